@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The constraints name the versions the project is tested with, and keep torch from pulling in CUDA where a CPU file lies
+# at hand. pip's own build environments do not read -c, hence the variable.
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test lint faces clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Make .venv and install the project into it, once
+
+demo: install ## Build, label, catalog, load, steer on the shipped checkpoint; writes demo.png
+	$(BIN)/eigenbank demo
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
+	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) demo.png

@@ -1,0 +1,1 @@
+"""What ships with the package: the demo checkpoint and its direction set. Data only."""

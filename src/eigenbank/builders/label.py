@@ -1,0 +1,131 @@
+"""Naming directions by what they do: from measured responses to labels, or to none.
+
+A label is given only where one attribute clearly leads and its sign holds across seeds. Pure: takes readings, gives
+labels; drawing the images is the loaders' part.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eigenbank.schemas import Evidence, Label
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a label takes. `effect` in population standard deviations per unit scale."""
+
+    effect: float = 0.35
+    selectivity: float = 1 / 3
+    lead: float = 1.5
+    consistency: float = 0.9
+    confidence: float = 0.9
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What K directions do to f attributes, over n seeds.
+
+    `odd` `(K, n, f)`: (f(+α) − f(−α)) / 2α in population standard deviations; `mean` `(K, f)` over seeds;
+    `asymmetry` `(K, f)`: size of the even part (f(+α) + f(−α))/2 − f(0) against the odd one.
+    """
+
+    odd: Tensor
+    mean: Tensor
+    asymmetry: Tensor
+
+    @property
+    def selectivity(self) -> Tensor:
+        """`(K, f)`: each attribute's share of the absolute effects."""
+        return self.mean.abs() / self.mean.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+    @property
+    def consistency(self) -> Tensor:
+        """`(K, f)`: share of the seeds whose sign agrees with the mean's."""
+        return (self.odd.sign() == self.mean.sign()[:, None]).float().mean(dim=1)
+
+
+def effects(base: Tensor, plus: Tensor, minus: Tensor, std: Tensor, scale: float) -> Effects:
+    """Effects from readings: `base` `(n, f)`, `plus` and `minus` `(K, n, f)`, `std` `(f,)` over the population."""
+    odd = (plus - minus) / (2 * scale * std)
+    even = ((plus + minus) / 2 - base) / (scale * std)
+    mean = odd.mean(dim=1)
+    size = odd.square().mean(dim=1).sqrt().clamp_min(1e-9)
+    return Effects(odd, mean, even.square().mean(dim=1).sqrt() / size)
+
+
+def leading(found: Effects, criteria: Criteria) -> Tensor:
+    """`(K,)` long: the attribute that clearly leads each direction's effect, −1 where none does."""
+    strength, order = found.mean.abs().sort(dim=1, descending=True)
+    first = order[:, 0]
+    rows = torch.arange(len(first))
+    clear = (
+        (strength[:, 0] >= criteria.effect)
+        & (strength[:, 0] >= criteria.lead * strength[:, 1])
+        & (found.selectivity[rows, first] >= criteria.selectivity)
+        & (found.consistency[rows, first] >= criteria.consistency)
+    )
+    return torch.where(clear, first, -1)
+
+
+def confidence(found: Effects, attribute: Tensor, criteria: Criteria, resamples: int = 400, seed: int = 0) -> Tensor:
+    """`(K,)`: share of bootstrap resamples over seeds in which `attribute` leads with the same sign and the same margin."""
+    generator = torch.Generator().manual_seed(seed)
+    n = found.odd.shape[1]
+    rows = torch.arange(len(attribute))
+    kept = torch.zeros(len(attribute))
+    sign = found.mean[rows, attribute].sign()
+    for _ in range(resamples):
+        pick = torch.randint(n, (n,), generator=generator)
+        mean = found.odd[:, pick].mean(dim=1)
+        own = mean[rows, attribute]
+        others = mean.abs().scatter(1, attribute[:, None], 0.0).amax(dim=1)
+        kept += (own.sign() == sign) & (own.abs() >= criteria.lead * others) & (own.abs() >= criteria.effect)
+    return kept / resamples
+
+
+def labels_from(
+    found: Effects,
+    names: Sequence[str],
+    criteria: Criteria,
+    *,
+    source: str,
+    scale: float,
+    seeds: Sequence[int],
+    steps: int,
+) -> list[Label | None]:
+    """A label for each direction, None where no attribute leads clearly or the bootstrap does not trust it."""
+    first = leading(found, criteria)
+    trust = confidence(found, first.clamp_min(0), criteria)
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    labels: list[Label | None] = []
+    for k, j in enumerate(first.tolist()):
+        if j < 0 or float(trust[k]) < criteria.confidence:
+            labels.append(None)
+            continue
+        second = int(found.mean[k].abs().scatter(0, torch.tensor([j]), 0.0).argmax())
+        effect = float(found.mean[k, j])
+        labels.append(
+            Label(
+                text=names[j],
+                polarity=1 if effect > 0 else -1,
+                confidence=round(float(trust[k]), 4),
+                source=source,
+                evidence=Evidence(
+                    effect=abs(effect),
+                    selectivity=float(found.selectivity[k, j]),
+                    consistency=float(found.consistency[k, j]),
+                    asymmetry=float(found.asymmetry[k, j]),
+                    runner_up=names[second],
+                    runner_up_effect=float(found.mean[k, second]) * (1 if effect > 0 else -1),
+                    scale=scale,
+                    seeds=tuple(seeds),
+                    steps=steps,
+                ),
+                created=now,
+            )
+        )
+    return labels

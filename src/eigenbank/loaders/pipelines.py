@@ -1,0 +1,87 @@
+"""Opening pipelines by model id, finding their denoiser, and drawing images from them by seed."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.registry.shipped import locate, shipped_checkpoint
+from eigenbank.schemas.errors import SourceError, SteerError
+
+COMPONENTS = ("unet", "transformer", "prior")
+
+
+def denoiser_of(pipe: Any) -> nn.Module:
+    """The network that denoises: the pipeline's `unet`, `transformer` or `prior`, or the object itself if it is a module."""
+    if isinstance(pipe, nn.Module):
+        return pipe
+    for name in COMPONENTS:
+        found = getattr(pipe, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    message = f"a {type(pipe).__name__} has no denoiser eigenbank knows: expected one of {', '.join(COMPONENTS)}"
+    raise SteerError(message)
+
+
+def origin_of(pipe: Any) -> str | None:
+    """Where the pipeline was loaded from, as diffusers remembers it: a catalog location or a model id. None if unknown."""
+    for owner in (pipe, denoiser_of(pipe)):
+        config = getattr(owner, "config", None)
+        name = getattr(config, "_name_or_path", None) or (config.get("_name_or_path") if config else None)
+        if isinstance(name, str) and name:
+            path = Path(name)
+            if not path.is_dir():
+                return name
+            # A denoiser of its own was loaded from a subfolder of the checkpoint.
+            return locate(path.parent if (path.parent / "model_index.json").is_file() else path)
+    return None
+
+
+def checkpoint_folder(model: str, location: Path | None = None) -> Path:
+    """The folder of a checkpoint: what ships, what the catalog knows (`location`), or a path. Raises SourceError."""
+    folder = shipped_checkpoint(model) or location or Path(model)
+    if not folder.is_dir():
+        message = f"no checkpoint of {model!r} on this machine: give the path of its folder, or build it first"
+        raise SourceError(message)
+    return folder
+
+
+def open_pipeline(folder: Path, device: str = "cpu") -> Any:
+    """Load a diffusers pipeline from a local folder. An unconditional one is given DDIM, which is deterministic.
+
+    Raises SourceError when diffusers cannot load it.
+    """
+    import diffusers
+
+    try:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # diffusers raises whatever its loaders raise
+        message = f"diffusers cannot load a pipeline from {folder}: {error}"
+        raise SourceError(message) from error
+    if type(pipe) is diffusers.DDPMPipeline:
+        scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
+        pipe.register_to_config(_name_or_path=str(folder))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: Any) -> Tensor:
+    """Draw one image per seed in one batch: `(n, 3, h, w)` float32 in [0, 1], on the CPU.
+
+    A sample's noise depends on its seed alone, not on its place in the batch. `call` goes to the pipeline.
+    """
+    if isinstance(pipe, nn.Module):
+        message = "drawing images needs a pipeline, not a bare denoiser: pass the whole pipeline"
+        raise SteerError(message)
+    parameters = inspect.signature(pipe.__call__).parameters
+    count = "batch_size" if "batch_size" in parameters else "num_images_per_prompt"
+    if steps is not None:
+        call["num_inference_steps"] = steps
+    call.setdefault(count, len(seeds))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipe(generator=generators, output_type="np", **call).images
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous()

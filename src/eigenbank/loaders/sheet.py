@@ -1,0 +1,60 @@
+"""Contact sheets: pictures in rows and columns, both named, drawn with Pillow."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_INK = (32, 33, 36)
+_PALE = (110, 113, 120)
+_PAPER = (255, 255, 255)
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """`(3, h, w)` in [0, 1] → an RGB image."""
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def contact_sheet(
+    rows: Sequence[Tensor],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+    group: int = 0,
+    cell: int = 96,
+) -> Image.Image:
+    """Draw rows of pictures `(columns, 3, h, w)` in [0, 1] with their names at the left and the columns' above.
+
+    `notes` are smaller second lines under the row names. A gap is left after every `group` columns (0: none). Small
+    pictures are enlarged to about `cell` pixels by a whole factor, without smoothing.
+    """
+    height, width = rows[0].shape[-2:]
+    factor = max(1, cell // max(height, width))
+    high, wide = height * factor, width * factor
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    left = 16 + int(
+        max(
+            [font.getlength(name) for name in row_names] + [small.getlength(note) for note in notes], default=0
+        )
+    )
+    columns = rows[0].shape[0]
+    gap = 10
+    offsets = [left + column * (wide + 2) + (column // group * gap if group else 0) for column in range(columns)]
+    top = (26 if title else 0) + 24
+    sheet = Image.new("RGB", (offsets[-1] + wide + 8, top + len(rows) * (high + 6) + 4), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((8, 6), title, _INK, font)
+    for offset, name in zip(offsets, column_names, strict=True):
+        draw.text((offset + wide / 2, top - 12), name, _PALE, small, anchor="mm")
+    for number, (row, name) in enumerate(zip(rows, row_names, strict=True)):
+        y = top + number * (high + 6)
+        note = notes[number] if notes else ""
+        draw.text((8, y + high / 2 - (9 if note else 0)), name, _INK, font, anchor="lm")
+        if note:
+            draw.text((8, y + high / 2 + 10), note, _PALE, small, anchor="lm")
+        for offset, pixels in zip(offsets, row, strict=True):
+            sheet.paste(to_image(pixels).resize((wide, high), Image.Resampling.NEAREST), (offset, y))
+    return sheet

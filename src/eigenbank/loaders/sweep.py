@@ -1,0 +1,63 @@
+"""A sweep: one edit at many scales on many seeds, drawn as one batch, looked at as one sheet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.steer import steer
+from eigenbank.registry.bank import Bank, Direction
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The pictures of a sweep: `pixels` is `(seeds, scales, 3, h, w)` in [0, 1]."""
+
+    name: str
+    pixels: Tensor
+    scales: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def images(self) -> "list[Image]":
+        """The pictures, seed by seed, in the order of the scales."""
+        from eigenbank.loaders.sheet import to_image
+
+        return [to_image(pixels) for pixels in self.pixels.flatten(0, 1)]
+
+    def sheet(self) -> "Image":
+        """A contact sheet: a row per seed, a column per scale, both named."""
+        from eigenbank.loaders.sheet import contact_sheet
+
+        columns = [f"{scale:+g}" if scale else "0" for scale in self.scales]
+        return contact_sheet(list(self.pixels), [f"seed {seed}" for seed in self.seeds], columns, title=self.name)
+
+
+def sweep(
+    pipe: Any,
+    direction: str | Direction,
+    scales: Sequence[float] = SCALES,
+    *,
+    seeds: Sequence[int] = (0,),
+    bank: Bank | None = None,
+    steps: int | None = None,
+    force: bool = False,
+    **call: Any,
+) -> Sweep:
+    """Draw `direction` (a label, an id or a Direction) at every scale for every seed, all in one batch.
+
+    `steps` and `call` go to the pipeline. Raises as `steer` does.
+    """
+    per_sample = torch.tensor(list(scales), dtype=torch.float32).repeat(len(seeds))
+    with steer(pipe, {direction: per_sample}, bank=bank, force=force):
+        pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
+    name = direction.id if isinstance(direction, Direction) else direction
+    return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), tuple(scales), tuple(seeds))

@@ -1,0 +1,196 @@
+"""A bank: the directions of one checkpoint, in memory, their vectors read only when asked for."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eigenbank.registry.card import model_card
+from eigenbank.registry.sets import check_vectors, read_manifest, read_vectors, write_set
+from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Recipe
+from eigenbank.schemas.errors import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Direction:
+    """One direction of a bank: its record, and its vector when asked for."""
+
+    __slots__ = ("bank", "record")
+
+    def __init__(self, bank: "Bank", record: DirectionRecord) -> None:
+        self.bank = bank
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        """The name within its model: `LAYER/RECIPE/RANK`."""
+        return self.record.id
+
+    @property
+    def full_id(self) -> str:
+        """The name everywhere: `MODEL_ID#LAYER/RECIPE/RANK`."""
+        return f"{self.bank.model_id}#{self.record.id}"
+
+    @property
+    def layer(self) -> str:
+        """Name of the self-attention layer, as the denoiser's module path."""
+        return self.record.layer
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the vector was made, and where and when it is added."""
+        return self.record.recipe
+
+    @property
+    def rank(self) -> int:
+        """Place in the spectrum; 0 is the largest eigenvalue."""
+        return self.record.rank
+
+    @property
+    def eigenvalue(self) -> float:
+        """Eigenvalue of the recipe's Gram matrix."""
+        return self.record.eigenvalue
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The names it was given, none being the normal state."""
+        return self.record.labels
+
+    @property
+    def vector(self) -> "Tensor":
+        """The unit vector, `(d,)` float32, its largest-magnitude entry positive."""
+        return self.bank.vectors[f"{self.layer}/{self.recipe.basis}"][self.rank]
+
+    def __repr__(self) -> str:
+        names = ", ".join(label.text for label in self.labels)
+        return f"<Direction {self.full_id}{f' ({names})' if names else ''}>"
+
+
+class Bank:
+    """The directions of one checkpoint. Iterates over them; `bank[id]` and `bank["label"]` pick one."""
+
+    def __init__(self, manifest: Manifest, *, folder: Path | None = None, vectors: "dict[str, Tensor] | None" = None):
+        if (folder is None) == (vectors is None):
+            message = "a bank has either a folder to read its vectors from, or the vectors"
+            raise TypeError(message)
+        self.manifest = manifest
+        self.folder = folder
+        self._given = vectors
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bank":
+        """Open a direction set on disk. Reads the manifest only. Raises SetError when the set is damaged."""
+        manifest = read_manifest(folder)
+        check_vectors(manifest, folder)
+        return cls(manifest, folder=folder)
+
+    @property
+    def model_id(self) -> str:
+        """The checkpoint's id."""
+        return self.manifest.checkpoint.model_id
+
+    @cached_property
+    def vectors(self) -> "dict[str, Tensor]":
+        """All vectors, `LAYER/BASIS` → `(k, d)` float32; verified against the manifest on first use."""
+        if self._given is not None:
+            return self._given
+        assert self.folder is not None
+        return read_vectors(self.folder, self.manifest)
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """The layers by name."""
+        return {layer.name: layer for layer in self.manifest.layers}
+
+    @cached_property
+    def _by_id(self) -> dict[str, Direction]:
+        return {record.id: Direction(self, record) for record in self.manifest.directions}
+
+    @cached_property
+    def _by_label(self) -> dict[str, list[tuple[Label, Direction]]]:
+        found: dict[str, list[tuple[Label, Direction]]] = {}
+        for direction in self:
+            for label in direction.labels:
+                found.setdefault(label.text.casefold(), []).append((label, direction))
+        for named in found.values():
+            named.sort(key=lambda pair: _worth(pair[0]), reverse=True)
+        return found
+
+    def __iter__(self) -> Iterator[Direction]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, key: str) -> bool:
+        return self._bare(key) in self._by_id or key.casefold() in self._by_label
+
+    def __getitem__(self, key: str) -> Direction:
+        """The direction of that id (with or without `MODEL_ID#`), else the best one of that label.
+
+        Raises UnknownNameError, with near matches, where there is neither.
+        """
+        direction = self._by_id.get(self._bare(key))
+        return direction if direction is not None else self.named(key)[1]
+
+    def named(self, text: str) -> tuple[Label, Direction]:
+        """The best direction labelled `text`, and that label, whose polarity says which way is more of it."""
+        found = self._by_label.get(text.casefold())
+        if not found:
+            if "/" in text:
+                raise unknown(f"direction in {self.model_id}:", text, self._by_id)
+            labels = [pairs[0][0].text for pairs in self._by_label.values()]
+            raise unknown(f"label in {self.model_id}:", text, labels, "See all: eigenbank list --model " + self.model_id)
+        return found[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """All label texts, those of the most trusted directions first."""
+        order = sorted(self._by_label.values(), key=lambda pairs: _worth(pairs[0][0]), reverse=True)
+        return [pairs[0][0].text for pairs in order]
+
+    def search(self, text: str) -> list[Direction]:
+        """The directions with a label that contains every word of `text`; best match and most trusted first."""
+        words = text.casefold().split()
+        found = [
+            ((name == " ".join(words), *_worth(label)), direction)
+            for name, pairs in self._by_label.items()
+            if words and all(word in name for word in words)
+            for label, direction in pairs
+        ]
+        return [direction for _, direction in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def replaced(self, manifest: Manifest) -> "Bank":
+        """The same vectors under another manifest (new labels, new token lengths)."""
+        return Bank(manifest, vectors=self.vectors)
+
+    def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
+        """The same bank with the labels of the given directions (by id) replaced."""
+        records = tuple(
+            record.model_copy(update={"labels": labels[record.id]}) if record.id in labels else record
+            for record in self.manifest.directions
+        )
+        return self.replaced(self.manifest.model_copy(update={"directions": records}))
+
+    def save(self, folder: Path) -> "Bank":
+        """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
+        written = write_set(folder, self.manifest, self.vectors, model_card(self.manifest))
+        return Bank(written, folder=folder)
+
+    def _bare(self, key: str) -> str:
+        return key.removeprefix(f"{self.model_id}#")
+
+    def __repr__(self) -> str:
+        return f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} labels>"
+
+
+def _worth(label: Label) -> tuple[bool, float, float]:
+    """How much a label is to be trusted: a person's first, then by confidence and selectivity together."""
+    selectivity = label.evidence.selectivity if label.evidence else 0.0
+    return label.source.startswith("human:"), (label.confidence or 0.0) * selectivity, abs(_effect(label))
+
+
+def _effect(label: Label) -> float:
+    return label.evidence.effect if label.evidence else 0.0

@@ -1,0 +1,84 @@
+"""Reading a safetensors header without trusting it. Sizes are checked against the file before anything is allocated."""
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from eigenbank.schemas.errors import EigenbankError
+
+MAX_HEADER_BYTES = 100 * 2**20
+ITEM_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+}  # fmt: skip
+
+
+class TensorFileError(EigenbankError):
+    """A file is not safetensors, or damaged."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor: dtype in safetensors' words, shape, and where its bytes lie after the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor in the file."""
+        return self.end - self.begin
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors a safetensors file declares, by name. Raises TensorFileError for anything but a whole, sane file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+                message = (
+                    f"{path} is no whole safetensors file: it is {size} bytes long and its header would be {length}. "
+                    "Nothing was read; fetch or save it again"
+                )
+                raise TensorFileError(message)
+            text = file.read(length)
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror or error}): nothing was done"
+        raise TensorFileError(message) from error
+    return parse_header(text, size - 8 - length, str(path))
+
+
+def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
+    """Parse a header's JSON and check it against a body of `body` bytes. Raises TensorFileError naming `where`."""
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        entries = {
+            str(name): TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            for name, entry in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        message = f"{where} is no safetensors file: its header is malformed. Nothing was read; fetch or save it again"
+        raise TensorFileError(message) from error
+    reached = 0
+    for name, info in sorted(entries.items(), key=lambda entry: (entry[1].begin, entry[1].end)):
+        if not 0 <= info.begin <= info.end <= body:
+            problem = f"{name} should end at byte {info.end} of {body}: it is truncated or damaged"
+        elif info.begin < reached:
+            problem = f"{name} overlaps the tensor before it: it is damaged"
+        elif info.dtype in ITEM_BYTES and info.size != ITEM_BYTES[info.dtype] * prod(info.shape):
+            problem = f"{name} is {info.dtype} of shape {list(info.shape)} but {info.size} bytes long: it is damaged"
+        elif any(extent < 0 for extent in info.shape):
+            problem = f"{name} has the shape {list(info.shape)}: it is damaged"
+        else:
+            reached = info.end
+            continue
+        message = f"{where}: {problem}. Nothing was read; fetch or save it again"
+        raise TensorFileError(message)
+    return entries

@@ -1,0 +1,19 @@
+"""The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
+
+from eigenbank.schemas.direction import DirectionRecord, Evidence, Label
+from eigenbank.schemas.layer import Layer, TokenLength
+from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
+from eigenbank.schemas.recipe import Recipe, Window
+
+__all__ = [
+    "Checkpoint",
+    "DirectionRecord",
+    "Evidence",
+    "FileEntry",
+    "Label",
+    "Layer",
+    "Manifest",
+    "Recipe",
+    "TokenLength",
+    "Window",
+]

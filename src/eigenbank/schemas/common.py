@@ -1,0 +1,34 @@
+"""Bounds and field types shared by the schemas. Everything here limits what a foreign file may ask of us."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_WIDTH = 65_536
+"""Widest layer accepted. The widest public denoiser has 6,144 channels."""
+MAX_RANKS = 4_096
+"""Most directions of one layer and recipe."""
+MAX_LAYERS = 4_096
+"""Most layers of one set."""
+MAX_DIRECTIONS = 200_000
+"""Most directions of one set."""
+MAX_MANIFEST_BYTES = 256 * 2**20
+"""Largest manifest.json read."""
+
+
+class Model(BaseModel):
+    """Base of all schemas: unknown keys are an error, instances are immutable and hashable where their fields are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
+Note = Annotated[str, StringConstraints(max_length=10_000)]
+ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w][\w.\-]*(/[\w][\w.\-]*)?$")]
+ModulePath = Annotated[str, StringConstraints(max_length=300, pattern=r"^(\w+(\.\w+)*)?$")]
+ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^\w+(\.\w+)*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,69 @@
+"""A direction's record: everything about it but the vector itself, and the labels it was given."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Note, Share, Text
+from eigenbank.schemas.recipe import Recipe
+
+
+class Evidence(Model):
+    """What was measured to give a label, on seeds other than those it was found with.
+
+    `effect`: change of the labelled attribute in population standard deviations per unit scale, mean over seeds of
+    (f(+α) − f(−α)) / 2α. `selectivity`: its share of the absolute effects on all attributes. `runner_up`: the attribute
+    moved next most, and `runner_up_effect` by how much. `consistency`: share of seeds on which the sign agrees.
+    `asymmetry`: size of the even part of the response against the odd one.
+    """
+
+    effect: float
+    selectivity: Share
+    consistency: Share
+    asymmetry: Annotated[float, Field(ge=0)] | None = None
+    runner_up: Text | None = None
+    runner_up_effect: float | None = None
+    scale: Annotated[float, Field(gt=0)]
+    seeds: tuple[int, ...] = Field(max_length=10_000)
+    steps: Annotated[int, Field(ge=1)]
+
+
+class Label(Model):
+    """A name somebody or something gave a direction.
+
+    `polarity` is −1 when the direction as stored moves against the word, so that a positive scale always means more of
+    it. `source` says who says so: `attribute-model:<digest>`, `statistics`, `clip:<model>@<revision>`, `human:<name>`.
+    `confidence` is the probability, as the source reckons it, that a rerun on other seeds gives the same label; None
+    where the source has none.
+    """
+
+    text: Text
+    polarity: Literal[-1, 1] = 1
+    confidence: Share | None = None
+    source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
+    evidence: Evidence | None = None
+    note: Note | None = None
+    created: datetime
+
+
+class DirectionRecord(Model):
+    """One eigenvector: which one, and how it stands in its spectrum.
+
+    `eigenvalue` is of the recipe's Gram matrix, in float64. `share` is the eigenvalue over the trace. `gap` is the
+    distance to the nearest other eigenvalue over the largest one: near 0 the vector is an arbitrary rotation within its
+    eigenspace. `rank` 0 is the largest eigenvalue.
+    """
+
+    layer: ModulePath
+    recipe: Recipe
+    rank: Annotated[int, Field(ge=0, lt=MAX_RANKS)]
+    eigenvalue: Annotated[float, Field(ge=0)]
+    share: Share
+    gap: Annotated[float, Field(ge=0)] | None
+    labels: tuple[Label, ...] = Field(default=(), max_length=1000)
+
+    @property
+    def id(self) -> str:
+        """The direction's name within its model: `LAYER/RECIPE/RANK`."""
+        return f"{self.layer}/{self.recipe.slug}/{self.rank}"

@@ -1,0 +1,47 @@
+"""The errors a user can cause or meet. Each message says what was expected, what was found, and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EigenbankError(Exception):
+    """Something went wrong that the user can understand and act on. The command line prints it and exits with 1."""
+
+
+class SourceError(EigenbankError):
+    """A checkpoint cannot be read: missing, damaged, of an unknown layout, or without self-attention."""
+
+
+class UnknownNameError(EigenbankError):
+    """A model, layer, recipe, direction or label of that name does not exist."""
+
+
+class SetError(EigenbankError):
+    """A direction set on disk is damaged, hostile or of another format."""
+
+
+class CatalogError(EigenbankError):
+    """The catalog cannot be opened, read or written."""
+
+
+class MatchError(EigenbankError):
+    """A direction does not belong to the pipeline it was to be applied to."""
+
+
+class SteerError(EigenbankError):
+    """An edit was asked for in a way that cannot be carried out."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
+    """Build the error for a name that is not there, with the nearest names that are."""
+    known = list(known)
+    folded = {other.casefold(): other for other in known}
+    close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    if close:
+        tail = f"did you mean {' or '.join(repr(match) for match in close)}?"
+    elif known:
+        shown = ", ".join(sorted(known)[:8])
+        tail = f"known: {shown}{', …' if len(known) > 8 else ''}."
+    else:
+        tail = "there is none yet."
+    return UnknownNameError(f"no {kind} {name!r}: {tail}{' ' + hint if hint else ''}")

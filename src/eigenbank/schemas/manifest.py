@@ -1,0 +1,62 @@
+"""The manifest of a direction set: what manifest.json holds."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from eigenbank.schemas.common import MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
+from eigenbank.schemas.direction import DirectionRecord
+from eigenbank.schemas.layer import Layer
+
+FORMAT = 1
+
+
+class Checkpoint(Model):
+    """The checkpoint a set was computed from. `revision` is a commit of its repository, None for a local folder."""
+
+    model_id: ModelId
+    revision: Revision | None = None
+    denoiser: Annotated[str, StringConstraints(pattern=r"^\w{1,100}$")]
+    component: Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")] = ""
+    licence: Text | None = None
+
+
+class FileEntry(Model):
+    """A file of the set, by its SHA-256 and size in bytes."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0, le=64 * 2**30)]
+
+
+FileName = Annotated[str, StringConstraints(pattern=r"^(previews/)?[\w][\w.\-]{0,200}$")]
+
+
+class Manifest(Model):
+    """Everything about a direction set but its vectors. A tensor of directions.safetensors is named LAYER/BASIS."""
+
+    format: Literal[1] = FORMAT
+    checkpoint: Checkpoint
+    created: datetime
+    builder: Text
+    licence: Text = "apache-2.0"
+    layers: tuple[Layer, ...] = Field(max_length=MAX_LAYERS)
+    directions: tuple[DirectionRecord, ...] = Field(max_length=MAX_DIRECTIONS)
+    files: dict[FileName, FileEntry] = Field(default={}, max_length=100_000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        layers = {layer.name for layer in self.layers}
+        if len(layers) != len(self.layers):
+            message = "a layer is listed twice"
+            raise ValueError(message)
+        seen: set[str] = set()
+        for direction in self.directions:
+            if direction.layer not in layers:
+                message = f"direction {direction.id} is of a layer that is not listed"
+                raise ValueError(message)
+            if direction.id in seen:
+                message = f"direction {direction.id} is listed twice"
+                raise ValueError(message)
+            seen.add(direction.id)
+        return self

@@ -1,0 +1,89 @@
+"""A recipe: which matrix of a layer is decomposed, on which side, and where and when its vectors are added."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from eigenbank.schemas.common import Model
+from eigenbank.schemas.errors import UnknownNameError
+
+Side = Literal["input", "output"]
+Site = Literal["projection-input", "block-output", "block-input"]
+
+_SLUG = re.compile(
+    r"(?P<matrix>[a-z][a-z0-9-]*)(?:\.h(?P<head>\d+))?(?::(?P<side>input|output))?(?:@(?P<start>[\d.]+)-(?P<end>[\d.]+))?"
+)
+
+
+class Window(Model):
+    """A part of the denoising run, in fractions of it: 0 is the first (noisiest) step, 1 the end."""
+
+    start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Window":
+        if self.start >= self.end:
+            message = f"a window ends after it starts: start={self.start}, end={self.end}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.end == 1
+
+    def __contains__(self, progress: float) -> bool:
+        """Whether the step that begins at `progress` (in [0, 1)) lies in the window."""
+        return self.start <= progress < self.end
+
+
+class Recipe(Model):
+    """How a set of directions is made from a layer's weights.
+
+    `matrix` names an entry of the recipe registry (`value`, `output-value`, `query-key`, `qkv`). `side` says which
+    Gram matrix is decomposed: `input`, MᵀM, what the layer reads; `output`, MMᵀ, what it writes. Written as
+    `MATRIX[.hHEAD][:SIDE][@START-END]`, the side left out where it is `input` and the window where it is the whole run:
+    `output-value`, `output-value:output`, `output-value@0.6-1`.
+    """
+
+    matrix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=60)]
+    side: Side = "input"
+    head: Annotated[int, Field(ge=0, le=4096)] | None = None
+    window: Window = Window()
+
+    @classmethod
+    def parse(cls, slug: str) -> "Recipe":
+        """Read a recipe from its written form. Raises UnknownNameError for what is none."""
+        found = _SLUG.fullmatch(slug)
+        try:
+            if found is None:
+                raise ValueError
+            window = Window(start=float(found["start"]), end=float(found["end"])) if found["start"] else Window()
+            head = None if found["head"] is None else int(found["head"])
+            return cls(matrix=found["matrix"], side=found["side"] or "input", head=head, window=window)
+        except ValueError:
+            message = (
+                f"{slug!r} is not a recipe: expected MATRIX[.hHEAD][:input|:output][@START-END], "
+                "as in 'output-value' or 'output-value:output@0.6-1'"
+            )
+            raise UnknownNameError(message) from None
+
+    @property
+    def basis(self) -> str:
+        """The written form without the window: recipes that differ only in when they act share their vectors."""
+        head = "" if self.head is None else f".h{self.head}"
+        side = "" if self.side == "input" else f":{self.side}"
+        return f"{self.matrix}{head}{side}"
+
+    @property
+    def slug(self) -> str:
+        """The written form; `Recipe.parse` reads it back."""
+        return self.basis if self.window.whole else f"{self.basis}@{self.window.start:g}-{self.window.end:g}"
+
+    @property
+    def site(self) -> Site:
+        """Where a vector of this recipe belongs: what a layer reads is added after the norm, what it writes at its
+        block's output. `query-key` reads on both sides: both its factors act on the layer's input.
+        """
+        return "block-output" if self.side == "output" and self.matrix != "query-key" else "projection-input"
