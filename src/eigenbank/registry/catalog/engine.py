@@ -1,0 +1,101 @@
+"""Connections and transactions: pragmas, who may write, and database errors in words."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from eigenbank.schemas.errors import CatalogError
+
+BUSY_SECONDS = 60.0
+"""How long a writer waits for another one. Writes are short; readers never wait."""
+
+_TROUBLE = (
+    ("locked", "another program has been writing to it for {busy:.0f} seconds. Nothing was changed. Try again later."),
+    ("readonly", "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder."),
+    ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
+    ("malformed", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
+    ("not a database", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
+    ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
+    ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
+)
+
+
+def connect(path: Path, mode: str) -> Engine:
+    """Return an engine on a catalog file. `mode` is SQLite's: `rwc` creates, `rw` does not, `ro` only reads."""
+
+    def creator() -> sqlite3.Connection:
+        # Transactions are begun below; the driver must not begin any by itself.
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    engine = create_engine("sqlite+pysqlite://", creator=creator)
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA cache_size = -32000")
+        connection.execute("PRAGMA trusted_schema = OFF")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A reader that later turns writer can fail at once, without waiting: writers say so from the start.
+        immediate = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def explain(error: DBAPIError, place: str) -> CatalogError | None:
+    """Return the error as a user can understand it; None where it is a bug of ours."""
+    text = str(error.orig).lower()
+    for sign, meaning in _TROUBLE:
+        if sign in text:
+            message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({error.orig})"
+            return CatalogError(message)
+    return None
+
+
+class Database:
+    """A database and its transactions. Errors that a user can act on are raised as CatalogError."""
+
+    def __init__(self, engine: Engine, place: str) -> None:
+        self.engine = engine
+        self.place = place
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that reads one state of the catalog."""
+        with self._guarded(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: all of it or nothing."""
+        with self._guarded(), self.engine.connect() as plain:
+            connection = plain.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if (known := explain(error, self.place)) is not None:
+                raise known from error
+            raise
+
+    def close(self) -> None:
+        self.engine.dispose()

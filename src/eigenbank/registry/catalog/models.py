@@ -1,0 +1,242 @@
+"""The catalog's tables.
+
+checkpoint ─ set ─ layers ─ spectra (a layer and a recipe) ─ directions ─ labels. Strings that repeat (label texts,
+sources, recipes) and the measuring protocols are kept once and referred to by number: a million directions with three
+labels each then fit in 600 bytes apiece, and a text search looks at each distinct text once, however many labels share
+it. `directions.labels`, `directions.confidence`, `sets.directions` and `sets.labels` are derived, kept by `write` in
+the same transaction, so that sorting and counting need no join.
+"""
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A point in time as microseconds since 1970, read back in UTC. A time without a zone is taken as UTC."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=timezone.utc)
+        return (value - EPOCH) // MICROSECOND
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + MICROSECOND * int(value)
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can speak of it on any database."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double()}
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def _to(column: str) -> ForeignKey:
+    return ForeignKey(column, ondelete="CASCADE")
+
+
+class CheckpointTable(Base):
+    """A checkpoint that a set was computed from. It outlives its set: people's labels wait here for a rebuild."""
+
+    __tablename__ = "checkpoints"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(200))
+    # '' where there is none: NULLs would count as different from each other, and a model could be there twice.
+    revision: Mapped[str] = mapped_column(String(200))
+    denoiser: Mapped[str] = mapped_column(String(100))
+    component: Mapped[str] = mapped_column(String(60))
+    licence: Mapped[str | None] = mapped_column(String(500))
+    path: Mapped[str | None] = mapped_column(Text, index=True)
+    __table_args__ = (UniqueConstraint("model_id", "revision"),)
+
+
+class SetTable(Base):
+    """A direction set: where it is (folder, or repository at a commit) and the digest of its manifest."""
+
+    __tablename__ = "sets"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    checkpoint_id: Mapped[int] = mapped_column(_to("checkpoints.id"), unique=True)
+    location: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(200), index=True)
+    created: Mapped[datetime] = mapped_column(UtcTime)
+    builder: Mapped[str] = mapped_column(String(500))
+    licence: Mapped[str] = mapped_column(String(500))
+    repo: Mapped[str | None] = mapped_column(String(200))
+    commit: Mapped[str | None] = mapped_column(String(200))
+    directions: Mapped[int] = mapped_column(Integer)
+    labels: Mapped[int] = mapped_column(Integer)
+
+
+class LayerTable(Base):
+    """A layer of a set."""
+
+    __tablename__ = "layers"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    set_id: Mapped[int] = mapped_column(_to("sets.id"))
+    name: Mapped[str] = mapped_column(String(300), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    width: Mapped[int] = mapped_column(Integer)
+    heads: Mapped[int] = mapped_column(Integer)
+    __table_args__ = (UniqueConstraint("set_id", "name"), CheckConstraint("width > 0", name="width"))
+
+
+class RecipeTable(Base):
+    """A recipe in its written form, once."""
+
+    __tablename__ = "recipes"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    slug: Mapped[str] = mapped_column(String(200), unique=True)
+
+
+class SpectrumTable(Base):
+    """The directions that one recipe gave at one layer."""
+
+    __tablename__ = "spectra"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    layer_id: Mapped[int] = mapped_column(_to("layers.id"))
+    recipe_id: Mapped[int] = mapped_column(ForeignKey("recipes.id"), index=True)
+    directions: Mapped[int] = mapped_column(Integer)
+    __table_args__ = (UniqueConstraint("layer_id", "recipe_id"),)
+
+
+class DirectionTable(Base):
+    """A direction. `labels` is how many it has, `confidence` the highest of theirs (NULL where none says one)."""
+
+    __tablename__ = "directions"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    spectrum_id: Mapped[int] = mapped_column(_to("spectra.id"))
+    rank: Mapped[int] = mapped_column(Integer, index=True)
+    eigenvalue: Mapped[float] = mapped_column()
+    share: Mapped[float] = mapped_column()
+    gap: Mapped[float | None]
+    labels: Mapped[int] = mapped_column(Integer, index=True)
+    confidence: Mapped[float | None] = mapped_column()
+    __table_args__ = (
+        UniqueConstraint("spectrum_id", "rank"),
+        # Descending, with the number ascending behind it: pages go from the largest down, ties in catalog order.
+        Index("ix_directions_eigenvalue", eigenvalue.desc()),
+        Index("ix_directions_share", share.desc()),
+        Index("ix_directions_confidence", confidence.desc()),
+        CheckConstraint("rank >= 0", name="rank"),
+        CheckConstraint("eigenvalue >= 0", name="eigenvalue"),
+        CheckConstraint("share BETWEEN 0 AND 1", name="share"),
+        CheckConstraint("labels >= 0", name="labels"),
+    )
+
+
+class TextTable(Base):
+    """A label's text, once. Its words are in `texts_fts` under the same number."""
+
+    __tablename__ = "texts"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    text: Mapped[str] = mapped_column(String(500), unique=True)
+
+
+class SourceTable(Base):
+    """Who gives labels, once: `human:ann`, `clip:<model>@<revision>`."""
+
+    __tablename__ = "sources"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(300), unique=True)
+
+
+class ProtocolTable(Base):
+    """How evidence was measured: the scale, the seeds (a JSON list) and the steps, which many labels share."""
+
+    __tablename__ = "protocols"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    scale: Mapped[float]
+    steps: Mapped[int] = mapped_column(Integer)
+    # Indexed by digest: ten thousand seeds are too long for an index entry.
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    seeds: Mapped[str] = mapped_column(Text)
+
+
+class LabelTable(Base):
+    """What one source calls one direction. The evidence is spread over columns, all NULL where there is none."""
+
+    __tablename__ = "labels"
+    direction_id: Mapped[int] = mapped_column(_to("directions.id"), primary_key=True)
+    text_id: Mapped[int] = mapped_column(ForeignKey("texts.id"), primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
+    polarity: Mapped[int] = mapped_column(Integer)
+    confidence: Mapped[float | None] = mapped_column()
+    created: Mapped[datetime] = mapped_column(UtcTime)
+    note: Mapped[str | None] = mapped_column(Text)
+    protocol_id: Mapped[int | None] = mapped_column(ForeignKey("protocols.id"))
+    effect: Mapped[float | None]
+    selectivity: Mapped[float | None]
+    consistency: Mapped[float | None]
+    asymmetry: Mapped[float | None]
+    runner_up_id: Mapped[int | None] = mapped_column(ForeignKey("texts.id"))
+    runner_up_effect: Mapped[float | None]
+    __table_args__ = (
+        Index("ix_labels_text_id_confidence", text_id, confidence.desc(), direction_id),
+        CheckConstraint("polarity IN (-1, 1)", name="polarity"),
+        CheckConstraint("confidence BETWEEN 0 AND 1", name="confidence"),
+        # Clustered by direction: its labels are read in one go, and the key needs no second copy.
+        {"sqlite_with_rowid": False},
+    )
+
+
+class StrayTable(Base):
+    """A person's label whose direction a rebuild of the set left out: kept until a set has that direction again."""
+
+    __tablename__ = "strays"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    checkpoint_id: Mapped[int] = mapped_column(_to("checkpoints.id"), index=True)
+    direction: Mapped[str] = mapped_column(String(600))
+    label: Mapped[str] = mapped_column(Text)
+
+
+class ShippedTable(Base):
+    """Digests of sets that came with eigenbank and were offered to this catalog: a set is offered once."""
+
+    __tablename__ = "shipped"
+    digest: Mapped[str] = mapped_column(String(200), primary_key=True)
+
+
+# Words are put in by `write`, already folded (see `words`), so that searching means the same on every database. The
+# ascii tokenizer leaves everything beyond ASCII alone, which is what folded words need. Contentless: the texts are in
+# their own tables already.
+FTS = (
+    "CREATE VIRTUAL TABLE texts_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')",
+    "CREATE VIRTUAL TABLE layers_fts USING fts5(model, layer, content='', columnsize=0, tokenize='ascii')",
+)
+for _statement in FTS:
+    _ddl: Any = DDL
+    event.listen(Base.metadata, "after_create", _ddl(_statement).execute_if(dialect="sqlite"))

@@ -1,0 +1,91 @@
+"""What the catalog gives back: plain rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from eigenbank.schemas import Label
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A direction set in the catalog. `directions` and `labels` are counts; `created` is in UTC."""
+
+    model_id: str
+    revision: str | None
+    location: str
+    digest: str
+    checkpoint_path: str | None
+    created: datetime
+    directions: int
+    labels: int
+    repo: str | None
+    commit: str | None
+    denoiser: str
+    licence: str | None
+    builder: str
+
+
+@dataclass(frozen=True)
+class DirectionRow:
+    """A direction with everything the catalog knows of it. `labels` are sorted, the most confident first."""
+
+    model_id: str
+    revision: str | None
+    layer: str
+    kind: str
+    width: int
+    recipe: str
+    rank: int
+    eigenvalue: float
+    share: float
+    gap: float | None
+    labels: tuple[Label, ...]
+    location: str
+
+    @property
+    def name(self) -> str:
+        """The name within its model, `LAYER/RECIPE/RANK`."""
+        return f"{self.layer}/{self.recipe}/{self.rank}"
+
+    @property
+    def id(self) -> str:
+        """The full name, `MODEL_ID#LAYER/RECIPE/RANK`."""
+        return f"{self.model_id}#{self.name}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of directions. `cursor` gives the next one to the same search; None at the end."""
+
+    rows: list[DirectionRow]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[DirectionRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class DirectionName:
+    """A full name taken apart."""
+
+    model_id: str
+    layer: str
+    recipe: str
+    rank: int
+
+    @classmethod
+    def parse(cls, text: str) -> "DirectionName | None":
+        """Read `MODEL_ID#LAYER/RECIPE/RANK`; None for what is not of that form."""
+        model_id, hash_sign, name = text.partition("#")
+        parts = name.rsplit("/", 2)
+        if not (hash_sign and model_id and len(parts) == 3):
+            return None
+        layer, recipe, rank = parts
+        # A rank has one written form: '03', '+3' and '³' name nothing.
+        if not (rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank):
+            return None
+        return cls(model_id, layer, recipe, int(rank))

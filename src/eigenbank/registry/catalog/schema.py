@@ -1,0 +1,118 @@
+"""Making a catalog, and bringing an older one up to date."""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from eigenbank.registry.catalog.engine import Database, connect
+from eigenbank.registry.catalog.models import Base
+from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_version
+from eigenbank.schemas.errors import CatalogError
+
+
+def revision(version: int) -> str:
+    """Return the name of a schema's migration."""
+    return f"{version:04d}"
+
+
+def create_tables(connection: Connection) -> None:
+    """Make all tables at once, as the migrations would one by one."""
+    Base.metadata.create_all(connection)
+    connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{revision(SCHEMA_VERSION)}')")
+
+
+def create(path: Path) -> None:
+    """Make a new catalog at `path`, whole or not at all; where another process is faster, its catalog stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = Database(connect(temporary, "rwc"), str(path))
+        try:
+            with database.writing() as connection:
+                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                create_tables(connection)
+        finally:
+            database.close()
+        # The driver alone: SQLAlchemy would wrap the change of journal in a transaction, where SQLite ignores it.
+        plain = sqlite3.connect(temporary)
+        plain.execute("PRAGMA journal_mode = WAL")
+        plain.close()
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                temporary.replace(path)
+    except OSError as error:
+        message = (
+            f"no catalog can be made at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
+            "--catalog or EIGENBANK_CATALOG."
+        )
+        raise CatalogError(message) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def open_file(path: Path) -> tuple[Database, bool]:
+    """Open the catalog at `path`, made if it is not there. Returns it and whether it can be written to.
+
+    Raises CatalogError for what is not a catalog, or one of a newer schema; an older one is brought up to date, a copy
+    of it kept beside it.
+    """
+    if not path.exists():
+        create(path)
+    check(path)
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    mode = "rw" if os.access(path, os.W_OK) else "ro"
+    if not writable and not path.with_name(path.name + "-shm").exists() and not os.access(path.parent, os.W_OK):
+        # In a folder where SQLite cannot put its log, nobody else can be writing either.
+        mode = "ro&immutable=1"
+    database = Database(connect(path, mode), str(path))
+    try:
+        with database.reading() as connection:
+            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+        check_version(str(path), version)
+        if version < SCHEMA_VERSION:
+            upgrade(database, path, version)
+    except BaseException:
+        database.close()
+        raise
+    return database, writable
+
+
+def upgrade(database: Database, path: Path, version: int) -> None:
+    """Keep a copy of an older catalog, then run the migrations it lacks, in one transaction."""
+    copy = path.with_name(f"{path.name}.schema-{version}")
+    if not copy.exists():
+        temporary = copy.with_name(f".{copy.name}.{os.getpid()}.new")
+        source, target = sqlite3.connect(path), sqlite3.connect(temporary)
+        try:
+            source.backup(target)
+        finally:
+            source.close()
+            target.close()
+        temporary.replace(copy)
+    with database.writing() as connection:
+        found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+        if found == version:  # otherwise another process has just done it
+            migrate(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def migrate(connection: Connection) -> None:
+    """Run every migration that the database lacks, within the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

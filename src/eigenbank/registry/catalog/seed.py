@@ -1,0 +1,50 @@
+"""What ships with eigenbank appears in every catalog by itself, once."""
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import insert, select
+
+from eigenbank.registry.catalog import write
+from eigenbank.registry.catalog.engine import Database
+from eigenbank.registry.catalog.models import ShippedTable
+from eigenbank.schemas import Manifest
+
+Entry = tuple[str, str, Manifest, str]
+"""Location, checkpoint path, manifest, digest."""
+
+
+def offer_shipped(database: Database) -> None:
+    """Add the shipped sets that this catalog was never offered."""
+    from eigenbank.registry import shipped
+
+    # Reading the manifests takes longer than opening a catalog: where their digests can be had alone, those come first.
+    quick: Callable[[], Iterable[str]] | None = getattr(shipped, "shipped_digests", None)
+    if quick is not None:
+        with database.reading() as connection:
+            if set(connection.scalars(select(ShippedTable.digest))).issuperset(quick()):
+                return
+    offer(database, shipped.shipped_sets())
+
+
+def offer(database: Database, entries: Iterable[Entry]) -> None:
+    """Add the sets whose digest this catalog was never offered. One that was since removed or rebuilt is left alone."""
+    entries = list(entries)
+    with database.reading() as connection:
+        if set(connection.scalars(select(ShippedTable.digest))).issuperset(entry[3] for entry in entries):
+            return
+    with database.writing() as connection:
+        # Asked again: another process may have been faster.
+        seen = set(connection.scalars(select(ShippedTable.digest)))
+        for location, checkpoint_path, manifest, digest in entries:
+            if digest in seen:
+                continue
+            write.add_set(
+                connection,
+                manifest,
+                location=location,
+                digest=digest,
+                checkpoint_path=checkpoint_path,
+                repo=None,
+                commit=None,
+            )
+            connection.execute(insert(ShippedTable), {"digest": digest})

@@ -1,0 +1,176 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.engine import Database, connect
+from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION
+from eigenbank.registry.catalog.schema import create_tables, migrate
+from eigenbank.schemas.errors import CatalogError
+
+from .made import manifest
+
+
+def refused(path: Path, match: str) -> str:
+    """Open what is no catalog; nothing in its folder may change."""
+    before = {entry.name: entry.read_bytes() for entry in path.parent.iterdir() if entry.is_file()}
+    with pytest.raises(CatalogError, match=match) as caught:
+        Catalog.open(path)
+    assert {entry.name: entry.read_bytes() for entry in path.parent.iterdir() if entry.is_file()} == before
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def made(path: Path) -> None:
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.add_set(manifest(), location="a", digest="1")
+    plain = sqlite3.connect(path)
+    plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    plain.close()
+
+
+def test_a_file_that_is_not_sqlite_is_refused(path: Path) -> None:
+    path.write_text("a shopping list\n" * 100)
+    refused(path, "is not a catalog: expected an SQLite file, found one that begins with b'a shopping list")
+
+
+def test_an_empty_file_is_refused(path: Path) -> None:
+    path.touch()
+    refused(path, "is empty, 0 bytes")
+
+
+def test_a_folder_is_refused(path: Path) -> None:
+    path.mkdir()
+    refused(path, "is a folder")
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_another_programs_database_is_refused(path: Path, journal: str) -> None:
+    plain = sqlite3.connect(path)
+    plain.execute(f"PRAGMA journal_mode = {journal}")
+    plain.execute("CREATE TABLE labels (id INTEGER PRIMARY KEY, text TEXT)")
+    plain.close()
+    refused(path, "is an SQLite database of another program")
+
+
+def test_a_newer_schema_is_refused_and_named(path: Path) -> None:
+    made(path)
+    plain = sqlite3.connect(path)
+    plain.execute("PRAGMA user_version = 7")
+    plain.close()
+    message = refused(path, f"has schema 7, this eigenbank knows up to {SCHEMA_VERSION}")
+    assert "Nothing was changed" in message
+
+
+def test_a_file_cut_short_is_refused(path: Path) -> None:
+    made(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(path, "is cut short")
+
+
+def test_a_damaged_page_is_told_as_damage(path: Path) -> None:
+    made(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(CatalogError, match="it is damaged"), Catalog.open(path) as catalog:
+        catalog.search("x")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CatalogError, match="no catalog can be made at"):
+        Catalog.open(tmp_path / "file" / "catalog.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "  ", "mysql://host/x", "sqlite://", "sqlite:///:memory:", "http://x", "://", "a\x00b", "sqlite:///"]
+)
+def test_a_place_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(CatalogError, match="expected a path"):
+        Catalog.open(url)
+
+
+def test_a_password_is_never_shown() -> None:
+    with pytest.raises(CatalogError) as caught:
+        Catalog.open("postgresql+psycopg://ann:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_place_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EIGENBANK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("EIGENBANK_CATALOG", raising=False)
+    with Catalog.open(shipped=False) as catalog:
+        assert catalog.place == str(tmp_path / "home" / "catalog.db")
+    monkeypatch.setenv("EIGENBANK_CATALOG", f"sqlite:///{tmp_path}/other #?%.db")
+    with pytest.raises(CatalogError, match="expected a path"):
+        Catalog.open(shipped=False)
+    monkeypatch.setenv("EIGENBANK_CATALOG", f"{tmp_path}/other #?%.db")
+    with Catalog.open(shipped=False) as catalog:
+        assert catalog.place == f"{tmp_path}/other #?%.db"
+    assert (tmp_path / "other #?%.db").is_file()
+
+
+def test_nothing_but_the_catalog_is_left_behind(path: Path) -> None:
+    made(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["catalog.db"]
+
+
+def test_migrations_and_models_make_the_same_tables(tmp_path: Path) -> None:
+    def tables(name: str, fill: object) -> set[tuple[str, str, str]]:
+        database = Database(connect(tmp_path / name, "rwc"), name)
+        with database.writing() as connection:
+            fill(connection)  # type: ignore[operator]
+            rows = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master")
+            # The order of checks within a table does not matter.
+            found = {
+                (row[0], row[1], "\n".join(sorted(line.strip(" \t,") for line in str(row[2]).split("\n"))))
+                for row in rows
+            }
+            version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+        database.close()
+        assert version == f"{SCHEMA_VERSION:04d}"
+        return {row for row in found if "alembic_version" not in row[1]}
+
+    assert tables("migrated.db", migrate) == tables("created.db", create_tables)
+
+
+def test_a_catalog_says_whose_it_is(path: Path) -> None:
+    made(path)
+    plain = sqlite3.connect(path)
+    assert plain.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert plain.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    plain.close()
+
+
+def test_a_waiting_writer_gets_its_turn_and_no_row_is_lost(path: Path) -> None:
+    made(path)
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from made import manifest\n"
+        "from eigenbank.registry.catalog import Catalog\n"
+        "for index in range(10):\n"
+        "    with Catalog.open(sys.argv[1], shipped=False) as catalog:\n"
+        "        catalog.add_set(manifest(f'acme/{sys.argv[2]}-{index}'), location='x', digest='x')\n"
+        "        catalog.search('mid')\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(number)]) for number in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    with Catalog.open(path, shipped=False) as catalog:
+        assert len(catalog.model_ids()) == 41
+        assert len(catalog.search(limit=1000)) == 41 * 12
+
+
+def test_importing_the_catalog_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, eigenbank.registry.catalog\n"
+        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'alembic', 'numpy', 'transformers'} & set(sys.modules)\n"
+        "print(*heavy)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "\n", "")

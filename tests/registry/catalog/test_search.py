@@ -1,0 +1,186 @@
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eigenbank.registry.catalog import Catalog, Page
+from eigenbank.schemas.errors import CatalogError, UnknownNameError
+
+from .made import label, manifest, measured
+
+LONG = '"' + "long hair " * 10_000
+
+
+@pytest.fixture
+def filled(catalog: Catalog) -> Catalog:
+    """Two models; the labels are placed so that every tier of a search for `smile` has someone."""
+    faces = {
+        "mid_block.attentions.0/value/0": [label("smile", 0.5), label("big smile", 0.99)],
+        "mid_block.attentions.0/value/1": [label("smiles", 0.95), label("Smile", 0.7)],
+        "mid_block.attentions.0/value/2": [label("smile", None, "human:ann")],
+        "down_blocks.2.attentions.0/value/0": [measured("long hair", 0.8), label("hair that is long", 0.9)],
+        "down_blocks.2.attentions.0/value/1": [label("smiling", 0.9, "clip:x@1"), label("grin", 0.1)],
+    }
+    catalog.add_set(manifest("acme/faces", faces), location="/a", digest="1")
+    smile = manifest("acme/smile-net", {"mid/qkv/0": [label("age", 0.3)]}, layers=("mid",), recipes=("qkv",))
+    catalog.add_set(smile, location="/b", digest="2")
+    return catalog
+
+
+def names(page: Page) -> list[str]:
+    return [row.name for row in page]
+
+
+def every(catalog: Catalog, limit: int, **search: Any) -> Iterator[str]:
+    cursor = None
+    while True:
+        page = catalog.search(**search, limit=limit, cursor=cursor)
+        assert len(page) == limit or page.cursor is None
+        yield from (row.id for row in page)
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+def test_the_best_match_comes_first(filled: Catalog) -> None:
+    assert names(filled.search("smile")) == [
+        "mid_block.attentions.0/value/1",  # Smile, 0.7
+        "mid_block.attentions.0/value/0",  # smile, 0.5
+        "mid_block.attentions.0/value/2",  # smile, of unknown confidence
+        "mid/qkv/0",  # by the model's name
+        "mid/qkv/1",
+        "mid/qkv/2",
+    ]
+    assert names(filled.search("smil"))[:2] == ["mid_block.attentions.0/value/0", "mid_block.attentions.0/value/1"]
+    assert "down_blocks.2.attentions.0/value/1" in names(filled.search("smil"))
+
+
+def test_a_phrase_in_quotes_stands_as_it_is(filled: Catalog) -> None:
+    assert names(filled.search('"long hair"')) == ["down_blocks.2.attentions.0/value/0"]
+    assert names(filled.search('"hair long"')) == []
+    assert names(filled.search("hair long")) == ["down_blocks.2.attentions.0/value/0"]
+    assert names(filled.search('"smil"')) == []
+
+
+def test_words_may_be_in_label_layer_and_model_together(filled: Catalog) -> None:
+    assert names(filled.search("faces down grin")) == ["down_blocks.2.attentions.0/value/1"]
+    assert names(filled.search("faces mid grin")) == []
+    assert names(filled.search("age smile net")) == ["mid/qkv/0"]
+    assert len(filled.search("acme")) == 15
+
+
+@pytest.mark.parametrize("sort", ["match", "confidence", "eigenvalue", "share", "rank", "catalog"])
+@pytest.mark.parametrize("text", [None, "smil", "acme", "mid smil"])
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_pages_add_up_to_the_whole_once(filled: Catalog, sort: str, text: str | None, limit: int) -> None:
+    whole = [row.id for row in filled.search(text, sort=sort)]  # type: ignore[arg-type]
+    assert len(set(whole)) == len(whole) > 4
+    assert list(every(filled, limit, text=text, sort=sort)) == whole
+
+
+def test_a_page_goes_on_after_rows_were_added(filled: Catalog) -> None:
+    first = filled.search("smil", limit=2)
+    filled.add_label("acme/faces#mid_block.attentions.0/output-value:output/0", label("smile", 1.0))
+    rest = filled.search("smil", limit=50, cursor=first.cursor)
+    assert not {row.id for row in first} & {row.id for row in rest}
+
+
+def test_filters_narrow_a_search(filled: Catalog) -> None:
+    assert len(filled.search(model="acme/faces")) == 12
+    assert len(filled.search(model="acme/*")) == 15
+    assert len(filled.search(model="*/smile-?et")) == 3
+    assert len(filled.search(model="nobody/*")) == 0
+    assert len(filled.search(layer="mid_block.*")) == 6
+    assert len(filled.search(layer="mid")) == 3
+    assert len(filled.search(recipe="value")) == 6
+    assert len(filled.search(recipe="output-*")) == 6
+    assert len(filled.search(rank=0)) == 5
+    assert len(filled.search(rank=10**30)) == 0
+    assert len(filled.search(width=128)) == 6
+    assert len(filled.search(kind="spatial", denoiser="UNet*", licence="mit")) == 15
+    assert len(filled.search(location="/b")) == 3
+    assert len(filled.search(labelled=True)) == 6
+    assert len(filled.search(labelled=False)) == 9
+    assert len(filled.search(min_eigenvalue=10)) == 5
+    assert len(filled.search(max_eigenvalue=10, min_eigenvalue=10)) == 2
+    assert len(filled.search(min_share=0.2, max_share=0.3)) == 5
+    assert len(filled.search(source="human")) == 1
+    assert len(filled.search(source="human:a*")) == 1
+    assert len(filled.search(source="human:bob")) == 0
+    assert len(filled.search(min_confidence=0.9)) == 4
+
+
+def test_source_confidence_and_text_are_of_one_label(filled: Catalog) -> None:
+    assert len(filled.search("smile", source="human")) == 1
+    assert len(filled.search("grin", source="clip")) == 0
+    assert len(filled.search("grin", min_confidence=0.5)) == 0
+    assert names(filled.search("smile", min_confidence=0.96)) == ["mid_block.attentions.0/value/0"]
+
+
+def test_other_orders_go_from_the_largest_down(filled: Catalog) -> None:
+    values = [row.eigenvalue for row in filled.search(sort="eigenvalue")]
+    assert values == sorted(values, reverse=True)
+    ranks = [row.rank for row in filled.search(sort="rank")]
+    assert ranks == sorted(ranks)
+    best = [row.labels[0].confidence if row.labels else None for row in filled.search("smil", sort="confidence")]
+    assert best == [0.99, 0.95, 0.9, 0.3, None, None, None]
+
+
+def test_a_plain_name_that_is_not_there_gets_suggestions(filled: Catalog) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'acme/faces'"):
+        filled.search(model="acme/facs")
+    with pytest.raises(UnknownNameError, match=r"no layer 'mid'"):
+        filled.search(model="acme/faces", layer="mid")
+    with pytest.raises(UnknownNameError, match="did you mean 'value'"):
+        filled.search(recipe="valeu")
+    with pytest.raises(UnknownNameError, match="did you mean 'eigenvalue'"):
+        filled.search(sort="eigenvalues")  # type: ignore[arg-type]
+
+
+HOSTILE = ['"', '""', "*", "* *", "smile*", "^smile", "a AND b", "NEAR(a b)", "smile\x00", "\x00", "\udcff", "-smile",
+           "'; DROP TABLE labels; --", "words:smile", "(", "{a b}: c", "a" * 100_000, "x " * 50_000, LONG,
+           "".join(map(chr, range(1, 2_000))), "%", "_", "\\", "[", "[!", "????", "𝕤𝕞𝕚𝕝𝕖"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog, text: str) -> None:
+    fields = [
+        {"text": text},
+        {"text": text, "sort": "eigenvalue"},
+        {"cursor": text},
+        *({field: text} for field in ("model", "layer", "recipe", "kind", "denoiser", "licence", "location", "source")),
+        *({field: text + "*"} for field in ("model", "layer", "recipe")),
+    ]
+    for search in fields:
+        with contextlib.suppress(CatalogError, UnknownNameError):
+            filled.search(**search)  # type: ignore[arg-type]
+    assert len(filled.search()) == 15
+
+
+def test_a_text_of_too_many_words_says_so(filled: Catalog) -> None:
+    with pytest.raises(CatalogError, match="up to 32 different words, this one has 40"):
+        filled.search(" ".join(f"w{index}" for index in range(40)))
+
+
+def test_a_cursor_of_another_search_is_refused(filled: Catalog) -> None:
+    cursor = filled.search("smil", limit=1).cursor
+    assert cursor is not None
+    with pytest.raises(CatalogError, match="another search"):
+        filled.search("smile", cursor=cursor)
+    with pytest.raises(CatalogError, match="is not a cursor"):
+        filled.search("smile", cursor="WzEsMiwzXQ")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**6])
+def test_a_page_of_an_impossible_size_is_refused(filled: Catalog, limit: int) -> None:
+    with pytest.raises(CatalogError, match="1 to 10,000"):
+        filled.search(limit=limit)
+
+
+def test_an_empty_catalog_finds_nothing(path: Path) -> None:
+    with Catalog.open(path, shipped=False) as catalog:
+        assert len(catalog.search()) == len(catalog.search("smile")) == len(catalog.search(source="human")) == 0
+        with pytest.raises(UnknownNameError, match="there is none yet"):
+            catalog.search(model="acme/faces")

@@ -1,0 +1,218 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.seed import offer
+from eigenbank.schemas.errors import CatalogError, UnknownNameError
+
+from .made import DIGEST, NOW, label, manifest, measured
+
+MID = "mid_block.attentions.0/value/1"
+
+
+def test_a_set_is_read_back_as_it_was_added(catalog: Catalog) -> None:
+    labels = [measured("smile", 0.9), label("grin"), label("smile", None, "human:ann", note="really")]
+    added = manifest("acme/faces", {MID: labels}, revision="abc123")
+    catalog.add_set(added, location="/sets/faces", digest=DIGEST, checkpoint_path="/models/faces", commit="c0ffee")
+    row = catalog.get_set("acme/faces")
+    assert row is not None
+    assert (row.model_id, row.revision, row.location, row.digest) == ("acme/faces", "abc123", "/sets/faces", DIGEST)
+    assert (row.directions, row.labels, row.commit, row.repo, row.created) == (12, 3, "c0ffee", None, NOW)
+    assert (row.denoiser, row.licence, row.checkpoint_path) == ("UNet2DModel", "mit", "/models/faces")
+    for record in added.directions:
+        found = catalog.get_direction(f"acme/faces#{record.id}")
+        assert found is not None
+        assert found.id == f"acme/faces#{record.id}"
+        assert (found.eigenvalue, found.share, found.gap) == (record.eigenvalue, record.share, record.gap)
+        assert set(found.labels) == set(record.labels)
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert (found.kind, found.width, found.location) == ("spatial", 128, "/sets/faces")
+    assert [item.text for item in found.labels] == ["smile", "grin", "smile"]
+
+
+def test_names_are_listed(catalog: Catalog) -> None:
+    catalog.add_set(manifest("acme/faces", {MID: [label("smile", 0.5)]}), location="a", digest="1")
+    catalog.add_set(manifest("acme/cats", layers=("mid",), recipes=("qkv",)), location="b", digest="2")
+    assert catalog.model_ids() == ["acme/cats", "acme/faces"]
+    assert catalog.layer_names("acme/faces") == ["down_blocks.2.attentions.0", "mid_block.attentions.0"]
+    assert catalog.recipe_slugs() == ["output-value:output", "qkv", "value"]
+    assert catalog.recipe_slugs("acme/cats") == ["qkv"]
+    assert catalog.label_texts() == ["smile"]
+    assert catalog.label_texts("acme/cats") == []
+    assert [row.location for row in catalog.sets()] == ["b", "a"]
+
+
+def test_a_rebuilt_set_takes_the_place_of_the_old_one(catalog: Catalog) -> None:
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="a", digest="1", checkpoint_path="/m")
+    catalog.add_set(manifest(ranks=2, days=1), location="b", digest="2")
+    (row,) = catalog.sets()
+    assert (row.location, row.digest, row.directions, row.labels, row.checkpoint_path) == ("b", "2", 8, 0, "/m")
+    assert len(catalog.search()) == 8
+    assert len(catalog.search("smile")) == 0
+    assert len(catalog.search("mid")) == 4
+
+
+def test_a_persons_label_outlives_a_rebuild(catalog: Catalog) -> None:
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="a", digest="1")
+    catalog.add_label(f"acme/faces#{MID}", label("grin", source="human:ann"))
+    catalog.add_set(manifest(labels={MID: [label("laugh", 0.6)]}), location="a", digest="2")
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert [(item.text, item.source) for item in found.labels] == [("laugh", "statistics"), ("grin", "human:ann")]
+
+
+def test_a_persons_label_waits_while_its_direction_is_left_out(catalog: Catalog) -> None:
+    grin = label("grin", source="human:ann")
+    catalog.add_set(manifest(), location="a", digest="1")
+    catalog.add_label(f"acme/faces#{MID}", grin)
+    catalog.add_set(manifest(layers=("up",)), location="a", digest="2")
+    catalog.add_set(manifest(layers=("up",), recipes=("qkv",)), location="a", digest="3")
+    assert catalog.label_texts() == []
+    catalog.add_set(manifest(), location="a", digest="1")
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert found.labels == (grin,)
+
+
+def test_revisions_are_kept_apart_and_the_newest_set_is_meant(catalog: Catalog) -> None:
+    for index, revision in enumerate(["one", "two", None]):
+        days = {"one": 1, "two": 5, None: 0}[revision]
+        catalog.add_set(manifest(revision=revision, days=days), location=str(index), digest=str(index))
+    newest, oldest = catalog.get_set("acme/faces"), catalog.get_set("acme/faces", "one")
+    assert newest is not None
+    assert oldest is not None
+    assert (newest.revision, oldest.revision) == ("two", "one")
+    assert catalog.get_set("acme/faces", "three") is None
+    assert catalog.get_set("acme/other") is None
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert found.location == "1"
+
+
+def test_a_set_is_found_by_its_checkpoints_folder(catalog: Catalog, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    catalog.add_set(manifest(), location="a", digest="1", checkpoint_path=str(tmp_path / "link"))
+    catalog.add_set(manifest("acme/cats"), location="b", digest="2", checkpoint_path="shipped:cats")
+    by_path, by_name = catalog.set_at(f"{folder}/../model"), catalog.set_at("shipped:cats")
+    assert by_path is not None
+    assert by_name is not None
+    assert (by_path.location, by_name.location) == ("a", "b")
+    assert catalog.set_at(str(tmp_path)) is None
+
+
+def test_a_set_without_directions_is_a_set(catalog: Catalog) -> None:
+    catalog.add_set(manifest(layers=(), ranks=0), location="a", digest="1")
+    (row,) = catalog.sets()
+    assert (row.directions, row.labels) == (0, 0)
+
+
+def test_the_same_label_twice_counts_once(catalog: Catalog) -> None:
+    older = label("smile", 0.9, created=NOW.replace(year=2025))
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.4), older]}), location="a", digest="1")
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert [item.confidence for item in found.labels] == [0.4]
+
+
+def test_a_label_is_added_replaced_and_removed(catalog: Catalog) -> None:
+    name = f"acme/faces#{MID}"
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.4)]}), location="a", digest="1")
+    catalog.add_label(name, label("smile", 0.8, "human:ann"))
+    catalog.add_label(name, label("smile", 0.9, "human:ann"))
+    assert [row.labels for row in catalog.sets()] == [2]
+    assert [row.id for row in catalog.search(sort="confidence", limit=1)] == [name]
+    assert not catalog.remove_label(name, "smile", "human:bob")
+    assert catalog.remove_label(name, "smile", "human:ann")
+    assert [row.labels for row in catalog.sets()] == [1]
+    assert [row.id for row in catalog.search(min_confidence=0.5)] == []
+
+
+def test_labelling_what_is_not_there_suggests_what_is(catalog: Catalog) -> None:
+    catalog.add_set(manifest(), location="a", digest="1")
+    with pytest.raises(UnknownNameError, match="did you mean 'acme/faces'"):
+        catalog.add_label("acme/face#mid_block.attentions.0/value/1", label("x"))
+    with pytest.raises(UnknownNameError, match=r"did you mean 'acme/faces#mid_block\.attentions\.0/value/1'"):
+        catalog.add_label("acme/faces#mid_block.attention.0/value/1", label("x"))
+    assert catalog.label_texts() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "#", "a#b", "acme/face", f"acme/faces#{MID}x", "acme/faces#mid_block.attentions.0/value/01", "a#b/c/³",
+     "a#b/c/-1", f"a#b/c/{10**40}", "\x00#\udc80/value/1", "acme/faces#a/b/1\n", "'; DROP TABLE sets; --#a/b/1"],
+)  # fmt: skip
+def test_what_names_no_direction_is_none(catalog: Catalog, name: str) -> None:
+    catalog.add_set(manifest(), location="a", digest="1")
+    assert catalog.get_direction(name) is None
+    assert catalog.get_set(name) is None
+    assert catalog.set_at(name) is None
+    assert catalog.layer_names(name) == catalog.label_texts(name) == catalog.recipe_slugs(name) == []
+
+
+def test_a_shipped_set_is_offered_once(catalog: Catalog) -> None:
+    first = ("shipped:faces/directions", "shipped:faces", manifest(), "digest-1")
+    offer(catalog._database, [first])
+    row = catalog.get_set("acme/faces")
+    assert row is not None
+    assert (row.location, row.checkpoint_path) == ("shipped:faces/directions", "shipped:faces")
+    catalog.add_set(manifest(days=1), location="mine", digest="own")
+    offer(catalog._database, [first])
+    assert [row.location for row in catalog.sets()] == ["mine"]
+    offer(catalog._database, [("shipped:faces/directions", "shipped:faces", manifest(days=2), "digest-2")])
+    assert [row.digest for row in catalog.sets()] == ["digest-2"]
+
+
+def test_a_new_catalog_holds_what_ships(path: Path) -> None:
+    from eigenbank.registry.shipped import shipped_sets
+
+    with Catalog.open(path) as catalog:
+        assert {row.digest for row in catalog.sets()} == {entry[3] for entry in shipped_sets()}
+
+
+def test_a_failed_change_leaves_the_catalog_as_it_was(catalog: Catalog, path: Path) -> None:
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="a", digest="1")
+    broken = manifest(days=1)
+    # Past validation, to fail in the middle of the transaction: a share that the table refuses.
+    bad = broken.directions[5].model_copy(update={"share": 7.0})
+    directions = (*broken.directions[:5], bad, *broken.directions[6:])
+    with pytest.raises(Exception, match="CHECK"):
+        catalog.add_set(broken.model_copy(update={"directions": directions}), location="b", digest="2")
+    assert [(row.location, row.labels) for row in catalog.sets()] == [("a", 1)]
+    assert len(catalog.search("smile")) == 1
+
+
+def test_rows_that_refer_to_nothing_are_refused_by_the_database(catalog: Catalog) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"), catalog._database.writing() as connection:
+        connection.exec_driver_sql("INSERT INTO layers VALUES (1, 99, 'x', 'spatial', 1, 1)")
+
+
+def test_a_second_program_sees_what_the_first_wrote(catalog: Catalog, path: Path) -> None:
+    with Catalog.open(path, shipped=False) as other:
+        catalog.add_set(manifest(), location="a", digest="1")
+        assert other.model_ids() == ["acme/faces"]
+    plain = sqlite3.connect(path)
+    assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert plain.execute("PRAGMA foreign_key_check").fetchall() == []
+    plain.close()
+
+
+def test_a_read_only_file_is_read_and_not_written(tmp_path: Path) -> None:
+    import os
+
+    if os.geteuid() == 0:
+        pytest.skip("root may write to any file")
+    path = tmp_path / "catalog.db"
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.add_set(manifest(), location="a", digest="1")
+    path.chmod(0o444)
+    with Catalog.open(path) as catalog:
+        assert catalog.model_ids() == ["acme/faces"]
+        with pytest.raises(CatalogError, match="read-only"):
+            catalog.add_set(manifest("acme/cats"), location="b", digest="2")
