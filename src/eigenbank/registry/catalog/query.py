@@ -27,7 +27,7 @@ from eigenbank.schemas.errors import CatalogError, unknown
 
 Sort = Literal["match", "confidence", "eigenvalue", "share", "rank", "catalog"]
 MAX_LIMIT = 10_000
-_FEW = 5_000
+FEW = 5_000
 """Up to this many rows are gathered and sorted; more are walked through in the order asked for."""
 
 
@@ -94,7 +94,7 @@ class Scope:
     def condition(self) -> ColumnElement[bool]:
         """The condition on a direction: gather the spectra's rows if they are few, else test each row met."""
         column: Any = DirectionTable.spectrum_id
-        if self.directions > _FEW:
+        if self.directions > FEW:
             column = unindexed(column)
         condition: ColumnElement[bool] = column.in_(self.spectra)
         return condition
@@ -221,7 +221,7 @@ def some_label(connection: Connection, test: LabelTest) -> list[Any]:
         return [DirectionTable.confidence >= test.min_confidence]
     own = LabelTable.direction_id == DirectionTable.id
     rows = select(LabelTable.direction_id).where(among(LabelTable.source_id, sorted(test.sources)))
-    if connection.execute(select(func.count()).select_from(rows.limit(_FEW + 1).subquery())).scalar_one() <= _FEW:
+    if connection.execute(select(func.count()).select_from(rows.limit(FEW + 1).subquery())).scalar_one() <= FEW:
         if test.min_confidence is not None:
             rows = rows.where(LabelTable.confidence >= test.min_confidence)
         return [DirectionTable.id.in_(rows)]

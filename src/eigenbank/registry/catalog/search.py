@@ -22,6 +22,7 @@ from sqlalchemy import ColumnElement, Connection, false, or_, select
 from eigenbank.registry.catalog import fts, read
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, SpectrumTable, TextTable
 from eigenbank.registry.catalog.query import (
+    FEW,
     Filters,
     LabelTest,
     Position,
@@ -33,7 +34,7 @@ from eigenbank.registry.catalog.query import (
     some_label,
 )
 from eigenbank.registry.catalog.rows import Page
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, unindexed
 from eigenbank.registry.catalog.words import MAX_TERMS, MAX_WORD, parse, split
 from eigenbank.schemas.errors import CatalogError
 
@@ -60,16 +61,17 @@ class Matches:
             return found
         return 3 if any(text_id in texts and layer_id in layers for texts, layers in self.mixed) else None
 
-    def labels(self, tier: int) -> ColumnElement[bool] | None:
-        """The condition on labels and spectra that the label is of a tier (0 to 3); None where there can be none."""
+    def labels(self, tier: int, *, by_direction: bool) -> ColumnElement[bool] | None:
+        """The condition on labels and spectra that the label is of a tier (0 to 3); None where there can be none.
+        `by_direction`: the directions are few and lead to their labels, not the texts.
+        """
+        column: Any = unindexed(LabelTable.text_id) if by_direction else LabelTable.text_id
         if tier < 3:
             texts = [text for text, found in self.tiers.items() if found == tier]
-            return among(LabelTable.text_id, texts) if texts else None
+            return among(column, texts) if texts else None
         if not self.mixed:
             return None
-        return or_(
-            *(among(LabelTable.text_id, texts) & among(SpectrumTable.layer_id, layers) for texts, layers in self.mixed)
-        )
+        return or_(*(among(column, texts) & among(SpectrumTable.layer_id, layers) for texts, layers in self.mixed))
 
 
 def match(connection: Connection, text: str) -> Matches:
@@ -139,6 +141,7 @@ class Search:
         self.filters = filters
         self.test: LabelTest = label_test(connection, filters)
         limited = scope(connection, filters)
+        self.narrow = limited is not None and limited.directions <= FEW
         self.conditions = direction_conditions(filters) + ([limited.condition()] if limited else [])
         self.matches = None if filters.text is None else match(connection, filters.text)
 
@@ -177,7 +180,7 @@ class Search:
         """Two streams per tier of labels, with a confidence and without, and one of what matches by names alone."""
         assert self.matches is not None
         for tier in range(NAMES):
-            condition = self.matches.labels(tier)
+            condition = self.matches.labels(tier, by_direction=self.narrow)
             if condition is None:
                 yield from (None, None)
                 continue
@@ -228,7 +231,8 @@ class Search:
         """The condition that a direction matches the text in any tier."""
         assert self.matches is not None
         ways: list[Any] = [false()]
-        labels = [condition for tier in range(NAMES) if (condition := self.matches.labels(tier)) is not None]
+        found = (self.matches.labels(tier, by_direction=self.narrow) for tier in range(NAMES))
+        labels = [condition for condition in found if condition is not None]
         if labels:
             inner = select(LabelTable.direction_id).where(or_(*labels), *self.test.conditions())
             if self.matches.mixed:
