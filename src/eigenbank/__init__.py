@@ -1,0 +1,48 @@
+"""eigenbank: a bank of editing directions for diffusion models, read off their self-attention weights.
+
+    import eigenbank as eb
+
+    bank = eb.load("eigenbank/cartoon-faces-32")
+    with eb.steer(pipe, {"skin tone": 1.5}):
+        images = pipe().images
+
+Names are imported when first used, so that `import eigenbank` is instant and does not import torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eigenbank.loaders.load import load
+    from eigenbank.loaders.steer import steer
+    from eigenbank.loaders.sweep import sweep
+    from eigenbank.registry.bank import Bank, Direction
+    from eigenbank.schemas.errors import EigenbankError
+    from eigenbank.workflows import build
+
+__version__ = "0.1.0"
+__all__ = ["Bank", "Direction", "EigenbankError", "build", "load", "steer", "sweep"]
+
+_HOMES = {
+    "Bank": "eigenbank.registry.bank",
+    "Direction": "eigenbank.registry.bank",
+    "EigenbankError": "eigenbank.schemas.errors",
+    "build": "eigenbank.workflows",
+    "load": "eigenbank.loaders.load",
+    "steer": "eigenbank.loaders.steer",
+    "sweep": "eigenbank.loaders.sweep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module 'eigenbank' has no attribute {name!r}"
+        raise AttributeError(message)
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

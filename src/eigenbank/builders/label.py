@@ -6,7 +6,7 @@ labels; drawing the images is the loaders' part.
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ class Criteria:
     lead: float = 1.5
     consistency: float = 0.9
     confidence: float = 0.9
+
+    def loosened(self) -> "Criteria":
+        """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
+        return replace(self, effect=0.8 * self.effect, lead=1 + 0.5 * (self.lead - 1), consistency=0.8)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A small network that reads the factors back from a picture of a face."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -33,6 +34,14 @@ class AttributeModel(nn.Module):
             nn.Flatten(), nn.Linear(channels * (size // 8) ** 2, 128), nn.SiLU(), nn.Linear(128, len(names))
         )
 
+    digest = ""
+    """SHA-256 of the weights file it was read from; empty for a model just trained."""
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """Factors of `(n, 3, size, size)` images in [0, 1], as `(n, len(names))`."""
+        return torch.cat([self(part * 2 - 1) for part in images.split(256)])
+
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(images))  # type: ignore[no-any-return]
 
@@ -41,7 +50,9 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     """Read the model that `save_attribute_model` wrote: `config.json` and `model.safetensors`, nothing executable."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = AttributeModel(tuple(config["names"]), config["size"], config["width"])
-    model.load_state_dict({name: t.float() for name, t in load_file(folder / "model.safetensors").items()})
+    weights = folder / "model.safetensors"
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    model.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return model.eval()
 
 

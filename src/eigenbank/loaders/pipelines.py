@@ -55,12 +55,18 @@ def open_pipeline(folder: Path, device: str = "cpu") -> Any:
     Raises SourceError when diffusers cannot load it.
     """
     import diffusers
+    from diffusers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
     except Exception as error:  # diffusers raises whatever its loaders raise
         message = f"diffusers cannot load a pipeline from {folder}: {error}"
         raise SourceError(message) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if type(pipe) is diffusers.DDPMPipeline:
         scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
         pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)

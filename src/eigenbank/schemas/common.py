@@ -19,7 +19,7 @@ MAX_MANIFEST_BYTES = 256 * 2**20
 class Model(BaseModel):
     """Base of all schemas: unknown keys are an error, instances are immutable and hashable where their fields are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"

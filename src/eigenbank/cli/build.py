@@ -1,0 +1,86 @@
+"""`eigenbank build`: from a checkpoint's weights to a direction set in the catalog."""
+
+import time
+from pathlib import Path
+
+import click
+
+from eigenbank.cli.options import catalog_option
+from eigenbank.cli.output import emit, output_options, progress_bar, say
+
+
+@click.command(short_help="Compute a checkpoint's directions from its weights.")
+@click.argument("model")
+@click.option("--layers", multiple=True, default=["*"], metavar="GLOB", help="Layers to build; may be repeated.")
+@click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable.")
+@click.option("--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--model-id", metavar="ID", help="Enter it under this id. Default: the folder's, local/NAME.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder.")
+@catalog_option
+@output_options
+def build(
+    model: str,
+    layers: tuple[str, ...],
+    recipes: tuple[str, ...],
+    top_k: int,
+    device: str,
+    model_id: str | None,
+    out: Path | None,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
+
+    MODEL is a local diffusers folder or a model id. Without --recipe, output-value is built on both sides.
+
+    \b
+    Example:
+      eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
+    """
+    from eigenbank.schemas.common import ModelId
+    from eigenbank.workflows import find_checkpoint, keep
+    from eigenbank.workflows import build as build_bank
+
+    if model_id is not None:
+        check_model_id(model_id)
+    _, checkpoint = find_checkpoint(model)
+    started = time.perf_counter()
+    with progress_bar() as progress:
+        bank = build_bank(
+            model,
+            layers=list(layers),
+            recipes=recipes or None,
+            top_k=top_k,
+            device=device,
+            model_id=model_id,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    bank = keep(bank, checkpoint=checkpoint, out=out)
+    say(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
+    rows = [
+        {
+            "model": bank.model_id,
+            "layer": layer.name,
+            "kind": layer.kind,
+            "width": layer.width,
+            "heads": layer.heads,
+            "directions": sum(record.layer == layer.name for record in bank.manifest.directions),
+        }
+        for layer in bank.manifest.layers
+    ]
+    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=quiet, key="layer")
+
+
+def check_model_id(model_id: str) -> None:
+    """Raise BadParameter for what is no model id."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from eigenbank.schemas.common import ModelId
+
+    try:
+        TypeAdapter(ModelId).validate_python(model_id)
+    except ValidationError:
+        message = f"{model_id!r}: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'"
+        raise click.BadParameter(message, param_hint="--model-id") from None

@@ -1,0 +1,93 @@
+"""The command `eigenbank`: its group of commands, loaded when asked for, and the one map from errors to messages."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+import eigenbank
+from eigenbank.schemas.errors import EigenbankError
+
+COMMANDS = {
+    "build": "eigenbank.cli.build:build",
+    "label": "eigenbank.cli.label:label",
+    "list": "eigenbank.cli.query:list_",
+    "search": "eigenbank.cli.query:search",
+    "show": "eigenbank.cli.query:show",
+    "steer": "eigenbank.cli.picture:steer",
+    "sweep": "eigenbank.cli.picture:sweep",
+    "demo": "eigenbank.cli.demo:demo",
+    "schema": "eigenbank.cli.schema:schema",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f": did you mean {close[0]!r}?" if close else f". Commands: {', '.join(COMMANDS)}"
+            message = f"no command {args[0]!r}{hint}"
+            raise click.UsageError(message, ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(eigenbank.__version__, "-V", "--version", prog_name="eigenbank")
+@click.option("--debug", is_flag=True, help="Show a traceback for every error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Find, build and apply editing directions for diffusion models.
+
+    \b
+    Example:
+      eigenbank demo
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line. Exits with 0, 1 for what went wrong, 2 for a wrong call, 130 when interrupted."""
+    sys.exit(run(sys.argv[1:] if args is None else args))
+
+
+def run(args: list[str]) -> int:
+    """Run the command line and return its exit code; expected errors become one message on stderr.
+
+    Bugs are not mapped: they look like bugs, with their traceback.
+    """
+    debug = "--debug" in args[:1]
+    try:
+        result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing half-done was left behind", err=True)
+        return 130
+    except EigenbankError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        return 1
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing more can be written to it, not even by the interpreter's exit.
+        sys.stdout = None
+        return 0
+    return result if isinstance(result, int) else 0

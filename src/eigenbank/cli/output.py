@@ -1,0 +1,104 @@
+"""The one sink of every command: rows as a table for people, or in a machine's format; and progress on stderr."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+FORMATS = ("table", "json", "jsonl", "csv", "tsv")
+Row = Mapping[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_options(command: F) -> F:
+    """Add `--format` and `-q` to a command; they arrive as `fmt` and `quiet`."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Print bare ids, one a line.")(command)
+    choice = click.Choice(FORMATS)
+    return click.option("--format", "fmt", type=choice, default="table", show_default=True, help="Form of the output.")(
+        command
+    )
+
+
+def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, key: str) -> None:
+    """Print rows on stdout: all their fields for machines, the named columns in a table, the field `key` with `-q`."""
+    if quiet:
+        for row in rows:
+            click.echo(row[key])
+    elif fmt == "json":
+        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False, default=str))
+    elif fmt == "jsonl":
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+    elif fmt in ("csv", "tsv"):
+        fields = list(rows[0]) if rows else list(columns)
+        writer = csv.writer(sys.stdout, delimiter="," if fmt == "csv" else "\t", lineterminator="\n")
+        writer.writerow(fields)
+        writer.writerows([[_flat(row[field]) for field in fields] for row in rows])
+    else:
+        _table(rows, columns)
+
+
+def echo_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Print a table for people on stdout, as part of a longer text."""
+    _table(rows, columns)
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr: what is happening, where something was written."""
+    click.echo(message, err=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, fed with (what, done, total); silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def update(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        yield update
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        number = all(isinstance(row[column], (int, float)) or row[column] is None for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        # Text, not markup: what comes from a set or a catalog is shown as it is.
+        table.add_row(*[Text(_shown(row[column])) for column in columns])
+    # Off a terminal a line is as long as it must be, so that a row stays a row.
+    console = Console() if sys.stdout.isatty() else Console(width=400, no_color=True)
+    console.print(table)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _flat(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, tuple, dict)) else value

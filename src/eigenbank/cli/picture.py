@@ -1,0 +1,132 @@
+"""`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
+from eigenbank.cli.output import progress_bar, say
+from eigenbank.schemas.errors import SteerError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+steps_option = click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps.")
+out_option = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write.")
+force_option = click.option("--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights.")
+checkpoint_option = click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Folder to draw from [default: the model's own]."
+)
+
+
+@click.command(short_help="Draw edited images into a PNG.")
+@click.argument("model")
+@click.option("--set", "edits", multiple=True, required=True, metavar="NAME=SCALE", help="A label or id and its scale; repeatable.")
+@click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="One image per seed.")
+@steps_option
+@checkpoint_option
+@force_option
+@out_option
+@catalog_option
+def steer(
+    model: str, edits: tuple[str, ...], seeds: tuple[int, ...], steps: int, checkpoint: Path | None, force: bool, out: Path
+) -> None:
+    """Draw images with directions added, below the same images without them.
+
+    MODEL is a model id of the catalog; names are its labels or direction ids.
+
+    \b
+    Example:
+      eigenbank steer eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --out steered.png
+    """
+    wanted = parse_sets(edits)
+    bank, pipe = _open(model, checkpoint)
+    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sheet import contact_sheet
+    from eigenbank.loaders.steer import steer as steer_pipe
+
+    edit = steer_pipe(pipe, wanted, bank=bank, force=force)
+    plain = sample(pipe, seeds, steps)
+    with edit:
+        edited = sample(pipe, seeds, steps)
+    names = [f"{name} {scale:+g}" for name, scale in wanted.items()]
+    sheet = contact_sheet([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
+    _save(sheet, out)
+
+
+@click.command(short_help="Draw directions at several scales as a contact sheet.")
+@click.argument("model")
+@click.argument("directions", nargs=-1, metavar="[NAME]...")
+@click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
+@click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
+@steps_option
+@checkpoint_option
+@force_option
+@out_option
+@catalog_option
+def sweep(
+    model: str,
+    directions: tuple[str, ...],
+    scales: tuple[float, ...],
+    seeds: tuple[int, ...],
+    steps: int,
+    checkpoint: Path | None,
+    force: bool,
+    out: Path,
+) -> None:
+    """Draw a contact sheet: a row per direction, for each seed the unedited image and every scale.
+
+    NAMEs are labels or direction ids; without any, the best direction of every label is drawn.
+
+    \b
+    Example:
+      eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
+    """
+    bank, pipe = _open(model, checkpoint)
+    import torch
+
+    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sheet import contact_sheet
+    from eigenbank.loaders.sweep import sweep as sweep_pipe
+
+    names = list(directions) or bank.labels
+    if not names:
+        message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
+        raise SteerError(message)
+    plain = sample(pipe, seeds, steps)
+    rows, notes = [], []
+    with progress_bar() as progress:
+        for number, name in enumerate(names):
+            progress(name, number, len(names))
+            swept = sweep_pipe(pipe, name, scales, seeds=seeds, bank=bank, steps=steps, force=force)
+            rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
+            notes.append(bank[name].id if name not in bank[name].id else "")
+    columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
+    sheet = contact_sheet(rows, names, columns, notes=notes, group=len(scales) + 1, cell=64)
+    _save(sheet, out)
+
+
+def _open(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
+    """The bank of a model and a pipeline to draw from. The bank first: an unknown name fails before anything is loaded."""
+    from eigenbank.loaders.load import load
+    from eigenbank.workflows import find_checkpoint
+
+    model_id, folder = find_checkpoint(model)
+    bank = load(model_id)
+    from eigenbank.loaders.pipelines import open_pipeline
+
+    return bank, open_pipeline(checkpoint or folder)
+
+
+def _save(sheet: "Image", out: Path) -> None:
+    """Write a PNG by one atomic move."""
+    work = out.with_name(f".{out.name}.partial")
+    try:
+        sheet.save(work, format="PNG")
+        work.replace(out)
+    except OSError as error:
+        work.unlink(missing_ok=True)
+        message = f"{out} cannot be written ({error.strerror or error}): no picture was saved. Choose another --out"
+        raise SteerError(message) from error
+    say(f"wrote {out}")

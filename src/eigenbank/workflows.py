@@ -1,0 +1,187 @@
+"""The jobs that need builders, loaders and the registry together: build a set, label it, keep it.
+
+Builders and loaders do not know each other; they meet here. Nothing in this module computes.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eigenbank.registry.bank import Bank
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.paths import sets_folder
+from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
+from eigenbank.schemas.errors import SourceError, unknown
+
+if TYPE_CHECKING:
+    from eigenbank.builders.build import Progress
+    from eigenbank.builders.sources import FolderSource
+
+
+def find_checkpoint(model: str) -> tuple[str, Path]:
+    """The model id and folder of a checkpoint given by id or by folder. Raises SourceError or UnknownNameError.
+
+    A folder that is in the catalog has the id it was built under; another gets `local/NAME`.
+    """
+    shipped = shipped_checkpoint(model)
+    if shipped is not None:
+        return model, shipped
+    folder = Path(model).expanduser()
+    with Catalog.open() as catalog:
+        if folder.is_dir():
+            known = catalog.set_at(locate(folder))
+            return (known.model_id if known else f"local/{_plain(folder.resolve().name)}"), folder
+        found = catalog.get_set(model)
+        if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).is_dir():
+            return model, resolve(found.checkpoint_path)
+        if found is not None:
+            message = f"{model} is in the catalog, but its checkpoint is not on this machine: give its folder"
+            raise SourceError(message)
+        if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
+            message = f"no such folder: {model}. Give a diffusers checkpoint's folder, or a model id"
+            raise SourceError(message)
+        raise unknown("checkpoint", model, catalog.model_ids(), "A checkpoint is given by its folder or its model id.")
+
+
+def build(
+    model: str,
+    *,
+    layers: str | Sequence[str] = "*",
+    recipes: Sequence[str] | None = None,
+    top_k: int = 16,
+    device: str = "auto",
+    model_id: str | None = None,
+    progress: "Progress | None" = None,
+) -> Bank:
+    """The bank of a checkpoint, computed from its weights and held in memory.
+
+    `model` is a folder or a model id; `layers` one or several globs over layer names; `recipes` written recipes, by
+    default `output-value` on both sides; `device` is `auto`, `cpu` or `cuda`. Raises SourceError or UnknownNameError.
+    """
+    from eigenbank.builders.build import DEFAULT_RECIPES
+    from eigenbank.builders.build import build as build_bank
+
+    found_id, source = open_source(model)
+    return build_bank(
+        source,
+        model_id or found_id,
+        layers=[layers] if isinstance(layers, str) else list(layers),
+        recipes=DEFAULT_RECIPES if recipes is None else recipes,
+        top_k=top_k,
+        device=device,
+        progress=progress or (lambda _what, _done, _total: None),
+    )
+
+
+def open_source(model: str) -> "tuple[str, FolderSource]":
+    """The model id of a checkpoint, and its bytes."""
+    from eigenbank.builders.sources import open_folder
+
+    model_id, folder = find_checkpoint(model)
+    return model_id, open_folder(folder)
+
+
+def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None) -> Bank:
+    """Write a bank as a direction set and enter it into the catalog. Returns it, opened where it lies.
+
+    Without `out` it lies among this machine's sets, in a folder named by its digest: the catalog points to the old set
+    until the new one is whole. Raises SetError or CatalogError; then nothing has changed.
+    """
+    if out is not None:
+        folder = bank.save(out).folder
+        assert folder is not None
+    else:
+        home = sets_folder() / _plain(bank.model_id.replace("/", "--"))
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        try:
+            bank.save(staging / "set")
+            folder = home / manifest_digest(staging / "set")[:16]
+            if not folder.exists():
+                os.replace(staging / "set", folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    with Catalog.open() as catalog:
+        before = catalog.get_set(bank.model_id, bank.manifest.checkpoint.revision)
+        catalog.add_set(
+            Bank.open(folder).manifest,
+            location=locate(folder),
+            digest=manifest_digest(folder),
+            checkpoint_path=None if checkpoint is None else locate(checkpoint),
+        )
+    if before is not None:
+        former = resolve(before.location)
+        if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
+            shutil.rmtree(former, ignore_errors=True)
+    return Bank.open(folder)
+
+
+def label(
+    bank: Bank,
+    pipe: Any,
+    attributes: Path,
+    *,
+    scale: float,
+    seeds: Sequence[int],
+    confirm_seeds: Sequence[int],
+    steps: int,
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> Bank:
+    """The bank with the labels that an attribute model's readings justify; its earlier labels of that model replaced.
+
+    Directions are screened on `seeds`; those in which one attribute leads are measured again on `confirm_seeds`, and
+    only what holds there becomes a label. `attributes` is the attribute model's folder.
+    """
+    import torch
+
+    from eigenbank.builders.label import Criteria, effects, labels_from, leading
+    from eigenbank.faces.attributes import load_attribute_model
+    from eigenbank.faces.render import FACTORS
+    from eigenbank.loaders.calibrate import calibrate
+    from eigenbank.loaders.respond import respond
+    from eigenbank.schemas import Label
+
+    model = load_attribute_model(attributes)
+    spread = {factor.name: factor.std for factor in FACTORS}
+    std = torch.tensor([spread.get(name, 1.0) for name in model.names])
+    source = f"attribute-model:{model.digest[:16]}"
+    criteria = Criteria()
+    bank = calibrate(pipe, bank)
+
+    def measure(what: str, directions: list[Any], on: Sequence[int]) -> Any:
+        return respond(
+            pipe,
+            directions,
+            model.read,
+            scale=scale,
+            seeds=on,
+            steps=steps,
+            progress=lambda done, total: progress(what, done, total),
+        )
+
+    directions = list(bank)
+    screened = measure("screening", directions, seeds)
+    first = leading(effects(screened.base, screened.plus, screened.minus, std, scale), criteria.loosened())
+    candidates = [direction for direction, j in zip(directions, first.tolist(), strict=True) if j >= 0]
+    given: dict[str, tuple[Label, ...]] = {
+        direction.id: tuple(old for old in direction.labels if old.source != source) for direction in directions
+    }
+    if candidates:
+        confirmed = measure("confirming", candidates, confirm_seeds)
+        found = effects(confirmed.base, confirmed.plus, confirmed.minus, std, scale)
+        labels = labels_from(
+            found, model.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps
+        )
+        for direction, new in zip(candidates, labels, strict=True):
+            if new is not None:
+                given[direction.id] = (*given[direction.id], new)
+    return bank.labelled(given)
+
+
+def _plain(name: str) -> str:
+    """A name made fit for a model id or a folder: other characters than letters, digits, `_`, `.` and `-` become `-`."""
+    return "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in name).lstrip(".-") or "unnamed"

@@ -1,0 +1,39 @@
+"""Fixtures shared by all tests: a home of their own for every test, tiny checkpoints, the demo checkpoint."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from making import make_checkpoint
+
+from eigenbank.registry.shipped import data_folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalog and sets folder of the test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("EIGENBANK_HOME", str(folder))
+    monkeypatch.delenv("EIGENBANK_CATALOG", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Path:
+    """The folder of the shipped checkpoint."""
+    return data_folder() / "cartoon-faces-32"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained checkpoint, small enough to run in milliseconds. Not to be changed."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """The weights file of a copy of the tiny checkpoint, to be damaged."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_checkpoint, folder)
+    return folder / "unet" / "diffusion_pytorch_model.safetensors"

@@ -1,0 +1,33 @@
+"""Things tests make: checkpoints small enough to run in milliseconds."""
+
+import json
+from pathlib import Path
+
+
+def make_checkpoint(folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (16, 32), attention: bool = True) -> Path:
+    """Save an untrained DDPMPipeline with self-attention in its second level and in the middle."""
+    import torch
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=widths,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D" if attention else "DownBlock2D"),
+        up_block_types=("AttnUpBlock2D" if attention else "UpBlock2D", "UpBlock2D"),
+        attention_head_dim=8,
+        norm_num_groups=8,
+        add_attention=attention,
+    )
+    # What an untrained network lacks to be told from chance: norms that are not all ones.
+    for name, parameter in unet.named_parameters():
+        if "group_norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(num_train_timesteps=1000)).save_pretrained(folder)
+    return folder
+
+
+def rewrite_json(path: Path, **changes: object) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
