@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from making import make_checkpoint
 
 from eigenbank.registry.shipped import data_folder

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from eigenbank.loaders.sweep import sweep
     from eigenbank.registry.bank import Bank, Direction
     from eigenbank.schemas.errors import EigenbankError
-    from eigenbank.workflows import build
+    from eigenbank.workflows import build, open_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Direction", "EigenbankError", "build", "load", "steer", "sweep"]
+__all__ = ["Bank", "Direction", "EigenbankError", "build", "load", "open_pipeline", "steer", "sweep"]
 
 _HOMES = {
     "Bank": "eigenbank.registry.bank",
@@ -28,6 +28,7 @@ _HOMES = {
     "EigenbankError": "eigenbank.schemas.errors",
     "build": "eigenbank.workflows",
     "load": "eigenbank.loaders.load",
+    "open_pipeline": "eigenbank.workflows",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",
 }

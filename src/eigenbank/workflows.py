@@ -44,7 +44,8 @@ def find_checkpoint(model: str) -> tuple[str, Path]:
         if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
             message = f"no such folder: {model}. Give a diffusers checkpoint's folder, or a model id"
             raise SourceError(message)
-        raise unknown("checkpoint", model, catalog.model_ids(), "A checkpoint is given by its folder or its model id.")
+        hint = "A checkpoint is given by its folder or its model id."
+        raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
 
 
 def build(
@@ -75,6 +76,17 @@ def build(
         device=device,
         progress=progress or (lambda _what, _done, _total: None),
     )
+
+
+def open_pipeline(model: str, *, device: str = "cpu") -> Any:
+    """A diffusers pipeline for a checkpoint on this machine, given by model id or folder.
+
+    Unconditional U-Nets get a DDIM scheduler, so that an image depends on its seed alone. Raises SourceError or
+    UnknownNameError.
+    """
+    from eigenbank.loaders.pipelines import open_pipeline as open_folder_pipeline
+
+    return open_folder_pipeline(find_checkpoint(model)[1], device)
 
 
 def open_source(model: str) -> "tuple[str, FolderSource]":
@@ -173,9 +185,7 @@ def label(
     if candidates:
         confirmed = measure("confirming", candidates, confirm_seeds)
         found = effects(confirmed.base, confirmed.plus, confirmed.minus, std, scale)
-        labels = labels_from(
-            found, model.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps
-        )
+        labels = labels_from(found, model.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps)
         for direction, new in zip(candidates, labels, strict=True):
             if new is not None:
                 given[direction.id] = (*given[direction.id], new)

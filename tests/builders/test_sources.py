@@ -100,7 +100,10 @@ def test_headers_that_lie(change: dict[str, object], found: str, weights_file: P
 
 
 def test_overlapping_tensors(weights_file: Path) -> None:
-    header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}
+    header = {
+        "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+    }
     text = json.dumps(header).encode()
     weights_file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
     with pytest.raises(TensorFileError, match="overlaps"):

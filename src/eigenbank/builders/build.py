@@ -135,7 +135,7 @@ def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
         square = weights["norm"].double().square().sum()
         if "norm-bias" in weights:
             square = square + weights["norm-bias"].double().square().sum()
-        if 0 < float(square):
+        if float(square) > 0:
             lengths["projection-input"] = TokenLength(length=float(square.sqrt()), source="norm")
     digests = {cast: weights_digest(weights, cast) for cast in CASTS}
     return layer.model_copy(update={"digests": digests, "lengths": lengths})

@@ -34,7 +34,7 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
     edge = torch.full((1,), torch.inf, dtype=torch.float64)
     gaps = torch.minimum(torch.cat([edge, steps]), torch.cat([steps, edge]))
     rows = signed(rows[:k])
-    return Spectrum(values[:k], rows.float(), values[:k] / values.sum().clamp_min(top * 1e-300), gaps[:k])
+    return Spectrum(values[:k], rows.float(), values[:k] / values.sum().clamp_min(top), gaps[:k])
 
 
 def signed(vectors: Tensor) -> Tensor:

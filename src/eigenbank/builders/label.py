@@ -110,7 +110,7 @@ def labels_from(
         if j < 0 or float(trust[k]) < criteria.confidence:
             labels.append(None)
             continue
-        second = int(found.mean[k].abs().scatter(0, torch.tensor([j]), 0.0).argmax())
+        second = int(found.mean[k].abs().scatter(0, torch.tensor([j]), -1.0).argmax())
         effect = float(found.mean[k, j])
         labels.append(
             Label(

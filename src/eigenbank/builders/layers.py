@@ -51,7 +51,9 @@ def find_layers(config: Mapping[str, Any], headers: Mapping[str, TensorInfo]) ->
             )
         )
     if not layers:
-        message = f"this {config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
+        message = (
+            f"this {config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
+        )
         raise SourceError(message)
     return layers
 
@@ -61,7 +63,7 @@ def choose_layers(layers: list[Layer], patterns: list[str]) -> list[Layer]:
     names = [layer.name for layer in layers]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise unknown("layer", pattern, names)
+            raise unknown(kind="layer", name=pattern, known=names)
     return [layer for layer in layers if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
 
 

@@ -68,7 +68,9 @@ def open_folder(folder: Path) -> FolderSource:
         index = _read_json(folder / "model_index.json")
         component = next((name for name in COMPONENTS if name in index and (folder / name).is_dir()), "")
         if not component:
-            message = f"{folder} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
+            message = (
+                f"{folder} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
+            )
             raise SourceError(message)
     root = folder / component if component else folder
     if not (root / "config.json").is_file():
@@ -79,12 +81,16 @@ def open_folder(folder: Path) -> FolderSource:
         raise SourceError(message)
     config = _read_json(root / "config.json")
     files = _weight_files(root)
-    headers = {path: read_header(path) for path in sorted(set(files) if isinstance(files, list) else set(files.values()))}
+    headers = {
+        path: read_header(path) for path in sorted(set(files) if isinstance(files, list) else set(files.values()))
+    }
     if isinstance(files, list):
         files = {name: path for path in files for name in headers[path]}
     missing = next((name for name, path in files.items() if name not in headers[path]), None)
     if missing is not None:
-        message = f"{root}: the index says {missing} is in {files[missing].name}, which does not hold it. Nothing was built"
+        message = (
+            f"{root}: the index says {missing} is in {files[missing].name}, which does not hold it. Nothing was built"
+        )
         raise SourceError(message)
     return FolderSource(
         folder=root,

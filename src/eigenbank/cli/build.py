@@ -12,11 +12,17 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
 @click.argument("model")
 @click.option("--layers", multiple=True, default=["*"], metavar="GLOB", help="Layers to build; may be repeated.")
-@click.option("--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable.")
-@click.option("--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe.")
+@click.option(
+    "--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable."
+)
+@click.option(
+    "--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--model-id", metavar="ID", help="Enter it under this id. Default: the folder's, local/NAME.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
+)
 @catalog_option
 @output_options
 def build(
@@ -38,9 +44,8 @@ def build(
     Example:
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
     """
-    from eigenbank.schemas.common import ModelId
-    from eigenbank.workflows import find_checkpoint, keep
     from eigenbank.workflows import build as build_bank
+    from eigenbank.workflows import find_checkpoint, keep
 
     if model_id is not None:
         check_model_id(model_id)

@@ -11,7 +11,7 @@ import click
 
 from eigenbank.cli.label import LABEL_COLUMNS, label_rows
 from eigenbank.cli.output import echo_table, progress_bar, say
-from eigenbank.schemas.errors import SteerError
+from eigenbank.cli.picture import check_out
 
 RECIPES = ("output-value", "output-value@0.3-1", "output-value:output@0.3-1")
 TOP_K = 8
@@ -23,7 +23,11 @@ STEPS = 10
 
 @click.command(short_help="Run the whole thing on the shipped checkpoint.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("demo.png"), show_default=True, help="PNG to write."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("demo.png"),
+    show_default=True,
+    help="PNG to write.",
 )
 def demo(out: Path) -> None:
     """Build, label, catalog, load and steer on the shipped checkpoint of cartoon faces; a few minutes on two cores.
@@ -34,9 +38,7 @@ def demo(out: Path) -> None:
     Example:
       eigenbank demo --out demo.png
     """
-    if not out.absolute().parent.is_dir():
-        message = f"{out.absolute().parent} is not a folder: nothing was started. Choose another --out"
-        raise SteerError(message)
+    check_out(out)
     with tempfile.TemporaryDirectory(prefix="eigenbank-demo-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
@@ -52,7 +54,9 @@ def _demo(out: Path) -> None:
     say(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
     started = time.perf_counter()
     bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=TOP_K)
-    say(f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s, from weights alone")
+    say(
+        f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s, from weights alone"
+    )
 
     say("2. Label: what does each direction do to the faces?")
     started = time.perf_counter()
@@ -68,7 +72,9 @@ def _demo(out: Path) -> None:
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)
-    say(f"   {named} of {len(bank)} directions named, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s")
+    say(
+        f"   {named} of {len(bank)} directions named, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s"
+    )
 
     say("3. Catalog: the set is written and entered")
     bank = keep(bank, checkpoint=checkpoint)

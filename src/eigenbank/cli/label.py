@@ -10,10 +10,16 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 
 @click.command(short_help="Name directions by what they do to the images.")
 @click.argument("model")
-@click.option("--attributes", type=click.Path(path_type=Path), help="Attribute model [default: the checkpoint's attributes/].")
-@click.option("--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale.")
+@click.option(
+    "--attributes", type=click.Path(path_type=Path), help="Attribute model [default: the checkpoint's attributes/]."
+)
+@click.option(
+    "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
+)
 @click.option("--seeds", type=SEEDS, default="100-103", show_default=True, help="Seeds to screen all directions on.")
-@click.option("--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on.")
+@click.option(
+    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on."
+)
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @catalog_option
 @output_options

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -26,7 +26,13 @@ def catalog_option(command: F) -> F:
     )(command)
 
 
-class Numbers(click.ParamType):
+if TYPE_CHECKING:
+    NumbersType = click.ParamType[tuple[float, ...]]
+else:
+    NumbersType = click.ParamType  # generic only in newer releases of click
+
+
+class Numbers(NumbersType):
     """A comma-separated list of finite numbers, or of whole ones; `0-5` counts for whole ones."""
 
     def __init__(self, *, whole: bool, most: int) -> None:

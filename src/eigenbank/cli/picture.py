@@ -1,5 +1,6 @@
 """`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,13 @@ from eigenbank.schemas.errors import SteerError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-steps_option = click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps.")
+steps_option = click.option(
+    "--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps."
+)
 out_option = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write.")
-force_option = click.option("--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights.")
+force_option = click.option(
+    "--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights."
+)
 checkpoint_option = click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Folder to draw from [default: the model's own]."
 )
@@ -22,7 +27,14 @@ checkpoint_option = click.option(
 
 @click.command(short_help="Draw edited images into a PNG.")
 @click.argument("model")
-@click.option("--set", "edits", multiple=True, required=True, metavar="NAME=SCALE", help="A label or id and its scale; repeatable.")
+@click.option(
+    "--set",
+    "edits",
+    multiple=True,
+    required=True,
+    metavar="NAME=SCALE",
+    help="A label or id and its scale; repeatable.",
+)
 @click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="One image per seed.")
 @steps_option
 @checkpoint_option
@@ -30,7 +42,13 @@ checkpoint_option = click.option(
 @out_option
 @catalog_option
 def steer(
-    model: str, edits: tuple[str, ...], seeds: tuple[int, ...], steps: int, checkpoint: Path | None, force: bool, out: Path
+    model: str,
+    edits: tuple[str, ...],
+    seeds: tuple[int, ...],
+    steps: int,
+    checkpoint: Path | None,
+    force: bool,
+    out: Path,
 ) -> None:
     """Draw images with directions added, below the same images without them.
 
@@ -41,6 +59,7 @@ def steer(
       eigenbank steer eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --out steered.png
     """
     wanted = parse_sets(edits)
+    check_out(out)
     bank, pipe = _open(model, checkpoint)
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.sheet import contact_sheet
@@ -83,6 +102,7 @@ def sweep(
     Example:
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
+    check_out(out)
     bank, pipe = _open(model, checkpoint)
     import torch
 
@@ -117,6 +137,15 @@ def _open(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
     from eigenbank.loaders.pipelines import open_pipeline
 
     return bank, open_pipeline(checkpoint or folder)
+
+
+def check_out(out: Path) -> None:
+    """Raise SteerError, before anything is drawn, where no picture could be written."""
+    if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+        message = (
+            f"{out.absolute().parent} is no folder that can be written to: no picture was drawn. Choose another --out"
+        )
+        raise SteerError(message)
 
 
 def _save(sheet: "Image", out: Path) -> None:

@@ -124,15 +124,22 @@ def show(direction: str, model: str | None, fmt: str, quiet: bool) -> None:
         if found is None:
             model_id = name.partition("#")[0]
             if model_id not in catalog.model_ids():
-                raise unknown("model", model_id, catalog.model_ids(), "Names have the form MODEL_ID#LAYER/RECIPE/RANK.")
+                hint = "Names have the form MODEL_ID#LAYER/RECIPE/RANK."
+                raise unknown(kind="model", name=model_id, known=catalog.model_ids(), hint=hint)
             known = [row.id for row in catalog.search(model=model_id, limit=10_000)]
-            raise unknown("direction", name, known)
+            raise unknown(kind="direction", name=name, known=known)
     row = direction_row(found)
     if fmt != "table" or quiet:
         emit([row], list(row), fmt=fmt, quiet=quiet, key="id")
         return
     plain = {key: value for key, value in row.items() if key not in ("evidence", "labels", "confidence")}
-    emit([{"what": key, "value": value} for key, value in plain.items()], ["what", "value"], fmt=fmt, quiet=False, key="what")
+    emit(
+        [{"what": key, "value": value} for key, value in plain.items()],
+        ["what", "value"],
+        fmt=fmt,
+        quiet=False,
+        key="what",
+    )
     for label in found.labels:
         click.echo()
         facts: dict[str, Any] = {"label": label.text, "polarity": label.polarity, "confidence": label.confidence}
@@ -142,7 +149,13 @@ def show(direction: str, model: str | None, fmt: str, quiet: bool) -> None:
                 key: (f"{value[0]}…{value[-1]} ({len(value)})" if key == "seeds" and value else value)
                 for key, value in label.evidence.model_dump().items()
             }
-        emit([{"what": key, "value": value} for key, value in facts.items()], ["what", "value"], fmt=fmt, quiet=False, key="what")
+        emit(
+            [{"what": key, "value": value} for key, value in facts.items()],
+            ["what", "value"],
+            fmt=fmt,
+            quiet=False,
+            key="what",
+        )
 
 
 def direction_row(row: "DirectionRow") -> dict[str, Any]:

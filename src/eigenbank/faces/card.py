@@ -41,7 +41,9 @@ def write_checkpoint(
     pipeline.to(dtype=torch.float16).save_pretrained(out)
     folder = out / "attributes"
     folder.mkdir(exist_ok=True)
-    save_file({name: t.half().contiguous() for name, t in attributes.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: t.half().contiguous() for name, t in attributes.state_dict().items()}, folder / "model.safetensors"
+    )
     config = {"names": attributes.names, "size": attributes.size, "width": attributes.width, "r2": scores}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     digest = hashlib.sha256((out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()

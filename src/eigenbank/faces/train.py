@@ -76,7 +76,9 @@ def loss_at(denoiser: nn.Module, scheduler: DDPMScheduler, step: int, seed: int,
     return nn.functional.mse_loss(predicted, velocity)
 
 
-def train_denoiser(steps: int, batch: int, seed: int, device: torch.device, state: Path, progress: Progress) -> UNet2DModel:
+def train_denoiser(
+    steps: int, batch: int, seed: int, device: torch.device, state: Path, progress: Progress
+) -> UNet2DModel:
     """Train, or go on training, and return the denoiser with the averaged (EMA) weights."""
     denoiser = new_denoiser(seed).to(device).train()
     scheduler = new_scheduler()
@@ -104,7 +106,7 @@ def train_denoiser(steps: int, batch: int, seed: int, device: torch.device, stat
         progress.update(bar, advance=1, note=f"loss {average:.4f}")
         if (step + 1) % 200 == 0 or step + 1 == steps:
             if not progress.console.is_terminal:
-                print(f"step {step + 1} loss {average:.4f}", flush=True)
+                click.echo(f"step {step + 1} loss {average:.4f}")
             state.parent.mkdir(parents=True, exist_ok=True)
             partial = state.with_suffix(".partial")
             torch.save(

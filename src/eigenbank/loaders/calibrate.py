@@ -44,7 +44,12 @@ def calibrate(pipe: Any, bank: Bank) -> Bank:
     measured = measure(pipe, [(bank.layers[name], site) for name, site in missing])
     layers = tuple(
         layer.model_copy(
-            update={"lengths": {**layer.lengths, **{site: found for (name, site), found in measured.items() if name == layer.name}}}
+            update={
+                "lengths": {
+                    **layer.lengths,
+                    **{site: found for (name, site), found in measured.items() if name == layer.name},
+                }
+            }
         )
         for layer in bank.manifest.layers
     )

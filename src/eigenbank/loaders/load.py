@@ -20,7 +20,7 @@ def load(model_id: str, *, catalog: str | None = None) -> Bank:
     with Catalog.open(catalog) as opened:
         found = opened.get_set(model_id)
         if found is None:
-            raise unknown("direction set of", model_id, opened.model_ids(), f"Build one: eigenbank build {model_id}")
+            raise no_set(model_id, opened)
     return Bank.open(resolve(found.location))
 
 
@@ -38,5 +38,11 @@ def bank_for(pipe: Any) -> Bank:
     with Catalog.open() as opened:
         found = opened.set_at(origin) or opened.get_set(origin)
         if found is None:
-            raise unknown("direction set of", origin, opened.model_ids(), f"Build one: eigenbank build {origin}")
+            raise no_set(origin, opened)
     return Bank.open(resolve(found.location))
+
+
+def no_set(model: str, catalog: Catalog) -> UnknownNameError:
+    """The error for a model of which the catalog has no set."""
+    hint = f"Build one: eigenbank build {model}"
+    return unknown(kind="direction set of", name=model, known=catalog.model_ids(), hint=hint)

@@ -35,9 +35,7 @@ def contact_sheet(
     high, wide = height * factor, width * factor
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     left = 16 + int(
-        max(
-            [font.getlength(name) for name in row_names] + [small.getlength(note) for note in notes], default=0
-        )
+        max([font.getlength(name) for name in row_names] + [small.getlength(note) for note in notes], default=0)
     )
     columns = rows[0].shape[0]
     gap = 10

@@ -1,7 +1,7 @@
 """Steering: add directions to a pipeline's hidden states while it runs, and leave no trace.
 
-    with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
-        images = pipe().images
+with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
+    images = pipe().images
 """
 
 import itertools
@@ -23,7 +23,8 @@ from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.recipe import Site
 
 Scale = float | Sequence[float] | Tensor
-Edits = Mapping[str | Direction, Scale]
+# A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
+Edits = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
 
 _numbers = itertools.count()
 
@@ -107,7 +108,9 @@ class Steering:
     def __enter__(self) -> "Steering":
         return self.attach()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
     def _put(self, module: nn.Module, hook: Any, site: str = "clock") -> None:

@@ -140,9 +140,10 @@ class Bank:
         found = self._by_label.get(text.casefold())
         if not found:
             if "/" in text:
-                raise unknown(f"direction in {self.model_id}:", text, self._by_id)
+                raise unknown(kind=f"direction in {self.model_id}:", name=text, known=self._by_id)
             labels = [pairs[0][0].text for pairs in self._by_label.values()]
-            raise unknown(f"label in {self.model_id}:", text, labels, "See all: eigenbank list --model " + self.model_id)
+            hint = f"See all: eigenbank list --model {self.model_id}"
+            raise unknown(kind=f"label in {self.model_id}:", name=text, known=labels, hint=hint)
         return found[0]
 
     @property
@@ -183,7 +184,9 @@ class Bank:
         return key.removeprefix(f"{self.model_id}#")
 
     def __repr__(self) -> str:
-        return f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} labels>"
+        return (
+            f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} labels>"
+        )
 
 
 def _worth(label: Label) -> tuple[bool, float, float]:

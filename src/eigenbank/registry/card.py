@@ -14,7 +14,9 @@ def model_card(manifest: Manifest) -> str:
         for label, record in labelled
     ]
     table = (
-        "\n".join(["| label | direction | confidence | effect per unit scale | source |", "|---|---|---|---|---|", *rows])
+        "\n".join(
+            ["| label | direction | confidence | effect per unit scale | source |", "|---|---|---|---|---|", *rows]
+        )
         if rows
         else "No direction of this set is labelled yet: `eigenbank label` does it."
     )

@@ -64,11 +64,11 @@ MATRICES = {
 def matrix_of(recipe: Recipe) -> Matrix:
     """The registry's entry for a recipe. Raises UnknownNameError for an unknown matrix or a side it does not have."""
     if recipe.matrix not in MATRICES:
-        raise unknown("recipe", recipe.matrix, MATRICES)
+        raise unknown(kind="recipe", name=recipe.matrix, known=MATRICES)
     matrix = MATRICES[recipe.matrix]
     if recipe.side not in matrix.sides or recipe.head is not None:
         choices = [matrix.name if side == "input" else f"{matrix.name}:{side}" for side in matrix.sides]
-        raise unknown("recipe", recipe.slug, choices)
+        raise unknown(kind="recipe", name=recipe.slug, known=choices)
     return matrix
 
 

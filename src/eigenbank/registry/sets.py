@@ -35,7 +35,9 @@ def read_manifest(folder: Path) -> Manifest:
         message = f"{folder} is no direction set: it holds no {MANIFEST}. Build one: eigenbank build MODEL --out FOLDER"
         raise SetError(message)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        message = f"{path} is {path.stat().st_size} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have: not read"
+        message = (
+            f"{path} is {path.stat().st_size} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have: not read"
+        )
         raise SetError(message)
     text = path.read_bytes()
     try:
@@ -120,15 +122,21 @@ def write_set(target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", ca
         message = f"{target.parent} cannot be written to ({error.strerror}): nothing was written. Choose another folder"
         raise SetError(message) from error
     try:
+        # One key: safetensors writes several in any order, and equal sets are to be equal files.
         essentials = {
-            "format": "eigenbank-directions-1",
-            "model_id": manifest.checkpoint.model_id,
-            "revision": manifest.checkpoint.revision or "",
+            "format": 1,
+            "checkpoint": manifest.checkpoint.model_dump(mode="json"),
             "builder": manifest.builder,
         }
-        save_file({name: tensor.contiguous() for name, tensor in vectors.items()}, work / VECTORS, metadata=essentials)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in vectors.items()},
+            work / VECTORS,
+            metadata={"eigenbank": json.dumps(essentials)},
+        )
         (work / CARD).write_text(card, encoding="utf-8")
-        files = {name: FileEntry(sha256=_sha256(work / name), size=(work / name).stat().st_size) for name in (VECTORS, CARD)}
+        files = {
+            name: FileEntry(sha256=_sha256(work / name), size=(work / name).stat().st_size) for name in (VECTORS, CARD)
+        }
         manifest = manifest.model_copy(update={"files": files})
         text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)
         (work / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -60,7 +60,9 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         entries = {
-            str(name): TensorInfo(str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+            str(name): TensorInfo(
+                str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"])
+            )
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -39,5 +39,5 @@ class Layer(Model):
     heads: Annotated[int, Field(ge=1, le=4096)]
     norm_inside: bool
     tensors: dict[Role, ParameterName]
-    lengths: dict[Site, TokenLength] = {}
-    digests: dict[CastDType, Sha256] = {}
+    lengths: dict[Site, TokenLength] = Field(default_factory=dict)
+    digests: dict[CastDType, Sha256] = Field(default_factory=dict)

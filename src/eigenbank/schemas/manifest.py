@@ -9,7 +9,7 @@ from eigenbank.schemas.common import MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId,
 from eigenbank.schemas.direction import DirectionRecord
 from eigenbank.schemas.layer import Layer
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class Checkpoint(Model):

@@ -1,0 +1,63 @@
+"""A label is given where one attribute clearly leads and its sign holds, and nowhere else."""
+
+import torch
+
+from eigenbank.builders.label import Criteria, effects, labels_from, leading
+
+NAMES = ("smile", "age", "hue")
+STD = torch.tensor([1.0, 2.0, 0.5])
+
+
+def _readings(
+    effect: list[list[float]], n: int = 12, noise: float = 0.02, even: float = 0.0, seed: int = 0
+) -> list[torch.Tensor]:
+    """Readings of directions whose effects per unit scale, in standard deviations, are `effect` (K, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, 3, generator=generator) * STD
+    step = torch.tensor(effect)[:, None] * STD
+    up, down = (noise * torch.randn(len(effect), n, 3, generator=generator) for _ in range(2))
+    return [base, base + step + up + even * step, base - step + down + even * step]
+
+
+def _labels(effect: list[list[float]], **how: float) -> list[object]:
+    found = effects(*_readings(effect, **how), STD, 1.0)  # type: ignore[arg-type]
+    return list(labels_from(found, NAMES, Criteria(), source="attribute-model:x", scale=1.0, seeds=range(12), steps=5))
+
+
+def test_effects_are_in_population_deviations_per_unit_scale() -> None:
+    base, plus, minus = _readings([[0.5, -0.25, 0.0]], noise=0.0)
+    found = effects(base, plus, minus, STD, 1.0)
+    torch.testing.assert_close(found.mean, torch.tensor([[0.5, -0.25, 0.0]]))
+    torch.testing.assert_close(found.selectivity, torch.tensor([[2 / 3, 1 / 3, 0.0]]))
+    assert found.consistency[0, 0] == 1
+    halved = effects(base, plus, minus, STD, 2.0)
+    torch.testing.assert_close(halved.mean, found.mean / 2)
+
+
+def test_the_even_part_shows_as_asymmetry() -> None:
+    found = effects(*_readings([[1.0, 0.0, 0.0]], noise=0.0, even=0.5), STD, 1.0)
+    torch.testing.assert_close(found.asymmetry[0, 0], torch.tensor(0.5))
+
+
+def test_a_clear_leader_becomes_the_label_with_its_polarity() -> None:
+    up, down = _labels([[0.8, 0.1, 0.1], [0.1, -0.9, 0.2]])
+    assert (up.text, up.polarity) == ("smile", 1)
+    assert (down.text, down.polarity) == ("age", -1)
+    assert down.evidence.effect > 0
+    assert down.evidence.runner_up == "hue"
+    assert down.evidence.runner_up_effect < 0  # more age comes with less hue
+    assert up.confidence == 1
+
+
+def test_no_label_for_a_mixed_a_weak_or_an_unsteady_direction() -> None:
+    assert _labels([[0.8, 0.7, 0.0], [0.2, 0.0, 0.0]]) == [None, None]
+    assert _labels([[0.4, 0.0, 0.0]], noise=2.0) == [None]
+
+
+def test_a_first_look_loses_nothing_that_would_pass() -> None:
+    generator = torch.Generator().manual_seed(3)
+    effect = torch.randn(200, 3, generator=generator).tolist()
+    found = effects(*_readings(effect), STD, 1.0)
+    strict, loose = leading(found, Criteria()), leading(found, Criteria().loosened())
+    assert bool((loose[strict >= 0] == strict[strict >= 0]).all())
+    assert (loose >= 0).sum() > (strict >= 0).sum() > 0

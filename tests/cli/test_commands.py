@@ -1,0 +1,192 @@
+"""The commands as a user meets them: what they print, what they write, and how they refuse."""
+
+import csv
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from making import make_checkpoint
+from PIL import Image
+
+from eigenbank.cli.main import COMMANDS, run
+
+MID = "mid_block.attentions.0/output-value/0"
+
+
+@pytest.fixture
+def built(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The model id of a tiny checkpoint whose set is in the catalog."""
+    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "2"]) == 0
+    capsys.readouterr()
+    return "acme/tiny"
+
+
+def test_build_enters_the_set_into_the_catalog(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    assert run(["build", str(tiny_checkpoint), "--top-k", "2", "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert {row["layer"] for row in rows} >= {"mid_block.attentions.0"}
+    assert all(row["directions"] == 4 for row in rows)
+    assert "16 directions of 4 layers of local/checkpoint" in err
+    assert run(["list", "-q"]) == 0
+    assert "local/checkpoint" in capsys.readouterr().out.splitlines()
+    assert list((home / "sets").rglob("manifest.json"))
+
+
+def test_a_rebuild_replaces_the_set_and_its_folder(built: str, tiny_checkpoint: Path, home: Path) -> None:
+    assert run(["build", str(tiny_checkpoint), "--model-id", built, "--top-k", "3"]) == 0
+    assert len(list((home / "sets").rglob("manifest.json"))) == 1
+
+
+def test_out_chooses_the_folder_and_never_overwrites(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["build", str(tiny_checkpoint), "--out", str(tmp_path / "set")]) == 0
+    before = (tmp_path / "set" / "manifest.json").read_bytes()
+    assert run(["build", str(tiny_checkpoint), "--out", str(tmp_path / "set")]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert (tmp_path / "set" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("fmt", ["table", "json", "jsonl", "csv", "tsv"])
+def test_search_prints_every_format(fmt: str, built: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "--model", built, "--layer", "mid_block.*", "--format", fmt]) == 0
+    out = capsys.readouterr().out
+    if fmt == "json":
+        ids = [row["id"] for row in json.loads(out)]
+    elif fmt == "jsonl":
+        ids = [json.loads(line)["id"] for line in out.splitlines()]
+    elif fmt == "table":
+        ids = [line.split()[0] for line in out.splitlines()[1:]]
+    else:
+        ids = [row["id"] for row in csv.DictReader(io.StringIO(out), delimiter="," if fmt == "csv" else "\t")]
+    assert f"{built}#{MID}" in ids
+    assert len(ids) == 4
+
+
+def test_an_empty_result_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "no such label", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_show_prints_one_direction(built: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", f"{built}#{MID}", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["rank"], row["width"]) == (f"{built}#{MID}", 0, 32)
+    assert run(["show", MID, "--model", built]) == 0
+    assert "eigenvalue" in capsys.readouterr().out
+
+
+def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path) -> None:
+    steered, swept = tmp_path / "steered.png", tmp_path / "swept.png"
+    call = ["--steps", "2", "--seeds", "0,1"]
+    assert run(["steer", built, "--set", f"{MID}=1.5", "--out", str(steered), *call]) == 0
+    assert run(["sweep", built, MID, f"{built}#{MID[:-1]}1", "--scales=-1,0,1", "--out", str(swept), *call]) == 0
+    for path in (steered, swept):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert len(image.getcolors(100_000) or []) > 50
+    assert sorted(path.name for path in tmp_path.glob("*.png*")) == ["steered.png", "swept.png"]
+
+
+def test_the_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["additionalProperties"] is False
+    assert "directions" in document["required"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        assert run([command, flag]) == 0
+        text = capsys.readouterr().out
+        assert "Example" in text
+        assert f"eigenbank {command}" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["build", "/no/such/folder"], 1, "no such folder: /no/such/folder"),
+        (["build", "acme/tiny-faces"], 1, "did you mean 'acme/tiny'"),
+        (["build", "acme/tiny", "--layers", "mid_blok.*"], 1, "no layer 'mid_blok.*'"),
+        (["build", "acme/tiny", "--recipe", "output-valu"], 1, "did you mean 'output-value'"),
+        (["build", "acme/tiny", "--top-k", "0"], 2, "--top-k"),
+        (["build", "acme/tiny", "--device", "tpu"], 2, "--device"),
+        (["build", "acme/tiny", "--model-id", "../x"], 2, "--model-id"),
+        (["steer", "acme/tiny", "--set", "smile=1", "--out", "OUT"], 1, "no label in acme/tiny: 'smile'"),
+        (
+            ["steer", "acme/tiny", "--set", MID[:-1] + "9=1", "--out", "OUT"],
+            1,
+            "did you mean 'mid_block.attentions.0/output-value/",
+        ),
+        (["steer", "acme/tiny", "--set", "smile", "--out", "OUT"], 2, "expected NAME=SCALE"),
+        (["steer", "acme/tiny", "--set", "smile=nan", "--out", "OUT"], 2, "expected NAME=SCALE"),
+        (["steer", "acme/tny", "--set", "smile=1", "--out", "OUT"], 1, "did you mean 'acme/tiny'"),
+        (["sweep", "acme/tiny", "--out", "OUT"], 1, "no labelled direction"),
+        (["sweep", "acme/tiny", MID, "--scales", "1,x", "--out", "OUT"], 2, "expected numbers"),
+        (["sweep", "acme/tiny", MID, "--seeds", "5-1", "--out", "OUT"], 2, "whole numbers"),
+        (["sweep", "acme/tiny", MID, "--steps", "2", "--out", "/no/such/folder/x.png"], 1, "no picture was drawn"),
+        (["show", "acme/tiny#mid_block.attentions.0/output-value/7"], 1, "did you mean"),
+        (["show", "acme/tny#x"], 1, "did you mean 'acme/tiny'"),
+        (["label", "acme/tiny", "--steps", "0"], 2, "--steps"),
+        (["serch"], 2, "did you mean 'search'"),
+        (["demo", "--out", "/no/such/folder/demo.png"], 1, "no picture was drawn"),
+    ],
+)
+def test_a_wrong_call_is_refused_and_writes_nothing(
+    args: list[str], code: int, message: str, built: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((home / "sets").rglob("*"))
+    out = tmp_path / "out.png"
+    assert run([str(out) if arg == "OUT" else arg for arg in args]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert sorted((home / "sets").rglob("*")) == before
+    assert not out.exists()
+
+
+def test_a_checkpoint_without_attention_or_with_damage_writes_nothing(
+    tmp_path: Path, weights_file: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_checkpoint(tmp_path / "plain", attention=False)
+    weights_file.write_bytes(weights_file.read_bytes()[:1000])
+    for folder, message in (
+        (plain, "no self-attention"),
+        (weights_file.parent.parent, "safetensors"),
+        (tmp_path, "no diffusers"),
+    ):
+        assert run(["build", str(folder)]) == 1
+        assert message in capsys.readouterr().err
+    assert not (home / "sets").exists()
+
+
+def test_a_catalog_that_is_none_is_refused_unchanged(
+    tmp_path: Path, home: Path, built: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, but long enough to be looked at" * 10)
+    newer = tmp_path / "newer.db"
+    newer.write_bytes((home / "catalog.db").read_bytes())
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for path, message in ((text, "not a catalog"), (newer, "has schema 99")):
+        before = path.read_bytes()
+        assert run(["list", "--catalog", str(path)]) == 1
+        assert message in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+
+def test_debug_shows_the_traceback() -> None:
+    from eigenbank.schemas.errors import EigenbankError
+
+    with pytest.raises(EigenbankError):
+        run(["--debug", "build", "/no/such/folder"])

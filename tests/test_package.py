@@ -1,0 +1,69 @@
+"""The package starts without torch, is complete, and says what it holds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eigenbank as eb
+
+ROOT = Path(__file__).parent.parent
+NO_TORCH = "import sys; {}; bad = {{'torch', 'diffusers', 'numpy'}} & set(sys.modules); assert not bad, bad"
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import eigenbank",
+        "import eigenbank; eigenbank.load('eigenbank/cartoon-faces-32')",
+        *(
+            f"from eigenbank.cli.main import run; assert run({args!r}) == 0"
+            for args in (
+                ["--help"],
+                ["list"],
+                ["list", "--model", "eigenbank/cartoon-faces-32", "-q"],
+                ["search", "hair", "--format", "json"],
+                ["show", "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"],
+                *([name, "--help"] for name in ("build", "label", "list", "search", "show", "steer", "sweep", "demo")),
+            )
+        ),
+    ],
+)
+def test_starting_and_asking_does_not_import_torch(call: str) -> None:
+    done = _python(NO_TORCH.format(call))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_list_is_the_tree() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT / "src").parts) for path in (ROOT / "src").rglob("__init__.py")} | {
+        "eigenbank.catalog"
+    }
+    assert set(listed) == found
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert set(eb.__all__) <= set(dir(eb))
+    for name in eb.__all__:
+        assert getattr(eb, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        _ = eb.nothing_like_this
+
+
+def test_loaders_and_builders_do_not_know_each_other() -> None:
+    for package, forbidden in {
+        "schemas": ("registry", "builders", "loaders", "cli", "workflows"),
+        "registry": ("builders", "loaders", "cli", "workflows"),
+        "builders": ("loaders", "cli", "workflows"),
+        "loaders": ("builders", "cli", "workflows"),
+    }.items():
+        for path in (ROOT / "src" / "eigenbank" / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in forbidden if f"eigenbank.{name}" in text], path
