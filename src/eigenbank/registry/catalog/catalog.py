@@ -7,12 +7,14 @@ from typing import Any
 from sqlalchemy import URL, select
 
 from eigenbank.registry.catalog import read, seed, write
+from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
     LabelTable,
     LayerTable,
+    NameTable,
     RecipeTable,
     SetTable,
     SourceTable,
@@ -24,6 +26,7 @@ from eigenbank.registry.catalog.query import MAX_LIMIT, Filters, Sort, check_sor
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Page, SetRow
 from eigenbank.registry.catalog.schema import open_file
 from eigenbank.registry.catalog.search import Search
+from eigenbank.registry.catalog.server import open_server
 from eigenbank.registry.catalog.sql import path_key, storable
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import CatalogError, unknown
@@ -51,13 +54,7 @@ class Catalog:
         written then.
         """
         place = locate(url)
-        if isinstance(place, URL):
-            message = (
-                f"{place.render_as_string(hide_password=True)} is a PostgreSQL catalog, which this version cannot open "
-                "yet: expected a path or sqlite:///PATH. Nothing was changed."
-            )
-            raise CatalogError(message)
-        database, writable = open_file(place)
+        database, writable = open_server(place) if isinstance(place, URL) else open_file(place)
         catalog = cls(database, writable=writable)
         try:
             if shipped and writable:
@@ -109,16 +106,11 @@ class Catalog:
         `location` is where the set is, `digest` its manifest's, `checkpoint_path` the local folder it was computed
         from (None leaves the known one), `repo` and `commit` where it was published.
         """
+        entry = from_manifest(
+            manifest, location=location, digest=digest, checkpoint_path=checkpoint_path, repo=repo, commit=commit
+        )
         with self._change() as connection:
-            write.add_set(
-                connection,
-                manifest,
-                location=location,
-                digest=digest,
-                checkpoint_path=checkpoint_path,
-                repo=repo,
-                commit=commit,
-            )
+            write.add(connection, entry)
 
     def add_label(self, full_id: str, label: Label) -> None:
         """Give a direction a label; one of the same text and source is replaced. Raises UnknownNameError."""
@@ -143,8 +135,9 @@ class Catalog:
             models = read.strings(connection, select(CheckpointTable.model_id).distinct())
             if name is None or name.model_id not in models:
                 raise unknown(kind="model", name=full_id.partition("#")[0][:200], known=models, hint=hint)
-            near = select(LayerTable.name, RecipeTable.slug).where(
+            near = select(NameTable.name, RecipeTable.slug).where(
                 LayerTable.set_id == read.newest_set_id(name.model_id).scalar_subquery(),
+                NameTable.id == LayerTable.name_id,
                 SpectrumTable.layer_id == LayerTable.id,
                 RecipeTable.id == SpectrumTable.recipe_id,
             )
@@ -187,10 +180,9 @@ class Catalog:
         if not storable(model_id):
             return []
         newest = read.newest_set_id(model_id).scalar_subquery()
+        statement = select(NameTable.name).join(LayerTable, LayerTable.name_id == NameTable.id)
         with self._database.reading() as connection:
-            return read.strings(
-                connection, select(LayerTable.name).where(LayerTable.set_id == newest).order_by(LayerTable.id)
-            )
+            return read.strings(connection, statement.where(LayerTable.set_id == newest).order_by(LayerTable.id))
 
     def recipe_slugs(self, model_id: str | None = None) -> list[str]:
         """Return the recipes of a model's newest set, or of all sets, sorted."""
