@@ -1,13 +1,14 @@
 """The catalog as the rest of the program sees it."""
 
 import os
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 from sqlalchemy import URL, select
 
 from eigenbank.registry.catalog import read, seed, write
-from eigenbank.registry.catalog.content import from_manifest
+from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -79,14 +80,14 @@ class Catalog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _change(self) -> Any:
+    def _change(self, *, much: bool = False) -> Any:
         if not self._writable:
             message = (
                 f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
                 "its folder, or name another with --catalog or EIGENBANK_CATALOG."
             )
             raise CatalogError(message)
-        return self._database.writing()
+        return self._database.writing(much=much)
 
     # Changing
 
@@ -111,6 +112,12 @@ class Catalog:
         )
         with self._change() as connection:
             write.add(connection, entry)
+
+    def put(self, entries: Iterable[CheckpointData]) -> None:
+        """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
+        with self._change(much=True) as connection:
+            for entry in entries:
+                write.add(connection, entry)
 
     def add_label(self, full_id: str, label: Label) -> None:
         """Give a direction a label; one of the same text and source is replaced. Raises UnknownNameError."""

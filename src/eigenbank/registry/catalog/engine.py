@@ -103,16 +103,17 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that reads one state of the catalog."""
-        with self._guarded(), self.engine.connect() as connection:
+        with self.guarded(), self.engine.connect() as plain:
+            connection = plain
             if self.dialect == "postgresql":
-                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
                 yield connection
 
     @contextmanager
     def writing(self, *, much: bool = False) -> Iterator[Connection]:
         """A transaction that writes: all of it or nothing. One at a time; `much` gives it more memory."""
-        with self._guarded(), self.engine.connect() as plain:
+        with self.guarded(), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True)
             if much and self.dialect == "sqlite":
                 driver: Any = plain.connection.driver_connection
@@ -124,7 +125,8 @@ class Database:
                 yield connection
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def guarded(self) -> Iterator[None]:
+        """Raise what the database says as CatalogError, where a user can act on it."""
         try:
             yield
         except DBAPIError as error:

@@ -102,10 +102,10 @@ def merged(
 
 def _heads(
     connection: Connection, texts: list[int], after: Position | None, *, unknown: bool
-) -> list[tuple[float, int]]:
-    """The texts that have labels left, with a value that none of theirs comes before."""
+) -> list[tuple[int, Row]]:
+    """The texts that have labels left, with a place that none of theirs comes before."""
     if len(texts) <= _AT_ONCE:
-        return [(text, -2.0) for text in texts]
+        return [(text, (-2.0, 0)) for text in texts]
     if unknown:
         found = connection.execute(_FIRST_HEADS, {"texts": texts, "number": after.direction if after else 0})
         return [(row[0], (0.0, row[1])) for row in found if row[1] is not None]

@@ -6,7 +6,7 @@ The statements are made once: SQLAlchemy then finds their compiled form without 
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 
@@ -26,8 +26,11 @@ from eigenbank.registry.catalog.models import (
     TextTable,
 )
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, SetRow
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.schemas import Evidence, Label
+from eigenbank.schemas.common import Model
+
+M = TypeVar("M", bound=Model)
 
 _SETS = select(
     CheckpointTable.model_id,
@@ -164,7 +167,7 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     """Return directions with their labels, in the order of the numbers given."""
     if not numbers:
         return []
-    rows = {row[0]: row for row in connection.execute(_DIRECTIONS, {"numbers": numbers})}
+    rows = {row[0]: row for row in rows_of(connection, _DIRECTIONS, {"numbers": numbers})}
     spectra = {
         row[0]: row[1:] for row in connection.execute(_SPECTRA, {"numbers": list({row[1] for row in rows.values()})})
     }
@@ -222,26 +225,45 @@ class Labels:
         evidence = None
         if raw[7] is not None:
             scale, steps, seeds = self._protocols[raw[7]]
-            evidence = Evidence.model_construct(
-                effect=raw[8],
-                selectivity=raw[9],
-                consistency=raw[10],
-                asymmetry=raw[11],
-                runner_up=None if raw[12] is None else self._texts[raw[12]],
-                runner_up_effect=raw[13],
-                scale=scale,
-                seeds=seeds,
-                steps=steps,
+            evidence = _made(
+                Evidence,
+                {
+                    "effect": raw[8],
+                    "selectivity": raw[9],
+                    "consistency": raw[10],
+                    "asymmetry": raw[11],
+                    "runner_up": None if raw[12] is None else self._texts[raw[12]],
+                    "runner_up_effect": raw[13],
+                    "scale": scale,
+                    "seeds": seeds,
+                    "steps": steps,
+                },
             )
-        return Label.model_construct(
-            text=self._texts[raw[1]],
-            polarity=raw[3],
-            confidence=raw[4],
-            source=self._sources[raw[2]],
-            evidence=evidence,
-            note=raw[6],
-            created=moment(raw[5]),
+        return _made(
+            Label,
+            {
+                "text": self._texts[raw[1]],
+                "polarity": raw[3],
+                "confidence": raw[4],
+                "source": self._sources[raw[2]],
+                "evidence": evidence,
+                "note": raw[6],
+                "created": moment(raw[5]),
+            },
         )
+
+
+def _made(model: type[M], values: dict[str, Any]) -> M:
+    """Return a model of values that were validated when they were put in. A quarter of the time of `model_construct`,
+    which looks for defaults and aliases: every field is given here.
+    """
+    made = model.__new__(model)
+    put = object.__setattr__
+    put(made, "__dict__", values)
+    put(made, "__pydantic_fields_set__", set(values))
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made
 
 
 def moment(microseconds: int) -> datetime:
@@ -256,7 +278,7 @@ def _names(connection: Connection, statement: Any, numbers: Iterable[int | None]
 
 def raw_labels(connection: Connection, numbers: Iterable[int]) -> tuple[dict[int, list[Any]], Labels]:
     """Return the stored labels of directions by their number, in order, and what makes labels of them."""
-    rows = connection.execute(_LABELS, {"numbers": numbers}).all()
+    rows = rows_of(connection, _LABELS, {"numbers": numbers})
     source = Labels(connection, rows)
     found: dict[int, list[Any]] = {}
     for row in rows:

@@ -93,7 +93,7 @@ def _sets(connection: Connection, filters: Filters) -> list[int] | None:
         if models is not None:
             if not models and not is_glob(filters.model):
                 known = list(connection.scalars(select(CheckpointTable.model_id).distinct()))
-                raise unknown("model", _short(filters.model), known)
+                raise unknown(kind="model", name=_short(filters.model), known=known)
             conditions.append(among(SetTable.checkpoint_id, models))
     for column, pattern in ((CheckpointTable.denoiser, filters.denoiser), (CheckpointTable.licence, filters.licence)):
         if pattern is not None:
@@ -134,13 +134,13 @@ def _explain(connection: Connection, filters: Filters, sets: list[int] | None) -
         names = select(NameTable.name).join(LayerTable, LayerTable.name_id == NameTable.id).where(*limits).distinct()
         known = list(connection.scalars(names))
         if filters.layer not in known:
-            raise unknown("layer", _short(filters.layer), known)
+            raise unknown(kind="layer", name=_short(filters.layer), known=known)
     if filters.recipe is not None and not is_glob(filters.recipe):
         slugs = select(RecipeTable.slug).join(SpectrumTable, SpectrumTable.recipe_id == RecipeTable.id)
         slugs = slugs.join(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(*limits).distinct()
         known = list(connection.scalars(slugs))
         if filters.recipe not in known:
-            raise unknown("recipe", _short(filters.recipe), known)
+            raise unknown(kind="recipe", name=_short(filters.recipe), known=known)
 
 
 def _short(name: str) -> str:

@@ -25,8 +25,6 @@ from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, l
 from eigenbank.registry.catalog.sql import among, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
-FEW = 4_000
-"""Up to this many rows are gathered at once."""
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
 MANY = 400_000
@@ -89,7 +87,7 @@ class Search:
     def _find(self, after: Position | None, wanted: int) -> list[Position]:
         if self.scope.spectra == []:
             return []
-        driver = self._driver(FEW)
+        driver = self._driver(self._few(wanted))
         if driver is None:
             try:
                 return self._page(self._stepwise(after, wanted, Budget(PATIENCE)), wanted)
@@ -98,6 +96,14 @@ class Search:
         if driver is None:
             return self._page(self._stepwise(after, wanted, Budget(None)), wanted)
         return self._page(self._gathered(driver, after, wanted), wanted)
+
+    def _few(self, wanted: int) -> int:
+        """Up to how many rows gathering is the shorter way: a walk past the others that finds as many as are wanted looks
+        at `wanted · all / few` rows. Judging a match takes about twice as long as sorting it.
+        """
+        total = self.connection.execute(select(func.max(DirectionTable.id))).scalar() or 0
+        few = int((wanted * total) ** 0.5)
+        return min(max(few // 2 if self.ranked else few, 500), 5_000)
 
     @staticmethod
     def _page(positions: Iterable[Position], wanted: int) -> list[Position]:
@@ -126,12 +132,14 @@ class Search:
             texts = [*self.matches.tiers, *self.matches.mixed]
             ways.append(([among(LabelTable.text_id, texts)], self.matches.places is not None))
         for label, partial in ways:
-            numbers = select(LabelTable.direction_id).where(*label)
-            directions = [DirectionTable.id.in_(numbers)]
-            found.append(
-                Driver(count(self.connection, LabelTable.direction_id, label, most), directions, None, partial)
-            )
-        if most > FEW and self.scope.spectra is None and not self.scope.everything:
+            # Texts have their labels in order already: merging them is rarely the longer way.
+            by_text = self.matches is not None and label is ways[-1][0]
+            enough = min(most, 200) if self.ranked and by_text else most
+            number = count(self.connection, LabelTable.direction_id, label, enough)
+            if number <= enough:
+                directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
+                found.append(Driver(number, directions, None, partial))
+        if most == MANY and self.scope.spectra is None and not self.scope.everything:
             inner = select(SpectrumTable.id).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
             inner = inner.where(*self.scope.conditions())
             total = self.connection.execute(
@@ -314,7 +322,8 @@ class Search:
     def _best(self, numbers: list[int]) -> dict[int, Key]:
         """How well directions match; those that do not are left out."""
         assert self.matches is not None
-        matches, best = self.matches, {}
+        matches = self.matches
+        best: dict[int, Key] = {}
         places: dict[int, tuple[int, int]] = {}
         for start in range(0, len(numbers), 5_000):
             chunk = numbers[start : start + 5_000]

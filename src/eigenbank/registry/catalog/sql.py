@@ -42,6 +42,10 @@ class _Among(FunctionElement[bool]):
     type = Boolean()
     inherit_cache = True
 
+    def self_group(self, against: Any = None) -> Any:
+        # A condition as it stands: the `= 1` that SQLite's booleans are given otherwise would keep the index from it.
+        return self
+
 
 @compiles(_Among, "sqlite")
 def _among_sqlite(element: Any, compiler: Any, **more: Any) -> str:
@@ -116,6 +120,14 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
         insert_rows(connection, table, [(number, value) for value, number in added.items()])
         known.update(added)
     return known
+
+
+def rows_of(connection: Connection, statement: Any, values: dict[str, Any]) -> list[Any]:
+    """Return a statement's rows as the driver gives them: for many rows of plain numbers and strings."""
+    result: Any = connection.execute(statement, values)
+    found: list[Any] = result.cursor.fetchall()
+    result.close()
+    return found
 
 
 def storable(text: str) -> bool:

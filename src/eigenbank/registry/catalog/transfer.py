@@ -113,7 +113,7 @@ class _End(Model):
     checkpoints: int
     directions: int
     labels: int
-    shipped: list[str] = []
+    shipped: tuple[str, ...] = ()
 
 
 _ENTRY: TypeAdapter[_Entry] = TypeAdapter(_Entry)
@@ -218,7 +218,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                         problem += f"{end.labels} labels, there were {checkpoints}, {directions} and {labels}"
                         raise _wrong(path, number, problem)
                     ended = True
-                    yield end.shipped
+                    yield list(end.shipped)
                 else:
                     entry = _entry(_parse(path, number, _ENTRY, line))
                     own = counts(entry)
