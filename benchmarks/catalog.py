@@ -65,7 +65,9 @@ def generated(models: int, seed: int = 0) -> Iterator[CheckpointData]:
                     texts = rng.choices(TEXTS, weights, k=rng.choice((0, 1, 2, 3, 4, 5, 6)))
                     labels = [_label(rng, text) for text in dict.fromkeys(texts)]
                     value = top * 0.85**rank * rng.uniform(0.9, 1)
-                    directions.append(DirectionData(layer, recipe, rank, value, value / top / 7, rng.random() / 10, labels))
+                    directions.append(
+                        DirectionData(layer, recipe, rank, value, value / top / 7, rng.random() / 10, labels)
+                    )
         name = f"{ORGS[number % len(ORGS)]}/{rng.choice(NOUNS)}-{rng.choice(('ddpm', 'ldm', 'sdxl', 'dit'))}-{number}"
         facts = SetFacts(f"/sets/{name}/{rng.getrandbits(64):016x}", f"{rng.getrandbits(256):064x}", NOW + number,
                          "eigenbank 0.1.0", "apache-2.0", None, None)  # fmt: skip
@@ -149,7 +151,10 @@ QUERIES: dict[str, list[Query]] = {
             "one model, 500 rows, labels made into objects",
             lambda c, r: [row.labels for row in c.search(model=r.choice(_models(c)), limit=500)],
         ),
-        ("one direction by its name", lambda c, r: c.get_direction(f"{r.choice(_models(c))}#{LAYERS[3]}/output-value/7")),
+        (
+            "one direction by its name",
+            lambda c, r: c.get_direction(f"{r.choice(_models(c))}#{LAYERS[3]}/output-value/7"),
+        ),
     ],
 }
 _known: dict[str, list[str]] = {}

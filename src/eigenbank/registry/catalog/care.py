@@ -84,9 +84,9 @@ def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
                 found.append(Problem(where, problem.format(wrong)))
         sets = read.sets(connection) if files else []
     for one in sets:
-        problem = _set_problem(one.location, one.digest)
-        if problem:
-            found.append(Problem(f"set of {one.model_id}", problem))
+        trouble = _set_problem(one.location, one.digest)
+        if trouble:
+            found.append(Problem(f"set of {one.model_id}", trouble))
     return found
 
 
@@ -143,4 +143,3 @@ def vacuum(catalog: "Catalog") -> tuple[int, int]:
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with catalog._database.reading() as connection:
         return before, _size(catalog, connection)
-

@@ -101,8 +101,8 @@ class _Strings:
                 known.update((row[0], row[1]) for row in self.connection.execute(statement, {"numbers": missing}))
         missing = [number for number in {row[7] for row in rows} if number is not None and number not in self.protocols]
         if missing:
-            statement = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
-            for row in self.connection.execute(statement.where(among(ProtocolTable.id, missing))):
+            protocols = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
+            for row in self.connection.execute(protocols.where(among(ProtocolTable.id, missing))):
                 self.protocols[row[0]] = (row[1], row[2], tuple(json.loads(row[3])))
 
     def label(self, row: Any) -> LabelData:
@@ -117,8 +117,8 @@ class _Strings:
 def checkpoints(connection: Connection) -> Iterator[CheckpointData]:
     """Yield everything a catalog holds, by model id and revision. Labels are sorted by text and source."""
     strings = _Strings(connection)
-    for number, *facts in connection.execute(_CHECKPOINTS).all():
-        yield _checkpoint(connection, strings, number, facts)
+    for row in connection.execute(_CHECKPOINTS).all():
+        yield _checkpoint(connection, strings, row[0], row[1:])
 
 
 def checkpoint(connection: Connection, model_id: str, revision: str) -> CheckpointData | None:
@@ -147,9 +147,9 @@ def _read_directions(connection: Connection, strings: _Strings, set_id: int) -> 
     labels: dict[int, list[LabelData]] = {}
     for row in stored:
         labels.setdefault(row[0], []).append(strings.label(row))
-    for number, spectrum, *numbers in rows:
+    for number, spectrum, rank, eigenvalue, share, gap in rows:
         own = sorted(labels.get(number, []), key=lambda label: label[:2])
-        yield number, DirectionData(*spectra[spectrum], *numbers, own)
+        yield number, DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own)
 
 
 def labels_by_name(connection: Connection, set_id: int) -> dict[str, list[LabelData]]:

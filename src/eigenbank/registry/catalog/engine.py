@@ -77,7 +77,7 @@ def explain(error: DBAPIError, place: str) -> CatalogError | None:
     """Return the error as a user can understand it; None where it is a bug of ours."""
     text = str(error.orig).lower()
     if hasattr(error.orig, "sqlstate"):
-        state = error.orig.sqlstate or ("08" if isinstance(error, OperationalError) else "")
+        state = getattr(error.orig, "sqlstate", None) or ("08" if isinstance(error, OperationalError) else "")
         meaning = next((words for sign, words in _STATES.items() if state.startswith(sign)), None)
         first = str(error.orig).strip().partition("\n")[0]
         return None if meaning is None else CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")

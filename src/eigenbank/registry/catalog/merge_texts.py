@@ -100,9 +100,7 @@ def merged(
         yield batch
 
 
-def _heads(
-    connection: Connection, texts: list[int], after: Position | None, *, unknown: bool
-) -> list[tuple[int, Row]]:
+def _heads(connection: Connection, texts: list[int], after: Position | None, *, unknown: bool) -> list[tuple[int, Row]]:
     """The texts that have labels left, with a place that none of theirs comes before."""
     if len(texts) <= _AT_ONCE:
         return [(text, (-2.0, 0)) for text in texts]
