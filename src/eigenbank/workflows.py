@@ -152,14 +152,12 @@ def label(
 
     from eigenbank.builders.label import Criteria, effects, labels_from, leading
     from eigenbank.faces.attributes import load_attribute_model
-    from eigenbank.faces.render import FACTORS
     from eigenbank.loaders.calibrate import calibrate
     from eigenbank.loaders.respond import respond
     from eigenbank.schemas import Label
 
     model = load_attribute_model(attributes)
-    spread = {factor.name: factor.std for factor in FACTORS}
-    std = torch.tensor([spread.get(name, 1.0) for name in model.names])
+    std = torch.tensor(model.config.stds)
     source = f"attribute-model:{model.digest[:16]}"
     criteria = Criteria()
     bank = calibrate(pipe, bank)
@@ -185,7 +183,9 @@ def label(
     if candidates:
         confirmed = measure("confirming", candidates, confirm_seeds)
         found = effects(confirmed.base, confirmed.plus, confirmed.minus, std, scale)
-        labels = labels_from(found, model.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps)
+        labels = labels_from(
+            found, model.config.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps
+        )
         for direction, new in zip(candidates, labels, strict=True):
             if new is not None:
                 given[direction.id] = (*given[direction.id], new)
