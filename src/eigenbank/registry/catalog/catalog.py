@@ -103,7 +103,7 @@ class Catalog(Reader):
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
-        with self._change(much=True) as connection:
+        with self._change(much=True) as connection, write.filling(connection):
             for entry in entries:
                 write.add(connection, entry)
 

@@ -90,9 +90,10 @@ def _copy(catalog: "Catalog", path: Path) -> Counts:
 def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
-        for entry in dump.checkpoints(reading):
-            write.replace(writing, entry)
-            total = total.with_(entry)
+        with write.filling(writing):
+            for entry in dump.checkpoints(reading):
+                write.replace(writing, entry)
+                total = total.with_(entry)
         _offered(writing, _shipped(reading))
     return total
 
@@ -113,13 +114,14 @@ def import_file(catalog: "Catalog", path: Path) -> Counts:
         with Catalog.open(path, shipped=False) as source, source._database.reading() as reading:
             with catalog._change(much=True) as writing:
                 total = Counts()
-                for entry in dump.checkpoints(reading):
-                    write.add(writing, entry)
-                    total = total.with_(entry)
+                with write.filling(writing):
+                    for entry in dump.checkpoints(reading):
+                        write.add(writing, entry)
+                        total = total.with_(entry)
                 _offered(writing, _shipped(reading))
             return total
     total = Counts()
-    with catalog._change(much=True) as connection:
+    with catalog._change(much=True) as connection, write.filling(connection):
         for found in transfer.read_file(path):
             if isinstance(found, list):
                 _offered(connection, found)

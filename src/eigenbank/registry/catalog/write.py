@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -46,6 +47,23 @@ def replace(connection: Connection, entry: CheckpointData) -> None:
     checkpoint_id = put_checkpoint(connection, entry)
     _take_out(connection, checkpoint_id)
     _put_set(connection, checkpoint_id, entry, {name: list(labels) for name, labels in entry.strays.items()})
+
+
+@contextmanager
+def filling(connection: Connection) -> Iterator[None]:
+    """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
+    once takes a fraction of the time of putting each in its place.
+    """
+    empty = connection.execute(select(DirectionTable.id).limit(1)).first() is None
+    tables: list[Any] = [DirectionTable.__table__, LabelTable.__table__]
+    indexes = [index for table in tables for index in sorted(table.indexes, key=lambda index: str(index.name))]
+    if empty:
+        for index in indexes:
+            index.drop(connection)
+    yield
+    if empty:
+        for index in indexes:
+            index.create(connection)
 
 
 def _put_set(
