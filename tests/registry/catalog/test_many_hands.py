@@ -93,7 +93,9 @@ def test_sixteen_processes_may_make_the_catalog_at_once(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-OLD, NEW = (manifest("acme/faces", {MID: [label(word, 0.5)]}, ranks=ranks) for word, ranks in (("old", 40), ("new", 60)))
+OLD, NEW = (
+    manifest("acme/faces", {MID: [label(word, 0.5)]}, ranks=ranks) for word, ranks in (("old", 40), ("new", 60))
+)
 
 
 def flicker(path: Path) -> None:

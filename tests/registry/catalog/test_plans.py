@@ -14,7 +14,10 @@ from .made import label, manifest
 SEARCHES: list[dict[str, Any]] = [
     {},
     *({"sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
-    *({"text": text} for text in ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")),
+    *(
+        {"text": text}
+        for text in ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
+    ),
     *({"text": "smile", "sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
     *({"text": "smile mid", "sort": sort} for sort in ("eigenvalue", "catalog")),
     *(

@@ -12,7 +12,7 @@ from eigenbank.schemas.errors import CatalogError
 
 from .made import manifest
 
-SECOND = '''
+SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -24,7 +24,7 @@ def upgrade():
     op.add_column("sets", sa.Column("stars", sa.Integer(), nullable=True))
     op.execute("UPDATE sets SET stars = 5")
     {more}
-'''
+"""
 
 
 def newer(tmp_path: Path, more: str = "") -> Path:

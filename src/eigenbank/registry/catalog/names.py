@@ -2,11 +2,12 @@
 
 import difflib
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog import fts, read
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
+    DirectionTable,
     LayerTable,
     NameTable,
     RecipeTable,
@@ -44,9 +45,22 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
         RecipeTable.id == SpectrumTable.recipe_id,
     )
     known = [f"{name.model_id}#{layer}/{slug}/{name.rank}" for layer, slug in connection.execute(near)]
-    if full_id in known:
-        last = full_id.rpartition("/")[0]
-        return UnknownNameError(f"no direction {full_id!r}: {last} has no rank {name.rank}.")
+    if full_id in known:  # only the rank is wrong
+        ranks = (
+            select(func.max(DirectionTable.rank))
+            .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+            .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
+            .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+            .join(NameTable, NameTable.id == LayerTable.name_id)
+            .where(
+                LayerTable.set_id == read.newest_set_id(name.model_id).scalar_subquery(),
+                NameTable.name == name.layer,
+                RecipeTable.slug == name.recipe,
+            )
+        )
+        last = connection.execute(ranks).scalar()
+        stem = full_id.rpartition("/")[0]
+        return UnknownNameError(f"no direction {full_id!r}: did you mean '{stem}/{last}'? That is the last rank there.")
     return unknown(kind="direction", name=full_id[:800], known=known, hint=_HINT)
 
 

@@ -84,9 +84,7 @@ def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: 
         statement = select(number.label("id"))
         if stream == 1:
             statement = statement.where(column.is_(None), *own)
-        if place is not None:
-            statement = statement.where(number > place.direction)
-        return statement.order_by(number)
+        return statement.where(number > (0 if place is None else place.direction)).order_by(number)
     statement = select(number.label("id"), value.label("value")).where(value.is_not(None), *own)
     if place is not None:
         # The bound by itself is what an index can start from; the rest cuts off the ties already seen.
