@@ -144,7 +144,10 @@ def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ign
     (row,) = json.loads(call("labels", "ls", FACES, "--source", "human", "--format", "json")[1])
     assert (row["text"], row["source"], row["note"], row["confidence"]) == ("laugh", "human:ann", "clearly", None)
     code, _, err = call("labels", "rm", FACES, "laugh", "--by", "bob")
-    assert (code, "no label 'laugh' by human:bob there, it is human:ann who say so. Nothing was removed" in err) == (1, True)
+    assert (code, "no label 'laugh' by human:bob there, it is human:ann who say so. Nothing was removed" in err) == (
+        1,
+        True,
+    )
     assert call("labels", "rm", FACES, "smile", "--by", "ann")[0] == 1
     assert call("labels", "rm", FACES, "laugh", "--by", "ann")[0] == 0
     assert {row["source"] for row in json.loads(call("labels", "ls", FACES, "--format", "json")[1])} == {
@@ -192,7 +195,10 @@ def eigenbank(*args: str, stdin: str = "", **environment: str) -> subprocess.Com
 
 def test_ids_are_piped_into_the_next_command() -> None:
     found = eigenbank("search", "--model", "acme/faces", "--rank", "0", "-q").stdout
-    assert eigenbank("labels", "add", "-", "first", "--by", "ann", stdin=found).stderr == "4 labelled 'first' by human:ann\n"
+    assert (
+        eigenbank("labels", "add", "-", "first", "--by", "ann", stdin=found).stderr
+        == "4 labelled 'first' by human:ann\n"
+    )
     assert eigenbank("search", "first", "-q").stdout.splitlines() == found.splitlines()
     shown = eigenbank("show", "-", "--format", "jsonl", stdin=found).stdout
     assert [json.loads(line)["id"] for line in shown.splitlines()] == found.splitlines()

@@ -1,6 +1,7 @@
 """Whether a folder is a place for a catalog: SQLite's log needs memory shared by all who use it, and locks that work."""
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -9,8 +10,7 @@ from pathlib import Path
 from eigenbank.schemas.errors import CatalogError
 
 NETWORK = frozenset(
-    "9p afp afpfs afs beegfs ceph cifs coda davfs fuse.cephfs fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs "
-    "glusterfs gpfs lustre ncp ncpfs nfs nfs3 nfs4 orangefs panfs smb2 smb3 smbfs vboxsf webdav".split()
+    ["9p", "afp", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.cephfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncp", "ncpfs", "nfs", "nfs3", "nfs4", "orangefs", "panfs", "smb2", "smb3", "smbfs", "vboxsf", "webdav"]
 )
 """File systems that several machines may use at once, by the names that Linux and macOS have for them."""
 
@@ -41,7 +41,9 @@ def check_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
         kind = file_system(folder.resolve(), Path("/proc/mounts").read_text(encoding="utf-8", errors="replace"))
     if kind in NETWORK:
-        message = f"{folder} is on a network ({kind}), where programs on several machines would damage a catalog. {advice}"
+        message = (
+            f"{folder} is on a network ({kind}), where programs on several machines would damage a catalog. {advice}"
+        )
         raise CatalogError(message)
     problem = locks_work(folder)
     if problem is not None:
@@ -67,19 +69,16 @@ def locks_work(folder: Path) -> str | None:
         opened.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         opened.append(os.open(path, os.O_RDWR))
         fcntl.fcntl(opened[0], command, wanted)
-        try:
+        with contextlib.suppress(BlockingIOError, PermissionError):
             fcntl.fcntl(opened[1], command, wanted)
-        except (BlockingIOError, PermissionError):
-            return None
-        return "a lock taken twice was given twice"
+            return "it was locked twice at once"
     except OSError as error:
         # No room or no right is for the one to tell who writes.
-        known = {"ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"}
-        import errno
-
-        return error.strerror if errno.errorcode.get(error.errno or 0) in known else None
+        if errno.errorcode.get(error.errno or 0) in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"):
+            return error.strerror
     finally:
         for descriptor in opened:
             os.close(descriptor)
         with contextlib.suppress(OSError):
             path.unlink()
+    return None

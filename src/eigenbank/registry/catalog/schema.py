@@ -102,9 +102,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def open_file(
-    path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS
-) -> tuple[Database, bool]:
+def open_file(path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS) -> tuple[Database, bool]:
     """Open the catalog at `path`, made if it is not there. Returns it and whether it can be written to.
 
     Raises CatalogError for what is not a catalog, for one of a newer schema, and for a folder where locks do not work; an

@@ -207,27 +207,29 @@ class Search:
             yield from self._by_names(after, wanted, Budget(None))
 
     def _sorted_by_database(self, statement: Any, after: Position | None, wanted: int) -> Iterator[Position]:
-        number, column = DirectionTable.id, self.column
+        # The way in is chosen: the database must not walk in the order asked for instead.
+        number, column = unindexed(DirectionTable.id), self.column
         if column is None:
             if after is not None:
                 statement = statement.where(number > after.direction)
-            for row in self.connection.execute(statement.order_by(number).limit(wanted)):
-                yield Position(0, None, row[0])
+            for found in self.connection.scalars(statement.order_by(number).limit(wanted)):
+                yield Position(0, None, found)
             return
-        known = statement.where(column.is_not(None))
         plain = unindexed(column)
         if after is None or after.stream == 0:
+            known = statement.where(plain.is_not(None))
             if after is not None and after.value is not None:
                 beyond = plain < after.value if self.descending else plain > after.value
                 known = known.where(beyond | ((plain == after.value) & (number > after.direction)))
             order = plain.desc() if self.descending else plain
             for row in self.connection.execute(known.order_by(order, number).limit(wanted)):
                 yield Position(0, row[1], row[0])
-        rest = statement.where(plain.is_(None))
-        if after is not None and after.stream == 1:
-            rest = rest.where(number > after.direction)
-        for row in self.connection.execute(rest.order_by(number).limit(wanted)):
-            yield Position(1, None, row[0])
+        if column.nullable:
+            rest = statement.where(plain.is_(None))
+            if after is not None and after.stream == 1:
+                rest = rest.where(number > after.direction)
+            for row in self.connection.execute(rest.order_by(number).limit(wanted)):
+                yield Position(1, None, row[0])
 
     # Step by step
 

@@ -52,7 +52,7 @@ def by_column(
     `fitting` limits a statement on directions to those that fit; None: all do. `own` are limits on the column itself,
     where the walk may start.
     """
-    for stream in (0,) if column is None else (0, 1):
+    for stream in (0, 1) if column is not None and column.nullable else (0,):
         if after is not None and after.stream > stream:
             continue
         place = after if after is not None and after.stream == stream else None
