@@ -36,7 +36,8 @@ def stats(catalog: "Catalog") -> dict[str, Any]:
         "label_sources": SourceTable,
         "waiting_labels": StrayTable,
     }
-    found: dict[str, Any] = {"catalog": catalog.place, "database": catalog._database.dialect, "schema": SCHEMA_VERSION}
+    found: dict[str, Any] = {"catalog": catalog.place, "database": catalog._database.dialect}
+    found["catalog_schema"] = SCHEMA_VERSION
     with catalog._database.reading() as connection:
         for name, table in counted.items():
             found[name] = connection.execute(select(func.count()).select_from(table)).scalar_one()

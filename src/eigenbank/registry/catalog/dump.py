@@ -135,7 +135,9 @@ def _checkpoint(connection: Connection, strings: _Strings, number: int, facts: A
         layers = connection.execute(_LAYERS, {"set": row[0]}).all()
         directions = [record for _, record in _read_directions(connection, strings, row[0])]
         found = SetData(SetFacts(*row[1:]), [LayerData(*layer[1:]) for layer in layers], directions)
-    return CheckpointData(*facts, found, read_strays(connection, number))
+    model_id, revision, denoiser, component, licence, path = facts
+    strays = read_strays(connection, number)
+    return CheckpointData(model_id, revision, denoiser, component, licence, path, found, strays)
 
 
 def _read_directions(connection: Connection, strings: _Strings, set_id: int) -> Iterator[tuple[int, DirectionData]]:
