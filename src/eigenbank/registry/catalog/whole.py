@@ -165,7 +165,8 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
 
     winner = max((ours, theirs), key=_standing)
     if ours.set is not None and theirs.set is not None and _bare(ours) != _bare(theirs):
-        note(f"sets differ: the one of {'here' if winner is ours else 'there'} is kept, which is newer")
+        newer = ", which is newer" if ours.set.facts.created != theirs.set.facts.created else ""
+        note(f"sets differ: the one of {'here' if winner is ours else 'there'} is kept{newer}")
     own, other = _labels(ours), _labels(theirs)
     labels: dict[str, list[LabelData]] = {}
     added: list[str] = []
