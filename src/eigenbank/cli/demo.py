@@ -12,6 +12,7 @@ import click
 from eigenbank.cli.label import LABEL_COLUMNS, label_rows
 from eigenbank.cli.output import echo_table, progress_bar, say
 from eigenbank.cli.picture import check_out
+from eigenbank.schemas.errors import SteerError
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
@@ -19,6 +20,8 @@ SCALE = 1.0
 SCREEN_SEEDS = tuple(range(100, 104))
 CONFIRM_SEEDS = tuple(range(200, 212))
 STEPS = 10
+FACES = "5,10,20"
+"""Three faces that differ in skin, hair and beard, so that a slider can be seen at work. Not among the labels' seeds."""
 
 
 @click.command(short_help="Run the whole thing on the shipped checkpoint.")
@@ -79,12 +82,18 @@ def _demo(top_k: int, out: Path) -> None:
         f"   {named} of {len(bank)} directions named, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s"
     )
 
+    if not named:
+        message = "no direction could be named: build more of them (--top-k). No picture was drawn"
+        raise SteerError(message)
     say("3. Catalog: the set is written and entered")
     bank = keep(bank, checkpoint=checkpoint)
 
     say("4. Load by model id in a fresh process, steer, draw")
-    command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", "--seeds=5,10,20", "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "eigenbank", *command], check=True)
+    command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False)
+    if done.returncode:
+        message = f"`eigenbank {' '.join(command)}` failed with {done.returncode}: no picture was drawn"
+        raise SteerError(message)
 
     rows = label_rows(bank)
     best = {row["label"]: row for row in reversed(rows)}
