@@ -1,6 +1,7 @@
 """`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def sweep(
 def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:
     """The model and the directions a call of sweep means. Raises UsageError where the ids are of several models, or none."""
     if first == "-":
-        names = [line.strip() for line in click.get_text_stream("stdin") if line.strip()]
+        names = [line.strip() for line in sys.stdin if line.strip()]
         if not names:
             message = "no ids on stdin: nothing was found, or the command before printed none (use -q)"
             raise SteerError(message)

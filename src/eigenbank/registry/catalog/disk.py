@@ -10,7 +10,38 @@ from pathlib import Path
 from eigenbank.schemas.errors import CatalogError
 
 NETWORK = frozenset(
-    ["9p", "afp", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.cephfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncp", "ncpfs", "nfs", "nfs3", "nfs4", "orangefs", "panfs", "smb2", "smb3", "smbfs", "vboxsf", "webdav"]
+    [
+        "9p",
+        "afp",
+        "afpfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "fuse.cephfs",
+        "fuse.gcsfuse",
+        "fuse.glusterfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncp",
+        "ncpfs",
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "orangefs",
+        "panfs",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "vboxsf",
+        "webdav",
+    ]
 )
 """File systems that several machines may use at once, by the names that Linux and macOS have for them."""
 

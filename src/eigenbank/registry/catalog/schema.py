@@ -123,7 +123,14 @@ def open_file(path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MI
     try:
         with database.reading() as connection:
             version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+            tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
         check_version(str(path), version, schema)
+        if version == SCHEMA_VERSION and (missing := sorted(Base.metadata.tables.keys() - tables)):
+            message = (
+                f"the catalog {path} lacks the tables {', '.join(missing)}: it is damaged, or another program's. Nothing "
+                "was changed. Restore it from a copy, or move it away and add the sets again."
+            )
+            raise CatalogError(message)
         if version < schema:
             upgrade(database, path, version, schema, migrations)
     except BaseException:

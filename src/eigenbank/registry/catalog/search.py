@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, false, func, or_, select
+from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog import read
-from eigenbank.registry.catalog.match import NAMES, Matches, Place, conditions, match
+from eigenbank.registry.catalog.judge import best_keys, matching, standing
+from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
 from eigenbank.registry.catalog.merge_texts import merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Filters, Position, decode, encode
@@ -30,19 +31,6 @@ PATIENCE = 30_000
 MANY = 400_000
 """More rows than this are never gathered."""
 
-Key = tuple[int, bool, float]
-"""How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
-
-_LABELS = select(LabelTable.direction_id, LabelTable.text_id, LabelTable.source_id, LabelTable.confidence).where(
-    among(LabelTable.direction_id, "numbers")
-)
-_PLACES = (
-    select(DirectionTable.id, LayerTable.name_id, SetTable.checkpoint_id)
-    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-    .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-    .join(SetTable, SetTable.id == LayerTable.set_id)
-    .where(among(DirectionTable.id, "numbers"))
-)
 _COLUMNS: dict[str, tuple[Any, bool]] = {
     "confidence": (DirectionTable.confidence, True),
     "eigenvalue": (DirectionTable.eigenvalue, True),
@@ -161,32 +149,16 @@ class Search:
         statement = statement.where(*limits)
         if self.scope.spectra is not None:
             statement = statement.where(among(unindexed(DirectionTable.spectrum_id), self.scope.spectra))
-        matching = None if self.matches is None or self.ranked else self._matching()
-        if matching is None and (self.scope.everything or self.scope.spectra is not None):
+        words = None if self.matches is None or self.ranked else matching(self.matches, self.test)
+        if words is None and (self.scope.everything or self.scope.spectra is not None):
             return statement
         statement = statement.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
         statement = statement.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
         if self.scope.spectra is None:
             statement = statement.where(*self.scope.conditions())
-        if matching is not None:
-            statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(matching)
+        if words is not None:
+            statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
         return statement
-
-    def _matching(self) -> Any:
-        """The condition that a direction, joined with its layer and set, matches the text in any tier."""
-        assert self.matches is not None
-        ways: list[Any] = [false()]
-        if self.matches.tiers:
-            ways.append(labelled_by(self.test, self.matches.tiers))
-        groups: dict[tuple[int, ...], tuple[tuple[Place, ...], list[int]]] = {}
-        for text, places in self.matches.mixed.items():
-            groups.setdefault(tuple(map(id, places)), (places, []))[1].append(text)
-        for places, texts in groups.values():
-            ways.append(and_(*conditions(places), labelled_by(self.test, texts)))
-        if self.matches.places is not None:
-            some = [] if self.test.anything else [labelled_by(self.test)]
-            ways.append(and_(*conditions(self.matches.places), *some))
-        return or_(*ways)
 
     # Gathering
 
@@ -198,8 +170,8 @@ class Search:
         if not self.ranked:
             yield from self._sorted_by_database(statement, after, wanted)
             return
-        best = self._best(list(self.connection.scalars(statement)))
-        positions = [_position(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
+        best = best_keys(self.connection, self.matches, self.test, list(self.connection.scalars(statement)))
+        positions = [standing(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
         start = None if after is None else after.order(descending=True)
         keyed = sorted((position.order(descending=True), position) for position in positions)
         yield from (position for key, position in keyed if start is None or key > start)
@@ -236,10 +208,12 @@ class Search:
     def _stepwise(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[Position]:
         if self.ranked:
             for positions in self._merged(after, wanted, budget):
-                best = self._best([position.direction for position in positions])
+                best = best_keys(
+                    self.connection, self.matches, self.test, [position.direction for position in positions]
+                )
                 for position in positions:
                     # Elsewhere it stands under a better label, and was shown there.
-                    if _position(position.direction, best[position.direction]) == position:
+                    if standing(position.direction, best[position.direction]) == position:
                         yield position
             yield from self._by_names(after, wanted, budget)
             return
@@ -314,38 +288,7 @@ class Search:
         if not self.test.anything:
             limits.append(labelled_by(self.test))
         for numbers in by_set(self.connection, self.scope, places, limits, start, wanted, budget):
-            best = self._best(numbers)
+            best = best_keys(self.connection, self.matches, self.test, numbers)
             for number in numbers:
                 if best[number][0] == NAMES:
                     yield Position(2 * NAMES, None, number)
-
-    # Judging
-
-    def _best(self, numbers: list[int]) -> dict[int, Key]:
-        """How well directions match; those that do not are left out."""
-        assert self.matches is not None
-        matches = self.matches
-        best: dict[int, Key] = {}
-        places: dict[int, tuple[int, int]] = {}
-        for start in range(0, len(numbers), 5_000):
-            chunk = numbers[start : start + 5_000]
-            if matches.places is not None or matches.mixed:
-                places = {row[0]: (row[1], row[2]) for row in self.connection.execute(_PLACES, {"numbers": chunk})}
-            passing = set(chunk) if self.test.anything else set()
-            for number, text, source, confidence in self.connection.execute(_LABELS, {"numbers": chunk}):
-                if not self.test(source, confidence):
-                    continue
-                passing.add(number)
-                tier = matches.tier(text, *places.get(number, (0, 0)))
-                if tier is not None:
-                    key = (tier, confidence is None, -(confidence or 0.0))
-                    best[number] = min(best.get(number, key), key)
-            for number, place in places.items():
-                if number in passing and number not in best and matches.named(*place):
-                    best[number] = (NAMES, False, 0.0)
-        return best
-
-
-def _position(number: int, key: Key) -> Position:
-    tier, unknown, negated = key
-    return Position(2 * tier + unknown, None if unknown or tier == NAMES else -negated, number)
