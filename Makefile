@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces clean
+.PHONY: help install demo test lint faces hub clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ lint: install ## Check style and types
 
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32
+
+hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine
+	PYTHONPATH=tests $(BIN)/python -m hub
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) demo.png

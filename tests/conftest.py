@@ -8,6 +8,8 @@ from making import make_checkpoint
 
 from eigenbank.registry.shipped import data_folder
 
+pytest_plugins = ["hub.fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
