@@ -5,6 +5,8 @@ def test_something(hub: Hub, client: Client) -> None:
     done = client.python("import huggingface_hub as h; print(h.hf_hub_download('me/faces', 'config.json'))")
 """
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -45,6 +47,49 @@ class Client:
         return subprocess.run(
             [sys.executable, *args], capture_output=True, text=True, env=self.environment, check=False, timeout=300
         )
+
+
+@dataclass
+class Done:
+    """What a command did. `code` is -1 for an exception that was not turned into a message."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Worker:
+    """A client process that runs one command after the other; a context manager. `empty` gives it an empty home."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def __enter__(self) -> "Worker":
+        script = str(Path(__file__).with_name("worker.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=self.client.environment,
+        )
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, *args: str) -> Done:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"args": args}) + "\n")
+        self._process.stdin.flush()
+        return Done(**json.loads(self._process.stdout.readline()))
+
+    def empty(self) -> None:
+        shutil.rmtree(self.client.home, ignore_errors=True)
+        self.client.home.mkdir(parents=True)
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ from hub.server import Hub
 CARD = "---\nlicense: mit\ntags: [one, two]\nbase_model: acme/faces\nlibrary_name: eigenbank\n---\n# A card\n"
 BIG = bytes(range(256)) * 1200
 
-JOURNEY = (
-    """
+JOURNEY = """
 import io, json, warnings
 import huggingface_hub as h
 from huggingface_hub import CommitOperationAdd as Add, CommitOperationDelete as Delete
 from huggingface_hub.errors import *
 api = h.HfApi()
-card = %r; big = bytes(range(256)) * 1200
+card = CARD; big = bytes(range(256)) * 1200
 assert api.whoami()["name"] == "me"
 api.create_repo("me/x"); api.create_repo("me/x", exist_ok=True)
 def refused(kind, call, *a, **k):
@@ -63,9 +62,7 @@ refused(RepositoryNotFoundError, h.HfApi(token=False).dataset_info, "me/data")
 api.delete_repo("me/data", repo_type="dataset")
 refused(HfHubHTTPError, h.HfApi(token="wrong").whoami)
 print("done")
-"""
-    % CARD
-)
+""".replace("CARD", repr(CARD))
 
 
 def test_the_real_client_does_its_whole_work_here(client: Client, hub: Hub) -> None:

@@ -67,6 +67,12 @@ def add_set(
     connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=labels))
 
 
+def set_published(connection: Connection, digest: str, repo: str, commit: str) -> bool:
+    """Note where the set of a manifest digest was published. Returns whether there is one."""
+    statement = update(SetTable).where(SetTable.digest == digest).values({"repo": repo, "commit": commit})
+    return bool(connection.execute(statement).rowcount)
+
+
 def _checkpoint(connection: Connection, checkpoint: Checkpoint, path: str | None) -> int:
     revision = checkpoint.revision or ""
     values: dict[str, Any] = {
