@@ -1,5 +1,6 @@
 """Changing sets that tests publish."""
 
+import hashlib
 import io
 from datetime import datetime, timezone
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from eigenbank.registry.bank import Bank
-from eigenbank.registry.sets import MANIFEST, file_digest, manifest_text
+from eigenbank.registry.card import model_card
+from eigenbank.registry.sets import MANIFEST, file_digest, manifest_text, read_manifest
 from eigenbank.schemas import FileEntry, Label
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
@@ -32,3 +34,18 @@ def other_version(folder: Path, target: Path, text: str) -> Path:
     label = Label(text=text, source="human:bob", created=NOW)
     bank.labelled({first.id: (label,)}).save(target)
     return target
+
+
+def files_of(folder: Path, model: str | None = None) -> dict[str, bytes]:
+    """A set's files as a repository would hold them; of another checkpoint, if one is named."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if model is not None:
+        manifest = read_manifest(folder)
+        manifest = manifest.model_copy(
+            update={"checkpoint": manifest.checkpoint.model_copy(update={"model_id": model})}
+        )
+        found["README.md"] = model_card(manifest).encode()
+        entry = FileEntry(sha256=hashlib.sha256(found["README.md"]).hexdigest(), size=len(found["README.md"]))
+        manifest = manifest.model_copy(update={"files": {**manifest.files, "README.md": entry}})
+        found["manifest.json"] = manifest_text(manifest).encode()
+    return found

@@ -81,6 +81,15 @@ def fetch_manifest(remote: Remote, *, model: str | None, say: Say) -> Manifest:
         message = f"{where} was not imported: {error}"
         raise HubError(message) from error
     check_manifest(manifest, where, bases=remote.bases, model=model)
+    for name, entry in manifest.files.items():
+        there = remote.files.get(name)
+        if there is None or there.size != entry.size:
+            message = (
+                f"the manifest of {where} says {name} has {entry.size:,} bytes, the repository has "
+                f"{'none of that name' if there is None else f'{there.size:,}'}: nothing was imported. Tell its owner, "
+                "or use another repository"
+            )
+            raise HubError(message)
     return manifest
 
 

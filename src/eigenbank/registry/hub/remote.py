@@ -54,11 +54,6 @@ class Remote:
     def at(self) -> Published:
         return Published(self.repo, self.commit)
 
-    @property
-    def is_bank(self) -> bool:
-        """Whether it says that it holds a direction set."""
-        return TAG in self.tags
-
 
 def api() -> "HfApi":
     """The client, with the user's own login. Nothing of the login is kept here."""
