@@ -8,13 +8,16 @@ from making import make_checkpoint
 
 from eigenbank.registry.shipped import data_folder
 
+pytest_plugins = ["hub.fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A catalog and sets folder of the test's own."""
+    """A catalog and sets folder of the test's own, and no Hub: tests that need one run clients of `hub.fixtures`."""
     folder = tmp_path / "home"
     monkeypatch.setenv("EIGENBANK_HOME", str(folder))
     monkeypatch.delenv("EIGENBANK_CATALOG", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import eigenbank as eb
+from eigenbank.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 NO_TORCH = "import sys; {}; bad = {{'torch', 'diffusers', 'numpy'}} & set(sys.modules); assert not bad, bad"
@@ -30,7 +31,7 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
                 ["list", "--model", "eigenbank/cartoon-faces-32", "-q"],
                 ["search", "hair", "--format", "json"],
                 ["show", "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"],
-                *([name, "--help"] for name in ("build", "label", "list", "search", "show", "steer", "sweep", "demo")),
+                *([name, "--help"] for name in COMMANDS),
             )
         ),
     ],

@@ -59,7 +59,9 @@ def test_a_direction_that_does_the_same_at_either_sign_gets_no_label() -> None:
 
 
 def test_only_the_most_promising_directions_of_each_attribute_are_looked_at_again() -> None:
-    found = effects(*_readings([[0.8, 0.4, 0.1], [0.8, 0.0, 0.1], [0.1, 0.1, 0.9], [0.8, 0.1, 0.1], [0.5, 0.5, 0.5]]), STD, 1.0)
+    found = effects(
+        *_readings([[0.8, 0.4, 0.1], [0.8, 0.0, 0.1], [0.1, 0.1, 0.9], [0.8, 0.1, 0.1], [0.5, 0.5, 0.5]]), STD, 1.0
+    )
     first = leading(found, Criteria())
     assert first.tolist() == [0, 0, 2, 0, -1]
     assert shortlist(found, first, 2) == [1, 2, 3]

@@ -26,6 +26,22 @@ def catalog_option(command: F) -> F:
     )(command)
 
 
+def _go_offline(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def offline_option(command: F) -> F:
+    """Add `--offline`, which stands for `HF_HUB_OFFLINE=1`. It takes effect before the Hub's client is imported."""
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=_go_offline,
+        help="Ask nothing of the Hub; use what is on this machine [env: HF_HUB_OFFLINE].",
+    )(command)
+
+
 if TYPE_CHECKING:
     NumbersType = click.ParamType[tuple[float, ...]]
 else:

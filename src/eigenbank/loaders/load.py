@@ -5,23 +5,27 @@ from typing import Any
 
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.shipped import resolve
-from eigenbank.schemas.errors import UnknownNameError, unknown
+from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
+from eigenbank.schemas.errors import UnknownNameError
+
+__all__ = ["bank_for", "load", "no_set"]
 
 
-def load(model_id: str, *, catalog: str | None = None) -> Bank:
-    """The bank of a checkpoint by its model id, from the catalog; or of a direction set's folder, by its path.
+def load(model_id: str, *, catalog: str | None = None, revision: str | None = None, repo: str | None = None) -> Bank:
+    """The bank of a checkpoint by its model id; or of a direction set, by its folder or its repository on the Hub.
+
+    Looked for in the catalog, then in the Hub's cache on this machine, then on the Hub among the repositories tagged
+    `eigenbank` with that base model: a trusted author's first, then the most downloaded. Which one was taken is said,
+    and entered into the catalog, so that the next load gets the same. `repo` names the repository instead, `revision`
+    pins a commit, branch or tag of it. With `HF_HUB_OFFLINE=1` nothing is asked of the Hub.
 
     Vectors are read when first used; torch is not imported before. `catalog` is a URL or path, by default the one of
-    this machine. Raises UnknownNameError, with near matches, where there is none.
+    this machine. Raises UnknownNameError, with near matches and how to build a set, where there is none, HubError.
     """
     if (Path(model_id) / "manifest.json").is_file():
         return Bank.open(Path(model_id))
     with Catalog.open(catalog) as opened:
-        found = opened.get_set(model_id)
-        if found is None:
-            raise no_set(model_id, opened)
-    return Bank.open(resolve(found.location))
+        return Bank.open(find_set(model_id, opened, revision=revision, repo=repo))
 
 
 def bank_for(pipe: Any) -> Bank:
@@ -39,10 +43,4 @@ def bank_for(pipe: Any) -> Bank:
         found = opened.set_at(origin) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
-    return Bank.open(resolve(found.location))
-
-
-def no_set(model: str, catalog: Catalog) -> UnknownNameError:
-    """The error for a model of which the catalog has no set."""
-    hint = f"Build one: eigenbank build {model}"
-    return unknown(kind="direction set of", name=model, known=catalog.model_ids(), hint=hint)
+        return Bank.open(folder_for(found))

@@ -177,7 +177,7 @@ class Bank:
 
     def save(self, folder: Path) -> "Bank":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
-        written = write_set(folder, self.manifest, self.vectors, model_card(self.manifest))
+        written = write_set(folder, self.manifest, self.vectors, model_card)
         return Bank(written, folder=folder)
 
     def _bare(self, key: str) -> str:

@@ -1,54 +1,213 @@
-"""The model card of a direction set: what README.md in its folder says."""
+"""The model card of a direction set: what README.md in its folder says. Texts of others are escaped, all of them."""
 
-from eigenbank.schemas import Manifest
+import json
+import re
 
+from eigenbank.schemas import DirectionRecord, Label, Manifest
 
-def model_card(manifest: Manifest) -> str:
-    """Markdown with the Hub's YAML header: what the set is, its labelled directions, and how to use it."""
-    checkpoint = manifest.checkpoint
-    labelled = [(label, record) for record in manifest.directions for label in record.labels]
-    labelled.sort(key=lambda pair: pair[0].text)
-    rows = [
-        f"| {_cell(label.text)} | `{record.id}` | {_number(label.confidence)} | "
-        f"{_number(label.evidence.effect if label.evidence else None)} | {_cell(label.source.split(':')[0])} |"
-        for label, record in labelled
+LICENCES = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "openrail",
+        "bigscience-openrail-m",
+        "creativeml-openrail-m",
+        "bigscience-bloom-rail-1.0",
+        "bigcode-openrail-m",
+        "afl-3.0",
+        "artistic-2.0",
+        "bsl-1.0",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "c-uda",
+        "cc",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "ecl-2.0",
+        "epl-1.0",
+        "epl-2.0",
+        "eupl-1.1",
+        "eupl-1.2",
+        "agpl-3.0",
+        "gfdl",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "isc",
+        "ms-pl",
+        "mpl-2.0",
+        "odc-by",
+        "odbl",
+        "openrail++",
+        "osl-3.0",
+        "postgresql",
+        "ofl-1.1",
+        "ncsa",
+        "unlicense",
+        "wtfpl",
+        "zlib",
+        "pddl",
+        "deepfloyd-if-license",
+        "llama2",
+        "llama3",
+        "gemma",
+        "unknown",
+        "other",
     ]
-    table = (
-        "\n".join(
-            ["| label | direction | confidence | effect per unit scale | source |", "|---|---|---|---|---|", *rows]
-        )
-        if rows
-        else "No direction of this set is labelled yet: `eigenbank label` does it."
-    )
-    key = labelled[0][0].text if labelled else manifest.directions[0].id if manifest.directions else "…"
+)
+"""Licence names the Hub's validator takes in a card's header; any other is `other` there, and named in the text."""
+
+
+def preview_name(record: DirectionRecord) -> str:
+    """The file, inside a set, that holds a direction's preview, if it has one."""
+    plain = re.sub(r"[^\w.-]+", "-", record.id, flags=re.ASCII)
+    return f"previews/{plain}.webp"
+
+
+def model_card(manifest: Manifest, repo: str | None = None) -> str:
+    """Markdown with the Hub's YAML header: what the set is, its labelled directions, and how to use it.
+
+    `repo` is where the set is published, None for a set that is not.
+    """
+    checkpoint = manifest.checkpoint
+    licence = manifest.licence if manifest.licence in LICENCES else "other"
     recipes = ", ".join(f"`{slug}`" for slug in sorted({record.recipe.slug for record in manifest.directions}))
     return f"""---
 library_name: eigenbank
-base_model: {checkpoint.model_id}
+base_model: {_scalar(checkpoint.model_id)}
 base_model_relation: adapter
-license: {manifest.licence}
-tags: [eigenbank, eigen-directions]
+license: {licence}
+tags: [eigenbank, eigen-directions, diffusion, image-editing]
 ---
 # Eigen-directions of {checkpoint.model_id}
 
 {len(manifest.directions)} editing directions of {len(manifest.layers)} self-attention layers, computed from the
-checkpoint's weights alone (recipes {recipes}). Base revision: {checkpoint.revision or "a local folder"}; the base
-checkpoint's licence: {checkpoint.licence or "unknown"}. Made by {manifest.builder}.
+checkpoint's weights alone: no images, no training.
+
+{_facts(manifest, recipes)}
+
+## Use
 
 ```python
-import eigenbank as eb
-
-with eb.steer(pipe, {{{key!r}: 1.0}}):
-    images = pipe().images
+{snippet(manifest, repo)}
 ```
 
-{table}
+## Directions
+
+{_table(manifest)}
+
+{_digests(manifest)}
 """
 
 
-def _cell(text: str) -> str:
-    """A text made safe for a cell of a Markdown table that is shown as HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
+def snippet(manifest: Manifest, repo: str | None = None) -> str:
+    """Python that loads the checkpoint and the set, and edits with the best labelled direction."""
+    checkpoint = manifest.checkpoint
+    best = _labelled(manifest)
+    key = best[0][0].text if best else manifest.directions[0].id if manifest.directions else "…"
+    revision = f", revision={checkpoint.revision!r}" if checkpoint.revision else ""
+    source = f", repo={repo!r}" if repo else ""
+    return f"""import eigenbank as eb
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained({checkpoint.model_id!r}{revision})
+bank = eb.load({checkpoint.model_id!r}{source})
+with eb.steer(pipe, {{{key!r}: 1.5}}, bank=bank):
+    images = pipe(num_inference_steps=50).images"""
+
+
+def _facts(manifest: Manifest, recipes: str) -> str:
+    checkpoint = manifest.checkpoint
+    rows = [
+        ("base checkpoint", f"`{checkpoint.model_id}`"),
+        ("base revision", _escaped(checkpoint.revision) if checkpoint.revision else "unknown (a local folder)"),
+        ("licence of the base checkpoint", _escaped(checkpoint.licence) if checkpoint.licence else "unknown"),
+        ("licence of this set", _escaped(manifest.licence)),
+        ("recipes", recipes or "none"),
+        ("made by", _escaped(manifest.builder)),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord]]:
+    """Labels with their directions: by text, the most trusted of each text first, and the best text first of all."""
+
+    def worth(label: Label) -> tuple[bool, float, float]:
+        evidence = label.evidence
+        strength = (label.confidence or 0.0) * (evidence.selectivity if evidence else 0.0)
+        return label.source.startswith("human:"), strength, abs(evidence.effect) if evidence else 0.0
+
+    pairs = [(label, record) for record in manifest.directions for label in record.labels]
+    pairs.sort(key=lambda pair: worth(pair[0]), reverse=True)
+    return pairs
+
+
+def _table(manifest: Manifest) -> str:
+    rows = []
+    for label, record in _labelled(manifest):
+        preview = preview_name(record)
+        picture = f"![preview]({preview})" if preview in manifest.files else ""
+        effect = label.evidence.effect if label.evidence else None
+        source = _escaped(label.source.split(":")[0])
+        numbers = f"{_number(label.confidence)} | {_number(effect)}"
+        rows.append(f"| {_escaped(label.text)} | `{record.id}` | {numbers} | {source} | {picture} |")
+    if not rows:
+        return "No direction of this set is labelled yet: `eigenbank label` does it."
+    head = [
+        "| label | direction | confidence | effect per unit scale | source | preview |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _digests(manifest: Manifest) -> str:
+    files = [f"- `{name}`: sha256 `{entry.sha256}`" for name, entry in manifest.files.items() if name != "README.md"]
+    layers = [
+        f"- `{layer.name}` ({layer.width} wide): `{layer.digests['float32'][:16]}…`"
+        for layer in manifest.layers
+        if "float32" in layer.digests
+    ]
+    lines = [
+        "<details><summary>Digests</summary>",
+        "",
+        *files[:100],
+        "",
+        "Attention weights the directions were computed from, as float32:",
+        "",
+        *layers,
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines)
+
+
+def _scalar(text: str) -> str:
+    """A text as a YAML scalar that is read back as that text: plain where it cannot be taken for anything else."""
+    return text if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", text, re.ASCII) else json.dumps(text)
+
+
+def _escaped(text: str) -> str:
+    """A text made safe for Markdown that is shown as HTML: all but letters, digits, spaces and hyphens as entities."""
+    return "".join(letter if letter.isalnum() or letter in " -" else f"&#{ord(letter)};" for letter in text)
 
 
 def _number(value: float | None) -> str:

@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from eigenbank.registry.tensorfile import read_header
+from eigenbank.registry.tensorfile import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 VECTORS = "directions.safetensors"
 CARD = "README.md"
+PREVIEWS = "previews/"
 
 
 def manifest_digest(folder: Path) -> str:
@@ -80,15 +82,12 @@ def check_vectors(manifest: Manifest, folder: Path) -> None:
             raise SetError(message)
 
 
-def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
-    """All vectors of a set: `LAYER/BASIS` → `(k, d)` float32, unit rows. Verifies digest, finiteness and length."""
-    import torch
-    from safetensors.torch import load_file
-
+def check_vectors_file(folder: Path, manifest: Manifest) -> None:
+    """Check digest, finiteness and length of all vectors, without torch. Raises SetError or TensorFileError."""
     check_vectors(manifest, folder)
     entry = manifest.files.get(VECTORS)
     path = folder / VECTORS
-    digest = _sha256(path)
+    digest = file_digest(path)
     if entry is None or entry.sha256 != digest:
         expected = "none" if entry is None else entry.sha256[:12]
         message = (
@@ -96,17 +95,32 @@ def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
             "built, and nothing was read. Build the set again, or pull it again"
         )
         raise SetError(message)
-    vectors = load_file(path)
-    for name, tensor in vectors.items():
-        lengths = torch.linalg.vector_norm(tensor.double(), dim=-1)
-        if not bool(torch.isfinite(tensor).all()) or not bool((lengths - 1).abs().max() < 1e-4):
-            message = f"{path}: the vectors under {name!r} are not finite unit vectors: nothing was read from {folder}"
-            raise SetError(message)
-    return vectors
+    wrong = check_unit_rows(path)
+    if wrong is not None:
+        message = f"{path}: the vectors under {wrong!r} are not finite unit vectors: nothing was read from {folder}"
+        raise SetError(message)
 
 
-def write_set(target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", card: str) -> Manifest:
+def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
+    """All vectors of a set: `LAYER/BASIS` → `(k, d)` float32, unit rows. Verifies digest, finiteness and length."""
+    from safetensors.torch import load_file
+
+    check_vectors_file(folder, manifest)
+    return load_file(folder / VECTORS)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The manifest as it is written to manifest.json."""
+    text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)
+    return text + "\n"
+
+
+def write_set(
+    target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", card: Callable[[Manifest], str]
+) -> Manifest:
     """Write a set as the new folder `target`, by one atomic move. Returns the manifest with its files' digests.
+
+    `card` makes the model card from the manifest once it knows the digest of the vectors.
 
     Raises SetError when `target` exists and is not an empty folder: a set is never overwritten in place.
     """
@@ -133,13 +147,10 @@ def write_set(target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", ca
             work / VECTORS,
             metadata={"eigenbank": json.dumps(essentials)},
         )
-        (work / CARD).write_text(card, encoding="utf-8")
-        files = {
-            name: FileEntry(sha256=_sha256(work / name), size=(work / name).stat().st_size) for name in (VECTORS, CARD)
-        }
-        manifest = manifest.model_copy(update={"files": files})
-        text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)
-        (work / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": {VECTORS: _entry(work / VECTORS)}})
+        (work / CARD).write_text(card(manifest), encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: _entry(work / CARD)}})
+        (work / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
         for path in work.iterdir():
             path.chmod(0o644)
             _sync(path)
@@ -156,7 +167,12 @@ def write_set(target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", ca
     return manifest
 
 
-def _sha256(path: Path) -> str:
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256=file_digest(path), size=path.stat().st_size)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):

@@ -54,6 +54,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return parse_header(text, size - 8 - length, str(path))
 
 
+def _header_length(path: Path) -> int:
+    with path.open("rb") as file:
+        return int(struct.unpack("<Q", file.read(8))[0])
+
+
 def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
     """Parse a header's JSON and check it against a body of `body` bytes. Raises TensorFileError naming `where`."""
     try:
@@ -84,3 +89,25 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
         message = f"{where}: {problem}. Nothing was read; fetch or save it again"
         raise TensorFileError(message)
     return entries
+
+
+def check_unit_rows(path: Path, tolerance: float = 1e-4) -> str | None:
+    """The name of the first tensor whose rows are not finite unit vectors; None when all are. float32 matrices only.
+
+    Maps the file into memory and needs no torch. Raises TensorFileError.
+    """
+    import numpy as np
+
+    header = read_header(path)
+    start = 8 + _header_length(path)
+    for name, info in header.items():
+        if info.dtype != "F32" or len(info.shape) != 2:
+            return name
+        if 0 in info.shape:
+            continue
+        rows = np.memmap(path, dtype="<f4", mode="r", offset=start + info.begin, shape=info.shape)
+        with np.errstate(all="ignore"):
+            lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
+            if not bool((np.abs(lengths - 1) < tolerance).all()):
+                return name
+    return None

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import FailFast, Field, StringConstraints
 
 from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Note, Share, Text
 from eigenbank.schemas.recipe import Recipe
@@ -61,7 +61,7 @@ class DirectionRecord(Model):
     eigenvalue: Annotated[float, Field(ge=0)]
     share: Share
     gap: Annotated[float, Field(ge=0)] | None
-    labels: tuple[Label, ...] = Field(default=(), max_length=1000)
+    labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
 
     @property
     def id(self) -> str:

@@ -24,6 +24,22 @@ class CatalogError(EigenbankError):
     """The catalog cannot be opened, read or written."""
 
 
+class HubError(EigenbankError):
+    """The Hub cannot be reached, refuses, or serves what it should not."""
+
+
+class OfflineError(HubError):
+    """Something is not on this machine, and the Hub may not be asked."""
+
+
+class UnreachableError(HubError):
+    """The Hub does not answer, or answers that it is failing: trying later may help."""
+
+
+class ConflictError(HubError):
+    """Somebody else pushed to the repository meanwhile."""
+
+
 class MatchError(EigenbankError):
     """A direction does not belong to the pipeline it was to be applied to."""
 

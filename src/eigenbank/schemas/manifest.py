@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import FailFast, Field, StringConstraints, model_validator
 
 from eigenbank.schemas.common import MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
 from eigenbank.schemas.direction import DirectionRecord
@@ -40,8 +40,9 @@ class Manifest(Model):
     created: datetime
     builder: Text
     licence: Text = "apache-2.0"
-    layers: tuple[Layer, ...] = Field(max_length=MAX_LAYERS)
-    directions: tuple[DirectionRecord, ...] = Field(max_length=MAX_DIRECTIONS)
+    # The first bad entry ends it: a million bad ones would otherwise make millions of errors, and gigabytes.
+    layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
+    directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
     files: dict[FileName, FileEntry] = Field(default={}, max_length=100_000)
 
     @model_validator(mode="after")

@@ -216,3 +216,12 @@ def test_a_read_only_file_is_read_and_not_written(tmp_path: Path) -> None:
         assert catalog.model_ids() == ["acme/faces"]
         with pytest.raises(CatalogError, match="read-only"):
             catalog.add_set(manifest("acme/cats"), location="b", digest="2")
+
+
+def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> None:
+    catalog.add_set(manifest(), location="/set", digest=DIGEST)
+    assert catalog.set_published(DIGEST, "me/faces", "c" * 40)
+    found = catalog.get_set("acme/faces")
+    assert found is not None
+    assert (found.repo, found.commit, found.location) == ("me/faces", "c" * 40, "/set")
+    assert not catalog.set_published("0" * 64, "me/other", "d" * 40)

@@ -107,6 +107,11 @@ class Catalog(Reader):
             for entry in entries:
                 write.add(connection, entry)
 
+    def set_published(self, digest: str, repo: str, commit: str) -> bool:
+        """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
+        with self._change() as connection:
+            return write.set_published(connection, digest, repo, commit)
+
     def add_label(self, full_id: str, label: Label) -> None:
         """Give a direction a label; one of the same text and source is replaced. Raises UnknownNameError."""
         self.add_labels([full_id], label)

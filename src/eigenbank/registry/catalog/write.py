@@ -83,6 +83,12 @@ def _put_set(
     insert_rows(connection, StrayTable, rows)
 
 
+def set_published(connection: Connection, digest: str, repo: str, commit: str) -> bool:
+    """Note where the set of a manifest digest was published. Returns whether there is one."""
+    statement = update(SetTable).where(SetTable.digest == digest).values({"repo": repo, "commit": commit})
+    return bool(connection.execute(statement).rowcount)
+
+
 def put_checkpoint(connection: Connection, entry: CheckpointData) -> int:
     """Insert a checkpoint, or bring the one of that model and revision up to date. Returns its number."""
     values: dict[str, Any] = {"denoiser": entry.denoiser, "component": entry.component, "licence": entry.licence}

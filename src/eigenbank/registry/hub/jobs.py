@@ -1,0 +1,97 @@
+"""What a command does as a whole: publish a set by name, pull one by name."""
+
+from pathlib import Path
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.hub.discover import cached
+from eigenbank.registry.hub.errors import offline
+from eigenbank.registry.hub.location import parse
+from eigenbank.registry.hub.publish import Outcome, publish
+from eigenbank.registry.hub.pull import Pulled, bring, enter
+from eigenbank.registry.hub.resolve import folder_for, from_hub, no_set
+from eigenbank.registry.hub.say import Say
+from eigenbank.registry.sets import MANIFEST, manifest_digest
+from eigenbank.schemas.errors import OfflineError, UnreachableError
+
+
+def publish_set(
+    target: str,
+    repo: str,
+    catalog: Catalog,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    parent: str | None = None,
+    dry_run: bool = False,
+    say: Say,
+) -> Outcome:
+    """Publish a set, given by its folder or by a model id of the catalog, and note in the catalog where it is.
+
+    Raises UnknownNameError, SetError, HubError.
+    """
+    folder = Path(target).expanduser()
+    if not (folder / MANIFEST).is_file():
+        known = catalog.get_set(target)
+        if known is None:
+            raise no_set(target, catalog)
+        folder = folder_for(known, say=say)
+    digest = manifest_digest(folder)
+    outcome = publish(
+        folder,
+        repo,
+        private=private,
+        revision=revision,
+        message=message,
+        parent=parent,
+        dry_run=dry_run,
+        say=say,
+    )
+    if not dry_run and outcome.commit is not None:
+        catalog.set_published(digest, repo, outcome.commit)
+    return outcome
+
+
+def pull_set(name: str, catalog: Catalog, *, revision: str | None = None, say: Say) -> Pulled:
+    """Fetch a set, given by its repository or by the model id of its checkpoint, and enter it into the catalog.
+
+    For a checkpoint whose set came from a repository before, that repository is asked again. Raises UnknownNameError,
+    HubError; the catalog is as it was then.
+    """
+    pulled = _pull(name, catalog, revision, say)
+    checkpoint = pulled.manifest.checkpoint
+    before = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
+    enter(catalog, pulled, revision)
+    if before is not None and parse(before.location) is None:
+        say(f"the catalog had a set of {before.model_id} at {before.location}; it now has {pulled.at.short}")
+    return pulled
+
+
+def _pull(name: str, catalog: Catalog, revision: str | None, say: Say) -> Pulled:
+    known = catalog.get_set(name)
+    if known is not None and known.repo is not None:
+        return bring(known.repo, revision, model=name, say=say)
+    if not offline():
+        try:
+            pulled = from_hub(name, revision, say=say)
+        except UnreachableError as error:
+            found = _cached(name, revision, say)
+            if found is None:
+                raise
+            say(f"{error}. The copy in the cache is used, {found.at.short}, which may not be the newest")
+            return found
+        if pulled is None:
+            raise no_set(name, catalog, "The Hub has none.")
+        return pulled
+    found = _cached(name, revision, say)
+    if found is None:
+        message = (
+            f"no directions of {name}{f'@{revision}' if revision else ''} are in the Hub's cache on this machine, and "
+            "offline mode is on (HF_HUB_OFFLINE or --offline): nothing was fetched. Switch it off to fetch them"
+        )
+        raise OfflineError(message)
+    return found
+
+
+def _cached(name: str, revision: str | None, say: Say) -> Pulled | None:
+    return next((found for found in cached(name, say=say) if revision in (None, found.at.commit)), None)

@@ -1,0 +1,292 @@
+"""Publishing a set: one commit on the Hub, on top of the one that was looked at, with nothing uploaded twice."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eigenbank.registry.card import model_card
+from eigenbank.registry.hub.check import check_content, check_manifest
+from eigenbank.registry.hub.errors import check_online, hub_errors
+from eigenbank.registry.hub.pull import fetch_manifest
+from eigenbank.registry.hub.remote import Remote, api, blob_oid, check_repo_id, look
+from eigenbank.registry.hub.say import Say
+from eigenbank.registry.hub.state import recall, remember_base
+from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
+from eigenbank.schemas import FileEntry, Manifest
+from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError
+
+NOTHING = "nothing was published"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is to be in a repository: the set as it is on disk, its card made for that repository."""
+
+    repo: str
+    manifest: Manifest
+    files: dict[str, bytes | Path]
+
+    def changes(self, remote: Remote | None) -> dict[str, str]:
+        """What a commit has to do, by file: `add`, `change`, or `keep` where the repository has those very bytes."""
+        found = {}
+        for name, content in self.files.items():
+            there = None if remote is None else remote.files.get(name)
+            if there is None:
+                found[name] = "add"
+            elif there.sha256 is not None:
+                found[name] = "keep" if there.sha256 == _sha256(content) else "change"
+            else:
+                found[name] = "keep" if there.oid == blob_oid(_bytes(content)) else "change"
+        return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a publish did. `changes` as of `Publication.changes`, and `delete`; `commit` None in a dry run of a new one."""
+
+    repo: str
+    commit: str | None
+    changes: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        return any(change != "keep" for change in self.changes.values())
+
+
+def prepare(folder: Path, repo: str) -> Publication:
+    """Check a set on disk whole, and make what is to be published of it. Raises SetError or HubError; asks nobody."""
+    check_repo_id(repo)
+    manifest = read_manifest(folder)
+    check_manifest(manifest, str(folder), bases=(), model=None)
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or (name != CARD and file_digest(path) != entry.sha256):
+            message = (
+                f"{path} is missing, or not what the manifest says: {NOTHING}. Build the set again, or pull it again"
+            )
+            raise HubError(message)
+    check_content(folder, manifest, str(folder))
+    card = model_card(manifest, repo).encode()
+    entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
+    manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
+    files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files if name != CARD}
+    return Publication(repo, manifest, {**files, CARD: card, MANIFEST: manifest_text(manifest).encode()})
+
+
+def publish(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    parent: str | None = None,
+    dry_run: bool = False,
+    say: Say,
+) -> Outcome:
+    """Publish a set as one commit. A repository that has it already is left alone.
+
+    The repository is made if needed (`private` or not), and the branch `revision`. The commit is made on top of the one
+    that was looked at, or not at all: a concurrent push raises ConflictError. So does a push by somebody since this
+    machine last published there, unless `parent` names that commit as one to build on. Raises HubError; nothing has
+    changed on the Hub then, but for an empty repository or branch.
+    """
+    check_online("publishing", NOTHING)
+    publication = prepare(folder, repo)
+    branch = revision or "main"
+    remote = _look(repo, revision)
+    if remote is None and not dry_run:
+        remote = _create(repo, revision, private=private)
+    old = None if remote is None else _check_target(publication, remote, say)
+    changes = publication.changes(remote)
+    if remote is not None and old is not None:
+        gone = [name for name in old.files if name.startswith(PREVIEWS) and name in remote.files]
+        changes |= {name: "delete" for name in gone if name not in publication.files}
+    sizes = {name: _size(content) for name, content in publication.files.items()}
+    outcome = Outcome(repo, None if remote is None else remote.commit, changes, sizes)
+    if outcome.changed and remote is not None:
+        _check_base(publication, remote, branch, parent)
+    if dry_run:
+        _validate(publication)
+        return outcome
+    assert remote is not None
+    if outcome.changed:
+        text = message or f"Directions of {publication.manifest.checkpoint.model_id}"
+        outcome = Outcome(repo, _commit(publication, remote, changes, branch, text, say), changes, sizes)
+    assert outcome.commit is not None
+    remember_base(repo, branch, outcome.commit)
+    return outcome
+
+
+def _look(repo: str, revision: str | None) -> Remote | None:
+    """What the repository holds, None when there is none or it lacks the branch. Raises HubError."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return look(repo, revision, outcome=NOTHING)
+    except HubError as error:
+        # A token that is not accepted looks the same; then making the repository fails, and says so.
+        if type(error.__cause__) in (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        raise
+
+
+def _create(repo: str, revision: str | None, *, private: bool) -> Remote:
+    with hub_errors(f"making the repository {repo}", NOTHING):
+        api().create_repo(repo, private=private or None, exist_ok=True)
+        if revision is not None:
+            api().create_branch(repo, branch=revision, exist_ok=True)
+    return look(repo, revision, outcome=NOTHING)
+
+
+def _check_target(publication: Publication, remote: Remote, say: Say) -> Manifest | None:
+    """The manifest that is there. Raises HubError for a repository that holds something else than this model's set."""
+    advice = "Choose another --repo"
+    if MANIFEST not in remote.files:
+        others = [name for name in remote.files if name not in (".gitattributes", CARD, VECTORS)]
+        if others:
+            message = (
+                f"{remote.repo} holds no direction set but {others[0]}{' and more' if len(others) > 1 else ''}: "
+                f"{NOTHING}. {advice}"
+            )
+            raise HubError(message)
+        return None
+    try:
+        old = fetch_manifest(remote, model=None, say=say)
+    except UnreachableError:
+        raise
+    except EigenbankError as error:
+        message = f"the manifest that is at {remote.at.short} cannot be read: {NOTHING}. {advice}. ({error})"
+        raise HubError(message) from error
+    ours, theirs = publication.manifest.checkpoint.model_id, old.checkpoint.model_id
+    if ours != theirs:
+        message = f"{remote.repo} holds the directions of {theirs}, these are of {ours}: {NOTHING}. {advice}"
+        raise HubError(message)
+    return old
+
+
+def _check_base(publication: Publication, remote: Remote, branch: str, parent: str | None) -> None:
+    """Raise ConflictError if somebody changed the set on the Hub since this machine last saw it."""
+    if parent is not None:
+        if parent != remote.commit:
+            message = (
+                f"{remote.repo} is at {remote.commit}, not at the --parent {parent}: {NOTHING}. Look at what was pushed, "
+                "then name the commit to build on"
+            )
+            raise ConflictError(message)
+        return
+    base = recall(remote.repo).base.get(branch)
+    if base is None or base == remote.commit:
+        return
+    try:
+        before = look(remote.repo, base, outcome=NOTHING)
+    except UnreachableError:
+        raise
+    except HubError:
+        before = None  # the branch was rewritten: its history is gone
+    names = {*publication.files, *remote.files}
+    if before is None or any(before.files.get(name) != remote.files.get(name) for name in names if _ours(name)):
+        message = (
+            f"somebody pushed to {remote.repo} since it was last published or pulled here: it was at {base[:8]}, and is "
+            f"at {remote.commit[:8]}. {NOTHING.capitalize()}, and nothing of theirs was lost. Look at it, then publish on "
+            f"top of it: --parent {remote.commit}"
+        )
+        raise ConflictError(message)
+
+
+def _ours(name: str) -> bool:
+    return name in (MANIFEST, VECTORS, CARD) or name.startswith(PREVIEWS)
+
+
+def _validate(publication: Publication) -> None:
+    """Ask the Hub's own validator about the card. Raises HubError."""
+    from huggingface_hub import ModelCard
+
+    with hub_errors("checking the model card", NOTHING), _card_errors(publication):
+        ModelCard(_bytes(publication.files[CARD]).decode(), ignore_metadata_errors=True).validate()
+
+
+def _commit(
+    publication: Publication, remote: Remote, changes: dict[str, str], branch: str, message: str, say: Say
+) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    repo = publication.repo
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    for name, change in changes.items():
+        if change == "delete":
+            operations.append(CommitOperationDelete(name))
+        elif change != "keep":
+            operations.append(CommitOperationAdd(name, publication.files[name]))
+    try:
+        with hub_errors(f"publishing to {repo}", NOTHING), _card_errors(publication):
+            made = api().create_commit(
+                repo,
+                list(operations),
+                commit_message=message,
+                revision=branch,
+                parent_commit=remote.commit,
+            )
+    except HubError as error:
+        return _after_failure(publication, remote, branch, error, say)
+    return made.oid
+
+
+def _after_failure(publication: Publication, remote: Remote, branch: str, error: HubError, say: Say) -> str:
+    """The commit, if what was to be published is there after all: an answer can be lost after the work was done.
+
+    Raises the error, or a ConflictError that says what was pushed meanwhile.
+    """
+    if not isinstance(error, (UnreachableError, ConflictError)):
+        raise error
+    try:
+        now = look(publication.repo, branch)
+    except HubError:
+        message = (
+            f"{error}. Whether the commit arrived is not known, since the Hub could not be asked: run the same command "
+            "again, it finds out and uploads nothing twice"
+        )
+        raise type(error)(message) from error
+    if not any(change != "keep" for change in publication.changes(now).values()):
+        say(f"{publication.repo} holds the set at {now.commit[:8]}, though the Hub's answer was not heard")
+        return now.commit
+    if now.commit != remote.commit:
+        message = (
+            f"somebody pushed to {publication.repo} while this was being published: it was at {remote.commit[:8]}, and "
+            f"is at {now.commit[:8]}. {NOTHING.capitalize()}, and nothing of theirs was lost. Look at it, then publish on "
+            f"top of it: --parent {now.commit}"
+        )
+        raise ConflictError(message) from error
+    raise error
+
+
+class _card_errors:  # noqa: N801 used as a function in a with statement
+    """Turn the validator's refusal of the card into a HubError."""
+
+    def __init__(self, publication: Publication) -> None:
+        self._publication = publication
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
+        if type(error) is ValueError:
+            detail = " ".join(str(error).split())[:500]
+            message = (
+                f"the Hub does not accept the model card of {self._publication.manifest.checkpoint.model_id}: {detail}: "
+                f"{NOTHING}. Build the set under an id that can be a repository's (--model-id ORG/NAME)"
+            )
+            raise HubError(message) from error
+
+
+def _bytes(content: bytes | Path) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _sha256(content: bytes | Path) -> str:
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -1,0 +1,105 @@
+"""What the Hub says of a repository at a commit, in one call; and the client it is asked through."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eigenbank.registry.hub.errors import hub_errors
+from eigenbank.registry.hub.location import Published, is_commit, is_repo_id
+from eigenbank.registry.sets import file_digest
+from eigenbank.schemas.errors import HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
+TAG = "eigenbank"
+"""The tag, from `library_name` in the card, by which sets are found."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as a commit has it: size in bytes, git object id, and for large files the sha256."""
+
+    size: int
+    oid: str | None
+    sha256: str | None
+
+    def mismatch(self, path: Path) -> str | None:
+        """How a local file differs from what the commit says, None if it does not."""
+        size = path.stat().st_size
+        if size != self.size:
+            return f"is {size} bytes long, its commit says {self.size}"
+        if self.sha256 is not None:
+            found = file_digest(path)
+            return None if found == self.sha256 else f"has sha256 {found[:12]}…, its commit says {self.sha256[:12]}…"
+        if self.oid is not None:
+            found = git_oid(path)
+            return None if found == self.oid else f"has git id {found[:12]}…, its commit says {self.oid[:12]}…"
+        return None
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository at a commit. `bases` are the checkpoints its card says it belongs to."""
+
+    repo: str
+    commit: str
+    files: dict[str, RemoteFile]
+    tags: tuple[str, ...]
+    bases: tuple[str, ...]
+
+    @property
+    def at(self) -> Published:
+        return Published(self.repo, self.commit)
+
+
+def api() -> "HfApi":
+    """The client, with the user's own login. Nothing of the login is kept here."""
+    from huggingface_hub import HfApi
+
+    import eigenbank
+
+    return HfApi(library_name="eigenbank", library_version=eigenbank.__version__)
+
+
+def look(repo: str, revision: str | None = None, *, outcome: str = "nothing was changed") -> Remote:
+    """Ask what a repository holds. Raises HubError, UnreachableError when the Hub does not answer."""
+    check_repo_id(repo)
+    with hub_errors(f"looking at {repo}{f'@{revision}' if revision else ''} on the Hub", outcome):
+        info = api().model_info(repo, revision=revision, files_metadata=True)
+    commit = info.sha or ""
+    if not is_commit(commit):
+        message = f"the Hub names no commit for {repo}, but {commit[:60]!r}: {outcome}. Check HF_ENDPOINT"
+        raise HubError(message)
+    files = {
+        sibling.rfilename: RemoteFile(
+            sibling.size or 0, sibling.blob_id, sibling.lfs.sha256 if sibling.lfs is not None else None
+        )
+        for sibling in info.siblings or []
+    }
+    return Remote(repo, commit, files, tuple(info.tags or ()), bases_of(info))
+
+
+def check_repo_id(repo: str) -> None:
+    """Raise HubError for what cannot be a repository's id."""
+    if not is_repo_id(repo):
+        message = f"{repo[:200]!r} is no repository id: expected ORG/NAME of letters, digits, '_', '.' and '-'"
+        raise HubError(message)
+
+
+def bases_of(info: "ModelInfo") -> tuple[str, ...]:
+    """The base checkpoints of a repository, from the tags the Hub derives from its card."""
+    named = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
+    return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
+
+
+def git_oid(path: Path) -> str:
+    """The git object id of a file's content."""
+    return blob_oid(path.read_bytes())
+
+
+def blob_oid(data: bytes) -> str:
+    """The git object id of a content: sha1, which here names an object and protects nothing."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,5 @@
+"""`PYTHONPATH=tests python -m hub`, which is what `make hub` runs."""
+
+from hub.server import main
+
+main()

@@ -1,0 +1,64 @@
+"""Is everything whole? What must hold after any fault, at either end."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+
+from hub.server import Hub
+
+
+def check_hub(hub: Hub, repo: str) -> bool:
+    """Assert that a repository holds a whole set or none. Returns whether it holds one."""
+    if ("models", repo) not in hub.store.repos:
+        return False
+    files = hub.files(repo)
+    if "manifest.json" not in files:
+        assert "directions.safetensors" not in files
+        return False
+    entries = json.loads(files["manifest.json"])["files"]
+    for name, entry in entries.items():
+        assert hashlib.sha256(files[name]).hexdigest() == entry["sha256"], name
+    assert set(files) - {"NOTES.md"} == {*entries, "manifest.json"}
+    return True
+
+
+def check_home(home: Path) -> list[tuple[str, str, str]]:
+    """Assert that the catalog is sound and the cache holds what it says. Returns the catalog's (model, repo, commit)."""
+    for blob in (home / "hf").rglob("blobs/*"):
+        if blob.suffix == ".incomplete":
+            continue
+        data = blob.read_bytes()
+        if len(blob.name) == 64:
+            assert hashlib.sha256(data).hexdigest() == blob.name
+        else:
+            assert hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == blob.name
+    catalog = home / "eigenbank" / "catalog.db"
+    if not catalog.is_file():
+        return []
+    connection = sqlite3.connect(catalog)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        columns = 'model_id, repo, "commit", location, digest, directions'
+        rows = connection.execute(
+            f"SELECT {columns}, (SELECT count(*) FROM directions d JOIN spectra s ON s.id = d.spectrum_id "
+            "JOIN layers l ON l.id = s.layer_id WHERE l.set_id = sets.id) "
+            "FROM sets JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE repo IS NOT NULL"
+        ).fetchall()
+    except sqlite3.OperationalError as error:
+        # Killed before the first transaction: a file without tables, which the next run fills.
+        if "no such table" not in str(error):
+            raise
+        return []
+    finally:
+        connection.close()
+    for model, repo, commit, location, digest, counted, there in rows:
+        assert counted == there, model
+        if location.startswith("hub:"):
+            folder = home / "hf" / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+            manifest = (folder / "manifest.json").read_bytes()
+            assert hashlib.sha256(manifest).hexdigest() == digest
+            for name, entry in json.loads(manifest)["files"].items():
+                assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"]
+    return [(row[0], row[1], row[2]) for row in rows]

@@ -1,0 +1,204 @@
+"""The main job over the Hub: publish on one machine, pull and load on another."""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hub.fixtures import Client, Worker
+from hub.server import Hub
+from hub.sets import other_version
+from hub.store import card_problems
+
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.steer import steer
+from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets import read_manifest
+
+REPO = "me/faces-directions"
+IMAGES = """
+import sys, hashlib, torch, eigenbank as eb
+from eigenbank.loaders.pipelines import open_pipeline
+from pathlib import Path
+pipe = open_pipeline(Path(sys.argv[1]))
+bank = eb.load(sys.argv[2])
+with eb.steer(pipe, {"warm smile": 1.5}, bank=bank):
+    images = pipe(generator=torch.Generator().manual_seed(0), num_inference_steps=2, output_type="np").images
+print(hashlib.sha256(images.tobytes()).hexdigest())
+"""
+
+
+def ok(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_what_is_published_steers_alike_from_another_home(
+    published_set: Path, tiny_checkpoint: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    with steer(pipe, {"warm smile": 1.5}, bank=Bank.open(published_set)):
+        generator = torch.Generator().manual_seed(0)
+        images = pipe(generator=generator, num_inference_steps=2, output_type="np").images
+    ok(make_client("first").run("publish", str(published_set), "--repo", REPO))
+    second = make_client("second", token=None)
+    ok(second.run("pull", REPO))
+    there = ok(second.python(IMAGES, str(tiny_checkpoint), "acme/faces"))
+    assert there.stdout.strip() == hashlib.sha256(images.tobytes()).hexdigest()
+    assert there.stderr == ""
+
+
+def test_loading_by_model_id_finds_it_on_the_hub_and_remembers(
+    published_set: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    ok(make_client("first").run("publish", str(published_set), "--repo", REPO))
+    second = make_client("second", token=None)
+    load = (
+        "import sys, eigenbank as eb; bank = eb.load('acme/faces'); print(len(bank)); assert 'torch' not in sys.modules"
+    )
+    first = ok(second.python(load))
+    assert f"taken from {REPO}" in first.stderr
+    hub.forget()
+    again = ok(second.python(load))
+    assert again.stdout == first.stdout
+    assert again.stderr == ""
+    assert not hub.requests
+    listed = json.loads(ok(second.run("list", "--format", "json")).stdout)
+    assert f"hub:{REPO}@{hub.head(REPO).sha}" in [row["location"] for row in listed]
+
+
+def test_publishing_twice_uploads_nothing(published_set: Path, hub: Hub, worker: Worker) -> None:
+    first = worker.run("publish", str(published_set), "--repo", REPO, "--format", "json")
+    assert first.code == 0, first.err
+    assert {row["change"] for row in json.loads(first.out)} == {"add"}
+    assert hub.requests["commit"] == 1
+    assert hub.head(REPO).files["directions.safetensors"].lfs
+    before = hub.head(REPO).sha
+    hub.forget()
+    again = worker.run("publish", str(published_set), "--repo", REPO)
+    assert again.code == 0
+    assert "nothing was uploaded" in again.err
+    assert set(hub.requests) <= {"info", "head", "get"}
+    assert not sum(hub.received.values())
+    assert hub.head(REPO).sha == before
+
+
+def test_only_what_changed_is_uploaded(
+    set_folder: Path, tmp_path: Path, hub: Hub, worker: Worker, published_set: Path
+) -> None:
+    assert worker.run("publish", str(set_folder), "--repo", REPO).code == 0
+    hub.forget()
+    other = other_version(set_folder, tmp_path / "other", "frown")
+    done = worker.run("publish", str(other), "--repo", REPO, "--format", "json", "--message", "Another label")
+    assert done.code == 0, done.err
+    changes = {row["file"]: row["change"] for row in json.loads(done.out)}
+    (preview,) = [name for name in changes if name.startswith("previews/")]
+    assert changes == {
+        "directions.safetensors": "keep",
+        "README.md": "change",
+        "manifest.json": "change",
+        preview: "delete",
+    }
+    assert not hub.requests["lfs-upload"]
+    assert hub.head(REPO).title == "Another label"
+    assert "frown" in hub.files(REPO)["README.md"].decode()
+    assert preview not in hub.files(REPO)
+
+
+def test_the_catalog_remembers_where_a_set_is_published(
+    published_set: Path, hub: Hub, client: Client, tiny_checkpoint: Path
+) -> None:
+    ok(client.run("build", str(tiny_checkpoint), "--model-id", "acme/built", "--top-k", "2"))
+    ok(client.run("publish", "acme/built", "--repo", REPO))
+    asked = client.python(
+        "from eigenbank.registry.catalog import Catalog\n"
+        "with Catalog.open() as c: row = c.get_set('acme/built'); print(row.repo, row.commit)"
+    )
+    assert asked.stdout.split() == [REPO, hub.head(REPO).sha]
+
+
+def test_a_dry_run_changes_nothing(published_set: Path, hub: Hub, worker: Worker) -> None:
+    done = worker.run("publish", str(published_set), "--repo", REPO, "--dry-run")
+    assert done.code == 0, done.err
+    assert "this would be published" in done.err
+    assert "directions.safetensors" in done.out
+    assert not hub.store.repos
+    assert set(hub.requests) == {"info", "validate-yaml"}
+
+
+def test_a_set_can_be_private_and_on_a_branch(
+    published_set: Path, hub: Hub, worker: Worker, make_client: Callable[..., Client]
+) -> None:
+    done = worker.run("publish", str(published_set), "--repo", REPO, "--private", "--revision", "dev")
+    assert done.code == 0, done.err
+    assert hub.repo(REPO).private
+    assert "manifest.json" not in hub.files(REPO)
+    assert "manifest.json" in hub.files(REPO, "dev")
+    assert worker.run("pull", REPO, "--revision", "dev").code == 0
+    stranger = make_client("stranger", token=None).run("pull", REPO, "--revision", "dev")
+    assert stranger.returncode == 1
+    assert "error: no direction set of" in stranger.stderr
+
+
+def test_the_card_is_valid_and_says_what_it_must(published_set: Path, hub: Hub, worker: Worker) -> None:
+    assert worker.run("publish", str(published_set), "--repo", REPO).code == 0
+    card = hub.files(REPO)["README.md"].decode()
+    assert card_problems(card) == []
+    header = hub.repo(REPO).card()
+    assert header["library_name"] == "eigenbank"
+    assert (header["base_model"], header["base_model_relation"]) == ("acme/faces", "adapter")
+    assert header["license"] == "apache-2.0"
+    assert header["tags"][:2] == ["eigenbank", "eigen-directions"]
+    manifest = read_manifest(published_set)
+    assert "| licence of the base checkpoint | unknown |" in card
+    assert "| base revision | unknown (a local folder) |" in card
+    assert f"`{manifest.files['directions.safetensors'].sha256}`" in card
+    assert "`output-value:output`" in card
+    (preview,) = [name for name in manifest.files if name.startswith("previews/")]
+    row = next(line for line in card.splitlines() if "warm smile" in line and line.startswith("|"))
+    assert f"![preview]({preview})" in row
+    assert "age &#60; 30" in card
+    assert "age < 30" not in card.replace("{'age < 30'", "")
+
+
+def test_the_snippet_of_the_card_runs(
+    published_set: Path, tiny_checkpoint: Path, hub: Hub, worker: Worker, make_client: Callable[..., Client]
+) -> None:
+    hub.put(
+        "acme/faces", {p.relative_to(tiny_checkpoint).as_posix(): p for p in tiny_checkpoint.rglob("*") if p.is_file()}
+    )
+    assert worker.run("publish", str(published_set), "--repo", REPO).code == 0
+    code = re.findall(r"```python\n(.*?)```", hub.files(REPO)["README.md"].decode(), re.DOTALL)
+    assert len(code) == 1
+    done = ok(make_client("reader", token=None).python(code[0] + "\nprint(len(images), images[0].size)"))
+    assert done.stdout.strip() == "1 (8, 8)"
+
+
+@pytest.mark.parametrize("token", ["dummy", "hf_secret-token-of-mine"])
+def test_a_token_is_never_shown_or_stored(
+    token: str, published_set: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    client = make_client(token=token)
+    done = client.run("--debug", "publish", str(published_set), "--repo", REPO)
+    assert (done.returncode == 0) == (token == "dummy")
+    assert token not in (done.stdout + done.stderr).replace("dummy_", "")
+    for path in client.home.rglob("*"):
+        assert not (path.is_file() and token.encode() in path.read_bytes()), path
+
+
+def test_a_pinned_commit_is_what_is_loaded(
+    set_folder: Path, tmp_path: Path, hub: Hub, worker: Worker, make_client: Callable[..., Client]
+) -> None:
+    assert worker.run("publish", str(set_folder), "--repo", REPO).code == 0
+    old = hub.head(REPO).sha
+    assert worker.run("publish", str(other_version(set_folder, tmp_path / "o", "frown")), "--repo", REPO).code == 0
+    reader = make_client("reader", token=None)
+    code = "import sys, eigenbank as eb; print(*eb.load('acme/faces', **eval(sys.argv[1])).labels)"
+    assert ok(reader.python(code, "{}")).stdout.startswith("frown")
+    assert "warm" in ok(reader.python(code, f"dict(revision={old!r})")).stdout
+    assert ok(reader.python(code, "{}")).stdout.startswith("frown")
+    assert "warm" in ok(reader.python(code, f"dict(repo={REPO!r}, revision={old!r})")).stdout
