@@ -36,9 +36,13 @@ CASES: dict[str, dict[str, Maker]] = {
         "decoder_input_tokens": Scene.image,
     },
     "HunyuanDiT2DModel": {
-        "encoder_hidden_states": lambda s: s.text(s.number("text_len", default=77), s.number("cross_attention_dim", default=1024)),
+        "encoder_hidden_states": lambda s: s.text(
+            s.number("text_len", default=77), s.number("cross_attention_dim", default=1024)
+        ),
         "text_embedding_mask": lambda s: torch.ones((1, s.number("text_len", default=77))),
-        "encoder_hidden_states_t5": lambda s: s.text(s.number("text_len_t5", default=256), s.number("cross_attention_dim_t5", default=2048)),
+        "encoder_hidden_states_t5": lambda s: s.text(
+            s.number("text_len_t5", default=256), s.number("cross_attention_dim_t5", default=2048)
+        ),
         "text_embedding_mask_t5": lambda s: torch.ones((1, s.number("text_len_t5", default=256))),
         "image_meta_size": lambda s: torch.zeros((1, 6)),
         "style": lambda s: torch.zeros((1,), dtype=LONG),
@@ -84,7 +88,9 @@ CASES: dict[str, dict[str, Maker]] = {
     },
     "HiDreamImageTransformer2DModel": {
         "layouts": lambda s: ("bchw",),
-        "encoder_hidden_states_llama3": lambda s: [s.text() for _ in range(max(s.config.get("llama_layers") or [31]) + 1)],
+        "encoder_hidden_states_llama3": lambda s: [
+            s.text() for _ in range(max(s.config.get("llama_layers") or [31]) + 1)
+        ],
         "encoder_hidden_states_t5": lambda s: s.text(),
         "img_ids": lambda s: None,
         "pooled_embeds": lambda s: s.vector(s.number("text_emb_dim", default=2048)),
@@ -97,17 +103,24 @@ CASES: dict[str, dict[str, Maker]] = {
     "Cosmos3OmniTransformer": {"layouts": lambda s: ()},
     "UVit2DModel": {"layouts": lambda s: ("bn",)},
     "PriorTransformer": {"layouts": lambda s: ("bc",)},
-    "TransformerTemporalModel": {"layouts": lambda s: ("bchw",), "num_frames": lambda s: 1, "encoder_hidden_states": lambda s: None},
+    "TransformerTemporalModel": {
+        "layouts": lambda s: ("bchw",),
+        "num_frames": lambda s: 1,
+        "encoder_hidden_states": lambda s: None,
+    },
     "I2VGenXLUNet": {"layouts": lambda s: ("bcfhw",), "fps": Scene.vector},
     "UNetMotionModel": {"layouts": lambda s: ("bcfhw",)},
-    "MiniMaxMusic3Transformer1DModel": {"layouts": lambda s: ("bnc", "bcn"), "encoder_hidden_states": lambda s: s.text(s.tokens)},
+    "MiniMaxMusic3Transformer1DModel": {
+        "layouts": lambda s: ("bnc", "bcn"),
+        "encoder_hidden_states": lambda s: s.text(s.tokens),
+    },
     "StableAudioDiTModel": {"layouts": lambda s: ("bcn",)},
 }
 """Class → argument → its maker. `layouts` lists the layouts of the image argument to try instead of all."""
 
 
 def _layered(scene: Scene, layers: int) -> Any:
-    from eigenbank.builders.trace import mark
+    from eigenbank.builders.trace import mark, shadow_of
 
     text = scene.text()
-    return mark(text[:, :, None].expand(-1, -1, layers, -1), text._eb_shadow[:, :, None].expand(-1, -1, layers, -1))
+    return mark(text[:, :, None].expand(-1, -1, layers, -1), shadow_of(text)[:, :, None].expand(-1, -1, layers, -1))

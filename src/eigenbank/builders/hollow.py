@@ -9,7 +9,8 @@ from torch import Tensor, nn
 def hollow(model: nn.Module) -> nn.Module:
     """Give a model on the meta device parameters that can be computed with: one zero, spread over the whole shape."""
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_meta:
                     spread = _spread(tensor)

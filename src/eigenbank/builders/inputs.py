@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.trace import IMAGE, TEXT, mark, token_code
+from eigenbank.builders.trace import IMAGE, TEXT, mark, shadow_of, token_code
 
 LAYOUTS = ("bchw", "bcfhw", "bfchw", "bnc", "bcn", "list", "bn", "bc")
 """Layouts of the image argument: batch, channels, frames, height, width; n tokens in a row; a list of c, f, h, w."""
@@ -105,14 +105,18 @@ class Scene:
     @property
     def rope_axes(self) -> int:
         """How many axes a position has."""
-        found = next((self.config[k] for k in ("axes_dims_rope", "axes_dim", "rope_axes_dim") if self.config.get(k)), None)
+        found = next(
+            (self.config[k] for k in ("axes_dims_rope", "axes_dim", "rope_axes_dim") if self.config.get(k)), None
+        )
         return len(found) if isinstance(found, (list, tuple)) else 3
 
 
 Maker = Callable[[Scene], Any]
 
 
-def candidates(model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, Mapping[str, Maker]]) -> Iterator[dict[str, Any]]:
+def candidates(
+    model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, Mapping[str, Maker]]
+) -> Iterator[dict[str, Any]]:
     """Keyword arguments to try `model.forward` with, the likeliest first. `cases`: class → argument → how to make it.
 
     An argument's maker `layouts` lists the layouts to try instead of all; a maker that gives None leaves the argument out.
@@ -121,10 +125,14 @@ def candidates(model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, 
     names = inspect.signature(model.forward).parameters
     said = next((config[key] for key in ("max_text_seq_length", "text_len") if isinstance(config.get(key), int)), None)
     texts = (6, said) if said and said <= 1024 else (6,)
-    layouts = case["layouts"](Scene(model, config, "", Sizes())) if "layouts" in case else _likely(type(model).__name__, names, model)
+    layouts = (
+        case["layouts"](Scene(model, config, "", Sizes()))
+        if "layouts" in case
+        else _likely(type(model).__name__, names, model)
+    )
     for layout in layouts:
         for text in texts:
-            for side in ((4, 8) if layout in ("bnc", "bcn") else (8, 32)):
+            for side in (4, 8) if layout in ("bnc", "bcn") else (8, 32):
                 scene = Scene(model, config, layout, Sizes(side=side, text=text))
                 for optional in (True, False):
                     yield _arguments(scene, case, optional)
@@ -158,7 +166,12 @@ def _pooled(scene: Scene) -> Tensor:
 def _added(scene: Scene) -> dict[str, Any] | None:
     if "addition_embed_type" in scene.config:
         width = scene.number("encoder_hid_dim", default=1280)
-        return {"text_embeds": scene.vector(1280), "time_ids": torch.zeros((1, 6)), "image_embeds": scene.vector(width), "hint": scene.image("bchw", 3)}
+        return {
+            "text_embeds": scene.vector(1280),
+            "time_ids": torch.zeros((1, 6)),
+            "image_embeds": scene.vector(width),
+            "hint": scene.image("bchw", 3),
+        }
     return {"resolution": torch.zeros((1, 2)), "aspect_ratio": torch.zeros((1, 1))}
 
 
@@ -196,11 +209,13 @@ _MAKERS: dict[str, Maker] = {
     "height": lambda s: s.sizes.side,
     "width": lambda s: s.sizes.side,
     **dict.fromkeys(("original_size", "target_size", "crop_coords"), lambda s: torch.zeros((1, 2))),
-    "cap_feats": lambda s: [mark(s.text()[0], s.text()._eb_shadow[0])],
+    "cap_feats": lambda s: [mark(s.text()[0], shadow_of(s.text())[0])],
 }  # fmt: skip
 """How an argument of that name is made, whichever class it belongs to."""
 
-_NEEDED = frozenset(("encoder_hidden_states", "timestep", "img_ids", "txt_ids", "pooled_projections", "img_shapes", "class_labels"))
+_NEEDED = frozenset(
+    ("encoder_hidden_states", "timestep", "img_ids", "txt_ids", "pooled_projections", "img_shapes", "class_labels")
+)
 
 
 def _likely(kind: str, names: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ def observe(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Disco
         if layer is not None:
             layers.setdefault(layer.name, layer)
         else:
-            excluded.update(_owner(model, operand.weight) for found in seen.operands.values() for operand in found.values())
+            excluded.update(
+                _owner(model, operand.weight) for found in seen.operands.values() for operand in found.values()
+            )
     undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
     found = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
@@ -55,7 +57,10 @@ def run(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> tuple[Tra
                     model(**arguments)
             except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
                 if len(tracer.trace.seen) >= len(best.seen):
-                    best, problem = tracer.trace, f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+                    best, problem = (
+                        tracer.trace,
+                        f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}",
+                    )
                 continue
             return tracer.trace, None
     return best, problem
@@ -177,19 +182,31 @@ def _put(
 
 
 def _norm(
-    model: nn.Module, layer: str, mark: NormMark | None, tensors: dict[Role, Part], shapes: Mapping[str, tuple[int, ...]]
+    model: nn.Module,
+    layer: str,
+    mark: NormMark | None,
+    tensors: dict[Role, Part],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Norm | None:
     if mark is None or not mark.module:
         return None
     module = model.get_submodule(mark.module)
     # A norm module that holds a projection of its own scales and shifts by what that makes of the timestep.
     adaptive = mark.changed or any(isinstance(each, nn.Linear) for each in module.modules())
-    inner = next((name for name, each in module.named_modules() if isinstance(getattr(each, "weight", None), Tensor) and each.weight.ndim == 1), None)
+    inner = next(
+        (
+            name
+            for name, each in module.named_modules()
+            if isinstance(getattr(each, "weight", None), Tensor) and each.weight.ndim == 1
+        ),
+        None,
+    )
     if inner is not None and not adaptive:
         path = f"{mark.module}.{inner}" if inner else mark.module
-        for role, name in (("norm", f"{path}.weight"), ("norm-bias", f"{path}.bias")):
-            if name in shapes:
-                tensors[role] = Part(tensor=name)
+        if f"{path}.weight" in shapes:
+            tensors["norm"] = Part(tensor=f"{path}.weight")
+        if f"{path}.bias" in shapes:
+            tensors["norm-bias"] = Part(tensor=f"{path}.bias")
     place: Any = "inside" if mark.module.startswith(f"{layer}.") else "before"
     return Norm(module=mark.module, place=place, adaptive=adaptive)
 
@@ -198,7 +215,7 @@ def _unseen(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Lay
     """Attention modules by the names diffusers gives their projections, for those no trace has shown at work."""
     layers = []
     for name, module in model.named_modules():
-        linear = {role: getattr(module, f"to_{role[0]}", None) for role in _ROLES}
+        linear: dict[str, Any] = {role: getattr(module, f"to_{role[0]}", None) for role in _ROLES}
         if not name or not all(isinstance(each, nn.Linear) for each in linear.values()):
             continue
         width, heads = linear["query"].in_features, int(getattr(module, "heads", 1) or 1)

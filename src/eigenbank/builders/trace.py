@@ -98,7 +98,9 @@ _MOVES = _names(
 )  # fmt: skip
 """Functions that move entries without changing them: the shadow goes the same way."""
 _PLAIN = _names("to", "float", "half", "bfloat16", "double", "type", "type_as", "cpu", "cuda", "dropout", "__get__")
-_MODULATES = _names("mul", "add", "__mul__", "__add__", "__rmul__", "__radd__", "addcmul", "mul_", "add_", "__imul__", "__iadd__")
+_MODULATES = _names(
+    "mul", "add", "__mul__", "__add__", "__rmul__", "__radd__", "addcmul", "mul_", "add_", "__imul__", "__iadd__"
+)
 _PRODUCTS = _names("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum")
 
 
@@ -129,7 +131,18 @@ class Tracer(TorchFunctionMode):
                 raise
         if name in _MOVES:
             return self._moved(func, args, kwargs, result)
-        if name in ("__setitem__", "copy_", "masked_scatter", "index_put", "index_copy", "scatter", "pad", "index_add_", "masked_scatter_", "index_copy_"):
+        if name in (
+            "__setitem__",
+            "copy_",
+            "masked_scatter",
+            "index_put",
+            "index_copy",
+            "scatter",
+            "pad",
+            "index_add_",
+            "masked_scatter_",
+            "index_copy_",
+        ):
             return self._written(name, func, args, kwargs, result)
         if isinstance(result, Tensor):
             self._kept(name, args, kwargs, result)
@@ -162,44 +175,49 @@ class Tracer(TorchFunctionMode):
             shadows = func(*_map(swap, args), **_map(swap, kwargs))
         except Exception:  # not made for whole numbers: positions alone are exact as float64
             try:
-                floats = lambda t: t.double() if t.dtype == torch.int64 else t  # noqa: E731
-                thin = lambda t: floats(swap(t) & _POSITION) if _shadow(t) is not None else t  # noqa: E731
+                thin = lambda t: (_shadow(t) & _POSITION).double() if _shadow(t) is not None else t  # noqa: E731
                 shadows = _map(lambda t: t.long(), func(*_map(thin, args), **_map(thin, kwargs)))
             except Exception:  # what cannot be followed is left unmarked, and shows as undecided
                 return result
         norm = _same_norm(marked)
         for made, shadow in zip(_listed(result), _listed(shadows), strict=False):
-            made._eb_shadow = shadow
-            made._eb_norm = norm
+            mark(made, shadow)
+            _tag(made, "norm", norm)
             if len(marked) == 1:
-                made._eb_scores = getattr(marked[0], "_eb_scores", None)
+                _tag(made, "scores", getattr(marked[0], "_eb_scores", None))
         return result
 
     def _written(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         target = args[0]
-        value = args[-1] if name == "__setitem__" else next((t for t in _tensors(args[1:]) if _shadow(t) is not None), None)
+        value = (
+            args[-1] if name == "__setitem__" else next((t for t in _tensors(args[1:]) if _shadow(t) is not None), None)
+        )
         base = _shadow(target)
         if name == "pad":
             if base is not None:
                 with _quiet():
-                    result._eb_shadow = _resampled(base, result.shape) if (args[2] if len(args) > 2 else kwargs.get("mode", "constant")) != "constant" else F.pad(base, args[1] if len(args) > 1 else kwargs["pad"])
+                    constant = (args[2] if len(args) > 2 else kwargs.get("mode", "constant")) == "constant"
+                    widths = args[1] if len(args) > 1 else kwargs["pad"]
+                    mark(result, F.pad(base, widths) if constant else _resampled(base, result.shape))
             return result
         given = _shadow(value) if isinstance(value, Tensor) else None
         if given is None:
             if isinstance(result, Tensor) and base is not None:
-                result._eb_shadow = base
+                mark(result, base)
             return result
         base = torch.zeros(target.shape, dtype=torch.int64) if base is None else base.clone()
         with _quiet():
             try:
                 if name == "__setitem__":
                     base[args[1]] = given
-                    target._eb_shadow = base
+                    mark(target, base)
                 elif name == "copy_":
-                    target._eb_shadow = given.expand(target.shape)
+                    mark(target, given.expand(target.shape))
                 else:
-                    swapped = func(base, *_map(lambda t: _shadow(t) if _shadow(t) is not None else t, args[1:]), **kwargs)
-                    result._eb_shadow = swapped
+                    swapped = func(
+                        base, *_map(lambda t: _shadow(t) if _shadow(t) is not None else t, args[1:]), **kwargs
+                    )
+                    mark(result, swapped)
             except Exception:  # as above
                 pass
         return result
@@ -209,37 +227,37 @@ class Tracer(TorchFunctionMode):
         if not operands:
             return
         if name == "embedding":
-            result._eb_shadow = _shadow(operands[0])[..., None].expand(result.shape)
+            mark(result, _shadow(operands[0])[..., None].expand(result.shape))
             return
         if name == "view_as_complex":
-            result._eb_shadow = _shadow(operands[0])[..., 0]
+            mark(result, _shadow(operands[0])[..., 0])
             return
         if name == "view_as_real":
-            result._eb_shadow = _shadow(operands[0])[..., None].expand(result.shape)
+            mark(result, _shadow(operands[0])[..., None].expand(result.shape))
             return
         whole = [t for t in operands if t.shape == result.shape] or [
             t for t in operands if _broadcasts(t.shape, result.shape)
         ]
         if not whole:
             if result.ndim == operands[0].ndim:
-                result._eb_shadow = _resampled(_shadow(operands[0]), result.shape)
+                mark(result, _resampled(_shadow(operands[0]), result.shape))
             elif result.ndim == operands[0].ndim - 1 and operands[0].shape[:-1] == result.shape:
-                result._eb_shadow = _shadow(operands[0]).amax(-1)
+                mark(result, _shadow(operands[0]).amax(-1))
             return
         shadow = _shadow(whole[0]).expand(result.shape)
         for other in whole[1:]:
             following = _shadow(other).expand(result.shape)
             # A modulation has a weight's rows but no token: the token's own entry goes before it.
             shadow = torch.where(((shadow & 3) != 0) | ((shadow != 0) & ((following & 3) == 0)), shadow, following)
-        result._eb_shadow = shadow
+        mark(result, shadow)
         scores = next((s for t in operands if (s := getattr(t, "_eb_scores", None)) is not None), None)
         if scores is not None and tuple(result.shape[-2:]) == scores.shape:
-            result._eb_scores = scores
+            _tag(result, "scores", scores)
         norm = next((n for t in whole if (n := getattr(t, "_eb_norm", None)) is not None), None)
         if norm is not None and name in _PLAIN:
-            result._eb_norm = norm
+            _tag(result, "norm", norm)
         elif norm is not None and name in _MODULATES:
-            result._eb_norm = NormMark(norm.module, True)
+            _tag(result, "norm", NormMark(norm.module, True))
 
     # Weights
 
@@ -268,15 +286,17 @@ class Tracer(TorchFunctionMode):
         shadow = _shadow(x)
         if name is None:
             if shadow is not None:
-                out._eb_shadow = _broadcast_position(shadow, out, axis)
+                mark(out, _broadcast_position(shadow, out, axis))
             return out
         self.sources[name] = x
         self.trace.norms.setdefault(name, getattr(x, "_eb_norm", None))
         if shadow is None:
             shadow = torch.zeros(x.shape, dtype=torch.int64)
         self._reads_attention(shadow, name, axis)
-        rows = torch.arange(1, out.shape[axis] + 1).reshape([-1 if d == axis % out.ndim else 1 for d in range(out.ndim)])
-        out._eb_shadow = _broadcast_position(shadow, out, axis) | (rows << _ROW) | (self.numbers[name] + 1) << _ORIGIN
+        rows = torch.arange(1, out.shape[axis] + 1).reshape(
+            [-1 if d == axis % out.ndim else 1 for d in range(out.ndim)]
+        )
+        mark(out, _broadcast_position(shadow, out, axis) | (rows << _ROW) | (self.numbers[name] + 1) << _ORIGIN)
         return out
 
     def _reads_attention(self, shadow: Tensor, name: str, axis: int) -> None:
@@ -295,10 +315,10 @@ class Tracer(TorchFunctionMode):
         q, k, v = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("query", "key", "value")))
         out = torch.zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
         if all(_shadow(t) is not None for t in (q, k, v)):
-            out._eb_shadow = self._attention(*(_shadow(t) for t in (q, k, v)))
+            mark(out, self._attention(*(_shadow(t) for t in (q, k, v))))
         return out
 
-    def product(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+    def product(self, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
         operands = _tensors(args)
         if func.__name__ == "einsum" and len(operands) == 1:
@@ -314,20 +334,24 @@ class Tracer(TorchFunctionMode):
         if func.__name__ == "einsum":
             return self._einsum(args, left, right, result)
         if scores is not None and _shadow(right) is not None:
-            result._eb_shadow = scores.close(self, _shadow(right))
-        elif _shadow(left) is not None and _shadow(right) is not None and _made_by_weight(_shadow(left), _shadow(right)):
+            mark(result, scores.close(self, _shadow(right)))
+        elif (
+            _shadow(left) is not None and _shadow(right) is not None and _made_by_weight(_shadow(left), _shadow(right))
+        ):
             if _tokens_vary(_shadow(left), -1):
                 # Tokens are summed over: linear attention, (v, k) first, q later.
-                result._eb_scores = Scores(None, _shadow(right), _shadow(left).transpose(-1, -2), tuple(result.shape[-2:]))
-                result._eb_shadow = torch.zeros(result.shape, dtype=torch.int64)
+                made = Scores(None, _shadow(right), _shadow(left).transpose(-1, -2), tuple(result.shape[-2:]))
+                _tag(result, "scores", made)
+                mark(result, torch.zeros(result.shape, dtype=torch.int64))
             else:
-                result._eb_scores = Scores(_shadow(left), _shadow(right).transpose(-1, -2), None, tuple(result.shape[-2:]))
-                result._eb_shadow = (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape)
+                made = Scores(_shadow(left), _shadow(right).transpose(-1, -2), None, tuple(result.shape[-2:]))
+                _tag(result, "scores", made)
+                mark(result, (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape))
         elif _shadow(left) is not None and result.ndim == left.ndim:
-            result._eb_shadow = (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape)
+            mark(result, (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape))
         return result
 
-    def _einsum(self, args: Any, left: Tensor, right: Tensor, result: Tensor) -> Tensor:
+    def _einsum(self, args: Any, left: Tensor, right: Tensor, result: Any) -> Any:
         one, two = _shadow(left), _shadow(right)
         if one is None or two is None or not isinstance(args[0], str):
             return result
@@ -337,15 +361,16 @@ class Tracer(TorchFunctionMode):
         scores = getattr(left, "_eb_scores", None)
         if len(summed) == 1 and len(first) == left.ndim == 4 and scores is not None:
             made = scores.close(self, _ordered(two, second, first[:-2] + first[-1] + (set(second) - set(first)).pop()))
-            result._eb_shadow = _ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1])
+            mark(result, _ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
         elif len(summed) == 1 and len(first) == left.ndim == 4 and _made_by_weight(one, two):
             axis = summed.pop()
             batch = [a for a in first if a in second and a != axis]
             rows, columns = (next(a for a in term if a not in batch and a != axis) for term in (first, second))
             if "".join([*batch, rows, columns]) == terms[1]:
                 lead = "".join(batch)
-                result._eb_scores = Scores(_ordered(one, first, lead + rows + axis), _ordered(two, second, lead + columns + axis), None, tuple(result.shape[-2:]))
-                result._eb_shadow = torch.zeros(result.shape, dtype=torch.int64)
+                q, k = _ordered(one, first, lead + rows + axis), _ordered(two, second, lead + columns + axis)
+                _tag(result, "scores", Scores(q, k, None, tuple(result.shape[-2:])))
+                mark(result, torch.zeros(result.shape, dtype=torch.int64))
         return result
 
     def multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -369,7 +394,7 @@ class Tracer(TorchFunctionMode):
         x = args[0]
         result = torch.zeros(x.shape, dtype=x.dtype)
         if _shadow(x) is not None:
-            result._eb_shadow = _shadow(x)
+            mark(result, _shadow(x))
         return result
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -434,21 +459,35 @@ _HANDLERS: dict[str, Callable[[Tracer, Any, Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def _shadow(tensor: Any) -> Tensor | None:
+def _shadow(tensor: Any) -> Any:
+    """A tensor's shadow, None where it has none."""
     return getattr(tensor, "_eb_shadow", None)
+
+
+def _tag(tensor: Tensor, what: str, value: Any) -> None:
+    setattr(tensor, f"_eb_{what}", value)
 
 
 def mark(tensor: Tensor, shadow: Tensor) -> Tensor:
     """The tensor, with the shadow of the tokens it holds."""
-    tensor._eb_shadow = shadow
+    _tag(tensor, "shadow", shadow)
     return tensor
+
+
+def shadow_of(tensor: Tensor) -> Tensor:
+    """The shadow of a tensor that was marked."""
+    shadow: Tensor = _shadow(tensor)
+    return shadow
 
 
 def mark_norm(value: Any, module: str) -> None:
     """Say that the tensors in a norm module's output came out of it."""
     for tensor in _tensors(value):
         if _shadow(tensor) is not None:
-            tensor._eb_norm = NormMark(module)
+            inner = getattr(tensor, "_eb_norm", None)
+            # A norm inside it, and what was done to its output since, are this module's own doing.
+            own = inner is not None and inner.changed and inner.module.startswith(f"{module}.")
+            _tag(tensor, "norm", NormMark(module, own))
 
 
 def _quiet() -> Any:

@@ -50,6 +50,8 @@ def is_exact(weights: dict[Role, Tensor], layer: Layer) -> bool:
 
 def transfer_score(weights: dict[Role, Tensor], recipe: Recipe, vector: Tensor, layer: Layer) -> float:
     """cos∠(M′v, v) for the recipe's Gram matrix M′ of these weights: 1 for an eigenvector, in [0, 1]."""
-    matrix = gram(recipe, {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1}, layer)
+    matrix = gram(
+        recipe, {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1}, layer
+    )
     image = matrix @ vector.double().to(matrix.device)
     return float((image @ vector.double().to(matrix.device)) / image.norm().clamp_min(1e-300))

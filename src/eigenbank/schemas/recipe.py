@@ -61,7 +61,12 @@ class Recipe(Model):
                 raise ValueError
             window = Window(start=float(found["start"]), end=float(found["end"])) if found["start"] else Window()
             head = None if found["head"] is None else int(found["head"])
-            return cls(matrix=found["matrix"], side="output" if found["side"] == "output" else "input", head=head, window=window)
+            return cls(
+                matrix=found["matrix"],
+                side="output" if found["side"] == "output" else "input",
+                head=head,
+                window=window,
+            )
         except ValueError:
             message = (
                 f"{slug!r} is not a recipe: expected MATRIX[.hHEAD][:input|:output][@START-END], "
