@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,18 @@ def build(
     vectors: dict[str, Tensor] = {}
     records: list[DirectionRecord] = []
     finished: list[Layer] = []
-    for number, layer in enumerate(found):
-        progress(layer.name, number, len(found))
-        weights = read_weights(source, layer)
-        finished.append(_measured(layer, weights))
-        bases, made = _directions(layer, weights, chosen, top_k, where)
-        vectors.update(bases)
-        records.extend(made)
+    with ThreadPoolExecutor(1) as reader:
+        # While a layer is solved the next one is read and hashed.
+        coming = reader.submit(_fetch, source, found[0])
+        for number, layer in enumerate(found):
+            progress(layer.name, number, len(found))
+            measured, weights = coming.result()
+            if number + 1 < len(found):
+                coming = reader.submit(_fetch, source, found[number + 1])
+            finished.append(measured)
+            bases, made = _directions(layer, weights, chosen, top_k, where)
+            vectors.update(bases)
+            records.extend(made)
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -71,6 +77,12 @@ def build(
         directions=tuple(records),
     )
     return Bank(manifest, vectors=vectors)
+
+
+def _fetch(source: "Source", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":
+    """A layer with what its weights tell of it, and the weights."""
+    weights = read_weights(source, layer)
+    return _measured(layer, weights), weights
 
 
 def read_weights(source: "Source", layer: Layer) -> "dict[Role, Tensor]":
@@ -102,7 +114,8 @@ def _directions(
     """The vectors and records of one layer. Recipes that differ only in their window are decomposed once."""
     from eigenbank.builders.decompose import decompose
 
-    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights}
+    used = {role for recipe in recipes for role in matrix_of(recipe).needs}
+    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
     spectra = {}
     for recipe in recipes:
         if recipe.basis not in spectra:
