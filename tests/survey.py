@@ -98,7 +98,11 @@ def survey(name: str, kind: Any) -> Result | None:
         hooks.append(module.register_forward_pre_hook(lambda *_, path=path: witness.inside.append(path)))
         hooks.append(module.register_forward_hook(lambda *_: witness.inside.pop(), always_call=True))
     followed = False
-    for arguments in candidates(model, dict(model.config), CASES):
+    # Where discovery could not follow the class, the witness, which is given the same arguments, cannot either.
+    trials = (
+        () if found.note and "could not be followed" in found.note else candidates(model, dict(model.config), CASES)
+    )
+    for arguments in trials:
         witness.saw.clear()
         witness.inside.clear()
         try:
@@ -114,7 +118,11 @@ def survey(name: str, kind: Any) -> Result | None:
     selves = {stack for stack, queries, keys in witness.saw if queries == keys and queries != 6} if followed else set()
     seen = {stack for stack, _, _ in witness.saw} if followed else set()
     missed = sorted({stack[-1] for stack in selves if not decided & set(stack)})
-    extra = sorted(layer for layer in decided if any(layer in stack for stack in seen) and not any(layer in stack for stack in selves))
+    extra = sorted(
+        layer
+        for layer in decided
+        if any(layer in stack for stack in seen) and not any(layer in stack for stack in selves)
+    )
     gc.collect()
     return Result(
         name,

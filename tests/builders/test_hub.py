@@ -126,9 +126,14 @@ def test_a_header_is_read_without_the_weights(
 ) -> None:
     save_file({"a": torch.arange(4e5), "b": torch.ones(3, 5)}, tmp_path / "x.safetensors")
     server.body = (tmp_path / "x.safetensors").read_bytes()  # type: ignore[attr-defined]
-    monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *_args, **_kwargs: f"http://127.0.0.1:{server.server_port}/x")
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_url", lambda *_args, **_kwargs: f"http://127.0.0.1:{server.server_port}/x"
+    )
     file = hub.remote_file("me/model", "x.safetensors", "0" * 40)
     assert file.header["b"].shape == (3, 5)
     assert server.served <= hub.FIRST_LOOK  # type: ignore[attr-defined]
     begin = file.data + file.header["b"].begin
-    assert torch.frombuffer(bytearray(file.reader.read([(begin, begin + 60)])[0]), dtype=torch.float32).tolist() == [1.0] * 15
+    assert (
+        torch.frombuffer(bytearray(file.reader.read([(begin, begin + 60)])[0]), dtype=torch.float32).tolist()
+        == [1.0] * 15
+    )

@@ -41,7 +41,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def write(folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], name: str = "model.safetensors") -> Path:
+def write(
+    folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor], name: str = "model.safetensors"
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / name)
@@ -114,7 +116,9 @@ def test_gguf_is_refused_by_name(name: str, tmp_path: Path) -> None:
 
 def test_bitsandbytes_is_refused_by_name(weights_file: Path) -> None:
     config = weights_file.parent / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
+    )
     with pytest.raises(SourceError, match="is quantised by bitsandbytes"):
         open_folder(weights_file.parent)
 
