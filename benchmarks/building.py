@@ -135,7 +135,7 @@ def main() -> None:
         return
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in args.names or SHAPES:
-        config, pattern = SHAPES[name]
+        _, pattern = SHAPES[name]
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / name
             subprocess.run(

@@ -148,7 +148,7 @@ def main() -> None:
             continue
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
         widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
-        if result.kinds.get("undecided") == sum(result.kinds.values()) and result.kinds:
+        if result.note and "could not be followed" in result.note:
             verdict, key = result.note or "", "undecided"
         elif result.missed or result.extra:
             verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"

@@ -19,7 +19,7 @@ class Moody(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 -- the name the base class calls
+    def do_GET(self) -> None:
         body: bytes = self.server.body  # type: ignore[attr-defined]
         mood = self.server.moods.pop(0) if self.server.moods else ""  # type: ignore[attr-defined]
         if mood in ("429", "503", "403"):

@@ -95,16 +95,16 @@ def test_layers_of_a_repository_are_listed_without_its_weights(hub: Any, client:
 @pytest.mark.parametrize(
     ("kind", "action", "more"),
     [
-        ("cdn", "cut", {"times": 2}),
-        ("cdn", "status", {"times": 2, "status": 503}),
-        ("cdn", "status", {"times": 1, "status": 429}),
+        ("get", "cut", {"times": 2}),
+        ("get", "status", {"times": 2, "status": 503}),
+        ("get", "status", {"times": 1, "status": 429}),
     ],
 )
 def test_a_moody_hub_is_survived(
     kind: str, action: str, more: dict[str, Any], hub: Any, client: Any, big: dict[str, Any], tmp_path: Path
 ) -> None:
     hub.put("me/big", big)
-    hub.fault(kind, action, **more)
+    hub.fault(kind, action, path="*.safetensors", **more)
     done = client.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "set" / "manifest.json").is_file()
@@ -112,7 +112,7 @@ def test_a_moody_hub_is_survived(
 
 def test_a_hub_that_fails_for_good_leaves_nothing(hub: Any, client: Any, big: dict[str, Any], tmp_path: Path) -> None:
     hub.put("me/big", big)
-    hub.fault("cdn", "status", status=403)
+    hub.fault("get", "status", path="*.safetensors", status=403)
     done = client.run("build", "me/big", "--out", str(tmp_path / "set"))
     assert done.returncode == 1
     assert "nothing was built" in done.stderr

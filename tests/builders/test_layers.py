@@ -128,7 +128,7 @@ def test_a_text_refiner_is_no_layer() -> None:
         num_layers=1, num_single_layers=1, num_refiner_layers=1, text_embed_dim=32, pooled_projection_dim=32,
         rope_axes_dim=(4, 6, 6),
     )  # fmt: skip
-    assert {name for name in by_name(discovery)} == {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
+    assert set(by_name(discovery)) == {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
 
 
 def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from eigenbank.builders.inputs import Maker, Scene
+from eigenbank.builders.trace import mark, shadow_of
 
 LONG = torch.int64
 
@@ -21,6 +22,16 @@ def _positions(scene: Scene) -> Any:
 def _omnigen_length(scene: Scene) -> int:
     patch = scene.number("patch_size", default=2)
     return scene.sizes.text + 1 + (scene.sizes.side // patch) ** 2
+
+
+def _repeated(text: Any, times: int) -> Any:
+    return mark(text.expand(times, -1, -1), shadow_of(text).expand(times, -1, -1))
+
+
+def _cosmos_layouts(scene: Scene) -> tuple[str, ...]:
+    if hasattr(scene.model, "register_to_config"):
+        scene.model.register_to_config(concat_padding_mask=False)
+    return ("bcfhw",)
 
 
 _IDS: Maker = lambda s: torch.zeros((s.tokens + s.sizes.text, 3), dtype=LONG)  # noqa: E731
@@ -109,7 +120,19 @@ CASES: dict[str, dict[str, Maker]] = {
         "encoder_hidden_states": lambda s: None,
     },
     "I2VGenXLUNet": {"layouts": lambda s: ("bcfhw",), "fps": Scene.vector},
-    "UNetMotionModel": {"layouts": lambda s: ("bcfhw",)},
+    # The pipeline repeats the text for every frame.
+    "UNetMotionModel": {
+        "layouts": lambda s: ("bcfhw",),
+        "encoder_hidden_states": lambda s: _repeated(s.text(), s.sizes.frames),
+    },
+    "HunyuanVideo15Transformer3DModel": {
+        "layouts": lambda s: ("bcfhw",),
+        "image_embeds": lambda s: s.text(5, s.number("image_embed_dim", default=1152)),
+        "encoder_hidden_states_2": Scene.text,
+        "encoder_attention_mask_2": lambda s: torch.ones((1, s.sizes.text), dtype=torch.bool),
+    },
+    # Its padding mask would be resized by torchvision, which need not be installed; the mask is one channel more, no token.
+    "CosmosTransformer3DModel": {"layouts": _cosmos_layouts},
     "MiniMaxMusic3Transformer1DModel": {
         "layouts": lambda s: ("bnc", "bcn"),
         "encoder_hidden_states": lambda s: s.text(s.tokens),
@@ -120,7 +143,5 @@ CASES: dict[str, dict[str, Maker]] = {
 
 
 def _layered(scene: Scene, layers: int) -> Any:
-    from eigenbank.builders.trace import mark, shadow_of
-
     text = scene.text()
     return mark(text[:, :, None].expand(-1, -1, layers, -1), shadow_of(text)[:, :, None].expand(-1, -1, layers, -1))
