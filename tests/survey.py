@@ -134,37 +134,45 @@ def survey(name: str, kind: Any) -> Result | None:
     )
 
 
-def main() -> None:
+def line(name: str, kind: Any) -> tuple[str, str]:
+    """A class's row of the table, and what it counts as."""
+    result = survey(name, kind)
+    if result is None:
+        return f"| {name} | – | – | not instantiable from its defaults |", "not instantiable"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
+    widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
+    if result.note and "could not be followed" in result.note:
+        verdict, key = result.note, "not followed"
+    elif result.missed or result.extra:
+        verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"
+    else:
+        verdict, key = "agrees", "agreeing"
+    return f"| {name} | {kinds} | {widths} | {verdict.replace('|', '/')} |", key
+
+
+def write(rows: list[tuple[str, str]]) -> None:
     """Write docs/layers.md."""
     import diffusers
 
-    rows = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
-    counts: Counter[str] = Counter()
-    for name, kind in classes().items():
-        result = survey(name, kind)
-        if result is None:
-            counts["not instantiable"] += 1
-            rows.append(f"| {name} | – | – | not instantiable from its defaults |")
-            continue
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
-        widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
-        if result.note and "could not be followed" in result.note:
-            verdict, key = result.note or "", "undecided"
-        elif result.missed or result.extra:
-            verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"
-        else:
-            verdict, key = "agrees" if result.kinds else "agrees: none", "agreeing"
-        counts[key] += 1
-        rows.append(f"| {name} | {kinds} | {widths} | {verdict.replace('|', '/')} |")
-        print(rows[-1], file=sys.stderr, flush=True)
+    counts = Counter(key for _, key in rows)
     summary = ", ".join(f"{count} {key}" for key, count in counts.most_common())
+    head = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
     text = (
         f"# Self-attention, class by class\n\nWritten by `python tests/survey.py` with diffusers {diffusers.__version__}: "
         f"{summary}.\n\nDiscovery runs the class's own forward on a model without weights and follows its tokens. The witness "
         "only counts them. A class whose forward could not be followed lists its layers as `undecided`; they are built "
-        "when named.\n\n" + "\n".join(rows) + "\n"
+        "when named.\n\n" + "\n".join([*head, *[row for row, _ in rows]]) + "\n"
     )
     (Path(__file__).parent.parent / "docs" / "layers.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Look at every class, and write the table."""
+    rows = []
+    for name, kind in classes().items():
+        rows.append(line(name, kind))
+        print(rows[-1][0], file=sys.stderr, flush=True)
+    write(rows)
 
 
 if __name__ == "__main__":
