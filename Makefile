@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces clean
+.PHONY: help install demo test lint faces directions clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,15 @@ lint: install ## Check style and types
 	$(BIN)/mypy
 
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
-	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32
+	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32 --steps 4500
+
+DEMO := eigenbank/cartoon-faces-32
+directions: install ## Build and label the demo checkpoint's direction set anew (minutes)
+	rm -rf catalog/cartoon-faces-32/directions
+	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home && \
+	$(BIN)/eigenbank build $(DEMO) --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
+	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
+	$(BIN)/eigenbank label $(DEMO) --out catalog/cartoon-faces-32/directions && rm -rf $$home
 
 clean: ## Remove what the targets above made
 	rm -rf $(VENV) demo.png

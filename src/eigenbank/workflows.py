@@ -193,25 +193,24 @@ def label(
     seeds: Sequence[int],
     confirm_seeds: Sequence[int],
     steps: int,
+    most: int = 4,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Bank:
     """The bank with the labels that an attribute model's readings justify; its earlier labels of that model replaced.
 
-    Directions are screened on `seeds`; those in which one attribute leads are measured again on `confirm_seeds`, and
-    only what holds there becomes a label. `attributes` is the attribute model's folder.
+    Directions are screened on `seeds`; of those in which one attribute leads, the `most` promising for each attribute
+    are measured again on `confirm_seeds`, and only what holds there becomes a label. `attributes` is the attribute model's folder.
     """
     import torch
 
-    from eigenbank.builders.label import Criteria, effects, labels_from, leading
+    from eigenbank.builders.label import Criteria, effects, labels_from, leading, shortlist
     from eigenbank.faces.attributes import load_attribute_model
-    from eigenbank.faces.render import FACTORS
     from eigenbank.loaders.calibrate import calibrate
     from eigenbank.loaders.respond import respond
     from eigenbank.schemas import Label
 
     model = load_attribute_model(attributes)
-    spread = {factor.name: factor.std for factor in FACTORS}
-    std = torch.tensor([spread.get(name, 1.0) for name in model.names])
+    std = torch.tensor(model.config.stds)
     source = f"attribute-model:{model.digest[:16]}"
     criteria = Criteria()
     bank = calibrate(pipe, bank)
@@ -229,15 +228,17 @@ def label(
 
     directions = list(bank)
     screened = measure("screening", directions, seeds)
-    first = leading(effects(screened.base, screened.plus, screened.minus, std, scale), criteria.loosened())
-    candidates = [direction for direction, j in zip(directions, first.tolist(), strict=True) if j >= 0]
+    seen = effects(screened.base, screened.plus, screened.minus, std, scale)
+    candidates = [directions[k] for k in shortlist(seen, leading(seen, criteria.loosened()), most)]
     given: dict[str, tuple[Label, ...]] = {
         direction.id: tuple(old for old in direction.labels if old.source != source) for direction in directions
     }
     if candidates:
         confirmed = measure("confirming", candidates, confirm_seeds)
         found = effects(confirmed.base, confirmed.plus, confirmed.minus, std, scale)
-        labels = labels_from(found, model.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps)
+        labels = labels_from(
+            found, model.config.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps
+        )
         for direction, new in zip(candidates, labels, strict=True):
             if new is not None:
                 given[direction.id] = (*given[direction.id], new)

@@ -2,7 +2,7 @@
 
 import torch
 
-from eigenbank.builders.label import Criteria, effects, labels_from, leading
+from eigenbank.builders.label import Criteria, effects, labels_from, leading, shortlist
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -50,8 +50,20 @@ def test_a_clear_leader_becomes_the_label_with_its_polarity() -> None:
 
 
 def test_no_label_for_a_mixed_a_weak_or_an_unsteady_direction() -> None:
-    assert _labels([[0.8, 0.7, 0.0], [0.2, 0.0, 0.0]]) == [None, None]
+    assert _labels([[0.8, 0.7, 0.0], [0.1, 0.0, 0.0]]) == [None, None]
     assert _labels([[0.4, 0.0, 0.0]], noise=2.0) == [None]
+
+
+def test_a_direction_that_does_the_same_at_either_sign_gets_no_label() -> None:
+    assert _labels([[0.8, 0.1, 0.1]], even=1.5) == [None]
+
+
+def test_only_the_most_promising_directions_of_each_attribute_are_looked_at_again() -> None:
+    found = effects(*_readings([[0.8, 0.4, 0.1], [0.8, 0.0, 0.1], [0.1, 0.1, 0.9], [0.8, 0.1, 0.1], [0.5, 0.5, 0.5]]), STD, 1.0)
+    first = leading(found, Criteria())
+    assert first.tolist() == [0, 0, 2, 0, -1]
+    assert shortlist(found, first, 2) == [1, 2, 3]
+    assert shortlist(found, first, 9) == [0, 1, 2, 3]
 
 
 def test_a_first_look_loses_nothing_that_would_pass() -> None:

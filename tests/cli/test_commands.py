@@ -93,6 +93,24 @@ def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("*.png*")) == ["steered.png", "swept.png"]
 
 
+def test_ids_of_a_search_are_piped_into_a_sweep(
+    built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["search", "--model", built, "--layer", "mid_block.*", "--rank", "0", "-q"]) == 0
+    ids = capsys.readouterr().out
+    out = tmp_path / "out.png"
+    call = ["--steps", "2", "--seeds", "0", "--out", str(out)]
+    for given, args in ((ids, ["-"]), (MID, ["-", "--model", built]), ("", [f"{built}#{MID}"])):
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        assert run(["sweep", *args, *call]) == 0
+        out.unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run(["sweep", "-", *call]) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("a/b#x/y/0\nc/d#x/y/0\n"))
+    assert run(["sweep", "-", *call]) == 2
+    assert "ids of 2 models (a/b, c/d)" in capsys.readouterr().err
+
+
 def test_the_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema"]) == 0
     document = json.loads(capsys.readouterr().out)

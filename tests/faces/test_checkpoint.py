@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from eigenbank.faces.attributes import load_attribute_model, r_squared
 from eigenbank.faces.render import NAMES, render
 from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.schemas.errors import EigenbankError
 
 
 def test_the_card_has_the_digest_and_the_command(demo_checkpoint: Path) -> None:
@@ -43,3 +46,25 @@ def test_a_seed_gives_its_image_whatever_the_batch(demo_checkpoint: Path) -> Non
     pipe = open_pipeline(demo_checkpoint)
     together = sample(pipe, [5, 6, 7], 5)
     torch.testing.assert_close(sample(pipe, [6], 5)[0], together[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "{", "is no attribute model's config"),
+        ("config.json", '{"names": ["a"], "stds": [1, 2]}', "as many"),
+        ("config.json", '{"names": ["a", "b"], "stds": [1, 2]}', "does not fit"),
+        ("config.json", '{"names": ["a"], "stds": [0]}', "greater than 0"),
+        ("model.safetensors", "", "no whole safetensors file"),
+        ("model.safetensors", None, "expected config.json and model.safetensors"),
+    ],
+)
+def test_a_damaged_attribute_model_is_refused(
+    file: str, text: str | None, message: str, demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(demo_checkpoint / "attributes", tmp_path / "attributes"))
+    (folder / file).unlink()
+    if text is not None:
+        (folder / file).write_text(text)
+    with pytest.raises(EigenbankError, match=message):
+        load_attribute_model(folder)

@@ -29,8 +29,9 @@ def _repeated(text: Any, times: int) -> Any:
 
 
 def _cosmos_layouts(scene: Scene) -> tuple[str, ...]:
-    if hasattr(scene.model, "register_to_config"):
-        scene.model.register_to_config(concat_padding_mask=False)
+    settings: Any = scene.model
+    if hasattr(settings, "register_to_config"):
+        settings.register_to_config(concat_padding_mask=False)
     return ("bcfhw",)
 
 

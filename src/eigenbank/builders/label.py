@@ -16,17 +16,24 @@ from eigenbank.schemas import Evidence, Label
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a label takes. `effect` in population standard deviations per unit scale."""
+    """What a label takes.
 
-    effect: float = 0.35
+    `effect`: least change in population standard deviations per unit scale; `selectivity`: least share of all change;
+    `lead`: how many times the next attribute's change; `consistency`: least share of seeds that agree in sign;
+    `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
+    bootstrap resamples in which all that holds of the mean.
+    """
+
+    effect: float = 0.2
     selectivity: float = 1 / 3
-    lead: float = 1.5
+    lead: float = 1.2
     consistency: float = 0.9
+    asymmetry: float = 1.0
     confidence: float = 0.9
 
     def loosened(self) -> "Criteria":
         """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
-        return replace(self, effect=0.8 * self.effect, lead=1 + 0.5 * (self.lead - 1), consistency=0.8)
+        return replace(self, effect=0.8 * self.effect, lead=1 + 0.5 * (self.lead - 1), consistency=0.8, asymmetry=1.25)
 
 
 @dataclass(frozen=True)
@@ -71,8 +78,23 @@ def leading(found: Effects, criteria: Criteria) -> Tensor:
         & (strength[:, 0] >= criteria.lead * strength[:, 1])
         & (found.selectivity[rows, first] >= criteria.selectivity)
         & (found.consistency[rows, first] >= criteria.consistency)
+        & (found.asymmetry[rows, first] <= criteria.asymmetry)
     )
     return torch.where(clear, first, -1)
+
+
+def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
+    """The directions worth a second look: of those that `first` gives an attribute, the `most` promising of each.
+
+    Promising is selective and odd: a direction that does the same at either sign of its scale is no slider.
+    """
+    promise = found.selectivity / (1 + found.asymmetry)
+    chosen: list[int] = []
+    for attribute in sorted(set(first.tolist()) - {-1}):
+        rows = (first == attribute).nonzero().flatten()
+        order = promise[rows, attribute].argsort(descending=True)
+        chosen.extend(rows[order[:most]].tolist())
+    return sorted(chosen)
 
 
 def confidence(found: Effects, attribute: Tensor, criteria: Criteria, resamples: int = 400, seed: int = 0) -> Tensor:

@@ -12,16 +12,22 @@ import click
 from eigenbank.cli.label import LABEL_COLUMNS, label_rows
 from eigenbank.cli.output import echo_table, progress_bar, say
 from eigenbank.cli.picture import check_out
+from eigenbank.schemas.errors import SteerError
 
-RECIPES = ("output-value", "output-value@0.3-1", "output-value:output@0.3-1")
+RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
 SCALE = 1.0
 SCREEN_SEEDS = tuple(range(100, 104))
-CONFIRM_SEEDS = tuple(range(200, 216))
+CONFIRM_SEEDS = tuple(range(200, 212))
 STEPS = 10
+FACES = "5,10,20"
+"""Three faces that differ in skin, hair and beard, so that a slider can be seen at work. Not among the labels' seeds."""
 
 
 @click.command(short_help="Run the whole thing on the shipped checkpoint.")
+@click.option(
+    "--top-k", type=click.IntRange(1, 64), default=TOP_K, show_default=True, help="Directions per layer and recipe."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -29,7 +35,7 @@ STEPS = 10
     show_default=True,
     help="PNG to write.",
 )
-def demo(out: Path) -> None:
+def demo(top_k: int, out: Path) -> None:
     """Build, label, catalog, load and steer on the shipped checkpoint of cartoon faces; a few minutes on two cores.
 
     The catalog and the set are kept in a temporary folder; your own catalog is left alone.
@@ -42,10 +48,10 @@ def demo(out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="eigenbank-demo-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
-        _demo(out)
+        _demo(top_k, out)
 
 
-def _demo(out: Path) -> None:
+def _demo(top_k: int, out: Path) -> None:
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.shipped import DEMO_MODEL_ID
     from eigenbank.workflows import build, find_checkpoint, keep, label
@@ -53,7 +59,7 @@ def _demo(out: Path) -> None:
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     say(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
     started = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=TOP_K)
+    bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=top_k)
     say(
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s, from weights alone"
     )
@@ -76,12 +82,18 @@ def _demo(out: Path) -> None:
         f"   {named} of {len(bank)} directions named, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s"
     )
 
+    if not named:
+        message = "no direction could be named: build more of them (--top-k). No picture was drawn"
+        raise SteerError(message)
     say("3. Catalog: the set is written and entered")
     bank = keep(bank, checkpoint=checkpoint)
 
     say("4. Load by model id in a fresh process, steer, draw")
-    command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", "--seeds=0-2", "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "eigenbank", *command], check=True)
+    command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False)
+    if done.returncode:
+        message = f"`eigenbank {' '.join(command)}` failed with {done.returncode}: no picture was drawn"
+        raise SteerError(message)
 
     rows = label_rows(bank)
     best = {row["label"]: row for row in reversed(rows)}

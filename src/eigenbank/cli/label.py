@@ -18,9 +18,15 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 )
 @click.option("--seeds", type=SEEDS, default="100-103", show_default=True, help="Seeds to screen all directions on.")
 @click.option(
-    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on."
+    "--confirm-seeds", type=SEEDS, default="200-211", show_default=True, help="Seeds to confirm the found ones on."
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
+@click.option(
+    "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per attribute."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
+)
 @catalog_option
 @output_options
 def label(
@@ -30,12 +36,15 @@ def label(
     seeds: tuple[int, ...],
     confirm_seeds: tuple[int, ...],
     steps: int,
+    most: int,
+    out: Path | None,
     fmt: str,
     quiet: bool,
 ) -> None:
     """Name directions by what they do: an attribute model reads edited images; a clear, steady leader becomes the label.
 
-    MODEL is a model id of the catalog. A set that lies elsewhere is not changed: the labelled one is written anew.
+    MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
+    attribute measured again on others. The set is written anew; the former one is not changed.
 
     \b
     Example:
@@ -57,9 +66,10 @@ def label(
             seeds=seeds,
             confirm_seeds=confirm_seeds,
             steps=steps,
+            most=most,
             progress=progress,
         )
-    bank = keep(bank, checkpoint=checkpoint)
+    bank = keep(bank, checkpoint=checkpoint, out=out)
     rows = label_rows(bank)
     say(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")

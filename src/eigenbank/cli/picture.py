@@ -1,6 +1,7 @@
 """`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,9 @@ def steer(
 
 
 @click.command(short_help="Draw directions at several scales as a contact sheet.")
-@click.argument("model")
+@click.argument("first", metavar="MODEL|ID|-")
 @click.argument("directions", nargs=-1, metavar="[NAME]...")
+@click.option("--model", metavar="ID", help="Model of ids that do not name it, as those read from stdin may not.")
 @click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
 @steps_option
@@ -85,8 +87,9 @@ def steer(
 @out_option
 @catalog_option
 def sweep(
-    model: str,
+    first: str,
     directions: tuple[str, ...],
+    model: str | None,
     scales: tuple[float, ...],
     seeds: tuple[int, ...],
     steps: int,
@@ -96,21 +99,24 @@ def sweep(
 ) -> None:
     """Draw a contact sheet: a row per direction, for each seed the unedited image and every scale.
 
-    NAMEs are labels or direction ids; without any, the best direction of every label is drawn.
+    NAMEs are labels or direction ids; without any, the best direction of every label is drawn. A full id
+    (MODEL#LAYER/RECIPE/RANK) may stand in the model's place, and - reads ids from stdin, one a line, as `search -q`
+    prints them.
 
     \b
     Example:
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
     check_out(out)
-    bank, pipe = _open(model, checkpoint)
+    model_id, wanted = _wanted(first, directions, model)
+    bank, pipe = _open(model_id, checkpoint)
     import torch
 
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
-    names = list(directions) or bank.labels
+    names = wanted or bank.labels
     if not names:
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
@@ -125,6 +131,26 @@ def sweep(
     columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
     sheet = contact_sheet(rows, names, columns, notes=notes, group=len(scales) + 1, cell=64)
     _save(sheet, out)
+
+
+def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:
+    """The model and the directions a call of sweep means. Raises UsageError where the ids are of several models, or none."""
+    if first == "-":
+        names = [line.strip() for line in sys.stdin if line.strip()]
+        if not names:
+            message = "no ids on stdin: nothing was found, or the command before printed none (use -q)"
+            raise SteerError(message)
+    elif "#" in first or model is not None:
+        names = [first]
+    else:
+        return first, list(directions)
+    names += directions
+    models = {name.partition("#")[0] for name in names if "#" in name} | ({model} if model else set())
+    if len(models) != 1:
+        found = f"ids of {len(models)} models ({', '.join(sorted(models))})" if models else "ids without a model"
+        message = f"{found}: a sheet is drawn from one. Narrow the search with --model, or name it here with --model"
+        raise click.UsageError(message)
+    return models.pop(), names
 
 
 def _open(model: str, checkpoint: Path | None) -> tuple[Any, Any]:

@@ -1,14 +1,12 @@
 """Write the finished demo checkpoint: float16 weights in diffusers' folder layout, attribute model and model card."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from diffusers import DDPMPipeline
-from safetensors.torch import save_file
 
-from eigenbank.faces.attributes import AttributeModel
+from eigenbank.faces.attributes import AttributeModel, save_attribute_model
 
 CARD = """---
 license: apache-2.0
@@ -39,17 +37,11 @@ def write_checkpoint(
     """Write the checkpoint folder `out`: pipeline and attribute model in float16, and a README.md with the digest."""
     parameters = sum(p.numel() for p in pipeline.unet.parameters()) / 1e6
     pipeline.to(dtype=torch.float16).save_pretrained(out)
-    folder = out / "attributes"
-    folder.mkdir(exist_ok=True)
-    save_file(
-        {name: t.half().contiguous() for name, t in attributes.state_dict().items()}, folder / "model.safetensors"
-    )
-    config = {"names": attributes.names, "size": attributes.size, "width": attributes.width, "r2": scores}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_attribute_model(attributes, out / "attributes", scores)
     digest = hashlib.sha256((out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
     card = CARD.format(
         parameters=parameters,
-        count=len(attributes.names),
+        count=len(attributes.config.names),
         command=command,
         torch=torch.__version__,
         digest=digest,

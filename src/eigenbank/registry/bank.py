@@ -190,10 +190,11 @@ class Bank:
 
 
 def _worth(label: Label) -> tuple[bool, float, float]:
-    """How much a label is to be trusted: a person's first, then by confidence and selectivity together."""
-    selectivity = label.evidence.selectivity if label.evidence else 0.0
-    return label.source.startswith("human:"), (label.confidence or 0.0) * selectivity, abs(_effect(label))
+    """How good a slider a label promises: a person's word first, then confidence, selectivity and effect together.
 
-
-def _effect(label: Label) -> float:
-    return label.evidence.effect if label.evidence else 0.0
+    Beyond one standard deviation per unit scale more effect is no better.
+    """
+    human, trust = label.source.startswith("human:"), label.confidence or 0.0
+    if label.evidence is None:
+        return human, 0.0, trust
+    return human, trust * label.evidence.selectivity * min(1.0, abs(label.evidence.effect)), trust

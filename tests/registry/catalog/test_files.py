@@ -65,6 +65,14 @@ def test_a_newer_schema_is_refused_and_named(path: Path) -> None:
     assert "Nothing was changed" in message
 
 
+def test_a_catalog_that_lacks_tables_is_refused(path: Path) -> None:
+    made(path)
+    plain = sqlite3.connect(path)
+    plain.execute("DROP TABLE strays")
+    plain.close()
+    refused(path, "lacks the tables strays: it is damaged")
+
+
 def test_a_file_cut_short_is_refused(path: Path) -> None:
     made(path)
     whole = path.read_bytes()

@@ -8,12 +8,15 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from eigenbank.schemas.errors import CatalogError
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for another one. Writes are short; readers never wait."""
+
+WRITERS = 0x45694264
+"""The number of the lock that PostgreSQL's writers wait for each other at."""
 
 _TROUBLE = (
     ("locked", "another program has been writing to it for {busy:.0f} seconds. Nothing was changed. Try again later."),
@@ -22,8 +25,21 @@ _TROUBLE = (
     ("malformed", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
     ("not a database", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
     ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
+    ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
     ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
 )
+
+_STATES = {
+    "55P03": f"another program has been writing to it for {BUSY_SECONDS:.0f} seconds. Nothing was changed. Try again later.",
+    "25006": "it is read-only. Nothing was changed.",
+    "42501": "this user may not do that. Nothing was changed. Ask its owner for the rights to its tables.",
+    "53": "the server is out of room. Nothing was changed. Make room and try again.",
+    "08": "no connection to the server. Nothing was changed. Check that it runs, and the URL: host, port, user, database.",
+    "57P": "the server shut down. Nothing was changed. Try again when it runs.",
+    "28": "the server refused the login. Check the user and the password in the URL.",
+    "3D000": "there is no such database. Make it with createdb, or check the URL.",
+}
+"""What PostgreSQL's error codes mean, by how they begin."""
 
 
 def connect(path: Path, mode: str) -> Engine:
@@ -45,7 +61,7 @@ def connect(path: Path, mode: str) -> Engine:
     def _pragmas(connection: Any, record: Any) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -32000")
+        connection.execute("PRAGMA cache_size = -64000")
         connection.execute("PRAGMA trusted_schema = OFF")
 
     @event.listens_for(engine, "begin")
@@ -60,6 +76,11 @@ def connect(path: Path, mode: str) -> Engine:
 def explain(error: DBAPIError, place: str) -> CatalogError | None:
     """Return the error as a user can understand it; None where it is a bug of ours."""
     text = str(error.orig).lower()
+    if hasattr(error.orig, "sqlstate"):
+        state = getattr(error.orig, "sqlstate", None) or ("08" if isinstance(error, OperationalError) else "")
+        meaning = next((words for sign, words in _STATES.items() if state.startswith(sign)), None)
+        first = str(error.orig).strip().partition("\n")[0]
+        return None if meaning is None else CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")
     for sign, meaning in _TROUBLE:
         if sign in text:
             message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({error.orig})"
@@ -74,22 +95,38 @@ class Database:
         self.engine = engine
         self.place = place
 
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self.engine.dialect.name
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that reads one state of the catalog."""
-        with self._guarded(), self.engine.connect() as connection, connection.begin():
-            yield connection
-
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that writes: all of it or nothing."""
-        with self._guarded(), self.engine.connect() as plain:
-            connection = plain.execution_options(writes=True)
+        with self.guarded(), self.engine.connect() as plain:
+            connection = plain
+            if self.dialect == "postgresql":
+                connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
                 yield connection
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def writing(self, *, much: bool = False) -> Iterator[Connection]:
+        """A transaction that writes: all of it or nothing. One at a time; `much` gives it more memory."""
+        with self.guarded(), self.engine.connect() as plain:
+            connection = plain.execution_options(writes=True)
+            if much and self.dialect == "sqlite":
+                driver: Any = plain.connection.driver_connection
+                driver.execute("PRAGMA cache_size = -512000")
+            with connection.begin():
+                if self.dialect == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:.0f}s'")
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+                yield connection
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Raise what the database says as CatalogError, where a user can act on it."""
         try:
             yield
         except DBAPIError as error:

@@ -1,44 +1,39 @@
-"""The word index: which texts and which layers hold a term."""
+"""The word index: which label texts, layer names and models hold a term. SQLite's FTS5, PostgreSQL's search vectors."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.words import Term, split
+from eigenbank.registry.catalog.words import MAX_WORD, Term, split
+
+Kind = Literal["texts", "names", "models"]
 
 
-def add_texts(connection: Connection, texts: Iterable[tuple[int, str]]) -> None:
-    """Index new label texts, given as (number, text)."""
-    rows = [(number, " ".join(split(text))) for number, text in texts]
-    if rows:
-        connection.exec_driver_sql("INSERT INTO texts_fts(rowid, words) VALUES (?, ?)", rows)
+def add(connection: Connection, kind: Kind, texts: Iterable[tuple[int, str]]) -> None:
+    """Index new texts, given as (number, text)."""
+    rows = [(number, split(text)) for number, text in texts]
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        # A word holds letters and digits only: nothing in it needs quoting. PostgreSQL takes words of up to 2 KB.
+        vectors = [
+            (number, " ".join(f"'{word[:MAX_WORD]}':{place + 1}" for place, word in enumerate(words)))
+            for number, words in rows
+        ]
+        statement = f"INSERT INTO {kind}_fts (rowid, words) VALUES (%s, %s::tsvector)"
+        connection.exec_driver_sql(statement, vectors)
+    else:
+        statement = f"INSERT INTO {kind}_fts (rowid, words) VALUES (?, ?)"
+        connection.exec_driver_sql(statement, [(number, " ".join(words)) for number, words in rows])
 
 
-def _layer_rows(layers: Iterable[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
-    return [(number, " ".join(split(model_id)), " ".join(split(name))) for number, model_id, name in layers]
-
-
-def add_layers(connection: Connection, layers: Iterable[tuple[int, str, str]]) -> None:
-    """Index new layers, given as (number, model id, name)."""
-    if rows := _layer_rows(layers):
-        connection.exec_driver_sql("INSERT INTO layers_fts(rowid, model, layer) VALUES (?, ?, ?)", rows)
-
-
-def remove_layers(connection: Connection, layers: Iterable[tuple[int, str, str]]) -> None:
-    """Take layers out of the index. A contentless index must be told again what was in it."""
-    if rows := _layer_rows(layers):
-        connection.exec_driver_sql(
-            "INSERT INTO layers_fts(layers_fts, rowid, model, layer) VALUES ('delete', ?, ?, ?)", rows
-        )
-
-
-def texts_with(connection: Connection, term: Term, *, prefix: bool) -> set[int]:
+def having(connection: Connection, kind: Kind, term: Term, *, prefix: bool) -> set[int]:
     """Return the numbers of the texts that hold a term; `prefix` lets its last word go on where the term does."""
-    statement = "SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?"
-    return {row[0] for row in connection.exec_driver_sql(statement, (term.fts5(prefix=prefix),))}
-
-
-def layers_with(connection: Connection, term: Term) -> set[int]:
-    """Return the numbers of the layers whose name, or whose model's id, holds a term."""
-    statement = "SELECT rowid FROM layers_fts WHERE layers_fts MATCH ?"
-    return {row[0] for row in connection.exec_driver_sql(statement, (term.fts5(prefix=True),))}
+    if connection.dialect.name == "postgresql":
+        statement = f"SELECT rowid FROM {kind}_fts WHERE words @@ %s::tsquery"
+        query = " <-> ".join(f"'{word}'" for word in term.words) + (":*" if prefix and term.prefix else "")
+    else:
+        statement = f"SELECT rowid FROM {kind}_fts WHERE {kind}_fts MATCH ?"
+        query = " + ".join(f'"{word}"' for word in term.words) + ("*" if prefix and term.prefix else "")
+    return {row[0] for row in connection.exec_driver_sql(statement, (query,))}

@@ -1,10 +1,13 @@
 """The catalog's tables.
 
 checkpoint ─ set ─ layers ─ spectra (a layer and a recipe) ─ directions ─ labels. Strings that repeat (label texts,
-sources, recipes) and the measuring protocols are kept once and referred to by number: a million directions with three
-labels each then fit in 600 bytes apiece, and a text search looks at each distinct text once, however many labels share
-it. `directions.labels`, `directions.confidence`, `sets.directions` and `sets.labels` are derived, kept by `write` in
-the same transaction, so that sorting and counting need no join.
+layer names, sources, recipes) and the measuring protocols are kept once and referred to by number: a million directions
+with three labels each then fit in 600 bytes apiece, and a text search looks at each distinct text once, however many
+labels share it. `directions.labels`, `directions.confidence`, `sets.directions` and `sets.labels` are derived, kept by
+`write` in the same transaction, so that sorting and counting need no join.
+
+Numbers grow along the chain: within a set, layers, spectra and directions are numbered in order, and a later set has
+higher ones throughout. Searches in catalog order rely on it.
 """
 
 from datetime import datetime, timedelta, timezone
@@ -69,17 +72,22 @@ def _to(column: str) -> ForeignKey:
     return ForeignKey(column, ondelete="CASCADE")
 
 
+def _name(length: int) -> Any:
+    """A string that is compared and sorted by code points on every database."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 class CheckpointTable(Base):
     """A checkpoint that a set was computed from. It outlives its set: people's labels wait here for a rebuild."""
 
     __tablename__ = "checkpoints"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    model_id: Mapped[str] = mapped_column(String(200))
+    model_id: Mapped[str] = mapped_column(_name(200))
     # '' where there is none: NULLs would count as different from each other, and a model could be there twice.
-    revision: Mapped[str] = mapped_column(String(200))
-    denoiser: Mapped[str] = mapped_column(String(100))
+    revision: Mapped[str] = mapped_column(_name(200))
+    denoiser: Mapped[str] = mapped_column(_name(100), index=True)
     component: Mapped[str] = mapped_column(String(60))
-    licence: Mapped[str | None] = mapped_column(String(500))
+    licence: Mapped[str | None] = mapped_column(_name(500), index=True)
     path: Mapped[str | None] = mapped_column(Text, index=True)
     __table_args__ = (UniqueConstraint("model_id", "revision"),)
 
@@ -90,7 +98,7 @@ class SetTable(Base):
     __tablename__ = "sets"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     checkpoint_id: Mapped[int] = mapped_column(_to("checkpoints.id"), unique=True)
-    location: Mapped[str] = mapped_column(Text)
+    location: Mapped[str] = mapped_column(Text, index=True)
     digest: Mapped[str] = mapped_column(String(200), index=True)
     created: Mapped[datetime] = mapped_column(UtcTime)
     builder: Mapped[str] = mapped_column(String(500))
@@ -101,17 +109,25 @@ class SetTable(Base):
     labels: Mapped[int] = mapped_column(Integer)
 
 
+class NameTable(Base):
+    """A layer's name, once. Its words are in `names_fts` under the same number."""
+
+    __tablename__ = "names"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(_name(300), unique=True)
+
+
 class LayerTable(Base):
     """A layer of a set."""
 
     __tablename__ = "layers"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     set_id: Mapped[int] = mapped_column(_to("sets.id"))
-    name: Mapped[str] = mapped_column(String(300), index=True)
-    kind: Mapped[str] = mapped_column(String(20))
-    width: Mapped[int] = mapped_column(Integer)
+    name_id: Mapped[int] = mapped_column(ForeignKey("names.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20), index=True)
+    width: Mapped[int] = mapped_column(Integer, index=True)
     heads: Mapped[int] = mapped_column(Integer)
-    __table_args__ = (UniqueConstraint("set_id", "name"), CheckConstraint("width > 0", name="width"))
+    __table_args__ = (UniqueConstraint("set_id", "name_id"), CheckConstraint("width > 0", name="width"))
 
 
 class RecipeTable(Base):
@@ -119,7 +135,7 @@ class RecipeTable(Base):
 
     __tablename__ = "recipes"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    slug: Mapped[str] = mapped_column(String(200), unique=True)
+    slug: Mapped[str] = mapped_column(_name(200), unique=True)
 
 
 class SpectrumTable(Base):
@@ -163,7 +179,7 @@ class TextTable(Base):
 
     __tablename__ = "texts"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    text: Mapped[str] = mapped_column(String(500), unique=True)
+    text: Mapped[str] = mapped_column(_name(500), unique=True)
 
 
 class SourceTable(Base):
@@ -171,7 +187,7 @@ class SourceTable(Base):
 
     __tablename__ = "sources"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    name: Mapped[str] = mapped_column(String(300), unique=True)
+    name: Mapped[str] = mapped_column(_name(300), unique=True)
 
 
 class ProtocolTable(Base):
@@ -230,13 +246,25 @@ class ShippedTable(Base):
     digest: Mapped[str] = mapped_column(String(200), primary_key=True)
 
 
-# Words are put in by `write`, already folded (see `words`), so that searching means the same on every database. The
-# ascii tokenizer leaves everything beyond ASCII alone, which is what folded words need. Contentless: the texts are in
-# their own tables already.
-FTS = (
-    "CREATE VIRTUAL TABLE texts_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')",
-    "CREATE VIRTUAL TABLE layers_fts USING fts5(model, layer, content='', columnsize=0, tokenize='ascii')",
-)
-for _statement in FTS:
-    _ddl: Any = DDL
-    event.listen(Base.metadata, "after_create", _ddl(_statement).execute_if(dialect="sqlite"))
+# Words are put in by `write`, already folded (see `words`), so that searching means the same on every database. SQLite:
+# the ascii tokenizer leaves everything beyond ASCII alone, which is what folded words need; contentless, since the texts
+# are in their own tables already. PostgreSQL: its own search vectors, made without its parser.
+INDEXED = ("texts", "names", "models")
+FTS = {
+    "sqlite": [
+        f"CREATE VIRTUAL TABLE {name}_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')"
+        for name in INDEXED
+    ],
+    "postgresql": [
+        statement
+        for name in INDEXED
+        for statement in (
+            f"CREATE TABLE {name}_fts (rowid INTEGER PRIMARY KEY, words TSVECTOR NOT NULL)",
+            f"CREATE INDEX ix_{name}_fts_words ON {name}_fts USING gin (words)",
+        )
+    ],
+}
+for _dialect, _statements in FTS.items():
+    for _statement in _statements:
+        _ddl: Any = DDL
+        event.listen(Base.metadata, "after_create", _ddl(_statement).execute_if(dialect=_dialect))

@@ -89,18 +89,18 @@ def check(path: Path) -> None:
         raise CatalogError(message)
 
 
-def check_version(place: str, found: int) -> None:
+def check_version(place: str, found: int, known: int = SCHEMA_VERSION) -> None:
     """Raise CatalogError for a catalog of a newer schema, or of none."""
-    if found > SCHEMA_VERSION:
+    if found > known:
         message = (
-            f"the catalog {place} has schema {found}, this eigenbank knows up to {SCHEMA_VERSION}: a newer eigenbank "
+            f"the catalog {place} has schema {found}, this eigenbank knows up to {known}: a newer eigenbank "
             "wrote it. Nothing was changed. Update with `pip install -U eigenbank`, or name another catalog with "
             "--catalog or EIGENBANK_CATALOG."
         )
         raise CatalogError(message)
     if found < 1:
         message = (
-            f"the catalog {place} says schema {found}, expected 1 to {SCHEMA_VERSION}: it is damaged. Nothing was "
+            f"the catalog {place} says schema {found}, expected 1 to {known}: it is damaged. Nothing was "
             "changed. Restore it from a copy, or move it away and add the sets again."
         )
         raise CatalogError(message)

@@ -1,17 +1,23 @@
-"""Reading rows: sets, names, and directions with their labels. Every function works in the caller's transaction."""
+"""Reading rows: sets, names, and directions with their labels. Every function works in the caller's transaction.
+
+The statements are made once: SQLAlchemy then finds their compiled form without looking at them again.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 
 from eigenbank.registry.catalog.models import (
+    EPOCH,
+    MICROSECOND,
     CheckpointTable,
     DirectionTable,
     LabelTable,
     LayerTable,
+    NameTable,
     ProtocolTable,
     RecipeTable,
     SetTable,
@@ -20,10 +26,11 @@ from eigenbank.registry.catalog.models import (
     TextTable,
 )
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, SetRow
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.schemas import Evidence, Label
+from eigenbank.schemas.common import Model
 
-_RUNNER_UP = aliased(TextTable)
+M = TypeVar("M", bound=Model)
 
 _SETS = select(
     CheckpointTable.model_id,
@@ -41,51 +48,57 @@ _SETS = select(
     SetTable.builder,
 ).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
 
-_DIRECTIONS = (
+_DIRECTIONS = select(
+    DirectionTable.id,
+    DirectionTable.spectrum_id,
+    DirectionTable.rank,
+    DirectionTable.eigenvalue,
+    DirectionTable.share,
+    DirectionTable.gap,
+).where(among(DirectionTable.id, "numbers"))
+
+_SPECTRA = (
     select(
-        DirectionTable.id,
+        SpectrumTable.id,
         CheckpointTable.model_id,
         CheckpointTable.revision,
-        LayerTable.name,
+        NameTable.name,
         LayerTable.kind,
         LayerTable.width,
         RecipeTable.slug,
-        DirectionTable.rank,
-        DirectionTable.eigenvalue,
-        DirectionTable.share,
-        DirectionTable.gap,
         SetTable.location,
     )
-    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
     .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
     .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+    .join(NameTable, NameTable.id == LayerTable.name_id)
     .join(SetTable, SetTable.id == LayerTable.set_id)
     .join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
+    .where(among(SpectrumTable.id, "numbers"))
 )
 
-_LABELS = (
-    select(
-        LabelTable.direction_id,
-        TextTable.text,
-        SourceTable.name,
-        LabelTable.polarity,
-        LabelTable.confidence,
-        LabelTable.created,
-        LabelTable.note,
-        LabelTable.effect,
-        LabelTable.selectivity,
-        LabelTable.consistency,
-        LabelTable.asymmetry,
-        _RUNNER_UP.text.label("runner_up"),
-        LabelTable.runner_up_effect,
-        ProtocolTable.scale,
-        ProtocolTable.steps,
-        ProtocolTable.seeds,
-    )
-    .join(TextTable, TextTable.id == LabelTable.text_id)
-    .join(SourceTable, SourceTable.id == LabelTable.source_id)
-    .outerjoin(ProtocolTable, ProtocolTable.id == LabelTable.protocol_id)
-    .outerjoin(_RUNNER_UP, _RUNNER_UP.id == LabelTable.runner_up_id)
+LABEL_COLUMNS = (
+    LabelTable.direction_id,
+    LabelTable.text_id,
+    LabelTable.source_id,
+    LabelTable.polarity,
+    LabelTable.confidence,
+    type_coerce(LabelTable.created, BigInteger),
+    LabelTable.note,
+    LabelTable.protocol_id,
+    LabelTable.effect,
+    LabelTable.selectivity,
+    LabelTable.consistency,
+    LabelTable.asymmetry,
+    LabelTable.runner_up_id,
+    LabelTable.runner_up_effect,
+)
+"""A label as it is stored: what `Labels` is fed with."""
+
+_LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
+_TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
+_SOURCES = select(SourceTable.id, SourceTable.name).where(among(SourceTable.id, "numbers"))
+_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds).where(
+    among(ProtocolTable.id, "numbers")
 )
 
 
@@ -112,8 +125,7 @@ def strings(connection: Connection, statement: Any) -> list[str]:
     return [row[0] for row in connection.execute(statement)]
 
 
-def newest_set_id(model_id: str) -> Any:
-    """Select the number of a model's newest set."""
+def _newest_set_id(model_id: Any) -> Any:
     return (
         select(SetTable.id)
         .join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
@@ -123,75 +135,162 @@ def newest_set_id(model_id: str) -> Any:
     )
 
 
+def newest_set_id(model_id: str) -> Any:
+    """Select the number of a model's newest set."""
+    return _newest_set_id(model_id)
+
+
+_BY_NAME = (
+    select(DirectionTable.id)
+    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+    .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
+    .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+    .join(NameTable, NameTable.id == LayerTable.name_id)
+    .where(
+        LayerTable.set_id == _newest_set_id(bindparam("model_id")).scalar_subquery(),
+        NameTable.name == bindparam("layer"),
+        RecipeTable.slug == bindparam("recipe"),
+        DirectionTable.rank == bindparam("rank"),
+    )
+)
+
+
 def direction_id(connection: Connection, name: DirectionName) -> int | None:
     """Return the number of a direction in the newest set of its model."""
-    return connection.execute(
-        select(DirectionTable.id)
-        .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
-        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        .where(
-            LayerTable.set_id == newest_set_id(name.model_id).scalar_subquery(),
-            LayerTable.name == name.layer,
-            RecipeTable.slug == name.recipe,
-            DirectionTable.rank == name.rank,
-        )
+    found: int | None = connection.execute(
+        _BY_NAME, {"model_id": name.model_id, "layer": name.layer, "recipe": name.recipe, "rank": name.rank}
     ).scalar()
+    return found
 
 
 def directions(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
     """Return directions with their labels, in the order of the numbers given."""
-    labels = labels_of(connection, numbers)
-    found = {}
-    for row in connection.execute(_DIRECTIONS.where(among(DirectionTable.id, numbers))):
-        number, model_id, revision, layer, kind, width, recipe, rank, eigenvalue, share, gap, location = row
-        found[number] = DirectionRow(
-            model_id=model_id,
-            revision=revision or None,
-            layer=layer,
-            kind=kind,
-            width=width,
-            recipe=recipe,
-            rank=rank,
-            eigenvalue=eigenvalue,
-            share=share,
-            gap=gap,
-            labels=tuple(labels[number]),
-            location=location,
+    if not numbers:
+        return []
+    rows = {row[0]: row for row in rows_of(connection, _DIRECTIONS, {"numbers": numbers})}
+    spectra = {
+        row[0]: row[1:] for row in connection.execute(_SPECTRA, {"numbers": list({row[1] for row in rows.values()})})
+    }
+    raw, source = raw_labels(connection, numbers)
+    found = []
+    for number in numbers:
+        _, spectrum, rank, eigenvalue, share, gap = rows[number]
+        model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
+        found.append(
+            DirectionRow(
+                model_id,
+                revision or None,
+                layer,
+                kind,
+                width,
+                recipe,
+                rank,
+                eigenvalue,
+                share,
+                gap,
+                location,
+                raw.get(number, ()),
+                source,
+            )
         )
-    return [found[number] for number in numbers]
+    return found
+
+
+class Labels:
+    """Turns stored labels into `Label` objects. The strings they refer to are read beforehand."""
+
+    def __init__(self, connection: Connection, rows: Sequence[Any]) -> None:
+        texts = {row[1] for row in rows} | {row[12] for row in rows}
+        self._texts = _names(connection, _TEXTS, texts)
+        self._sources = _names(connection, _SOURCES, {row[2] for row in rows})
+        protocols = [number for number in {row[7] for row in rows} if number is not None]
+        self._protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+        if protocols:
+            for number, scale, steps, seeds in connection.execute(_PROTOCOLS, {"numbers": protocols}):
+                self._protocols[number] = (scale, steps, tuple(json.loads(seeds)))
+
+    def text(self, raw: Any) -> str:
+        """Return a stored label's text."""
+        return self._texts[raw[1]]
+
+    def order(self, raw: Any) -> tuple[bool, float, str, str]:
+        """Return the sort key: the most confident first, those without a confidence last."""
+        return raw[4] is None, -(raw[4] or 0.0), self._texts[raw[1]], self._sources[raw[2]]
+
+    def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
+        """Return the labels that stored ones stand for. They were validated when they were put in."""
+        return tuple(map(self._label, raw))
+
+    def _label(self, raw: Any) -> Label:
+        evidence = None
+        if raw[7] is not None:
+            scale, steps, seeds = self._protocols[raw[7]]
+            evidence = _made(
+                Evidence,
+                {
+                    "effect": raw[8],
+                    "selectivity": raw[9],
+                    "consistency": raw[10],
+                    "asymmetry": raw[11],
+                    "runner_up": None if raw[12] is None else self._texts[raw[12]],
+                    "runner_up_effect": raw[13],
+                    "scale": scale,
+                    "seeds": seeds,
+                    "steps": steps,
+                },
+            )
+        return _made(
+            Label,
+            {
+                "text": self._texts[raw[1]],
+                "polarity": raw[3],
+                "confidence": raw[4],
+                "source": self._sources[raw[2]],
+                "evidence": evidence,
+                "note": raw[6],
+                "created": moment(raw[5]),
+            },
+        )
+
+
+def _made(model: type[M], values: dict[str, Any]) -> M:
+    """Return a model of values that were validated when they were put in. A quarter of the time of `model_construct`,
+    which looks for defaults and aliases: every field is given here.
+    """
+    made = model.__new__(model)
+    put = object.__setattr__
+    put(made, "__dict__", values)
+    put(made, "__pydantic_fields_set__", set(values))
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made
+
+
+def moment(microseconds: int) -> datetime:
+    """Return the point in time that is so many microseconds after 1970, in UTC."""
+    return EPOCH + MICROSECOND * microseconds
+
+
+def _names(connection: Connection, statement: Any, numbers: Iterable[int | None]) -> dict[int, str]:
+    wanted = [number for number in numbers if number is not None]
+    return {row[0]: row[1] for row in connection.execute(statement, {"numbers": wanted})} if wanted else {}
+
+
+def raw_labels(connection: Connection, numbers: Iterable[int]) -> tuple[dict[int, list[Any]], Labels]:
+    """Return the stored labels of directions by their number, in order, and what makes labels of them."""
+    rows = rows_of(connection, _LABELS, {"numbers": numbers})
+    source = Labels(connection, rows)
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(row)
+    for own in found.values():
+        if len(own) > 1:
+            own.sort(key=source.order)
+    return found, source
 
 
 def labels_of(connection: Connection, numbers: Iterable[int]) -> dict[int, list[Label]]:
     """Return the labels of directions by their number, the most confident first, those without a confidence last."""
-    found: dict[int, list[Label]] = {number: [] for number in numbers}
-    for row in connection.execute(_LABELS.where(among(LabelTable.direction_id, found))):
-        found[row[0]].append(_label(row))
-    for labels in found.values():
-        labels.sort(key=lambda label: (label.confidence is None, -(label.confidence or 0), label.text, label.source))
-    return found
-
-
-def _label(row: Any) -> Label:
-    evidence = None
-    if row.scale is not None:
-        evidence = Evidence(
-            effect=row.effect,
-            selectivity=row.selectivity,
-            consistency=row.consistency,
-            asymmetry=row.asymmetry,
-            runner_up=row.runner_up,
-            runner_up_effect=row.runner_up_effect,
-            scale=row.scale,
-            seeds=tuple(json.loads(row.seeds)),
-            steps=row.steps,
-        )
-    return Label(
-        text=row.text,
-        polarity=row.polarity,
-        confidence=row.confidence,
-        source=row.name,
-        evidence=evidence,
-        note=row.note,
-        created=row.created,
-    )
+    numbers = list(numbers)
+    raw, source = raw_labels(connection, numbers)
+    return {number: list(source.labels(raw.get(number, ()))) for number in numbers}

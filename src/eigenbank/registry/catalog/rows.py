@@ -1,8 +1,10 @@
 """What the catalog gives back: plain rows."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from typing import Any, Protocol
 
 from eigenbank.schemas import Label
 
@@ -26,9 +28,24 @@ class SetRow:
     builder: str
 
 
+class LabelSource(Protocol):
+    """What a direction's labels are made of when they are asked for."""
+
+    def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
+        """Return the labels, the most confident first."""
+        ...
+
+    def text(self, raw: Any) -> str:
+        """Return one label's text."""
+        ...
+
+
 @dataclass(frozen=True)
 class DirectionRow:
-    """A direction with everything the catalog knows of it. `labels` are sorted, the most confident first."""
+    """A direction with everything the catalog knows of it.
+
+    Its labels were read with it; the objects are made when first asked for, since most rows are only looked at.
+    """
 
     model_id: str
     revision: str | None
@@ -40,8 +57,24 @@ class DirectionRow:
     eigenvalue: float
     share: float
     gap: float | None
-    labels: tuple[Label, ...]
     location: str
+    _raw: Sequence[Any] = field(repr=False)
+    _source: LabelSource = field(repr=False, compare=False)
+
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels, the most confident first, those without a confidence last."""
+        return self._source.labels(self._raw) if self._raw else ()
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The labels' texts, the most confident first."""
+        return [self._source.text(raw) for raw in self._raw]
+
+    @property
+    def confidence(self) -> float | None:
+        """The highest confidence of any of its labels; None where none says one."""
+        return max((raw[4] for raw in self._raw if raw[4] is not None), default=None)
 
     @property
     def name(self) -> str:

@@ -2,16 +2,20 @@
 
 import contextlib
 import os
+import re
 import secrets
 import sqlite3
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from eigenbank.registry.catalog.disk import check_folder
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
 from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_version
 from eigenbank.schemas.errors import CatalogError
+
+MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 def revision(version: int) -> str:
@@ -31,41 +35,78 @@ def create(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        database = Database(connect(temporary, "rwc"), str(path))
+        check_folder(path.parent)
+        sweep(path)
         try:
-            with database.writing() as connection:
-                connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                create_tables(connection)
+            _fill(temporary, str(path))
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                if not path.exists():
+                    temporary.replace(path)
         finally:
-            database.close()
-        # The driver alone: SQLAlchemy would wrap the change of journal in a transaction, where SQLite ignores it.
-        plain = sqlite3.connect(temporary)
-        plain.execute("PRAGMA journal_mode = WAL")
-        plain.close()
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            if not path.exists():
-                temporary.replace(path)
-    except OSError as error:
+            for leftover in _with_logs(temporary):
+                leftover.unlink(missing_ok=True)
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
         message = (
-            f"no catalog can be made at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
-            "--catalog or EIGENBANK_CATALOG."
+            f"no catalog can be made at {path}: {reason}. Nothing was changed. Name another file with --catalog or "
+            "EIGENBANK_CATALOG."
         )
         raise CatalogError(message) from error
+
+
+def _fill(temporary: Path, place: str) -> None:
+    database = Database(connect(temporary, "rwc"), place)
+    try:
+        with database.writing() as connection:
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            create_tables(connection)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        database.close()
+    # The driver alone: SQLAlchemy would wrap the change of journal in a transaction, where SQLite ignores it.
+    plain = sqlite3.connect(temporary)
+    plain.execute("PRAGMA journal_mode = WAL")
+    plain.close()
 
 
-def open_file(path: Path) -> tuple[Database, bool]:
+def _with_logs(path: Path) -> list[Path]:
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))]
+
+
+_LEFTOVER = re.compile(r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-wal|-shm|-journal)?")
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed programs left beside a catalog while they were making it. Those still at it are let alone."""
+    start = f".{path.name}"
+    with contextlib.suppress(OSError):
+        for entry in list(path.parent.iterdir()):
+            found = _LEFTOVER.fullmatch(entry.name[len(start) :]) if entry.name.startswith(start) else None
+            if found is not None and not _alive(int(found["pid"])):
+                entry.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def open_file(path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS) -> tuple[Database, bool]:
     """Open the catalog at `path`, made if it is not there. Returns it and whether it can be written to.
 
-    Raises CatalogError for what is not a catalog, or one of a newer schema; an older one is brought up to date, a copy
-    of it kept beside it.
+    Raises CatalogError for what is not a catalog, for one of a newer schema, and for a folder where locks do not work; an
+    older one is brought up to `schema` by `migrations`, a copy of it kept beside it.
     """
     if not path.exists():
         create(path)
@@ -75,44 +116,64 @@ def open_file(path: Path) -> tuple[Database, bool]:
     if not writable and not path.with_name(path.name + "-shm").exists() and not os.access(path.parent, os.W_OK):
         # In a folder where SQLite cannot put its log, nobody else can be writing either.
         mode = "ro&immutable=1"
+    elif not path.with_name(path.name + "-shm").exists():
+        # The first to open it: later ones find the log, and need not ask again.
+        check_folder(path.parent)
     database = Database(connect(path, mode), str(path))
     try:
         with database.reading() as connection:
             version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-        check_version(str(path), version)
-        if version < SCHEMA_VERSION:
-            upgrade(database, path, version)
+            tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+        check_version(str(path), version, schema)
+        if version == SCHEMA_VERSION and (missing := sorted(Base.metadata.tables.keys() - tables)):
+            message = (
+                f"the catalog {path} lacks the tables {', '.join(missing)}: it is damaged, or another program's. Nothing "
+                "was changed. Restore it from a copy, or move it away and add the sets again."
+            )
+            raise CatalogError(message)
+        if version < schema:
+            upgrade(database, path, version, schema, migrations)
     except BaseException:
         database.close()
         raise
     return database, writable
 
 
-def upgrade(database: Database, path: Path, version: int) -> None:
+def upgrade(database: Database, path: Path, version: int, schema: int, migrations: Path) -> None:
     """Keep a copy of an older catalog, then run the migrations it lacks, in one transaction."""
     copy = path.with_name(f"{path.name}.schema-{version}")
     if not copy.exists():
-        temporary = copy.with_name(f".{copy.name}.{os.getpid()}.new")
-        source, target = sqlite3.connect(path), sqlite3.connect(temporary)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
         try:
-            source.backup(target)
+            source, target = sqlite3.connect(path), sqlite3.connect(temporary)
+            try:
+                source.backup(target)
+            finally:
+                source.close()
+                target.close()
+            temporary.replace(copy)
+        except (OSError, sqlite3.Error) as error:
+            message = (
+                f"the catalog {path} is of schema {version} and must be brought to {schema}, but the copy that is kept "
+                f"first cannot be made at {copy}: {getattr(error, 'strerror', None) or error}. Nothing was changed."
+            )
+            raise CatalogError(message) from error
         finally:
-            source.close()
-            target.close()
-        temporary.replace(copy)
+            for leftover in _with_logs(temporary):
+                leftover.unlink(missing_ok=True)
     with database.writing() as connection:
         found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
         if found == version:  # otherwise another process has just done it
-            migrate(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            migrate(connection, migrations)
+            connection.exec_driver_sql(f"PRAGMA user_version = {schema}")
 
 
-def migrate(connection: Connection) -> None:
+def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
     """Run every migration that the database lacks, within the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

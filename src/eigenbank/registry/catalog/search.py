@@ -1,136 +1,54 @@
 """Searching: pages of directions, the best match first or in another order.
 
-A label matches a text when every term is in its own text, in its layer's name or in its model's id. How well, by tier:
+How well a label matches is told by tiers (see `match`). Within a tier the most confident label comes first, those
+without a confidence last, ties in catalog order. A direction appears once, under its best label.
 
-0. the label's text is the query, word for word
-1. every term is in the label's text as whole words
-2. every term is in the label's text, some only as the beginning of a word
-3. some terms are in the label's text, the others in the names
-4. every term is in the names alone (a direction needs no label for that)
-
-Within a tier the most confident label comes first, those without a confidence last, ties in catalog order. A direction
-appears once, under its best label. Pages are read from streams of rows, each in the order of an index, and go on after
-the last row of the page before: a page deep inside costs as much as the first.
+Three ways lead to a page, and how many rows each would look at decides: *gather* what a selective filter leaves and sort
+it; *walk* the directions in the order asked for and leave out what does not fit; *merge* the labels of the matching
+texts, each already in order. Walks and merges go on after the last row of the page before, so a page deep inside costs
+as much as the first; one that meets far fewer fitting rows than expected stops, and gathers.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, false, or_, select
+from sqlalchemy import Connection, func, select
 
-from eigenbank.registry.catalog import fts, read
-from eigenbank.registry.catalog.models import DirectionTable, LabelTable, SpectrumTable, TextTable
-from eigenbank.registry.catalog.query import (
-    FEW,
-    Filters,
-    LabelTest,
-    Position,
-    decode,
-    direction_conditions,
-    encode,
-    label_test,
-    scope,
-    some_label,
-)
+from eigenbank.registry.catalog import read
+from eigenbank.registry.catalog.judge import best_keys, matching, standing
+from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
+from eigenbank.registry.catalog.merge_texts import merged
+from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
+from eigenbank.registry.catalog.query import Filters, Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
+from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, resolve
 from eigenbank.registry.catalog.sql import among, unindexed
-from eigenbank.registry.catalog.words import MAX_TERMS, MAX_WORD, parse, split
-from eigenbank.schemas.errors import CatalogError
+from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
-Key = tuple[int, bool, float]
-"""How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
-NAMES = 4
-"""The tier of what matches by its names alone."""
+PATIENCE = 30_000
+"""Rows that a walk or merge may look at before another way is considered."""
+MANY = 400_000
+"""More rows than this are never gathered."""
 
-
-@dataclass
-class Matches:
-    """Which texts and layers answer a query. `tiers`: text → tier 0 to 2. `mixed`: sets of texts with the layers that
-    have the terms they lack. `layers`: those whose names have every term.
-    """
-
-    tiers: dict[int, int] = field(default_factory=dict)
-    mixed: list[tuple[set[int], set[int]]] = field(default_factory=list)
-    layers: set[int] = field(default_factory=set)
-
-    def tier(self, text_id: int, layer_id: int) -> int | None:
-        """The tier of a label on a direction of a layer; None where it does not match."""
-        found = self.tiers.get(text_id)
-        if found is not None:
-            return found
-        return 3 if any(text_id in texts and layer_id in layers for texts, layers in self.mixed) else None
-
-    def labels(self, tier: int, *, by_direction: bool) -> ColumnElement[bool] | None:
-        """The condition on labels and spectra that the label is of a tier (0 to 3); None where there can be none.
-        `by_direction`: the directions are few and lead to their labels, not the texts.
-        """
-        column: Any = unindexed(LabelTable.text_id) if by_direction else LabelTable.text_id
-        if tier < 3:
-            texts = [text for text, found in self.tiers.items() if found == tier]
-            return among(column, texts) if texts else None
-        if not self.mixed:
-            return None
-        return or_(*(among(column, texts) & among(SpectrumTable.layer_id, layers) for texts, layers in self.mixed))
-
-
-def match(connection: Connection, text: str) -> Matches:
-    """Look a query up in the word index. Raises CatalogError for one of more than MAX_TERMS different terms."""
-    terms = parse(text)
-    if len(terms) > MAX_TERMS:
-        message = f"a search takes up to {MAX_TERMS} different words, this one has {len(terms)}: leave some out."
-        raise CatalogError(message)
-    found = Matches()
-    if not terms or any(len(word) > MAX_WORD for term in terms for word in term.words):
-        return found
-    if any(len(term.words) > MAX_WORD for term in terms):
-        return found
-    whole = [fts.texts_with(connection, term, prefix=False) for term in terms]
-    open_ = [
-        fts.texts_with(connection, term, prefix=True) if term.prefix else exact
-        for term, exact in zip(terms, whole, strict=True)
-    ]
-    layers = [fts.layers_with(connection, term) for term in terms]
-    query = [word for term in terms for word in term.words]
-    complete = set.intersection(*whole)
-    found.tiers.update(dict.fromkeys(set.intersection(*open_), 2))
-    for number, label in connection.execute(select(TextTable.id, TextTable.text).where(among(TextTable.id, complete))):
-        found.tiers[number] = 0 if split(label) == query else 1
-    found.layers = set.intersection(*layers)
-    groups: dict[int, set[int]] = {}
-    for number in set().union(*open_).difference(found.tiers) if len(terms) > 1 else ():
-        mask = sum(1 << index for index, texts in enumerate(open_) if number in texts)
-        groups.setdefault(mask, set()).add(number)
-    for mask, texts in groups.items():
-        rest = set.intersection(*(layers[index] for index in range(len(terms)) if not mask >> index & 1))
-        if rest:
-            found.mixed.append((texts, rest))
-    return found
+_COLUMNS: dict[str, tuple[Any, bool]] = {
+    "confidence": (DirectionTable.confidence, True),
+    "eigenvalue": (DirectionTable.eigenvalue, True),
+    "share": (DirectionTable.share, True),
+    "rank": (DirectionTable.rank, False),
+}
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Rows (direction, value) in order. `value` None: the rows have none, they are in catalog order."""
+class Driver:
+    """A selective way in: a condition on directions, and how many meet it. `bound`: the one it is made of. `partial`:
+    matches by names alone are not among them.
+    """
 
-    statement: Any
-    direction: Any
-    value: Any = None
-    descending: bool = False
-
-    def rows(self, connection: Connection, after: Position | None, count: int) -> list[tuple[int, float | None]]:
-        """Return the next rows after a position."""
-        statement = self.statement.limit(count)
-        if self.value is None:
-            if after is not None:
-                statement = statement.where(self.direction > after.direction)
-            return [(row[0], None) for row in connection.execute(statement.order_by(self.direction))]
-        if after is not None:
-            # The bound by itself is what an index can start from; the rest cuts off the ties already seen.
-            beyond = self.value < after.value if self.descending else self.value > after.value
-            bound = self.value <= after.value if self.descending else self.value >= after.value
-            statement = statement.where(bound, beyond | (self.direction > after.direction))
-        order = self.value.desc() if self.descending else self.value
-        return [(row[0], row[1]) for row in connection.execute(statement.order_by(order, self.direction))]
+    count: int
+    conditions: list[Any]
+    bound: Bound | None = None
+    partial: bool = False
 
 
 class Search:
@@ -139,135 +57,238 @@ class Search:
     def __init__(self, connection: Connection, filters: Filters) -> None:
         self.connection = connection
         self.filters = filters
-        self.test: LabelTest = label_test(connection, filters)
-        limited = scope(connection, filters)
-        self.narrow = limited is not None and limited.directions <= FEW
-        self.conditions = direction_conditions(filters) + ([limited.condition()] if limited else [])
-        self.matches = None if filters.text is None else match(connection, filters.text)
+        self.test = label_test(connection, filters)
+        self.scope = resolve(connection, filters)
+        self.bounds = bounds(filters)
+        self.matches: Matches | None = None if filters.text is None else match(connection, filters.text)
+        self.ranked = self.matches is not None and filters.sort == "match"
+        self.column, self.descending = _COLUMNS.get(filters.sort, (None, self.ranked))
 
     def page(self, limit: int, cursor: str | None) -> Page:
         """Return up to `limit` directions after the cursor."""
         digest = self.filters.digest
         after = decode(cursor, digest) if cursor is not None else None
-        found: list[Position] = []
-        for position in self._positions(after, limit + 1):
-            found.append(position)
-            if len(found) > limit:
-                break
+        found = self._find(after, limit + 1)
         rows = read.directions(self.connection, [position.direction for position in found[:limit]])
         return Page(rows, encode(found[limit - 1], digest) if len(found) > limit else None)
 
-    def _positions(self, after: Position | None, count: int) -> Iterator[Position]:
-        ranked = self.matches is not None and self.filters.sort == "match"
-        for index, stream in enumerate(self._ranked() if ranked else self._sorted()):
-            if stream is None or (after is not None and index < after.stream):
-                continue
-            place = after if after is not None and index == after.stream else None
-            batch = count
-            while True:
-                rows = stream.rows(self.connection, place, batch)
-                # Two labels of one direction may stand at the same place.
-                positions = list(dict.fromkeys(Position(index, value, direction) for direction, value in rows))
-                yield from self._best(positions) if ranked else positions
-                if len(rows) < batch:
-                    break
-                place = positions[-1]
-                batch = min(2 * batch, 5_000)
+    def _find(self, after: Position | None, wanted: int) -> list[Position]:
+        if self.scope.spectra == []:
+            return []
+        driver = self._driver(self._few(wanted))
+        if driver is None:
+            try:
+                return self._page(self._stepwise(after, wanted, Budget(PATIENCE)), wanted)
+            except TooFarError:
+                driver = self._driver(MANY)
+        if driver is None:
+            return self._page(self._stepwise(after, wanted, Budget(None)), wanted)
+        return self._page(self._gathered(driver, after, wanted), wanted)
 
-    # Streams are numbered by their place in these lists, and cursors hold the number: one that is not needed is None.
+    def _few(self, wanted: int) -> int:
+        """Up to how many rows gathering is the shorter way: a walk past the others that finds as many as are wanted looks
+        at `wanted · all / few` rows. Judging a match takes about twice as long as sorting it.
+        """
+        total = self.connection.execute(select(func.max(DirectionTable.id))).scalar() or 0
+        few = int((wanted * total) ** 0.5)
+        return min(max(few // 2 if self.ranked else few, 500), 5_000)
 
-    def _ranked(self) -> Iterator[Stream | None]:
-        """Two streams per tier of labels, with a confidence and without, and one of what matches by names alone."""
-        assert self.matches is not None
-        for tier in range(NAMES):
-            condition = self.matches.labels(tier, by_direction=self.narrow)
-            if condition is None:
-                yield from (None, None)
-                continue
-            statement = (
-                select(LabelTable.direction_id, LabelTable.confidence)
-                .join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
-                .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-                .where(condition, *self.conditions, *self.test.conditions())
-            )
-            known, value = LabelTable.confidence.is_not(None), LabelTable.confidence
-            yield Stream(statement.where(known), LabelTable.direction_id, value, descending=True)
-            yield Stream(statement.where(~known), LabelTable.direction_id)
-        if self.matches.layers:
-            named = select(DirectionTable.id).where(
-                DirectionTable.spectrum_id.in_(self._spectra_by_name()),
-                *self.conditions,
-                *some_label(self.connection, self.test),
-            )
-            yield Stream(named, DirectionTable.id)
+    @staticmethod
+    def _page(positions: Iterable[Position], wanted: int) -> list[Position]:
+        seen: dict[int, Position] = {}
+        for position in positions:
+            seen.setdefault(position.direction, position)
+            if len(seen) == wanted:
+                break
+        return list(seen.values())
 
-    def _spectra_by_name(self) -> Any:
-        assert self.matches is not None
-        return select(SpectrumTable.id).where(among(SpectrumTable.layer_id, self.matches.layers))
+    # Ways in
 
-    def _sorted(self) -> Iterator[Stream]:
-        """The directions in the order of a column, then those that have nothing there."""
-        conditions = self.conditions + some_label(self.connection, self.test)
-        if self.matches is not None:
-            conditions.append(self._matching())
-        statement = select(DirectionTable.id)
-        number = DirectionTable.id
-        columns: dict[str, tuple[Any, bool]] = {
-            "confidence": (DirectionTable.confidence, True),
-            "eigenvalue": (DirectionTable.eigenvalue, True),
-            "share": (DirectionTable.share, True),
-            "rank": (DirectionTable.rank, False),
-        }
-        if self.filters.sort not in columns:
-            yield Stream(statement.where(*conditions), number)
+    def _driver(self, most: int) -> Driver | None:
+        """Return the way in with the fewest directions; None where all have more than `most`."""
+        found: list[Driver] = []
+        if self.scope.spectra is not None and self.scope.directions <= most:
+            spectra = among(DirectionTable.spectrum_id, self.scope.spectra)
+            found.append(Driver(self.scope.directions, [spectra]))
+        for bound in self.bounds:
+            own = bound.conditions(indexed=True)
+            found.append(Driver(count(self.connection, DirectionTable.id, own, most), own, bound))
+        ways: list[tuple[list[Any], bool]] = []
+        if self.test.sources is not None:
+            ways.append(([among(LabelTable.source_id, sorted(self.test.sources))], False))
+        if self.matches is not None and (self.ranked or self.matches.places is None):
+            texts = [*self.matches.tiers, *self.matches.mixed]
+            ways.append(([among(LabelTable.text_id, texts)], self.matches.places is not None))
+        for label, partial in ways:
+            # Texts have their labels in order already: merging them is rarely the longer way.
+            by_text = self.matches is not None and label is ways[-1][0]
+            enough = min(most, 200) if self.ranked and by_text else most
+            number = count(self.connection, LabelTable.direction_id, label, enough)
+            if number <= enough:
+                directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
+                found.append(Driver(number, directions, None, partial))
+        if most == MANY and self.scope.spectra is None and not self.scope.everything:
+            inner = select(SpectrumTable.id).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+            inner = inner.where(*self.scope.conditions())
+            total = self.connection.execute(
+                select(func.coalesce(func.sum(SpectrumTable.directions), 0)).where(SpectrumTable.id.in_(inner))
+            ).scalar_one()
+            found.append(Driver(int(total), [DirectionTable.spectrum_id.in_(inner)]))
+        best = min(found, key=lambda driver: driver.count, default=None)
+        return best if best is not None and best.count <= most else None
+
+    def _conditions(self, indexed: Bound | None = None) -> list[Any]:
+        """The conditions on directions; only the bound `indexed` may be a way in."""
+        found = [condition for bound in self.bounds for condition in bound.conditions(indexed=bound is indexed)]
+        if self.test.sources is not None and not self.ranked:
+            found.append(labelled_by(self.test))
+        return found
+
+    def _fitting(self, statement: Any, limits: list[Any]) -> Any:
+        """Limit a statement on directions to those in the scope that meet the limits."""
+        statement = statement.where(*limits)
+        if self.scope.spectra is not None:
+            statement = statement.where(among(unindexed(DirectionTable.spectrum_id), self.scope.spectra))
+        words = None if self.matches is None or self.ranked else matching(self.matches, self.test)
+        if words is None and (self.scope.everything or self.scope.spectra is not None):
+            return statement
+        statement = statement.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+        statement = statement.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+        if self.scope.spectra is None:
+            statement = statement.where(*self.scope.conditions())
+        if words is not None:
+            statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
+        return statement
+
+    # Gathering
+
+    def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
+        limits = driver.conditions + self._conditions(driver.bound)
+        column = self.column
+        statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
+        statement = self._fitting(statement, limits)
+        if not self.ranked:
+            yield from self._sorted_by_database(statement, after, wanted)
             return
-        column, descending = columns[self.filters.sort]
-        valued = statement.add_columns(column).where(*conditions)
-        yield Stream(valued.where(column.is_not(None)), number, column, descending)
-        if self.filters.sort == "confidence":
-            yield Stream(statement.where(column.is_(None), *conditions), number)
+        best = best_keys(self.connection, self.matches, self.test, list(self.connection.scalars(statement)))
+        positions = [standing(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
+        start = None if after is None else after.order(descending=True)
+        keyed = sorted((position.order(descending=True), position) for position in positions)
+        yield from (position for key, position in keyed if start is None or key > start)
+        if driver.partial:
+            yield from self._by_names(after, wanted, Budget(None))
 
-    def _matching(self) -> ColumnElement[bool]:
-        """The condition that a direction matches the text in any tier."""
-        assert self.matches is not None
-        ways: list[Any] = [false()]
-        found = (self.matches.labels(tier, by_direction=self.narrow) for tier in range(NAMES))
-        labels = [condition for condition in found if condition is not None]
-        if labels:
-            inner = select(LabelTable.direction_id).where(or_(*labels), *self.test.conditions())
-            if self.matches.mixed:
-                own = DirectionTable.__table__.alias()
-                inner = inner.join(own, own.c.id == LabelTable.direction_id).join(
-                    SpectrumTable, SpectrumTable.id == own.c.spectrum_id
+    def _sorted_by_database(self, statement: Any, after: Position | None, wanted: int) -> Iterator[Position]:
+        # The way in is chosen: the database must not walk in the order asked for instead.
+        number, column = unindexed(DirectionTable.id), self.column
+        if column is None:
+            if after is not None:
+                statement = statement.where(number > after.direction)
+            for found in self.connection.scalars(statement.order_by(number).limit(wanted)):
+                yield Position(0, None, found)
+            return
+        plain = unindexed(column)
+        if after is None or after.stream == 0:
+            known = statement.where(plain.is_not(None))
+            if after is not None and after.value is not None:
+                beyond = plain < after.value if self.descending else plain > after.value
+                known = known.where(beyond | ((plain == after.value) & (number > after.direction)))
+            order = plain.desc() if self.descending else plain
+            for row in self.connection.execute(known.order_by(order, number).limit(wanted)):
+                yield Position(0, row[1], row[0])
+        if column.nullable:
+            rest = statement.where(plain.is_(None))
+            if after is not None and after.stream == 1:
+                rest = rest.where(number > after.direction)
+            for row in self.connection.execute(rest.order_by(number).limit(wanted)):
+                yield Position(1, None, row[0])
+
+    # Step by step
+
+    def _stepwise(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[Position]:
+        if self.ranked:
+            for positions in self._merged(after, wanted, budget):
+                best = best_keys(
+                    self.connection, self.matches, self.test, [position.direction for position in positions]
                 )
-            ways.append(DirectionTable.id.in_(inner))
-        if self.matches.layers:
-            ways.append(DirectionTable.spectrum_id.in_(self._spectra_by_name()))
-        return or_(*ways)
+                for position in positions:
+                    # Elsewhere it stands under a better label, and was shown there.
+                    if standing(position.direction, best[position.direction]) == position:
+                        yield position
+            yield from self._by_names(after, wanted, budget)
+            return
+        for batch in self._walked(after, wanted, budget):
+            yield from batch
 
-    def _best(self, positions: list[Position]) -> Iterator[Position]:
-        """Keep the positions at which a direction stands under its best label: elsewhere it was shown before."""
+    def _walked(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
+        limits = self._conditions()
+        if self.column is None and not self.scope.everything and self.matches is None:
+            start = after.direction if after is not None else 0
+            for numbers in by_set(self.connection, self.scope, [], limits, start, wanted, budget):
+                yield [Position(0, None, number) for number in numbers]
+            return
+        everything = not limits and self.scope.everything and self.matches is None
+        yield from by_column(
+            self.connection,
+            self.column,
+            None if everything else lambda statement: self._fitting(statement, limits),
+            descending=self.descending,
+            after=after,
+            wanted=wanted,
+            budget=budget,
+            own=[c for bound in self.bounds if bound.column is self.column for c in bound.conditions(indexed=True)],
+        )
+
+    def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
+        """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
         assert self.matches is not None
-        best: dict[int, Key] = {}
-        statement = (
-            select(
-                LabelTable.direction_id,
-                LabelTable.text_id,
-                LabelTable.source_id,
-                LabelTable.confidence,
-                SpectrumTable.layer_id,
-            )
+        statement = select(LabelTable.direction_id, LabelTable.confidence).where(*self.test.conditions())
+        limits = self._conditions()
+        if limits or not self.scope.everything:
+            statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
+            statement = self._fitting(statement, limits)
+        for tier in range(NAMES):
+            texts: dict[int, Any] = {text: statement for text, found in self.matches.tiers.items() if found == tier}
+            if tier == 3:
+                texts = self._mixed_statements(limits)
+            for unknown in (False, True):
+                stream = 2 * tier + unknown
+                if texts and (after is None or after.stream <= stream):
+                    start = after if after is not None and after.stream == stream else None
+                    yield from merged(self.connection, texts, stream, start, wanted, budget)
+
+    def _mixed_statements(self, limits: list[Any]) -> dict[int, Any]:
+        """For each text that lacks some terms, the statement for its labels on layers whose names have those."""
+        assert self.matches is not None
+        base = (
+            select(LabelTable.direction_id, LabelTable.confidence)
             .join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
             .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-            .where(among(LabelTable.direction_id, [position.direction for position in positions]))
+            .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+            .join(SetTable, SetTable.id == LayerTable.set_id)
+            .where(*self.test.conditions(), *limits, *self.scope.conditions())
         )
-        for direction, text_id, source_id, confidence, layer_id in self.connection.execute(statement):
-            tier = self.matches.tier(text_id, layer_id)
-            if tier is not None and self.test(source_id, confidence):
-                key = (tier, confidence is None, -(confidence or 0.0))
-                best[direction] = min(best.get(direction, key), key)
-        for position in positions:
-            tier, unknown = divmod(position.stream, 2)
-            key = (tier, bool(unknown), -(position.value or 0.0))
-            if position.direction not in best or best[position.direction] == key:
-                yield position
+        made: dict[tuple[int, ...], Any] = {}
+        found = {}
+        for text, places in self.matches.mixed.items():
+            key = tuple(map(id, places))
+            if key not in made:
+                made[key] = base.where(*conditions(places))
+            found[text] = made[key]
+        return found
+
+    def _by_names(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[Position]:
+        """What matches by the names of its layer and model alone."""
+        assert self.matches is not None
+        if self.matches.places is None:
+            return
+        start = after.direction if after is not None and after.stream == 2 * NAMES else 0
+        places = list(self.matches.places)
+        limits = self._conditions()
+        if not self.test.anything:
+            limits.append(labelled_by(self.test))
+        for numbers in by_set(self.connection, self.scope, places, limits, start, wanted, budget):
+            best = best_keys(self.connection, self.matches, self.test, numbers)
+            for number in numbers:
+                if best[number][0] == NAMES:
+                    yield Position(2 * NAMES, None, number)

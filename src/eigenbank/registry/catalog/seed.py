@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import insert, select
 
 from eigenbank.registry.catalog import write
+from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import ShippedTable
 from eigenbank.schemas import Manifest
@@ -38,13 +39,8 @@ def offer(database: Database, entries: Iterable[Entry]) -> None:
         for location, checkpoint_path, manifest, digest in entries:
             if digest in seen:
                 continue
-            write.add_set(
+            write.add(
                 connection,
-                manifest,
-                location=location,
-                digest=digest,
-                checkpoint_path=checkpoint_path,
-                repo=None,
-                commit=None,
+                from_manifest(manifest, location=location, digest=digest, checkpoint_path=checkpoint_path),
             )
             connection.execute(insert(ShippedTable), {"digest": digest})

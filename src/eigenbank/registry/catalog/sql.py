@@ -3,19 +3,71 @@
 import json
 import os
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Integer, Text, bindparam, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from eigenbank.registry.catalog.models import Base
 
 
-def among(column: Any, values: Iterable[Any]) -> ColumnElement[bool]:
-    """Return `column IN values`, with one JSON parameter however many values: the statement is compiled once."""
-    rows = func.json_each(json.dumps(list(values))).table_valued("value")
-    condition: ColumnElement[bool] = column.in_(select(rows.c.value))
-    return condition
+class Many(TypeDecorator[Any]):
+    """A list as one parameter: a JSON text for SQLite, an array for PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, of: Literal["numbers", "strings"] = "numbers") -> None:
+        super().__init__()
+        self.of = of
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(Text())
+        from sqlalchemy.dialects.postgresql import ARRAY
+
+        element: TypeEngine[Any] = Integer() if self.of == "numbers" else Text()
+        return dialect.type_descriptor(ARRAY(element))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return list(value) if dialect.name == "postgresql" else json.dumps(list(value))
+
+
+class _Among(FunctionElement[bool]):
+    name = "among"
+    type = Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        # A condition as it stands: the `= 1` that SQLite's booleans are given otherwise would keep the index from it.
+        return self
+
+
+@compiles(_Among, "sqlite")
+def _among_sqlite(element: Any, compiler: Any, **more: Any) -> str:
+    column, values = (compiler.process(clause, **more) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"
+
+
+@compiles(_Among, "postgresql")
+def _among_postgresql(element: Any, compiler: Any, **more: Any) -> str:
+    column, values = (compiler.process(clause, **more) for clause in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+def among(column: Any, values: Iterable[Any] | str) -> ColumnElement[bool]:
+    """Return `column IN values`, with one parameter however many values: the statement is compiled once.
+
+    `values` may be a parameter's name, to be given when the statement is executed.
+    """
+    of: Literal["numbers", "strings"] = "numbers" if isinstance(column.type, Integer) else "strings"
+    if isinstance(values, str):
+        return _Among(column, bindparam(values, type_=Many(of)))
+    return _Among(column, bindparam(None, list(values), type_=Many(of)))
 
 
 def unindexed(column: Any) -> Any:
@@ -29,6 +81,31 @@ def next_id(connection: Connection, table: type[Base]) -> int:
     return int(connection.execute(select(func.coalesce(func.max(column), 0) + 1)).scalar_one())
 
 
+@lru_cache(maxsize=64)
+def _insertion(table: type[Base], dialect: str) -> str:
+    def quote(name: str) -> str:
+        return f'"{name}"'
+
+    columns = ", ".join(quote(column.name) for column in table.__table__.columns)
+    if dialect == "postgresql":
+        return f"COPY {quote(table.__tablename__)} ({columns}) FROM STDIN"
+    places = ", ".join("?" for _ in table.__table__.columns)
+    return f"INSERT INTO {quote(table.__tablename__)} ({columns}) VALUES ({places})"
+
+
+def insert_rows(connection: Connection, table: type[Base], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, all columns in the table's order and as the database stores them, by the driver's fastest way."""
+    if not rows:
+        return
+    statement = _insertion(table, connection.dialect.name)
+    if connection.dialect.name == "postgresql":
+        with connection.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
+            for row in rows:
+                copy.write_row(row)
+    else:
+        connection.exec_driver_sql(statement, list(rows))
+
+
 def intern(connection: Connection, table: type[Base], column: str, values: Iterable[str]) -> dict[str, int]:
     """Return the number of every string in a table that holds each once, adding those it lacks."""
     wanted = list(dict.fromkeys(values))
@@ -40,9 +117,17 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
     if missing:
         first = next_id(connection, table)
         added = {value: first + index for index, value in enumerate(missing)}
-        connection.execute(insert(table), [{"id": number, column: value} for value, number in added.items()])
+        insert_rows(connection, table, [(number, value) for value, number in added.items()])
         known.update(added)
     return known
+
+
+def rows_of(connection: Connection, statement: Any, values: dict[str, Any]) -> list[Any]:
+    """Return a statement's rows as the driver gives them: for many rows of plain numbers and strings."""
+    result: Any = connection.execute(statement, values)
+    found: list[Any] = result.cursor.fetchall()
+    result.close()
+    return found
 
 
 def storable(text: str) -> bool:

@@ -47,10 +47,6 @@ class Term:
                 return True
         return False
 
-    def fts5(self, *, prefix: bool) -> str:
-        """Return the FTS5 expression; a word holds letters and digits only, so quoting it is enough."""
-        return " + ".join(f'"{word}"' for word in self.words) + ("*" if prefix and self.prefix else "")
-
 
 def parse(query: str) -> list[Term]:
     """Split a query into its different terms: `"in double quotes"` as it stands, anything else word by word with the

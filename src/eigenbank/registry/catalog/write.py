@@ -2,17 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from eigenbank.registry.catalog import fts
+from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, LayerData, distinct, label_data
+from eigenbank.registry.catalog.dump import labels_by_name, read_strays, stray_text
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
     LabelTable,
     LayerTable,
+    NameTable,
     ProtocolTable,
     RecipeTable,
     SetTable,
@@ -21,262 +25,215 @@ from eigenbank.registry.catalog.models import (
     StrayTable,
     TextTable,
 )
-from eigenbank.registry.catalog.read import labels_of
-from eigenbank.registry.catalog.sql import among, intern, next_id, path_key
-from eigenbank.schemas import Checkpoint, Evidence, Label, Manifest
+from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, path_key
+from eigenbank.schemas import Label
+
+_SET_ID = select(SetTable.id)
 
 
-def by_human(label: Label) -> bool:
-    """Whether a person gave the label."""
-    return label.source.partition(":")[0] == "human"
+def add(connection: Connection, entry: CheckpointData) -> None:
+    """Put a checkpoint's set in, in the place of the one it had. People's labels are carried over; those whose direction
+    the new set lacks wait for one that has it.
+    """
+    checkpoint_id = put_checkpoint(connection, entry)
+    waiting: dict[str, list[LabelData]] = {name: list(labels) for name, labels in entry.strays.items()}
+    for name, labels in _take_out(connection, checkpoint_id).items():
+        waiting.setdefault(name, []).extend(label for label in labels if label.human)
+    _put_set(connection, checkpoint_id, entry, waiting)
 
 
-def add_set(
-    connection: Connection,
-    manifest: Manifest,
-    *,
-    location: str,
-    digest: str,
-    checkpoint_path: str | None,
-    repo: str | None,
-    commit: str | None,
+def replace(connection: Connection, entry: CheckpointData) -> None:
+    """Put a checkpoint's set and strays in as they are, whatever was there before."""
+    checkpoint_id = put_checkpoint(connection, entry)
+    _take_out(connection, checkpoint_id)
+    _put_set(connection, checkpoint_id, entry, {name: list(labels) for name, labels in entry.strays.items()})
+
+
+@contextmanager
+def filling(connection: Connection) -> Iterator[None]:
+    """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
+    once takes a fraction of the time of putting each in its place.
+    """
+    empty = connection.execute(select(DirectionTable.id).limit(1)).first() is None
+    tables: list[Any] = [DirectionTable.__table__, LabelTable.__table__]
+    indexes = [index for table in tables for index in sorted(table.indexes, key=lambda index: str(index.name))]
+    if empty:
+        for index in indexes:
+            index.drop(connection)
+    yield
+    if empty:
+        for index in indexes:
+            index.create(connection)
+
+
+def _put_set(
+    connection: Connection, checkpoint_id: int, entry: CheckpointData, waiting: dict[str, list[LabelData]]
 ) -> None:
-    """Put a set in, in the place of the one of the same model and revision. People's labels are carried over."""
-    checkpoint_id = _checkpoint(connection, manifest.checkpoint, checkpoint_path)
-    human = _take_out(connection, checkpoint_id)
-    set_id = next_id(connection, SetTable)
-    connection.execute(
-        insert(SetTable),
-        {
-            "id": set_id,
-            "checkpoint_id": checkpoint_id,
-            "location": location,
-            "digest": digest,
-            "created": manifest.created,
-            "builder": manifest.builder,
-            "licence": manifest.licence,
-            "repo": repo,
-            "commit": commit,
-            "directions": len(manifest.directions),
-            "labels": 0,
-        },
-    )
-    layers = _layers(connection, set_id, manifest)
-    labels = _directions(connection, layers, manifest, human)
-    _keep(connection, checkpoint_id, human)
-    connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=labels))
+    """Insert the set with the labels that wait for its directions; keep those that go on waiting."""
+    if entry.set is not None:
+        set_id = next_id(connection, SetTable)
+        row = (set_id, checkpoint_id, *entry.set.facts, len(entry.set.directions), 0)
+        insert_rows(connection, SetTable, [row])
+        layers = _layers(connection, set_id, entry.set.layers)
+        labels = _directions(connection, layers, entry.set.directions, waiting)
+        connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=labels))
+    first = next_id(connection, StrayTable)
+    left = [(name, stray_text(label)) for name, labels in waiting.items() for label in distinct(labels)]
+    rows = [(first + index, checkpoint_id, name, text) for index, (name, text) in enumerate(left)]
+    insert_rows(connection, StrayTable, rows)
 
 
-def _checkpoint(connection: Connection, checkpoint: Checkpoint, path: str | None) -> int:
-    revision = checkpoint.revision or ""
-    values: dict[str, Any] = {
-        "denoiser": checkpoint.denoiser,
-        "component": checkpoint.component,
-        "licence": checkpoint.licence,
-    }
-    if path is not None:
-        values["path"] = path_key(path)
+def put_checkpoint(connection: Connection, entry: CheckpointData) -> int:
+    """Insert a checkpoint, or bring the one of that model and revision up to date. Returns its number."""
+    values: dict[str, Any] = {"denoiser": entry.denoiser, "component": entry.component, "licence": entry.licence}
+    if entry.path is not None:
+        values["path"] = path_key(entry.path)
     found = connection.execute(
         select(CheckpointTable.id).where(
-            CheckpointTable.model_id == checkpoint.model_id, CheckpointTable.revision == revision
+            CheckpointTable.model_id == entry.model_id, CheckpointTable.revision == entry.revision
         )
     ).scalar()
     if found is not None:
         connection.execute(update(CheckpointTable).where(CheckpointTable.id == found).values(values))
         return found
     number = next_id(connection, CheckpointTable)
-    values |= {"id": number, "model_id": checkpoint.model_id, "revision": revision}
+    values |= {"id": number, "model_id": entry.model_id, "revision": entry.revision}
     connection.execute(insert(CheckpointTable), values)
+    fts.add(connection, "models", [(number, entry.model_id)])
     return number
 
 
-def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[Label]]:
-    """Remove the checkpoint's set, if it has one. Returns people's labels by direction name, strays included."""
-    human: dict[str, list[Label]] = {}
-    strays = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == checkpoint_id)
-    for name, text in connection.execute(strays):
-        human.setdefault(name, []).append(Label.model_validate_json(text))
+def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[LabelData]]:
+    """Remove the checkpoint's set and strays. Returns all labels by direction name, strays included."""
+    found = read_strays(connection, checkpoint_id)
     connection.execute(delete(StrayTable).where(StrayTable.checkpoint_id == checkpoint_id))
-    set_id = connection.execute(select(SetTable.id).where(SetTable.checkpoint_id == checkpoint_id)).scalar()
-    if set_id is None:
-        return human
-    layers = connection.execute(
-        select(LayerTable.id, CheckpointTable.model_id, LayerTable.name)
-        .join(SetTable, SetTable.id == LayerTable.set_id)
-        .join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
-        .where(SetTable.id == set_id)
-    ).all()
-    labelled = connection.execute(
-        select(DirectionTable.id, LayerTable.name, RecipeTable.slug, DirectionTable.rank)
-        .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
-        .where(LayerTable.set_id == set_id, DirectionTable.labels > 0)
-    ).all()
-    labels = labels_of(connection, [row[0] for row in labelled])
-    for number, layer, recipe, rank in labelled:
-        for label in labels[number]:
-            if by_human(label):
-                human.setdefault(f"{layer}/{recipe}/{rank}", []).append(label)
-    fts.remove_layers(connection, [(row[0], row[1], row[2]) for row in layers])
-    connection.execute(delete(SetTable).where(SetTable.id == set_id))
-    return human
+    set_id = connection.execute(_SET_ID.where(SetTable.checkpoint_id == checkpoint_id)).scalar()
+    if set_id is not None:
+        for name, labels in labels_by_name(connection, set_id).items():
+            found.setdefault(name, []).extend(labels)
+        connection.execute(delete(SetTable).where(SetTable.id == set_id))
+    return found
 
 
-def _layers(connection: Connection, set_id: int, manifest: Manifest) -> dict[str, int]:
+def _layers(connection: Connection, set_id: int, layers: Sequence[LayerData]) -> dict[str, int]:
+    """Insert the layers. Returns their numbers by name."""
+    before = next_id(connection, NameTable)
+    names = intern(connection, NameTable, "name", (layer.name for layer in layers))
+    fts.add(connection, "names", ((number, name) for name, number in names.items() if number >= before))
     first = next_id(connection, LayerTable)
-    numbers = {layer.name: first + index for index, layer in enumerate(manifest.layers)}
-    if numbers:
-        connection.execute(
-            insert(LayerTable),
-            [
-                {
-                    "id": numbers[layer.name],
-                    "set_id": set_id,
-                    "name": layer.name,
-                    "kind": layer.kind,
-                    "width": layer.width,
-                    "heads": layer.heads,
-                }
-                for layer in manifest.layers
-            ],
-        )
-        fts.add_layers(connection, ((id_, manifest.checkpoint.model_id, name) for name, id_ in numbers.items()))
-    return numbers
+    rows = [
+        (first + index, set_id, names[layer.name], layer.kind, layer.width, layer.heads)
+        for index, layer in enumerate(layers)
+    ]
+    insert_rows(connection, LayerTable, rows)
+    return {layer.name: first + index for index, layer in enumerate(layers)}
 
 
 def _directions(
-    connection: Connection, layers: Mapping[str, int], manifest: Manifest, human: dict[str, list[Label]]
+    connection: Connection,
+    layers: Mapping[str, int],
+    records: Sequence[DirectionData],
+    waiting: dict[str, list[LabelData]],
 ) -> int:
-    """Insert the directions, grouped by spectrum and in order of rank, with their labels and those that `human` holds
-    for them, which are taken from there. Returns how many labels.
+    """Insert the directions, grouped by spectrum and in order of rank, with their labels and those that wait for them,
+    which are taken from there. Returns how many labels.
     """
-    recipes = intern(connection, RecipeTable, "slug", (record.recipe.slug for record in manifest.directions))
-    groups: dict[tuple[int, int], list[Any]] = {}
-    for record in manifest.directions:
-        groups.setdefault((layers[record.layer], recipes[record.recipe.slug]), []).append(record)
+    recipes = intern(connection, RecipeTable, "slug", (record.recipe for record in records))
+    groups: dict[tuple[int, int], list[DirectionData]] = {}
+    for record in records:
+        groups.setdefault((layers[record.layer], recipes[record.recipe]), []).append(record)
     spectrum, number = next_id(connection, SpectrumTable), next_id(connection, DirectionTable)
-    spectra: list[dict[str, Any]] = []
-    directions: list[dict[str, Any]] = []
-    labels: list[tuple[int, Label]] = []
-    for key in sorted(groups):
-        spectra.append({"id": spectrum, "layer_id": key[0], "recipe_id": key[1], "directions": len(groups[key])})
-        for record in sorted(groups[key], key=lambda record: int(record.rank)):
-            own = distinct([*record.labels, *human.pop(record.id, ())])
+    spectra: list[tuple[Any, ...]] = []
+    directions: list[tuple[Any, ...]] = []
+    labels: list[tuple[int, LabelData]] = []
+    for (layer, recipe), group in sorted(groups.items()):
+        spectra.append((spectrum, layer, recipe, len(group)))
+        for record in sorted(group, key=lambda record: record.rank):
+            own = record.labels
+            if waiting:
+                own = own + waiting.pop(record.name, [])
+            if len(own) > 1:
+                own = distinct(own)
+            best = max((label.confidence for label in own if label.confidence is not None), default=None)
             directions.append(
-                {
-                    "id": number,
-                    "spectrum_id": spectrum,
-                    "rank": record.rank,
-                    "eigenvalue": record.eigenvalue,
-                    "share": record.share,
-                    "gap": record.gap,
-                    "labels": len(own),
-                    "confidence": max(
-                        (label.confidence for label in own if label.confidence is not None), default=None
-                    ),
-                }
+                (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, len(own), best)
             )
-            labels.extend((number, label) for label in own)
+            labels.extend([(number, label) for label in own])
             number += 1
         spectrum += 1
-    if directions:
-        connection.execute(insert(SpectrumTable), spectra)
-        connection.execute(insert(DirectionTable), directions)
+    insert_rows(connection, SpectrumTable, spectra)
+    insert_rows(connection, DirectionTable, directions)
     insert_labels(connection, labels)
     return len(labels)
 
 
-def _keep(connection: Connection, checkpoint_id: int, human: Mapping[str, list[Label]]) -> None:
-    """Keep people's labels whose direction the new set does not have."""
-    first = next_id(connection, StrayTable)
-    left = [(name, label.model_dump_json()) for name, labels in human.items() for label in labels]
-    if left:
-        connection.execute(
-            insert(StrayTable),
-            [
-                {"id": first + index, "checkpoint_id": checkpoint_id, "direction": name, "label": label}
-                for index, (name, label) in enumerate(left)
-            ],
-        )
-
-
-def distinct(labels: Iterable[Label]) -> list[Label]:
-    """Return one label of each text and source, the newest of those that say the same."""
-    kept: dict[tuple[str, str], Label] = {}
-    for label in labels:
-        other = kept.get((label.text, label.source))
-        if other is None or label.created.timestamp() >= other.created.timestamp():
-            kept[label.text, label.source] = label
-    return list(kept.values())
-
-
-def insert_labels(connection: Connection, labels: list[tuple[int, Label]]) -> None:
+def insert_labels(connection: Connection, labels: list[tuple[int, LabelData]]) -> None:
     """Insert labels, given with the number of their direction. The caller keeps the counts."""
     if not labels:
         return
-    names = [label.text for _, label in labels]
-    names += [label.evidence.runner_up for _, label in labels if label.evidence and label.evidence.runner_up]
-    texts = intern_texts(connection, names)
-    sources = intern(connection, SourceTable, "name", (label.source for _, label in labels))
-    protocols = _protocols(connection, [label.evidence for _, label in labels if label.evidence])
-    rows = []
+    names = {label.text for _, label in labels}
+    names |= {label.evidence.runner_up for _, label in labels if label.evidence and label.evidence.runner_up}
+    texts = intern_texts(connection, sorted(names))
+    sources = intern(connection, SourceTable, "name", sorted({label.source for _, label in labels}))
+    protocols = _protocols(connection, {_protocol(label) for _, label in labels if label.evidence})
+    rows: list[tuple[Any, ...]] = []
     for number, label in labels:
-        evidence = label.evidence
-        rows.append(
-            {
-                "direction_id": number,
-                "text_id": texts[label.text],
-                "source_id": sources[label.source],
-                "polarity": label.polarity,
-                "confidence": label.confidence,
-                "created": label.created,
-                "note": label.note,
-                "protocol_id": protocols[_protocol(evidence)[0]] if evidence else None,
-                "effect": evidence.effect if evidence else None,
-                "selectivity": evidence.selectivity if evidence else None,
-                "consistency": evidence.consistency if evidence else None,
-                "asymmetry": evidence.asymmetry if evidence else None,
-                "runner_up_id": texts[evidence.runner_up] if evidence and evidence.runner_up else None,
-                "runner_up_effect": evidence.runner_up_effect if evidence else None,
-            }
-        )
-    # In the order of the index: pages are then filled one after the other.
-    rows.sort(key=lambda row: (row["direction_id"], row["text_id"], row["source_id"]))
-    connection.execute(insert(LabelTable), rows)
+        text, source, polarity, confidence, created, note, evidence = label
+        measured: tuple[Any, ...] = (None, None, None, None, None, None, None)
+        if evidence is not None:
+            measured = (
+                protocols[evidence.scale, evidence.steps, evidence.seeds],
+                evidence.effect,
+                evidence.selectivity,
+                evidence.consistency,
+                evidence.asymmetry,
+                texts[evidence.runner_up] if evidence.runner_up else None,
+                evidence.runner_up_effect,
+            )
+        rows.append((number, texts[text], sources[source], polarity, confidence, created, note, *measured))
+    # In the order of the key: pages are then filled one after the other.
+    rows.sort(key=lambda row: row[:3])
+    insert_rows(connection, LabelTable, rows)
 
 
 def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
     """Return the numbers of label texts, adding those that are new to the table and to the word index."""
     first = next_id(connection, TextTable)
     numbers = intern(connection, TextTable, "text", texts)
-    fts.add_texts(connection, ((number, text) for text, number in numbers.items() if number >= first))
+    fts.add(connection, "texts", ((number, text) for text, number in numbers.items() if number >= first))
     return numbers
 
 
-def _protocol(evidence: Evidence) -> tuple[str, str]:
-    """Return a protocol's digest and its seeds as JSON."""
-    seeds = json.dumps(list(evidence.seeds), separators=(",", ":"))
-    return hashlib.sha256(f"{evidence.scale!r} {evidence.steps} {seeds}".encode()).hexdigest(), seeds
+Protocol = tuple[float, int, tuple[int, ...]]
+"""Scale, steps and seeds of a measurement."""
 
 
-def _protocols(connection: Connection, evidence: list[Evidence]) -> dict[str, int]:
-    wanted: dict[str, dict[str, Any]] = {}
-    for item in evidence:
-        digest, seeds = _protocol(item)
-        wanted[digest] = {"digest": digest, "scale": item.scale, "steps": item.steps, "seeds": seeds}
-    if not wanted:
+def _protocol(label: LabelData) -> Protocol:
+    assert label.evidence is not None
+    return label.evidence.scale, label.evidence.steps, label.evidence.seeds
+
+
+def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
+    digests: dict[str, Protocol] = {}
+    seeds_of: dict[str, str] = {}
+    for scale, steps, seeds in sorted(protocols):
+        text = json.dumps(list(seeds), separators=(",", ":"))
+        digest = hashlib.sha256(f"{float(scale)!r} {steps} {text}".encode()).hexdigest()
+        digests[digest] = (scale, steps, seeds)
+        seeds_of[digest] = text
+    if not digests:
         return {}
     found = connection.execute(
-        select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, wanted))
+        select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, list(digests)))
     )
     known = {row[0]: row[1] for row in found}
-    missing = [digest for digest in wanted if digest not in known]
+    missing = [digest for digest in digests if digest not in known]
     if missing:
         first = next_id(connection, ProtocolTable)
         known.update({digest: first + index for index, digest in enumerate(missing)})
-        connection.execute(insert(ProtocolTable), [{"id": known[digest], **wanted[digest]} for digest in missing])
-    return known
+        rows = [(known[digest], *digests[digest][:2], digest, seeds_of[digest]) for digest in missing]
+        insert_rows(connection, ProtocolTable, rows)
+    return {protocol: known[digest] for digest, protocol in digests.items()}
 
 
 def put_label(connection: Connection, direction_id: int, label: Label) -> None:
@@ -284,7 +241,7 @@ def put_label(connection: Connection, direction_id: int, label: Label) -> None:
     texts = intern_texts(connection, [label.text])
     sources = intern(connection, SourceTable, "name", [label.source])
     remove_label(connection, direction_id, texts[label.text], sources[label.source])
-    insert_labels(connection, [(direction_id, label)])
+    insert_labels(connection, [(direction_id, label_data(label))])
     recount(connection, direction_id)
 
 

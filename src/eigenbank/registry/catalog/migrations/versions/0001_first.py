@@ -7,20 +7,35 @@ revision = "0001"
 down_revision = None
 
 
+FTS = ("texts", "names", "models")
+
+
+def _name(length: int) -> "sa.types.TypeEngine[str]":
+    return sa.String(length=length).with_variant(sa.String(length=length, collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     op.create_table(
         "checkpoints",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("model_id", sa.String(length=200), nullable=False),
-        sa.Column("revision", sa.String(length=200), nullable=False),
-        sa.Column("denoiser", sa.String(length=100), nullable=False),
+        sa.Column("model_id", _name(200), nullable=False),
+        sa.Column("revision", _name(200), nullable=False),
+        sa.Column("denoiser", _name(100), nullable=False),
         sa.Column("component", sa.String(length=60), nullable=False),
-        sa.Column("licence", sa.String(length=500), nullable=True),
+        sa.Column("licence", _name(500), nullable=True),
         sa.Column("path", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_checkpoints")),
         sa.UniqueConstraint("model_id", "revision", name=op.f("uq_checkpoints_model_id_revision")),
     )
-    op.create_index(op.f("ix_checkpoints_path"), "checkpoints", ["path"])
+    for column in ("path", "denoiser", "licence"):
+        op.create_index(op.f(f"ix_checkpoints_{column}"), "checkpoints", [column])
+    op.create_table(
+        "names",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", _name(300), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_names")),
+        sa.UniqueConstraint("name", name=op.f("uq_names_name")),
+    )
     op.create_table(
         "protocols",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -34,7 +49,7 @@ def upgrade() -> None:
     op.create_table(
         "recipes",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("slug", sa.String(length=200), nullable=False),
+        sa.Column("slug", _name(200), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_recipes")),
         sa.UniqueConstraint("slug", name=op.f("uq_recipes_slug")),
     )
@@ -46,14 +61,14 @@ def upgrade() -> None:
     op.create_table(
         "sources",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=300), nullable=False),
+        sa.Column("name", _name(300), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_sources")),
         sa.UniqueConstraint("name", name=op.f("uq_sources_name")),
     )
     op.create_table(
         "texts",
         sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("text", sa.String(length=500), nullable=False),
+        sa.Column("text", _name(500), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_texts")),
         sa.UniqueConstraint("text", name=op.f("uq_texts_text")),
     )
@@ -77,6 +92,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("checkpoint_id", name=op.f("uq_sets_checkpoint_id")),
     )
     op.create_index(op.f("ix_sets_digest"), "sets", ["digest"])
+    op.create_index(op.f("ix_sets_location"), "sets", ["location"])
     op.create_table(
         "strays",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -93,16 +109,18 @@ def upgrade() -> None:
         "layers",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("set_id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=300), nullable=False),
+        sa.Column("name_id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=20), nullable=False),
         sa.Column("width", sa.Integer(), nullable=False),
         sa.Column("heads", sa.Integer(), nullable=False),
         sa.CheckConstraint("width > 0", name=op.f("ck_layers_width")),
         sa.ForeignKeyConstraint(["set_id"], ["sets.id"], name=op.f("fk_layers_set_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["name_id"], ["names.id"], name=op.f("fk_layers_name_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_layers")),
-        sa.UniqueConstraint("set_id", "name", name=op.f("uq_layers_set_id_name")),
+        sa.UniqueConstraint("set_id", "name_id", name=op.f("uq_layers_set_id_name_id")),
     )
-    op.create_index(op.f("ix_layers_name"), "layers", ["name"])
+    for column in ("name_id", "kind", "width"):
+        op.create_index(op.f(f"ix_layers_{column}"), "layers", [column])
     op.create_table(
         "spectra",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -172,8 +190,9 @@ def upgrade() -> None:
     op.create_index(
         "ix_labels_text_id_confidence", "labels", ["text_id", sa.literal_column("confidence DESC"), "direction_id"]
     )
-    if op.get_bind().dialect.name == "sqlite":
-        op.execute("CREATE VIRTUAL TABLE texts_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')")
-        op.execute(
-            "CREATE VIRTUAL TABLE layers_fts USING fts5(model, layer, content='', columnsize=0, tokenize='ascii')"
-        )
+    for name in FTS:
+        if op.get_bind().dialect.name == "sqlite":
+            op.execute(f"CREATE VIRTUAL TABLE {name}_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')")
+        else:
+            op.execute(f"CREATE TABLE {name}_fts (rowid INTEGER PRIMARY KEY, words TSVECTOR NOT NULL)")
+            op.execute(f"CREATE INDEX ix_{name}_fts_words ON {name}_fts USING gin (words)")

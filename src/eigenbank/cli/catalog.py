@@ -1,0 +1,168 @@
+"""`eigenbank catalog`: the catalog as a whole."""
+
+from pathlib import Path
+
+import click
+
+from eigenbank.cli.options import catalog_option
+from eigenbank.cli.output import output_options, say
+from eigenbank.cli.rows import facts, put_out
+from eigenbank.schemas.errors import CatalogError
+
+
+@click.group(short_help="Look after the catalog: statistics, export, import, merge, checks.")
+def catalog() -> None:
+    """Look after the catalog: where it is, what is in it, whether it is sound, and moving it elsewhere.
+
+    \b
+    Example:
+      eigenbank catalog stats
+    """
+
+
+@catalog.command(short_help="Print where the catalog is.")
+@catalog_option
+def path() -> None:
+    """Print the catalog's file, or its URL without the password. Nothing is opened or made.
+
+    \b
+    Example:
+      eigenbank catalog path
+    """
+    from eigenbank.registry.catalog.place import locate
+
+    place = locate(None)
+    click.echo(place if isinstance(place, Path) else place.render_as_string(hide_password=True))
+
+
+@catalog.command(short_help="Count what is in the catalog.")
+@catalog_option
+@output_options
+def stats(fmt: str, quiet: bool) -> None:
+    """Count models, directions and labels, and say how large the catalog is.
+
+    \b
+    Example:
+      eigenbank catalog stats --format json
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import stats as count
+
+    with Catalog.open() as opened:
+        found = count(opened)
+    if fmt == "table" and not quiet:
+        facts(found)
+    else:
+        put_out("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
+
+
+@catalog.command(short_help="Write the whole catalog to a file.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@catalog_option
+def export(file: Path) -> None:
+    """Write the whole catalog to a new FILE: JSON lines, or a catalog of its own where the name ends in .db.
+
+    \b
+    Example:
+      eigenbank catalog export everything.jsonl
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.whole import export_file
+
+    with Catalog.open() as opened:
+        found = export_file(opened, file)
+    say(f"{found.checkpoints} models, {found.directions} directions, {found.labels} labels → {file}")
+
+
+@catalog.command("import", short_help="Bring in what an export holds.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@catalog_option
+def import_(file: Path) -> None:
+    """Bring in everything that FILE holds, an export or another catalog's file: all of it or nothing.
+
+    A set takes the place of the one of the same model and revision. People's labels stay.
+
+    \b
+    Example:
+      eigenbank catalog import everything.jsonl
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.whole import import_file
+
+    with Catalog.open() as opened:
+        found = import_file(opened, file)
+        say(f"{found.checkpoints} models, {found.directions} directions, {found.labels} labels → {opened.place}")
+
+
+@catalog.command(short_help="Merge another catalog into this one.")
+@click.argument("other", metavar="CATALOG")
+@catalog_option
+@output_options
+def merge(other: str, fmt: str, quiet: bool) -> None:
+    """Merge another CATALOG (a path or URL) into this one, and print what differed.
+
+    Both sides' labels are kept. Where both have a set of the same model and revision, the newer one stays. The other
+    catalog is not changed.
+
+    \b
+    Example:
+      eigenbank catalog merge colleague.db
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.place import locate
+    from eigenbank.registry.catalog.whole import merge as merge_catalogs
+
+    place = locate(other)
+    if isinstance(place, Path) and not place.exists():
+        message = f"there is no catalog at {place}: nothing was merged. Check the path."
+        raise CatalogError(message)
+    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source:
+        differences = merge_catalogs(opened, source)
+    rows = [
+        {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
+        for one in differences
+    ]
+    put_out("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
+    say(f"merged {other}: {len(rows)} differences" if rows else f"merged {other}: nothing differed")
+
+
+@catalog.command(short_help="Check that the catalog is sound.")
+@click.option("--files", is_flag=True, help="Also check that every set is where the catalog says, unchanged.")
+@catalog_option
+@output_options
+def verify(files: bool, fmt: str, quiet: bool) -> None:
+    """Check the database and its counts; print what is wrong, and exit with 1 if anything is. Changes nothing.
+
+    \b
+    Example:
+      eigenbank catalog verify --files
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import verify as check
+
+    with Catalog.open() as opened:
+        found = check(opened, files=files)
+        place = opened.place
+    rows = [{"where": one.where, "problem": one.problem} for one in found]
+    put_out("problem", rows, ["where", "problem"], fmt=fmt, quiet=quiet, key="where")
+    if found:
+        message = f"{len(found)} problems in {place}. Nothing was changed."
+        raise CatalogError(message)
+    say(f"{place} is sound")
+
+
+@catalog.command(short_help="Give unused room back to the disk.")
+@catalog_option
+def vacuum() -> None:
+    """Give unused room back to the disk. Needs as much free room as the catalog is large, for a moment.
+
+    \b
+    Example:
+      eigenbank catalog vacuum
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import vacuum as tidy
+
+    with Catalog.open() as opened:
+        before, after = tidy(opened)
+        say(f"{opened.place}: {before:,} bytes before, {after:,} after")

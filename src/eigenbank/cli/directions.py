@@ -1,0 +1,118 @@
+"""`eigenbank directions`: list, show, and compare those of two sets."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.filters import filter_options, names_given
+from eigenbank.cli.options import catalog_option
+from eigenbank.cli.output import output_options
+from eigenbank.cli.rows import direction_row, facts, put_out, put_out_page
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog import Catalog, DirectionRow
+
+
+@click.group(short_help="List, show and compare directions.")
+def directions() -> None:
+    """List, show and compare directions.
+
+    \b
+    Example:
+      eigenbank directions ls --model eigenbank/cartoon-faces-32
+    """
+
+
+@directions.command(short_help="List directions that meet all filters.")
+@filter_options
+@catalog_option
+@output_options
+def ls(fmt: str, quiet: bool, **filters: Any) -> None:
+    """List the directions that meet all filters, in catalog order.
+
+    \b
+    Example:
+      eigenbank directions ls --layer 'mid_block.*' --rank 0
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    with Catalog.open() as catalog:
+        page = catalog.search(None, **filters)
+    put_out_page(page, fmt=fmt, quiet=quiet, limit=filters["limit"])
+
+
+@click.command(short_help="Show directions, with the evidence for their labels.")
+@click.argument("names", nargs=-1, required=True, metavar="DIRECTION...", shell_complete=complete.directions)
+@click.option("--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK.")
+@catalog_option
+@output_options
+def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> None:
+    """Show everything known of directions.
+
+    DIRECTION is MODEL_ID#LAYER/RECIPE/RANK; `-` reads them from standard input, one a line.
+
+    \b
+    Example:
+      eigenbank show 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0'
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    full = [f"{model}#{name}" if model and "#" not in name else name for name in names_given(names)]
+    with Catalog.open() as catalog:
+        found = [_one(catalog, name) for name in full]
+    if fmt != "table" or quiet:
+        rows = [direction_row(row) for row in found]
+        put_out("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")
+        return
+    for number, row in enumerate(found):
+        if number:
+            click.echo()
+        plain = direction_row(row)
+        facts({key: value for key, value in plain.items() if key not in ("evidence", "labels", "confidence")})
+        for label in row.labels:
+            click.echo()
+            own: dict[str, Any] = {"label": label.text, "polarity": label.polarity, "confidence": label.confidence}
+            own |= {"source": label.source, "note": label.note, "created": label.created.isoformat()}
+            if label.evidence:
+                own |= {
+                    key: (f"{value[0]}…{value[-1]} ({len(value)})" if key == "seeds" and value else value)
+                    for key, value in label.evidence.model_dump().items()
+                }
+            facts(own)
+
+
+directions.add_command(show)
+
+
+def _one(catalog: "Catalog", name: str) -> "DirectionRow":
+    found = catalog.get_direction(name)
+    if found is None:
+        raise catalog.unknown_direction(name)
+    return found
+
+
+@directions.command(short_help="Compare the directions of two sets, layer by layer.")
+@click.argument("one", shell_complete=complete.models)
+@click.argument("other", shell_complete=complete.models)
+@click.option("--layer", default="*", metavar="GLOB", help="Layers to compare.")
+@click.option("--recipe", default="*", metavar="GLOB", help="Recipes to compare.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print.")
+@catalog_option
+@output_options
+def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
+    """Compare two sets: for every direction of ONE the nearest of OTHER at the same layer and recipe, and their cosine.
+
+    ONE and OTHER are model ids, or folders of direction sets. The directions that moved most come first: what a
+    fine-tune changed. A cosine near 1 or −1 is the same axis.
+
+    \b
+    Example:
+      eigenbank directions compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
+    """
+    from eigenbank.loaders.load import load
+    from eigenbank.registry.compare import compare_banks
+
+    rows = compare_banks(load(one), load(other), layer=layer, recipe=recipe)
+    columns = ["id", "nearest", "cosine", "same_rank_cosine"]
+    put_out("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")

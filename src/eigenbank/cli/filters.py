@@ -1,0 +1,57 @@
+"""The filters of a search as options, shared by the commands that list directions."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from eigenbank.cli import complete
+
+F = TypeVar("F", bound=Callable[..., Any])
+SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog")
+
+_OPTIONS = (
+    click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Model id, e.g. 'google/*'."),
+    click.option("--family", "denoiser", metavar="GLOB", help="Kind of denoiser, e.g. 'UNet2D*'."),
+    click.option("--layer", metavar="GLOB", shell_complete=complete.layers, help="Layer name, e.g. 'up_blocks.*'."),
+    click.option("--kind", metavar="GLOB", help="Kind of layer: spatial, temporal, joint or undecided."),
+    click.option("--width", type=int, metavar="N", help="Width of the layer."),
+    click.option("--recipe", metavar="GLOB", shell_complete=complete.recipes, help="Recipe, e.g. output-value:output."),
+    click.option("--rank", type=int, metavar="N", help="Place in the spectrum; 0 has the largest eigenvalue."),
+    click.option("--min-eigenvalue", type=float, metavar="X", help="Smallest eigenvalue."),
+    click.option("--max-eigenvalue", type=float, metavar="X", help="Largest eigenvalue."),
+    click.option("--min-share", type=float, metavar="X", help="Smallest share of the spectrum, 0 to 1."),
+    click.option("--max-share", type=float, metavar="X", help="Largest share of the spectrum."),
+    click.option("--source", metavar="GLOB", help="Who says the label: 'human', 'human:ann', 'clip:*'."),
+    click.option("--min-confidence", type=click.FloatRange(0, 1), metavar="P", help="Least confidence of the label."),
+    click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
+    click.option("--licence", metavar="GLOB", help="Licence of the checkpoint."),
+    click.option("--location", metavar="GLOB", help="Where the set is: a folder, or shipped:NAME."),
+    click.option("--sort", type=click.Choice(SORTS), default="match", show_default=True, help="Order of the rows."),
+    click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print."),
+    click.option("--cursor", metavar="CURSOR", help="Go on after the page that printed this cursor."),
+)
+
+
+def filter_options(command: F) -> F:
+    """Add the filters, --sort, --limit and --cursor to a command; they arrive under `Catalog.search`'s names."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def names_given(names: tuple[str, ...], what: str = "direction") -> list[str]:
+    """The names of a command's arguments; `-` stands for those on standard input, one a line, as `-q` prints them."""
+    found: list[str] = []
+    for name in names:
+        if name != "-":
+            found.append(name)
+            continue
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        given = [line for line in lines if line.strip()]
+        if not given:
+            message = f"no {what} on standard input: expected one a line, as `eigenbank search WORD -q` prints them"
+            raise click.UsageError(message)
+        found += given
+    return list(dict.fromkeys(found))

@@ -1,0 +1,157 @@
+"""`eigenbank labels`: what directions are called, and by whom."""
+
+import getpass
+import re
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.filters import names_given
+from eigenbank.cli.options import catalog_option
+from eigenbank.cli.output import output_options, say
+from eigenbank.cli.rows import LABEL_COLUMNS, label_row, put_out
+from eigenbank.schemas.errors import UnknownNameError
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+def _by(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+    if value is None:
+        try:
+            value = getpass.getuser()
+        except (KeyError, OSError):
+            message = "who says so? Give a name with --by"
+            raise click.UsageError(message) from None
+    name = value.removeprefix("human:").strip()
+    if not _NAME.fullmatch(name):
+        message = f"{value!r}: expected a name, as in --by ann"
+        raise click.BadParameter(message)
+    return f"human:{name}"
+
+
+by_option = click.option(
+    "--by", "source", metavar="NAME", callback=_by, help="Who says so [default: this user's name]."
+)
+directions_argument = click.argument(
+    "directions", nargs=-1, required=True, metavar="DIRECTION... TEXT", shell_complete=complete.directions
+)
+
+
+@click.group(short_help="List, add and remove labels.")
+def labels() -> None:
+    """List, add and remove labels. A person's labels are theirs: nobody else's command removes them.
+
+    \b
+    Example:
+      eigenbank labels ls --model eigenbank/cartoon-faces-32
+    """
+
+
+@labels.command(short_help="List label texts, or the labels of directions.")
+@click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.directions)
+@click.option("--model", metavar="ID", shell_complete=complete.models, help="Only the texts of this model's set.")
+@click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
+@catalog_option
+@output_options
+def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: str, quiet: bool) -> None:
+    """List the label texts in the catalog with how often they are used, or, of DIRECTIONs, their labels.
+
+    `-` reads directions from standard input, one a line.
+
+    \b
+    Example:
+      eigenbank labels ls --source human
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.query import matcher
+
+    with Catalog.open() as catalog:
+        if not directions:
+            rows = [
+                {"text": text, "directions": count, "confidence": confidence}
+                for text, count, confidence in catalog.label_counts(model, source)
+            ]
+            put_out("text", rows, ["text", "directions", "confidence"], fmt=fmt, quiet=quiet, key="text")
+            return
+        fits = matcher(source or "*")
+        found: list[dict[str, Any]] = []
+        for name in names_given(directions):
+            row = catalog.get_direction(name)
+            if row is None:
+                raise catalog.unknown_direction(name)
+            own = (item for item in row.labels if fits(item.source) or item.source.partition(":")[0] == source)
+            found += [label_row(row.id, item) for item in own]
+    columns = (["id"] if len(directions) > 1 or directions == ("-",) else []) + LABEL_COLUMNS
+    put_out("label", found, columns, fmt=fmt, quiet=quiet, key="id")
+
+
+@labels.command(short_help="Label directions by hand.")
+@directions_argument
+@by_option
+@click.option("--note", metavar="TEXT", help="Why, or what was seen.")
+@click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure [default: not said].")
+@click.option("--reverse", is_flag=True, help="The direction as stored moves against the word.")
+@catalog_option
+def add(directions: tuple[str, ...], source: str, note: str | None, confidence: float | None, reverse: bool) -> None:
+    """Give directions a label of your own. One of the same text and person is replaced; all others stay.
+
+    `-` in the place of DIRECTION reads them from standard input, one a line. All are labelled, or none.
+
+    \b
+    Example:
+      eigenbank labels add 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0' grin --by ann
+    """
+    from pydantic import ValidationError
+
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.schemas import Label
+
+    names, text = _names_and_text(directions)
+    facts: dict[str, Any] = {"text": text, "polarity": -1 if reverse else 1, "confidence": confidence, "source": source}
+    facts |= {"note": note, "created": datetime.now(timezone.utc)}
+    try:
+        label = Label.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = f"no label can be made of this: {first['loc'][0]}: {first['msg']}"
+        raise click.UsageError(message) from None
+    with Catalog.open() as catalog:
+        catalog.add_labels(names, label)
+    say(f"{len(names)} labelled {text!r} by {source}")
+
+
+@labels.command(short_help="Take your own label off directions.")
+@directions_argument
+@by_option
+@catalog_option
+def rm(directions: tuple[str, ...], source: str) -> None:
+    """Take a label of your own off directions. What others say of them stays.
+
+    `-` in the place of DIRECTION reads them from standard input, one a line. From all of them, or from none.
+
+    \b
+    Example:
+      eigenbank labels rm 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0' grin --by ann
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    names, text = _names_and_text(directions)
+    with Catalog.open() as catalog:
+        missing = catalog.remove_labels(names, text, source)
+        if missing:
+            row = catalog.get_direction(missing[0])
+            others = sorted({item.source for item in row.labels if item.text == text}) if row else []
+            says = f"it is {', '.join(others)} who say so" if others else "nobody says so"
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            message = f"{missing[0]}{more}: no label {text!r} by {source} there, {says}. Nothing was removed."
+            raise UnknownNameError(message)
+    say(f"{text!r} by {source} taken off {len(names)}")
+
+
+def _names_and_text(given: tuple[str, ...]) -> tuple[list[str], str]:
+    if len(given) < 2:
+        message = "expected DIRECTION... TEXT: one direction or more (or -), and the label's text last"
+        raise click.UsageError(message)
+    return names_given(given[:-1]), given[-1]

@@ -1,0 +1,95 @@
+"""What the query commands print: the rows of every kind, under one schema version."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from eigenbank.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog import DirectionRow, Page, SetRow
+    from eigenbank.schemas import Label
+
+DIRECTION_COLUMNS = ["id", "labels", "confidence", "eigenvalue", "share"]
+MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
+LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
+
+
+def put_out(
+    kind: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, fmt: str, quiet: bool, key: str
+) -> None:
+    """Print rows of a kind. JSON carries the version of their schema in every row, so that no rows are still `[]`."""
+    if fmt in ("json", "jsonl"):
+        rows = [{"schema": f"eigenbank/{kind}/1", **row} for row in rows]
+    emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
+
+
+def put_out_page(page: "Page", *, fmt: str, quiet: bool, limit: int) -> None:
+    """Print a page of directions, and on stderr how to go on."""
+    machine = fmt != "table" and not quiet
+    rows = [direction_row(row) if machine else short_row(row) for row in page]
+    put_out("direction", rows, DIRECTION_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    if page.cursor is not None:
+        say(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
+        say(f"search and --cursor {page.cursor}")
+
+
+def short_row(row: "DirectionRow") -> dict[str, Any]:
+    """A direction as the fields that a table shows."""
+    return {
+        "id": row.id,
+        "labels": row.label_texts,
+        "confidence": row.confidence,
+        "eigenvalue": row.eigenvalue,
+        "share": row.share,
+    }
+
+
+def direction_row(row: "DirectionRow") -> dict[str, Any]:
+    """A direction as the fields every machine format prints."""
+    return {
+        "id": row.id,
+        "model": row.model_id,
+        "revision": row.revision,
+        "layer": row.layer,
+        "recipe": row.recipe,
+        "rank": row.rank,
+        "kind": row.kind,
+        "width": row.width,
+        "eigenvalue": row.eigenvalue,
+        "share": row.share,
+        "gap": row.gap,
+        "labels": row.label_texts,
+        "confidence": row.confidence,
+        "evidence": [label.model_dump(mode="json") for label in row.labels],
+        "location": row.location,
+    }
+
+
+def model_row(found: "SetRow") -> dict[str, Any]:
+    """A model's set as the fields every machine format prints."""
+    return {
+        "model": found.model_id,
+        "revision": found.revision,
+        "denoiser": found.denoiser,
+        "licence": found.licence,
+        "directions": found.directions,
+        "labels": found.labels,
+        "location": found.location,
+        "digest": found.digest,
+        "repo": found.repo,
+        "commit": found.commit,
+        "checkpoint": found.checkpoint_path,
+        "builder": found.builder,
+        "created": found.created.isoformat(),
+    }
+
+
+def label_row(direction: str, label: "Label") -> dict[str, Any]:
+    """A direction's label as the fields every machine format prints."""
+    return {"id": direction, **label.model_dump(mode="json")}
+
+
+def facts(found: Mapping[str, Any]) -> None:
+    """Print one thing's fields as a table of two columns."""
+    rows = [{"what": key, "value": value} for key, value in found.items()]
+    emit(rows, ["what", "value"], fmt="table", quiet=False, key="what")

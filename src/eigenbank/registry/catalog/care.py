@@ -1,0 +1,146 @@
+"""Looking after a catalog: what is in it, whether it is sound, and giving room back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, func, select
+
+from eigenbank.registry.catalog import read
+from eigenbank.registry.catalog.models import (
+    Base,
+    CheckpointTable,
+    DirectionTable,
+    LabelTable,
+    LayerTable,
+    SetTable,
+    SourceTable,
+    StrayTable,
+    TextTable,
+)
+from eigenbank.registry.catalog.place import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog.catalog import Catalog
+
+
+def stats(catalog: "Catalog") -> dict[str, Any]:
+    """What a catalog holds, by count, and how large it is."""
+    counted: dict[str, type[Base]] = {
+        "models": CheckpointTable,
+        "sets": SetTable,
+        "layers": LayerTable,
+        "directions": DirectionTable,
+        "labels": LabelTable,
+        "label_texts": TextTable,
+        "label_sources": SourceTable,
+        "waiting_labels": StrayTable,
+    }
+    found: dict[str, Any] = {"catalog": catalog.place, "database": catalog._database.dialect}
+    found["catalog_schema"] = SCHEMA_VERSION
+    with catalog._database.reading() as connection:
+        for name, table in counted.items():
+            found[name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        found["labelled_directions"] = connection.execute(
+            select(func.count()).select_from(DirectionTable).where(DirectionTable.labels > 0)
+        ).scalar_one()
+        found["bytes"] = _size(catalog, connection)
+    found["bytes_per_direction"] = found["bytes"] / found["directions"] if found["directions"] else None
+    return found
+
+
+def _size(catalog: "Catalog", connection: Connection) -> int:
+    if catalog._database.dialect == "postgresql":
+        statement = (
+            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
+            "WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(current_schema())::oid"
+        )
+        return int(connection.exec_driver_sql(statement).scalar_one())
+    path = Path(catalog.place)
+    return sum(file.stat().st_size for file in (path, path.with_name(path.name + "-wal")) if file.exists())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be: where, and what."""
+
+    where: str
+    problem: str
+
+
+def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
+    """Check the database, that counts agree with what they count, and with `files` that every set is where the catalog
+    says, unchanged. Returns the problems; nothing is changed.
+    """
+    found: list[Problem] = []
+    with catalog._database.reading() as connection:
+        if catalog._database.dialect == "sqlite":
+            rows = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+            found += [Problem("database", row) for row in rows if row != "ok"]
+            for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+                found.append(Problem(f"table {row[0]}", f"row {row[1]} refers to nothing in {row[2]}"))
+        for where, problem, statement in _DERIVED:
+            wrong = connection.exec_driver_sql(statement).scalar_one()
+            if wrong:
+                found.append(Problem(where, problem.format(wrong)))
+        sets = read.sets(connection) if files else []
+    for one in sets:
+        trouble = _set_problem(one.location, one.digest)
+        if trouble:
+            found.append(Problem(f"set of {one.model_id}", trouble))
+    return found
+
+
+_DERIVED = (
+    (
+        "directions",
+        "{} whose count of labels, or whose confidence, is not that of their labels",
+        "SELECT count(*) FROM (SELECT d.id FROM directions d LEFT JOIN labels l ON l.direction_id = d.id "
+        "GROUP BY d.id, d.labels, d.confidence HAVING d.labels <> count(l.direction_id) "
+        "OR coalesce(d.confidence, -1) <> coalesce(max(l.confidence), -1)) AS wrong",
+    ),
+    (
+        "sets",
+        "{} whose count of directions or labels is not theirs",
+        "SELECT count(*) FROM (SELECT s.id FROM sets s LEFT JOIN layers y ON y.set_id = s.id "
+        "LEFT JOIN spectra p ON p.layer_id = y.id LEFT JOIN directions d ON d.spectrum_id = p.id "
+        "GROUP BY s.id, s.directions, s.labels HAVING s.directions <> count(d.id) "
+        "OR s.labels <> coalesce(sum(d.labels), 0)) AS wrong",
+    ),
+    (
+        "spectra",
+        "{} whose count of directions is not theirs",
+        "SELECT count(*) FROM (SELECT p.id FROM spectra p LEFT JOIN directions d ON d.spectrum_id = p.id "
+        "GROUP BY p.id, p.directions HAVING p.directions <> count(d.id)) AS wrong",
+    ),
+)
+
+
+def _set_problem(location: str, digest: str) -> str | None:
+    from eigenbank.registry.sets import MANIFEST, manifest_digest
+    from eigenbank.registry.shipped import resolve
+
+    folder = resolve(location)
+    if not (folder / MANIFEST).is_file():
+        return f"there is no set at {location}: build or pull it again"
+    if manifest_digest(folder) != digest:
+        return f"the manifest at {location} is not the one that was entered: build or pull the set again"
+    return None
+
+
+def vacuum(catalog: "Catalog") -> tuple[int, int]:
+    """Give unused room back to the disk and bring the planner's statistics up to date. Returns bytes before and after."""
+    with catalog._change():
+        pass  # whether it may be written to
+    engine = catalog._database.engine
+    with catalog._database.reading() as connection:
+        before = _size(catalog, connection)
+    with catalog._database.guarded(), engine.connect() as plain:
+        if catalog._database.dialect == "postgresql":
+            plain.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM ANALYZE")
+        else:
+            driver: Any = plain.connection.driver_connection
+            driver.execute("VACUUM")
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with catalog._database.reading() as connection:
+        return before, _size(catalog, connection)

@@ -1,0 +1,175 @@
+"""Reading whole checkpoints out of a catalog as plain values, one at a time: a million directions never lie in memory."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
+
+from eigenbank.registry.catalog.content import (
+    CheckpointData,
+    DirectionData,
+    EvidenceData,
+    LabelData,
+    LayerData,
+    SetData,
+    SetFacts,
+    label_data,
+)
+from eigenbank.registry.catalog.models import (
+    CheckpointTable,
+    DirectionTable,
+    LabelTable,
+    LayerTable,
+    NameTable,
+    ProtocolTable,
+    RecipeTable,
+    SetTable,
+    SourceTable,
+    SpectrumTable,
+    StrayTable,
+    TextTable,
+)
+from eigenbank.registry.catalog.read import LABEL_COLUMNS
+from eigenbank.registry.catalog.sql import among
+from eigenbank.schemas import Label
+
+_CHECKPOINTS = select(
+    CheckpointTable.id,
+    CheckpointTable.model_id,
+    CheckpointTable.revision,
+    CheckpointTable.denoiser,
+    CheckpointTable.component,
+    CheckpointTable.licence,
+    CheckpointTable.path,
+).order_by(CheckpointTable.model_id, CheckpointTable.revision)
+_SET = select(
+    SetTable.id,
+    SetTable.location,
+    SetTable.digest,
+    type_coerce(SetTable.created, BigInteger),
+    SetTable.builder,
+    SetTable.licence,
+    SetTable.repo,
+    SetTable.commit,
+).where(SetTable.checkpoint_id == bindparam("checkpoint"))
+_LAYERS = (
+    select(LayerTable.id, NameTable.name, LayerTable.kind, LayerTable.width, LayerTable.heads)
+    .join(NameTable, NameTable.id == LayerTable.name_id)
+    .where(LayerTable.set_id == bindparam("set"))
+    .order_by(LayerTable.id)
+)
+_SPECTRA = (
+    select(SpectrumTable.id, SpectrumTable.layer_id, RecipeTable.slug)
+    .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
+    .where(among(SpectrumTable.layer_id, "layers"))
+)
+_DIRECTIONS = (
+    select(
+        DirectionTable.id,
+        DirectionTable.spectrum_id,
+        DirectionTable.rank,
+        DirectionTable.eigenvalue,
+        DirectionTable.share,
+        DirectionTable.gap,
+    )
+    .where(among(DirectionTable.spectrum_id, "spectra"))
+    .order_by(DirectionTable.id)
+)
+_LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "directions"))
+_STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
+
+
+class _Strings:
+    """Texts, sources and protocols, each looked up once."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.texts: dict[int, str] = {}
+        self.sources: dict[int, str] = {}
+        self.protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+
+    def learn(self, rows: list[Any]) -> None:
+        """Look up what stored labels refer to."""
+        for known, table, column, wanted in (
+            (self.texts, TextTable, TextTable.text, {row[1] for row in rows} | {row[12] for row in rows}),
+            (self.sources, SourceTable, SourceTable.name, {row[2] for row in rows}),
+        ):
+            missing = [number for number in wanted if number is not None and number not in known]
+            if missing:
+                statement = select(table.id, column).where(among(table.id, "numbers"))
+                known.update((row[0], row[1]) for row in self.connection.execute(statement, {"numbers": missing}))
+        missing = [number for number in {row[7] for row in rows} if number is not None and number not in self.protocols]
+        if missing:
+            protocols = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
+            for row in self.connection.execute(protocols.where(among(ProtocolTable.id, missing))):
+                self.protocols[row[0]] = (row[1], row[2], tuple(json.loads(row[3])))
+
+    def label(self, row: Any) -> LabelData:
+        """Return the values that a stored label stands for."""
+        evidence = None
+        if row[7] is not None:
+            runner_up = None if row[12] is None else self.texts[row[12]]
+            evidence = EvidenceData(row[8], row[9], row[10], row[11], runner_up, row[13], *self.protocols[row[7]])
+        return LabelData(self.texts[row[1]], self.sources[row[2]], row[3], row[4], row[5], row[6], evidence)
+
+
+def checkpoints(connection: Connection) -> Iterator[CheckpointData]:
+    """Yield everything a catalog holds, by model id and revision. Labels are sorted by text and source."""
+    strings = _Strings(connection)
+    for row in connection.execute(_CHECKPOINTS).all():
+        yield _checkpoint(connection, strings, row[0], row[1:])
+
+
+def checkpoint(connection: Connection, model_id: str, revision: str) -> CheckpointData | None:
+    """Return what a catalog holds of one checkpoint."""
+    statement = _CHECKPOINTS.where(CheckpointTable.model_id == model_id, CheckpointTable.revision == revision)
+    row = connection.execute(statement).first()
+    return None if row is None else _checkpoint(connection, _Strings(connection), row[0], row[1:])
+
+
+def _checkpoint(connection: Connection, strings: _Strings, number: int, facts: Any) -> CheckpointData:
+    row = connection.execute(_SET, {"checkpoint": number}).first()
+    found = None
+    if row is not None:
+        layers = connection.execute(_LAYERS, {"set": row[0]}).all()
+        directions = [record for _, record in _read_directions(connection, strings, row[0])]
+        found = SetData(SetFacts(*row[1:]), [LayerData(*layer[1:]) for layer in layers], directions)
+    model_id, revision, denoiser, component, licence, path = facts
+    strays = read_strays(connection, number)
+    return CheckpointData(model_id, revision, denoiser, component, licence, path, found, strays)
+
+
+def _read_directions(connection: Connection, strings: _Strings, set_id: int) -> Iterator[tuple[int, DirectionData]]:
+    layers = {row[0]: row[1] for row in connection.execute(_LAYERS, {"set": set_id})}
+    spectra = {row[0]: (layers[row[1]], row[2]) for row in connection.execute(_SPECTRA, {"layers": list(layers)})}
+    rows = connection.execute(_DIRECTIONS, {"spectra": list(spectra)}).all()
+    stored = list(connection.execute(_LABELS, {"directions": [row[0] for row in rows]}))
+    strings.learn(stored)
+    labels: dict[int, list[LabelData]] = {}
+    for row in stored:
+        labels.setdefault(row[0], []).append(strings.label(row))
+    for number, spectrum, rank, eigenvalue, share, gap in rows:
+        own = sorted(labels.get(number, []), key=lambda label: label[:2])
+        yield number, DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own)
+
+
+def labels_by_name(connection: Connection, set_id: int) -> dict[str, list[LabelData]]:
+    """Return the labels of a set by the name of their direction."""
+    found = _read_directions(connection, _Strings(connection), set_id)
+    return {record.name: list(record.labels) for _, record in found if record.labels}
+
+
+def stray_text(label: LabelData) -> str:
+    """Return a label as it is kept while it waits for its direction."""
+    from eigenbank.registry.catalog.transfer import label_document
+
+    return json.dumps(label_document(label), ensure_ascii=False)
+
+
+def read_strays(connection: Connection, checkpoint_id: int) -> dict[str, list[LabelData]]:
+    """Return the labels that wait for their direction, by its name."""
+    found: dict[str, list[LabelData]] = {}
+    for name, text in connection.execute(_STRAYS, {"checkpoint": checkpoint_id}):
+        found.setdefault(name, []).append(label_data(Label.model_validate_json(text)))
+    return {name: sorted(labels, key=lambda label: label[:2]) for name, labels in sorted(found.items())}

@@ -1,0 +1,122 @@
+"""The labels of many texts in one order: a merge of the index's ranges, each read no further than needed."""
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from eigenbank.registry.catalog.models import LabelTable, TextTable
+from eigenbank.registry.catalog.query import Position
+from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.walk import Budget
+
+_AT_ONCE = 4
+"""Up to this many texts are read without first asking which of them begin where."""
+_BATCH = 64
+
+_OF_TEXT = LabelTable.text_id == TextTable.id
+_BEST = (
+    select(func.max(LabelTable.confidence))
+    .where(_OF_TEXT, LabelTable.confidence.is_not(None), LabelTable.confidence <= bindparam("value"))
+    .scalar_subquery()
+)
+_FIRST = (
+    select(func.min(LabelTable.direction_id))
+    .where(_OF_TEXT, LabelTable.confidence.is_(None), LabelTable.direction_id > bindparam("number"))
+    .scalar_subquery()
+)
+_BEST_HEADS = select(TextTable.id, _BEST).where(among(TextTable.id, "texts"))
+_FIRST_HEADS = select(TextTable.id, _FIRST).where(among(TextTable.id, "texts"))
+
+Row = tuple[float, int]
+"""The negated confidence (0 where there is none) and the direction: less comes first."""
+
+
+class _Text:
+    """The labels of one text, in order."""
+
+    def __init__(
+        self, connection: Connection, text: int, statement: Any, *, unknown: bool, after: Position | None
+    ) -> None:
+        self.connection = connection
+        self.text = text
+        self.statement = statement
+        self.place = (0.0 if unknown else -2.0, 0) if after is None else (-(after.value or 0.0), after.direction)
+        self.batch = 0
+        self.done = False
+        self.rows: list[Row] = []
+
+    def next(self, wanted: int, budget: Budget) -> Row | None:
+        """Return the next label; None at the end."""
+        if not self.rows:
+            if self.done:
+                return None
+            self.batch = min(max(self.batch * 4, min(wanted, _BATCH)), 4_096)
+            values = {"text": self.text, "value": -self.place[0], "number": self.place[1], "count": self.batch}
+            found = self.connection.execute(self.statement, values).all()
+            budget.spend(self.batch)
+            self.done = len(found) < self.batch
+            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found)]
+            if not self.rows:
+                return None
+            self.place = self.rows[0]
+        return self.rows.pop()
+
+
+def merged(
+    connection: Connection, texts: dict[int, Any], stream: int, after: Position | None, wanted: int, budget: Budget
+) -> Iterator[list[Position]]:
+    """Yield batches of positions of the labels of texts: an odd stream is of those without a confidence.
+
+    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order.
+    """
+    unknown = bool(stream % 2)
+    heads = _heads(connection, list(texts), after, unknown=unknown)
+    completed: dict[int, Any] = {}
+    heap: list[tuple[float, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
+    heapq.heapify(heap)
+    batch: list[Position] = []
+    while heap:
+        negated, number, text, opened = heap[0]
+        if opened is None:
+            base = texts[text]
+            if id(base) not in completed:
+                completed[id(base)] = _complete(base, unknown=unknown)
+            opened = _Text(connection, text, completed[id(base)], unknown=unknown, after=after)
+        else:
+            position = Position(stream, None if unknown else -negated, number)
+            if not batch or batch[-1] != position:
+                batch.append(position)
+            if len(batch) >= wanted:
+                yield batch
+                batch = []
+        row = opened.next(wanted, budget)
+        if row is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (*row, text, opened))
+    if batch:
+        yield batch
+
+
+def _heads(connection: Connection, texts: list[int], after: Position | None, *, unknown: bool) -> list[tuple[int, Row]]:
+    """The texts that have labels left, with a place that none of theirs comes before."""
+    if len(texts) <= _AT_ONCE:
+        return [(text, (-2.0, 0)) for text in texts]
+    if unknown:
+        found = connection.execute(_FIRST_HEADS, {"texts": texts, "number": after.direction if after else 0})
+        return [(row[0], (0.0, row[1])) for row in found if row[1] is not None]
+    value = after.value if after is not None and after.value is not None else 2.0
+    found = connection.execute(_BEST_HEADS, {"texts": texts, "value": value})
+    return [(row[0], (-row[1], 0)) for row in found if row[1] is not None]
+
+
+def _complete(base: Any, *, unknown: bool) -> Any:
+    number, value = LabelTable.direction_id, LabelTable.confidence
+    statement = base.where(LabelTable.text_id == bindparam("text")).limit(bindparam("count"))
+    if unknown:
+        return statement.where(value.is_(None), number > bindparam("number")).order_by(number)
+    # The bound by itself is what the index can start from; the rest cuts off the ties already seen.
+    beyond = (value < bindparam("value")) | (number > bindparam("number"))
+    return statement.where(value.is_not(None), value <= bindparam("value"), beyond).order_by(value.desc(), number)

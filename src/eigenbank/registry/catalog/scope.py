@@ -1,0 +1,232 @@
+"""What a search is limited to: which layers and recipes, which labels, which directions; and how many those are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, exists, func, select
+
+from eigenbank.registry.catalog.models import (
+    CheckpointTable,
+    DirectionTable,
+    LabelTable,
+    LayerTable,
+    NameTable,
+    RecipeTable,
+    SetTable,
+    SourceTable,
+    SpectrumTable,
+)
+from eigenbank.registry.catalog.query import Filters, is_glob, literal_prefix, matcher
+from eigenbank.registry.catalog.sql import among, storable, unindexed
+from eigenbank.schemas.errors import unknown
+
+FEW_SPECTRA = 400
+"""Up to this many spectra are named one by one; more are described by conditions."""
+
+
+@dataclass
+class Scope:
+    """The layers and recipes a search is limited to.
+
+    `sets`: numbers in order, None for all. `layers`: conditions on layers and spectra. `spectra`: the numbers of all that
+    are meant, where they are few, with how many `directions` they hold.
+    """
+
+    sets: list[int] | None = None
+    layers: list[Any] = field(default_factory=list)
+    spectra: list[int] | None = None
+    directions: int = 0
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.sets is None and not self.layers
+
+    def conditions(self) -> list[Any]:
+        """The conditions on joined spectra and layers."""
+        return self.layers + ([] if self.sets is None else [among(LayerTable.set_id, self.sets)])
+
+
+def resolve(connection: Connection, filters: Filters) -> Scope:
+    """Resolve the filters on names and layers.
+
+    Raises UnknownNameError for a model, layer or recipe given by its plain name that is not there.
+    """
+    scope = Scope(_sets(connection, filters))
+    if filters.layer is not None:
+        names = _pick(connection, NameTable.id, NameTable.name, filters.layer)
+        if names is not None:
+            scope.layers.append(among(LayerTable.name_id, names))
+    if filters.recipe is not None:
+        recipes = _pick(connection, RecipeTable.id, RecipeTable.slug, filters.recipe)
+        if recipes is not None:
+            scope.layers.append(among(SpectrumTable.recipe_id, recipes))
+    if filters.kind is not None:
+        matches = matcher(filters.kind)
+        kinds = [kind for kind in connection.scalars(select(LayerTable.kind).distinct()) if matches(kind)]
+        scope.layers.append(among(LayerTable.kind, kinds))
+    if filters.width is not None:
+        # Beyond what the database can hold there is no layer either.
+        scope.layers.append(LayerTable.width == (filters.width if 0 <= filters.width < 2**31 else -1))
+    if scope.everything:
+        return scope
+    statement = (
+        select(SpectrumTable.id, SpectrumTable.directions)
+        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+        .where(*scope.conditions())
+        .limit(FEW_SPECTRA + 1)
+    )
+    found = connection.execute(statement).all()
+    if not found:
+        _explain(connection, filters, scope.sets)
+    if len(found) <= FEW_SPECTRA:
+        scope.spectra = sorted(row[0] for row in found)
+        scope.directions = sum(row[1] for row in found)
+    return scope
+
+
+def _sets(connection: Connection, filters: Filters) -> list[int] | None:
+    conditions: list[Any] = []
+    if filters.model is not None:
+        models = _pick(connection, CheckpointTable.id, CheckpointTable.model_id, filters.model)
+        if models is not None:
+            if not models and not is_glob(filters.model):
+                known = list(connection.scalars(select(CheckpointTable.model_id).distinct()))
+                raise unknown(kind="model", name=_short(filters.model), known=known)
+            conditions.append(among(SetTable.checkpoint_id, models))
+    for column, pattern in ((CheckpointTable.denoiser, filters.denoiser), (CheckpointTable.licence, filters.licence)):
+        if pattern is not None:
+            matches = matcher(pattern)
+            values = [value for value in connection.scalars(select(column).distinct()) if value and matches(value)]
+            conditions.append(among(column, values))
+    if filters.location is not None:
+        found = _pick(connection, SetTable.id, SetTable.location, filters.location)
+        if found is not None:
+            conditions.append(among(SetTable.id, found))
+    if not conditions:
+        return None
+    statement = select(SetTable.id).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
+    return sorted(connection.scalars(statement.where(*conditions)))
+
+
+def _pick(connection: Connection, number: Any, name: Any, pattern: str) -> list[int] | None:
+    """Return the numbers of the names that a name or glob means; None where it means all."""
+    if set(pattern) == {"*"}:
+        return None
+    if not storable(pattern):
+        return []
+    statement = select(number, name)
+    if not is_glob(pattern):
+        return [row[0] for row in connection.execute(statement.where(name == pattern))]
+    prefix = literal_prefix(pattern)
+    if prefix:
+        # Names are compared by code points: everything that begins so lies between these two.
+        statement = statement.where(name >= prefix, name < prefix + "\U0010ffff")
+    matches = matcher(pattern)
+    return [row[0] for row in connection.execute(statement) if matches(row[1])]
+
+
+def _explain(connection: Connection, filters: Filters, sets: list[int] | None) -> None:
+    """Raise UnknownNameError where a plain name is what nothing was found for."""
+    limits = [] if sets is None else [among(LayerTable.set_id, sets)]
+    if filters.layer is not None and not is_glob(filters.layer):
+        names = select(NameTable.name).join(LayerTable, LayerTable.name_id == NameTable.id).where(*limits).distinct()
+        known = list(connection.scalars(names))
+        if filters.layer not in known:
+            raise unknown(kind="layer", name=_short(filters.layer), known=known)
+    if filters.recipe is not None and not is_glob(filters.recipe):
+        slugs = select(RecipeTable.slug).join(SpectrumTable, SpectrumTable.recipe_id == RecipeTable.id)
+        slugs = slugs.join(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(*limits).distinct()
+        known = list(connection.scalars(slugs))
+        if filters.recipe not in known:
+            raise unknown(kind="recipe", name=_short(filters.recipe), known=known)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else name[:200] + "…"
+
+
+@dataclass(frozen=True)
+class LabelTest:
+    """What `source` and `min_confidence` ask of a label. `sources` None: any."""
+
+    sources: frozenset[int] | None
+    min_confidence: float | None
+
+    @property
+    def anything(self) -> bool:
+        """Whether every label passes."""
+        return self.sources is None and self.min_confidence is None
+
+    def conditions(self) -> list[Any]:
+        """The same as conditions on a row of labels."""
+        found: list[Any] = []
+        if self.sources is not None:
+            # The direction or the text is the better way in; nearly every label is of one of few sources.
+            found.append(among(unindexed(LabelTable.source_id), sorted(self.sources)))
+        if self.min_confidence is not None:
+            found.append(LabelTable.confidence >= self.min_confidence)
+        return found
+
+    def __call__(self, source_id: int, confidence: float | None) -> bool:
+        if self.sources is not None and source_id not in self.sources:
+            return False
+        return self.min_confidence is None or (confidence is not None and confidence >= self.min_confidence)
+
+
+def label_test(connection: Connection, filters: Filters) -> LabelTest:
+    """Resolve the filters on labels."""
+    sources = None
+    if filters.source is not None:
+        matches = matcher(filters.source)
+        rows = connection.execute(select(SourceTable.id, SourceTable.name))
+        sources = frozenset(id_ for id_, name in rows if matches(name) or name.partition(":")[0] == filters.source)
+    return LabelTest(sources, filters.min_confidence)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A range that a column of directions must be in, both ends included."""
+
+    column: Any
+    low: float | None
+    high: float | None
+
+    def conditions(self, *, indexed: bool) -> list[Any]:
+        """The same as conditions. `indexed`: whether the database may come in by this column's index."""
+        column = self.column if indexed else unindexed(self.column)
+        if self.low is not None and self.low == self.high:
+            return [column == self.low]
+        found = [column >= self.low] if self.low is not None else []
+        return found + ([column <= self.high] if self.high is not None else [])
+
+
+def bounds(filters: Filters) -> list[Bound]:
+    """The filters that a row of directions can answer by itself."""
+    found = [
+        Bound(DirectionTable.eigenvalue, filters.min_eigenvalue, filters.max_eigenvalue),
+        Bound(DirectionTable.share, filters.min_share, filters.max_share),
+        # Necessary, whichever label the filters ask for.
+        Bound(DirectionTable.confidence, filters.min_confidence, None),
+    ]
+    if filters.rank is not None:
+        # Beyond what the database can hold there is no direction either.
+        rank = filters.rank if 0 <= filters.rank < 2**31 else -1
+        found.append(Bound(DirectionTable.rank, rank, rank))
+    if filters.labelled is not None:
+        found.append(Bound(DirectionTable.labels, *((1, None) if filters.labelled else (0, 0))))
+    return [bound for bound in found if bound.low is not None or bound.high is not None]
+
+
+def labelled_by(test: LabelTest, texts: Iterable[int] | None = None) -> Any:
+    """The condition that a direction has a label that passes the test, and whose text is one of `texts`."""
+    own = LabelTable.direction_id == DirectionTable.id
+    found = [] if texts is None else [among(unindexed(LabelTable.text_id), sorted(texts))]
+    return exists().where(own, *test.conditions(), *found)
+
+
+def count(connection: Connection, table: Any, conditions: list[Any], most: int) -> int:
+    """Return how many rows of a table meet the conditions, counting no further than one beyond `most`."""
+    rows = select(func.count()).select_from(select(table).where(*conditions).limit(most + 1).subquery())
+    return int(connection.execute(rows).scalar_one())

@@ -1,0 +1,286 @@
+"""A catalog as JSON lines: a line that says what follows, one per checkpoint, and a last one that says it is whole."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from eigenbank.registry.catalog.content import (
+    CheckpointData,
+    DirectionData,
+    EvidenceData,
+    LabelData,
+    LayerData,
+    SetData,
+    SetFacts,
+    label_data,
+)
+from eigenbank.registry.catalog.read import moment
+from eigenbank.schemas import Checkpoint, Label
+from eigenbank.schemas.common import (
+    MAX_DIRECTIONS,
+    MAX_LAYERS,
+    MAX_MANIFEST_BYTES,
+    MAX_RANKS,
+    Model,
+    ModulePath,
+    Revision,
+    Share,
+    Text,
+    Width,
+)
+from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.layer import Kind
+
+FORMAT = 1
+_MOST_LINE = 4 * MAX_MANIFEST_BYTES
+Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
+
+
+class _Checkpoint(Checkpoint):
+    path: Place | None = None
+
+
+class _Set(Model):
+    location: Place
+    digest: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+    created: Annotated[int, Field(gt=-(10**18), lt=10**18)]
+    builder: Text
+    licence: Text
+    repo: Revision | None = None
+    commit: Revision | None = None
+
+
+class _Layer(Model):
+    name: ModulePath
+    kind: Kind
+    width: Width
+    heads: Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Direction(Model):
+    layer: ModulePath
+    recipe: Annotated[str, Field(max_length=200, pattern=r"^[a-z][a-z0-9-]*(\.h\d+)?(:output)?(@[\d.]+-[\d.]+)?$")]
+    rank: Annotated[int, Field(ge=0, lt=MAX_RANKS)]
+    eigenvalue: Annotated[float, Field(ge=0)]
+    share: Share
+    gap: Annotated[float, Field(ge=0)] | None
+    labels: list[Label] = Field(default=[], max_length=10_000)
+
+
+class _Stray(Model):
+    direction: Annotated[str, Field(max_length=600, pattern=r"^[^\x00]*$")]
+    labels: list[Label] = Field(max_length=10_000)
+
+
+class _Entry(Model):
+    """A line: a checkpoint, its set where it has one, and the labels that wait for a direction."""
+
+    checkpoint: _Checkpoint
+    set: _Set | None = None
+    layers: list[_Layer] = Field(default=[], max_length=MAX_LAYERS)
+    directions: list[_Direction] = Field(default=[], max_length=MAX_DIRECTIONS)
+    strays: list[_Stray] = Field(default=[], max_length=MAX_DIRECTIONS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "_Entry":
+        layers = {layer.name for layer in self.layers}
+        names = {(record.layer, record.recipe, record.rank) for record in self.directions}
+        if self.set is None and self.layers:
+            message = "there are layers, but no set"
+        elif len(layers) != len(self.layers):
+            message = "a layer is listed twice"
+        elif len(names) != len(self.directions):
+            message = "a direction is listed twice"
+        elif not {name[0] for name in names} <= layers:
+            message = "a direction is of a layer that is not listed"
+        else:
+            return self
+        raise ValueError(message)
+
+
+class _Head(Model):
+    format: Literal["eigenbank-catalog"]
+    version: int
+
+
+class _End(Model):
+    end: Literal[True]
+    checkpoints: int
+    directions: int
+    labels: int
+    shipped: tuple[str, ...] = ()
+
+
+_ENTRY: TypeAdapter[_Entry] = TypeAdapter(_Entry)
+
+
+def label_document(label: LabelData) -> dict[str, Any]:
+    """Return a label as JSON, in the form of `schemas.Label`."""
+    document: dict[str, Any] = {"text": label.text, "polarity": label.polarity, "source": label.source}
+    document["confidence"] = label.confidence
+    document["created"] = moment(label.created).isoformat()
+    if label.note is not None:
+        document["note"] = label.note
+    if label.evidence is not None:
+        document["evidence"] = label.evidence._asdict()
+    return document
+
+
+def _document(entry: CheckpointData) -> dict[str, Any]:
+    facts = {"model_id": entry.model_id, "revision": entry.revision or None, "denoiser": entry.denoiser}
+    facts |= {"component": entry.component, "licence": entry.licence, "path": entry.path}
+    document: dict[str, Any] = {"checkpoint": facts}
+    if entry.set is not None:
+        document["set"] = entry.set.facts._asdict()
+        document["layers"] = [layer._asdict() for layer in entry.set.layers]
+        document["directions"] = [
+            {**record._asdict(), "labels": [label_document(label) for label in record.labels]}
+            for record in entry.set.directions
+        ]
+    if entry.strays:
+        document["strays"] = [
+            {"direction": name, "labels": [label_document(label) for label in labels]}
+            for name, labels in entry.strays.items()
+        ]
+    return document
+
+
+def counts(entry: CheckpointData) -> tuple[int, int]:
+    """Return how many directions and how many labels on them an entry has."""
+    records = entry.set.directions if entry.set is not None else []
+    return len(records), sum(len(record.labels) for record in records)
+
+
+def export_lines(entries: Iterable[CheckpointData], shipped: list[str]) -> Iterator[str]:
+    """Yield the lines of an export, without their ends."""
+    yield json.dumps({"format": "eigenbank-catalog", "version": FORMAT})
+    checkpoints = directions = labels = 0
+    for entry in entries:
+        own = counts(entry)
+        checkpoints, directions, labels = checkpoints + 1, directions + own[0], labels + own[1]
+        yield json.dumps(_document(entry), ensure_ascii=False, separators=(",", ":"))
+    end = {"end": True, "checkpoints": checkpoints, "directions": directions, "labels": labels, "shipped": shipped}
+    yield json.dumps(end)
+
+
+def write_file(path: Path, lines: Iterable[str]) -> None:
+    """Write lines to a new file, which appears whole. Raises CatalogError where it exists or cannot be written."""
+    if path.exists():
+        message = f"{path} exists: nothing was written. Choose another name, or remove it first."
+        raise CatalogError(message)
+    work = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            with work.open("w", encoding="utf-8", newline="\n") as file:
+                for line in lines:
+                    file.write(line)
+                    file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            work.rename(path)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
+        raise CatalogError(message) from error
+
+
+def _wrong(path: Path, number: int, problem: str) -> CatalogError:
+    message = f"{path}, line {number}: {problem}. Nothing was imported."
+    return CatalogError(message)
+
+
+def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
+    """Yield what an export holds, and at its end the digests of the shipped sets it knew. Every line is validated.
+
+    Raises CatalogError for what is no export, one cut short, or one of a newer format.
+    """
+    checkpoints = directions = labels = 0
+    ended = False
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_MOST_LINE):
+                number += 1
+                if ended:
+                    raise _wrong(path, number, "there is more after the end")
+                if number == 1:
+                    _check_head(path, line)
+                elif line.startswith(b'{"end"'):
+                    end = _parse(path, number, TypeAdapter(_End), line)
+                    if (end.checkpoints, end.directions, end.labels) != (checkpoints, directions, labels):
+                        problem = f"the end says {end.checkpoints} checkpoints, {end.directions} directions and "
+                        problem += f"{end.labels} labels, there were {checkpoints}, {directions} and {labels}"
+                        raise _wrong(path, number, problem)
+                    ended = True
+                    yield list(end.shipped)
+                else:
+                    entry = _entry(_parse(path, number, _ENTRY, line))
+                    own = counts(entry)
+                    checkpoints, directions, labels = checkpoints + 1, directions + own[0], labels + own[1]
+                    yield entry
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
+        raise CatalogError(message) from error
+    if not ended:
+        raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
+
+
+def _check_head(path: Path, line: bytes) -> None:
+    expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
+    try:
+        head = _Head.model_validate_json(line)
+    except ValidationError:
+        raise _wrong(path, 1, f"{expected}, found {line[:40]!r}") from None
+    if head.version > FORMAT:
+        problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: update eigenbank"
+        raise _wrong(path, 1, problem)
+
+
+def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> Any:
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise _wrong(path, number, f"{where}: {first['msg']}") from None
+
+
+def _entry(found: _Entry) -> CheckpointData:
+    own = None
+    if found.set is not None:
+        one = found.set
+        facts = SetFacts(one.location, one.digest, one.created, one.builder, one.licence, one.repo, one.commit)
+        layers = [LayerData(layer.name, layer.kind, layer.width, layer.heads) for layer in found.layers]
+        directions = [
+            DirectionData(
+                record.layer,
+                record.recipe,
+                record.rank,
+                record.eigenvalue,
+                record.share,
+                record.gap,
+                [label_data(label) for label in record.labels],
+            )
+            for record in found.directions
+        ]
+        own = SetData(facts, layers, directions)
+    checkpoint = found.checkpoint
+    return CheckpointData(
+        checkpoint.model_id,
+        checkpoint.revision or "",
+        checkpoint.denoiser,
+        checkpoint.component,
+        checkpoint.licence,
+        checkpoint.path,
+        own,
+        {stray.direction: [label_data(label) for label in stray.labels] for stray in found.strays},
+    )
+
+
+__all__ = ["FORMAT", "EvidenceData", "counts", "export_lines", "label_document", "read_file", "write_file"]

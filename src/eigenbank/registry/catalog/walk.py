@@ -1,0 +1,143 @@
+"""Walks through the directions in an order that the database has them in, leaving out what does not fit."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from eigenbank.registry.catalog.match import Place, conditions
+from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SetTable, SpectrumTable
+from eigenbank.registry.catalog.query import Position
+from eigenbank.registry.catalog.scope import Scope
+from eigenbank.registry.catalog.sql import among
+
+_SET_OF = (
+    select(LayerTable.set_id)
+    .join(SpectrumTable, SpectrumTable.layer_id == LayerTable.id)
+    .join(DirectionTable, DirectionTable.spectrum_id == SpectrumTable.id)
+)
+
+
+class TooFarError(Exception):
+    """A walk has looked at more rows than it was given."""
+
+
+class Budget:
+    """How many rows may still be looked at; None for any number."""
+
+    def __init__(self, rows: int | None) -> None:
+        self.rows = rows
+
+    def spend(self, rows: int) -> None:
+        """Take rows off. Raises TooFarError when there are none left."""
+        if self.rows is not None:
+            self.rows -= rows
+            if self.rows < 0:
+                raise TooFarError
+
+
+def by_column(
+    connection: Connection,
+    column: Any,
+    fitting: Callable[[Any], Any] | None,
+    *,
+    descending: bool,
+    after: Position | None,
+    wanted: int,
+    budget: Budget,
+    own: list[Any],
+) -> Iterator[list[Position]]:
+    """Yield the directions in the order of a column (None: of their numbers), then those that have nothing there.
+
+    `fitting` limits a statement on directions to those that fit; None: all do. `own` are limits on the column itself,
+    where the walk may start.
+    """
+    for stream in (0, 1) if column is not None and column.nullable else (0,):
+        if after is not None and after.stream > stream:
+            continue
+        place = after if after is not None and after.stream == stream else None
+        value = None if stream else column
+        size = wanted if fitting is None else max(wanted, 512)
+        while True:
+            inner = _block(column, value, stream, own, descending=descending, place=place)
+            boundary = connection.execute(inner.offset(size - 1).limit(1)).first()
+            inner = inner.limit(size)
+            if fitting is not None:
+                block = inner.subquery()
+                inner = select(block.c.id, *([] if value is None else [block.c.value]))
+                inner = fitting(inner.join(DirectionTable, DirectionTable.id == block.c.id))
+                order = [] if value is None else [block.c.value.desc() if descending else block.c.value]
+                inner = inner.order_by(*order, block.c.id)
+            rows = connection.execute(inner).all()
+            yield [Position(stream, None if value is None else row[1], row[0]) for row in rows]
+            if boundary is None:
+                break
+            place = Position(stream, None if value is None else boundary[1], boundary[0])
+            budget.spend(size)
+            size = min(size * 4, 32_768)
+
+
+def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: bool, place: Position | None) -> Any:
+    """Select the next directions after a place: from the index alone."""
+    number = DirectionTable.id
+    if value is None:
+        statement = select(number.label("id"))
+        if stream == 1:
+            statement = statement.where(column.is_(None), *own)
+        return statement.where(number > (0 if place is None else place.direction)).order_by(number)
+    statement = select(number.label("id"), value.label("value")).where(value.is_not(None), *own)
+    if place is not None:
+        # The bound by itself is what an index can start from; the rest cuts off the ties already seen.
+        beyond = value < place.value if descending else value > place.value
+        bound = value <= place.value if descending else value >= place.value
+        statement = statement.where(bound, beyond | (number > place.direction))
+    return statement.order_by(value.desc() if descending else value, number)
+
+
+def by_set(
+    connection: Connection,
+    scope: Scope,
+    places: list[Place],
+    limits: list[Any],
+    start: int,
+    wanted: int,
+    budget: Budget,
+) -> Iterator[list[int]]:
+    """Yield the directions after number `start`, in catalog order, set by set: those in the scope, whose names have the
+    terms of all places, and that meet the limits.
+    """
+    first = 0
+    if start:
+        first = connection.execute(_SET_OF.where(DirectionTable.id == start)).scalar() or 0
+    candidates = select(SetTable.id).order_by(SetTable.id)
+    if scope.sets is not None:
+        candidates = candidates.where(among(SetTable.id, scope.sets))
+    for place in places:
+        if not place.names:
+            candidates = candidates.where(among(SetTable.checkpoint_id, sorted(place.checkpoints)))
+    spectra = (
+        select(SpectrumTable.id)
+        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+        .join(SetTable, SetTable.id == LayerTable.set_id)
+        .where(*scope.layers, *conditions(tuple(places)))
+    )
+    number = DirectionTable.id
+    size, batch = 2, wanted
+    while True:
+        sets = list(connection.scalars(candidates.where(SetTable.id >= first).limit(size)))
+        found = sorted(connection.scalars(spectra.where(among(LayerTable.set_id, sets)))) if sets else []
+        budget.spend(len(found))
+        for begin in range(0, len(found), 200):
+            rows = select(number).where(among(DirectionTable.spectrum_id, found[begin : begin + 200]), *limits)
+            while True:
+                numbers = list(connection.scalars(rows.where(number > start).order_by(number).limit(batch)))
+                yield numbers
+                if len(numbers) < batch:
+                    break
+                budget.spend(batch)
+                start = numbers[-1]
+                batch = min(batch * 2, 4_096)
+        if len(sets) < size:
+            return
+        first = sets[-1] + 1
+        size = min(size * 2, 256)

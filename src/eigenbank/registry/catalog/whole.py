@@ -1,0 +1,235 @@
+"""A catalog as a whole: exported, imported, merged with another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, insert, select
+
+from eigenbank.registry.catalog import dump, transfer, write
+from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, SetData, distinct
+from eigenbank.registry.catalog.models import ShippedTable
+from eigenbank.schemas.errors import CatalogError
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog.catalog import Catalog
+
+_MAGIC = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much was moved."""
+
+    checkpoints: int = 0
+    directions: int = 0
+    labels: int = 0
+
+    def with_(self, entry: CheckpointData) -> "Counts":
+        """The same with one more entry."""
+        directions, labels = transfer.counts(entry)
+        return Counts(self.checkpoints + 1, self.directions + directions, self.labels + labels)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a merge found to differ: of which model, what, and in how many cases."""
+
+    model_id: str
+    revision: str | None
+    what: str
+    count: int
+    example: str | None = None
+
+
+def export_file(catalog: "Catalog", path: Path) -> Counts:
+    """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON
+    lines. The file appears whole. Raises CatalogError where it exists or cannot be written.
+    """
+    if path.suffix in (".db", ".sqlite", ".sqlite3"):
+        return _copy(catalog, path)
+    total = Counts()
+
+    def entries(connection: Connection) -> Iterator[CheckpointData]:
+        nonlocal total
+        for entry in dump.checkpoints(connection):
+            total = total.with_(entry)
+            yield entry
+
+    with catalog._database.reading() as connection:
+        transfer.write_file(path, transfer.export_lines(entries(connection), _shipped(connection)))
+    return total
+
+
+def _copy(catalog: "Catalog", path: Path) -> Counts:
+    from eigenbank.registry.catalog.catalog import Catalog
+
+    if path.exists():
+        message = f"{path} exists: nothing was written. Choose another name, or remove it first."
+        raise CatalogError(message)
+    if not path.parent.is_dir():
+        message = f"{path.parent} is not a folder: nothing was written. Make it, or choose another."
+        raise CatalogError(message)
+    work = path.with_name(f".{path.name}.partial")
+    work.unlink(missing_ok=True)
+    try:
+        with Catalog.open(work, shipped=False) as copy:
+            total = _take_over(copy, catalog)
+        try:
+            work.rename(path)
+        except OSError as error:
+            message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
+            raise CatalogError(message) from error
+    finally:
+        for leftover in (work, *(work.with_name(work.name + end) for end in ("-wal", "-shm"))):
+            leftover.unlink(missing_ok=True)
+    return total
+
+
+def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
+    total = Counts()
+    with source._database.reading() as reading, copy._change(much=True) as writing:
+        with write.filling(writing):
+            for entry in dump.checkpoints(reading):
+                write.replace(writing, entry)
+                total = total.with_(entry)
+        _offered(writing, _shipped(reading))
+    return total
+
+
+def import_file(catalog: "Catalog", path: Path) -> Counts:
+    """Put everything in that an export or another catalog's file holds, each set in the place of the one of the same model
+    and revision, people's labels kept. All of it or nothing. Raises CatalogError for what is neither, or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
+        raise CatalogError(message) from error
+    if start == _MAGIC:
+        from eigenbank.registry.catalog.catalog import Catalog
+
+        with Catalog.open(path, shipped=False) as source, source._database.reading() as reading:
+            with catalog._change(much=True) as writing:
+                total = Counts()
+                with write.filling(writing):
+                    for entry in dump.checkpoints(reading):
+                        write.add(writing, entry)
+                        total = total.with_(entry)
+                _offered(writing, _shipped(reading))
+            return total
+    total = Counts()
+    with catalog._change(much=True) as connection, write.filling(connection):
+        for found in transfer.read_file(path):
+            if isinstance(found, list):
+                _offered(connection, found)
+            else:
+                write.add(connection, found)
+                total = total.with_(found)
+    return total
+
+
+def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
+    """Bring everything in that another catalog holds. Labels of both sides are kept; of two sets of one model and revision
+    the newer one stays. Merging twice changes nothing, and which catalog is merged into which makes no difference but
+    in numbers. Returns what differed. All of it or nothing.
+    """
+    if catalog.place == other.place:
+        message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
+        raise CatalogError(message)
+    differences: list[Difference] = []
+    with other._database.reading() as reading, catalog._change(much=True) as writing:
+        for theirs in dump.checkpoints(reading):
+            ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
+            if ours is None:
+                write.replace(writing, theirs)
+                differences.append(Difference(theirs.model_id, theirs.revision or None, "model only there: added", 1))
+                continue
+            merged, found = merge_entries(ours, theirs)
+            differences += found
+            if merged != ours:
+                write.replace(writing, merged)
+        _offered(writing, _shipped(reading))
+    return differences
+
+
+def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[CheckpointData, list[Difference]]:
+    """Merge what two catalogs hold of one checkpoint. Pure; the result does not depend on which is which."""
+    found: list[Difference] = []
+
+    def note(what: str, count: int = 1, example: str | None = None) -> None:
+        if count:
+            found.append(Difference(ours.model_id, ours.revision or None, what, count, example))
+
+    winner = max((ours, theirs), key=_standing)
+    if ours.set is not None and theirs.set is not None and _bare(ours) != _bare(theirs):
+        newer = ", which is newer" if ours.set.facts.created != theirs.set.facts.created else ""
+        note(f"sets differ: the one of {'here' if winner is ours else 'there'} is kept{newer}")
+    own, other = _labels(ours), _labels(theirs)
+    labels: dict[str, list[LabelData]] = {}
+    added: list[str] = []
+    changed: list[str] = []
+    for name in sorted(own.keys() | other.keys()):
+        here, there = own.get(name, []), other.get(name, [])
+        both = distinct([*here, *there])
+        labels[name] = sorted(both, key=lambda label: label[:2])
+        known = {label[:2]: label for label in here}
+        added += [f"{name} {label.text!r}" for label in there if label[:2] not in known]
+        changed += [f"{name} {label.text!r}" for label in there if known.get(label[:2], label) != label]
+    note("labels only there: added", len(added), added[0] if added else None)
+    note("labels that differ: the newer is kept", len(changed), changed[0] if changed else None)
+    note("labels only here: kept", _only_here(own, other))
+    merged = winner.set
+    if merged is not None:
+        directions = [record._replace(labels=labels.pop(record.name, [])) for record in merged.directions]
+        merged = SetData(merged.facts, merged.layers, directions)
+    note("labels whose direction the kept set lacks: they wait for it", sum(map(len, labels.values())))
+    paths = [entry.path for entry in (winner, ours, theirs) if entry.path is not None]
+    path = winner.path if winner.path is not None else max(paths, default=None)
+    entry = CheckpointData(
+        ours.model_id, ours.revision, winner.denoiser, winner.component, winner.licence, path, merged, labels
+    )
+    return entry, found
+
+
+def _only_here(own: dict[str, list[LabelData]], other: dict[str, list[LabelData]]) -> int:
+    there = {(name, *label[:2]) for name, labels in other.items() for label in labels}
+    return sum((name, *label[:2]) not in there for name, labels in own.items() for label in labels)
+
+
+def _bare(entry: CheckpointData) -> tuple[object, ...]:
+    """A set without its labels, to be compared."""
+    if entry.set is None:
+        return ()
+    records: list[DirectionData] = [record._replace(labels=[]) for record in entry.set.directions]
+    return entry.set.facts.digest, entry.set.layers, records
+
+
+def _standing(entry: CheckpointData) -> tuple[object, ...]:
+    """The newer set wins; where both are as new, their contents decide, so that the order of merging does not."""
+    if entry.set is None:
+        return (0, 0, "")
+    facts = (entry.denoiser, entry.component, entry.licence, entry.path)
+    return (1, entry.set.facts.created, repr((entry.set.facts, facts, _bare(entry))))
+
+
+def _labels(entry: CheckpointData) -> dict[str, list[LabelData]]:
+    """The labels by direction, those included that wait for one."""
+    found = {name: list(labels) for name, labels in entry.strays.items()}
+    for record in entry.set.directions if entry.set is not None else ():
+        if record.labels:
+            found.setdefault(record.name, []).extend(record.labels)
+    return found
+
+
+def _shipped(connection: Connection) -> list[str]:
+    return sorted(connection.scalars(select(ShippedTable.digest)))
+
+
+def _offered(connection: Connection, digests: list[str]) -> None:
+    known = set(_shipped(connection))
+    new = [{"digest": digest} for digest in digests if digest not in known]
+    if new:
+        connection.execute(insert(ShippedTable), new)

@@ -1,0 +1,299 @@
+"""`search` and the commands by noun, as a user meets them: on a catalog filled without building anything."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from registry.catalog.made import label, manifest, measured
+
+from eigenbank.cli.main import run
+from eigenbank.registry.catalog import Catalog
+
+MID = "mid_block.attentions.0/value/0"
+FACES = f"acme/faces#{MID}"
+
+
+@pytest.fixture(autouse=True)
+def filled(home: Path) -> Path:
+    """This user's catalog, with two models."""
+    with Catalog.open(shipped=True) as catalog:
+        labels = {
+            MID: [measured("smile", 0.9), label("big smile", 0.5)],
+            "mid_block.attentions.0/value/1": [label("glasses", 0.7), label("grin", None, "human:bob")],
+        }
+        catalog.add_set(manifest("acme/faces", labels), location="/sets/faces", digest="1")
+        catalog.add_set(manifest("zeta/cats", licence="apache-2.0"), location="/sets/cats", digest="2")
+    return home / "catalog.db"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run a command; returns its exit code, output and errors."""
+
+    def work(*args: str) -> tuple[int, str, str]:
+        code = run(list(args))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return work
+
+
+def ids(call, *args: str) -> list[str]:  # type: ignore[no-untyped-def]
+    code, out, _ = call(*args, "-q")
+    assert code == 0
+    return out.splitlines()
+
+
+def test_a_search_finds_the_best_match_first(call) -> None:  # type: ignore[no-untyped-def]
+    assert ids(call, "search", "smile") == [FACES]
+    assert ids(call, "search", "smi", "--model", "acme/*") == [FACES]
+    assert ids(call, "search", '"big smile"') == [FACES]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["--model", "acme/*"], 12),
+        (["--family", "UNet*", "--model", "*a*/*s"], 24),
+        (["--layer", "mid*", "--model", "acme/faces"], 6),
+        (["--kind", "spatial", "--width", "128", "--model", "zeta/cats"], 6),
+        (["--recipe", "value", "--rank", "0", "--model", "acme/faces"], 2),
+        (["--min-eigenvalue", "9", "--model", "acme/faces"], 4),
+        (["--max-eigenvalue", "4", "--model", "acme/faces"], 4),
+        (["--min-share", "0.2", "--max-share", "0.3", "--model", "acme/faces"], 4),
+        (["--source", "human"], 1),
+        (["--min-confidence", "0.8", "--model", "acme/*"], 1),
+        (["--licence", "apache*", "--location", "/sets/*"], 12),
+        (["--labelled", "--model", "acme/faces"], 2),
+        (["--unlabelled", "--model", "acme/faces"], 10),
+    ],
+)
+def test_every_filter_narrows(call, options: list[str], count: int) -> None:  # type: ignore[no-untyped-def]
+    assert len(ids(call, "search", *options)) == count
+    assert len(ids(call, "directions", "ls", *options)) == count
+
+
+def test_pages_go_on_where_the_last_one_ended(call) -> None:  # type: ignore[no-untyped-def]
+    found: list[str] = []
+    more: list[str] = []
+    while True:
+        code, out, err = call("search", "--model", "acme/faces", "--sort", "eigenvalue", "--limit", "5", "-q", *more)
+        assert code == 0
+        found += out.splitlines()
+        if "--cursor" not in err:
+            break
+        more = ["--cursor", err.split("--cursor ")[1].split()[0]]
+    assert len(found) == len(set(found)) == 12
+
+
+def test_a_typo_gets_near_matches_on_stderr(call) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = call("search", "smlie", "--format", "json")
+    assert (code, json.loads(out)) == (0, [])
+    assert "no label, layer or model has a word 'smlie': did you mean smile" in err
+    assert "did you mean 'acme/faces'" in call("search", "--model", "acme/face")[2]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["search", "smile"], ["list"], ["list", "--model", "acme/faces"], ["show", FACES], ["models", "ls"],
+        ["models", "show", "acme/faces"], ["directions", "ls"], ["directions", "show", FACES], ["labels", "ls"],
+        ["labels", "ls", FACES], ["catalog", "stats"],
+    ],
+)  # fmt: skip
+def test_json_carries_a_schema_version_in_every_row(call, args: list[str]) -> None:  # type: ignore[no-untyped-def]
+    rows = json.loads(call(*args, "--format", "json")[1])
+    assert rows
+    assert all(row["schema"].startswith("eigenbank/") and row["schema"].endswith("/1") for row in rows)
+    lines = [json.loads(line) for line in call(*args, "--format", "jsonl")[1].splitlines()]
+    assert lines == rows
+    table = list(csv.DictReader(io.StringIO(call(*args, "--format", "csv")[1])))
+    assert len(table) == len(rows)
+    assert "schema" not in table[0]
+
+
+def test_an_empty_result_is_an_empty_list_everywhere(call) -> None:  # type: ignore[no-untyped-def]
+    for args in (["search", "nothing"], ["models", "ls", "no/*"], ["labels", "ls", "--source", "human:nobody"],
+                 ["directions", "ls", "--rank", "999"], ["catalog", "verify"]):  # fmt: skip
+        code, out, _ = call(*args, "--format", "json")
+        assert (code, out) == (0, "[]\n"), args
+
+
+def test_the_short_forms_are_aliases(call) -> None:  # type: ignore[no-untyped-def]
+    assert call("list", "-q") == call("models", "ls", "-q")
+    assert ids(call, "list", "--model", "acme/faces") == ids(call, "directions", "ls", "--model", "acme/faces")
+    assert call("show", FACES) == call("directions", "show", FACES)
+    assert call("show", MID, "--model", "acme/faces") == call("show", FACES)
+
+
+def test_a_model_is_shown_with_its_layers_and_labels(call) -> None:  # type: ignore[no-untyped-def]
+    (row,) = json.loads(call("models", "show", "acme/faces", "--format", "json")[1])
+    assert row["layers"] == ["down_blocks.2.attentions.0", "mid_block.attentions.0"]
+    assert row["label_texts"] == ["big smile", "glasses", "grin", "smile"]
+    assert "did you mean 'acme/faces'" in call("models", "show", "acme/face")[2]
+    assert "no revision of acme/faces 'x'" in call("models", "show", "acme/faces", "--revision", "x")[2]
+
+
+def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ignore[no-untyped-def]
+    assert call("labels", "add", FACES, "laugh", "--by", "ann", "--note", "clearly")[0] == 0
+    (row,) = json.loads(call("labels", "ls", FACES, "--source", "human", "--format", "json")[1])
+    assert (row["text"], row["source"], row["note"], row["confidence"]) == ("laugh", "human:ann", "clearly", None)
+    code, _, err = call("labels", "rm", FACES, "laugh", "--by", "bob")
+    assert (code, "no label 'laugh' by human:bob there, it is human:ann who say so. Nothing was removed" in err) == (
+        1,
+        True,
+    )
+    assert call("labels", "rm", FACES, "smile", "--by", "ann")[0] == 1
+    assert call("labels", "rm", FACES, "laugh", "--by", "ann")[0] == 0
+    assert {row["source"] for row in json.loads(call("labels", "ls", FACES, "--format", "json")[1])} == {
+        "attribute-model:abc",
+        "statistics",
+    }
+
+
+def test_labels_are_given_to_all_or_to_none(call) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = call("labels", "add", FACES, FACES[:-1] + "9", "laugh", "--by", "ann")
+    assert (code, "did you mean" in err) == (1, True)
+    assert "laugh" not in call("labels", "ls")[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["labels", "add", FACES], 2, "expected DIRECTION... TEXT"),
+        (["labels", "add", FACES, "a\x00b", "--by", "ann"], 2, "no label can be made of this: text"),
+        (["labels", "add", FACES, "x" * 501, "--by", "ann"], 2, "no label can be made of this: text"),
+        (["labels", "add", FACES, "laugh", "--by", "\n"], 2, "expected a name"),
+        (["labels", "add", FACES, "laugh", "--by", "ann", "--confidence", "2"], 2, "--confidence"),
+        (["labels", "ls", "--model", "acme/face"], 1, "did you mean 'acme/faces'"),
+        (["search", "--min-eigenvalue", "nan"], 1, "nan is no bound"),
+        (["search", "x", "--sort", "size"], 2, "--sort"),
+        (["search", "x", "--limit", "0"], 2, "--limit"),
+        (["search", "x", "--cursor", "zzz"], 1, "is not a cursor"),
+        (["catalog", "import", "/no/such/file"], 1, "cannot be read"),
+        (["catalog", "merge", "/no/such/file"], 1, "there is no catalog at /no/such/file"),
+        (["models", "lss"], 2, "No such command"),
+    ],
+)
+def test_a_wrong_call_is_refused(call, args: list[str], code: int, message: str) -> None:  # type: ignore[no-untyped-def]
+    found, out, err = call(*args)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+def eigenbank(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "eigenbank", *args]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_ids_are_piped_into_the_next_command() -> None:
+    found = eigenbank("search", "--model", "acme/faces", "--rank", "0", "-q").stdout
+    assert (
+        eigenbank("labels", "add", "-", "first", "--by", "ann", stdin=found).stderr
+        == "4 labelled 'first' by human:ann\n"
+    )
+    assert eigenbank("search", "first", "-q").stdout.splitlines() == found.splitlines()
+    shown = eigenbank("show", "-", "--format", "jsonl", stdin=found).stdout
+    assert [json.loads(line)["id"] for line in shown.splitlines()] == found.splitlines()
+    assert "no direction on standard input" in eigenbank("show", "-").stderr
+
+
+def test_the_catalog_travels(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    everything, other = tmp_path / "all.jsonl", tmp_path / "other.db"
+    assert call("catalog", "export", str(everything))[0] == 0
+    assert call("catalog", "import", str(everything), "--catalog", str(other))[0] == 0
+    assert ids(call, "list", "--catalog", str(other)) == ids(call, "list", "--catalog", str(filled_path()))
+    code, out, err = call("catalog", "merge", str(other), "--catalog", str(filled_path()), "--format", "json")
+    assert (code, out, "nothing differed" in err) == (0, "[]\n", True)
+    assert call("catalog", "vacuum")[0] == 0
+    assert call("catalog", "path")[1].strip() == str(filled_path())
+    assert "acme/faces" in call("catalog", "verify", "--files")[1]
+
+
+def filled_path() -> Path:
+    return Path(os.environ["EIGENBANK_HOME"]) / "catalog.db"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal is a pty")
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_table_fits_the_terminal(columns: int) -> None:
+    import pty
+
+    control, terminal = pty.openpty()
+    command = [sys.executable, "-m", "eigenbank", "search", "smile", "--model", "acme/*"]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    subprocess.run(command, stdout=terminal, stderr=subprocess.DEVNULL, env=environment, check=True)
+    os.close(terminal)
+    text = b""
+    try:
+        while block := os.read(control, 65_536):
+            text += block
+    except OSError:  # the terminal's end
+        pass
+    os.close(control)
+    import re
+
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r", "").splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["search", "smile"], ["list"], ["show", FACES], ["models", "ls"], ["directions", "ls"], ["labels", "ls"],
+     ["catalog", "stats"], ["catalog", "verify"], ["catalog", "--help"]],
+)  # fmt: skip
+def test_no_query_imports_torch_or_alembic(args: list[str]) -> None:
+    code = (
+        "import sys\nfrom eigenbank.cli.main import run\n"
+        f"code = run({args!r})\n"
+        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'alembic', 'numpy', 'psycopg'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.splitlines()[-1:]) in [(0, []), (0, found.stderr.splitlines()[-1:])]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("eigenbank sea", "search"),
+        ("eigenbank search --model ac", "acme/faces"),
+        ("eigenbank search gla", "glasses"),
+        ("eigenbank search --model acme/faces --layer mid", "mid_block.attentions.0"),
+        ("eigenbank models show ze", "zeta/cats"),
+        ("eigenbank show acme/faces#mid", FACES),
+        ("eigenbank labels l", "ls"),
+    ],
+)
+def test_the_shell_is_offered_commands_models_and_labels(words: str, offered: str) -> None:
+    count = len(words.split()) - 1
+    code = "from eigenbank.cli.main import cli; cli(prog_name='eigenbank')"
+    environment = {
+        **os.environ,
+        "_EIGENBANK_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(count),
+    }
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert f"plain,{offered}" in found.stdout.splitlines(), found
+
+
+def test_completing_makes_no_catalog(tmp_path: Path) -> None:
+    code = "from eigenbank.cli.main import cli; cli(prog_name='eigenbank')"
+    environment = {
+        **os.environ,
+        "EIGENBANK_HOME": str(tmp_path / "new"),
+        "_EIGENBANK_COMPLETE": "bash_complete",
+        "COMP_WORDS": "eigenbank search x",
+        "COMP_CWORD": "2",
+    }
+    subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,51 @@
+"""Measuring many directions in shared batches gives what measuring each alone gives."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.respond import respond
+from eigenbank.schemas.errors import SteerError
+
+
+def _colour(images: Tensor) -> Tensor:
+    return images.mean(dim=(2, 3))
+
+
+def test_shared_batches_do_not_mix_directions(tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    bank = eb.build(str(tiny_checkpoint), recipes=["output-value", "value@0.5-1"], top_k=2)
+    directions = list(bank)[:5]
+    found = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=3, batch=7)
+    torch.testing.assert_close(found.base, _colour(sample(pipe, (1, 2, 3), 3)), atol=1e-5, rtol=0)
+    for number, direction in enumerate(directions):
+        for sign, table in ((1, found.plus), (-1, found.minus)):
+            with eb.steer(pipe, {direction: 0.8 * sign}):
+                alone = _colour(sample(pipe, (1, 2, 3), 3))
+            torch.testing.assert_close(table[number], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "bad", [lambda x: x.mean(), lambda x: x.mean(dim=(2, 3))[1:], lambda x: x.mean(dim=(2, 3)) * torch.nan]
+)
+def test_readings_of_another_shape_or_not_finite_are_refused(bad: object, tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    with pytest.raises(SteerError, match="no label was given"):
+        respond(pipe, [], bad, scale=1.0, seeds=(1, 2), steps=2)  # type: ignore[arg-type]
+
+
+def test_calibration_fills_in_what_no_norm_tells(tiny_checkpoint: Path) -> None:
+    bank = eb.build(str(tiny_checkpoint), recipes=["output-value:output"], top_k=1)
+    pipe = open_pipeline(tiny_checkpoint)
+    calibrated = calibrate(pipe, bank)
+    for name, layer in calibrated.layers.items():
+        assert layer.lengths["block-output"].source == "calibration"
+        assert layer.lengths["projection-input"] == bank.layers[name].lengths["projection-input"]
+    assert calibrate(pipe, calibrated) is calibrated
+    again = calibrate(pipe, bank)
+    assert again.layers == calibrated.layers

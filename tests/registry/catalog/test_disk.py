@@ -1,0 +1,110 @@
+"""Folders and disks that are no place for a catalog, or stop being one."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.care import verify
+from eigenbank.registry.catalog.disk import check_folder, file_system, locks_work
+from eigenbank.registry.catalog.whole import export_file
+from eigenbank.schemas.errors import CatalogError
+
+from .made import label, manifest
+
+MOUNTS = """\
+/dev/vda / ext4 rw,relatime 0 0
+proc /proc proc rw 0 0
+filer:/export /mnt/team nfs4 rw,vers=4.2 0 0
+//filer/x /mnt/a\\040share cifs rw 0 0
+ann@host:/ /home/ann/far fuse.sshfs rw 0 0
+tmpfs /mnt/team/local tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/home/ann", "ext4"),
+        ("/mnt/team", "nfs4"),
+        ("/mnt/team/deep/er", "nfs4"),
+        ("/mnt/teammate", "ext4"),
+        ("/mnt/a share/x", "cifs"),
+        ("/home/ann/far/x", "fuse.sshfs"),
+        ("/mnt/team/local", "tmpfs"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_told_from_the_mounts(folder: str, kind: str) -> None:
+    assert file_system(Path(folder), MOUNTS) == kind
+
+
+def test_locks_are_tried_and_leave_nothing(tmp_path: Path) -> None:
+    assert locks_work(tmp_path) is None
+    check_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB of its own."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", point], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"a small disk needs the right to mount: {made.stderr.decode().strip()}")
+    yield point
+    subprocess.run(["umount", "-l", point], check=True)
+
+
+def remount(point: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", point], check=True)
+
+
+def test_a_full_disk_is_told_and_changes_nothing(small_disk: Path) -> None:
+    path = small_disk / "catalog.db"
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.add_set(manifest("acme/first"), location="/x", digest="x")
+        added = 1
+
+        def add_for_ever() -> None:
+            nonlocal added
+            while True:
+                catalog.add_set(manifest(f"acme/{added}", ranks=100), location="/x", digest="x")
+                added += 1
+
+        with pytest.raises(CatalogError, match=r"the disk is full\. Nothing was changed"):
+            add_for_ever()
+        assert len(catalog.model_ids()) == added
+        with pytest.raises(CatalogError, match="cannot be written"):
+            export_file(catalog, small_disk / "all.jsonl")
+    assert {entry.name for entry in small_disk.iterdir()} <= {"catalog.db", "catalog.db-wal", "catalog.db-shm"}
+    remount(small_disk, "size=40m")
+    with Catalog.open(path, shipped=False) as catalog:
+        assert len(catalog.model_ids()) == added
+        assert verify(catalog) == []
+        catalog.add_set(manifest("acme/last"), location="/x", digest="x")
+
+
+def test_no_catalog_is_made_on_a_full_disk(small_disk: Path) -> None:
+    (small_disk / "big").write_bytes(b"x" * (2 * 2**20 - 40_960))
+    with pytest.raises(CatalogError, match=r"no catalog can be made|the disk is full"):
+        Catalog.open(small_disk / "catalog.db", shipped=False)
+    assert [entry.name for entry in small_disk.iterdir()] == ["big"]
+
+
+def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
+    path = small_disk / "catalog.db"
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.add_set(manifest(), location="/x", digest="x")
+    remount(small_disk, "ro")
+    with Catalog.open(path) as catalog:
+        assert catalog.model_ids() == ["acme/faces"]
+        assert len(catalog.search("mid")) == 6
+        for change in (
+            lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
+            lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x")),
+        ):
+            with pytest.raises(CatalogError, match="is read-only: nothing was changed"):
+                change()

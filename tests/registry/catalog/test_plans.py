@@ -1,0 +1,117 @@
+"""The database's own account of how it answers: no search may look through a whole table."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from eigenbank.registry.catalog import Catalog
+
+from .made import label, manifest
+
+SEARCHES: list[dict[str, Any]] = [
+    {},
+    *({"sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
+    *(
+        {"text": text}
+        for text in ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
+    ),
+    *({"text": "smile", "sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
+    *({"text": "smile mid", "sort": sort} for sort in ("eigenvalue", "catalog")),
+    *(
+        {**text, **one}
+        for text in ({}, {"text": "smile"}, {"sort": "eigenvalue"}, {"text": "smile", "sort": "share"})
+        for one in (
+            {"model": "acme/faces-3"},
+            {"model": "acme/*"},
+            {"denoiser": "UNet*"},
+            {"licence": "mit"},
+            {"location": "/sets/1*"},
+            {"layer": "mid_block.attentions.0"},
+            {"layer": "mid*"},
+            {"kind": "spatial"},
+            {"width": 64},
+            {"recipe": "value"},
+            {"rank": 1},
+            {"min_eigenvalue": 9.0},
+            {"min_eigenvalue": 1.0, "max_eigenvalue": 2.0},
+            {"max_share": 0.2},
+            {"source": "human"},
+            {"source": "statistics", "min_confidence": 0.5},
+            {"min_confidence": 0.9},
+            {"labelled": True},
+            {"labelled": False},
+        )
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    """More directions than are ever gathered at once without need, so that walks and merges are taken, too."""
+    path = tmp_path_factory.mktemp("plans") / "catalog.db"
+    with Catalog.open(path, shipped=False) as catalog:
+        for number in range(6):
+            texts = ("smile", "big smile", "smiling", "hair", "long hair")
+            labels = {
+                f"{layer}/value/{rank}": [label(texts[rank % 5], rank / 200), label("mine", None, "human:ann")]
+                for layer in ("mid_block.attentions.0", "up.1")
+                for rank in range(180)
+            }
+            one = manifest(f"acme/faces-{number}", labels, layers=("mid_block.attentions.0", "up.1"), ranks=200)
+            catalog.add_set(one, location=f"/sets/{number}", digest=str(number))
+        yield catalog
+
+
+def scans(catalog: Catalog, work: Any) -> list[str]:
+    """The whole-table scans in the plans of all statements that some work executes."""
+    seen: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, _many: bool) -> None:
+        seen[statement] = values
+
+    engine = catalog._database.engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        work()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    found = []
+    with catalog._database.reading() as connection:
+        for statement, values in seen.items():
+            if not statement.startswith(("SELECT", "WITH")):
+                continue
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values):
+                # Subqueries and lists of values have no index, and need none.
+                scanned = re.match(r"SCAN (\w+)(?! USING)(?! VIRTUAL)", str(row[3]))
+                if scanned and scanned[1] in TABLES:
+                    found.append(f"{row[3]} in {' '.join(statement.split())}")
+    return found
+
+
+TABLES = {"checkpoints", "sets", "names", "layers", "recipes", "spectra", "directions", "texts", "protocols", "labels"}
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=[" ".join(f"{k}={v}" for k, v in one.items()) for one in SEARCHES])
+def test_every_search_goes_by_an_index(filled: Catalog, search: dict[str, Any]) -> None:
+    def work() -> None:
+        page = filled.search(**search, limit=5)
+        if page.cursor is not None:
+            filled.search(**search, limit=5, cursor=page.cursor)
+
+    assert scans(filled, work) == []
+
+
+def test_a_direction_a_set_and_labels_are_found_by_an_index(filled: Catalog) -> None:
+    def work() -> None:
+        assert filled.get_direction("acme/faces-1#up.1/value/7") is not None
+        assert filled.get_set("acme/faces-1") is not None
+        filled.set_at("/nowhere")
+        filled.label_texts("acme/faces-1")
+        filled.label_counts("acme/faces-1")
+        filled.recipe_slugs("acme/faces-1")
+        filled.layer_names("acme/faces-1")
+
+    assert scans(filled, work) == []

@@ -1,0 +1,227 @@
+"""The same catalog on a real PostgreSQL server, started for these tests in a folder of its own."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.care import stats, vacuum, verify
+from eigenbank.registry.catalog.whole import export_file, import_file, merge
+from eigenbank.schemas.errors import CatalogError, UnknownNameError
+
+from . import test_search
+from .made import label, manifest, measured
+from .test_search import HOSTILE, every
+
+MID = "mid_block.attentions.0/value/1"
+
+
+def program(name: str) -> str | None:
+    """A PostgreSQL program: Debian keeps them out of the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """A server without TCP, reached by a socket in its folder. Yields the URL of its databases, without their names."""
+    pytest.importorskip("psycopg", reason="the extra is not installed: pip install 'eigenbank[postgres]'")
+    initdb, control = program("initdb"), program("pg_ctl")
+    if initdb is None or control is None:
+        pytest.skip("there is no PostgreSQL server here: apt-get install postgresql")
+    # PostgreSQL will not run as root. The folder's name is short: a socket's path has at most 107 letters.
+    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="eb-pg-", dir="/tmp"))
+    try:
+        if prefix:
+            shutil.chown(folder, "postgres", "postgres")
+        user = "postgres"
+
+        def run(*command: object) -> None:
+            subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/")
+
+        data = folder / "data"
+        run(initdb, "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        # Not durable: what is tested is not the server.
+        options = f"-c listen_addresses='' -k {folder} -c fsync=off -c max_connections=60"
+        run(control, "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
+        try:
+            yield f"postgresql+psycopg://{user}@/{{}}?host={folder}"
+        finally:
+            run(control, "-D", data, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new, empty database."""
+    import psycopg
+
+    plain = server.format("postgres").replace("+psycopg", "")
+    name = f"t{abs(hash(request.node.name)):x}"
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type]
+        yield server.format(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def catalog(url: str) -> Iterator[Catalog]:
+    with Catalog.open(url, shipped=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def filled(catalog: Catalog) -> Catalog:
+    return test_search.fill(catalog)
+
+
+def test_a_set_is_read_back_as_it_was_added(catalog: Catalog) -> None:
+    labels = [measured("smile", 0.9), label("grin"), label("smile", None, "human:ann", note="really")]
+    added = manifest("acme/faces", {MID: labels}, revision="abc123")
+    catalog.add_set(added, location="/sets/faces", digest="d", commit="c0ffee")
+    row = catalog.get_set("acme/faces")
+    assert row is not None
+    assert (row.directions, row.labels, row.created, row.commit) == (12, 3, added.created, "c0ffee")
+    for record in added.directions:
+        found = catalog.get_direction(f"acme/faces#{record.id}")
+        assert found is not None
+        assert (found.eigenvalue, found.share, found.gap) == (record.eigenvalue, record.share, record.gap)
+        assert set(found.labels) == set(record.labels)
+
+
+def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "same.db", shipped=False) as opened:
+        twin = test_search.fill(opened)
+        texts = [
+            None,
+            "smile",
+            "smil",
+            '"long hair"',
+            "mid smil",
+            "acme",
+            "faces down grin",
+            "age smile net",
+            "Größe",
+            "x",
+        ]
+        for text in texts:
+            for sort in ("match", "confidence", "eigenvalue", "share", "rank", "catalog"):
+                for more in ({}, {"model": "acme/*"}, {"source": "human"}, {"min_confidence": 0.5}, {"layer": "mid*"},
+                             {"width": 128}, {"labelled": False}, {"min_eigenvalue": 5.0, "rank": 0}):  # fmt: skip
+                    search = {"text": text, "sort": sort, **more}
+                    whole = list(every(twin, 3, **search))
+                    assert list(every(filled, 3, **search)) == whole, search
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog, text: str) -> None:
+    test_search.try_everywhere(filled, text)
+
+
+def test_labels_are_added_and_removed_and_a_rebuild_keeps_a_persons(catalog: Catalog) -> None:
+    name = f"acme/faces#{MID}"
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.4)]}), location="a", digest="1")
+    catalog.add_label(name, label("grin", 0.8, "human:ann"))
+    catalog.add_label(name, label("grin", 0.9, "human:ann"))
+    assert not catalog.remove_label(name, "grin", "human:bob")
+    catalog.add_set(manifest(layers=("up",)), location="a", digest="2")
+    catalog.add_set(manifest(), location="a", digest="3")
+    row = catalog.get_direction(name)
+    assert row is not None
+    assert [(item.text, item.confidence) for item in row.labels] == [("grin", 0.9)]
+    assert catalog.remove_label(name, "grin", "human:ann")
+    assert verify(catalog) == []
+    with pytest.raises(UnknownNameError, match="did you mean 'acme/faces'"):
+        catalog.add_label("acme/face#a/b/1", label("x"))
+
+
+def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path, server: str, url: str) -> None:
+    export_file(filled, tmp_path / "all.db")
+    export_file(filled, tmp_path / "all.jsonl")
+    with Catalog.open(tmp_path / "all.db", shipped=False) as copy:
+        export_file(copy, tmp_path / "again.jsonl")
+        assert merge(filled, copy) == []
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "all.jsonl").read_bytes()
+    import_file(filled, tmp_path / "all.jsonl")
+    assert verify(filled) == []
+    assert stats(filled)["directions"] == 15
+    assert vacuum(filled)[1] > 0
+
+
+def test_two_programs_write_in_turn(url: str, catalog: Catalog) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def write(number: int) -> None:
+        with Catalog.open(url, shipped=False) as own:
+            own.add_set(manifest(f"writer/{number}"), location="x", digest="x")
+            assert len(own.search("mid", limit=5)) == 5
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(16)))
+    assert len(catalog.model_ids()) == 16
+    assert verify(catalog) == []
+
+
+def test_another_programs_database_is_refused(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("CREATE TABLE labels (id int)")
+        with pytest.raises(CatalogError, match=r"holds tables of another program \(labels\)"):
+            Catalog.open(url)
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (1,)
+
+
+def test_a_newer_schema_is_refused_and_named(url: str, catalog: Catalog) -> None:
+    with catalog._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+    with pytest.raises(CatalogError, match="has schema 7, this eigenbank knows up to"):
+        Catalog.open(url)
+
+
+def test_migrations_and_models_make_the_same_tables(url: str, server: str) -> None:
+    from sqlalchemy import make_url
+
+    from eigenbank.registry.catalog.engine import Database
+    from eigenbank.registry.catalog.schema import migrate
+
+    columns = (
+        "SELECT table_name, column_name, data_type, character_maximum_length, collation_name, is_nullable "
+        "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+    )
+    indexes = (
+        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    )
+
+    def tables(database: Database) -> set[tuple[object, ...]]:
+        with database.reading() as connection:
+            found = [*connection.exec_driver_sql(columns), *connection.exec_driver_sql(indexes)]
+            return {tuple(row) for row in found}
+
+    with Catalog.open(url, shipped=False) as catalog:
+        created = tables(catalog._database)
+        with catalog._database.writing() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+            migrate(connection)
+        assert tables(catalog._database) == created
+    assert make_url(url).drivername == "postgresql+psycopg"
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(CatalogError, match=r"no connection to the server\. Nothing was changed") as caught:
+        Catalog.open(f"postgresql+psycopg://ann:secret@/x?host={tmp_path}")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_is_not_there_is_told(server: str) -> None:
+    with pytest.raises(CatalogError, match='database "nowhere" does not exist'):
+        Catalog.open(server.format("nowhere"))

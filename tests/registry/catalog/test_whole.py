@@ -1,0 +1,229 @@
+"""Export, import and merge, on random catalogs and on damaged files."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.care import stats, vacuum, verify
+from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.dump import checkpoints
+from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
+from eigenbank.schemas import Manifest
+from eigenbank.schemas.errors import CatalogError
+
+from .made import label, manifest, measured
+from .test_naive import manifests
+
+FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MID = "mid_block.attentions.0/value/1"
+
+
+@contextmanager
+def catalogs(count: int) -> Iterator[list[Catalog]]:
+    with tempfile.TemporaryDirectory() as folder:
+        opened = [Catalog.open(Path(folder) / f"{number}.db", shipped=False) for number in range(count)]
+        try:
+            yield opened
+        finally:
+            for catalog in opened:
+                catalog.close()
+
+
+def fill(catalog: Catalog, sets: list[Manifest], place: str = "x") -> None:
+    for index, one in enumerate(sets):
+        catalog.add_set(one, location=f"/{place}{index}", digest=f"{place}{index}", checkpoint_path=f"local:{place}")
+
+
+def content(catalog: Catalog) -> list[CheckpointData]:
+    with catalog._database.reading() as connection:
+        return list(checkpoints(connection))
+
+
+def beside(catalog: Catalog, name: str) -> Path:
+    return Path(catalog.place).with_name(name)
+
+
+@pytest.mark.parametrize("name", ["all.jsonl", "all.db"])
+@FEW
+@given(manifests())
+def test_an_export_imported_is_the_same_catalog(name: str, sets: list[Manifest]) -> None:
+    with catalogs(2) as (one, other):
+        fill(one, sets)
+        if sets:
+            # A rebuild without this direction, so that a label waits.
+            first = sets[0].directions[0]
+            one.add_label(f"{sets[0].checkpoint.model_id}#{first.id}", label("grin", source="human:ann"))
+            fewer = sets[0].model_copy(update={"directions": sets[0].directions[1:]})
+            one.add_set(fewer, location="/later", digest="later")
+        file = beside(one, name)
+        moved = export_file(one, file)
+        assert import_file(other, file) == moved
+        assert content(other) == content(one)
+        assert verify(other) == []
+        again = beside(one, "again.jsonl")
+        export_file(other, again)
+        if name.endswith(".jsonl"):
+            assert again.read_bytes() == file.read_bytes()
+
+
+@FEW
+@given(manifests(), manifests(), st.integers(0, 2))
+def test_merging_is_idempotent_and_commutative(here: list[Manifest], there: list[Manifest], days: int) -> None:
+    there = [one.model_copy(update={"created": one.created.replace(day=23 + days)}) for one in there]
+    with catalogs(4) as (one, other, one_again, other_again):
+        for catalog in (one, one_again):
+            fill(catalog, here, "a")
+        for catalog in (other, other_again):
+            fill(catalog, there, "b")
+        merge(one, other)
+        merge(other_again, one_again)
+        assert content(one) == content(other_again)
+        assert verify(one) == verify(other_again) == []
+        merged = content(one)
+        assert [found for found in merge(one, other) if "there: added" in found.what] == []
+        assert content(one) == merged
+        merge(one, other_again)
+        assert content(one) == merged
+
+
+@FEW
+@given(manifests(), manifests())
+def test_a_merge_keeps_every_label_of_both_sides(here: list[Manifest], there: list[Manifest]) -> None:
+    with catalogs(2) as (one, other):
+        fill(one, here, "a")
+        fill(other, there, "b")
+        wanted = names(content(one)) | names(content(other))
+        merge(one, other)
+        assert names(content(one)) == wanted
+
+
+def names(entries: list[CheckpointData]) -> set[tuple[str, str, str, str]]:
+    found = set()
+    for entry in entries:
+        own = dict(entry.strays)
+        for record in entry.set.directions if entry.set else ():
+            own[record.name] = own.get(record.name, []) + record.labels
+        found |= {(entry.model_id, name, item.text, item.source) for name, labels in own.items() for item in labels}
+    return found
+
+
+def test_a_merge_says_what_differed(catalog: Catalog, tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "other.db", shipped=False) as other:
+        catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="/a", digest="1")
+        other.add_set(manifest(labels={MID: [label("smile", 0.7), label("grin", 0.2)]}), location="/a", digest="1")
+        other.add_set(manifest("acme/cats"), location="/c", digest="2")
+        found = {one.what: (one.model_id, one.count) for one in merge(catalog, other)}
+        assert found == {
+            "model only there: added": ("acme/cats", 1),
+            "labels only there: added": ("acme/faces", 1),
+            "labels that differ: the newer is kept": ("acme/faces", 1),
+        }
+        with pytest.raises(CatalogError, match="is the catalog itself"):
+            merge(catalog, catalog)
+
+
+def test_the_newer_set_is_kept_and_labels_of_lost_directions_wait(catalog: Catalog, tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "other.db", shipped=False) as other:
+        lost = "mid_block.attentions.0/value/2"
+        catalog.add_set(manifest(labels={lost: [measured("smile", 0.5)]}), location="/a", digest="1")
+        other.add_set(manifest(ranks=2, days=1), location="/b", digest="2")
+        found = [one.what for one in merge(catalog, other)]
+        assert found[0] == "sets differ: the one of there is kept, which is newer"
+        assert [row.location for row in catalog.sets()] == ["/b"]
+        (entry,) = content(catalog)
+        assert list(entry.strays) == [lost]
+        other.add_set(manifest(days=2), location="/c", digest="3")
+        merge(catalog, other)
+        row = catalog.get_direction(f"acme/faces#{lost}")
+        assert row is not None
+        assert row.labels == (measured("smile", 0.5),)
+
+
+def test_merging_entries_is_pure_and_symmetric(catalog: Catalog) -> None:
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="/a", digest="1")
+    (entry,) = content(catalog)
+    assert merge_entries(entry, entry) == (entry, [])
+
+
+def exported(catalog: Catalog) -> Path:
+    catalog.add_set(manifest(labels={MID: [measured("smile", 0.9)]}), location="/a", digest="1")
+    file = beside(catalog, "all.jsonl")
+    export_file(catalog, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "line 2: .*"),
+        (lambda text: "\n".join(text.splitlines()[:-1]), "cut short"),
+        (lambda text: text + "more\n", "there is more after the end"),
+        (lambda text: text.replace('"version": 1', '"version": 9'), "version 9, this eigenbank reads up to 1"),
+        (lambda text: "a shopping list", "line 1: expected a catalog's export"),
+        (lambda text: "", "cut short"),
+        (lambda text: text.replace('"rank":0', '"rank":-1'), r"line 2: directions\.0\.rank"),
+        (lambda text: text.replace('"share":0.5,', '"share":1.5,'), r"line 2: directions\.0\.share"),
+        (lambda text: text.replace('"width":64', '"width":64,"extra":1'), r"line 2: layers\.0\.extra"),
+        (lambda text: text.replace('"directions": 12', '"directions": 13'), "the end says"),
+        (lambda text: text.replace('"rank":1', '"rank":0'), "a direction is listed twice"),
+        (lambda text: text.replace('"confidence":0.9', '"confidence":NaN'), "line 2"),
+    ],
+)
+def test_a_damaged_export_is_refused_whole(catalog: Catalog, tmp_path: Path, change: object, message: str) -> None:
+    file = exported(catalog)
+    file.write_text(change(file.read_text()))  # type: ignore[operator]
+    with Catalog.open(tmp_path / "target.db", shipped=False) as target:
+        with pytest.raises(CatalogError, match=message):
+            import_file(target, file)
+        assert content(target) == []
+
+
+def test_an_export_never_overwrites_and_leaves_nothing_half_written(catalog: Catalog, tmp_path: Path) -> None:
+    file = exported(catalog)
+    before = file.read_bytes()
+    for name in (file, beside(catalog, "catalog.db")):
+        with pytest.raises(CatalogError, match="exists: nothing was written"):
+            export_file(catalog, name)
+    assert file.read_bytes() == before
+    with pytest.raises(CatalogError, match="cannot be written"):
+        export_file(catalog, tmp_path / "no" / "folder.jsonl")
+    with pytest.raises(CatalogError, match="is not a folder"):
+        export_file(catalog, tmp_path / "no" / "folder.db")
+    assert sorted(entry.name.partition("-")[0] for entry in tmp_path.iterdir()) == ["all.jsonl"] + ["catalog.db"] * 3
+
+
+def test_a_line_of_an_export_is_json_that_names_its_format(catalog: Catalog) -> None:
+    lines = exported(catalog).read_text().splitlines()
+    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 1}
+    assert json.loads(lines[-1])["labels"] == 1
+    assert len(lines) == 3
+
+
+def test_counts_that_lie_and_sets_that_are_gone_are_found(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location=str(tmp_path / "gone"), digest="1")
+    assert verify(catalog) == []
+    (problem,) = verify(catalog, files=True)
+    assert (problem.where, "there is no set at" in problem.problem) == ("set of acme/faces", True)
+    with catalog._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE directions SET labels = 5 WHERE id = 2")
+        connection.exec_driver_sql("UPDATE sets SET directions = 5")
+        connection.exec_driver_sql("UPDATE spectra SET directions = 5 WHERE id = 1")
+    assert [one.where for one in verify(catalog)] == ["directions", "sets", "spectra"]
+
+
+def test_vacuum_gives_room_back(catalog: Catalog) -> None:
+    for number in range(10):
+        catalog.add_set(manifest(f"acme/{number}", ranks=200), location="/a", digest="1")
+    for number in range(10):
+        catalog.add_set(manifest(f"acme/{number}", ranks=1), location="/a", digest="1")
+    before, after = vacuum(catalog)
+    assert after < before / 2
+    assert verify(catalog) == []
+    assert stats(catalog)["directions"] == 40
