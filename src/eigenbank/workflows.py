@@ -4,6 +4,7 @@ Builders and loaders do not know each other; they meet here. Nothing in this mod
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,11 +16,19 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.paths import sets_folder
 from eigenbank.registry.sets import manifest_digest
 from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
-from eigenbank.schemas.errors import SourceError, unknown
+from eigenbank.schemas.errors import SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
     from eigenbank.builders.build import Progress
-    from eigenbank.builders.sources import FolderSource
+    from eigenbank.builders.families import Discovery
+    from eigenbank.builders.store import Source
+
+_REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
+"""What can be the id of a repository on the Hub."""
+
+
+class CheckpointElsewhereError(SourceError):
+    """A checkpoint that the catalog knows is not on this machine."""
 
 
 def find_checkpoint(model: str) -> tuple[str, Path]:
@@ -40,7 +49,7 @@ def find_checkpoint(model: str) -> tuple[str, Path]:
             return model, resolve(found.checkpoint_path)
         if found is not None:
             message = f"{model} is in the catalog, but its checkpoint is not on this machine: give its folder"
-            raise SourceError(message)
+            raise CheckpointElsewhereError(message)
         if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
             message = f"no such folder: {model}. Give a diffusers checkpoint's folder, or a model id"
             raise SourceError(message)
@@ -49,24 +58,31 @@ def find_checkpoint(model: str) -> tuple[str, Path]:
 
 
 def build(
-    model: str,
+    model: "str | Source",
     *,
     layers: str | Sequence[str] = "*",
     recipes: Sequence[str] | None = None,
     top_k: int = 16,
     device: str = "auto",
     model_id: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
     progress: "Progress | None" = None,
 ) -> Bank:
     """The bank of a checkpoint, computed from its weights and held in memory.
 
-    `model` is a folder or a model id; `layers` one or several globs over layer names; `recipes` written recipes, by
-    default `output-value` on both sides; `device` is `auto`, `cpu` or `cuda`. Raises SourceError or UnknownNameError.
+    `model` is a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its branch,
+    tag or commit). `variant` names one of a folder's sets of weights; `config` says where the config.json of a single
+    file is. `layers` is one or several globs over layer names; `recipes` written recipes, by default `output-value` on
+    both sides; `device` is `auto`, `cpu` or `cuda`. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.build import DEFAULT_RECIPES
     from eigenbank.builders.build import build as build_bank
 
-    found_id, source = open_source(model)
+    found_id, source = "local/checkpoint", model
+    if isinstance(source, str):
+        found_id, source, _ = open_source(source, revision=revision, variant=variant, config=config)
     return build_bank(
         source,
         model_id or found_id,
@@ -76,6 +92,16 @@ def build(
         device=device,
         progress=progress or (lambda _what, _done, _total: None),
     )
+
+
+def layers_of(
+    model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> "tuple[Discovery, Source]":
+    """The self-attention layers of a checkpoint, and the checkpoint, of which only the headers are read."""
+    from eigenbank.builders.layers import find_layers
+
+    _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
+    return find_layers(source), source
 
 
 def open_pipeline(model: str, *, device: str = "cpu") -> Any:
@@ -89,12 +115,38 @@ def open_pipeline(model: str, *, device: str = "cpu") -> Any:
     return open_folder_pipeline(find_checkpoint(model)[1], device)
 
 
-def open_source(model: str) -> "tuple[str, FolderSource]":
-    """The model id of a checkpoint, and its bytes."""
+def open_source(
+    model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> "tuple[str, Source, Path | None]":
+    """The model id of a checkpoint, its bytes, and its folder or file if it is on this machine.
+
+    What is neither on this machine nor in the catalog is looked for on the Hub. Raises SourceError or UnknownNameError.
+    """
     from eigenbank.builders.sources import open_folder
 
-    model_id, folder = find_checkpoint(model)
-    return model_id, open_folder(folder)
+    path = Path(model).expanduser()
+    if path.is_file() and shipped_checkpoint(model) is None:
+        from eigenbank.builders.single_file import open_file
+
+        return f"local/{_plain(path.stem)}", open_file(path, config=config), path
+    local: UnknownNameError | SourceError
+    if revision is None or path.is_dir():
+        try:
+            model_id, folder = find_checkpoint(model)
+            return model_id, open_folder(folder, variant=variant), folder
+        except (UnknownNameError, CheckpointElsewhereError) as error:
+            local = error
+        if not _REPOSITORY.fullmatch(model):
+            raise local
+    from eigenbank.builders.hub import open_hub
+
+    try:
+        return model, open_hub(model, revision=revision, variant=variant), None
+    except SourceError as error:
+        if revision is None and isinstance(local, UnknownNameError):
+            message = f"{local} On the Hub: {error}"
+            raise UnknownNameError(message) from error
+        raise
 
 
 def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None) -> Bank:

@@ -20,7 +20,7 @@ def bank(vectors: torch.Tensor, model_id: str = "acme/one", layer: str = MID) ->
         DirectionRecord(layer=layer, recipe=recipe, rank=rank, eigenvalue=1.0, share=0.1, gap=None)
         for rank in range(len(vectors))
     )
-    layers = (Layer(name=layer, kind="spatial", width=vectors.shape[1], heads=1, norm_inside=True, tensors={}),)
+    layers = (Layer(name=layer, kind="spatial", width=vectors.shape[1], heads=1, tensors={}),)
     manifest = Manifest(
         checkpoint=Checkpoint(model_id=model_id, denoiser="UNet2DModel"),
         created=datetime.now(timezone.utc),

@@ -3,10 +3,11 @@
 import datetime
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from eigenbank.builders.layers import choose_layers, find_layers, stored_name
+from eigenbank.builders.layers import choose_layers, find_layers
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import gram, matrix_of
@@ -18,7 +19,7 @@ from eigenbank.schemas.recipe import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.builders.sources import FolderSource
+    from eigenbank.builders.store import Source
 
 DEFAULT_RECIPES = ("output-value", "output-value:output")
 
@@ -27,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def build(
-    source: "FolderSource",
+    source: "Source",
     model_id: str,
     *,
     layers: Sequence[str] = ("*",),
@@ -44,18 +45,23 @@ def build(
     chosen = [Recipe.parse(slug) for slug in dict.fromkeys(recipes)]
     for recipe in chosen:
         matrix_of(recipe)
-    found = choose_layers(find_layers(source.config, source.headers), list(layers))
+    found = choose_layers(find_layers(source).layers, list(layers))
     where = pick_device(device)
     vectors: dict[str, Tensor] = {}
     records: list[DirectionRecord] = []
     finished: list[Layer] = []
-    for number, layer in enumerate(found):
-        progress(layer.name, number, len(found))
-        weights = read_weights(source, layer)
-        finished.append(_measured(layer, weights))
-        bases, made = _directions(layer, weights, chosen, top_k, where)
-        vectors.update(bases)
-        records.extend(made)
+    with ThreadPoolExecutor(1) as reader:
+        # While a layer is solved the next one is read and hashed.
+        coming = reader.submit(_fetch, source, found[0])
+        for number, layer in enumerate(found):
+            progress(layer.name, number, len(found))
+            measured, weights = coming.result()
+            if number + 1 < len(found):
+                coming = reader.submit(_fetch, source, found[number + 1])
+            finished.append(measured)
+            bases, made = _directions(layer, weights, chosen, top_k, where)
+            vectors.update(bases)
+            records.extend(made)
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -63,6 +69,7 @@ def build(
             denoiser=source.config["_class_name"],
             component=source.component,
             licence=source.licence,
+            revision=source.revision,
         ),
         created=_now(),
         builder=f"eigenbank {version('eigenbank')}",
@@ -72,17 +79,20 @@ def build(
     return Bank(manifest, vectors=vectors)
 
 
-def read_weights(source: "FolderSource", layer: Layer) -> "dict[Role, Tensor]":
+def _fetch(source: "Source", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":
+    """A layer with what its weights tell of it, and the weights."""
+    weights = read_weights(source, layer)
+    return _measured(layer, weights), weights
+
+
+def read_weights(source: "Source", layer: Layer) -> "dict[Role, Tensor]":
     """A layer's weights by role, as stored, projections as matrices. Raises SourceError for values that are not finite."""
-    stored = {role: stored_name(name, source.headers) or name for role, name in layer.tensors.items()}
-    tensors = source.read(list(stored.values()))
-    weights = {}
-    for role, name in stored.items():
-        tensor = tensors[name]
+    weights = dict(zip(layer.tensors, source.read(list(layer.tensors.values())), strict=True))
+    for role, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
+            name = layer.tensors[role].tensor
             message = f"{name} holds values that are not finite: the checkpoint is damaged, nothing was built"
             raise SourceError(message)
-        weights[role] = tensor.flatten(1) if tensor.ndim > 2 else tensor
     return weights
 
 
@@ -104,11 +114,12 @@ def _directions(
     """The vectors and records of one layer. Recipes that differ only in their window are decomposed once."""
     from eigenbank.builders.decompose import decompose
 
-    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights}
+    used = {role for recipe in recipes for role in matrix_of(recipe).needs}
+    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
     spectra = {}
     for recipe in recipes:
         if recipe.basis not in spectra:
-            matrix = gram(recipe, wide)
+            matrix = gram(recipe, wide, layer)
             spectra[recipe.basis] = decompose(matrix, min(top_k, matrix.shape[0]))
     records = [
         DirectionRecord(

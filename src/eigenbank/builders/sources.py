@@ -1,14 +1,14 @@
-"""Where a checkpoint's bytes come from. A source knows the denoiser's config and headers, and reads single tensors.
-
-This release reads local diffusers folders: a pipeline's (through model_index.json) or a denoiser's own, one safetensors
-file or several with an index.
-"""
+"""Local checkpoints: a pipeline's folder (through model_index.json) or a denoiser's own, in safetensors or `.bin` files."""
 
 import json
+import struct
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.builders.store import LocalReader, Piece, SafetensorsSource, Source, TensorFile
 from eigenbank.registry.tensorfile import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
 
@@ -18,60 +18,24 @@ if TYPE_CHECKING:
 COMPONENTS = ("unet", "transformer", "prior")
 """The names a pipeline gives its denoiser, in the order they are looked for."""
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_MAX_JSON_BYTES = 64 * 2**20
+STEM = "diffusion_pytorch_model"
+MAX_JSON_BYTES = 64 * 2**20
 
 
-@dataclass
-class FolderSource:
-    """A denoiser in a local folder. `read` maps the files into memory and touches only the tensors asked for."""
-
-    folder: Path
-    component: str
-    config: dict[str, Any]
-    headers: dict[str, TensorInfo]
-    files: dict[str, Path]
-    licence: str | None = None
-    bytes_read: int = field(default=0, init=False)
-
-    def read(self, names: list[str]) -> "dict[str, Tensor]":
-        """The named tensors as they are stored, on the CPU. Every name must be in `headers`."""
-        from safetensors import SafetensorError, safe_open
-
-        tensors = {}
-        for path in sorted({self.files[name] for name in names}):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in names:
-                        if self.files[name] == path:
-                            tensors[name] = file.get_tensor(name)
-                            self.bytes_read += self.headers[name].size
-            except (SafetensorError, OSError) as error:
-                message = f"{path} cannot be read ({error}): nothing was built. Fetch or save it again"
-                raise SourceError(message) from error
-        return tensors
-
-
-def open_folder(folder: Path) -> FolderSource:
+def open_folder(folder: Path, *, variant: str | None = None) -> Source:
     """Open the denoiser of a local checkpoint folder. Reads its JSON files and tensor headers, no weights.
 
-    Raises SourceError when the folder is missing, holds no diffusers checkpoint, or is damaged.
+    `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the only one there
+    is. Raises SourceError when the folder is missing, holds no diffusers checkpoint, or is damaged.
     """
-    if not folder.exists():
+    if not exists(folder):
         message = f"no such folder: {folder}. Give a diffusers checkpoint's folder"
         raise SourceError(message)
     if not folder.is_dir():
         message = f"{folder} is a file; expected a diffusers checkpoint's folder (with model_index.json or config.json)"
         raise SourceError(message)
-    component = ""
-    if (folder / "model_index.json").is_file():
-        index = _read_json(folder / "model_index.json")
-        component = next((name for name in COMPONENTS if name in index and (folder / name).is_dir()), "")
-        if not component:
-            message = (
-                f"{folder} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
-            )
-            raise SourceError(message)
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
+    component = choose_component(index, lambda name: (folder / name).is_dir(), str(folder))
     root = folder / component if component else folder
     if not (root / "config.json").is_file():
         message = (
@@ -79,54 +43,188 @@ def open_folder(folder: Path) -> FolderSource:
             "Nothing was built"
         )
         raise SourceError(message)
-    config = _read_json(root / "config.json")
-    files = _weight_files(root)
-    headers = {
-        path: read_header(path) for path in sorted(set(files) if isinstance(files, list) else set(files.values()))
-    }
-    if isinstance(files, list):
-        files = {name: path for path in files for name in headers[path]}
-    missing = next((name for name, path in files.items() if name not in headers[path]), None)
-    if missing is not None:
+    config = read_json(root / "config.json")
+    check_config(config, str(root))
+    names = sorted(path.name for path in root.iterdir() if path.is_file())
+    weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
+    said: dict[str, Any] = {
+        "config": config, "component": component, "licence": licence(folder / "README.md"), "where": str(root),
+    }  # fmt: skip
+    if isinstance(weights, list) and weights[0].endswith(".bin"):
+        return BinSource(paths=[root / name for name in weights], **said)
+    return gather({name: local_file(root / name) for name in file_names(weights)}, weights, said)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a path. Raises SourceError for links that lead in a circle."""
+    try:
+        path.resolve(strict=False).stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, RuntimeError) as error:
+        message = f"{path} cannot be opened ({getattr(error, 'strerror', None) or error}): nothing was built"
+        raise SourceError(message) from error
+    return True
+
+
+def choose_component(index: Mapping[str, Any] | None, has: Any, where: str) -> str:
+    """The denoiser's subfolder: none for a denoiser's own folder, else the first a pipeline's index names that is there."""
+    if index is None:
+        return ""
+    component = next((name for name in COMPONENTS if name in index and has(name)), "")
+    if not component:
+        message = f"{where} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
+        raise SourceError(message)
+    return component
+
+
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Refuse what cannot be decomposed before anything is read. Raises SourceError."""
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, dict):
+        method = quantised.get("quant_method") or quantised.get("quant_type") or "an unnamed method"
         message = (
-            f"{root}: the index says {missing} is in {files[missing].name}, which does not hold it. Nothing was built"
+            f"{where} is quantised by {method}, which cannot be decomposed as it is: nothing was built. "
+            "Give the checkpoint it was made from"
         )
         raise SourceError(message)
-    return FolderSource(
-        folder=root,
-        component=component,
-        config=config,
-        headers={name: headers[path][name] for name, path in files.items()},
-        files=files,
-        licence=_licence(folder / "README.md"),
-    )
 
 
-def _weight_files(root: Path) -> list[Path] | dict[str, Path]:
-    """The weight files: a list when one file holds all, else tensor name → shard."""
-    if (root / _WEIGHTS).is_file():
-        return [root / _WEIGHTS]
-    index = root / f"{_WEIGHTS}.index.json"
-    if not index.is_file():
-        message = f"{root} holds no {_WEIGHTS}, nor an index of shards: nothing was built. Save it with safetensors"
+def choose_weights(names: Iterable[str], where: str, variant: str | None, read: Any) -> list[str] | dict[str, str]:
+    """The weight files among a folder's: a list of files that hold all, or for shards tensor name → file.
+
+    `read` gives an index file's content. Raises SourceError where there is none, or an index names what is not there.
+    """
+    names = set(names)
+    found = {}
+    for name in names:
+        for ending in (".safetensors", ".safetensors.index.json", ".bin"):
+            middle = name[len(STEM) : -len(ending)]
+            if (
+                name.startswith(STEM)
+                and name.endswith(ending)
+                and "-of-" not in middle
+                and (not middle or middle[0] == ".")
+            ):
+                found[middle.removeprefix("."), ending] = name
+    # The index of a variant is `STEM.safetensors.index.fp16.json`.
+    for name in names:
+        prefix = f"{STEM}.safetensors.index."
+        if name.startswith(prefix) and name != f"{prefix}json":
+            found[name[len(prefix) : -len(".json")], ".safetensors.index.json"] = name
+    variants = {each for each, _ in found}
+    chosen = variant or ("" if "" in variants else next(iter(sorted(variants)), ""))
+    if variant and variant not in variants:
+        message = f"{where} has no variant {variant!r}: it has {', '.join(sorted(each or 'the plain one' for each in variants)) or 'no weights'}"
         raise SourceError(message)
-    shards = _read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        message = f"{index} has no weight_map of names: nothing was built. Fetch it again"
-        raise SourceError(message)
-    for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard or not (root / shard).is_file():
-            message = f"{index} names the shard {shard!r}, which is not in {root}: nothing was built. Fetch it"
+    if (chosen, ".safetensors") in found:
+        return [found[chosen, ".safetensors"]]
+    if (chosen, ".safetensors.index.json") in found:
+        index = found[chosen, ".safetensors.index.json"]
+        shards = read(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            message = f"{where}/{index} has no weight_map of names: nothing was built. Fetch it again"
             raise SourceError(message)
-    return {name: root / shard for name, shard in shards.items()}
+        for shard in sorted(set(shards.values())):
+            if Path(shard).name != shard or shard not in names:
+                message = (
+                    f"{where}/{index} names the shard {shard!r}, which is not in {where}: nothing was built. Fetch it"
+                )
+                raise SourceError(message)
+        return shards
+    if (chosen, ".bin") in found:
+        return [found[chosen, ".bin"]]
+    other = next((name for name in sorted(names) if name.endswith(".gguf")), None)
+    tail = (
+        f"it holds {other}, and GGUF is quantised: give the original checkpoint"
+        if other
+        else "save it with safetensors"
+    )
+    message = f"{where} holds no {STEM}.safetensors, nor an index of shards: nothing was built; {tail}"
+    raise SourceError(message)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def file_names(weights: list[str] | dict[str, str]) -> list[str]:
+    """The files, each once."""
+    return sorted(set(weights if isinstance(weights, list) else weights.values()))
+
+
+def local_file(path: Path) -> TensorFile:
+    """A safetensors file on this machine, its header read and checked. Raises TensorFileError."""
+    header = read_header(path)
+    with path.open("rb") as file:
+        return TensorFile(LocalReader(path), header, 8 + struct.unpack("<Q", file.read(8))[0])
+
+
+def gather(
+    files: dict[str, TensorFile], weights: list[str] | dict[str, str], said: dict[str, Any]
+) -> SafetensorsSource:
+    """A source of these files. Raises SourceError where the index says of a file what the file does not say of itself."""
+    home = {name: file for file in weights for name in files[file].header} if isinstance(weights, list) else weights
+    missing = next((name for name, file in home.items() if name not in files[file].header), None)
+    if missing is not None:
+        message = f"{said['where']}: the index says {missing} is in {home[missing]}, which does not hold it. Nothing was built"
+        raise SourceError(message)
+    return SafetensorsSource(files=files, home=home, **said)
+
+
+@dataclass
+class BinSource(Source):
+    """A checkpoint in a pickle. Nothing but tensors is unpickled; still, its format is the one malware comes in."""
+
+    paths: list[Path] = field(default_factory=list)
+
+    @property
+    def tensors(self) -> "dict[str, Tensor]":
+        """The tensors, mapped into memory."""
+        if not hasattr(self, "_tensors"):
+            import torch
+
+            self._tensors: dict[str, Tensor] = {}
+            for path in self.paths:
+                warnings.warn(f"{path} is a pickle, read with weights_only: prefer safetensors", stacklevel=2)
+                try:
+                    loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+                except Exception as error:  # a hostile pickle fails in whatever way it likes
+                    message = (
+                        f"{path} cannot be read as plain tensors, and nothing of it was run: nothing was built. "
+                        f"Save it with safetensors ({type(error).__name__})"
+                    )
+                    raise SourceError(message) from error
+                loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+                self._tensors.update({str(n): t for n, t in loaded.items() if isinstance(t, torch.Tensor)})
+        return self._tensors
+
+    @property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        if not hasattr(self, "_infos"):
+            names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+            self._infos = {
+                name: TensorInfo(
+                    names.get(str(t.dtype).removeprefix("torch."), str(t.dtype)),
+                    tuple(t.shape),
+                    0,
+                    t.numel() * t.element_size(),
+                )
+                for name, t in self.tensors.items()
+            }
+        return self._infos
+
+    def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
+        self.bytes_read += sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
+        return [self.tensors[piece.stored][piece.start : piece.end].clone() for piece in pieces]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of bounded size. Raises SourceError."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
+        if path.stat().st_size > MAX_JSON_BYTES:
             message = f"{path} is {path.stat().st_size} bytes long, too much for a config: nothing was built"
             raise SourceError(message)
         found = json.loads(path.read_bytes())
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror or error}): nothing was built"
+        raise SourceError(message) from error
     except (ValueError, RecursionError) as error:
         message = f"{path} is not JSON ({error}): nothing was built. Fetch or save it again"
         raise SourceError(message) from error
@@ -136,7 +234,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _licence(card: Path) -> str | None:
+def licence(card: Path) -> str | None:
     """The `license:` line of a model card's YAML header, None when it has none."""
     if not card.is_file():
         return None

@@ -2,11 +2,15 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from eigenbank.cli.options import catalog_option
+from eigenbank.cli.options import catalog_option, source_options
 from eigenbank.cli.output import emit, output_options, progress_bar, say
+
+if TYPE_CHECKING:
+    from eigenbank.builders.store import Source
 
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
@@ -23,6 +27,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
 )
+@source_options
 @catalog_option
 @output_options
 def build(
@@ -33,37 +38,45 @@ def build(
     device: str,
     model_id: str | None,
     out: Path | None,
+    revision: str | None,
+    variant: str | None,
+    config: str | None,
     fmt: str,
     quiet: bool,
 ) -> None:
     """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
 
-    MODEL is a local diffusers folder or a model id. Without --recipe, output-value is built on both sides.
+    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, of which only the
+    attention tensors are read. Without --recipe, output-value is built on both sides.
 
     \b
     Example:
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
     """
     from eigenbank.workflows import build as build_bank
-    from eigenbank.workflows import find_checkpoint, keep
+    from eigenbank.workflows import keep, open_source
 
     if model_id is not None:
         check_model_id(model_id)
-    _, checkpoint = find_checkpoint(model)
     started = time.perf_counter()
+    found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
     with progress_bar() as progress:
         bank = build_bank(
-            model,
+            source,
             layers=list(layers),
             recipes=recipes or None,
             top_k=top_k,
             device=device,
-            model_id=model_id,
+            model_id=model_id or found_id,
             progress=progress,
         )
     seconds = time.perf_counter() - started
     bank = keep(bank, checkpoint=checkpoint, out=out)
     say(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
+    without = sum("output" not in layer.tensors for layer in bank.layers.values())
+    if without and any(direction.recipe.matrix == "output-value" for direction in bank):
+        say(f"{without} layers have no out projection of their own: there value stands in for output-value")
+    say(f"read {source.bytes_read:,} bytes of weights{network(source)}")
     rows = [
         {
             "model": bank.model_id,
@@ -76,6 +89,14 @@ def build(
         for layer in bank.manifest.layers
     ]
     emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=quiet, key="layer")
+
+
+def network(source: "Source") -> str:
+    """What came over the network for a source, in words; nothing for a local one."""
+    from eigenbank.builders.hub import received
+
+    count = received(source)
+    return f"; {count:,} bytes came over the network, of {source.total:,} the weights take" if count else ""
 
 
 def check_model_id(model_id: str) -> None:

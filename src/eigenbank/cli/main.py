@@ -11,6 +11,7 @@ from eigenbank.schemas.errors import EigenbankError
 
 COMMANDS = {
     "build": "eigenbank.cli.build:build",
+    "layers": "eigenbank.cli.layers:layers",
     "label": "eigenbank.cli.label:label",
     "list": "eigenbank.cli.query:list_",
     "search": "eigenbank.cli.query:search",

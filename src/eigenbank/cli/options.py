@@ -42,6 +42,17 @@ def offline_option(command: F) -> F:
     )(command)
 
 
+def source_options(command: F) -> F:
+    """Add `--revision`, `--variant` and `--config`, which say which checkpoint of several is meant."""
+    for name, metavar, text in (
+        ("--config", "WHERE", "Folder, file or Hub id with the config.json of a single-file checkpoint."),
+        ("--variant", "NAME", "Weights to read where a folder has several, e.g. fp16."),
+        ("--revision", "REV", "Branch, tag or commit of a Hub repository."),
+    ):
+        command = click.option(name, metavar=metavar, help=text)(command)
+    return command
+
+
 if TYPE_CHECKING:
     NumbersType = click.ParamType[tuple[float, ...]]
 else:

@@ -109,9 +109,9 @@ def site_of(denoiser: nn.Module, layer: Layer, site: Site) -> tuple[nn.Module, s
     """
     try:
         attention = denoiser.get_submodule(layer.name)
-        if site == "projection-input" and layer.norm_inside:
+        if site == "projection-input" and layer.norm is not None and layer.norm_inside:
             # The norm inside a U-Net's attention module sees (batch, channels, tokens).
-            return denoiser.get_submodule(layer.tensors["norm"].rpartition(".")[0]), "output", 1
+            return denoiser.get_submodule(layer.norm.module), "output", 1
     except AttributeError:
         message = (
             f"the pipeline's {type(denoiser).__name__} has no layer {layer.name}: the directions belong to another "

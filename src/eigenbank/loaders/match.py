@@ -21,12 +21,12 @@ the eigenvalues' mean to their root mean square, 0.71 for a square Gaussian matr
 def live_weights(denoiser: nn.Module, layer: Layer) -> dict[Role, Tensor]:
     """The layer's weights as the pipeline holds them, by role. Raises MatchError where layer or width is another."""
     weights: dict[Role, Tensor] = {}
-    for role, name in layer.tensors.items():
+    for role, part in layer.tensors.items():
         try:
-            weights[role] = denoiser.get_parameter(name).detach()
-        except AttributeError:
+            weights[role] = part.take(denoiser.get_parameter(part.tensor).detach())
+        except (AttributeError, IndexError):
             message = (
-                f"the pipeline's {type(denoiser).__name__} has no {name}: the directions belong to another "
+                f"the pipeline's {type(denoiser).__name__} has no {part.tensor} as described: the directions belong to another "
                 "architecture, nothing was changed"
             )
             raise MatchError(message) from None
@@ -48,8 +48,10 @@ def is_exact(weights: dict[Role, Tensor], layer: Layer) -> bool:
     return False
 
 
-def transfer_score(weights: dict[Role, Tensor], recipe: Recipe, vector: Tensor) -> float:
+def transfer_score(weights: dict[Role, Tensor], recipe: Recipe, vector: Tensor, layer: Layer) -> float:
     """cos∠(M′v, v) for the recipe's Gram matrix M′ of these weights: 1 for an eigenvector, in [0, 1]."""
-    matrix = gram(recipe, {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1})
+    matrix = gram(
+        recipe, {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1}, layer
+    )
     image = matrix @ vector.double().to(matrix.device)
     return float((image @ vector.double().to(matrix.device)) / image.norm().clamp_min(1e-300))

@@ -178,7 +178,7 @@ def check_match(denoiser: nn.Module, direction: Direction, force: bool = False) 
     weights = live_weights(denoiser, layer)
     if is_exact(weights, layer):
         return "exact"
-    score = transfer_score(weights, direction.recipe, direction.vector)
+    score = transfer_score(weights, direction.recipe, direction.vector, layer)
     if score >= TRANSFER:
         return f"transfer {score:.3f}"
     if force:

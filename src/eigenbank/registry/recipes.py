@@ -1,15 +1,16 @@
 """The matrices a recipe can name: from a layer's weights to the matrix whose eigenvectors are taken.
 
 Weights come as a mapping from role (`query`, `key`, `value`, `output`, with `-bias`) to float64 matrices `(out, in)`, in
-the convention of torch.nn.Linear: the layer computes x ↦ Wx.
+the convention of torch.nn.Linear: the layer computes x ↦ Wx. Rows of q, k and v, and columns of the out projection, are
+ordered by head.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eigenbank.schemas import Recipe
-from eigenbank.schemas.errors import unknown
+from eigenbank.schemas import Layer, Recipe
+from eigenbank.schemas.errors import UnknownNameError, unknown
 from eigenbank.schemas.layer import Role
 from eigenbank.schemas.recipe import Side
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class Matrix:
     """An entry of the recipe registry: its name, which weights it needs, how it is formed, which sides are the layer's.
 
-    `sides` leaves out the sides whose vectors live in a space where nothing can be added (the output of W_V lies between
-    the projections).
+    `form` gets the weights with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors
+    live in a space where nothing can be added (the output of W_V lies between the projections).
     """
 
     name: str
@@ -38,6 +39,11 @@ def _stack(weights: "Mapping[Role, Tensor]") -> "Tensor":
     return torch.cat([weights["query"], weights["key"], weights["value"]])
 
 
+def _output_value(weights: "Mapping[Role, Tensor]") -> "Tensor":
+    # Without an out projection of its own, what the layer writes is what W_V makes.
+    return weights["output"] @ weights["value"] if "output" in weights else weights["value"]
+
+
 MATRICES = {
     matrix.name: matrix
     for matrix in (
@@ -45,7 +51,7 @@ MATRICES = {
         Matrix(
             "output-value",
             ("value", "output"),
-            lambda w: w["output"] @ w["value"],
+            _output_value,
             ("input", "output"),
             "W_O·W_V: what the layer makes of what it reads",
         ),
@@ -66,14 +72,47 @@ def matrix_of(recipe: Recipe) -> Matrix:
     if recipe.matrix not in MATRICES:
         raise unknown(kind="recipe", name=recipe.matrix, known=MATRICES)
     matrix = MATRICES[recipe.matrix]
-    if recipe.side not in matrix.sides or recipe.head is not None:
+    if recipe.side not in matrix.sides:
         choices = [matrix.name if side == "input" else f"{matrix.name}:{side}" for side in matrix.sides]
         raise unknown(kind="recipe", name=recipe.slug, known=choices)
     return matrix
 
 
-def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]") -> "Tensor":
-    """The symmetric matrix `(d, d)` float64 a recipe decomposes: MᵀM for its input side, MMᵀ for its output side."""
-    form = matrix_of(recipe).form
-    matrix = form(weights)
+def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
+    """The symmetric matrix `(d, d)` float64 a recipe decomposes: MᵀM for its input side, MMᵀ for its output side.
+
+    Raises UnknownNameError for a head the layer does not have, or a side that is not as wide as the layer.
+    """
+    matrix = matrix_of(recipe).form(_by_head(recipe, weights, layer))
+    width = matrix.shape[1 if recipe.side == "input" else 0]
+    if width != layer.width:
+        message = (
+            f"{recipe.slug} of {layer.name} would be {width} wide, the layer is {layer.width} wide: nothing was built. "
+            "Take the input side, or leave the layer out with --layers"
+        )
+        raise UnknownNameError(message)
     return matrix.T @ matrix if recipe.side == "input" else matrix @ matrix.T
+
+
+def _by_head(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "dict[Role, Tensor]":
+    """The weights a recipe's matrix is formed of: keys and values once per query head, one head's alone if it names one."""
+    if recipe.head is not None and recipe.head >= layer.heads:
+        known = [f"{recipe.matrix}.h{head}" for head in range(layer.heads)]
+        raise unknown(kind=f"recipe for {layer.name}, which has {layer.heads} heads:", name=recipe.slug, known=known)
+    used = matrix_of(recipe).needs
+    found: dict[Role, Tensor] = {}
+    for role in used:
+        if role not in weights:
+            continue
+        weight = weights[role]
+        groups = layer.heads // layer.kv_heads if layer.kv_heads and role in ("key", "value") else 1
+        if recipe.matrix == "qkv" and recipe.head is None:
+            groups = 1  # stacked: a key head that serves several queries is read once
+        if groups > 1:
+            weight = weight.unflatten(0, (layer.kv_heads, -1)).repeat_interleave(groups, dim=0).flatten(0, 1)
+        if recipe.head is not None:
+            axis = 1 if role == "output" else 0
+            size = weight.shape[axis] // layer.heads
+            weight = weight.narrow(axis, recipe.head * size, size)
+        found[role] = weight
+    return found

@@ -1,7 +1,7 @@
 """The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
 
 from eigenbank.schemas.direction import DirectionRecord, Evidence, Label
-from eigenbank.schemas.layer import Layer, TokenLength
+from eigenbank.schemas.layer import Layer, Norm, Part, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
 
@@ -13,6 +13,8 @@ __all__ = [
     "Label",
     "Layer",
     "Manifest",
+    "Norm",
+    "Part",
     "Recipe",
     "TokenLength",
     "Window",

@@ -1,17 +1,23 @@
 """A self-attention layer of a checkpoint, as the builder found it."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from eigenbank.schemas.common import Model, ModulePath, ParameterName, Sha256, Width
+from eigenbank.schemas.common import MAX_WIDTH, Model, ModulePath, ParameterName, Sha256, Width
 from eigenbank.schemas.recipe import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["spatial", "temporal", "joint", "undecided"]
 Role = Literal[
     "query", "key", "value", "output", "query-bias", "key-bias", "value-bias", "output-bias", "norm", "norm-bias"
 ]
 CastDType = Literal["float32", "float16", "bfloat16"]
+Index = Annotated[int, Field(ge=0, le=64 * MAX_WIDTH)]
+Range = tuple[Index, Index]
+"""From, inclusive, to, exclusive."""
 
 
 class TokenLength(Model):
@@ -25,19 +31,75 @@ class TokenLength(Model):
     source: Literal["norm", "calibration"]
 
 
+class Part(Model):
+    """A denoiser's parameter that plays a role in a layer, or the part of it that does.
+
+    `rows` are taken one range after another, so that rows which a fused projection interleaves come out head by head.
+    None is all of them.
+    """
+
+    tensor: ParameterName
+    rows: tuple[Range, ...] | None = Field(default=None, min_length=1, max_length=4096)
+    columns: Range | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Part":
+        for start, end in [*(self.rows or ()), *([self.columns] if self.columns else [])]:
+            if start >= end:
+                message = f"a range ends before it starts: {start} to {end}"
+                raise ValueError(message)
+        return self
+
+    def take(self, tensor: "Tensor") -> "Tensor":
+        """The part of the whole parameter; a 1×1 convolution's weight as a matrix."""
+        import torch
+
+        matrix = tensor.flatten(1) if tensor.ndim > 2 else tensor
+        if self.rows is not None:
+            pieces = [matrix[start:end] for start, end in self.rows]
+            matrix = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return matrix if self.columns is None else matrix[:, self.columns[0] : self.columns[1]]
+
+
+class Norm(Model):
+    """The norm a layer's projections read through.
+
+    `module` is its path. `place` says whether it is part of the attention module or of the block around it. `adaptive`
+    when scale and shift come from the timestep: then its own weights, if any, do not tell a token's length.
+    """
+
+    module: ModulePath
+    place: Literal["inside", "before"]
+    adaptive: bool = False
+
+
 class Layer(Model):
     """One self-attention layer: where it is, how wide, which tensors make it up.
 
-    `tensors` maps a role to the parameter's name in the denoiser. `norm_inside` says whether the norm is part of the
-    attention module (U-Nets without text) or of the block around it. `digests` are over the attention weights cast to
-    each dtype, so that a pipeline loaded in half precision still matches exactly.
+    `width` is that of the tokens its projections read. `kv_heads` is less than `heads` for grouped queries. `tensors`
+    maps a role to the parameter that plays it; without `output` the layer has no out projection of its own, and `value`
+    stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `digests` are over
+    the attention weights cast to each dtype, so that a pipeline loaded in half precision still matches exactly.
     """
 
     name: ModulePath
     kind: Kind
     width: Width
     heads: Annotated[int, Field(ge=1, le=4096)]
-    norm_inside: bool
-    tensors: dict[Role, ParameterName]
+    kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    norm: Norm | None = None
+    tensors: dict[Role, Part]
     lengths: dict[Site, TokenLength] = Field(default_factory=dict)
     digests: dict[CastDType, Sha256] = Field(default_factory=dict)
+
+    @property
+    def norm_inside(self) -> bool:
+        """Whether the norm is part of the attention module, as in U-Nets without text."""
+        return self.norm is not None and self.norm.place == "inside"
+
+    @property
+    def frame(self) -> str:
+        """The space the layer's directions live in on its input side, in words."""
+        if self.norm is None:
+            return "as read"
+        return f"after {'adaptive ' if self.norm.adaptive else ''}norm{' inside' if self.norm_inside else ''}"

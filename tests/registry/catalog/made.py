@@ -60,7 +60,7 @@ def manifest(
         created=NOW + timedelta(days=days),
         builder="eigenbank 0.1.0",
         layers=tuple(
-            Layer(name=name, kind="spatial", width=64 * (index + 1), heads=4, norm_inside=True, tensors={})
+            Layer(name=name, kind="spatial", width=64 * (index + 1), heads=4, tensors={})
             for index, name in enumerate(layers)
         ),
         directions=tuple(records),

@@ -1,0 +1,289 @@
+"""Checkpoints on the Hub, read by HTTP ranges: the headers of their files, then the rows that are wanted.
+
+The revision is resolved to a commit once; everything after is read from that commit, through the client's own session,
+token and endpoint. What is small and JSON comes through the client's cache, so that a second look works offline.
+"""
+
+import random
+import struct
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from eigenbank.builders.sources import (
+    check_config,
+    choose_component,
+    choose_weights,
+    file_names,
+    gather,
+    licence,
+    open_folder,
+    read_json,
+)
+from eigenbank.builders.store import Source, Span, TensorFile
+from eigenbank.registry.tensorfile import MAX_HEADER_BYTES, TensorFileError, parse_header
+from eigenbank.schemas.errors import SourceError
+
+GAP = 32 * 2**10
+"""Neighbouring ranges this close are fetched as one: less than a request costs."""
+CHUNK = 16 * 2**20
+"""Most bytes of one request, so that several run side by side and a cut costs little."""
+PARALLEL = 4
+ATTEMPTS = 6
+FIRST_LOOK = 64 * 2**10
+
+
+def open_hub(repo: str, *, revision: str | None = None, variant: str | None = None) -> Source:
+    """Open the denoiser of a repository on the Hub. Reads its JSON files and tensor headers, no weights.
+
+    Raises SourceError where there is no such repository, revision or denoiser, or it cannot be reached.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return _from_cache(repo, revision, variant)
+    commit, names = _resolve(repo, revision)
+    index = read_json(_small(repo, "model_index.json", commit)) if "model_index.json" in names else None
+    where = f"{repo} at {commit[:12]}"
+    component = choose_component(index, lambda name: f"{name}/config.json" in names, where)
+    prefix = f"{component}/" if component else ""
+    if f"{prefix}config.json" not in names:
+        message = (
+            f"{where} is no diffusers checkpoint: it holds neither model_index.json nor config.json. Nothing was built"
+        )
+        raise SourceError(message)
+    config = read_json(_small(repo, f"{prefix}config.json", commit))
+    check_config(config, where)
+    inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
+    weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
+    if file_names(weights)[0].endswith(".bin"):
+        message = f"{where} holds its weights as a pickle, of which no part can be read alone: download it, and give its folder"
+        raise SourceError(message)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
+        files = dict(zip(file_names(weights), opened, strict=True))
+    card = _small(repo, "README.md", commit) if "README.md" in names else None
+    said: dict[str, Any] = {
+        "config": config, "component": component, "revision": commit, "where": where,
+        "licence": licence(card) if card else None,
+    }  # fmt: skip
+    return gather(files, weights, said)
+
+
+def remote_file(repo: str, name: str, commit: str) -> TensorFile:
+    """A safetensors file of a repository, its header read and checked."""
+    from huggingface_hub import hf_hub_url
+
+    where = f"{repo}/{name}"
+    reader = RangeReader(hf_hub_url(repo, name, revision=commit), where)
+    start = reader.start(FIRST_LOOK)
+    assert reader.size is not None
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if not 2 <= length <= min(reader.size - 8, MAX_HEADER_BYTES):
+        message = (
+            f"{where} is no whole safetensors file: it is {reader.size} bytes long and its header would be {length}. "
+            "Nothing was read"
+        )
+        raise TensorFileError(message)
+    text = start[8 : 8 + length]
+    if len(text) < length:
+        (rest,) = reader.read([(len(start), 8 + length)])
+        text += rest
+    return TensorFile(reader, parse_header(bytes(text), reader.size - 8 - length, where), 8 + length)
+
+
+class RangeReader:
+    """Reads byte ranges of a file on a server: neighbours together, a few at a time, again where the network fails.
+
+    `received` counts the bytes that came, `requests` the requests. A file whose ETag or size changes is refused.
+    """
+
+    def __init__(self, url: str, where: str) -> None:
+        self.url = url
+        self.where = where
+        self.size: int | None = None
+        self.etag: str | None = None
+        self.received = 0
+        self.requests = 0
+
+    def start(self, count: int) -> bytearray:
+        """The first `count` bytes, or all of a shorter file. Learns the file's size and ETag."""
+        return self._fetch((0, count), short=True)
+
+    def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
+        """As `Reader` says. Raises SourceError when the network fails for good, or the file is another one by now."""
+        groups = merged(spans)
+        blocks = [(low, min(low + CHUNK, high)) for start, high in groups for low in range(start, high, CHUNK)]
+        # Each group is filled in place: at no time are there two copies of it.
+        buffers = {group: bytearray(group[1] - group[0]) for group in groups}
+        starts = {block: group for group in groups for block in blocks if group[0] <= block[0] < group[1]}
+
+        def fill(block: Span) -> None:
+            group = starts[block]
+            buffers[group][block[0] - group[0] : block[1] - group[0]] = self._fetch(block)
+
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            for _ in pool.map(fill, blocks):
+                pass
+        found: list[bytes | bytearray] = []
+        for start, end in spans:
+            group = next(group for group in groups if group[0] <= start and end <= group[1])
+            whole = group == (start, end)
+            found.append(buffers[group] if whole else buffers[group][start - group[0] : end - group[0]])
+        return found
+
+    def _fetch(self, span: Span, *, short: bool = False) -> bytearray:
+        """One range, resumed where a connection breaks, asked for again with growing pauses."""
+        data = bytearray()
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(min(8.0, 0.2 * 2**attempt) * random.uniform(0.5, 1.0))
+            before = len(data)
+            try:
+                done, problem = self._attempt(span, data, short)
+            except SourceError:
+                raise
+            except Exception as error:  # the client's transport raises errors of its own, of many classes
+                done, problem = False, f"{type(error).__name__}: {error}"
+            self.received += len(data) - before
+            if done:
+                return data
+        message = (
+            f"{self.where}: bytes {span[0]} to {span[1]} could not be read in {ATTEMPTS} attempts ({problem}): "
+            "nothing was built. Try again later"
+        )
+        raise SourceError(message)
+
+    def _attempt(self, span: Span, data: bytearray, short: bool) -> tuple[bool, str]:
+        """Add to `data` what one request gives. Returns whether all is there, and what went wrong if not."""
+        from huggingface_hub import get_session
+        from huggingface_hub.utils._headers import build_hf_headers
+
+        self.requests += 1
+        headers = {
+            **build_hf_headers(),
+            "Range": f"bytes={span[0] + len(data)}-{span[1] - 1}",
+            "Accept-Encoding": "identity",
+        }
+        with get_session().stream("GET", self.url, headers=headers, follow_redirects=True, timeout=20) as answer:
+            if answer.status_code in (408, 429) or answer.status_code >= 500:
+                _wait(answer.headers.get("Retry-After"))
+                return False, f"HTTP {answer.status_code}"
+            if answer.status_code != 206:
+                message = f"{self.where} cannot be read by ranges (HTTP {answer.status_code}): nothing was built"
+                if answer.status_code in (401, 403):
+                    message += ". It is private or gated: accept its terms on the Hub and log in with `hf auth login`"
+                raise SourceError(message)
+            self._check(answer, span[0] + len(data))
+            wanted = min(span[1], self.size or span[1]) - span[0] if short else span[1] - span[0]
+            for block in answer.iter_bytes(2**20):
+                data += block
+                if len(data) > wanted:
+                    message = f"{self.where}: the server sent more than was asked for: nothing was built"
+                    raise SourceError(message)
+            return len(data) == wanted, f"{len(data)} of {wanted} bytes came"
+
+    def _check(self, answer: Any, expected: int) -> None:
+        described = answer.headers.get("Content-Range", "")
+        start, _, size = described.removeprefix("bytes ").partition("/")
+        if not size.isdecimal() or start.partition("-")[0] != str(expected):
+            message = (
+                f"{self.where}: the server answered a range with {described or 'no Content-Range'}: nothing was built"
+            )
+            raise SourceError(message)
+        etag = answer.headers.get("ETag")
+        if self.size is not None and (int(size) != self.size or etag != self.etag):
+            message = f"{self.where} was changed while it was read: nothing was built. Build again"
+            raise SourceError(message)
+        self.size, self.etag = int(size), etag
+
+
+def merged(spans: Sequence[Span]) -> list[Span]:
+    """The spans in order, those with less than GAP between them as one."""
+    groups: list[Span] = []
+    for start, end in sorted(set(spans)):
+        if groups and start - groups[-1][1] <= GAP:
+            groups[-1] = (groups[-1][0], max(end, groups[-1][1]))
+        else:
+            groups.append((start, end))
+    return groups
+
+
+def _wait(seconds: str | None) -> None:
+    if seconds and seconds.isdecimal():
+        time.sleep(min(30, int(seconds)))
+
+
+def _resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit of a revision, and the names of its files."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    problem: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(min(4.0, 0.2 * 2**attempt))
+        try:
+            info = HfApi().model_info(repo, revision=revision)
+            return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+        except GatedRepoError as error:
+            message = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
+            raise SourceError(message) from error
+        except RevisionNotFoundError as error:
+            message = f"{repo} has no revision {revision!r}: nothing was built"
+            raise SourceError(message) from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            message = (
+                f"no such folder or repository on the Hub: {repo}. If it is private, log in with `hf auth login`. "
+                "Nothing was built"
+            )
+            raise SourceError(message) from error
+        except Exception as error:  # the transport's errors are of no common class
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status is not None and status < 500 and status != 429:
+                message = f"the Hub refused {repo} (HTTP {status}): nothing was built"
+                raise SourceError(message) from error
+            problem = error
+    message = f"the Hub cannot be reached for {repo} ({type(problem).__name__}): nothing was built. Try again later"
+    raise SourceError(message) from problem
+
+
+def _small(repo: str, name: str, commit: str) -> Path:
+    """A small file of the repository, through the client's cache."""
+    from huggingface_hub import hf_hub_download
+
+    problem: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(min(4.0, 0.2 * 2**attempt))
+        try:
+            return Path(hf_hub_download(repo, name, revision=commit))
+        except Exception as error:  # as above
+            problem = error
+    message = (
+        f"{repo}/{name} cannot be fetched ({type(problem).__name__}: {problem}): nothing was built. Try again later"
+    )
+    raise SourceError(message) from problem
+
+
+def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
+    """The repository as the client's cache holds it, when there is no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except Exception as error:
+        message = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
+        raise SourceError(message) from error
+    source = open_folder(folder, variant=variant)
+    source.revision = folder.name
+    return source
+
+
+def received(source: Source) -> int:
+    """Bytes that came over the network for a source, its headers included; 0 for a local one."""
+    files = getattr(source, "files", {})
+    return sum(getattr(file.reader, "received", 0) for file in files.values())

@@ -1,0 +1,231 @@
+"""Inputs for a trace: made from what a denoiser's forward calls its arguments, and from its config.
+
+The widths hardly matter, because linear layers and convolutions take any in a trace; what matters is which argument
+holds image tokens, which holds text, and that sequences fit together. The layout of the image (a picture, a video, a
+sequence, a list) is not declared anywhere, so the candidates are tried in turn.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.builders.trace import IMAGE, TEXT, mark, shadow_of, token_code
+
+LAYOUTS = ("bchw", "bcfhw", "bfchw", "bnc", "bcn", "list", "bn", "bc")
+"""Layouts of the image argument: batch, channels, frames, height, width; n tokens in a row; a list of c, f, h, w."""
+
+_TEXT_WIDTHS = (
+    "joint_attention_dim", "cross_attention_dim", "caption_channels", "caption_projection_dim", "text_embed_dim", "text_dim",
+    "cap_feat_dim", "text_hidden_size", "text_in_dim", "context_in_dim", "encoder_hid_dim", "embedding_dim",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a trace: small, and different wherever they must not be taken for one another."""
+
+    batch: int = 1
+    frames: int = 4
+    side: int = 8
+    text: int = 6
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the arguments of one trial are made from: the denoiser, and the layout and sizes of its tokens."""
+
+    model: nn.Module
+    config: Mapping[str, Any]
+    layout: str
+    sizes: Sizes
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of a layout without axes."""
+        return self.sizes.side**2
+
+    def image(self, axes: str | None = None, channels: int | None = None, **extents: int) -> Any:
+        """Image tokens in the scene's layout, or in `axes`."""
+        size, axes = self.sizes, axes or self.layout
+        channels = channels or self.number("in_channels", "in_dim", "input_size", default=4)
+        extent = {"b": size.batch, "c": channels, "f": size.frames, "h": size.side, "w": size.side, "n": self.tokens}
+        extent.update(extents)
+        if axes == "list":
+            return [self.image("cfhw", channels, f=1)]
+        if axes == "bn":
+            axes = "bhw"
+        shape = [extent[axis] for axis in axes]
+        dtype = torch.int64 if axes == "bhw" else torch.float32
+        return mark(torch.zeros(shape, dtype=dtype), self._codes(axes, extent))
+
+    def _codes(self, axes: str, extent: Mapping[str, int]) -> Tensor:
+        def along(axis: str) -> Tensor:
+            at = axes.find(axis)
+            shape = [extent[axis] if d == at else 1 for d in range(len(axes))]
+            return torch.arange(extent[axis] if at >= 0 else 1).reshape(shape if at >= 0 else [1] * len(axes))
+
+        place = along("n") + along("h") * extent["w"] + along("w")
+        return token_code(IMAGE, along("f"), place).expand([extent[axis] for axis in axes])
+
+    def text(self, length: int | None = None, width: int | None = None) -> Tensor:
+        """Text tokens `(batch, length, width)`."""
+        length, width = length or self.sizes.text, width or self.text_width
+        place = torch.arange(length)[None, :, None] + 2048
+        codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), place)
+        return mark(torch.zeros((self.sizes.batch, length, width)), codes.expand(self.sizes.batch, length, width))
+
+    def text_ids(self, length: int) -> Tensor:
+        """Text as token ids `(batch, length)`."""
+        codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), torch.arange(length)[None] + 2048)
+        return mark(torch.zeros((self.sizes.batch, length), dtype=torch.int64), codes.expand(self.sizes.batch, length))
+
+    @property
+    def text_width(self) -> int:
+        """The width of a text token, where the config says it."""
+        for key in _TEXT_WIDTHS:
+            found = self.config.get(key)
+            if isinstance(found, (list, tuple)) and found and isinstance(found[0], int):
+                return found[0]
+            if isinstance(found, int):
+                return found
+        return 64
+
+    def vector(self, width: int | None = None) -> Tensor:
+        """One vector or number per sample: a timestep, a pooled embedding. It holds no token."""
+        return torch.zeros((self.sizes.batch, width)) if width else torch.ones((self.sizes.batch,))
+
+    def number(self, *names: str, default: int) -> int:
+        """The first of the config's entries that is a whole number."""
+        return next((self.config[name] for name in names if isinstance(self.config.get(name), int)), default)
+
+    @property
+    def rope_axes(self) -> int:
+        """How many axes a position has."""
+        found = next(
+            (self.config[k] for k in ("axes_dims_rope", "axes_dim", "rope_axes_dim") if self.config.get(k)), None
+        )
+        return len(found) if isinstance(found, (list, tuple)) else 3
+
+
+Maker = Callable[[Scene], Any]
+
+
+def candidates(
+    model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, Mapping[str, Maker]]
+) -> Iterator[dict[str, Any]]:
+    """Keyword arguments to try `model.forward` with, the likeliest first. `cases`: class → argument → how to make it.
+
+    An argument's maker `layouts` lists the layouts to try instead of all; a maker that gives None leaves the argument out.
+    """
+    case = cases.get(type(model).__name__, {})
+    names = inspect.signature(model.forward).parameters
+    said = next((config[key] for key in ("max_text_seq_length", "text_len") if isinstance(config.get(key), int)), None)
+    texts = (6, said) if said and said <= 1024 else (6,)
+    layouts = (
+        case["layouts"](Scene(model, config, "", Sizes()))
+        if "layouts" in case
+        else _likely(type(model).__name__, names, model)
+    )
+    for layout in layouts:
+        for text in texts:
+            for side in (4, 8) if layout in ("bnc", "bcn") else (8, 32):
+                scene = Scene(model, config, layout, Sizes(side=side, text=text))
+                for optional in (True, False):
+                    yield _arguments(scene, case, optional)
+
+
+def _arguments(scene: Scene, case: Mapping[str, Maker], optional: bool) -> dict[str, Any]:
+    """Arguments in one layout. With `optional`, also those known here that have a default."""
+    made: dict[str, Any] = {}
+    for name, parameter in inspect.signature(scene.model.forward).parameters.items():
+        required = parameter.default is parameter.empty
+        if name == "return_dict" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        maker = case.get(name) or _MAKERS.get(name)
+        if maker is not None and (required or optional or name in _NEEDED or name in case):
+            value = maker(scene)
+            if value is not None or required:
+                made[name] = value
+        elif required:
+            made[name] = scene.vector()
+    return made
+
+
+def _mask(scene: Scene) -> Tensor:
+    return torch.ones((scene.sizes.batch, scene.sizes.text), dtype=torch.bool)
+
+
+def _pooled(scene: Scene) -> Tensor:
+    return scene.vector(scene.number("pooled_projection_dim", "text_embed_2_dim", "in_text_dim2", default=768))
+
+
+def _added(scene: Scene) -> dict[str, Any] | None:
+    if "addition_embed_type" in scene.config:
+        width = scene.number("encoder_hid_dim", default=1280)
+        return {
+            "text_embeds": scene.vector(1280),
+            "time_ids": torch.zeros((1, 6)),
+            "image_embeds": scene.vector(width),
+            "hint": scene.image("bchw", 3),
+        }
+    return {"resolution": torch.zeros((1, 2)), "aspect_ratio": torch.zeros((1, 1))}
+
+
+_MAKERS: dict[str, Maker] = {
+    **dict.fromkeys(("hidden_states", "sample", "x", "input_ids", "context_latents", "image_latents"), Scene.image),
+    **dict.fromkeys(
+        ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_hidden_states_t5", "text_bth", "clip_text",
+         "encoder_hidden_states_image", "image_embeds", "audio_encoder_hidden_states"),
+        Scene.text,
+    ),
+    **dict.fromkeys(
+        ("encoder_attention_mask", "encoder_attention_mask_2", "encoder_hidden_states_mask", "encoder_mask",
+         "text_embedding_mask", "text_embedding_mask_t5", "audio_encoder_attention_mask"),
+        _mask,
+    ),
+    **dict.fromkeys(
+        ("timestep", "timesteps", "t", "timestep_ratio", "timestep_r", "r_timestep", "guidance", "decoder_noise_time", "audio_timestep"),
+        Scene.vector,
+    ),
+    **dict.fromkeys(("pooled_projections", "pooled_embeds"), _pooled),
+    "pooled_text_emb": lambda s: s.vector(s.number("cond_embed_dim", default=768)),
+    "micro_conds": lambda s: torch.zeros((1, 5)),
+    "image_embeddings": lambda s: s.vector(1024),
+    "proj_embedding": lambda s: s.vector(s.number("embedding_dim", default=768)),
+    "global_hidden_states": lambda s: torch.zeros((1, 1, s.number("global_states_input_dim", default=1536))),
+    "clip_text_pooled": lambda s: torch.zeros((1, 1, 1280)),
+    "class_labels": lambda s: torch.zeros((1,), dtype=torch.int64) if s.config.get("num_class_embeds") or s.config.get("norm_type") == "ada_norm_zero" else None,
+    "img_ids": lambda s: torch.zeros((s.tokens, s.rope_axes)),
+    "txt_ids": lambda s: torch.zeros((s.sizes.text, s.rope_axes)),
+    "position_ids": lambda s: torch.zeros((s.tokens + s.sizes.text, 3)),
+    "added_cond_kwargs": _added,
+    "added_time_ids": lambda s: torch.zeros((1, 3)),
+    "img_shapes": lambda s: [[(1, s.sizes.side, s.sizes.side)]],
+    "num_frames": lambda s: 1 if s.layout == "bnc" else s.sizes.frames,
+    "height": lambda s: s.sizes.side,
+    "width": lambda s: s.sizes.side,
+    **dict.fromkeys(("original_size", "target_size", "crop_coords"), lambda s: torch.zeros((1, 2))),
+    "cap_feats": lambda s: [mark(s.text()[0], shadow_of(s.text())[0])],
+}  # fmt: skip
+"""How an argument of that name is made, whichever class it belongs to."""
+
+_NEEDED = frozenset(
+    ("encoder_hidden_states", "timestep", "img_ids", "txt_ids", "pooled_projections", "img_shapes", "class_labels")
+)
+
+
+def _likely(kind: str, names: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
+    """The layouts in the order to try them, from the class's name and what its first convolution takes."""
+    first = next((type(m).__name__ for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), "")
+    order = list(LAYOUTS)
+    if {"img_ids", "img_shapes", "num_frames", "position_ids"} & set(names):
+        order = ["bnc", *order]
+    elif first == "Conv3d" or any(word in kind for word in ("3D", "Motion", "XL")):
+        order = ["bcfhw", *order]
+    elif "1D" in kind or "Audio" in kind:
+        order = ["bcn", "bnc", *order]
+    return tuple(dict.fromkeys(order))

@@ -1,0 +1,231 @@
+"""From a trace to layers: which attentions look from image tokens at image tokens, and what they are made of."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.builders.families import Discovery
+from eigenbank.builders.hollow import hollow
+from eigenbank.builders.inputs import Maker, candidates
+from eigenbank.builders.trace import IMAGE, TEXT, NormMark, Operand, Seen, Trace, Tracer, mark_norm
+from eigenbank.schemas import Layer, Norm, Part
+from eigenbank.schemas.layer import Kind, Range, Role
+
+_ROLES: tuple[Role, ...] = ("query", "key", "value")
+_BIASES: dict[Role, Role] = {
+    "query": "query-bias", "key": "key-bias", "value": "value-bias", "output": "output-bias", "norm": "norm-bias",
+}  # fmt: skip
+
+
+def observe(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Discovery:
+    """The self-attention layers of a model on the meta device, in the order of its modules. Leaves the model hollow."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    model = hollow(model)
+    trace, problem = run(model, cases)
+    layers: dict[str, Layer] = {}
+    excluded: set[str] = set()
+    for seen in trace.seen:
+        layer = _layer(model, trace, seen, shapes)
+        if layer is not None:
+            layers.setdefault(layer.name, layer)
+        else:
+            excluded.update(
+                _owner(model, operand.weight) for found in seen.operands.values() for operand in found.values()
+            )
+    undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    found = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
+    note = None
+    if undecided:
+        why = f"its forward could not be followed ({problem})" if problem else "its forward does not use them"
+        note = f"{type(model).__name__}: {len(undecided)} layers are undecided, {why}"
+    used = {part.tensor for layer in found for part in layer.tensors.values()}
+    return Discovery(found, {name: shape for name, shape in shapes.items() if name in used}, note)
+
+
+def run(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> tuple[Trace, str | None]:
+    """Run a hollow model on the first arguments it accepts. Returns the trace and None, or the furthest one and why."""
+    best, problem = Trace(), "no arguments fit"
+    with _marking_norms(model), torch.no_grad():
+        for arguments in candidates(model, dict(getattr(model, "config", {})), cases):
+            tracer = Tracer(model)
+            try:
+                with tracer:
+                    model(**arguments)
+            except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
+                if len(tracer.trace.seen) >= len(best.seen):
+                    best, problem = (
+                        tracer.trace,
+                        f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}",
+                    )
+                continue
+            return tracer.trace, None
+    return best, problem
+
+
+@contextlib.contextmanager
+def _marking_norms(model: nn.Module) -> Iterator[None]:
+    hooks = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: mark_norm(output, name))
+        for name, module in model.named_modules()
+        if "Norm" in type(module).__name__
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layer(model: nn.Module, trace: Trace, seen: Seen, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
+    """The layer behind an attention, None where it is not self-attention over image tokens."""
+    operands = {role: seen.operands[role].get(IMAGE) for role in _ROLES}
+    query, key, value = (operands[role] for role in _ROLES)
+    if query is None or key is None or value is None:
+        return None
+    same = query.source is key.source and key.source is value.source
+    if not same and not _same_tokens(seen):
+        return None
+    kind: Kind = _kind(seen) if same else "undecided"
+    name = _common([_owner(model, operand.weight) for operand in (query, key, value)])
+    heads, size = value.rows.shape[0], int((value.rows >= 0).any(0).sum())
+    tensors: dict[Role, Part] = {}
+    kv_heads = heads
+    for role, operand in zip(_ROLES, (query, key, value), strict=True):
+        ranges = _ranges(operand, size if role == "value" else int((operand.rows >= 0).any(0).sum()))
+        count = len({start for start, _ in ranges})
+        if role == "value":
+            kv_heads = count
+        _put(tensors, role, operand.weight, _merged(ranges), None, shapes)
+    heads = max(len({start for start, _ in _ranges(query, query.rows.shape[1])}), kv_heads)
+    written = trace.outputs.get(seen.number)
+    if written is not None and written.weight.startswith(f"{name}."):
+        _put(tensors, "output", written.weight, None, written.columns, shapes)
+    norm = _norm(model, name, trace.norms.get(query.weight), tensors, shapes)
+    return Layer(
+        name=name,
+        kind=kind,
+        width=shapes[query.weight][1],
+        heads=heads,
+        kv_heads=kv_heads if kv_heads != heads else None,
+        norm=norm,
+        tensors=tensors,
+    )
+
+
+def _kind(seen: Seen) -> Kind:
+    if (seen.streams("query") | seen.streams("key")) & TEXT:
+        return "joint"
+    keys = seen.keys
+    frames, places = keys >> 2 & 255, keys >> 10 & 4095
+    temporal = bool((frames != frames[:, :1]).any()) and not bool((places != places[:, :1]).any())
+    return "temporal" if temporal else "spatial"
+
+
+def _same_tokens(seen: Seen) -> bool:
+    images = [set(each[(each & 3) == IMAGE].tolist()) for each in (seen.queries[0], seen.keys[0])]
+    return images[0] == images[1]
+
+
+def _owner(model: nn.Module, weight: str) -> str:
+    """The module a projection belongs to: the one around a linear layer, or the one that holds the bare weight."""
+    module = weight.rpartition(".")[0]
+    projection = model.get_submodule(module)
+    return module.rpartition(".")[0] if isinstance(projection, (nn.Linear, nn.modules.conv._ConvNd)) else module
+
+
+def _common(paths: list[str]) -> str:
+    parts = [path.split(".") for path in paths]
+    shared = 0
+    while shared < min(map(len, parts)) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ".".join(parts[0][:shared])
+
+
+def _ranges(operand: Operand, size: int) -> list[Range]:
+    """Each head's weight rows. Rotary embeddings mix a head's rows in pairs, so only its first row is taken at its word."""
+    starts = [int(rows[rows >= 0].min()) for rows in operand.rows if bool((rows >= 0).any())]
+    return [(start, start + size) for start in starts]
+
+
+def _merged(ranges: list[Range]) -> tuple[Range, ...]:
+    merged: list[Range] = []
+    for start, end in dict.fromkeys(ranges):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def _put(
+    tensors: dict[Role, Part],
+    role: Role,
+    weight: str,
+    rows: tuple[Range, ...] | None,
+    columns: Range | None,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Enter a weight and its bias; ranges that are the whole of it are left out."""
+    shape = shapes[weight]
+    tensors[role] = Part(
+        tensor=weight,
+        rows=None if rows == ((0, shape[0]),) else rows,
+        columns=None if columns == (0, shape[1]) else columns,
+    )
+    bias = weight[: -len("weight")] + "bias" if weight.endswith("weight") else ""
+    if bias in shapes:
+        tensors[_BIASES[role]] = Part(tensor=bias, rows=tensors[role].rows)
+
+
+def _norm(
+    model: nn.Module,
+    layer: str,
+    mark: NormMark | None,
+    tensors: dict[Role, Part],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Norm | None:
+    if mark is None or not mark.module:
+        return None
+    module = model.get_submodule(mark.module)
+    # A norm module that holds a projection of its own scales and shifts by what that makes of the timestep.
+    adaptive = mark.changed or any(isinstance(each, nn.Linear) for each in module.modules())
+    inner = next(
+        (
+            name
+            for name, each in module.named_modules()
+            if isinstance(getattr(each, "weight", None), Tensor) and each.weight.ndim == 1
+        ),
+        None,
+    )
+    if inner is not None and not adaptive:
+        path = f"{mark.module}.{inner}" if inner else mark.module
+        if f"{path}.weight" in shapes:
+            tensors["norm"] = Part(tensor=f"{path}.weight")
+        if f"{path}.bias" in shapes:
+            tensors["norm-bias"] = Part(tensor=f"{path}.bias")
+    place: Any = "inside" if mark.module.startswith(f"{layer}.") else "before"
+    return Norm(module=mark.module, place=place, adaptive=adaptive)
+
+
+def _unseen(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
+    """Attention modules by the names diffusers gives their projections, for those no trace has shown at work."""
+    layers = []
+    for name, module in model.named_modules():
+        linear: dict[str, Any] = {role: getattr(module, f"to_{role[0]}", None) for role in _ROLES}
+        if not name or not all(isinstance(each, nn.Linear) for each in linear.values()):
+            continue
+        width, heads = linear["query"].in_features, int(getattr(module, "heads", 1) or 1)
+        if linear["key"].in_features != width:
+            continue  # reads tokens of another width: not itself
+        tensors: dict[Role, Part] = {}
+        for role in _ROLES:
+            _put(tensors, role, f"{name}.to_{role[0]}.weight", None, None, shapes)
+        out = next((path for path in ("to_out.0", "to_out") if f"{name}.{path}.weight" in shapes), None)
+        if out:
+            _put(tensors, "output", f"{name}.{out}.weight", None, None, shapes)
+        layers.append(Layer(name=name, kind="undecided", width=width, heads=heads, tensors=tensors))
+    return layers

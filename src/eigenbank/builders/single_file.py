@@ -1,0 +1,164 @@
+"""Original-layout files, as model-sharing sites hold them: one safetensors file with names of its own.
+
+diffusers knows these layouts: it tells them apart by their keys, and has a converter for each. The converter is run on
+markers instead of weights, one number a row, and from where the markers end up it is seen which rows of which stored
+tensor make which parameter. No table is copied, and nothing of the weights is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eigenbank.builders.sources import check_config, choose_component, local_file, read_json
+from eigenbank.builders.store import SCALES, Piece, SafetensorsSource
+from eigenbank.registry.tensorfile import TensorInfo
+from eigenbank.schemas.errors import SourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SOURCE = 32
+"""A marker's low bits are the row, its high bits the number of the stored tensor."""
+
+
+@dataclass
+class SingleFileSource(SafetensorsSource):
+    """A checkpoint whose parameters are rows of otherwise named tensors. `markers`: parameter → a number a row."""
+
+    markers: "dict[str, Tensor]" = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    def stored(self, parameter: str) -> list[Piece] | None:
+        """As `Source.stored` says."""
+        marker = self.markers.get(parameter)
+        if marker is None:
+            return None
+        codes = marker.reshape(marker.shape[0], -1)[:, 0].tolist() if marker.ndim else [int(marker)]
+        pieces: list[Piece] = []
+        for code in codes:
+            name, row = self.names[code >> _SOURCE], code & (1 << _SOURCE) - 1
+            if pieces and pieces[-1].stored == name and pieces[-1].end == row:
+                pieces[-1] = Piece(name, pieces[-1].start, row + 1)
+            else:
+                pieces.append(Piece(name, row, row + 1))
+        return pieces
+
+
+def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
+    """Open the denoiser in a single safetensors file. `config` is the folder, file or Hub id its config.json is from.
+
+    Without it the one diffusers names for the layout is fetched through the Hub client's cache. Raises SourceError for
+    other files, and for layouts diffusers does not know.
+    """
+    with path.open("rb") as opened:
+        magic = opened.read(4)
+    if magic == b"GGUF" or path.suffix == ".gguf":
+        message = f"{path} is GGUF, whose quantised weights cannot be decomposed as they are: nothing was built. Give the checkpoint it was made from"
+        raise SourceError(message)
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin") or magic[:2] == b"PK":
+        message = f"{path} is a pickle: nothing was built, and nothing of it was run. Save it as safetensors"
+        raise SourceError(message)
+    file = local_file(path)
+    found = _config(path, file.header, config)
+    check_config(found, str(path))
+    names = list(file.header)
+    markers = _converted(str(path), file.header, names, found)
+    return SingleFileSource(
+        config=found,
+        where=str(path),
+        files={path.name: file},
+        home=dict.fromkeys(names, path.name),
+        markers=markers,
+        names=names,
+    )
+
+
+def _config(path: Path, header: Mapping[str, TensorInfo], given: str | None) -> dict[str, Any]:
+    """The denoiser's config: the given one, else the one of the repository that diffusers names for the layout."""
+    import torch
+    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
+
+    if given is not None:
+        return _given_config(given)
+    if (path.parent / "config.json").is_file():
+        return read_json(path.parent / "config.json")
+    empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
+    try:
+        kind = infer_diffusers_model_type(empty)
+        repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
+    except Exception as error:  # diffusers looks into whatever it is given
+        message = (
+            f"diffusers does not recognise the layout of {path}: nothing was built. "
+            "Say what it is with --config FOLDER_OR_HUB_ID"
+        )
+        raise SourceError(message) from error
+    name, subfolder = repo["pretrained_model_name_or_path"], repo.get("subfolder")
+    try:
+        return _hub_config(name, [subfolder] if subfolder else ["transformer", "unet"])
+    except SourceError as error:
+        message = (
+            f"{path} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now: nothing was built. "
+            "Give it with --config FOLDER_OR_HUB_ID"
+        )
+        raise SourceError(message) from error
+
+
+def _given_config(given: str) -> dict[str, Any]:
+    path = Path(given).expanduser()
+    if path.is_file():
+        return read_json(path)
+    if not path.is_dir():
+        return _hub_config(given, ["transformer", "unet", ""])
+    index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
+    component = choose_component(index, lambda name: (path / name).is_dir(), str(path))
+    return read_json(path / component / "config.json")
+
+
+def _hub_config(repo: str, subfolders: list[str]) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+
+    problem: Exception | None = None
+    for subfolder in subfolders:
+        try:
+            return read_json(Path(hf_hub_download(repo, "config.json", subfolder=subfolder or None)))
+        except Exception as error:  # the client's errors are of no common class
+            problem = error
+    message = f"no config.json of a denoiser could be fetched from {repo} ({type(problem).__name__}): nothing was built"
+    raise SourceError(message) from problem
+
+
+def _converted(
+    where: str, header: Mapping[str, TensorInfo], names: list[str], config: dict[str, Any]
+) -> "dict[str, Tensor]":
+    """Parameter of the denoiser → its markers. Raises SourceError where diffusers has no converter, or it fails."""
+    import torch
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    from eigenbank.builders.denoisers import empty_model
+
+    # One column is enough to see where a row goes, and takes no memory.
+    markers = {
+        name: (number << _SOURCE) + torch.arange(info.shape[0]).reshape(-1, *[1] * (len(info.shape) - 1))
+        if info.shape
+        else torch.tensor(number << _SOURCE)
+        for number, (name, info) in enumerate(header.items())
+        if not name.endswith(SCALES) and not name.endswith("scaled_fp8")
+    }
+    parameters = dict(empty_model(config).named_parameters())
+    if sum(name in parameters for name in markers) > len(parameters) // 2:
+        return markers
+    kind = str(config.get("_class_name"))
+    entry = SINGLE_FILE_LOADABLE_CLASSES.get(kind)
+    if entry is None:
+        message = f"diffusers has no converter for single files of a {kind}: nothing was built. Give a diffusers folder"
+        raise SourceError(message)
+    try:
+        converted = entry["checkpoint_mapping_fn"](checkpoint=dict(markers), config=config)
+    except Exception as error:  # a converter fails in whatever way the file makes it
+        message = (
+            f"{where} is not what its config says, a {kind}: diffusers' converter fails ({type(error).__name__}: {error}). "
+            "Nothing was built; say what it is with --config"
+        )
+        raise SourceError(message) from error
+    return {str(name): marker for name, marker in converted.items() if isinstance(marker, torch.Tensor)}

@@ -1,0 +1,269 @@
+"""A checkpoint whose bytes lie somewhere: which tensors it stores, and reading rows of them and nothing else.
+
+Where the bytes are is the reader's business: a file, or a file on a server. A denoiser's parameter may be stored under
+another name, or as rows of another tensor: `stored` says how.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eigenbank.registry.tensorfile import TensorInfo
+from eigenbank.schemas import Part
+from eigenbank.schemas.errors import SourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""The dtypes weights are read in, in safetensors' words and torch's."""
+SCALES = (".weight_scale", ".scale_weight", ".weight_scale_inv")
+"""What the scale of an 8-bit weight is called: `W = stored · scale`, for all of it, for each row, or for each block."""
+DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+"""Today's names of an attention's projections, and those of checkpoints saved before diffusers 0.17."""
+
+Span = tuple[int, int]
+
+
+class Reader(Protocol):
+    """Reads byte ranges of one file, counted from its start."""
+
+    def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
+        """The bytes of each span, in order. Raises SourceError."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a stored tensor, from `start` to before `end`."""
+
+    stored: str
+    start: int
+    end: int
+
+
+@dataclass
+class Source:
+    """A denoiser's checkpoint: its config, what it stores, and where. Subclasses know how to read rows."""
+
+    config: dict[str, Any]
+    component: str = ""
+    licence: str | None = None
+    revision: str | None = None
+    where: str = ""
+    bytes_read: int = field(default=0, init=False)
+
+    @property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        """What is stored, by the name it is stored under."""
+        raise NotImplementedError
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that is stored."""
+        return sum(info.size for info in self.headers.values())
+
+    def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
+        """The rows of each piece, as stored. Adds to `bytes_read`."""
+        raise NotImplementedError
+
+    def stored(self, parameter: str) -> list[Piece] | None:
+        """The pieces that make up a parameter of the denoiser, None where it is not stored."""
+        name = stored_name(parameter, self.headers)
+        return (
+            None
+            if name is None
+            else [Piece(name, 0, max(1, self.headers[name].shape[0]) if self.headers[name].shape else 1)]
+        )
+
+    def shape(self, parameter: str) -> tuple[int, ...] | None:
+        """The shape of a parameter of the denoiser as it is stored; None where it is not."""
+        pieces = self.stored(parameter)
+        if pieces is None:
+            return None
+        rest = self.headers[pieces[0].stored].shape[1:]
+        return (sum(piece.end - piece.start for piece in pieces), *rest)
+
+    def pieces(self, part: Part) -> list[Piece]:
+        """The stored rows behind a part."""
+        whole = self.stored(part.tensor) or []
+        found: list[Piece] = []
+        for start, end in part.rows or [(0, sum(piece.end - piece.start for piece in whole))]:
+            offset = 0
+            for piece in whole:
+                low, high = max(start, offset), min(end, offset + piece.end - piece.start)
+                if low < high:
+                    found.append(Piece(piece.stored, piece.start + low - offset, piece.start + high - offset))
+                offset += piece.end - piece.start
+        return found
+
+    def size(self, parts: Iterable[Part]) -> int:
+        """Bytes to read for these parts: whole rows, of which columns are taken later."""
+        pieces = {piece for part in parts for piece in self.pieces(part)}
+        return sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
+
+    def _row_bytes(self, name: str) -> int:
+        info = self.headers[name]
+        return info.size // max(1, info.shape[0]) if info.shape else info.size
+
+    def read(self, parts: Sequence[Part]) -> "list[Tensor]":
+        """Each part as a matrix or vector, in the dtype it is stored in (8-bit floats as float32). Raises SourceError."""
+        import torch
+
+        wanted = [self.pieces(part) for part in parts]
+        flat = list(dict.fromkeys(piece for pieces in wanted for piece in pieces))
+        for piece in flat:
+            self._check_dtype(piece.stored)
+        scales = {name: scale for name in {piece.stored for piece in flat} if (scale := self._scale_name(name))}
+        tensors = dict(zip(flat, self.rows(flat), strict=True))
+        factors = (
+            dict(zip(scales, self.rows([self._whole(scale) for scale in scales.values()]), strict=True))
+            if scales
+            else {}
+        )
+        found = []
+        for part, pieces in zip(parts, wanted, strict=True):
+            each = [
+                _dequantised(tensors[piece], piece, factors.get(piece.stored), self.headers[piece.stored])
+                for piece in pieces
+            ]
+            matrix = each[0] if len(each) == 1 else torch.cat(each)
+            matrix = matrix.flatten(1) if matrix.ndim > 2 else matrix
+            found.append(matrix if part.columns is None else matrix[:, part.columns[0] : part.columns[1]])
+        return found
+
+    def _whole(self, name: str) -> Piece:
+        shape = self.headers[name].shape
+        return Piece(name, 0, shape[0] if shape else 1)
+
+    def _scale_name(self, name: str) -> str | None:
+        if not self.headers[name].dtype.startswith("F8") or not name.endswith(".weight"):
+            return None
+        stem = name[: -len(".weight")]
+        return next((stem + suffix for suffix in SCALES if stem + suffix in self.headers), None)
+
+    def _check_dtype(self, name: str) -> None:
+        dtype = self.headers[name].dtype
+        if dtype in FLOATS:
+            return
+        bits = any(key.startswith(f"{name}.") and ("quant_state" in key or "absmax" in key) for key in self.headers)
+        how = "quantised by bitsandbytes" if bits or dtype in ("U8", "I8") else f"stored as {dtype}"
+        message = (
+            f"{self.where}: {name} is {how}, which cannot be decomposed as it is: nothing was built. "
+            "Give the original checkpoint in float32, float16, bfloat16 or 8-bit floats"
+        )
+        raise SourceError(message)
+
+
+@dataclass
+class SafetensorsSource(Source):
+    """A checkpoint in safetensors files. `files` holds each file's reader, header and where its tensors begin."""
+
+    files: dict[str, "TensorFile"] = field(default_factory=dict)
+    home: dict[str, str] = field(default_factory=dict)
+    """Stored tensor → the file that holds it."""
+
+    @property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        if not hasattr(self, "_headers"):
+            self._headers = {name: self.files[file].header[name] for name, file in self.home.items()}
+        return self._headers
+
+    def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
+        import torch
+
+        found: dict[Piece, Tensor] = {}
+        for key in sorted({self.home[piece.stored] for piece in pieces}):
+            file = self.files[key]
+            mine = [piece for piece in pieces if self.home[piece.stored] == key]
+            spans = []
+            for piece in mine:
+                size, begin = self._row_bytes(piece.stored), file.data + self.headers[piece.stored].begin
+                spans.append((begin + piece.start * size, begin + piece.end * size))
+            for piece, (start, end), data in zip(mine, spans, file.reader.read(spans), strict=True):
+                if len(data) != end - start:
+                    message = f"{key} ends before {piece.stored} does: nothing was built. Fetch it again"
+                    raise SourceError(message)
+                info = self.headers[piece.stored]
+                shape = (piece.end - piece.start, *info.shape[1:]) if info.shape else ()
+                tensor = torch.frombuffer(
+                    data if isinstance(data, bytearray) else bytearray(data), dtype=getattr(torch, FLOATS[info.dtype])
+                )
+                found[piece] = tensor.reshape(shape)
+                self.bytes_read += end - start
+        return [found[piece] for piece in pieces]
+
+
+@dataclass
+class TensorFile:
+    """A safetensors file: its header, the byte its tensors begin at, and the reader of its bytes."""
+
+    reader: Reader
+    header: dict[str, TensorInfo]
+    data: int
+
+
+class LocalReader:
+    """Reads a file on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
+        """As `Reader` says."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                return [_filled(file, start, end) for start, end in spans]
+        except OSError as error:
+            message = f"{self.path} cannot be read ({error.strerror or error}): nothing was built"
+            raise SourceError(message) from error
+
+
+def _filled(file: Any, start: int, end: int) -> bytearray:
+    buffer = bytearray(end - start)
+    view = memoryview(buffer)
+    done = 0
+    file.seek(start)
+    while done < len(buffer):
+        count = file.readinto(view[done : done + 2**24])
+        if not count:
+            break
+        done += count
+    if hasattr(os, "posix_fadvise") and len(buffer) > 2**24:
+        os.posix_fadvise(file.fileno(), start, len(buffer), os.POSIX_FADV_DONTNEED)
+    return buffer if done == len(buffer) else buffer[:done]
+
+
+def stored_name(parameter: str, headers: Mapping[str, TensorInfo]) -> str | None:
+    """The name under which a checkpoint stores a parameter of today's diffusers, None if it does not."""
+    if parameter in headers:
+        return parameter
+    for today, former in DEPRECATED.items():
+        stem, found, suffix = parameter.rpartition(f".{today}.")
+        if found and f"{stem}.{former}.{suffix}" in headers:
+            return f"{stem}.{former}.{suffix}"
+    return None
+
+
+def _dequantised(tensor: "Tensor", piece: Piece, scale: "Tensor | None", info: TensorInfo) -> "Tensor":
+    """An 8-bit weight in float32, times its scale where there is one: one number, one a row, or one a block."""
+    if not info.dtype.startswith("F8"):
+        return tensor
+    tensor = tensor.float()
+    if scale is None:
+        return tensor
+    scale = scale.float()
+    if scale.numel() == 1:
+        return tensor * scale.reshape(())
+    rows = -(-info.shape[0] // scale.shape[0])
+    scale = scale.reshape(scale.shape[0], -1).repeat_interleave(rows, dim=0)[piece.start : piece.end]
+    columns = -(-tensor.shape[1] // scale.shape[1])
+    return tensor * scale.repeat_interleave(columns, dim=1)[:, : tensor.shape[1]]

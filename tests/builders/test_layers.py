@@ -1,0 +1,148 @@
+"""Self-attention is told from all other attention by what its blocks feed it, in every family."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from eigenbank.builders.families import Discovery, discover
+from eigenbank.schemas import Layer
+
+UNET = {
+    "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
+    "attention_head_dim": 8, "cross_attention_dim": 32, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+
+
+def found(kind: str, **config: Any) -> Discovery:
+    return discover({"_class_name": kind, **config})
+
+
+def by_name(discovery: Discovery) -> dict[str, Layer]:
+    return {layer.name: layer for layer in discovery.layers}
+
+
+def rows(layer: Layer, role: Any) -> tuple[str, Any]:
+    part = layer.tensors[role]
+    return part.tensor.removeprefix(f"{layer.name}."), part.rows
+
+
+def test_stable_diffusions_cross_attention_is_left_out_though_its_width_is_the_same() -> None:
+    layers = by_name(found("UNet2DConditionModel", **UNET))
+    assert layers
+    assert all(name.endswith("attn1") and layer.kind == "spatial" for name, layer in layers.items())
+    assert all(layer.frame == "after norm" and "norm" in layer.tensors for layer in layers.values())
+
+
+def test_the_layers_of_stable_diffusion_1() -> None:
+    discovery = found("UNet2DConditionModel", cross_attention_dim=768, attention_head_dim=8)
+    assert Counter(layer.width for layer in discovery.layers) == {320: 5, 640: 5, 1280: 6}
+    assert discovery.note is None
+
+
+def test_only_cross_attention_makes_attn1_no_self_attention() -> None:
+    # The middle block does not heed the setting: its attn1 stays what it is.
+    layers = by_name(found("UNet2DConditionModel", **UNET, only_cross_attention=True))
+    assert list(layers) == ["mid_block.attentions.0.transformer_blocks.0.attn1"]
+
+
+def test_a_flux_single_block_has_no_out_projection_of_its_own() -> None:
+    discovery = found(
+        "FluxTransformer2DModel", num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    double, single = (by_name(discovery)[f"{name}transformer_blocks.0.attn"] for name in ("", "single_"))
+    assert (double.kind, single.kind) == ("joint", "joint")
+    assert double.tensors["output"].tensor == "transformer_blocks.0.attn.to_out.0.weight"
+    assert "output" not in single.tensors
+    assert double.norm is not None
+    assert double.norm.adaptive
+
+
+def test_a_fused_projection_is_split_into_its_rows() -> None:
+    discovery = found(
+        "Flux2Transformer2DModel", num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 4, 4, 4),
+    )  # fmt: skip
+    single = by_name(discovery)["single_transformer_blocks.0.attn"]
+    assert [rows(single, role) for role in ("query", "key", "value")] == [
+        ("to_qkv_mlp_proj.weight", ((0, 32),)),
+        ("to_qkv_mlp_proj.weight", ((32, 64),)),
+        ("to_qkv_mlp_proj.weight", ((64, 96),)),
+    ]
+    assert single.tensors["output"].columns == (0, 32)
+
+
+def test_grouped_queries_keep_their_heads_apart() -> None:
+    discovery = found(
+        "Lumina2Transformer2DModel", hidden_size=64, num_layers=1, num_refiner_layers=1, num_attention_heads=4,
+        num_kv_heads=2, cap_feat_dim=32, axes_dim_rope=(8, 4, 4), axes_lens=(300, 512, 512),
+    )  # fmt: skip
+    layers = by_name(discovery)
+    assert {name: layer.kind for name, layer in layers.items()} == {
+        "noise_refiner.0.attn": "spatial",
+        "layers.0.attn": "joint",
+    }
+    assert (layers["layers.0.attn"].heads, layers["layers.0.attn"].kv_heads) == (4, 2)
+
+
+def test_a_second_self_attention_in_the_same_block_is_found() -> None:
+    discovery = found(
+        "SD3Transformer2DModel", sample_size=16, patch_size=2, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32, dual_attention_layers=(0,),
+        out_channels=4, pos_embed_max_size=16,
+    )  # fmt: skip
+    assert {name: layer.kind for name, layer in by_name(discovery).items()} == {
+        "transformer_blocks.0.attn": "joint",
+        "transformer_blocks.0.attn2": "spatial",
+        "transformer_blocks.1.attn": "joint",
+    }
+
+
+def test_attention_over_frames_is_temporal() -> None:
+    discovery = found(
+        "UNet3DConditionModel", sample_size=16, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        attention_head_dim=8, cross_attention_dim=32,
+    )  # fmt: skip
+    kinds = {layer.name: layer.kind for layer in discovery.layers}
+    assert kinds["transformer_in.transformer_blocks.0.attn1"] == "temporal"
+    assert {kind for name, kind in kinds.items() if ".temp_attentions." in name} == {"temporal"}
+    assert {kind for name, kind in kinds.items() if "down_blocks.0.attentions." in name} == {"spatial"}
+
+
+def test_linear_attention_is_attention() -> None:
+    discovery = found(
+        "SanaTransformer2DModel", num_layers=1, attention_head_dim=16, num_attention_heads=4, num_cross_attention_heads=4,
+        cross_attention_head_dim=16, cross_attention_dim=64, caption_channels=32, sample_size=8,
+    )  # fmt: skip
+    (layer,) = discovery.layers
+    assert (layer.name, layer.kind, layer.heads) == ("transformer_blocks.0.attn1", "spatial", 4)
+    assert all(part.rows is None for part in layer.tensors.values())
+
+
+def test_a_text_refiner_is_no_layer() -> None:
+    discovery = found(
+        "HunyuanVideoTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
+        num_layers=1, num_single_layers=1, num_refiner_layers=1, text_embed_dim=32, pooled_projection_dim=32,
+        rope_axes_dim=(4, 6, 6),
+    )  # fmt: skip
+    assert set(by_name(discovery)) == {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
+
+
+def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None:
+    discovery = found("Cosmos3OmniTransformer", num_hidden_layers=1)
+    assert {layer.kind for layer in discovery.layers} <= {"undecided"}
+    assert discovery.note is not None
+    assert "undecided" in discovery.note
+
+
+@pytest.mark.parametrize("kind", ["UNet2DConditionModel", "FluxTransformer2DModel"])
+def test_discovery_takes_no_memory_for_weights(kind: str) -> None:
+    from eigenbank.builders.denoisers import empty_model
+    from eigenbank.builders.hollow import hollow
+
+    model = hollow(empty_model({"_class_name": kind}))
+    assert all(parameter.untyped_storage().nbytes() <= 8 for parameter in model.parameters())
+    assert not any(parameter.is_meta for parameter in model.parameters())

@@ -1,0 +1,179 @@
+"""Every denoiser class of diffusers that can be instantiated: what discovery says of it, against a second witness.
+
+The witness knows nothing of shadows: it counts tokens. Text has 6 tokens where the image has a power of two, so an
+attention with as many queries as keys, and not 6 of them, is self-attention over image tokens or both together.
+`python tests/survey.py` writes the table in docs/layers.md.
+"""
+
+import gc
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "HunyuanDiT2DModel": {"in_channels": 4, "patch_size": 2, "num_layers": 4, "sample_size": 8, "attention_head_dim": 8, "num_attention_heads": 2, "cross_attention_dim": 16, "hidden_size": 16, "cross_attention_dim_t5": 24, "pooled_projection_dim": 8, "text_len": 6, "text_len_t5": 6, "activation_fn": "gelu-approximate"},
+    "LatteTransformer3DModel": {"sample_size": 8, "num_layers": 2, "patch_size": 2, "attention_head_dim": 8, "num_attention_heads": 3, "caption_channels": 8, "in_channels": 4, "cross_attention_dim": 24, "out_channels": 8, "attention_bias": True, "activation_fn": "gelu-approximate", "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_single", "norm_elementwise_affine": False},
+    "LuminaNextDiT2DModel": {"sample_size": 16, "hidden_size": 24, "num_layers": 2, "num_attention_heads": 3, "num_kv_heads": 1, "multiple_of": 16, "cross_attention_dim": 32},
+    "EasyAnimateTransformer3DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4, "time_embed_dim": 2, "text_embed_dim": 16, "num_layers": 2, "sample_width": 16, "sample_height": 16, "patch_size": 2, "mmdit_layers": 2},
+    "HiDreamImageTransformer2DModel": {"patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 8, "num_attention_heads": 4, "caption_channels": [32, 16], "text_emb_dim": 64, "num_routed_experts": 4, "num_activated_experts": 2, "axes_dims_rope": (4, 2, 2), "max_resolution": (32, 32), "llama_layers": (0, 1), "force_inference_output": True},
+    "OmniGenTransformer2DModel": {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 32, "num_layers": 2, "in_channels": 4, "time_step_dim": 4, "rope_scaling": {"long_factor": [1, 2], "short_factor": [1, 2]}},
+    "NucleusMoEImageTransformer2DModel": {"num_layers": 4},
+    "DreamLiteTransformer2DModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 48},
+    "TransformerTemporalModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16},
+}  # fmt: skip
+"""Configs for classes whose defaults make no model, or one too slow to look at."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One class: its layers by kind, what the witness saw besides or instead, and why layers are undecided."""
+
+    name: str
+    kinds: dict[str, int]
+    widths: dict[int, int]
+    missed: list[str]
+    extra: list[str]
+    note: str | None
+
+
+def classes() -> dict[str, Any]:
+    """The models in diffusers' `transformers` and `unets` that have a config and a forward of their own."""
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
+
+    found = {}
+    for package in ("transformers", "unets"):
+        module = importlib.import_module(f"diffusers.models.{package}")
+        for info in pkgutil.iter_modules(module.__path__):
+            each = importlib.import_module(f"{module.__name__}.{info.name}")
+            for name, kind in vars(each).items():
+                own = inspect.isclass(kind) and kind.__module__ == each.__name__
+                if own and issubclass(kind, ModelMixin) and issubclass(kind, ConfigMixin) and "forward" in vars(kind):
+                    found[name] = kind
+    return dict(sorted(found.items()))
+
+
+class Witness(TorchFunctionMode):
+    """Notes, at every attention, the modules it happens in and how many queries and keys there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
+        self.saw: list[tuple[tuple[str, ...], int, int]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            query, key = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("query", "key")))
+            self.saw.append((tuple(self.inside), query.shape[-2], key.shape[-2]))
+        return func(*args, **(kwargs or {}))
+
+
+def survey(name: str, kind: Any) -> Result | None:
+    """What discovery and the witness say; None for a class that cannot be instantiated from its defaults."""
+    from eigenbank.builders import observe
+    from eigenbank.builders.cases import CASES
+    from eigenbank.builders.hollow import hollow
+    from eigenbank.builders.inputs import candidates
+    from eigenbank.builders.trace import Tracer
+
+    config = CONFIGS.get(name, {})
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config)
+    except Exception:  # whatever a constructor without arguments raises
+        return None
+    found = observe.observe(model, CASES)
+    model = hollow(model)
+    witness = Witness()
+    hooks = []
+    for path, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: witness.inside.append(path)))
+        hooks.append(module.register_forward_hook(lambda *_: witness.inside.pop(), always_call=True))
+    followed = False
+    # Where discovery could not follow the class, the witness, which is given the same arguments, cannot either.
+    trials = (
+        () if found.note and "could not be followed" in found.note else candidates(model, dict(model.config), CASES)
+    )
+    for arguments in trials:
+        witness.saw.clear()
+        witness.inside.clear()
+        try:
+            with torch.no_grad(), Tracer(model), witness:
+                model(**arguments)
+        except Exception:  # arguments of another layout
+            continue
+        followed = True
+        break
+    for hook in hooks:
+        hook.remove()
+    decided = {layer.name for layer in found.layers if layer.kind != "undecided"}
+    selves = {stack for stack, queries, keys in witness.saw if queries == keys and queries != 6} if followed else set()
+    seen = {stack for stack, _, _ in witness.saw} if followed else set()
+    missed = sorted({stack[-1] for stack in selves if not decided & set(stack)})
+    extra = sorted(
+        layer
+        for layer in decided
+        if any(layer in stack for stack in seen) and not any(layer in stack for stack in selves)
+    )
+    gc.collect()
+    return Result(
+        name,
+        dict(Counter(layer.kind for layer in found.layers)),
+        dict(Counter(layer.width for layer in found.layers)),
+        missed,
+        extra,
+        found.note,
+    )
+
+
+def line(name: str, kind: Any) -> tuple[str, str]:
+    """A class's row of the table, and what it counts as."""
+    result = survey(name, kind)
+    if result is None:
+        return f"| {name} | – | – | not instantiable from its defaults |", "not instantiable"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
+    widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
+    if result.note and "could not be followed" in result.note:
+        verdict, key = result.note, "not followed"
+    elif result.missed or result.extra:
+        verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"
+    else:
+        verdict, key = "agrees", "agreeing"
+    return f"| {name} | {kinds} | {widths} | {verdict.replace('|', '/')} |", key
+
+
+def write(rows: list[tuple[str, str]]) -> None:
+    """Write docs/layers.md."""
+    import diffusers
+
+    counts = Counter(key for _, key in rows)
+    summary = ", ".join(f"{count} {key}" for key, count in counts.most_common())
+    head = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
+    text = (
+        f"# Self-attention, class by class\n\nWritten by `python tests/survey.py` with diffusers {diffusers.__version__}: "
+        f"{summary}.\n\nDiscovery runs the class's own forward on a model without weights and follows its tokens. The witness "
+        "only counts them. A class whose forward could not be followed lists its layers as `undecided`; they are built "
+        "when named.\n\n" + "\n".join([*head, *[row for row, _ in rows]]) + "\n"
+    )
+    (Path(__file__).parent.parent / "docs" / "layers.md").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Look at every class, and write the table."""
+    rows = []
+    for name, kind in classes().items():
+        rows.append(line(name, kind))
+        print(rows[-1][0], file=sys.stderr, flush=True)
+    write(rows)
+
+
+if __name__ == "__main__":
+    main()
