@@ -22,18 +22,9 @@ from eigenbank.registry.bank import Bank
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import build, find_checkpoint, open_pipeline
 
-RECIPES = (
-    "output-value",
-    "qkv",
-    "value",
-    "query-key",
-    "query-key:output",
-    "output-value:output",
-    "output-value@0-0.3",
-    "output-value@0.3-1",
-    "output-value@0.6-1",
-)
-PER_LAYER = 8
+RECIPES = ("output-value", "output-value:output", "qkv@0.2-0.6", "output-value@0.3-0.8")
+"""Those measured unless others are named with --recipe."""
+PER_LAYER = 6
 EFFECT, SELECTIVITY = 0.35, 1 / 3
 
 LEGEND = f"""- **effect**: mean over directions of the largest change of any factor, in standard deviations of the population per unit scale
@@ -72,19 +63,20 @@ def row(pipe: Any, directions: list[Any], model: Any, scale: float, seeds: range
 
 
 @click.command()
+@click.option("--recipe", "recipes", multiple=True, default=RECIPES, metavar="RECIPE", help="Recipes to measure.")
 @click.option("--scale", default=0.7, show_default=True)
-@click.option("--seeds", default=8, show_default=True)
+@click.option("--seeds", default=4, show_default=True)
 @click.option("--steps", default=10, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/recipes.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/results.md"))
-def main(scale: float, seeds: int, steps: int, out: Path, table: Path) -> None:
+def main(recipes: tuple[str, ...], scale: float, seeds: int, steps: int, out: Path, table: Path) -> None:
     """Measure every recipe against its controls and write the figures and their table."""
     started = time.perf_counter()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
     pipe = open_pipeline(DEMO_MODEL_ID)
     rows = []
-    for slug in RECIPES:
+    for slug in recipes:
         bank = calibrate(pipe, build(DEMO_MODEL_ID, recipes=[slug], top_k=4096))
         top = [direction for direction in bank if direction.rank < PER_LAYER]
         bottom = [d for d in bank if d.rank >= bank.layers[d.layer].width - PER_LAYER]
