@@ -13,7 +13,7 @@ help: ## List the targets
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,postgres]'
 	@touch $@
 
 install: $(VENV)/.installed ## Make .venv and install the project into it, once
@@ -34,11 +34,11 @@ faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 
 DEMO := eigenbank/cartoon-faces-32
 directions: install ## Build and label the demo checkpoint's direction set anew (minutes)
-	rm -rf catalog/cartoon-faces-32/directions
-	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home && \
+	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
 	$(BIN)/eigenbank build $(DEMO) --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
-	$(BIN)/eigenbank label $(DEMO) --out catalog/cartoon-faces-32/directions && rm -rf $$home
+	$(BIN)/eigenbank label $(DEMO) --out $$home/directions && \
+	rm -rf catalog/cartoon-faces-32/directions && mv $$home/directions catalog/cartoon-faces-32/ && rm -rf $$home
 
 hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine
 	PYTHONPATH=tests $(BIN)/python -m hub

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a home of their own for every test, tiny checkpoints, the demo checkpoint."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,14 @@ from making import make_checkpoint
 from eigenbank.registry.shipped import data_folder
 
 pytest_plugins = ["hub.fixtures"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is marked slow, unless the environment asks for it."""
+    if "EIGENBANK_SLOW" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: EIGENBANK_SLOW=1 runs it"))
 
 
 @pytest.fixture(autouse=True)

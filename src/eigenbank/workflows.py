@@ -16,7 +16,7 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.paths import sets_folder
 from eigenbank.registry.sets import manifest_digest
 from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
-from eigenbank.schemas.errors import SourceError, UnknownNameError, unknown
+from eigenbank.schemas.errors import SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
     from eigenbank.builders.build import Progress
@@ -39,7 +39,7 @@ def find_checkpoint(model: str) -> tuple[str, Path]:
     shipped = shipped_checkpoint(model)
     if shipped is not None:
         return model, shipped
-    folder = Path(model).expanduser()
+    folder = _path(model)
     with Catalog.open() as catalog:
         if folder.is_dir():
             known = catalog.set_at(locate(folder))
@@ -61,7 +61,7 @@ def build(
     model: "str | Source",
     *,
     layers: str | Sequence[str] = "*",
-    recipes: Sequence[str] | None = None,
+    recipes: str | Sequence[str] | None = None,
     top_k: int = 16,
     device: str = "auto",
     model_id: str | None = None,
@@ -83,9 +83,11 @@ def build(
     found_id, source = "local/checkpoint", model
     if isinstance(source, str):
         found_id, source, _ = open_source(source, revision=revision, variant=variant, config=config)
+    if isinstance(recipes, str):
+        recipes = [recipes]
     return build_bank(
         source,
-        model_id or found_id,
+        check_model_id(model_id or found_id),
         layers=[layers] if isinstance(layers, str) else list(layers),
         recipes=DEFAULT_RECIPES if recipes is None else recipes,
         top_k=top_k,
@@ -124,7 +126,7 @@ def open_source(
     """
     from eigenbank.builders.sources import open_folder
 
-    path = Path(model).expanduser()
+    path = _path(model)
     if path.is_file() and shipped_checkpoint(model) is None:
         from eigenbank.builders.single_file import open_file
 
@@ -160,8 +162,14 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
         assert folder is not None
     else:
         home = sets_folder() / _plain(bank.model_id.replace("/", "--"))
-        home.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+        except OSError as error:
+            message = (
+                f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
+            )
+            raise SetError(message) from error
         try:
             bank.save(staging / "set")
             folder = home / manifest_digest(staging / "set")[:16]
@@ -245,6 +253,33 @@ def label(
     return bank.labelled(given)
 
 
+def check_model_id(model_id: str) -> str:
+    """The id, if it is one. Raises SourceError otherwise."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from eigenbank.schemas.common import ModelId
+
+    try:
+        return TypeAdapter(ModelId).validate_python(model_id)
+    except ValidationError:
+        message = f"{model_id!r} is no model id: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'. Nothing was built"
+        raise SourceError(message) from None
+
+
+def _path(model: str) -> Path:
+    """A path the user gave. Raises SourceError for what can be none."""
+    try:
+        path = Path(model).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        message = f"{model[:200]!r} is no folder, file or model id ({error})"
+        raise SourceError(message) from None
+    if not model.strip():
+        message = "the checkpoint's name is empty: give its folder, a file or a model id"
+        raise SourceError(message)
+    return path
+
+
 def _plain(name: str) -> str:
     """A name made fit for a model id or a folder: other characters than letters, digits, `_`, `.` and `-` become `-`."""
-    return "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in name).lstrip(".-") or "unnamed"
+    return re.sub(r"[^\w.\-]", "-", name)[:150].lstrip(".-") or "unnamed"

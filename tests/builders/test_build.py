@@ -110,6 +110,18 @@ def test_weights_under_their_old_names_give_the_same_directions(tiny_checkpoint:
     assert all(torch.equal(old[direction.id].vector, direction.vector) for direction in new)
 
 
+def test_a_recipe_named_twice_is_built_once(tiny_checkpoint: Path) -> None:
+    once = build(open_folder(tiny_checkpoint), "a/b", recipes=["value"], top_k=2)
+    twice = build(open_folder(tiny_checkpoint), "a/b", recipes=["value", "value:input", "value@0-1"], top_k=2)
+    assert [direction.id for direction in twice] == [direction.id for direction in once]
+
+
+@pytest.mark.parametrize("how", [{"top_k": 0}, {"top_k": -1}, {"layers": []}, {"recipes": []}, {"device": "mps"}])
+def test_asking_for_nothing_is_refused(how: dict[str, object], tiny_checkpoint: Path) -> None:
+    with pytest.raises(SourceError, match="Nothing was built"):
+        build(open_folder(tiny_checkpoint), "a/b", **how)  # type: ignore[arg-type]
+
+
 def test_an_unknown_layer_is_refused_with_near_matches(tiny_checkpoint: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"'mid_block\.attentions\.0'"):
         build(open_folder(tiny_checkpoint), "a/b", layers=["mid_block.attention.0"])

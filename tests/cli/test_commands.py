@@ -137,6 +137,11 @@ def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: 
         (["build", "acme/tiny", "--top-k", "0"], 2, "--top-k"),
         (["build", "acme/tiny", "--device", "tpu"], 2, "--device"),
         (["build", "acme/tiny", "--model-id", "../x"], 2, "--model-id"),
+        (["build", "~nosuchuser/x"], 1, "is no folder, file or model id"),
+        (["build", "a" * 5000], 1, "is no folder, file or model id"),
+        (["build", ""], 1, "the checkpoint's name is empty"),
+        (["list", "--catalog", ""], 2, "--catalog"),
+        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/dev/null"], 1, "is no file"),
         (["steer", "acme/tiny", "--set", "smile=1", "--out", "OUT"], 1, "no label in acme/tiny: 'smile'"),
         (
             ["steer", "acme/tiny", "--set", MID[:-1] + "9=1", "--out", "OUT"],

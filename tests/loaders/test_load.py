@@ -23,6 +23,20 @@ def test_by_model_id_and_by_folder(kept: eb.Bank) -> None:
         assert [direction.full_id for direction in found] == [direction.full_id for direction in kept]
 
 
+def test_labels_given_in_the_catalog_are_there(kept: eb.Bank, tiny_checkpoint: Path) -> None:
+    from datetime import datetime, timezone
+
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.schemas import Label
+
+    direction = next(iter(kept))
+    with Catalog.open() as catalog:
+        label = Label(text="warm light", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
+        catalog.add_label(direction.full_id, label)
+    assert eb.load("acme/tiny")["warm light"].id == direction.id
+    assert bank_for(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
+
+
 def test_an_unknown_model_is_refused_with_near_matches(kept: eb.Bank) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'acme/tiny'"):
         eb.load("acme/tyni")

@@ -268,7 +268,54 @@ def test_a_set_of_another_width_or_architecture_is_refused(tmp_path: Path, bank:
         eb.steer(plain, {bank[f"{MID}/output-value/0"]: 1.0}, force=True)
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), "much", [], [[1.0]]])
+def test_a_label_with_a_slash_keeps_its_polarity(pipe: Any, bank: eb.Bank) -> None:
+    from datetime import datetime, timezone
+
+    from eigenbank.schemas import Label
+
+    direction = bank[f"{MID}/output-value/0"]
+    label = Label(text="beard/stubble", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
+    named = bank.labelled({direction.id: (label,)})
+    assert eb.steer(pipe, {"beard/stubble": 1.0}, bank=named).terms[0].vector @ direction.vector < 0
+
+
+def test_an_empty_bank_is_not_replaced_by_the_catalogs(pipe: Any, bank: eb.Bank) -> None:
+    empty = bank.replaced(bank.manifest.model_copy(update={"directions": ()}))
+    with pytest.raises(UnknownNameError):
+        eb.steer(pipe, {"smile": 1.0}, bank=empty)
+
+
+def test_a_refused_scale_changes_nothing(pipe: Any, bank: eb.Bank) -> None:
+    first, second = (bank[f"{MID}/output-value/{rank}"] for rank in (0, 1))
+    with eb.steer(pipe, {first: [1.0, 2.0], second: [0.0, 1.0]}) as handle:
+        before = draw(pipe, 2)
+        for scale, key in ((float("nan"), None), ("x", None), ([1.0, 2.0], None), ([1.0, 2.0, 3.0], first.id)):
+            with pytest.raises(SteerError):
+                handle.set_scale(scale, key)
+        assert torch.equal(draw(pipe, 2), before)
+
+
+def test_scales_are_not_spread_over_a_larger_batch(pipe: Any, bank: eb.Bank) -> None:
+    with eb.steer(pipe, {bank[f"{MID}/output-value/0"]: [1.0, 2.0]}), pytest.raises(MatchError, match="2 scales"):
+        draw(pipe, 4)
+
+
+def test_a_window_follows_the_scheduler_the_pipeline_has_now(pipe: Any, bank: eb.Bank) -> None:
+    from diffusers import DDIMScheduler
+
+    handle = eb.steer(pipe, {bank[f"{MID}/value@0.5-1/0"]: 1.0})
+    active: list[bool] = []
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with handle:
+        listening = pipe.unet.conv_out.register_forward_hook(
+            lambda *_: active.append(handle._hooks[0][1].delta is not None)
+        )
+        sample(pipe, [0], 6)
+        listening.remove()
+    assert active == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 3e38, "much", [], [[1.0]]])
 def test_a_scale_that_is_no_number_is_refused(scale: Any, pipe: Any, bank: eb.Bank) -> None:
     with pytest.raises(SteerError, match="the scale of"):
         eb.steer(pipe, {bank[f"{MID}/output-value/0"]: scale})

@@ -50,6 +50,12 @@ def test_a_vector_is_added_where_its_side_lives(slug: str, site: str) -> None:
     assert Recipe.parse(slug).site == site
 
 
+def test_a_window_is_read_back_as_it_is_written() -> None:
+    for start in (1e-7, 0.12345678, 1 / 3):
+        recipe = Recipe(matrix="value", window=Window(start=start, end=1))
+        assert Recipe.parse(recipe.slug) == recipe
+
+
 def test_a_window_holds_the_steps_that_begin_in_it() -> None:
     window = Window(start=0.25, end=0.75)
     assert [step / 8 in window for step in range(8)] == [False, False, True, True, True, True, False, False]

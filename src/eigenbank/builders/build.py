@@ -12,6 +12,7 @@ from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import gram, matrix_of
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
+from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SourceError
 from eigenbank.schemas.layer import Role
 from eigenbank.schemas.recipe import Site
@@ -42,7 +43,13 @@ def build(
     Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. `device` is `auto`
     (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Raises SourceError or UnknownNameError.
     """
-    chosen = [Recipe.parse(slug) for slug in dict.fromkeys(recipes)]
+    chosen = list({recipe.slug: recipe for recipe in map(Recipe.parse, recipes)}.values())
+    if not chosen or not layers or not 1 <= top_k <= MAX_RANKS:
+        message = (
+            f"{len(chosen)} recipes, {len(layers)} layer globs and top_k={top_k}: expected at least one of each, and "
+            f"top_k from 1 to {MAX_RANKS}. Nothing was built"
+        )
+        raise SourceError(message)
     for recipe in chosen:
         matrix_of(recipe)
     found = choose_layers(find_layers(source).layers, list(layers))
@@ -102,6 +109,9 @@ def pick_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("auto", "cpu", "cuda"):
+        message = f"no device {device!r}: expected auto, cpu or cuda. Nothing was built"
+        raise SourceError(message)
     if device == "cuda" and not torch.cuda.is_available():
         message = "there is no CUDA device: nothing was built. Use --device auto or cpu"
         raise SourceError(message)
@@ -155,5 +165,10 @@ def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
 def _now() -> datetime.datetime:
     """The time a set is made; `SOURCE_DATE_EPOCH` makes it reproducible."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc) if epoch else None
-    return now or datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    if not epoch:
+        return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    try:
+        return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        message = f"SOURCE_DATE_EPOCH is {epoch!r}: expected seconds since 1970. Nothing was built"
+        raise SourceError(message) from None

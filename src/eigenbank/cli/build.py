@@ -8,6 +8,7 @@ import click
 
 from eigenbank.cli.options import catalog_option, source_options
 from eigenbank.cli.output import emit, output_options, progress_bar, say
+from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
     from eigenbank.builders.store import Source
@@ -54,10 +55,13 @@ def build(
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
     """
     from eigenbank.workflows import build as build_bank
-    from eigenbank.workflows import keep, open_source
+    from eigenbank.workflows import check_model_id, keep, open_source
 
     if model_id is not None:
-        check_model_id(model_id)
+        try:
+            check_model_id(model_id)
+        except SourceError as error:
+            raise click.BadParameter(str(error), param_hint="--model-id") from None
     started = time.perf_counter()
     found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
     with progress_bar() as progress:
@@ -97,16 +101,3 @@ def network(source: "Source") -> str:
 
     count = received(source)
     return f"; {count:,} bytes came over the network, of {source.total:,} the weights take" if count else ""
-
-
-def check_model_id(model_id: str) -> None:
-    """Raise BadParameter for what is no model id."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from eigenbank.schemas.common import ModelId
-
-    try:
-        TypeAdapter(ModelId).validate_python(model_id)
-    except ValidationError:
-        message = f"{model_id!r}: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'"
-        raise click.BadParameter(message, param_hint="--model-id") from None

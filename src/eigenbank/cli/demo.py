@@ -20,7 +20,7 @@ SCALE = 1.0
 SCREEN_SEEDS = tuple(range(100, 104))
 CONFIRM_SEEDS = tuple(range(200, 212))
 STEPS = 10
-FACES = "5,10,20"
+FACES = "5,18,27"
 """Three faces that differ in skin, hair and beard, so that a slider can be seen at work. Not among the labels' seeds."""
 
 

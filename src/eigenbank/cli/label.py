@@ -44,7 +44,8 @@ def label(
     """Name directions by what they do: an attribute model reads edited images; a clear, steady leader becomes the label.
 
     MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
-    attribute measured again on others. The set is written anew; the former one is not changed.
+    attribute measured again on others. The set is written anew and takes the
+    former one's place in the catalog.
 
     \b
     Example:

@@ -68,7 +68,6 @@ def cli(ctx: click.Context, debug: bool) -> None:
     Example:
       eigenbank demo
     """
-    ctx.obj = {"debug": debug}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -11,6 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _use_catalog(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None and not value.strip():
+        message = "the catalog's place is empty: give a path or a database URL"
+        raise click.BadParameter(message, param_hint="--catalog")
     if value is not None:
         os.environ["EIGENBANK_CATALOG"] = value
 

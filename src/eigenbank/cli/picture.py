@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +168,9 @@ def _open(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
 
 def check_out(out: Path) -> None:
     """Raise SteerError, before anything is drawn, where no picture could be written."""
+    if out.exists() and not out.is_file():
+        message = f"{out} is there and is no file: no picture was drawn. Choose another --out"
+        raise SteerError(message)
     if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
         message = (
             f"{out.absolute().parent} is no folder that can be written to: no picture was drawn. Choose another --out"
@@ -176,12 +180,17 @@ def check_out(out: Path) -> None:
 
 def _save(sheet: "Image", out: Path) -> None:
     """Write a PNG by one atomic move."""
-    work = out.with_name(f".{out.name}.partial")
     try:
-        sheet.save(work, format="PNG")
-        work.replace(out)
+        handle, name = tempfile.mkstemp(prefix=f".{out.name[:40]}-", suffix=".partial", dir=out.absolute().parent)
+        os.close(handle)
+        work = Path(name)
+        try:
+            sheet.save(work, format="PNG")
+            work.chmod(0o644)
+            work.replace(out)
+        finally:
+            work.unlink(missing_ok=True)
     except OSError as error:
-        work.unlink(missing_ok=True)
         message = f"{out} cannot be written ({error.strerror or error}): no picture was saved. Choose another --out"
         raise SteerError(message) from error
     say(f"wrote {out}")

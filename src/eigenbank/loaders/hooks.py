@@ -19,14 +19,15 @@ from eigenbank.schemas.recipe import Site
 class AddHook(ModelHook):  # type: ignore[misc]
     """Adds `delta` to every token at the module's input or output; does nothing while `delta` is None.
 
-    `delta` is `(d,)`, the same for all samples, or `(b, d)` with a row per sample, tiled where a pipeline stacks several
-    passes into one batch (classifier-free guidance).
+    `delta` is `(d,)`, the same for all samples, or `(b, d)` with a row per sample; with `tiled` it is repeated where a
+    pipeline stacks several passes into one batch (classifier-free guidance).
     """
 
-    def __init__(self, at: str, channel_axis: int) -> None:
+    def __init__(self, at: str, channel_axis: int, *, tiled: bool) -> None:
         super().__init__()
         self.at = at
         self.channel_axis = channel_axis
+        self.tiled = tiled
         self.delta: Tensor | None = None
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -46,7 +47,7 @@ class AddHook(ModelHook):  # type: ignore[misc]
         assert self.delta is not None
         delta = self.delta.to(hidden)
         if delta.ndim == 2:
-            if hidden.shape[0] % delta.shape[0]:
+            if hidden.shape[0] % delta.shape[0] or (hidden.shape[0] != delta.shape[0] and not self.tiled):
                 message = (
                     f"the edit has {delta.shape[0]} scales, one per sample, and the batch is {hidden.shape[0]}: "
                     "give as many scales as the pipeline makes images"
@@ -144,25 +145,28 @@ def detach(module: nn.Module, name: str) -> None:
             del module.__dict__["forward"]
 
 
-def run_progress(scheduler: Any, train_steps: int) -> Callable[[Any], float]:
+def run_progress(owner: Any) -> Callable[[Any], float]:
     """How to tell, from the timestep a denoiser is called with, the fraction of the run that lies behind.
 
-    With the pipeline's scheduler: the step's place among its timesteps. Without: one minus the timestep over
-    `train_steps`.
+    With the scheduler that the pipeline `owner` has at that moment: the place of the nearest of its timesteps. Without
+    one: one minus the timestep over the number of timesteps trained on (1000 where that is not known).
     """
     table: dict[float, float] = {}
     known: list[Any] = [None]
 
     def progress(timestep: Any) -> float:
         value = float(timestep.flatten()[0]) if isinstance(timestep, torch.Tensor) else float(timestep)
-        timesteps = getattr(scheduler, "timesteps", None)
+        timesteps = getattr(getattr(owner, "scheduler", None), "timesteps", None)
         if timesteps is None:
+            train_steps = getattr(getattr(owner, "config", None), "num_train_timesteps", None) or 1000
             return min(max(1 - (value + 1) / train_steps, 0.0), 1 - 1e-9)
         if timesteps is not known[0]:
             known[0] = timesteps
             table.clear()
             for index, step in enumerate(timesteps.tolist()):
                 table.setdefault(float(step), index / len(timesteps))
-        return table.get(value, 0.0)
+        if value not in table:
+            table[value] = table[min(table, key=lambda step: abs(step - value))]
+        return table[value]
 
     return progress

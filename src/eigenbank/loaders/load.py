@@ -6,9 +6,10 @@ from typing import Any
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
+from eigenbank.schemas import Label
 from eigenbank.schemas.errors import UnknownNameError
 
-__all__ = ["bank_for", "load", "no_set"]
+__all__ = ["bank_for", "load", "no_set", "with_own_labels"]
 
 
 def load(model_id: str, *, catalog: str | None = None, revision: str | None = None, repo: str | None = None) -> Bank:
@@ -25,7 +26,7 @@ def load(model_id: str, *, catalog: str | None = None, revision: str | None = No
     if (Path(model_id) / "manifest.json").is_file():
         return Bank.open(Path(model_id))
     with Catalog.open(catalog) as opened:
-        return Bank.open(find_set(model_id, opened, revision=revision, repo=repo))
+        return with_own_labels(Bank.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
 
 
 def bank_for(pipe: Any) -> Bank:
@@ -43,4 +44,19 @@ def bank_for(pipe: Any) -> Bank:
         found = opened.set_at(origin) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
-        return Bank.open(folder_for(found))
+        return with_own_labels(Bank.open(folder_for(found)), opened)
+
+
+def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:
+    """The bank with the labels that people gave its directions in this catalog, which the set itself does not hold."""
+    given: dict[str, tuple[Label, ...]] = {}
+    cursor = None
+    while True:
+        page = catalog.search(model=bank.model_id, source="human", limit=1000, cursor=cursor)
+        for row in page.rows:
+            if row.id in bank:
+                held = bank[row.id].labels
+                given[bank[row.id].id] = (*held, *(label for label in row.labels if label not in held))
+        cursor = page.cursor
+        if cursor is None:
+            return bank.labelled(given) if given else bank

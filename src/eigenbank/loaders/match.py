@@ -1,7 +1,5 @@
 """Does a direction belong to this pipeline? The pipeline's own weights are asked, never its name."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +8,6 @@ from eigenbank.registry.recipes import gram
 from eigenbank.schemas import Layer, Recipe
 from eigenbank.schemas.errors import MatchError
 from eigenbank.schemas.layer import Role
-
-Verdict = Literal["exact", "transfer", "foreign"]
 
 TRANSFER = 0.9
 """Least cos∠(M′v, v) of a direction that still counts as the pipeline's own. A random unit vector reaches the ratio of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.registry.shipped import locate, shipped_checkpoint
+from eigenbank.registry.shipped import locate
 from eigenbank.schemas.errors import SourceError, SteerError
 
 COMPONENTS = ("unet", "transformer", "prior")
@@ -38,15 +38,6 @@ def origin_of(pipe: Any) -> str | None:
             # A denoiser of its own was loaded from a subfolder of the checkpoint.
             return locate(path.parent if (path.parent / "model_index.json").is_file() else path)
     return None
-
-
-def checkpoint_folder(model: str, location: Path | None = None) -> Path:
-    """The folder of a checkpoint: what ships, what the catalog knows (`location`), or a path. Raises SourceError."""
-    folder = shipped_checkpoint(model) or location or Path(model)
-    if not folder.is_dir():
-        message = f"no checkpoint of {model!r} on this machine: give the path of its folder, or build it first"
-        raise SourceError(message)
-    return folder
 
 
 def open_pipeline(folder: Path, device: str = "cpu") -> Any:
@@ -88,6 +79,13 @@ def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: An
     if steps is not None:
         call["num_inference_steps"] = steps
     call.setdefault(count, len(seeds))
+    if not seeds or (steps is not None and steps < 1):
+        message = f"{len(seeds)} seeds and {steps} steps: expected at least one of each"
+        raise SteerError(message)
+    if getattr(pipe, "dtype", None) is torch.bfloat16:
+        # Pipelines hand images out through NumPy, which has no bfloat16.
+        message = "diffusers cannot draw images from a bfloat16 pixel pipeline: load it in float16 or float32"
+        raise SteerError(message)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipe(generator=generators, output_type="np", **call).images
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().contiguous()

@@ -4,6 +4,7 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
     images = pipe().images
 """
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ Scale = float | Sequence[float] | Tensor
 # A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
 Edits = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
 
+MAX_SCALE = 1e4
+"""Largest scale taken, in token lengths; pictures break at a few."""
+
 _numbers = itertools.count()
 
 
@@ -43,10 +47,10 @@ class Term:
 class Steering:
     """An edit of one pipeline: a context manager, or a handle with `attach`, `set_scale` and `remove`."""
 
-    def __init__(self, denoiser: nn.Module, terms: list[Term], scheduler: Any = None) -> None:
+    def __init__(self, denoiser: nn.Module, terms: list[Term], owner: Any = None) -> None:
         self.denoiser = denoiser
         self.terms = terms
-        self._scheduler = scheduler
+        self._owner = owner
         self._factor = 1.0
         self._progress = 0.0
         self._name = f"eigenbank-{next(_numbers)}"
@@ -68,14 +72,13 @@ class Steering:
             sites.setdefault((term.direction.layer, term.direction.recipe.site), []).append(term)
         try:
             if any(not term.direction.recipe.window.whole for term in self.terms):
-                config = getattr(self.denoiser, "config", None)
-                train_steps = getattr(getattr(self._scheduler, "config", config), "num_train_timesteps", None) or 1000
-                clock = ClockHook(run_progress(self._scheduler, int(train_steps)), self._move)
+                clock = ClockHook(run_progress(self._owner), self._move)
                 self._put(self.denoiser, clock)
+            guided = "encoder_hidden_states" in inspect.signature(type(self.denoiser).forward).parameters
             for (_, site), terms in sites.items():
                 layer = terms[0].direction.bank.layers[terms[0].direction.layer]
                 module, at, axis = site_of(self.denoiser, layer, site)
-                hook = AddHook(at, axis)
+                hook = AddHook(at, axis, tiled=guided)
                 self._put(module, hook, site)
                 self._hooks.append((module, hook, terms))
             self._refresh()
@@ -84,17 +87,25 @@ class Steering:
             raise
         return self
 
-    def set_scale(self, scale: float, key: str | None = None) -> None:
-        """Set the scale of one direction by its key in the edit, or, without a key, a factor on all of them."""
+    def set_scale(self, scale: Scale, key: str | None = None) -> None:
+        """Set the scale of one direction by its key in the edit, or, without a key, a factor on all of them.
+
+        Raises SteerError for what is no scale, or no part of the edit; then nothing has changed.
+        """
         if key is None:
-            self._factor = float(scale)
+            factor = _as_scale(scale, "all directions")
+            if factor.ndim:
+                message = "a factor on all directions is one number: name a direction to give each sample its own scale"
+                raise SteerError(message)
+            self._factor = float(factor)
         else:
-            found = [term for term in self.terms if term.key == key]
-            if not found:
+            if key not in [term.key for term in self.terms]:
                 message = f"{key!r} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
                 raise SteerError(message)
-            for term in found:
-                term.scale = _as_scale(scale, key)
+            value = _as_scale(scale, key)
+            _check_batches([value, *(term.scale for term in self.terms if term.key != key)])
+            for term in self.terms:
+                term.scale = value if term.key == key else term.scale
         self._refresh()
 
     def remove(self) -> None:
@@ -143,9 +154,9 @@ def steer(pipe: Any, edits: Edits, *, bank: Bank | None = None, force: bool = Fa
     the catalog's set for the checkpoint the pipeline was loaded from.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
-    another width or architecture) or SteerError.
+    another width or architecture) or SteerError. A deep copy made of the pipeline while it is steered keeps the edit.
     """
-    if not edits:
+    if not isinstance(edits, Mapping) or not edits:
         message = "an edit needs at least one direction: steer(pipe, {'label': scale})"
         raise SteerError(message)
     denoiser = denoiser_of(pipe)
@@ -154,22 +165,19 @@ def steer(pipe: Any, edits: Edits, *, bank: Bank | None = None, force: bool = Fa
         if isinstance(key, Direction):
             chosen.append((key.id, key, 1, scale))
             continue
-        bank = bank or bank_for(pipe)
-        if "/" in key or "#" in key:
-            chosen.append((key, bank[key], 1, scale))
-        else:
-            label, direction = bank.named(key)
-            chosen.append((key, direction, label.polarity, scale))
+        if not isinstance(key, str):
+            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
+            raise SteerError(message)
+        bank = bank_for(pipe) if bank is None else bank
+        direction, polarity = bank.find(key)
+        chosen.append((key, direction, polarity, scale))
     lengths = token_lengths(pipe, [direction for _, direction, _, _ in chosen])
     terms = []
     for (key, direction, polarity, scale), length in zip(chosen, lengths, strict=True):
         vector = direction.vector * (polarity * length)
         terms.append(Term(key, direction, vector, _as_scale(scale, key), check_match(denoiser, direction, force)))
-    batches = {len(term.scale) for term in terms if term.scale.ndim}
-    if len(batches) > 1:
-        message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
-        raise SteerError(message)
-    return Steering(denoiser, terms, scheduler=getattr(pipe, "scheduler", None))
+    _check_batches([term.scale for term in terms])
+    return Steering(denoiser, terms, owner=pipe)
 
 
 def check_match(denoiser: nn.Module, direction: Direction, force: bool = False) -> str:
@@ -195,7 +203,14 @@ def _as_scale(scale: Scale, key: str) -> Tensor:
         value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         value = torch.tensor(float("nan"))
-    if value.ndim > 1 or value.numel() == 0 or not bool(value.isfinite().all()):
-        message = f"the scale of {key!r} is {scale!r}: expected a finite number, or one per sample of the batch"
+    if value.ndim > 1 or value.numel() == 0 or not bool((value.abs() <= MAX_SCALE).all()):
+        message = f"the scale of {key!r} is {scale!r}: expected a number of at most ±{MAX_SCALE:g}, or one per sample of the batch"
         raise SteerError(message)
     return value
+
+
+def _check_batches(scales: Sequence[Tensor]) -> None:
+    batches = {len(scale) for scale in scales if scale.ndim}
+    if len(batches) > 1:
+        message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
+        raise SteerError(message)

@@ -10,6 +10,7 @@ from torch import Tensor
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank, Direction
+from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,8 +57,12 @@ def sweep(
 
     `steps` and `call` go to the pipeline. Raises as `steer` does.
     """
-    per_sample = torch.tensor(list(scales), dtype=torch.float32).repeat(len(seeds))
+    scales, seeds = tuple(scales), tuple(seeds)
+    if not scales or not seeds:
+        message = f"a sweep over {len(scales)} scales and {len(seeds)} seeds draws nothing: give at least one of each"
+        raise SteerError(message)
+    per_sample = torch.tensor(scales, dtype=torch.float32).repeat(len(seeds))
     with steer(pipe, {direction: per_sample}, bank=bank, force=force):
         pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
     name = direction.id if isinstance(direction, Direction) else direction
-    return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), tuple(scales), tuple(seeds))
+    return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)

@@ -132,14 +132,24 @@ class Bank:
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
+        return self.find(key)[0]
+
+    def find(self, key: str) -> tuple[Direction, int]:
+        """The direction of that id, or the best one of that label, and the sign that makes it more of what was asked for.
+
+        Raises UnknownNameError, with near matches, where there is neither.
+        """
         direction = self._by_id.get(self._bare(key))
-        return direction if direction is not None else self.named(key)[1]
+        if direction is not None:
+            return direction, 1
+        label, direction = self.named(key)
+        return direction, label.polarity
 
     def named(self, text: str) -> tuple[Label, Direction]:
         """The best direction labelled `text`, and that label, whose polarity says which way is more of it."""
         found = self._by_label.get(text.casefold())
         if not found:
-            if "/" in text:
+            if text.count("/") >= 2:
                 raise unknown(kind=f"direction in {self.model_id}:", name=text, known=self._by_id)
             labels = [pairs[0][0].text for pairs in self._by_label.values()]
             hint = f"See all: eigenbank list --model {self.model_id}"
@@ -165,7 +175,7 @@ class Bank:
 
     def replaced(self, manifest: Manifest) -> "Bank":
         """The same vectors under another manifest (new labels, new token lengths)."""
-        return Bank(manifest, vectors=self.vectors)
+        return Bank(manifest, vectors=self._given) if self._given is not None else Bank(manifest, folder=self.folder)
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
         """The same bank with the labels of the given directions (by id) replaced."""

@@ -5,11 +5,19 @@ from pathlib import Path
 
 import platformdirs
 
+from eigenbank.schemas.errors import CatalogError
+
 
 def home() -> Path:
     """The folder of the catalog and of the sets built here: `EIGENBANK_HOME`, else the platform's data directory."""
     chosen = os.environ.get("EIGENBANK_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("eigenbank"))
+    if not chosen:
+        return Path(platformdirs.user_data_dir("eigenbank"))
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:
+        message = f"EIGENBANK_HOME is {chosen!r}, whose user is not known: set it to a folder"
+        raise CatalogError(message) from None
 
 
 def sets_folder() -> Path:

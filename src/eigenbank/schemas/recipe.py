@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import UnknownNameError
@@ -16,11 +16,14 @@ _SLUG = re.compile(
 )
 
 
-class Window(Model):
-    """A part of the denoising run, in fractions of it: 0 is the first (noisiest) step, 1 the end."""
+Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda value: round(value, 4))]
 
-    start: Annotated[float, Field(ge=0, le=1)] = 0.0
-    end: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+class Window(Model):
+    """A part of the denoising run, in fractions of it to four decimals: 0 is the first (noisiest) step, 1 the end."""
+
+    start: Fraction = 0.0
+    end: Fraction = 1.0
 
     @model_validator(mode="after")
     def _ordered(self) -> "Window":
@@ -84,7 +87,9 @@ class Recipe(Model):
     @property
     def slug(self) -> str:
         """The written form; `Recipe.parse` reads it back."""
-        return self.basis if self.window.whole else f"{self.basis}@{self.window.start:g}-{self.window.end:g}"
+        return (
+            self.basis if self.window.whole else f"{self.basis}@{_plain(self.window.start)}-{_plain(self.window.end)}"
+        )
 
     @property
     def site(self) -> Site:
@@ -92,3 +97,8 @@ class Recipe(Model):
         block's output. `query-key` reads on both sides: both its factors act on the layer's input.
         """
         return "block-output" if self.side == "output" and self.matrix != "query-key" else "projection-input"
+
+
+def _plain(fraction: float) -> str:
+    """A fraction without an exponent, to the four decimals a window has."""
+    return f"{fraction:.4f}".rstrip("0").rstrip(".")
