@@ -25,7 +25,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalog and sets folder of the test's own, and no Hub: tests that need one run clients of `hub.fixtures`."""
     folder = tmp_path / "home"
     monkeypatch.setenv("EIGENBANK_HOME", str(folder))
-    monkeypatch.delenv("EIGENBANK_CATALOG", raising=False)
+    # Set, then deleted: so that what `--catalog` puts into the environment is taken back too.
+    monkeypatch.setenv("EIGENBANK_CATALOG", "")
+    monkeypatch.delenv("EIGENBANK_CATALOG")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
 

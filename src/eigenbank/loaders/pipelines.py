@@ -31,10 +31,10 @@ def origin_of(pipe: Any) -> str | None:
     for owner in (pipe, denoiser_of(pipe)):
         config = getattr(owner, "config", None)
         name = getattr(config, "_name_or_path", None) or (config.get("_name_or_path") if config else None)
-        if isinstance(name, str) and name:
+        if isinstance(name, (str, Path)) and str(name):
             path = Path(name)
             if not path.is_dir():
-                return name
+                return str(name)
             # A denoiser of its own was loaded from a subfolder of the checkpoint.
             return locate(path.parent if (path.parent / "model_index.json").is_file() else path)
     return None
