@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from making import make_checkpoint
 
 from eigenbank.registry.shipped import data_folder
@@ -28,7 +29,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Set, then deleted: so that what `--catalog` puts into the environment is taken back too.
     monkeypatch.setenv("EIGENBANK_CATALOG", "")
     monkeypatch.delenv("EIGENBANK_CATALOG")
+    # The client reads the variable when it is imported, processes started by a test read it anew.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return folder
 
 

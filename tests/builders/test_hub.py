@@ -50,7 +50,8 @@ class Moody(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[http.server.ThreadingHTTPServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.ThreadingHTTPServer]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Moody)
     made.body = bytes(range(256)) * 4096  # type: ignore[attr-defined]
     made.moods = []  # type: ignore[attr-defined]

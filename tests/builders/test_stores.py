@@ -160,7 +160,6 @@ def test_a_fused_projection_in_its_original_layout_is_followed_to_its_rows(tmp_p
     assert source.bytes_read == 2 * 32 * 32 * 4
 
 
-@pytest.mark.slow
 def test_a_layout_nobody_knows_is_refused(tmp_path: Path) -> None:
     save_file({"some.weight": noise(2, 2)}, tmp_path / "x.safetensors")
     with pytest.raises(SourceError, match="nothing was built"):

@@ -1,6 +1,5 @@
 """Over every denoiser class of diffusers: discovery finds what a second witness of the forward pass sees."""
 
-import os
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ def test_discovery_agrees_with_the_witness(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("EIGENBANK_SLOW"), reason="takes minutes: EIGENBANK_SLOW=1 runs it")
 @pytest.mark.parametrize("name", [name for name in CLASSES if name not in QUICK])
 def test_discovery_agrees_with_the_witness_for_every_other_class(name: str) -> None:
     check(name, CLASSES[name])

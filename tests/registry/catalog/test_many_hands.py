@@ -21,7 +21,6 @@ from .made import label, manifest
 if sys.platform == "win32":
     pytest.skip("processes are forked", allow_module_level=True)
 FORK = multiprocessing.get_context("fork")
-SLOW = pytest.mark.skipif("EIGENBANK_SLOW" not in os.environ, reason="slow: set EIGENBANK_SLOW=1")
 MID = "mid_block.attentions.0/value/0"
 
 
@@ -51,7 +50,7 @@ def work(path: Path, number: int, until: float, results: Any) -> None:
         results.put((number, sets, labels, f"{type(error).__name__}: {error}"))
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.slow, SLOW])])
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_sixteen_processes_lose_nothing_and_are_never_locked_out(path: Path, seconds: float) -> None:
     with Catalog.open(path, shipped=False) as catalog:
         catalog.add_set(manifest("shared/faces", {MID: [label("smile", 0.5)]}), location="/x", digest="x")
@@ -109,7 +108,7 @@ def flicker(path: Path) -> None:
             catalog.add_label(f"acme/faces#{MID}", label(f"word {number}", source="human:ann"))
 
 
-@pytest.mark.parametrize("times", [8, pytest.param(200, marks=[pytest.mark.slow, SLOW])])
+@pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_killed_writer_leaves_the_old_state_or_the_new(path: Path, times: int) -> None:
     rng = random.Random(1)
     with Catalog.open(path, shipped=False) as catalog:

@@ -41,8 +41,7 @@ def cases(kinds: tuple[str, ...]) -> list[object]:
     for kind in kinds:
         for name in FAULTS:
             quick = name in SAMPLE and not (kind in RETRIED and name in ("503", "reset", "lost"))
-            # The whole matrix takes minutes: the normal suite keeps the requests that move data.
-            marks = [] if quick and kind in ("commit", "get", "info") else [pytest.mark.slow]
+            marks = [] if quick else [pytest.mark.slow]
             found.append(pytest.param(kind, name, id=f"{kind}-{name}", marks=marks))
     return found
 
