@@ -6,7 +6,8 @@ quantised, so that only their shapes can be compared. `foreign`: it is no eigenv
 no such layer, or it has another width.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Direction
 from eigenbank.registry.digest import weights_digest
 from eigenbank.registry.recipes import matrix_of, weights_by_head
-from eigenbank.schemas import Layer, Recipe
+from eigenbank.schemas import Layer, Part, Recipe
 from eigenbank.schemas.errors import MatchError
 from eigenbank.schemas.layer import Role
 
@@ -91,6 +92,31 @@ def match_weights(weights: Mapping[Role, Tensor], layer: Layer, directions: Iter
         reason = None if verdict == "transfer" else f"cos∠(M′v, v) = {score:.3f}, at least {TRANSFER} expected"
         found.append(Match(direction, verdict, score, reason))
     return found
+
+
+def match_stored(
+    shape: Callable[[str], tuple[int, ...] | None],
+    read: Callable[[list[Part]], list[Tensor]],
+    layer: Layer,
+    directions: Iterable[Direction],
+) -> list[Match]:
+    """How directions of a layer match a stored checkpoint, given the shapes of its tensors and a way to read parts of them."""
+    chosen = list(directions)
+    reason = None
+    for role, part in layer.tensors.items():
+        stored = shape(part.tensor)
+        if stored is None:
+            reason = f"the checkpoint has no {part.tensor}: the directions belong to another architecture"
+        elif role == "query" and math.prod(stored[1:]) != layer.width:
+            reason = f"the directions of {layer.name} are {layer.width} wide, the checkpoint's layer is {math.prod(stored[1:])} wide"
+        elif any(end > stored[0] for _, end in part.rows or ()):
+            reason = f"{part.tensor} has {stored[0]} rows, fewer than the set describes"
+        if reason is not None:
+            return [Match(direction, "incompatible", reason=reason) for direction in chosen]
+    weights = dict(zip(layer.tensors, read(list(layer.tensors.values())), strict=True))
+    if any(is_quantised(weight) for weight in weights.values()):
+        weights = {}
+    return match_weights(weights, layer, chosen)
 
 
 def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) -> list[Match]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenbank.schemas import Layer, Place
-from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.errors import MatchError
 from eigenbank.schemas.recipe import Site
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "prior", "decoder", "denoiser", "model")
@@ -136,29 +136,7 @@ class Target:
         return any(code.count(f"self.{name}(") > 1 for name in self.wrappers if name)
 
 
-class DiffusersLoader:
-    """Knows diffusers' pipelines, and any module that denoises."""
-
-    name = "diffusers"
-
-    def knows(self, owner: Any) -> bool:
-        """Whether the object is a module, or has a module under a name of a denoiser or one that denoises."""
-        return isinstance(owner, nn.Module) or bool(_components(owner))
-
-    def open(self, owner: Any) -> Target:
-        """The target of a pipeline or module. Raises SteerError where it has no denoiser."""
-        if isinstance(owner, nn.Module):
-            return Target(owner, {"": owner})
-        found = _components(owner)
-        if not found:
-            message = (
-                f"a {type(owner).__name__} has no denoiser eigenbank knows: expected one of {', '.join(COMPONENTS)}"
-            )
-            raise SteerError(message)
-        return Target(owner, found)
-
-
-def _components(owner: Any) -> dict[str, nn.Module]:
+def components(owner: Any) -> dict[str, nn.Module]:
     """The denoisers of a pipeline by name: those of the usual names first, then whatever else takes noise and a time."""
     parts = getattr(owner, "components", None)
     others = list(parts) if isinstance(parts, Mapping) else []
@@ -169,9 +147,6 @@ def _components(owner: Any) -> dict[str, nn.Module]:
         if isinstance(module, nn.Module) and (name in ("unet", "transformer") or is_denoiser(module)):
             found.setdefault(name, module)
     return found
-
-
-LOADER = DiffusersLoader()
 
 
 def arguments_of(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A stranger's plugin that fails to import is skipped and reported, never fatal; t
 error that names both.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -12,11 +11,11 @@ from typing import Any
 
 from eigenbank.schemas.errors import EigenbankError
 
-GROUPS = {
-    "eigenbank.families": "family: which layers a checkpoint has",
-    "eigenbank.loaders": "loader: how a pipeline is steered",
+GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "eigenbank.families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
+    "eigenbank.loaders": ("makes pipelines steerable", ("name", "knows", "open")),
 }
-"""The groups of entry points, and what a plugin of each is for."""
+"""The groups of entry points: what a plugin of each does, and the attributes it must have."""
 
 
 class PluginError(EigenbankError):
@@ -40,16 +39,16 @@ class Plugin:
         return "loaded" if self.problem is None else "skipped"
 
 
-def load_plugins(group: str, *, needs: Sequence[str] = ()) -> list[Plugin]:
-    """The installed plugins of a group. Those that do not import, or lack an attribute of `needs`, carry a `problem`.
+def load_plugins(group: str) -> list[Plugin]:
+    """The installed plugins of a group. Those that do not import, or lack an attribute they must have, carry a `problem`.
 
     Raises PluginError when two packages offer one name.
     """
-    return _loaded(group, tuple(entry_points(group=group)), tuple(needs))
+    return _loaded(group, tuple(entry_points(group=group)))
 
 
 @cache
-def _loaded(group: str, points: tuple[EntryPoint, ...], needs: tuple[str, ...]) -> list[Plugin]:
+def _loaded(group: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
     found: dict[str, Plugin] = {}
     for point in points:
         owner = point.dist.name if point.dist else "an unknown package"
@@ -64,7 +63,7 @@ def _loaded(group: str, points: tuple[EntryPoint, ...], needs: tuple[str, ...]) 
         loaded, problem = None, None
         try:
             loaded = point.load()
-            missing = [name for name in needs if not hasattr(loaded, name)]
+            missing = [name for name in GROUPS[group][1] if not hasattr(loaded, name)]
             problem = f"it lacks {', '.join(missing)}" if missing else None
         except Exception as error:  # a stranger's plugin must not take the program down
             problem = f"{type(error).__name__}: {error}"
