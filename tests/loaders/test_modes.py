@@ -1,0 +1,38 @@
+"""What docs/modes.md says of every mode is so."""
+
+import modes
+import pytest
+
+
+def table() -> dict[str, list[str]]:
+    """Mode → what the page says, one entry for each way to edit."""
+    text = modes.DOCS.read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    return {row[0]: row[2:] for row in rows[1:]}
+
+
+def test_the_page_lists_every_mode_and_every_way_to_edit() -> None:
+    assert modes.DOCS.read_text(encoding="utf-8").startswith(modes.HEAD)
+    assert list(table()) == [mode.name for mode in modes.MODES]
+
+
+def _marks(mode: modes.Mode, number: int) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if mode.slow or number != NUMBERS.get(mode.name, 0) else []
+
+
+NUMBERS = {"none, Wan": 1, "bfloat16": 2, "LoRA, loaded before": 4, "group offload, by leaf": 1, "First Block Cache": 1}
+"""Which way to edit the normal suite looks at in each mode, the first where nothing is said; the slow one looks at all."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        pytest.param(mode, number, id=f"{mode.name}: {edit.name}", marks=_marks(mode, number))
+        for mode in modes.MODES
+        for number, edit in enumerate(modes.EDITS)
+    ],
+)
+def test_a_mode_does_what_the_page_says(mode: modes.Mode, number: int) -> None:
+    assert modes._short(modes.outcome(mode, modes.EDITS[number])) == table()[mode.name][number]
