@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pipes
 import pytest
+import tiny
 import torch
 import zoo
 
@@ -90,17 +90,17 @@ def test_an_eager_run_gives_the_same_edit() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_guided_and_scheduled_run_is_compiled_once() -> None:
-    pipe, counting = pipes.stable_diffusion(), Counting()
-    bank = pipes.bank_for(pipe)
+    pipe, counting = tiny.stable_diffusion(), Counting()
+    bank = tiny.bank_for(pipe)
     pipe.unet = torch.compile(pipe.unet, backend=counting)
-    pipes.draw(pipe, 2)
+    tiny.draw(pipe, 2)
     plain = counting.graphs
     direction = next(iter(bank))
     with eb.steer(pipe, {direction: lambda done: [done, 1 - done]}, guidance="conditional") as handle:
-        pipes.draw(pipe, 2)
+        tiny.draw(pipe, 2)
         steered = counting.graphs
         handle.set_scale(lambda done: [1.0, done], direction.id)
-        pipes.draw(pipe, 2, steps=5)
+        tiny.draw(pipe, 2, steps=5)
         assert counting.graphs == steered > plain
 
 
