@@ -8,6 +8,7 @@ turns, and the ratio of a variant is the median over the rounds of its time by i
 
 import copy
 import json
+import os
 import platform
 import statistics
 import sys
@@ -309,44 +310,50 @@ def growth(steps: int) -> dict[str, Any]:
     return {"lines": lines, "sums": sums, "scale 0 is exact": torch.equal(plain, base), "seeds": len(seeds)}
 
 
+PARTS = ("overhead", "beside", "sweep", "growth")
+
+
 @click.command()
+@click.option("--part", "chosen", type=click.Choice(PARTS), multiple=True, help="Measure only this anew; repeatable.")
 @click.option("--steps", default=4, show_default=True)
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/steering.json"))
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/steering.md"))
-def main(steps: int, rounds: int, out: Path, page: Path) -> None:
-    """Measure, and write the figures and their page."""
+def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path) -> None:
+    """Measure, and write the figures and their page. Parts that are not measured anew are kept as they were."""
     warnings.simplefilter("ignore")
     from diffusers.utils import logging
 
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    started = time.perf_counter()
-    shared = parts()
-    document = {
+    document = json.loads(out.read_text(encoding="utf-8")) if chosen and out.is_file() else {}
+    document |= {
         "what": "steering: cost by that of unedited runs and of other methods, growth of the effect",
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
-        "steps": steps,
-        "rounds": rounds,
-        "load": _load(),
-        "overhead": overhead(shared, steps, rounds),
-        "beside": beside_others(shared, steps, max(3, rounds // 3)),
-        "sweep": sweeps(steps, max(3, rounds // 3)),
-        "growth": growth(10),
     }
-    document["seconds"] = round(time.perf_counter() - started)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    page.write_text(as_page(document), encoding="utf-8")
-    click.echo(f"wrote {out} and {page}")
-
-
-def _load() -> float:
-    import os
-
-    return round(os.getloadavg()[0], 1)
+    shared = parts()
+    measured: dict[str, Callable[[], Any]] = {
+        "overhead": lambda: overhead(shared, steps, rounds),
+        "beside": lambda: beside_others(shared, steps, max(3, rounds // 3)),
+        "sweep": lambda: sweeps(steps, max(3, rounds // 3)),
+        "growth": lambda: growth(10),
+    }
+    for name in chosen or PARTS:
+        started = time.process_time()
+        document[name] = measured[name]()
+        document.setdefault("runs", {})[name] = {
+            "steps": 10 if name == "growth" else steps,
+            "rounds": rounds if name == "overhead" else max(3, rounds // 3),
+            "load": round(os.getloadavg()[0], 1),
+            "processor seconds": round(time.process_time() - started),
+        }
+        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if all(name in document for name in PARTS):
+        page.write_text(as_page(document), encoding="utf-8")
+        click.echo(f"wrote {out} and {page}")
 
 
 LIMITS = {
@@ -364,9 +371,11 @@ def as_page(document: dict[str, Any]) -> str:
     lines = [
         "# What steering costs, and how its effect grows",
         "",
-        f"Written by `python benchmarks/steering.py`. Processor time on one thread, {document['rounds']} rounds in which the variants take "
-        f"turns, {document['steps']} steps; a U-Net in Stable Diffusion's layout, five times narrower, random weights. The machine had "
-        f"other work to do (load {document['load']}), so the last digit is noise.",
+        f"Written by `python benchmarks/steering.py`. Processor time on one thread, variants taking turns for "
+        f"{document['runs']['overhead']['rounds']} rounds of {document['runs']['overhead']['steps']} steps "
+        f"({document['runs']['beside']['rounds']} of {document['runs']['beside']['steps']} beside other methods); a U-Net in Stable "
+        f"Diffusion's layout, five times narrower, random weights. The machine had other work to do (load "
+        f"{document['runs']['overhead']['load']}), so the last digit is noise.",
         "",
         "## Time per image, by that of the unedited image",
         "",

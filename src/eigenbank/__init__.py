@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eigenbank.loaders.load import load
+    from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
     from eigenbank.registry.bank import Bank, Direction
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from eigenbank.workflows import build, open_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Direction", "EigenbankError", "build", "load", "open_pipeline", "steer", "sweep"]
+__all__ = [
+    "Bank",
+    "Direction",
+    "EigenbankError",
+    "build",
+    "load",
+    "open_pipeline",
+    "ramp",
+    "steer",
+    "sweep",
+    "windowed",
+]
 
 _HOMES = {
     "Bank": "eigenbank.registry.bank",
@@ -29,8 +41,10 @@ _HOMES = {
     "build": "eigenbank.workflows",
     "load": "eigenbank.loaders.load",
     "open_pipeline": "eigenbank.workflows",
+    "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",
+    "windowed": "eigenbank.loaders.schedule",
 }
 
 
