@@ -146,3 +146,29 @@ def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the
         mask[1, 4:] = False
         with pytest.raises(MatchError, match="different lengths"):
             model(**call, encoder_attention_mask=mask)
+
+
+def test_a_length_that_no_run_can_measure_is_an_error() -> None:
+    pipe = tiny.stable_diffusion()  # without a text encoder
+    bank = tiny.bank_for(pipe)
+    bare = bank.manifest.model_copy(
+        update={"layers": tuple(layer.model_copy(update={"lengths": {}}) for layer in bank.manifest.layers)}
+    )
+    with pytest.raises(SteerError, match="cannot be run to measure it"):
+        eb.steer(pipe, {next(iter(bank.replaced(bare))): 1.0})
+    assert not [
+        name
+        for name, module in pipe.unet.named_modules()
+        if getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
+    ]
+
+
+def test_pipelines_that_guide_in_three_ways_are_not_guessed_at() -> None:
+    pipe = tiny.stable_diffusion()
+    pipe.__class__ = type("Three", (type(pipe),), {"image_guidance_scale": 1.5})
+    direction = next(iter(tiny.bank_for(pipe)))
+    with (
+        pytest.raises(SteerError, match="does not say which"),
+        eb.steer(pipe, {direction: 1.0}, guidance="conditional"),
+    ):
+        tiny.draw(pipe, 2)
