@@ -40,7 +40,9 @@ def call_of(model: Any) -> dict[str, Any]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("in_place", [False, True], ids=["wrapper", "in place"])
+@pytest.mark.parametrize(
+    "in_place", [pytest.param(False, id="wrapper"), pytest.param(True, id="in place", marks=pytest.mark.slow)]
+)
 def test_changing_a_scale_does_not_recompile(in_place: bool) -> None:
     model, counting = zoo.make("FluxTransformer2DModel"), Counting()
     bank = zoo.bank_of(model, zoo.layers_of(model))
@@ -76,6 +78,7 @@ def test_changing_a_scale_does_not_recompile(in_place: bool) -> None:
     assert counting.graphs == steered
 
 
+@pytest.mark.slow
 def test_an_eager_run_gives_the_same_edit() -> None:
     model = zoo.make("FluxTransformer2DModel")
     bank = zoo.bank_of(model, zoo.layers_of(model))

@@ -172,3 +172,20 @@ def test_pipelines_that_guide_in_three_ways_are_not_guessed_at() -> None:
         eb.steer(pipe, {direction: 1.0}, guidance="conditional"),
     ):
         tiny.draw(pipe, 2)
+
+
+def test_a_cache_that_leaves_out_the_unconditional_half_refuses_what_needs_it() -> None:
+    from diffusers import FasterCacheConfig
+
+    pipe = tiny.flux()
+    direction = next(iter(tiny.bank_for(pipe)))
+    pipe.transformer.enable_cache(
+        FasterCacheConfig(attention_weight_callback=lambda _: 0.3, current_timestep_callback=lambda: 500)
+    )
+    for scale, guidance in ((1.0, "conditional"), ([1.0, 2.0], "both")):
+        handle = eb.steer(pipe, {direction: scale}, guidance=guidance)
+        with pytest.raises(SteerError, match="FasterCache works out"):
+            handle.attach()
+        assert not handle.attached
+    assert "_diffusers_hook" not in pipe.transformer.get_submodule(direction.layer).to_q.__dict__
+    eb.steer(pipe, {direction: 1.0}).attach().remove()
