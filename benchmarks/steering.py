@@ -328,6 +328,10 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
     logging.set_verbosity_error()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    # A catalog of its own: the shipped sets and nothing else.
+    home = tempfile.TemporaryDirectory(prefix="eigenbank-benchmark-")
+    os.environ["EIGENBANK_HOME"] = home.name
+    os.environ.pop("EIGENBANK_CATALOG", None)
     document = json.loads(out.read_text(encoding="utf-8")) if chosen and out.is_file() else {}
     document |= {
         "what": "steering: cost by that of unedited runs and of other methods, growth of the effect",
@@ -352,6 +356,7 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
             "processor seconds": round(time.process_time() - started),
         }
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    home.cleanup()
     if all(name in document for name in PARTS):
         page.write_text(as_page(document), encoding="utf-8")
         click.echo(f"wrote {out} and {page}")
