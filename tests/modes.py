@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tiny
+import textpipes
 import torch
 from torch import Tensor
 
@@ -37,7 +37,7 @@ class Mode:
     name: str
     how: str
     enter: Callable[[Any], Any]
-    make: Callable[[], Any] = tiny.stable_diffusion
+    make: Callable[[], Any] = textpipes.stable_diffusion
     tolerance: float | None = 1e-3
     inside: bool = False
     dtype: torch.dtype = torch.float32
@@ -166,35 +166,35 @@ _IP = {"more": lambda n: {"ip_adapter_image_embeds": [torch.ones(2 * n, 1, 8)]}}
 
 MODES = (
     Mode("none", "float32 on the CPU", lambda pipe: None),
-    Mode("none, FLUX", "float32 on the CPU", lambda pipe: None, tiny.flux),
-    Mode("none, Wan", "float32 on the CPU", lambda pipe: None, tiny.wan),
+    Mode("none, FLUX", "float32 on the CPU", lambda pipe: None, textpipes.flux),
+    Mode("none, Wan", "float32 on the CPU", lambda pipe: None, textpipes.wan),
     Mode("float16", "`pipe.to(dtype=torch.float16)`", _half(torch.float16), dtype=torch.float16, tolerance=0.3),
     Mode("bfloat16", "`pipe.to(dtype=torch.bfloat16)`", _half(torch.bfloat16), dtype=torch.bfloat16, tolerance=None),
-    Mode("bfloat16, FLUX", "`pipe.to(dtype=torch.bfloat16)`", _half(torch.bfloat16), tiny.flux, dtype=torch.bfloat16, tolerance=None),
+    Mode("bfloat16, FLUX", "`pipe.to(dtype=torch.bfloat16)`", _half(torch.bfloat16), textpipes.flux, dtype=torch.bfloat16, tolerance=None),
     Mode("layerwise casting", "`enable_layerwise_casting`, float8 weights", _layerwise, tolerance=None),
     Mode("attention slicing", "`enable_attention_slicing(1)`", lambda pipe: pipe.enable_attention_slicing(1)),
     Mode("fused projections", "`fuse_qkv_projections()`", lambda pipe: pipe.fuse_qkv_projections()),
     Mode("attention processors", "`set_attn_processor(AttnProcessor())` while steered", lambda pipe: pipe.unet.set_default_attn_processor(), inside=True),
-    Mode("attention backend", "`set_attention_backend(\"_native_math\")`", lambda pipe: pipe.transformer.set_attention_backend("_native_math"), tiny.flux),
+    Mode("attention backend", "`set_attention_backend(\"_native_math\")`", lambda pipe: pipe.transformer.set_attention_backend("_native_math"), textpipes.flux),
     Mode("channels last", "`unet.to(memory_format=torch.channels_last)`", lambda pipe: pipe.unet.to(memory_format=torch.channels_last)),
     Mode("FreeU", "`enable_freeu(…)`", lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.2, 1.4), tolerance=None),
     Mode("LoRA, loaded before", "PEFT adapter on q, k, v and out", _lora, tolerance=None),
     Mode("LoRA, loaded while steered", "the same", _lora, tolerance=None, inside=True),
     Mode("LoRA, fused", "`fuse_lora()`: matched as a transfer", _fused_lora, tolerance=None),
-    Mode("LoRA, FLUX", "PEFT adapter on q, k, v and out", _lora, tiny.flux, tolerance=None),
+    Mode("LoRA, FLUX", "PEFT adapter on q, k, v and out", _lora, textpipes.flux, tolerance=None),
     Mode("IP-Adapter, loaded before", "one image", _ip_adapter, tolerance=None, **_IP),
     Mode("IP-Adapter, loaded while steered", "one image", _ip_adapter, tolerance=None, inside=True, **_IP),
     Mode("model offload", "`enable_model_cpu_offload(device=\"cpu\")`", lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
     Mode("sequential offload", "`accelerate.cpu_offload(unet)`, weights on the meta device", _sequential),
     Mode("group offload, by leaf", "`apply_group_offloading(unet, offload_type=\"leaf_level\")`", _group(offload_type="leaf_level")),
     Mode("group offload, by block", "`offload_type=\"block_level\"`", _group(offload_type="block_level", num_blocks_per_group=1)),
-    Mode("torch.compile, FLUX", "`pipe.transformer = torch.compile(pipe.transformer)`", _compiled, tiny.flux, slow=True, edits=(0, 1)),
-    Mode("compile in place, FLUX", "`pipe.transformer.compile()`", _compiled_in_place, tiny.flux, slow=True, edits=(0, 1)),
-    Mode("compile by block, FLUX", "`transformer.compile_repeated_blocks()`", _compiled_blocks, tiny.flux, slow=True, edits=(0, 1)),
-    Mode("Pyramid Attention Broadcast", "`enable_cache(PyramidAttentionBroadcastConfig(…))`", _cached("PyramidAttentionBroadcastConfig", **_RANGE), tiny.flux, tolerance=None),
-    Mode("First Block Cache", "`enable_cache(FirstBlockCacheConfig(threshold=0.3))`", _cached("FirstBlockCacheConfig", threshold=0.3), tiny.flux, tolerance=None),
-    Mode("TaylorSeer", "`enable_cache(TaylorSeerCacheConfig(…))`", _cached("TaylorSeerCacheConfig", cache_interval=2, disable_cache_before_step=1), tiny.flux, tolerance=None),
-    Mode("MagCache", "`enable_cache(MagCacheConfig(…))`", _cached("MagCacheConfig", num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS, retention_ratio=0.25, max_skip_steps=1), tiny.flux, tolerance=None),
+    Mode("torch.compile, FLUX", "`pipe.transformer = torch.compile(pipe.transformer)`", _compiled, textpipes.flux, slow=True, edits=(0, 1)),
+    Mode("compile in place, FLUX", "`pipe.transformer.compile()`", _compiled_in_place, textpipes.flux, slow=True, edits=(0, 1)),
+    Mode("compile by block, FLUX", "`transformer.compile_repeated_blocks()`", _compiled_blocks, textpipes.flux, slow=True, edits=(0, 1)),
+    Mode("Pyramid Attention Broadcast", "`enable_cache(PyramidAttentionBroadcastConfig(…))`", _cached("PyramidAttentionBroadcastConfig", **_RANGE), textpipes.flux, tolerance=None),
+    Mode("First Block Cache", "`enable_cache(FirstBlockCacheConfig(threshold=0.3))`", _cached("FirstBlockCacheConfig", threshold=0.3), textpipes.flux, tolerance=None),
+    Mode("TaylorSeer", "`enable_cache(TaylorSeerCacheConfig(…))`", _cached("TaylorSeerCacheConfig", cache_interval=2, disable_cache_before_step=1), textpipes.flux, tolerance=None),
+    Mode("MagCache", "`enable_cache(MagCacheConfig(…))`", _cached("MagCacheConfig", num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS, retention_ratio=0.25, max_skip_steps=1), textpipes.flux, tolerance=None),
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def outcome(mode: Mode, edit: Edit) -> str:
 
 def _edits(pipe: Any, edit: Edit) -> dict[Any, Any]:
     """Three directions of the pipeline's weights as they are now, and their scale."""
-    bank = tiny.bank_for(pipe)
+    bank = textpipes.bank_for(pipe)
     chosen = [direction for direction in bank if bank.layers[direction.layer].kind != "temporal"][:3]
     return dict.fromkeys(chosen, edit.scale(1.0) if callable(edit.scale) else edit.scale)
 
@@ -220,10 +220,10 @@ def _edits(pipe: Any, edit: Edit) -> dict[Any, Any]:
 def _reference(make: Callable[[], Any], edit: Edit) -> Tensor | None:
     """What an edit changes outside of any mode; None where it is refused there too."""
     pipe = make()
-    plain = tiny.draw(pipe, 2, STEPS)
+    plain = textpipes.draw(pipe, 2, STEPS)
     try:
         with eb.steer(pipe, _edits(pipe, edit), **edit.options):
-            return tiny.draw(pipe, 2, STEPS) - plain
+            return textpipes.draw(pipe, 2, STEPS) - plain
     except EigenbankError:
         return None
 
@@ -234,7 +234,7 @@ def _outcome(mode: Mode, edit: Edit) -> str:
     edits = _edits(pipe, edit)
 
     def draw() -> Tensor:
-        return tiny.draw(pipe, 2, STEPS, dtype=mode.dtype, **mode.more(2)).float()
+        return textpipes.draw(pipe, 2, STEPS, dtype=mode.dtype, **mode.more(2)).float()
 
     reference = None if mode.tolerance is None else _reference(mode.make, edit)
     if not mode.inside:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import tiny
+import textpipes
 import torch
 import zoo
 
@@ -93,17 +93,17 @@ def test_an_eager_run_gives_the_same_edit() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_whole_guided_and_scheduled_run_is_compiled_once() -> None:
-    pipe, counting = tiny.stable_diffusion(), Counting()
-    bank = tiny.bank_for(pipe)
+    pipe, counting = textpipes.stable_diffusion(), Counting()
+    bank = textpipes.bank_for(pipe)
     pipe.unet = torch.compile(pipe.unet, backend=counting)
-    tiny.draw(pipe, 2)
+    textpipes.draw(pipe, 2)
     plain = counting.graphs
     direction = next(iter(bank))
     with eb.steer(pipe, {direction: lambda done: [done, 1 - done]}, guidance="conditional") as handle:
-        tiny.draw(pipe, 2)
+        textpipes.draw(pipe, 2)
         steered = counting.graphs
         handle.set_scale(lambda done: [1.0, done], direction.id)
-        tiny.draw(pipe, 2, steps=5)
+        textpipes.draw(pipe, 2, steps=5)
         assert counting.graphs == steered > plain
 
 
