@@ -219,10 +219,8 @@ def test_peoples_labels_are_published_when_asked_for(published_set: Path, hub: H
     done = worker.run("publish", "acme/faces", "--repo", REPO, "--with-labels")
     assert done.code == 0, done.err
     assert not hub.requests["lfs-upload"]
-    there = {record["id"]: record["labels"] for record in json.loads(hub.files(REPO)["manifest.json"])["directions"]}
-    assert [(label["text"], label["source"]) for label in there[one.partition("#")[2]]] == [
-        ("raised brow", "human:bob")
-    ]
+    there = Manifest.model_validate_json(hub.files(REPO)["manifest.json"]).directions[2]
+    assert [(label.text, label.source) for label in there.labels] == [("raised brow", "human:bob")]
     assert "raised brow" in hub.files(REPO)["README.md"].decode()
     again = worker.run("publish", "acme/faces", "--repo", REPO, "--with-labels")
     assert "nothing was uploaded" in again.err
