@@ -53,11 +53,19 @@ def export(
     if not chosen and form in ("diffusers", "comfyui"):
         message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
         raise click.UsageError(message)
+    from eigenbank.loaders.load import load
     from eigenbank.workflows import export as write
 
-    for path in write(model, chosen or None, out, format=form, checkpoint=checkpoint):
+    bank = load(model)
+    for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
         click.echo(path)
     if form == "diffusers":
-        say("load it with pipe.load_lora_weights(FILE); docs/export.md says for which pipelines")
+        from eigenbank.builders.denoisers import denoiser_class
+
+        kind = denoiser_class(bank.manifest.checkpoint.denoiser)
+        if hasattr(kind, "load_lora_adapter"):
+            say(f"load it with pipe.load_lora_weights({str(out)!r}); the adapter's weight is the slider")
+        else:
+            say(f"diffusers has no LoRA loader for a {kind.__name__}: docs/export.md shows how PEFT loads it")
     if form == "comfyui":
         say("put it into ComfyUI's models/loras; its strength is the slider")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STEPS = 50
-REPEATS = 3
+REPEATS = 2
 POOR = 0.05
 """A reconstruction off by more than this (root mean square, of a range of 1) is warned about: 26 dB PSNR."""
 
@@ -126,7 +126,9 @@ def edit(
     with steering:
         changed = drawing.forwards(noise)
     if not all(bool(each.isfinite().all()) for each in (noise, plain, changed)):
-        message = "running the photo back to noise left the numbers' range: try more steps, fewer repeats or guidance_scale=1"
+        message = (
+            "running the photo back to noise left the numbers' range: try more steps, fewer repeats or guidance_scale=1"
+        )
         raise SteerError(message)
     found = Edited(
         original=original,

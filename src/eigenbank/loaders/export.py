@@ -6,7 +6,6 @@ That is all a LoRA can carry of an edit; what it cannot carry is refused, never 
 
 import json
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[
         else:
             name = key
             direction, polarity = bank.find(key)
-        if not isinstance(scale, numbers.Real) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
+        if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
             message = (
                 f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "
                 "Schedules and scales per sample are for steer"
@@ -183,7 +182,9 @@ def write(
         from safetensors.torch import save
 
         if denoiser is None:
-            message = f"--format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
+            message = (
+                f"--format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
+            )
             raise ExportError(message)
         # One key: safetensors writes several in any order, and equal edits are to be equal files.
         head = {"eigenbank": json.dumps(describe(terms, bank), ensure_ascii=False)}
@@ -227,7 +228,7 @@ def _npz(terms: Sequence[Term], bank: Bank) -> bytes:
 
     import numpy as np
 
-    arrays = {term.direction.id: term.direction.vector.numpy() for term in terms}
+    arrays: dict[str, Any] = {term.direction.id: term.direction.vector.numpy() for term in terms}
     file = io.BytesIO()
     np.savez(file, metadata=np.array(json.dumps(describe(terms, bank))), **arrays)
     return file.getvalue()

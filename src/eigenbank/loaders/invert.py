@@ -21,19 +21,26 @@ class _Backwards:
     """What both schedulers share: one step solved over `repeats + 1` visits of its timestep."""
 
     repeats: int
-    _visit: int
-    _known: Tensor | None
+    timesteps: Tensor
 
     def _restart(self) -> None:
         self._visit = 0
-        self._known = None
+        self._known: Tensor | None = None
+        self._moved = 0.0
 
     def _solve(self, output: Tensor, sample: Tensor, a: float, b: float) -> Tensor:
-        if self._visit % (self.repeats + 1) == 0:
+        first = self._visit % (self.repeats + 1) == 0
+        self._visit += 1
+        if first:
             self._known = sample
         assert self._known is not None
-        self._visit += 1
-        return ((self._known.float() - b * output.float()) / a).to(sample.dtype)
+        found = ((self._known.float() - b * output.float()) / a).to(sample.dtype)
+        moved = float((found - sample).float().norm())
+        if not first and moved > self._moved:
+            return sample  # the repetition leads away: the last but one was the best
+        # The guess is measured against x_prev, which says nothing yet of how well repeating goes.
+        self._moved = float("inf") if first else moved
+        return found
 
 
 class InverseDDIM(_Backwards, DDIMInverseScheduler):  # type: ignore[misc]
@@ -68,11 +75,8 @@ class InverseDDIM(_Backwards, DDIMInverseScheduler):  # type: ignore[misc]
         here = levels[timestep]
         there = levels[before] if before >= 0 else torch.as_tensor(self.forward.final_alpha_cumprod).double()
         alpha, sigma, alpha_to, sigma_to = (float(x.sqrt()) for x in (here, 1 - here, there, 1 - there))
-        kind = self.forward.config.prediction_type
-        if kind == "v_prediction":
+        if self.forward.config.prediction_type == "v_prediction":
             return alpha_to * alpha + sigma_to * sigma, sigma_to * alpha - alpha_to * sigma
-        if kind == "sample":
-            return sigma_to / sigma, alpha_to - sigma_to * alpha / sigma
         return alpha_to / alpha, sigma_to - alpha_to * sigma / alpha
 
 
@@ -127,14 +131,16 @@ def scheduler_pair(scheduler: Any, repeats: int) -> tuple[Any, Any]:
         given = {key: value for key, value in config.items() if key in known} | {"stochastic_sampling": False}
         forward = FlowMatchEulerDiscreteScheduler(**given)
         return forward, InverseFlow(forward, repeats)
-    if "beta_schedule" not in config or config.get("prediction_type", "epsilon") not in (
-        "epsilon",
-        "sample",
-        "v_prediction",
-    ):
+    if "beta_schedule" not in config:
         message = (
             f"a {type(scheduler).__name__} cannot be run backwards here: inversion is written for models with a noise "
             "schedule of betas (DDIM and its kin) and for FlowMatchEulerDiscreteScheduler. Nothing was edited"
+        )
+        raise SteerError(message)
+    if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+        message = (
+            f"a model that predicts the {config['prediction_type']} cannot be run backwards: its last step does not depend "
+            "on the noise that is left. Nothing was edited"
         )
         raise SteerError(message)
     known = inspect.signature(DDIMScheduler.__init__).parameters

@@ -17,6 +17,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 100_000_000
 MAX_RATIO = 20
+ORIENTATION = 0x0112
+"""The EXIF tag that says which way up a picture is."""
 
 
 def open_photo(path: Path) -> "tuple[Image, list[str]]":
@@ -45,7 +47,14 @@ def open_photo(path: Path) -> "tuple[Image, list[str]]":
                     raise PhotoError(message)
                 opened.load()
                 return to_rgb(opened)
-    except (OSError, ValueError, SyntaxError, OverflowError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        OverflowError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
         message = f"{path} cannot be read as a picture ({error}): expected an undamaged {', '.join(FORMATS)}"
         raise PhotoError(message) from error
 
@@ -59,7 +68,7 @@ def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
     if frames > 1:
         notes.append(f"the first of {frames} frames")
     upright = ImageOps.exif_transpose(image)
-    if upright.tobytes() != image.tobytes() or upright.size != image.size:
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
         notes.append("turned as its EXIF says")
     if upright.mode.startswith("I") or upright.mode == "F":
         # Sixteen bits a pixel: convert() would clip them to the lowest eight.
@@ -67,7 +76,7 @@ def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
         notes.append("16 bits reduced to 8")
     if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
-        if layer.getextrema()[3][0] < 255:  # type: ignore[index]
+        if layer.getchannel("A").getextrema() != (255, 255):
             notes.append("transparency laid on white")
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(paper, layer)
@@ -83,7 +92,9 @@ def fit(image: "Image", size: tuple[int, int]) -> "tuple[Tensor, list[str]]":
     from PIL import Image
 
     if max(image.size) > MAX_RATIO * min(image.size):
-        message = f"the picture is {image.width}×{image.height}: a strip like that cannot be cropped to a useful picture"
+        message = (
+            f"the picture is {image.width}×{image.height}: a strip like that cannot be cropped to a useful picture"
+        )
         raise PhotoError(message)
     height, width = size
     notes = []
@@ -114,7 +125,9 @@ def as_pixels(photo: object, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
         image, notes = to_rgb(photo)
     elif isinstance(photo, Tensor):
         if photo.ndim != 3 or photo.shape[0] != 3 or not bool(((photo >= 0) & (photo <= 1)).all()):
-            message = f"a photo given as a tensor is (3, height, width) with values in [0, 1], this is {list(photo.shape)}"
+            message = (
+                f"a photo given as a tensor is (3, height, width) with values in [0, 1], this is {list(photo.shape)}"
+            )
             raise PhotoError(message)
         if tuple(photo.shape[1:]) != size:
             message = (

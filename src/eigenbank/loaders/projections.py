@@ -37,7 +37,12 @@ def out_projection(denoiser: nn.Module, layer: Layer) -> OutProjection:
         )
         raise ExportError(message)
     name = part.tensor.removesuffix(".weight")
-    if part.rows is not None or part.columns is not None or name == part.tensor or not name.startswith(f"{layer.name}."):
+    if (
+        part.rows is not None
+        or part.columns is not None
+        or name == part.tensor
+        or not name.startswith(f"{layer.name}.")
+    ):
         message = (
             f"the out projection of {layer.name} is a part of {part.tensor}: a bias of its own cannot be given to it. "
             "Use steer, or leave its directions out"
