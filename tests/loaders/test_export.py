@@ -1,6 +1,7 @@
 """An exported file, loaded where it is meant to go, does what `steer` does; what it could not do is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eigenbank.schemas import FileEntry, TokenLength
 from eigenbank.schemas.errors import EigenbankError, ExportError, MatchError, SetError
 
 OUT = "output-value:output"
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 MID = "mid_block.attentions.0"
 
 
@@ -175,10 +177,9 @@ def test_a_transformers_comfyui_file_holds_the_biases_of_the_diffusers_file(
     assert all(torch.equal(found[f"{name}.diff_b"], value) for name, value in biases.items())
 
 
-def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path) -> None:
+def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """UNet2DModel has no LoRA loader in diffusers; its blocks divide what they give by a factor, residual included."""
     from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     from eigenbank.loaders.pipelines import sample
@@ -200,17 +201,17 @@ def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path) -> N
         bank[f"down_blocks.1.attentions.0/{OUT}/0"]: 0.3,
     }
     before = sample(pipe, [0], 3)
-    with eb.steer(pipe, edits):
+    with eb.steer(pipe, {direction: 0.8 * scale for direction, scale in edits.items()}):
         steered = sample(pipe, [0], 3)
-    (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", checkpoint=tmp_path / "unet")
-    state = {key.removeprefix("unet."): value for key, value in load_file(file).items()}
-    targets = sorted({key.split(".lora_")[0] for key in state})
-    inject_adapter_in_model(LoraConfig(r=1, lora_alpha=1, lora_bias=True, target_modules=targets), unet, "slider")
-    set_peft_model_state_dict(unet, state, "slider")
+    eb.export(bank, edits, tmp_path / "smile.safetensors", checkpoint=tmp_path / "unet")
+    # As the documentation says, with the slider at 0.8.
+    (code,) = re.findall(r"```python\n(from peft .*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"pipe": pipe})
     torch.testing.assert_close(sample(pipe, [0], 3), steered, atol=1e-5, rtol=0)
     for module in unet.modules():
         if isinstance(module, BaseTunerLayer):
-            module.set_scale("slider", 0.0)
+            module.set_scale("smile", 0.0)
     assert torch.equal(sample(pipe, [0], 3), before)
 
 
