@@ -201,3 +201,25 @@ def test_what_cannot_be_edited_is_refused_by_name(make: Any, call: dict[str, Any
 def test_an_unknown_word_is_refused_before_anything_runs(demo: Any, faces: Tensor) -> None:
     with pytest.raises(EigenbankError, match="no label"):
         eb.edit(demo, faces[0], {"no such thing": 1.0})
+
+
+def test_numbers_out_of_range_are_an_error_and_a_scale_per_sample_may_be_of_one(
+    demo: Any, faces: Tensor, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PoorReconstructionWarning)
+        assert eb.edit(demo, faces[0], {"skin tone": [0.5]}, steps=2, repeats=0).name == "skin tone"
+    pipe = pipeline("stable-diffusion")
+    bank = _bank(pipe, tmp_path)
+    pipe.vae.decoder.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(SteerError, match="left the numbers' range"):
+        eb.edit(
+            pipe,
+            PHOTO,
+            dict.fromkeys(bank, 1.0),
+            bank=bank,
+            steps=2,
+            repeats=0,
+            size=(16, 16),
+            **CALLS["stable-diffusion"],
+        )

@@ -125,11 +125,6 @@ def edit(
     plain = drawing.forwards(noise)
     with steering:
         changed = drawing.forwards(noise)
-    if not all(bool(each.isfinite().all()) for each in (noise, plain, changed)):
-        message = (
-            "running the photo back to noise left the numbers' range: try more steps, fewer repeats or guidance_scale=1"
-        )
-        raise SteerError(message)
     found = Edited(
         original=original,
         reconstruction=drawing.decode(plain),
@@ -137,12 +132,23 @@ def edit(
         coded=drawing.decode(latents) if drawing.latent else None,
         noise=noise.float().cpu(),
         steps=steps,
-        name=", ".join(f"{getattr(key, 'id', key)} {scale:+g}" for key, scale in edits.items()),
+        name=", ".join(_named(key, scale) for key, scale in edits.items()),
         notes=tuple(notes),
     )
+    if not all(bool(each.isfinite().all()) for each in (found.noise, found.reconstruction, found.edited)):
+        message = (
+            "running the photo back to noise left the numbers' range: nothing was edited. Try more steps, "
+            "guidance_scale=1, or float32 (some autoencoders overflow in float16)"
+        )
+        raise SteerError(message)
     if found.poor:
         warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=3)
     return found
+
+
+def _named(key: Any, scale: Any) -> str:
+    """A direction and its scale, where that is one number."""
+    return f"{getattr(key, 'id', key)} {scale:+g}" if isinstance(scale, int | float) else str(getattr(key, "id", key))
 
 
 def _rms(difference: Tensor) -> float:
