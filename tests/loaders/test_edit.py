@@ -94,7 +94,13 @@ PHOTO = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize(
     ("family", "guided"),
-    [("stable-diffusion", False), ("stable-diffusion", True), ("sdxl", True), ("sd3", True), ("flux", False)],
+    [
+        ("stable-diffusion", False),
+        ("stable-diffusion", True),
+        pytest.param("sdxl", True, marks=pytest.mark.slow),
+        ("sd3", True),
+        ("flux", False),
+    ],
 )
 def test_latent_pipelines_with_prompts_come_back_to_what_their_autoencoder_makes(
     family: str, guided: bool, tmp_path: Path
