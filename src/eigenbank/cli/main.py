@@ -26,6 +26,8 @@ COMMANDS = {
     "verify": "eigenbank.cli.verify:verify",
     "steer": "eigenbank.cli.picture:steer",
     "sweep": "eigenbank.cli.picture:sweep",
+    "edit": "eigenbank.cli.edit:edit",
+    "export": "eigenbank.cli.export:export",
     "demo": "eigenbank.cli.demo:demo",
     "schema": "eigenbank.cli.schema:schema",
 }
