@@ -21,8 +21,8 @@ install: $(VENV)/.installed ## Make .venv and install the project into it, once
 demo: install ## Build, label, catalog, load, steer on the shipped checkpoint; writes demo.png
 	$(BIN)/eigenbank demo
 
-test: install ## Run the tests
-	$(BIN)/python -m pytest
+test: install ## Run the tests, as many at once as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

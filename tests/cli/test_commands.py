@@ -11,6 +11,9 @@ from making import make_checkpoint
 from PIL import Image
 
 from eigenbank.cli.main import COMMANDS, run
+from eigenbank.loaders.load import load
+from eigenbank.registry.bank import Bank
+from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
 
 MID = "mid_block.attentions.0/output-value/0"
 
@@ -213,3 +216,15 @@ def test_debug_shows_the_traceback() -> None:
 
     with pytest.raises(EigenbankError):
         run(["--debug", "build", "/no/such/folder"])
+
+
+def test_labelling_leaves_peoples_labels_to_people(home: Path, tmp_path: Path) -> None:
+    assert run(["build", DEMO, "--layers", "mid_block*", "--recipe", "value", "--top-k", "1"]) == 0
+    one = f"{DEMO}#mid_block.attentions.0/value/0"
+    assert run(["labels", "add", one, "grin", "--by", "ann"]) == 0
+    options = ["--steps", "1", "--seeds", "0", "--confirm-seeds", "1", "--out", str(tmp_path / "labelled")]
+    assert run(["label", DEMO, *options]) == 0
+    assert "grin" not in Bank.open(tmp_path / "labelled").labels
+    assert "grin" in load(DEMO).labels
+    assert run(["labels", "rm", one, "grin", "--by", "ann"]) == 0
+    assert "grin" not in load(DEMO).labels

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from eigenbank.registry.card import LICENCES
+
 _numbers = itertools.count()
 
 
@@ -190,91 +192,6 @@ def front_matter(text: str) -> tuple[dict[str, Any], str | None]:
     return (found, None) if isinstance(found, dict) else ({}, "the header is not a mapping")
 
 
-LICENCES = [
-    "apache-2.0",
-    "mit",
-    "openrail",
-    "bigscience-openrail-m",
-    "creativeml-openrail-m",
-    "bigscience-bloom-rail-1.0",
-    "bigcode-openrail-m",
-    "afl-3.0",
-    "artistic-2.0",
-    "bsl-1.0",
-    "bsd",
-    "bsd-2-clause",
-    "bsd-3-clause",
-    "bsd-3-clause-clear",
-    "c-uda",
-    "cc",
-    "cc0-1.0",
-    "cc-by-2.0",
-    "cc-by-2.5",
-    "cc-by-3.0",
-    "cc-by-4.0",
-    "cc-by-sa-3.0",
-    "cc-by-sa-4.0",
-    "cc-by-nc-2.0",
-    "cc-by-nc-3.0",
-    "cc-by-nc-4.0",
-    "cc-by-nd-4.0",
-    "cc-by-nc-nd-3.0",
-    "cc-by-nc-nd-4.0",
-    "cc-by-nc-sa-2.0",
-    "cc-by-nc-sa-3.0",
-    "cc-by-nc-sa-4.0",
-    "cdla-sharing-1.0",
-    "cdla-permissive-1.0",
-    "cdla-permissive-2.0",
-    "wtfpl",
-    "ecl-2.0",
-    "epl-1.0",
-    "epl-2.0",
-    "etalab-2.0",
-    "eupl-1.1",
-    "eupl-1.2",
-    "agpl-3.0",
-    "gfdl",
-    "gpl",
-    "gpl-2.0",
-    "gpl-3.0",
-    "lgpl",
-    "lgpl-2.1",
-    "lgpl-3.0",
-    "isc",
-    "h-research",
-    "intel-research",
-    "lppl-1.3c",
-    "ms-pl",
-    "apple-ascl",
-    "apple-amlr",
-    "mpl-2.0",
-    "odc-by",
-    "odbl",
-    "openmdw-1.0",
-    "openmdw-1.1",
-    "openrail++",
-    "osl-3.0",
-    "postgresql",
-    "ofl-1.1",
-    "ncsa",
-    "unlicense",
-    "zlib",
-    "pddl",
-    "lgpl-lr",
-    "deepfloyd-if-license",
-    "fair-noncommercial-research-license",
-    "llama2",
-    "llama3",
-    "llama3.1",
-    "llama3.2",
-    "llama3.3",
-    "llama4",
-    "gemma",
-    "grok2-community",
-    "unknown",
-    "other",
-]
 RELATIONS = ("finetune", "adapter", "merge", "quantized")
 
 
@@ -287,7 +204,7 @@ def card_problems(text: str) -> list[str]:
     licence = card.get("license")
     for one in licence if isinstance(licence, list) else [licence] if licence is not None else []:
         if one not in LICENCES:
-            problems.append(f'"license" must be one of [{", ".join(LICENCES[:5])}, …], found {one!r}')
+            problems.append(f'"license" must be one of [{", ".join(sorted(LICENCES)[:5])}, …], found {one!r}')
     base = card.get("base_model")
     for one in base if isinstance(base, list) else [base] if base is not None else []:
         if not (isinstance(one, str) and re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", one) and ".." not in one):

@@ -61,7 +61,7 @@ def _demo(top_k: int, out: Path) -> None:
     started = time.perf_counter()
     bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=top_k)
     say(
-        f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s, from weights alone"
+        f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
 
     say("2. Label: what does each direction do to the faces?")
@@ -90,7 +90,8 @@ def _demo(top_k: int, out: Path) -> None:
 
     say("4. Load by model id in a fresh process, steer, draw")
     command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]
-    done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False)
+    safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # a folder called eigenbank where the user stands is not what is meant
+    done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False, env=safe)
     if done.returncode:
         message = f"`eigenbank {' '.join(command)}` failed with {done.returncode}: no picture was drawn"
         raise SteerError(message)

@@ -44,8 +44,7 @@ def label(
     """Name directions by what they do: an attribute model reads edited images; a clear, steady leader becomes the label.
 
     MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
-    attribute measured again on others. The set is written anew and takes the
-    former one's place in the catalog.
+    attribute measured again on others. The set is written anew and takes the former one's place in the catalog.
 
     \b
     Example:
@@ -53,11 +52,14 @@ def label(
     """
     from eigenbank.loaders.load import load
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.registry.bank import Bank
     from eigenbank.workflows import find_checkpoint, keep
     from eigenbank.workflows import label as label_bank
 
     model_id, checkpoint = find_checkpoint(model)
-    bank = load(model_id)
+    folder = load(model_id).folder
+    assert folder is not None
+    bank = Bank.open(folder)  # as it lies there, without the labels that the catalog's people gave: those stay theirs
     with progress_bar() as progress:
         bank = label_bank(
             bank,

@@ -9,6 +9,9 @@ from eigenbank.cli.output import emit, output_options, say
 @click.command(short_help="Publish a direction set on the Hub.")
 @click.argument("target", metavar="SET|MODEL")
 @click.option("--repo", required=True, metavar="ORG/NAME", help="Repository to publish in; made if it is not there.")
+@click.option(
+    "--with-labels", is_flag=True, help="Publish the labels people gave in this catalog, too, with their names."
+)
 @click.option("--private", is_flag=True, help="Make the repository private, if it is made.")
 @click.option("--revision", metavar="BRANCH", help="Branch to publish on; made if it is not there [default: main].")
 @click.option("--message", metavar="TEXT", help="Message of the commit.")
@@ -19,6 +22,7 @@ from eigenbank.cli.output import emit, output_options, say
 def publish(
     target: str,
     repo: str,
+    with_labels: bool,
     private: bool,
     revision: str | None,
     message: str | None,
@@ -45,6 +49,7 @@ def publish(
             target,
             repo,
             catalog,
+            with_labels=with_labels,
             private=private,
             revision=revision,
             message=message,

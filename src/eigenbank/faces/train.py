@@ -7,7 +7,6 @@ interruption does not change which images are seen.
 """
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -15,12 +14,11 @@ from pathlib import Path
 import click
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from diffusers.training_utils import EMAModel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from eigenbank.faces.attributes import r_squared, train_attribute_model
 from eigenbank.faces.card import write_checkpoint
+from eigenbank.faces.loop import bars, train
 from eigenbank.faces.render import render, sample_factors
 
 SIZE = 32
@@ -58,11 +56,6 @@ def new_scheduler() -> DDPMScheduler:
     )
 
 
-def learning_rate(step: int, steps: int, peak: float = 1e-3) -> float:
-    """Warm up over 200 steps, hold, and come down linearly over the last quarter."""
-    return peak * min(1.0, (step + 1) / 200, max(0.01, (steps - step) / (0.25 * steps)))
-
-
 def loss_at(denoiser: nn.Module, scheduler: DDPMScheduler, step: int, seed: int, batch: int) -> Tensor:
     """Mean squared error of the predicted velocity on the batch that (seed, step) names; timesteps stratified."""
     device = next(denoiser.parameters()).device
@@ -76,53 +69,6 @@ def loss_at(denoiser: nn.Module, scheduler: DDPMScheduler, step: int, seed: int,
     return nn.functional.mse_loss(predicted, velocity)
 
 
-def train_denoiser(
-    steps: int, batch: int, seed: int, device: torch.device, state: Path, progress: Progress
-) -> UNet2DModel:
-    """Train, or go on training, and return the denoiser with the averaged (EMA) weights."""
-    denoiser = new_denoiser(seed).to(device).train()
-    scheduler = new_scheduler()
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    ema = EMAModel(denoiser.parameters(), decay=0.999, use_ema_warmup=True, power=0.8)
-    first = 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        denoiser.load_state_dict(saved["denoiser"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.load_state_dict(saved["ema"])
-        first = saved["step"]
-    bar = progress.add_task("denoiser", total=steps, completed=first, note="")
-    average = None
-    for step in range(first, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        loss = loss_at(denoiser, scheduler, step, seed, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        ema.step(denoiser.parameters())
-        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        progress.update(bar, advance=1, note=f"loss {average:.4f}")
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            if not progress.console.is_terminal:
-                click.echo(f"step {step + 1} loss {average:.4f}")
-            state.parent.mkdir(parents=True, exist_ok=True)
-            partial = state.with_suffix(".partial")
-            torch.save(
-                {
-                    "denoiser": denoiser.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "ema": ema.state_dict(),
-                    "step": step + 1,
-                },
-                partial,
-            )
-            os.replace(partial, state)
-    ema.copy_to(denoiser.parameters())
-    return denoiser.eval()
-
-
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the finished checkpoint.")
 @click.option("--state", type=click.Path(path_type=Path), default=Path(".train/state.pt"), show_default=True)
@@ -133,9 +79,16 @@ def train_denoiser(
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 def main(out: Path, state: Path, steps: int, attribute_steps: int, batch: int, seed: int, device: str) -> None:
     """Train the demo checkpoint and write it to OUT, ready for diffusers."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}")) as progress:
-        denoiser = train_denoiser(steps, batch, seed, torch.device(device), state, progress)
+    scheduler = new_scheduler()
+    with bars() as progress:
+        denoiser = train(
+            "denoiser",
+            new_denoiser(seed).to(device),
+            lambda model, step: loss_at(model, scheduler, step, seed, batch),
+            steps=steps,
+            state=state,
+            progress=progress,
+        )
     click.echo("attribute model …")
     attributes = train_attribute_model(attribute_steps, seed, torch.device(device))
     scores = r_squared(attributes, seed=seed + 1)

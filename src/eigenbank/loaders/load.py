@@ -6,7 +6,7 @@ from typing import Any
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
-from eigenbank.schemas import Label
+from eigenbank.registry.own import labelled, own_labels
 from eigenbank.schemas.errors import UnknownNameError
 
 __all__ = ["bank_for", "load", "no_set", "with_own_labels"]
@@ -49,14 +49,5 @@ def bank_for(pipe: Any) -> Bank:
 
 def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:
     """The bank with the labels that people gave its directions in this catalog, which the set itself does not hold."""
-    given: dict[str, tuple[Label, ...]] = {}
-    cursor = None
-    while True:
-        page = catalog.search(model=bank.model_id, source="human", limit=1000, cursor=cursor)
-        for row in page.rows:
-            if row.id in bank:
-                held = bank[row.id].labels
-                given[bank[row.id].id] = (*held, *(label for label in row.labels if label not in held))
-        cursor = page.cursor
-        if cursor is None:
-            return bank.labelled(given) if given else bank
+    given = own_labels(bank.manifest, catalog)
+    return bank.replaced(labelled(bank.manifest, given)) if given else bank

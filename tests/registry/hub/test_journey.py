@@ -18,6 +18,7 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.sets import read_manifest
+from eigenbank.schemas import Manifest
 
 REPO = "me/faces-directions"
 IMAGES = """
@@ -202,3 +203,24 @@ def test_a_pinned_commit_is_what_is_loaded(
     assert "warm" in ok(reader.python(code, f"dict(revision={old!r})")).stdout
     assert ok(reader.python(code, "{}")).stdout.startswith("frown")
     assert "warm" in ok(reader.python(code, f"dict(repo={REPO!r}, revision={old!r})")).stdout
+
+
+def test_peoples_labels_are_published_when_asked_for(published_set: Path, hub: Hub, worker: Worker) -> None:
+    assert worker.run("publish", str(published_set), "--repo", REPO).code == 0
+    assert worker.run("pull", REPO).code == 0
+    one = f"acme/faces#{read_manifest(published_set).directions[2].id}"
+    added = worker.run("labels", "add", one, "raised brow", "--by", "bob")
+    assert added.code == 0, added.err
+    before = hub.head(REPO).sha
+    done = worker.run("publish", "acme/faces", "--repo", REPO)
+    assert "1 labels that people gave in this catalog stay here (--with-labels" in done.err
+    assert hub.head(REPO).sha == before
+    hub.forget()
+    done = worker.run("publish", "acme/faces", "--repo", REPO, "--with-labels")
+    assert done.code == 0, done.err
+    assert not hub.requests["lfs-upload"]
+    there = Manifest.model_validate_json(hub.files(REPO)["manifest.json"]).directions[2]
+    assert [(label.text, label.source) for label in there.labels] == [("raised brow", "human:bob")]
+    assert "raised brow" in hub.files(REPO)["README.md"].decode()
+    again = worker.run("publish", "acme/faces", "--repo", REPO, "--with-labels")
+    assert "nothing was uploaded" in again.err

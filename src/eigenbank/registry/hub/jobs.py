@@ -4,13 +4,14 @@ from pathlib import Path
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.discover import cached
-from eigenbank.registry.hub.errors import offline
+from eigenbank.registry.hub.errors import check_online, offline
 from eigenbank.registry.hub.location import parse
-from eigenbank.registry.hub.publish import Outcome, publish
+from eigenbank.registry.hub.publish import NOTHING, Outcome, publish
 from eigenbank.registry.hub.pull import Pulled, bring, enter
 from eigenbank.registry.hub.resolve import folder_for, from_hub, no_set
 from eigenbank.registry.hub.say import Say
-from eigenbank.registry.sets import MANIFEST, manifest_digest
+from eigenbank.registry.own import own_labels
+from eigenbank.registry.sets import MANIFEST, manifest_digest, read_manifest
 from eigenbank.schemas.errors import OfflineError, UnreachableError
 
 
@@ -19,6 +20,7 @@ def publish_set(
     repo: str,
     catalog: Catalog,
     *,
+    with_labels: bool = False,
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
@@ -28,6 +30,8 @@ def publish_set(
 ) -> Outcome:
     """Publish a set, given by its folder or by a model id of the catalog, and note in the catalog where it is.
 
+    `with_labels` publishes the labels that people gave its directions in this catalog, too, under their names.
+
     Raises UnknownNameError, SetError, HubError.
     """
     folder = Path(target).expanduser()
@@ -36,10 +40,18 @@ def publish_set(
         if known is None:
             raise no_set(target, catalog)
         folder = folder_for(known, say=say)
+    check_online("publishing", NOTHING)
     digest = manifest_digest(folder)
+    own = own_labels(read_manifest(folder), catalog)
+    if own and not with_labels:
+        count = sum(len(labels) for labels in own.values())
+        say(
+            f"{count} labels that people gave in this catalog stay here (--with-labels publishes them, with their names)"
+        )
     outcome = publish(
         folder,
         repo,
+        labels=own if with_labels else None,
         private=private,
         revision=revision,
         message=message,

@@ -1,6 +1,8 @@
 """Publishing a set: one commit on the Hub, on top of the one that was looked at, with nothing uploaded twice."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from eigenbank.registry.hub.pull import fetch_manifest
 from eigenbank.registry.hub.remote import Remote, api, blob_oid, check_repo_id, look
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.state import recall, remember_base
+from eigenbank.registry.own import labelled
 from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
-from eigenbank.schemas import FileEntry, Manifest
+from eigenbank.schemas import FileEntry, Label, Manifest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError
 
 NOTHING = "nothing was published"
@@ -54,8 +57,11 @@ class Outcome:
         return any(change != "keep" for change in self.changes.values())
 
 
-def prepare(folder: Path, repo: str) -> Publication:
-    """Check a set on disk whole, and make what is to be published of it. Raises SetError or HubError; asks nobody."""
+def prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]] | None = None) -> Publication:
+    """Check a set on disk whole, and make what is to be published of it, with more `labels` (by direction id) if given.
+
+    Raises SetError or HubError; asks nobody.
+    """
     check_repo_id(repo)
     manifest = read_manifest(folder)
     check_manifest(manifest, str(folder), bases=(), model=None)
@@ -67,6 +73,7 @@ def prepare(folder: Path, repo: str) -> Publication:
             )
             raise HubError(message)
     check_content(folder, manifest, str(folder))
+    manifest = labelled(manifest, labels or {})
     card = model_card(manifest, repo).encode()
     entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
     manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
@@ -78,6 +85,7 @@ def publish(
     folder: Path,
     repo: str,
     *,
+    labels: Mapping[str, tuple[Label, ...]] | None = None,
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
@@ -85,15 +93,15 @@ def publish(
     dry_run: bool = False,
     say: Say,
 ) -> Outcome:
-    """Publish a set as one commit. A repository that has it already is left alone.
+    """Publish a set as one commit, with more `labels` than it has (by direction id) if given.
 
-    The repository is made if needed (`private` or not), and the branch `revision`. The commit is made on top of the one
+    A repository that has it already is left alone. The repository is made if needed (`private` or not), and the branch `revision`. The commit is made on top of the one
     that was looked at, or not at all: a concurrent push raises ConflictError. So does a push by somebody since this
     machine last published there, unless `parent` names that commit as one to build on. Raises HubError; nothing has
     changed on the Hub then, but for an empty repository or branch.
     """
     check_online("publishing", NOTHING)
-    publication = prepare(folder, repo)
+    publication = prepare(folder, repo, labels)
     branch = revision or "main"
     remote = _look(repo, revision)
     if remote is None and not dry_run:
@@ -261,23 +269,20 @@ def _after_failure(publication: Publication, remote: Remote, branch: str, error:
     raise error
 
 
-class _card_errors:  # noqa: N801 used as a function in a with statement
-    """Turn the validator's refusal of the card into a HubError."""
-
-    def __init__(self, publication: Publication) -> None:
-        self._publication = publication
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _at: object) -> None:
-        if type(error) is ValueError:
-            detail = " ".join(str(error).split())[:500]
-            message = (
-                f"the Hub does not accept the model card of {self._publication.manifest.checkpoint.model_id}: {detail}: "
-                f"{NOTHING}. Build the set under an id that can be a repository's (--model-id ORG/NAME)"
-            )
-            raise HubError(message) from error
+@contextmanager
+def _card_errors(publication: Publication) -> Iterator[None]:
+    """Turn the validator's refusal of the card, a bare ValueError, into a HubError."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        detail = " ".join(str(error).split())[:500]
+        message = (
+            f"the Hub does not accept the model card of {publication.manifest.checkpoint.model_id}: {detail}: "
+            f"{NOTHING}. Build the set under an id that can be a repository's (--model-id ORG/NAME)"
+        )
+        raise HubError(message) from error
 
 
 def _bytes(content: bytes | Path) -> bytes:
