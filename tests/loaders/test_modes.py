@@ -18,18 +18,32 @@ def test_the_page_lists_every_mode_and_every_way_to_edit() -> None:
     assert list(table()) == [mode.name for mode in modes.MODES]
 
 
-def _marks(mode: modes.Mode, number: int) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if mode.slow or number != NUMBERS.get(mode.name, 0) else []
-
-
-NUMBERS = {"none, Wan": 1, "bfloat16": 2, "LoRA, loaded before": 4, "group offload, by leaf": 1, "First Block Cache": 1}
-"""Which way to edit the normal suite looks at in each mode, the first where nothing is said; the slow one looks at all."""
+NORMAL = {
+    "none": 4,
+    "none, Wan": 1,
+    "float16": 0,
+    "bfloat16, FLUX": 2,
+    "attention backend": 3,
+    "LoRA, loaded while steered": 0,
+    "LoRA, FLUX": 1,
+    "IP-Adapter, loaded before": 2,
+    "sequential offload": 0,
+    "group offload, by leaf": 1,
+    "First Block Cache": 1,
+    "Pyramid Attention Broadcast": 0,
+}
+"""What the normal suite looks at: modes, and for each one way to edit. The slow one looks at all."""
 
 
 @pytest.mark.parametrize(
     ("mode", "number"),
     [
-        pytest.param(mode, number, id=f"{mode.name}: {edit.name}", marks=_marks(mode, number))
+        pytest.param(
+            mode,
+            number,
+            id=f"{mode.name}: {edit.name}",
+            marks=() if NORMAL.get(mode.name) == number else pytest.mark.slow,
+        )
         for mode in modes.MODES
         for number, edit in enumerate(modes.EDITS)
         if number in mode.edits
