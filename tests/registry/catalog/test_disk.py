@@ -1,5 +1,6 @@
 """Folders and disks that are no place for a catalog, or stop being one."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,17 @@ def test_locks_are_tried_and_leave_nothing(tmp_path: Path) -> None:
     assert locks_work(tmp_path) is None
     check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_programs_trial_of_locks_is_cleared_away(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / f".eigenbank-lock-{gone.pid}-0123abcd").touch()
+    others = {f".eigenbank-lock-{os.getpid()}-0123abcd", ".eigenbank-lock-x", "a file"}
+    for name in others:
+        (tmp_path / name).touch()
+    check_folder(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == others
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from eigenbank.registry.catalog.match import NAMES, Matches, Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.scope import LabelTest, labelled_by
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
 
 Key = tuple[int, bool, float]
 """How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
@@ -40,9 +40,9 @@ def best_keys(connection: Connection, matches: Matches | None, test: LabelTest, 
     for start in range(0, len(numbers), _CHUNK):
         chunk = numbers[start : start + _CHUNK]
         if matches.places is not None or matches.mixed:
-            places = {row[0]: (row[1], row[2]) for row in connection.execute(_PLACES, {"numbers": chunk})}
+            places = {row[0]: (row[1], row[2]) for row in rows_of(connection, _PLACES, {"numbers": chunk})}
         passing = set(chunk) if test.anything else set()
-        for number, text, source, confidence in connection.execute(_LABELS, {"numbers": chunk}):
+        for number, text, source, confidence in rows_of(connection, _LABELS, {"numbers": chunk}):
             if not test(source, confidence):
                 continue
             passing.add(number)

@@ -8,12 +8,13 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from eigenbank.registry.catalog.models import LabelTable, TextTable
 from eigenbank.registry.catalog.query import Position
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.registry.catalog.walk import Budget
 
 _AT_ONCE = 4
 """Up to this many texts are read without first asking which of them begin where."""
-_BATCH = 64
+_LEAST, _MOST = 4, 64
+"""Labels of one text that are read at first."""
 
 _OF_TEXT = LabelTable.text_id == TextTable.id
 _BEST = (
@@ -52,9 +53,9 @@ class _Text:
         if not self.rows:
             if self.done:
                 return None
-            self.batch = min(max(self.batch * 4, min(wanted, _BATCH)), 4_096)
+            self.batch = min(max(self.batch * 4, wanted), 4_096)
             values = {"text": self.text, "value": -self.place[0], "number": self.place[1], "count": self.batch}
-            found = self.connection.execute(self.statement, values).all()
+            found = rows_of(self.connection, self.statement, values)
             budget.spend(self.batch)
             self.done = len(found) < self.batch
             self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found)]
@@ -74,6 +75,7 @@ def merged(
     unknown = bool(stream % 2)
     heads = _heads(connection, list(texts), after, unknown=unknown)
     completed: dict[int, Any] = {}
+    share = min(max(2 * wanted // max(len(heads), 1), _LEAST), _MOST)
     heap: list[tuple[float, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
     heapq.heapify(heap)
     batch: list[Position] = []
@@ -91,7 +93,7 @@ def merged(
             if len(batch) >= wanted:
                 yield batch
                 batch = []
-        row = opened.next(wanted, budget)
+        row = opened.next(share, budget)
         if row is None:
             heapq.heappop(heap)
         else:

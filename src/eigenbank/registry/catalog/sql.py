@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Integer, Text, bindparam, func, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Double, Integer, Text, bindparam, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -70,9 +70,15 @@ def among(column: Any, values: Iterable[Any] | str) -> ColumnElement[bool]:
     return _Among(column, bindparam(None, list(values), type_=Many(of)))
 
 
+def between(column: Any) -> ColumnElement[bool]:
+    """Return `first <= column <= last`, the two to be given when the statement is executed."""
+    condition: ColumnElement[bool] = column.between(bindparam("first"), bindparam("last"))
+    return condition
+
+
 def unindexed(column: Any) -> Any:
     """Return the column so that the planner does not use its index: for where another one is known to be better."""
-    return column + 0
+    return column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
 
 
 def next_id(connection: Connection, table: type[Base]) -> int:
@@ -122,7 +128,7 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
     return known
 
 
-def rows_of(connection: Connection, statement: Any, values: dict[str, Any]) -> list[Any]:
+def rows_of(connection: Connection, statement: Any, values: dict[str, Any] | None = None) -> list[Any]:
     """Return a statement's rows as the driver gives them: for many rows of plain numbers and strings."""
     result: Any = connection.execute(statement, values)
     found: list[Any] = result.cursor.fetchall()
