@@ -13,8 +13,8 @@ from eigenbank.registry.catalog.walk import Budget
 
 _AT_ONCE = 4
 """Up to this many texts are read without first asking which of them begin where."""
-_LEAST, _MOST = 4, 64
-"""Labels of one text that are read at first."""
+_LEAST = 4
+"""Labels of one text that are read at first, unless fewer are wanted."""
 
 _OF_TEXT = LabelTable.text_id == TextTable.id
 _BEST = (
@@ -75,7 +75,7 @@ def merged(
     unknown = bool(stream % 2)
     heads = _heads(connection, list(texts), after, unknown=unknown)
     completed: dict[int, Any] = {}
-    share = min(max(2 * wanted // max(len(heads), 1), _LEAST), _MOST)
+    share = min(max(2 * wanted // max(len(heads), 1), _LEAST), wanted)
     heap: list[tuple[float, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
     heapq.heapify(heap)
     batch: list[Position] = []

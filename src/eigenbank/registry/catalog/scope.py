@@ -177,10 +177,10 @@ class LabelTest:
         """Whether every label passes."""
         return self.sources is None and self.min_confidence is None
 
-    def conditions(self) -> list[Any]:
-        """The same as conditions on a row of labels."""
+    def conditions(self, *, sources: bool = True) -> list[Any]:
+        """The same as conditions on a row of labels, with or without that on `sources`."""
         found: list[Any] = []
-        if self.sources is not None:
+        if sources and self.sources is not None:
             # The direction or the text is the better way in; nearly every label is of one of few sources.
             found.append(among(unindexed(LabelTable.source_id), sorted(self.sources)))
         if self.min_confidence is not None:

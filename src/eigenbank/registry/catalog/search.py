@@ -11,12 +11,21 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog import read
-from eigenbank.registry.catalog.judge import best_keys, matching, standing
+from eigenbank.registry.catalog.judge import (
+    Ranges,
+    best_keys,
+    labelled,
+    labelled_of_source,
+    matching,
+    named_sets,
+    standing,
+)
 from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
 from eigenbank.registry.catalog.merge_texts import merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
@@ -47,7 +56,7 @@ _LAST = select(func.max(DirectionTable.id))
 class Driver:
     """A selective way in: a condition on directions, and how many meet it. `bound`: the one it is made of. `partial`:
     matches by names alone are not among them. `scope`: it is the search's scope itself. `matched`: whoever comes in by it
-    matches the text.
+    matches the text. `sources`: it is the sources of labels.
     """
 
     count: int
@@ -56,6 +65,7 @@ class Driver:
     partial: bool = False
     scope: bool = False
     matched: bool = False
+    sources: bool = False
 
 
 class Search:
@@ -146,7 +156,7 @@ class Search:
             return []
         directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
         if not texts or self.matches is None:
-            return [Driver(number, directions)]
+            return [Driver(number, directions, sources=not texts)]
         partial = self.matches.places is not None
         matched = not self.matches.mixed and self.test.anything
         return [Driver(number, directions, partial=partial, matched=matched)]
@@ -176,17 +186,39 @@ class Search:
             statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
         return statement
 
+    def _fits(self, numbers: list[int], limits: list[Any], *, matched: bool = False) -> set[int]:
+        """Return those of the directions that are in the scope, meet the limits and match the text (`matched`: as all do)."""
+        if self.matches is not None and self.named is not None and not matched:
+            numbers = sorted(labelled(self.connection, self.matches, self.test, self.named, numbers))
+            matched = True
+        if not numbers or (matched and self.scope.everything and not limits):
+            return set(numbers)
+        statement = select(DirectionTable.id).where(among(DirectionTable.id, numbers))
+        return {row[0] for row in rows_of(self.connection, self._fitting(statement, limits, matched=matched))}
+
+    @cached_property
+    def named(self) -> Ranges | None:
+        """The sets whose names alone match; None where it is not by set."""
+        return None if self.matches is None else named_sets(self.connection, self.matches)
+
     # Gathering
 
     def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
         limits = driver.conditions + self._conditions(driver.bound)
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
-        statement = self._fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
         if not self.ranked:
+            statement = self._fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
             yield from self._sorted_by_database(statement, after, wanted)
             return
-        numbers = [row[0] for row in rows_of(self.connection, statement)]
+        if driver.sources and self.matches is not None and self.named is not None:
+            found = labelled_of_source(self.connection, self.matches, self.test, self.named)
+            numbers = sorted(self._fits(sorted(found), self._conditions(), matched=True))
+        else:
+            statement = self._fitting(statement, limits, scoped=driver.scope, matched=True)
+            numbers = [row[0] for row in rows_of(self.connection, statement)]
+            if not driver.matched:
+                numbers = sorted(self._fits(numbers, []))
         best = best_keys(self.connection, self.matches, self.test, numbers)
         positions = [standing(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
         start = None if after is None else after.order(descending=True)
@@ -248,7 +280,7 @@ class Search:
         yield from by_column(
             self.connection,
             self.column,
-            None if everything else lambda statement: self._fitting(statement, limits),
+            None if everything else lambda numbers: self._fits(numbers, limits),
             descending=self.descending,
             after=after,
             wanted=wanted,

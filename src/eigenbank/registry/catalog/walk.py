@@ -42,7 +42,7 @@ class Budget:
 def by_column(
     connection: Connection,
     column: Any,
-    fitting: Callable[[Any], Any] | None,
+    fitting: Callable[[list[int]], set[int]] | None,
     *,
     descending: bool,
     after: Position | None,
@@ -52,8 +52,8 @@ def by_column(
 ) -> Iterator[list[Position]]:
     """Yield the directions in the order of a column (None: of their numbers), then those that have nothing there.
 
-    `fitting` limits a statement on directions to those that fit; None: all do. `own` are limits on the column itself,
-    where the walk may start.
+    `fitting` tells which of some directions fit; None: all do. `own` are limits on the column itself, where the walk may
+    start.
     """
     for stream in (0, 1) if column is not None and column.nullable else (0,):
         if after is not None and after.stream > stream:
@@ -63,23 +63,20 @@ def by_column(
         size = wanted if fitting is None else max(wanted, _BLOCK)
         looked = fit = 0
         while True:
-            inner = _block(column, value, stream, own, descending=descending, place=place)
-            boundary = connection.execute(inner.offset(size - 1).limit(1)).first()
-            inner = inner.limit(size)
+            statement = _block(column, value, stream, own, descending=descending, place=place).limit(size)
+            rows = rows_of(connection, statement)
+            block = [Position(stream, None if value is None else row[1], row[0]) for row in rows]
+            last = block[-1] if len(block) == size else None
             if fitting is not None:
-                block = inner.subquery()
-                inner = select(block.c.id, *([] if value is None else [block.c.value]))
-                inner = fitting(inner.join(DirectionTable, DirectionTable.id == block.c.id))
-                order = [] if value is None else [block.c.value.desc() if descending else block.c.value]
-                inner = inner.order_by(*order, block.c.id)
-            rows = rows_of(connection, inner)
-            yield [Position(stream, None if value is None else row[1], row[0]) for row in rows]
-            if boundary is None:
+                fits = fitting([row[0] for row in rows])
+                block = [position for position in block if position.direction in fits]
+            yield block
+            if last is None:
                 break
-            place = Position(stream, None if value is None else boundary[1], boundary[0])
+            place = last
             budget.spend(size)
             # As many rows as should hold those that are still wanted, judging by the share that fits so far.
-            looked, fit = looked + size, fit + len(rows)
+            looked, fit = looked + size, fit + len(block)
             size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
 
 
