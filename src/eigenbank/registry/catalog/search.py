@@ -37,8 +37,10 @@ from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_s
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
-_FEW = 500
-"""So many rows are always gathered."""
+_FEW, _MOST = 500, 5_000
+"""So many rows are always gathered, and so many at most where a walk is the other way."""
+_FEW_LABELS = 200
+"""Labels of matching texts that are gathered rather than merged."""
 MANY = 400_000
 """More rows than this are never gathered."""
 
@@ -110,7 +112,7 @@ class Search:
             return _FEW
         total = self.connection.execute(_LAST).scalar() or 0
         few = int((wanted * total) ** 0.5)
-        return min(max(few // 2 if self.ranked else few, _FEW), 5_000)
+        return min(max(few // 2 if self.ranked else few, _FEW), _MOST)
 
     @staticmethod
     def _page(positions: Iterable[Position], wanted: int) -> list[Position]:
@@ -150,7 +152,7 @@ class Search:
     def _by_labels(self, label: list[Any], most: int, *, texts: bool = False) -> list[Driver]:
         """The way in by a condition on labels, `texts` by that on their texts; none where more than `most` meet it."""
         # Texts have their labels in order already: merging them is rarely the longer way.
-        enough = min(most, 200) if texts and self.ranked else most
+        enough = min(most, _FEW_LABELS) if texts and self.ranked else most
         number = count(self.connection, LabelTable.direction_id, label, enough)
         if number > enough:
             return []

@@ -83,8 +83,18 @@ def unindexed(column: Any) -> Any:
 
 def next_id(connection: Connection, table: type[Base]) -> int:
     """Return the first free number of a table. Safe because only one transaction at a time may write."""
-    column = table.__table__.c.id
-    return int(connection.execute(select(func.coalesce(func.max(column), 0) + 1)).scalar_one())
+    return int(connection.execute(_next_id(table)).scalar_one())
+
+
+@lru_cache(maxsize=64)
+def _next_id(table: type[Base]) -> Any:
+    return select(func.coalesce(func.max(table.__table__.c.id), 0) + 1)
+
+
+@lru_cache(maxsize=64)
+def _known(table: type[Base], column: str) -> Any:
+    key = table.__table__.c[column]
+    return select(key, table.__table__.c.id).where(among(key, "values"))
 
 
 @lru_cache(maxsize=64)
@@ -117,8 +127,7 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
     wanted = list(dict.fromkeys(values))
     if not wanted:
         return {}
-    key = table.__table__.c[column]
-    known = {row[0]: row[1] for row in connection.execute(select(key, table.__table__.c.id).where(among(key, wanted)))}
+    known: dict[str, int] = dict(rows_of(connection, _known(table, column), {"values": wanted}))
     missing = [value for value in wanted if value not in known]
     if missing:
         first = next_id(connection, table)

@@ -1,0 +1,164 @@
+"""Search results against a plain scan over everything, on random catalogs."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eigenbank.registry.catalog import Catalog, DirectionRow, search, walk
+from eigenbank.registry.catalog.words import Term, parse, split
+from eigenbank.schemas import Label, Manifest
+
+from .made import label, manifest
+
+WORDS = ["smile", "smiling", "long", "hair", "Größe", "mid", "acme", "x"]
+TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
+LABELS = st.builds(
+    label,
+    TEXTS,
+    st.none() | st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from(["statistics", "human:ann", "clip:x@1"]),
+)
+LAYERS = ["mid_block.attentions.0", "up.smile", "x"]
+QUERIES = st.lists(st.sampled_from([*WORDS, "sm", "h", '"long hair"', '"smil"', "mid_block", "groß", "0"]), max_size=3)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> list[Manifest]:
+    sets = []
+    for model_id in draw(st.lists(st.sampled_from(["acme/faces", "acme/smile", "hair"]), unique=True, max_size=3)):
+        layers = draw(st.lists(st.sampled_from(LAYERS), unique=True, min_size=1))
+        names = [f"{layer}/value/{rank}" for layer in layers for rank in range(3)]
+        labels = draw(st.dictionaries(st.sampled_from(names), st.lists(LABELS, max_size=4)))
+        sets.append(manifest(model_id, labels, layers=tuple(layers), recipes=("value",)))
+    return sets
+
+
+def best(row: DirectionRow, query: str, source: str | None, floor: float | None) -> tuple[int, bool, float] | None:
+    """The direction's place by the rules that the search's docstring states."""
+    terms = parse(query)
+    names = [split(row.model_id), split(row.layer)]
+
+    def passes(item: Label) -> bool:
+        if source is not None and item.source.partition(":")[0] != source:
+            return False
+        return floor is None or (item.confidence is not None and item.confidence >= floor)
+
+    passing = [item for item in row.labels if passes(item)]
+    keys = []
+    for item in passing:
+        words = split(item.text)
+        inside = [term.match(words) for term in terms]
+        if not all(here or any(map(term.match, names)) for here, term in zip(inside, terms, strict=True)):
+            continue
+        whole = [Term(term.words, prefix=False).match(words) for term in terms]
+        if words == [word for term in terms for word in term.words]:
+            tier = 0
+        elif all(whole):
+            tier = 1
+        else:
+            tier = 2 if all(inside) else 3 if any(inside) else 4
+        keys.append((tier, item.confidence is None, -(item.confidence or 0)) if tier < 4 else (4, False, 0.0))
+    if all(any(map(term.match, names)) for term in terms) and (passing or (source is None and floor is None)):
+        keys.append((4, False, 0.0))
+    return min(keys, default=None)
+
+
+FILTERS: list[tuple[dict[str, object], Callable[[DirectionRow], bool]]] = [
+    ({}, lambda row: True),
+    ({"model": "acme/*"}, lambda row: row.model_id.startswith("acme/")),
+    ({"layer": "*mi*"}, lambda row: "mi" in row.layer),
+    ({"width": 128}, lambda row: row.width == 128),
+    ({"rank": 1}, lambda row: row.rank == 1),
+    ({"min_eigenvalue": 5.0, "max_eigenvalue": 10.0}, lambda row: 5 <= row.eigenvalue <= 10),
+    ({"max_share": 0.2}, lambda row: row.share <= 0.2),
+    ({"labelled": True}, lambda row: bool(row.labels)),
+    ({"labelled": False, "rank": 2}, lambda row: not row.labels and row.rank == 2),
+]
+ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
+    "match": lambda row: (),
+    "catalog": lambda row: (),
+    "eigenvalue": lambda row: (-row.eigenvalue,),
+    "share": lambda row: (-row.share,),
+    "rank": lambda row: (row.rank,),
+    "confidence": lambda row: (row.confidence is None, -(row.confidence or 0)),
+}
+WAYS = [
+    {},  # as it comes: little is gathered and sorted
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0},  # a walk or merge, as in a large catalog
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2},  # one that gives up
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2, "MANY": 0},  # and one that must not
+]
+
+
+@contextlib.contextmanager
+def going(way: dict[str, int]) -> Iterator[None]:
+    """Have searches go one way, with blocks of three rows, so that few rows take many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in way.items():
+            patch.setattr(search, name, value)
+        if way:
+            patch.setattr(walk, "_BLOCK", 3)
+        yield
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    manifests(),
+    st.lists(
+        st.tuples(
+            QUERIES.map(" ".join),
+            st.none() | st.sampled_from(["human", "statistics"]),
+            st.none() | st.sampled_from([0.0, 0.4, 1.0]),
+            st.sampled_from(FILTERS),
+            st.sampled_from(sorted(ORDERS)),
+            st.sampled_from(WAYS),
+            st.integers(1, 4),
+        ),
+        min_size=1,
+        max_size=10,
+    ),
+)
+def test_a_search_finds_what_a_plain_scan_finds_in_the_same_order(
+    sets: list[Manifest], searches: list[tuple[Any, ...]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, Catalog.open(Path(folder) / "c.db", shipped=False) as catalog:
+        for index, one in enumerate(sets):
+            catalog.add_set(one, location=str(index), digest=str(index))
+        rows = [row for name in (one.checkpoint.model_id for one in sets) for row in catalog.search(model=name)]
+        assert [row.id for row in rows] == [f"{one.checkpoint.model_id}#{d.id}" for one in sets for d in one.directions]
+        for query, source, floor, (filters, fits), sort, way, limit in searches:
+            keys = {}
+            for index, row in enumerate(rows):
+                if query.strip():
+                    key = best(row, query, source, floor)
+                else:
+                    key = (0, False, 0.0) if has_label(row, source, floor) else None
+                if key is not None and fits(row):
+                    keys[index] = (key if sort == "match" else ORDERS[sort](row), index)
+            expected = [rows[index].id for index in sorted(keys, key=keys.__getitem__)]
+            got, cursor = [], None
+            with going(way):
+                while True:
+                    page = catalog.search(
+                        query, source=source, min_confidence=floor, sort=sort, limit=limit, cursor=cursor, **filters
+                    )
+                    got += [row.id for row in page]
+                    cursor = page.cursor
+                    if cursor is None:
+                        break
+            assert got == expected, (query, source, floor, filters, sort, way)
+
+
+def has_label(row: DirectionRow, source: str | None, floor: float | None) -> bool:
+    """Whether a label of the source has at least that confidence, where one is asked for."""
+    return (source is None and floor is None) or any(
+        (source is None or item.source.partition(":")[0] == source)
+        and (floor is None or (item.confidence is not None and item.confidence >= floor))
+        for item in row.labels
+    )
