@@ -112,11 +112,11 @@ def going(way: dict[str, int]) -> Iterator[None]:
     manifests(),
     st.lists(
         st.tuples(
-            QUERIES.map(" ".join),
+            st.sampled_from(["smile", "sm", "hair", "smile hair", "smile acme", "smile x"]) | QUERIES.map(" ".join),
             st.none() | st.sampled_from(["human", "statistics"]),
             st.none() | st.sampled_from([0.0, 0.4, 1.0]),
             st.sampled_from(FILTERS),
-            st.sampled_from(sorted(ORDERS)),
+            st.sampled_from(["match", "match", "match", *ORDERS]),
             st.sampled_from(WAYS),
             st.integers(1, 4),
         ),

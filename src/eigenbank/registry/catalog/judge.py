@@ -35,7 +35,7 @@ _PLACES = (
 )
 _RANGES = select(_end(func.min), _end(func.max)).where(among(SetTable.checkpoint_id, "checkpoints"))
 _CHUNK = 5_000
-_MOST_SETS = 200
+_MOST_SETS = 400
 """More sets than this are not named one by one."""
 
 
@@ -86,11 +86,16 @@ def named_sets(connection: Connection, matches: Matches) -> Ranges | None:
     """Return the sets whose model's id alone matches. None where layers' names have a part in it, or texts with them, or
     the sets are many.
     """
-    if matches.mixed or any(place.names for place in matches.places or ()):
+    if matches.mixed:
         return None
-    if matches.places is None:
-        return Ranges()
-    checkpoints = frozenset.intersection(*(place.checkpoints for place in matches.places))
+    return Ranges() if matches.places is None else sets_at(connection, matches.places)
+
+
+def sets_at(connection: Connection, places: tuple[Place, ...]) -> Ranges | None:
+    """Return the sets whose model's id has the terms of all places; None where layers' names have one, or they are many."""
+    if any(place.names for place in places):
+        return None
+    checkpoints = frozenset.intersection(*(place.checkpoints for place in places))
     if len(checkpoints) > _MOST_SETS:
         return None
     found = rows_of(connection, _RANGES, {"checkpoints": sorted(checkpoints)})

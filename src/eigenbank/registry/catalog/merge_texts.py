@@ -1,7 +1,7 @@
 """The labels of many texts in one order: a merge of the index's ranges, each read no further than needed."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -32,14 +32,17 @@ _FIRST_HEADS = select(TextTable.id, _FIRST).where(among(TextTable.id, "texts"))
 
 Row = tuple[float, int]
 """The negated confidence (0 where there is none) and the direction: less comes first."""
+Keep = Callable[[int], bool] | None
+"""Which directions to keep; None: all."""
 
 
 class _Text:
     """The labels of one text, in order."""
 
     def __init__(
-        self, connection: Connection, text: int, statement: Any, *, unknown: bool, after: Position | None
+        self, connection: Connection, text: int, statement: Any, keep: Keep, *, unknown: bool, after: Position | None
     ) -> None:
+        self.keep = keep
         self.connection = connection
         self.text = text
         self.statement = statement
@@ -50,27 +53,34 @@ class _Text:
 
     def next(self, wanted: int, budget: Budget) -> Row | None:
         """Return the next label; None at the end."""
-        if not self.rows:
+        while not self.rows:
             if self.done:
                 return None
-            self.batch = min(max(self.batch * 4, wanted), 4_096)
+            # Rows that are still to be sifted are read from the index alone, and cost little.
+            self.batch = min(max(self.batch * 4, wanted if self.keep is None else 12 * wanted), 4_096)
             values = {"text": self.text, "value": -self.place[0], "number": self.place[1], "count": self.batch}
             found = rows_of(self.connection, self.statement, values)
             budget.spend(self.batch)
             self.done = len(found) < self.batch
-            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found)]
-            if not self.rows:
-                return None
-            self.place = self.rows[0]
+            if found:
+                self.place = (-(found[-1][1] or 0.0), found[-1][0])
+            keep = self.keep
+            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found) if keep is None or keep(row[0])]
         return self.rows.pop()
 
 
 def merged(
-    connection: Connection, texts: dict[int, Any], stream: int, after: Position | None, wanted: int, budget: Budget
+    connection: Connection,
+    texts: dict[int, tuple[Any, Keep]],
+    stream: int,
+    after: Position | None,
+    wanted: int,
+    budget: Budget,
 ) -> Iterator[list[Position]]:
     """Yield batches of positions of the labels of texts: an odd stream is of those without a confidence.
 
-    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order.
+    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order, and which
+    directions of those to keep.
     """
     unknown = bool(stream % 2)
     heads = _heads(connection, list(texts), after, unknown=unknown)
@@ -82,10 +92,10 @@ def merged(
     while heap:
         negated, number, text, opened = heap[0]
         if opened is None:
-            base = texts[text]
+            base, keep = texts[text]
             if id(base) not in completed:
                 completed[id(base)] = _complete(base, unknown=unknown)
-            opened = _Text(connection, text, completed[id(base)], unknown=unknown, after=after)
+            opened = _Text(connection, text, completed[id(base)], keep, unknown=unknown, after=after)
         else:
             position = Position(stream, None if unknown else -negated, number)
             if not batch or batch[-1] != position:

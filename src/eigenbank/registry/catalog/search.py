@@ -24,10 +24,11 @@ from eigenbank.registry.catalog.judge import (
     labelled_of_source,
     matching,
     named_sets,
+    sets_at,
     standing,
 )
 from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
-from eigenbank.registry.catalog.merge_texts import merged
+from eigenbank.registry.catalog.merge_texts import Keep, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Filters, Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
@@ -308,17 +309,21 @@ class Search:
             statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
             statement = self._fitting(statement, limits, matched=True)
         for tier in range(NAMES):
-            texts: dict[int, Any] = {text: statement for text, found in self.matches.tiers.items() if found == tier}
+            texts: dict[int, tuple[Any, Keep]] = {
+                text: (statement, None) for text, found in self.matches.tiers.items() if found == tier
+            }
             if tier == 3:
-                texts = self._mixed_statements(limits)
+                texts = self._mixed_statements(statement, limits)
             for unknown in (False, True):
                 stream = 2 * tier + unknown
                 if texts and (after is None or after.stream <= stream):
                     start = after if after is not None and after.stream == stream else None
                     yield from merged(self.connection, texts, stream, start, wanted, budget)
 
-    def _mixed_statements(self, limits: list[Any]) -> dict[int, Any]:
-        """For each text that lacks some terms, the statement for its labels on layers whose names have those."""
+    def _mixed_statements(self, plain: Any, limits: list[Any]) -> dict[int, tuple[Any, Keep]]:
+        """For each text that lacks some terms, the statement for its labels on layers whose names have those: the `plain`
+        one, where a direction's number tells.
+        """
         assert self.matches is not None
         base = (
             select(LabelTable.direction_id, LabelTable.confidence)
@@ -328,12 +333,13 @@ class Search:
             .join(SetTable, SetTable.id == LayerTable.set_id)
             .where(*self.test.conditions(), *limits, *self.scope.conditions(indexed=False))
         )
-        made: dict[tuple[int, ...], Any] = {}
+        made: dict[tuple[int, ...], tuple[Any, Keep]] = {}
         found = {}
         for text, places in self.matches.mixed.items():
             key = tuple(map(id, places))
             if key not in made:
-                made[key] = base.where(*conditions(places))
+                sets = sets_at(self.connection, places)
+                made[key] = (base.where(*conditions(places)), None) if sets is None else (plain, sets.holds)
             found[text] = made[key]
         return found
 
