@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from eigenbank.registry.catalog import read
 from eigenbank.registry.catalog.judge import (
@@ -53,6 +53,13 @@ _COLUMNS: dict[str, tuple[Any, bool]] = {
 }
 
 _LAST = select(func.max(DirectionTable.id))
+_OF_SPECTRA = (
+    select(DirectionTable.id)
+    .where(among(DirectionTable.spectrum_id, "numbers"))
+    .order_by(unindexed(DirectionTable.id))
+    .limit(bindparam("count"))
+)
+"""Whole spectra in catalog order, a model's set as a rule: the most common question."""
 
 
 @dataclass(frozen=True)
@@ -207,9 +214,14 @@ class Search:
     # Gathering
 
     def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
-        limits = driver.conditions + self._conditions(driver.bound)
+        others = self._conditions(driver.bound)
+        limits = driver.conditions + others
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
+        if driver.scope and not others and column is None and self.matches is None and after is None:
+            values = {"numbers": self.scope.spectra, "count": wanted}
+            yield from (Position(0, None, row[0]) for row in rows_of(self.connection, _OF_SPECTRA, values))
+            return
         if not self.ranked:
             statement = self._fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
             yield from self._sorted_by_database(statement, after, wanted)
