@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from eigenbank.builders.inputs import Maker, Scene
-from eigenbank.builders.trace import mark, shadow_of
+from eigenbank.builders.shadows import mark, shadow_of
 
 LONG = torch.int64
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from eigenbank.builders.families import Discovery
 from eigenbank.builders.hollow import hollow
 from eigenbank.builders.inputs import Maker, candidates
-from eigenbank.builders.trace import IMAGE, TEXT, NormMark, Operand, Seen, Trace, Tracer, mark_norm
+from eigenbank.builders.shadows import IMAGE, TEXT, NormMark, mark_norm
+from eigenbank.builders.trace import Operand, Seen, Trace, Tracer
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
 
