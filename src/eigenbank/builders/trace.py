@@ -415,6 +415,9 @@ class Tracer(TorchFunctionMode):
             for role, each in (("query", q), ("key", k), ("value", v))
         }
         self.trace.seen.append(Seen(number, queries, keys, operands))
+        if not bool((queries & 3).any()) and bool(((keys & 3) == TEXT).any()) and not bool((keys & IMAGE).any()):
+            # What learned queries gather from text is text; a pool of image tokens has no place in the image.
+            queries = torch.full_like(queries, TEXT)
         heads, channels = q.shape[1], v.shape[-1]
         place = queries[:, None, :, None].expand(q.shape[0], heads, q.shape[2], channels)
         rows = torch.arange(1, heads * channels + 1).reshape(1, heads, 1, channels)
