@@ -2,13 +2,13 @@
 
 import json
 import re
-import struct
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
+from making import write_sparse
 
 pytest.importorskip("hub.server", reason="the loopback Hub server of tests/hub is not there")
 
@@ -22,7 +22,6 @@ STEM = "unet/diffusion_pytorch_model"
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     """A sharded float16 checkpoint of some hundred megabytes, its one attention random, all else a hole in the file."""
-    import torch
 
     from eigenbank.builders.denoisers import empty_model
 
@@ -41,24 +40,11 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     }
     weight_map = {}
     for number, shard in enumerate(shards):
-        header, at = {}, 0
-        for name, shape in shard:
-            header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + 2 * prod(shape)]}
-            at += 2 * prod(shape)
-        text = json.dumps(header).encode()
         path = folder / f"{number}.safetensors"
-        with path.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + at)
-            for name, shape in shard:
-                if "attentions" in name:
-                    file.seek(8 + len(text) + header[name]["data_offsets"][0])
-                    file.write(
-                        torch.randn(shape, generator=torch.Generator().manual_seed(len(name))).half().numpy().tobytes()
-                    )
         stored = f"{STEM}-{number + 1:05}-of-00002.safetensors"
         files[stored] = path
-        weight_map |= dict.fromkeys(header, Path(stored).name)
+        held = write_sparse(path, dict(shard), lambda name: "attentions" in name)
+        weight_map |= dict.fromkeys(held, Path(stored).name)
     files[f"{STEM}.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     return files
 

@@ -47,8 +47,8 @@ def build(
 ) -> None:
     """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
 
-    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, of which only the
-    attention tensors are read. Without --recipe, output-value is built on both sides.
+    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
+    (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
     \b
     Example:
