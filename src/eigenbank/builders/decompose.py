@@ -1,16 +1,20 @@
 """The eigenvectors of a symmetric matrix, ordered, signed by rule, with how they stand in their spectrum."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-RESIDUAL = 1e-9
+RESIDUAL = 1e-8
 """Largest ‖Mv − λv‖ over the largest eigenvalue that an iterative solution may leave; else the direct one is taken."""
-ITERATIVE_WIDTH = 1024
-"""Below this width a direct solution is as fast."""
+ITERATIVE_WIDTH = 2048
+"""Below this width a direct solution is as fast (measured: benchmarks/building.py)."""
+ROUND_WIDTH = 128
+"""A direct solution costs as much as one round of the iteration for every so many of the width."""
 _OVERSAMPLE = 24
-_ROUNDS = 40
+_PROBE = 4
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,30 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
     The sign of an eigenvector is arbitrary and differs between devices: the entry of largest magnitude is made positive,
     the first of them where several are equal within rounding.
     """
-    width = gram.shape[0]
     found = None
-    if width >= ITERATIVE_WIDTH and k + 1 <= width // 16:
-        found = iterate(gram, k + 1)
-    if found is None:
-        values, vectors = torch.linalg.eigh(gram)
-        values, rows = values.flip(0)[: k + 1], vectors.T.flip(0)[:k]
-    else:
-        values, rows = found[0], found[1][:k]
-    values, rows = values.clamp_min(0).cpu(), rows.cpu()
+    if gram.shape[0] >= ITERATIVE_WIDTH and k + 1 <= gram.shape[0] // 16:
+        found = iterate(gram, k + 1, gram.shape[0] // ROUND_WIDTH)
+    if found is not None:
+        return _spectrum(gram, found[0], found[1], k)
+    values, vectors = torch.linalg.eigh(gram)
+    return _spectrum(gram, values.flip(0), vectors.T.flip(0), k)
+
+
+def decompose_all(grams: Sequence[Tensor], k: int) -> list[Spectrum]:
+    """`decompose` of several matrices of one width, those that a direct solution is best for in one batched call."""
+    width = grams[0].shape[0]
+    if len(grams) == 1 or (width >= ITERATIVE_WIDTH and k + 1 <= width // 16):
+        return [decompose(gram, k) for gram in grams]
+    values, vectors = torch.linalg.eigh(torch.stack(list(grams)))
+    return [
+        _spectrum(gram, each.flip(0), basis.T.flip(0), k)
+        for gram, each, basis in zip(grams, values, vectors, strict=True)
+    ]
+
+
+def _spectrum(gram: Tensor, values: Tensor, rows: Tensor, k: int) -> Spectrum:
+    """The spectrum from eigenvalues, descending, and eigenvectors as rows, at least `k + 1` of each where there are."""
+    values, rows = values[: k + 1].clamp_min(0).cpu(), rows[:k].cpu()
     top = values[0].clamp_min(torch.finfo(torch.float64).tiny)
     # The distance to the neighbour above and below; the ends of the spectrum have one neighbour.
     steps = (values[:-1] - values[1:]) / top
@@ -53,8 +71,9 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
     return Spectrum(values[:k], signed(rows).float(), values[:k] / trace, gaps[:k])
 
 
-def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    """The top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration; None where it does not converge.
+def iterate(gram: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor] | None:
+    """The top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration; None where it does not converge
+    within `rounds`, or after a few of them is not about to.
 
     Every round multiplies a block of k + 24 vectors with the matrix, keeps the last few blocks, and solves within their
     span (Musco and Musco, 2015). The start is fixed, so that a rebuild gives the same bytes.
@@ -63,8 +82,8 @@ def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     block = k + _OVERSAMPLE
     start = torch.randn((width, block), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis = torch.linalg.qr(start.to(gram.device)).Q
-    # One product with the whole matrix costs d²; a direct solution some 4/3 d³ and worse in memory traffic.
-    for _ in range(_ROUNDS):
+    before = torch.inf
+    for number in range(rounds):
         blocks = [basis]
         for _ in range(3):
             following = gram @ blocks[-1]
@@ -79,10 +98,15 @@ def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
         values, inner = torch.linalg.eigh((small + small.T) / 2)
         values, inner = values.flip(0)[:block], inner.flip(1)[:, :block]
         basis = torch.linalg.qr(span @ inner).Q
-        residual = (image @ inner[:, :k] - span @ inner[:, :k] * values[:k]).norm(dim=0)
-        if bool((residual <= RESIDUAL * values[0].clamp_min(torch.finfo(torch.float64).tiny)).all()):
+        residual = (image @ inner[:, :k] - span @ inner[:, :k] * values[:k]).norm(dim=0).max()
+        left = float(residual / values[0].clamp_min(torch.finfo(torch.float64).tiny)) / RESIDUAL
+        if left <= 1:
             vectors = span @ inner[:, :k]
             return values[:k], (vectors / vectors.norm(dim=0)).T.contiguous()
+        # The residual falls by about the same factor every round.
+        if number >= _PROBE and (left >= before or number + math.log(left) / math.log(before / left) > rounds):
+            return None
+        before = left
     return None
 
 

@@ -366,10 +366,10 @@ class Tracer(TorchFunctionMode):
         first, second = terms[0].split(",")
         summed = (set(first) & set(second)) - set(terms[-1])
         scores = getattr(left, "_eb_scores", None)
-        if len(summed) == 1 and len(first) == left.ndim == 4 and scores is not None:
+        if len(summed) == 1 and len(first) == left.ndim in (3, 4) and scores is not None:
             made = scores.close(self, ordered(two, second, first[:-2] + first[-1] + (set(second) - set(first)).pop()))
             mark(result, ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
-        elif len(summed) == 1 and len(first) == left.ndim == 4 and made_by_weight(one, two):
+        elif len(summed) == 1 and len(first) == left.ndim in (3, 4) and made_by_weight(one, two):
             axis = summed.pop()
             batch = [a for a in first if a in second and a != axis]
             rows, columns = (next(a for a in term if a not in batch and a != axis) for term in (first, second))
@@ -405,10 +405,15 @@ class Tracer(TorchFunctionMode):
         return result
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Note an attention of shadows `(batch, heads, tokens, channels)`; returns the output's shadow."""
+        """Note an attention of shadows `(batch, [heads,] tokens, channels)`; returns the output's shadow, laid out alike."""
         number = self.attentions
         self.attentions += 1
-        q, k, v = (each[:, None] if each.ndim == 3 else each for each in (q, k, v))
+        axis = None
+        if q.ndim == 3:
+            # Heads may be folded into the batch: then it holds the same tokens over and over, made by other rows.
+            again = q.shape[0] > 1 and bool(((q[0] ^ q) & POSITION == 0).all()) and bool((q[0] != q[-1]).all())
+            axis = 0 if again else 1
+            q, k, v = (each.unsqueeze(axis) for each in (q, k, v))
         queries, keys = (positions(each) for each in (q, k))
         operands = {
             role: {stream: found for stream in (IMAGE, TEXT) if (found := self._operand(each, stream)) is not None}
@@ -421,7 +426,8 @@ class Tracer(TorchFunctionMode):
         heads, channels = q.shape[1], v.shape[-1]
         place = queries[:, None, :, None].expand(q.shape[0], heads, q.shape[2], channels)
         rows = torch.arange(1, heads * channels + 1).reshape(1, heads, 1, channels)
-        return place | (rows << ROW) | ((number + 1) << ORIGIN)
+        made = place | (rows << ROW) | ((number + 1) << ORIGIN)
+        return made if axis is None else made.squeeze(axis)
 
     def _operand(self, shadow: Tensor, stream: int) -> Operand | None:
         tokens = ((positions(shadow) & 3) == stream).nonzero()
@@ -455,8 +461,7 @@ class Scores:
         if self.q is not None:
             return tracer._attention(self.q, self.k, last)
         assert self.v is not None
-        made = tracer._attention(last.transpose(-1, -2), self.k, self.v)
-        return made.transpose(-1, -2) if last.ndim == made.ndim else made[:, 0].transpose(-1, -2)
+        return tracer._attention(last.transpose(-1, -2), self.k, self.v).transpose(-1, -2)
 
 
 _HANDLERS: dict[str, Callable[[Tracer, Any, Any, Any], Any]] = {
