@@ -156,14 +156,14 @@ def test_a_file_inside_a_repository_is_read_by_ranges(hub: Any, client: Any, tmp
     config = {"unet/config.json": json.dumps(TINY).encode()}
     hub.put("stable-diffusion-v1-5/stable-diffusion-v1-5", config)
     commit = hub.put("me/mix", {"versions/mix.safetensors": file})
-    done = client.run(
-        "build", "me/mix/versions/mix.safetensors", "--top-k", "1", "--out", str(tmp_path / "set"), "--format", "json"
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)) == 6
-    assert "bytes came over the network" in done.stderr
+    with Worker(client) as worker:
+        out = str(tmp_path / "set")
+        done = worker.run("build", "me/mix/versions/mix.safetensors", "--top-k", "1", "--out", out, "--format", "json")
+        missing = worker.run("layers", "me/mix/versions/none.safetensors")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)) == 6
+    assert "bytes came over the network" in done.err
     checkpoint = json.loads((tmp_path / "set" / "manifest.json").read_text())["checkpoint"]
     assert (checkpoint["model_id"], checkpoint["revision"]) == ("me/mix", commit)
-    missing = client.run("layers", "me/mix/versions/none.safetensors")
-    assert missing.returncode == 1
-    assert "me/mix holds no versions/none.safetensors" in missing.stderr
+    assert missing.code == 1
+    assert "me/mix holds no versions/none.safetensors" in missing.err

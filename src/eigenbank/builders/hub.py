@@ -279,7 +279,14 @@ def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
     except Exception as error:
         message = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
         raise SourceError(message) from error
-    source = open_folder(folder, variant=variant)
+    try:
+        source = open_folder(folder, variant=variant)
+    except SourceError as error:
+        message = (
+            f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed: nothing was "
+            f"built. A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
+        )
+        raise SourceError(message) from error
     source.revision = folder.name
     return source
 
