@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -59,6 +59,8 @@ def build(
         raise SourceError(message)
     for recipe in chosen:
         matrix_of(recipe)
+    from eigenbank.builders.decompose import decompose
+
     found = choose_layers(find_layers(source).layers, list(layers))
     where = pick_device(device)
     most = batch or (BATCH if where == "cuda" else 1)
@@ -75,14 +77,19 @@ def build(
             if number + 1 < len(found):
                 coming = reader.submit(_fetch, source, found[number + 1])
             finished.append(measured)
-            waiting.append((layer, _grams(layer, weights, chosen, where)))
+            if most == 1:
+                spectra = {basis: decompose(matrix, top_k) for basis, matrix in _grams(layer, weights, chosen, where)}
+                done = [(layer, spectra)]
+            else:
+                waiting.append((layer, dict(_grams(layer, weights, chosen, where))))
+                last = number + 1 == len(found) or found[number + 1].width != layer.width
+                done = _solved(waiting, top_k) if last or len(waiting) == most else []
             del weights
-            last = number + 1 == len(found) or found[number + 1].width != layer.width
-            if last or len(waiting) == most:
-                for solved, spectra in _solved(waiting, top_k):
-                    vectors.update({f"{solved.name}/{basis}": each.vectors for basis, each in spectra.items()})
-                    records.extend(_records(solved, chosen, spectra))
+            if done:
                 waiting.clear()
+            for solved, each in done:
+                vectors.update({f"{solved.name}/{basis}": spectrum.vectors for basis, spectrum in each.items()})
+                records.extend(_records(solved, chosen, each))
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -132,20 +139,18 @@ def pick_device(device: str) -> str:
     return device
 
 
-def _grams(layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str) -> "dict[str, Tensor]":
-    """The matrix `(d, d)` float64 of every basis. Recipes that differ only in their window share one."""
+def _grams(
+    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
+) -> "Iterator[tuple[str, Tensor]]":
+    """Every basis and its matrix `(d, d)` float64, one at a time. Recipes that differ only in their window share one."""
     used = {role for recipe in recipes for role in matrix_of(recipe).needs}
     wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
-    found: dict[str, Tensor] = {}
-    for recipe in recipes:
-        if recipe.basis not in found:
-            found[recipe.basis] = gram(recipe, wide, layer)
-            if not bool(found[recipe.basis].isfinite().all()):
-                message = (
-                    f"the weights of {layer.name} are too large: {recipe.basis} overflows float64. Nothing was built"
-                )
-                raise SourceError(message)
-    return found
+    for basis, recipe in {recipe.basis: recipe for recipe in recipes}.items():
+        matrix = gram(recipe, wide, layer)
+        if not bool(matrix.isfinite().all()):
+            message = f"the weights of {layer.name} are too large: {basis} overflows float64. Nothing was built"
+            raise SourceError(message)
+        yield basis, matrix
 
 
 def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "list[tuple[Layer, dict[str, Spectrum]]]":
@@ -153,7 +158,7 @@ def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "li
     from eigenbank.builders.decompose import decompose_all
 
     matrices = [matrix for _, grams in waiting for matrix in grams.values()]
-    spectra = iter(decompose_all(matrices, min(top_k, matrices[0].shape[0])))
+    spectra = iter(decompose_all(matrices, top_k))
     return [(layer, {basis: next(spectra) for basis in grams}) for layer, grams in waiting]
 
 

@@ -32,7 +32,7 @@ class Spectrum:
 
 
 def decompose(gram: Tensor, k: int) -> Spectrum:
-    """Top `k` eigenpairs of `gram`, `(d, d)` float64 symmetric, descending. Runs where `gram` lies; the result is on the CPU.
+    """Top `k` eigenpairs (all, where there are fewer) of `gram`, `(d, d)` float64 symmetric, descending. Runs where `gram` lies; the result is on the CPU.
 
     A few of many are found by block iteration, believed only where their residual is as small as a direct solution's.
     The sign of an eigenvector is arbitrary and differs between devices: the entry of largest magnitude is made positive,
@@ -44,7 +44,7 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
     if found is not None:
         return _spectrum(gram, found[0], found[1], k)
     values, vectors = torch.linalg.eigh(gram)
-    return _spectrum(gram, values.flip(0), vectors.T.flip(0), k)
+    return _spectrum(gram, values.flip(0), vectors[:, -k:].T.flip(0), k)
 
 
 def decompose_all(grams: Sequence[Tensor], k: int) -> list[Spectrum]:
@@ -54,7 +54,7 @@ def decompose_all(grams: Sequence[Tensor], k: int) -> list[Spectrum]:
         return [decompose(gram, k) for gram in grams]
     values, vectors = torch.linalg.eigh(torch.stack(list(grams)))
     return [
-        _spectrum(gram, each.flip(0), basis.T.flip(0), k)
+        _spectrum(gram, each.flip(0), basis[:, -k:].T.flip(0), k)
         for gram, each, basis in zip(grams, values, vectors, strict=True)
     ]
 
