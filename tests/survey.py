@@ -29,6 +29,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "NucleusMoEImageTransformer2DModel": {"num_layers": 4},
     "DreamLiteTransformer2DModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 48},
     "TransformerTemporalModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16},
+    "Transformer2DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 32, "cross_attention_dim": 48},
+    # Every fifth layer has a face adapter: four have none.
+    "WanAnimateTransformer3DModel": {"num_layers": 5},
+    "WanVACETransformer3DModel": {"num_layers": 4, "vace_layers": [0, 2]},
     # Its pipeline gives it images and a history, which its defaults have no projections for.
     "HunyuanVideoFramepackTransformer3DModel": {"has_image_proj": True, "has_clean_x_embedder": True},
     "BriaFibo2Transformer2DModel": {"injection_layer_ids": (1, 3), "min_num_gist_tokens": 4, "max_num_gist_tokens": 8, "gist_step": 2},
@@ -46,6 +50,7 @@ MOST_LAYERS = 4
 NOT_FOLLOWED = {
     "MiniMaxMusic3RVQDepthDecoder": "no denoiser: it reads audio codes one after another",
     "RFD4ProteinaTransformer": "its tokens are amino acids, of which no image is made",
+    "SanaWMLTX2RefinerTransformer3DModel": "it takes a first stage's latents and their positions, packed",
     "SanaWMTransformer3DModel": "its linear attention runs as a recurrence in chunks",
 }
 """Classes whose forward discovery cannot follow, and why. Their layers are undecided, or none are found."""

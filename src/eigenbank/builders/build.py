@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from eigenbank.builders.layers import choose_layers, find_layers
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
-from eigenbank.registry.recipes import gram, matrix_of
+from eigenbank.registry.recipes import form, gram_of, matrix_of
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SourceError
@@ -145,12 +145,25 @@ def _grams(
     """Every basis and its matrix `(d, d)` float64, one at a time. Recipes that differ only in their window share one."""
     used = {role for recipe in recipes for role in matrix_of(recipe).needs}
     wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
-    for basis, recipe in {recipe.basis: recipe for recipe in recipes}.items():
-        matrix = gram(recipe, wide, layer)
-        if not bool(matrix.isfinite().all()):
-            message = f"the weights of {layer.name} are too large: {basis} overflows float64. Nothing was built"
-            raise SourceError(message)
-        yield basis, matrix
+    # What was read is not needed any more: at most two matrices lie beside the one that is solved.
+    weights.clear()
+    bases = {recipe.basis: recipe for recipe in recipes}
+    left = list(dict.fromkeys((recipe.matrix, recipe.head) for recipe in bases.values()))
+    while left:
+        kind = left.pop(0)
+        mine = [(basis, recipe) for basis, recipe in bases.items() if (recipe.matrix, recipe.head) == kind]
+        formed = form(mine[0][1], wide, layer)
+        if not left:
+            wide.clear()
+        for basis, recipe in mine:
+            yield basis, _finite(gram_of(recipe, formed, layer), basis, layer)
+
+
+def _finite(matrix: "Tensor", basis: str, layer: Layer) -> "Tensor":
+    if not bool(matrix.isfinite().all()):
+        message = f"the weights of {layer.name} are too large: {basis} overflows float64. Nothing was built"
+        raise SourceError(message)
+    return matrix
 
 
 def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "list[tuple[Layer, dict[str, Spectrum]]]":
