@@ -50,7 +50,6 @@ MOST_LAYERS = 4
 NOT_FOLLOWED = {
     "MiniMaxMusic3RVQDepthDecoder": "no denoiser: it reads audio codes one after another",
     "RFD4ProteinaTransformer": "its tokens are amino acids, of which no image is made",
-    "SanaWMLTX2RefinerTransformer3DModel": "it takes a first stage's latents and their positions, packed",
     "SanaWMTransformer3DModel": "its linear attention runs as a recurrence in chunks",
 }
 """Classes whose forward discovery cannot follow, and why. Their layers are undecided, or none are found."""
@@ -167,27 +166,43 @@ def survey(name: str, kind: Any) -> Result | None:
     )
 
 
-def line(name: str, kind: Any) -> tuple[str, str]:
-    """A class's row of the table, and what it counts as."""
+def line(name: str, kind: Any) -> str:
+    """A class's row of the table."""
     result = survey(name, kind)
     if result is None:
-        return f"| {name} | – | – | not instantiable from its defaults |", "not instantiable"
+        return f"| {name} | – | – | not instantiable from its defaults |"
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
     widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
     if result.note and "could not be followed" in result.note:
-        verdict, key = f"not followed: {NOT_FOLLOWED.get(name, result.note)}", "not followed"
+        verdict = f"not followed: {NOT_FOLLOWED.get(name, result.note)}"
     elif result.missed or result.extra:
-        verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"
+        verdict = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}"
     else:
-        verdict, key = "agrees", "agreeing"
-    return f"| {name} | {kinds} | {widths} | {verdict.replace('|', '/')} |", key
+        verdict = "agrees"
+    return f"| {name} | {kinds} | {widths} | {verdict.replace(chr(124), chr(47))} |"
 
 
-def write(rows: list[tuple[str, str]]) -> None:
+TABLE = Path(__file__).parent.parent / "docs" / "layers.md"
+VERDICTS = {
+    "agrees": "agreeing",
+    "not followed": "not followed",
+    "disagrees": "disagreeing",
+    "not instantiable": "not instantiable",
+}
+
+
+def written() -> dict[str, str]:
+    """Class → its row of the table as it is."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
+    return {line.split("|")[1].strip(): line for line in lines if line.count("|") > 4}
+
+
+def write(rows: list[str]) -> None:
     """Write docs/layers.md."""
     import diffusers
 
-    counts = Counter(key for _, key in rows)
+    verdicts = [row.split("|")[4].strip() for row in rows]
+    counts = Counter(next(key for start, key in VERDICTS.items() if verdict.startswith(start)) for verdict in verdicts)
     summary = ", ".join(f"{count} {key}" for key, count in counts.most_common())
     head = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
     text = (
@@ -195,20 +210,19 @@ def write(rows: list[tuple[str, str]]) -> None:
         f"{summary}.\n\nDiscovery runs the class's own forward on a model without weights and follows its tokens. The witness "
         "only counts them. A class whose forward could not be followed lists its layers as `undecided`; they are built "
         "when named. "
-        f"Stacks of equal layers are looked at {MOST_LAYERS} deep.\n\n"
-        + "\n".join([*head, *[row for row, _ in rows]])
-        + "\n"
+        f"Stacks of equal layers are looked at {MOST_LAYERS} deep.\n\n" + "\n".join([*head, *rows]) + "\n"
     )
-    (Path(__file__).parent.parent / "docs" / "layers.md").write_text(text, encoding="utf-8")
+    TABLE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Look at every class, and write the table."""
-    rows = []
+    """Look at every class, or at the named ones and keep the others' rows, and write the table."""
+    rows = written() if sys.argv[1:] else {}
     for name, kind in classes().items():
-        rows.append(line(name, kind))
-        print(rows[-1][0], file=sys.stderr, flush=True)
-    write(rows)
+        if not sys.argv[1:] or name in sys.argv[1:]:
+            rows[name] = line(name, kind)
+            print(rows[name], file=sys.stderr, flush=True)
+    write([rows[name] for name in classes() if name in rows])
 
 
 if __name__ == "__main__":

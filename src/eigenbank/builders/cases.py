@@ -74,6 +74,12 @@ def _joy_patches(scene: Scene) -> Any:
     return mark(torch.zeros(size), shadow_of(tokens)[..., None, None, None].expand(size))
 
 
+def _refiner_rope(scene: Scene) -> Any:
+    model: Any = scene.model
+    side = scene.sizes.side
+    return model.build_rotary_emb_for_absolute_positions(1, [0], side, side, torch.device("cpu"), 24.0)
+
+
 def _wan_cache(scene: Scene) -> Any:
     from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 
@@ -281,6 +287,11 @@ CASES: dict[str, dict[str, Maker]] = {
     "SanaWMTransformer3DModel": {
         "layouts": lambda s: ("bcfhw",),
         "timestep": lambda s: torch.ones((1, 1, s.sizes.frames)),
+    },
+    "SanaWMLTX2RefinerTransformer3DModel": {
+        "layouts": lambda s: ("bnc",),
+        "timestep": lambda s: torch.ones((1, s.tokens)),
+        "video_rotary_emb": _refiner_rope,
     },
     "StableCascadeUNet": {"clip_text_pooled": lambda s: s.text(1, 1280)},
 }
