@@ -29,7 +29,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "NucleusMoEImageTransformer2DModel": {"num_layers": 4},
     "DreamLiteTransformer2DModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 48},
     "TransformerTemporalModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16},
-    "Transformer2DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 32, "cross_attention_dim": 48},
+    "Transformer2DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 32, "cross_attention_dim": 48, "norm_type": "layer_norm"},
     # Every fifth layer has a face adapter: four have none.
     "WanAnimateTransformer3DModel": {"num_layers": 5},
     "WanVACETransformer3DModel": {"num_layers": 4, "vace_layers": [0, 2]},

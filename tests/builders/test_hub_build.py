@@ -191,7 +191,14 @@ def test_what_is_not_there_is_said(shop: Hub, worker: Worker) -> None:
 def test_a_private_repository_needs_a_token(shop: Hub, worker: Worker, big: dict[str, Any], tmp_path: Path) -> None:
     shop.put("me/private", big, private=True)
     assert worker.run("layers", "me/private").code == 0
-    assert Client(shop, tmp_path, token=None).run("layers", "me/private").returncode == 1
+    shop.put("me/gated", big)
+    shop.store.repos["models", "me/gated"].gated = True
+    assert worker.run("layers", "me/gated").code == 0
+    with Worker(Client(shop, tmp_path, token=None)) as stranger:
+        for repo, message in (("me/private", "If it is private, log in"), ("me/gated", "is gated: accept its terms")):
+            refused = stranger.run("build", repo)
+            assert refused.code == 1
+            assert message in refused.err
 
 
 def test_a_pickle_on_the_hub_is_read_as_tensors_and_code_in_it_is_not_run(

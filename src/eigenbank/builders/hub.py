@@ -231,8 +231,7 @@ def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
             info = HfApi().model_info(repo, revision=revision)
             return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
         except GatedRepoError as error:
-            message = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
-            raise SourceError(message) from error
+            raise _gated(repo) from error
         except RevisionNotFoundError as error:
             message = f"{repo} has no revision {revision!r}: nothing was built"
             raise SourceError(message) from error
@@ -252,9 +251,16 @@ def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     raise SourceError(message) from problem
 
 
+def _gated(repo: str) -> SourceError:
+    return SourceError(
+        f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
+    )
+
+
 def _small(repo: str, name: str, commit: str) -> Path:
     """A small file of the repository, through the client's cache."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
 
     problem: Exception | None = None
     for attempt in range(ATTEMPTS):
@@ -262,6 +268,8 @@ def _small(repo: str, name: str, commit: str) -> Path:
             time.sleep(min(4.0, 0.2 * 2**attempt))
         try:
             return Path(hf_hub_download(repo, name, revision=commit))
+        except GatedRepoError as error:
+            raise _gated(repo) from error
         except Exception as error:  # as above
             problem = error
     message = (
