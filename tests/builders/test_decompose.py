@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from eigenbank.builders.decompose import RESIDUAL, decompose, decompose_all, iterate, signed
+from eigenbank.builders.decompose import RESIDUAL, decompose, decompose_all, decompose_sides, iterate, signed
 
 
 def _gram(seed: int, d: int = 40) -> torch.Tensor:
@@ -53,6 +53,22 @@ def test_matrices_solved_together_come_out_as_each_alone() -> None:
         assert torch.allclose(together.values, alone.values, rtol=1e-12)
         assert torch.allclose(together.vectors, alone.vectors, atol=1e-6)
         assert torch.allclose(together.gaps, alone.gaps, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "k"), [(40, 7), (40, 40), (5, 12)])
+def test_both_sides_of_a_matrix_come_out_as_each_alone(rank: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(9)
+    left, right = (torch.randn(40, rank, dtype=torch.float64, generator=generator) for _ in range(2))
+    matrix = left @ right.T
+    for found, gram in zip(decompose_sides(matrix, k), (matrix.T @ matrix, matrix @ matrix.T), strict=True):
+        alone = decompose(gram, k)
+        assert torch.allclose(found.values, alone.values, rtol=1e-9, atol=1e-9 * float(alone.values[0]))
+        rows = found.vectors.double()
+        residual = (rows @ gram - found.values[:, None] * rows).norm(dim=1)
+        assert residual.max() <= 1e-6 * alone.values[0]
+        assert torch.allclose(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64), atol=1e-5)
+        apart = alone.gaps > 1e-4
+        assert torch.allclose(found.vectors[apart], alone.vectors[apart], atol=1e-5)
 
 
 def test_a_few_of_many_are_as_exact_as_all() -> None:

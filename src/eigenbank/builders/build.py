@@ -59,8 +59,6 @@ def build(
         raise SourceError(message)
     for recipe in chosen:
         matrix_of(recipe)
-    from eigenbank.builders.decompose import decompose
-
     found = choose_layers(find_layers(source).layers, list(layers))
     where = pick_device(device)
     most = batch or (BATCH if where == "cuda" else 1)
@@ -78,7 +76,9 @@ def build(
                 coming = reader.submit(_fetch, source, found[number + 1])
             finished.append(measured)
             if most == 1:
-                spectra = {basis: decompose(matrix, top_k) for basis, matrix in _grams(layer, weights, chosen, where)}
+                spectra: dict[str, Spectrum] = {}
+                for matrix, bases in _matrices(layer, weights, chosen, where):
+                    spectra |= _alone(matrix, bases, layer, top_k)
                 done = [(layer, spectra)]
             else:
                 waiting.append((layer, dict(_grams(layer, weights, chosen, where))))
@@ -139,31 +139,50 @@ def pick_device(device: str) -> str:
     return device
 
 
+def _matrices(
+    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
+) -> "Iterator[tuple[Tensor, dict[str, Recipe]]]":
+    """Every matrix, float64, with the bases that are its: one or both of its sides. Empties `weights` at the first.
+
+    Recipes that differ only in their window share a basis.
+    """
+    used = {role for recipe in recipes for role in matrix_of(recipe).needs}
+    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
+    # What was read is not needed any more: few matrices lie beside the one that is solved.
+    weights.clear()
+    kinds: dict[tuple[str, int | None], dict[str, Recipe]] = {}
+    for recipe in recipes:
+        kinds.setdefault((recipe.matrix, recipe.head), {}).setdefault(recipe.basis, recipe)
+    for number, bases in enumerate(kinds.values()):
+        matrix = form(next(iter(bases.values())), wide, layer)
+        if number + 1 == len(kinds):
+            wide.clear()
+        # No entry of MᵀM or MMᵀ is larger than this.
+        if not bool(matrix.square().sum().isfinite()):
+            message = (
+                f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64. Nothing was built"
+            )
+            raise SourceError(message)
+        yield matrix, bases
+
+
+def _alone(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int) -> "dict[str, Spectrum]":
+    """The spectra of one matrix; of both its sides at once, where both are asked for and as wide as the layer."""
+    from eigenbank.builders.decompose import decompose, decompose_sides
+
+    if len(bases) > 1 and matrix.shape == (layer.width, layer.width):
+        one, other = decompose_sides(matrix, top_k)
+        return {basis: one if recipe.side == "input" else other for basis, recipe in bases.items()}
+    return {basis: decompose(gram_of(recipe, matrix, layer), top_k) for basis, recipe in bases.items()}
+
+
 def _grams(
     layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Every basis and its matrix `(d, d)` float64, one at a time. Recipes that differ only in their window share one."""
-    used = {role for recipe in recipes for role in matrix_of(recipe).needs}
-    wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
-    # What was read is not needed any more: at most two matrices lie beside the one that is solved.
-    weights.clear()
-    bases = {recipe.basis: recipe for recipe in recipes}
-    left = list(dict.fromkeys((recipe.matrix, recipe.head) for recipe in bases.values()))
-    while left:
-        kind = left.pop(0)
-        mine = [(basis, recipe) for basis, recipe in bases.items() if (recipe.matrix, recipe.head) == kind]
-        formed = form(mine[0][1], wide, layer)
-        if not left:
-            wide.clear()
-        for basis, recipe in mine:
-            yield basis, _finite(gram_of(recipe, formed, layer), basis, layer)
-
-
-def _finite(matrix: "Tensor", basis: str, layer: Layer) -> "Tensor":
-    if not bool(matrix.isfinite().all()):
-        message = f"the weights of {layer.name} are too large: {basis} overflows float64. Nothing was built"
-        raise SourceError(message)
-    return matrix
+    """Every basis and its Gram matrix `(d, d)` float64."""
+    for matrix, bases in _matrices(layer, weights, recipes, device):
+        for basis, recipe in bases.items():
+            yield basis, gram_of(recipe, matrix, layer)
 
 
 def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "list[tuple[Layer, dict[str, Spectrum]]]":
