@@ -238,8 +238,13 @@ def test_offline_the_cache_is_used_and_what_it_lacks_is_said(
         done = offline.run("build", "me/tiny", "--top-k", "1", "--out", str(tmp_path / "set"))
         assert done.code == 0, done.err
         assert json.loads((tmp_path / "set" / "manifest.json").read_text())["checkpoint"]["revision"] == commit
-        for repo, message in (("me/other", "me/other is not in the cache"), ("me/big", "the cache does not hold all")):
-            refused = offline.run("build", repo, "--out", str(tmp_path / "none"))
+        # Of what was built by ranges the small files are there, under their commit, and the weights are not.
+        for args, message in (
+            (["me/other"], "me/other is not in the cache"),
+            (["me/big"], "fetch it with `hf download me/big`"),
+            (["me/big", "--revision", shop.head("me/big").sha], "the cache does not hold all of me/big"),
+        ):
+            refused = offline.run("build", *args, "--out", str(tmp_path / "none"))
             assert refused.code == 1
             assert message in refused.err
     assert not shop.requests

@@ -285,7 +285,10 @@ def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except Exception as error:
-        message = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
+        message = (
+            f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built. A build online reads "
+            f"parts and caches none: fetch it with `hf download {repo}`"
+        )
         raise SourceError(message) from error
     try:
         source = open_folder(folder, variant=variant)
