@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,8 @@ def survey(name: str, kind: Any) -> Result | None:
         witness.saw.clear()
         witness.inside.clear()
         try:
-            with torch.no_grad(), Tracer(model), witness:
+            with warnings.catch_warnings(), torch.no_grad(), Tracer(model), witness:
+                warnings.simplefilter("ignore")
                 model(**arguments)
         except Exception:  # arguments of another layout
             continue

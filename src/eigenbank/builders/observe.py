@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -104,12 +105,14 @@ def _marking_norms(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep diffusers from advising on a forward that nobody runs."""
+    """Keep diffusers and torch from advising on a forward that nobody runs, and warnings from being taken for failures."""
     logger = logging.getLogger("diffusers")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)
 
