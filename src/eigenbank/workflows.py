@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.paths import sets_folder
 from eigenbank.registry.sets import manifest_digest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eigenbank.builders.build import Progress
     from eigenbank.builders.families import Discovery
     from eigenbank.builders.store import Source
+    from eigenbank.loaders.match import Match
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """What can be the id of a repository on the Hub."""
@@ -104,6 +105,30 @@ def layers_of(
 
     _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
     return find_layers(source), source
+
+
+def match(
+    directions: str, model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+) -> "list[Match]":
+    """How the directions of a set match a checkpoint's weights, of which only the attention tensors are read.
+
+    `directions` is a set's folder or the model id of one; `model` a checkpoint as `build` takes it. In the set's order.
+    Raises SourceError, SetError or UnknownNameError.
+    """
+    from eigenbank.loaders.load import load
+    from eigenbank.loaders.match import match_stored
+
+    bank = load(directions)
+    _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
+    by_layer: dict[str, list[Direction]] = {}
+    for direction in bank:
+        by_layer.setdefault(direction.layer, []).append(direction)
+    found = {
+        each.direction.id: each
+        for name, members in by_layer.items()
+        for each in match_stored(source.shape, source.read, bank.layers[name], members)
+    }
+    return [found[direction.id] for direction in bank]
 
 
 def open_pipeline(model: str, *, device: str = "cpu") -> Any:

@@ -77,12 +77,13 @@ def test_half_precision_weights_match_their_own_casts(tiny_checkpoint: Path, tmp
     from diffusers import UNet2DModel
 
     from eigenbank.loaders.match import is_exact, live_weights
+    from eigenbank.loaders.plugins import target_of
 
     bank = build(open_folder(tiny_checkpoint), "a/b")
     unet = UNet2DModel.from_pretrained(tiny_checkpoint / "unet", low_cpu_mem_usage=False)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         cast = unet.to(dtype=dtype) if dtype == torch.float32 else _reload(tiny_checkpoint, dtype)
-        assert all(is_exact(live_weights(cast, layer), layer) for layer in bank.layers.values())
+        assert all(is_exact(live_weights(target_of(cast), cast, layer), layer) for layer in bank.layers.values())
 
 
 def _reload(checkpoint: Path, dtype: torch.dtype) -> torch.nn.Module:

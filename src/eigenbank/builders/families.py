@@ -6,18 +6,15 @@ An adapter is an object with a `name`, `describes(config)` and `find(config)`, a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import EigenbankError, SourceError
+from eigenbank.schemas.errors import SourceError
+
+__all__ = ["GROUP", "Discovery", "Family", "PluginError", "discover", "load_families"]
 
 GROUP = "eigenbank.families"
-
-
-class PluginError(EigenbankError):
-    """Two installed packages offer the same thing."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,8 @@ def load_families() -> tuple[list[tuple[str, Family]], dict[str, str]]:
 
     Raises PluginError when two packages give an adapter the same name.
     """
-    return _loaded(tuple(entry_points(group=GROUP)))
-
-
-@cache
-def _loaded(points: tuple[EntryPoint, ...]) -> tuple[list[tuple[str, Family]], dict[str, str]]:
-    owners: dict[str, str] = {}
-    families: list[tuple[str, Family]] = []
-    failed: dict[str, str] = {}
-    for point in points:
-        owner = point.dist.name if point.dist else "an unknown package"
-        if owners.get(point.name, owner) != owner:
-            message = (
-                f"two packages offer the family adapter {point.name!r}: {owners[point.name]} and {owner}. "
-                "Uninstall one of them"
-            )
-            raise PluginError(message)
-        if point.name in owners:
-            continue  # the same package, installed twice over
-        owners[point.name] = owner
-        try:
-            families.append((owner, point.load()))
-        except Exception as error:  # a stranger's plugin must not take the program down
-            failed[point.name] = f"{owner}: {error}"
-    return families, failed
+    plugins = load_plugins(GROUP)
+    loaded = [(plugin.owner, plugin.object) for plugin in plugins if plugin.problem is None]
+    return loaded, {
+        plugin.name: f"{plugin.owner}: {plugin.problem}" for plugin in plugins if plugin.problem is not None
+    }

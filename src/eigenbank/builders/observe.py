@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eigenbank.builders.families import Discovery
 from eigenbank.builders.hollow import hollow
 from eigenbank.builders.inputs import Maker, candidates
+from eigenbank.builders.places import Watch
 from eigenbank.builders.trace import IMAGE, TEXT, NormMark, Operand, Seen, Trace, Tracer, mark_norm
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
@@ -24,13 +25,14 @@ def observe(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Disco
     """The self-attention layers of a model on the meta device, in the order of its modules. Leaves the model hollow."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     model = hollow(model)
-    trace, problem = run(model, cases)
+    watch = Watch(model)
+    trace, problem = run(model, cases, watch)
     layers: dict[str, Layer] = {}
     excluded: set[str] = set()
     for seen in trace.seen:
         layer = _layer(model, trace, seen, shapes)
         if layer is not None:
-            layers.setdefault(layer.name, layer)
+            layers.setdefault(layer.name, _sited(layer, seen, watch))
         else:
             excluded.update(
                 _owner(model, operand.weight) for found in seen.operands.values() for operand in found.values()
@@ -46,12 +48,16 @@ def observe(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Disco
     return Discovery(found, {name: shape for name, shape in shapes.items() if name in used}, note)
 
 
-def run(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> tuple[Trace, str | None]:
+def run(
+    model: nn.Module, cases: Mapping[str, Mapping[str, Maker]], watch: Watch | None = None
+) -> tuple[Trace, str | None]:
     """Run a hollow model on the first arguments it accepts. Returns the trace and None, or the furthest one and why."""
     best, problem = Trace(), "no arguments fit"
-    with _marking_norms(model), torch.no_grad():
+    watch = watch or Watch(model)
+    with _marking_norms(model), watch.watching(), torch.no_grad():
         for arguments in candidates(model, dict(getattr(model, "config", {})), cases):
             tracer = Tracer(model)
+            watch.clear()
             try:
                 with tracer:
                     model(**arguments)
@@ -114,6 +120,13 @@ def _layer(model: nn.Module, trace: Trace, seen: Seen, shapes: Mapping[str, tupl
         norm=norm,
         tensors=tensors,
     )
+
+
+def _sited(layer: Layer, seen: Seen, watch: Watch) -> Layer:
+    """The layer, with where the tokens of its sites are."""
+    read = [seen.operands[role][IMAGE] for role in _ROLES]
+    projections = [operand.weight.rpartition(".")[0] for operand in read]
+    return layer.model_copy(update={"sites": watch.places(layer, [operand.source for operand in read], projections)})
 
 
 def _kind(seen: Seen) -> Kind:

@@ -24,9 +24,11 @@ COMMANDS = {
     "pull": "eigenbank.cli.pull:pull",
     "sync": "eigenbank.cli.sync:sync",
     "verify": "eigenbank.cli.verify:verify",
+    "match": "eigenbank.cli.match:match",
     "steer": "eigenbank.cli.picture:steer",
     "sweep": "eigenbank.cli.picture:sweep",
     "demo": "eigenbank.cli.demo:demo",
+    "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",
 }
 

@@ -4,8 +4,12 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from eigenbank.loaders.hooks import ProbeHook, attach, detach, site_of
-from eigenbank.loaders.pipelines import denoiser_of, sample
+from torch import nn
+
+from eigenbank.loaders.hooks import ProbeHook, attach, detach
+from eigenbank.loaders.passes import Pass, PassWatch
+from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas import Layer, TokenLength
 from eigenbank.schemas.errors import SteerError
@@ -15,23 +19,21 @@ SEEDS = tuple(range(1_000_000, 1_000_008))
 STEPS = 10
 
 
-def token_lengths(pipe: Any, directions: Sequence[Direction]) -> list[float]:
+def token_lengths(pipe: Any, directions: Sequence[tuple[Direction, Site]]) -> list[float]:
     """The token length at each direction's site: from its bank, else measured on the pipeline now.
 
     Raises SteerError when it must be measured and `pipe` is a bare module, which cannot be run.
     """
+    layers = [direction.bank.layers[direction.layer] for direction, _ in directions]
     wanted = {
-        (direction.layer, direction.recipe.site): direction.bank.layers[direction.layer]
-        for direction in directions
-        if direction.recipe.site not in direction.bank.layers[direction.layer].lengths
+        (layer.name, site): layer
+        for layer, (_, site) in zip(layers, directions, strict=True)
+        if site not in layer.lengths
     }
     measured = measure(pipe, [(layer, site) for (_, site), layer in wanted.items()]) if wanted else {}
     return [
-        (
-            direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
-            or measured[direction.layer, direction.recipe.site]
-        ).length
-        for direction in directions
+        (layer.lengths.get(site) or measured[layer.name, site]).length
+        for layer, (_, site) in zip(layers, directions, strict=True)
     ]
 
 
@@ -57,19 +59,32 @@ def calibrate(pipe: Any, bank: Bank) -> Bank:
 
 
 def measure(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, Site], TokenLength]:
-    """Token lengths over one run of 8 fixed seeds and 10 steps."""
-    denoiser = denoiser_of(pipe)
-    if pipe is denoiser:
+    """Token lengths over one run of 8 fixed seeds and 10 steps. Raises SteerError where the pipeline cannot draw."""
+    target = target_of(pipe)
+    if isinstance(target.owner, nn.Module):
         names = ", ".join(f"{layer.name} {site}" for layer, site in sites)
         message = f"the token length at {names} is not in the set, and a bare denoiser cannot be run: pass the pipeline"
         raise SteerError(message)
     probes: dict[tuple[str, Site], ProbeHook] = {}
+    name, denoiser = next(iter(target.denoisers.items()))
     with contextlib.ExitStack() as stack:
         for layer, site in sites:
-            module, at, axis = site_of(denoiser, layer, site)
-            probe = ProbeHook(at, axis)
-            attach(module, probe, f"eigenbank-probe/{site}")
-            stack.callback(detach, module, f"eigenbank-probe/{site}")
+            place = target.place(denoiser, layer, site)
+            # Several modules of one site read the same tokens: one is enough.
+            module, probe = target.module(denoiser, place.modules[0]), ProbeHook(place)
+            hook_name = f"eigenbank-probe/{site}/{layer.name}"
+            attach(module, probe, hook_name)
+            stack.callback(detach, module, hook_name)
             probes[layer.name, site] = probe
-        sample(pipe, SEEDS, STEPS)
+
+        def count(call: Pass) -> None:
+            for probe in probes.values():
+                if probe.place.count is not None:
+                    probe.tokens = call.count(probe.place.count)
+
+        if any(probe.place.count is not None for probe in probes.values()):
+            watch = PassWatch(target, name, "eigenbank-probe/pass", count)
+            stack.callback(watch.remove)
+            watch.attach()
+        sample(target.owner, SEEDS, STEPS)
     return {key: TokenLength(length=probe.length, source="calibration") for key, probe in probes.items()}

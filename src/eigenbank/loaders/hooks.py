@@ -1,125 +1,152 @@
-"""Hooks on a live denoiser: one adds a vector at a site, one tells how far the denoising run has come.
+"""Hooks on a live denoiser: one adds a vector at a site, one measures the tokens there.
 
 They go through diffusers' own hook registry under names of ours, so they stack with its hooks and with those of others.
 Removing the last one restores the module to what it was, down to its attributes.
 """
 
-from collections.abc import Callable
+import inspect
 from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from eigenbank.schemas import Layer
+from eigenbank.loaders.mask import Mask
+from eigenbank.schemas import Place
 from eigenbank.schemas.errors import MatchError
-from eigenbank.schemas.recipe import Site
 
 
-class AddHook(ModelHook):  # type: ignore[misc]
-    """Adds `delta` to every token at the module's input or output; does nothing while `delta` is None.
+class SiteHook(ModelHook):  # type: ignore[misc]
+    """A hook on the tokens of a site. `tokens` is the number of image tokens where they are not all, set before a pass."""
 
-    `delta` is `(d,)`, the same for all samples, or `(b, d)` with a row per sample; with `tiled` it is repeated where a
-    pipeline stacks several passes into one batch (classifier-free guidance).
-    """
-
-    def __init__(self, at: str, channel_axis: int, *, tiled: bool) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.at = at
-        self.channel_axis = channel_axis
-        self.tiled = tiled
-        self.delta: Tensor | None = None
+        self.place = place
+        self.tokens = 0
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self.delta is not None and self.at == "input":
-            if args:
-                args = (self._added(args[0]), *args[1:])
+        """See to the tokens among the arguments, if the site is an input."""
+        if self.place.at == "input" and not self.resting():
+            name, index = self.place.argument, self.place.index
+            if name in kwargs:
+                kwargs = {**kwargs, name: self.see(kwargs[name])}
+            elif index < len(args):
+                args = (*args[:index], self.see(args[index]), *args[index + 1 :])
             else:
-                kwargs = {**kwargs, "hidden_states": self._added(kwargs["hidden_states"])}
+                message = f"{type(module).__name__} was called without {name}: the set describes another version of it"
+                raise MatchError(message)
         return args, kwargs
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        if self.delta is None or self.at != "output":
+        """See to the tokens in the output, if the site is one."""
+        if self.place.at != "output" or self.resting():
             return output
-        return (self._added(output[0]), *output[1:]) if isinstance(output, tuple) else self._added(output)
+        if not isinstance(output, tuple):
+            return self.see(output)
+        index = self.place.index
+        return (*output[:index], self.see(output[index]), *output[index + 1 :])
 
-    def _added(self, hidden: Tensor) -> Tensor:
-        assert self.delta is not None
-        delta = self.delta.to(hidden)
-        if delta.ndim == 2:
-            if hidden.shape[0] % delta.shape[0] or (hidden.shape[0] != delta.shape[0] and not self.tiled):
-                message = (
-                    f"the edit has {delta.shape[0]} scales, one per sample, and the batch is {hidden.shape[0]}: "
-                    "give as many scales as the pipeline makes images"
-                )
-                raise MatchError(message)
-            delta = delta.repeat(hidden.shape[0] // delta.shape[0], 1)
+    def resting(self) -> bool:
+        """Whether there is nothing to do in this pass."""
+        return False
+
+    def see(self, hidden: Tensor) -> Tensor:
+        """The tokens, text among them or not: those of the image are handed to `image`."""
+        if self.place.image == "all":
+            return self.image(hidden)
+        axis = 1 if self.place.axis == -1 else hidden.ndim - 1
+        total, count = hidden.shape[axis], self.tokens
+        if not 0 < count <= total:
+            message = (
+                f"{', '.join(self.place.modules)} got {total} tokens, where the set expects {count} of the image and "
+                "the text's besides: it describes another way to call the denoiser. Nothing was changed"
+            )
+            raise MatchError(message)
+        if self.place.image == "first":
+            return torch.cat(
+                [self.image(hidden.narrow(axis, 0, count)), hidden.narrow(axis, count, total - count)], axis
+            )
+        return torch.cat(
+            [hidden.narrow(axis, 0, total - count), self.image(hidden.narrow(axis, total - count, count))], axis
+        )
+
+    def image(self, hidden: Tensor) -> Tensor:
+        """Look at or change the image tokens."""
+        raise NotImplementedError
+
+
+class AddHook(SiteHook):
+    """Adds `delta` `(r, d)` to every image token: one row for all samples, or one for each row of the denoiser's batch.
+
+    Scales live in `delta`, a tensor that is written in place: changing one never recompiles what torch.compile made.
+    `mask` weighs the tokens. While `idle`, nothing is done at all.
+    """
+
+    def __init__(self, place: Place, width: int) -> None:
+        super().__init__(place)
+        self.delta = torch.zeros((1, width))
+        self.mask: Mask | None = None
+        self.idle = True
+
+    def set(self, delta: Tensor) -> None:
+        """Take `(r, d)` float32 as what is added from now on."""
+        self.idle = not bool(delta.any())
+        if self.delta.shape == delta.shape and not self.delta.is_inference():
+            self.delta.copy_(delta)
+        else:
+            self.delta = delta.to(self.delta.device, self.delta.dtype, copy=True)
+
+    def resting(self) -> bool:
+        """Idle hooks rest, but not while compiling: what is compiled must do for every scale."""
+        return self.idle and not torch.compiler.is_compiling()
+
+    def image(self, hidden: Tensor) -> Tensor:
+        """The tokens with `delta` added. Raises MatchError where widths or batches do not fit."""
+        axis, rows, width = self.place.axis, *self.delta.shape
+        if hidden.shape[axis] != width:
+            message = (
+                f"the tokens at {', '.join(self.place.modules)} are {hidden.shape[axis]} wide, the direction is {width} "
+                "wide: it belongs to another checkpoint. Nothing was changed"
+            )
+            raise MatchError(message)
+        if hidden.shape[0] % rows:
+            message = (
+                f"the edit has a scale for each of {rows} samples, and {', '.join(self.place.modules)} works on a batch "
+                f"of {hidden.shape[0]}: a cache or another trick splits the batch. Use one scale and guidance='both'"
+            )
+            raise MatchError(message)
+        if self.delta.dtype != hidden.dtype or self.delta.device != hidden.device:
+            self.delta = self.delta.to(hidden.device, hidden.dtype)
+        delta = self.delta
+        if rows > 1 and hidden.shape[0] != rows:
+            # Frames, or places, that a video model folds into the batch: sample by sample.
+            delta = delta.repeat_interleave(hidden.shape[0] // rows, 0)
         shape = [1] * hidden.ndim
-        shape[0] = delta.shape[0] if delta.ndim == 2 else 1
-        shape[self.channel_axis] = delta.shape[-1]
-        return hidden + delta.reshape(shape)
+        shape[0], shape[axis] = delta.shape[0], width
+        delta = delta.reshape(shape)
+        if self.mask is not None:
+            delta = delta * self.mask.weights(hidden, axis)
+        return hidden + delta
 
 
-class ProbeHook(ModelHook):  # type: ignore[misc]
-    """Measures the root mean square length of the tokens at a site, without changing them."""
+class ProbeHook(SiteHook):
+    """Measures the root mean square length of the image tokens at a site, without changing them."""
 
-    def __init__(self, at: str, channel_axis: int) -> None:
-        super().__init__()
-        self.at = at
-        self.channel_axis = channel_axis
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
         self.square = 0.0
-        self.tokens = 0
+        self.seen = 0
 
     @property
     def length(self) -> float:
         """Root mean square of the Euclidean norm of the tokens seen."""
-        return float((self.square / max(1, self.tokens)) ** 0.5)
+        return float((self.square / max(1, self.seen)) ** 0.5)
 
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self.at == "input":
-            self._measure(args[0] if args else kwargs["hidden_states"])
-        return args, kwargs
-
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
-        if self.at == "output":
-            self._measure(output[0] if isinstance(output, tuple) else output)
-        return output
-
-    def _measure(self, hidden: Tensor) -> None:
+    def image(self, hidden: Tensor) -> Tensor:
+        """Measure."""
         self.square += float(hidden.double().square().sum())
-        self.tokens += hidden.numel() // hidden.shape[self.channel_axis]
-
-
-class ClockHook(ModelHook):  # type: ignore[misc]
-    """Tells `listener` the progress of the denoising run, in [0, 1), before each pass of the denoiser."""
-
-    def __init__(self, progress_of: Callable[[Any], float], listener: Callable[[float], None]) -> None:
-        super().__init__()
-        self.progress_of = progress_of
-        self.listener = listener
-
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.listener(self.progress_of(kwargs["timestep"] if "timestep" in kwargs else args[1]))
-        return args, kwargs
-
-
-def site_of(denoiser: nn.Module, layer: Layer, site: Site) -> tuple[nn.Module, str, int]:
-    """Where a site lies on a live denoiser: the module, `input` or `output` of it, and the axis of the channels.
-
-    Raises MatchError when the denoiser has no such layer.
-    """
-    try:
-        attention = denoiser.get_submodule(layer.name)
-        if site == "projection-input" and layer.norm is not None and layer.norm_inside:
-            # The norm inside a U-Net's attention module sees (batch, channels, tokens).
-            return denoiser.get_submodule(layer.norm.module), "output", 1
-    except AttributeError:
-        message = (
-            f"the pipeline's {type(denoiser).__name__} has no layer {layer.name}: the directions belong to another "
-            "architecture, nothing was changed"
-        )
-        raise MatchError(message) from None
-    return attention, "input" if site != "block-output" else "output", 1 if layer.norm_inside else -1
+        self.seen += hidden.numel() // hidden.shape[self.place.axis]
+        return hidden
 
 
 def attach(module: nn.Module, hook: ModelHook, name: str) -> None:
@@ -141,32 +168,5 @@ def detach(module: nn.Module, name: str) -> None:
         del module.__dict__["_diffusers_hook"]
         forward = module.__dict__.get("forward")
         # The registry puts the original method back as an attribute of the instance, which copies would share.
-        if getattr(forward, "__func__", None) is type(module).forward:
+        if inspect.ismethod(forward) and forward.__func__ is type(module).forward:
             del module.__dict__["forward"]
-
-
-def run_progress(owner: Any) -> Callable[[Any], float]:
-    """How to tell, from the timestep a denoiser is called with, the fraction of the run that lies behind.
-
-    With the scheduler that the pipeline `owner` has at that moment: the place of the nearest of its timesteps. Without
-    one: one minus the timestep over the number of timesteps trained on (1000 where that is not known).
-    """
-    table: dict[float, float] = {}
-    known: list[Any] = [None]
-
-    def progress(timestep: Any) -> float:
-        value = float(timestep.flatten()[0]) if isinstance(timestep, torch.Tensor) else float(timestep)
-        timesteps = getattr(getattr(owner, "scheduler", None), "timesteps", None)
-        if timesteps is None:
-            train_steps = getattr(getattr(owner, "config", None), "num_train_timesteps", None) or 1000
-            return min(max(1 - (value + 1) / train_steps, 0.0), 1 - 1e-9)
-        if timesteps is not known[0]:
-            known[0] = timesteps
-            table.clear()
-            for index, step in enumerate(timesteps.tolist()):
-                table.setdefault(float(step), index / len(timesteps))
-        if value not in table:
-            table[value] = table[min(table, key=lambda step: abs(step - value))]
-        return table[value]
-
-    return progress

@@ -8,27 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.target import Target
 from eigenbank.registry.shipped import locate
 from eigenbank.schemas.errors import SourceError, SteerError
 
-COMPONENTS = ("unet", "transformer", "prior")
-
 
 def denoiser_of(pipe: Any) -> nn.Module:
-    """The network that denoises: the pipeline's `unet`, `transformer` or `prior`, or the object itself if it is a module."""
-    if isinstance(pipe, nn.Module):
-        return pipe
-    for name in COMPONENTS:
-        found = getattr(pipe, name, None)
-        if isinstance(found, nn.Module):
-            return found
-    message = f"a {type(pipe).__name__} has no denoiser eigenbank knows: expected one of {', '.join(COMPONENTS)}"
-    raise SteerError(message)
+    """The network that denoises, the first of a pipeline's if it has several. Raises SteerError where there is none."""
+    return next(iter(target_of(pipe).denoisers.values()))
 
 
 def origin_of(pipe: Any) -> str | None:
     """Where the pipeline was loaded from, as diffusers remembers it: a catalog location or a model id. None if unknown."""
-    for owner in (pipe, denoiser_of(pipe)):
+    for owner in (pipe.owner if isinstance(pipe, Target) else pipe, denoiser_of(pipe)):
         config = getattr(owner, "config", None)
         name = getattr(config, "_name_or_path", None) or (config.get("_name_or_path") if config else None)
         if isinstance(name, (str, Path)) and str(name):

@@ -4,84 +4,67 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
     images = pipe().images
 """
 
-import inspect
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from eigenbank.loaders.acting import Acting, Term, merged
 from eigenbank.loaders.calibrate import token_lengths
-from eigenbank.loaders.hooks import AddHook, ClockHook, attach, detach, run_progress, site_of
 from eigenbank.loaders.load import bank_for
-from eigenbank.loaders.match import TRANSFER, is_exact, live_weights, transfer_score
-from eigenbank.loaders.pipelines import denoiser_of
+from eigenbank.loaders.mask import as_mask
+from eigenbank.loaders.match import Match, check, match
+from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.schedule import Scale, as_scale, as_window
+from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.recipe import Site
 
-Scale = float | Sequence[float] | Tensor
+__all__ = ["Edits", "Scale", "Steering", "Term", "check_match", "steer"]
+
 # A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
 Edits = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
+SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
+Guidance = Literal["both", "conditional", "unconditional"]
 
-MAX_SCALE = 1e4
-"""Largest scale taken, in token lengths; pictures break at a few."""
-
+_SITES: dict[str, Site] = {
+    "input": "block-input", "projection": "projection-input", "output": "block-output",
+    "block-input": "block-input", "projection-input": "projection-input", "block-output": "block-output",
+}  # fmt: skip
 _numbers = itertools.count()
-
-
-@dataclass
-class Term:
-    """One direction of an edit: where it is added, `vector` for scale 1 in the wanted polarity, and its scale now."""
-
-    key: str
-    direction: Direction
-    vector: Tensor
-    scale: Tensor
-    match: str
 
 
 class Steering:
     """An edit of one pipeline: a context manager, or a handle with `attach`, `set_scale` and `remove`."""
 
-    def __init__(self, denoiser: nn.Module, terms: list[Term], owner: Any = None) -> None:
-        self.denoiser = denoiser
-        self.terms = terms
-        self._owner = owner
-        self._factor = 1.0
-        self._progress = 0.0
-        self._name = f"eigenbank-{next(_numbers)}"
-        self._hooks: list[tuple[nn.Module, AddHook, list[Term]]] = []
-        self._attached: list[nn.Module] = []
+    def __init__(self, target: Target, terms: Sequence[Term], parts: Sequence[Acting]) -> None:
+        self.target = target
+        self.terms = list(terms)
+        self.parts = list(parts)
+        self._attached = False
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The first of the pipeline's denoisers."""
+        return next(iter(self.target.denoisers.values()))
 
     @property
     def attached(self) -> bool:
         """Whether the edit is acting on the pipeline now."""
-        return bool(self._attached)
+        return self._attached
 
     def attach(self) -> "Steering":
-        """Put the hooks in place. Raises SteerError if they are."""
+        """Put the hooks in place. Raises SteerError if they are, or where the pipeline's mode refuses the edit."""
         if self.attached:
             message = "this edit is attached already: remove() it first, or make another with steer()"
             raise SteerError(message)
-        sites: dict[tuple[str, Site], list[Term]] = {}
-        for term in self.terms:
-            sites.setdefault((term.direction.layer, term.direction.recipe.site), []).append(term)
+        self._attached = True
         try:
-            if any(not term.direction.recipe.window.whole for term in self.terms):
-                clock = ClockHook(run_progress(self._owner), self._move)
-                self._put(self.denoiser, clock)
-            guided = "encoder_hidden_states" in inspect.signature(type(self.denoiser).forward).parameters
-            for (_, site), terms in sites.items():
-                layer = terms[0].direction.bank.layers[terms[0].direction.layer]
-                module, at, axis = site_of(self.denoiser, layer, site)
-                hook = AddHook(at, axis, tiled=guided)
-                self._put(module, hook, site)
-                self._hooks.append((module, hook, terms))
-            self._refresh()
+            for part in self.parts:
+                part.attach()
         except BaseException:
             self.remove()
             raise
@@ -90,31 +73,45 @@ class Steering:
     def set_scale(self, scale: Scale, key: str | None = None) -> None:
         """Set the scale of one direction by its key in the edit, or, without a key, a factor on all of them.
 
-        Raises SteerError for what is no scale, or no part of the edit; then nothing has changed.
+        Nothing is recompiled by it. Raises SteerError for what is no scale, or no part of the edit; then nothing has changed.
         """
         if key is None:
-            factor = _as_scale(scale, "all directions")
+            factor = as_scale(float("nan") if callable(scale) else scale, "all directions")
             if factor.ndim:
                 message = "a factor on all directions is one number: name a direction to give each sample its own scale"
                 raise SteerError(message)
-            self._factor = float(factor)
+            for part in self.parts:
+                part.factor = float(factor)
         else:
             if key not in [term.key for term in self.terms]:
                 message = f"{key!r} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
                 raise SteerError(message)
-            value = _as_scale(scale, key)
-            _check_batches([value, *(term.scale for term in self.terms if term.key != key)])
+            before = {id(term): term.scale for term in self.terms}
             for term in self.terms:
-                term.scale = value if term.key == key else term.scale
-        self._refresh()
+                term.scale = scale if term.key == key else term.scale
+            try:
+                _check_scales(self.terms)
+                was_constant = all(not callable(each) and not as_scale(each, key).ndim for each in before.values())
+                if self.attached and was_constant and (callable(scale) or as_scale(scale, key).ndim):
+                    self._anew()
+            except BaseException:
+                for term in self.terms:
+                    term.scale = before[id(term)]
+                raise
+        if self.attached:
+            for part in self.parts:
+                part.refresh()
 
     def remove(self) -> None:
         """Take the hooks away; the pipeline is what it was. Harmless when there are none."""
-        while self._attached:
-            module = self._attached.pop()
-            for name in [name for name in module.__dict__["_diffusers_hook"].hooks if name.split("/")[0] == self._name]:
-                detach(module, name)
-        self._hooks.clear()
+        for part in self.parts:
+            part.remove()
+        self._attached = False
+
+    def _anew(self) -> None:
+        """Attach again, for a scale of another kind may need what the old one did not."""
+        self.remove()
+        self.attach()
 
     def __enter__(self) -> "Steering":
         return self.attach()
@@ -124,34 +121,30 @@ class Steering:
     ) -> None:
         self.remove()
 
-    def _put(self, module: nn.Module, hook: Any, site: str = "clock") -> None:
-        attach(module, hook, f"{self._name}/{site}")
-        self._attached.append(module)
 
-    def _move(self, progress: float) -> None:
-        before = [self._progress in term.direction.recipe.window for term in self.terms]
-        self._progress = progress
-        if before != [progress in term.direction.recipe.window for term in self.terms]:
-            self._refresh()
-
-    def _refresh(self) -> None:
-        """Work out what every hook adds, so that a pass of the denoiser costs one addition per site."""
-        for _, hook, terms in self._hooks:
-            delta: Tensor | None = None
-            for term in terms:
-                scale = term.scale * self._factor
-                if self._progress in term.direction.recipe.window and bool(scale.any()):
-                    part = scale[:, None] * term.vector if scale.ndim else scale * term.vector
-                    delta = part if delta is None else delta + part
-            hook.delta = None if delta is None else delta.to(next(self.denoiser.parameters()))
-
-
-def steer(pipe: Any, edits: Edits, *, bank: Bank | None = None, force: bool = False) -> Steering:
+def steer(
+    pipe: Any,
+    edits: Edits,
+    *,
+    bank: Bank | None = None,
+    site: SiteName | None = None,
+    window: tuple[float, float] | None = None,
+    guidance: Guidance = "both",
+    mask: Any = None,
+    fold: bool = False,
+    force: bool = False,
+) -> Steering:
     """Prepare an edit of `pipe`, a diffusers pipeline or a bare denoiser; attach it with `with` or `.attach()`.
 
     `edits` maps labels, direction ids or Direction objects to scales: 1 adds a vector as long as a typical token of the
-    layer. A sequence of scales gives every sample of the batch its own. Words and ids are looked up in `bank`, else in
-    the catalog's set for the checkpoint the pipeline was loaded from.
+    layer. A sequence of scales gives every sample of the batch its own; a callable gives the scale for a fraction of the
+    run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the checkpoint the
+    pipeline was loaded from. All directions of one site become one addition.
+
+    `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
+    `output`. `window` replaces the recipe's part of the run. `guidance` acts on one half of classifier-free guidance alone.
+    `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the image, says where. `fold` writes constant edits of
+    the output into the layer's bias: no cost per step. A pipeline with several denoisers is edited in all that match.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
     another width or architecture) or SteerError. A deep copy made of the pipeline while it is steered keeps the edit.
@@ -159,7 +152,13 @@ def steer(pipe: Any, edits: Edits, *, bank: Bank | None = None, force: bool = Fa
     if not isinstance(edits, Mapping) or not edits:
         message = "an edit needs at least one direction: steer(pipe, {'label': scale})"
         raise SteerError(message)
-    denoiser = denoiser_of(pipe)
+    if guidance not in ("both", "conditional", "unconditional") or (site is not None and site not in _SITES):
+        message = (
+            f"guidance={guidance!r} and site={site!r}: expected guidance 'both', 'conditional' or 'unconditional', "
+            "site 'input', 'projection' or 'output'"
+        )
+        raise SteerError(message)
+    target = target_of(pipe)
     chosen: list[tuple[str, Direction, int, Scale]] = []
     for key, scale in edits.items():
         if isinstance(key, Direction):
@@ -168,49 +167,92 @@ def steer(pipe: Any, edits: Edits, *, bank: Bank | None = None, force: bool = Fa
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
             raise SteerError(message)
-        bank = bank_for(pipe) if bank is None else bank
+        bank = bank_for(target) if bank is None else bank
         direction, polarity = bank.find(key)
         chosen.append((key, direction, polarity, scale))
-    lengths = token_lengths(pipe, [direction for _, direction, _, _ in chosen])
+    directions = [direction for _, direction, _, _ in chosen]
+    matches = _matches(target, directions, force)
+    sites = [_SITES[site] if site else direction.recipe.site for direction in directions]
+    lengths = token_lengths(target, list(zip(directions, sites, strict=True)))
     terms = []
-    for (key, direction, polarity, scale), length in zip(chosen, lengths, strict=True):
-        vector = direction.vector * (polarity * length)
-        terms.append(Term(key, direction, vector, _as_scale(scale, key), check_match(denoiser, direction, force)))
-    _check_batches([term.scale for term in terms])
-    return Steering(denoiser, terms, owner=pipe)
+    for number, ((key, direction, polarity, scale), length) in enumerate(zip(chosen, lengths, strict=True)):
+        said = {name: str(found[number]) for name, found in matches.items()}
+        terms.append(
+            Term(
+                key=key,
+                direction=direction,
+                vector=direction.vector * (polarity * length),
+                scale=scale,
+                match=merged(said),
+                site=sites[number],
+                window=as_window(window) if window is not None else direction.recipe.window,
+                matches=said,
+            )
+        )
+    _check_scales(terms)
+    where = None if mask is None else as_mask(mask)
+    if fold:
+        _check_fold(terms, guidance, where is not None)
+    name = f"eigenbank-{next(_numbers)}"
+    half = None if guidance == "both" else guidance
+    parts = [Acting(target, part, terms, hook_name=name, guidance=half, mask=where, fold=fold) for part in matches]
+    return Steering(target, terms, parts)
 
 
-def check_match(denoiser: nn.Module, direction: Direction, force: bool = False) -> str:
+def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
     """How the direction matches: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
-    layer = direction.bank.layers[direction.layer]
-    weights = live_weights(denoiser, layer)
-    if is_exact(weights, layer):
-        return "exact"
-    score = transfer_score(weights, direction.recipe, direction.vector, layer)
-    if score >= TRANSFER:
-        return f"transfer {score:.3f}"
-    if force:
-        return f"foreign {score:.3f}"
-    message = (
-        f"{direction.full_id} is no direction of this pipeline's weights (cos∠(M′v, v) = {score:.3f}, at least {TRANSFER} "
-        "expected): nothing was changed. Build directions for this checkpoint, or pass force=True"
-    )
-    raise MatchError(message)
+    matches = _matches(target_of(pipe), [direction], force)
+    return merged({name: str(found[0]) for name, found in matches.items()})
 
 
-def _as_scale(scale: Scale, key: str) -> Tensor:
-    try:
-        value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        value = torch.tensor(float("nan"))
-    if value.ndim > 1 or value.numel() == 0 or not bool((value.abs() <= MAX_SCALE).all()):
-        message = f"the scale of {key!r} is {scale!r}: expected a number of at most ±{MAX_SCALE:g}, or one per sample of the batch"
-        raise SteerError(message)
-    return value
+def _matches(target: Target, directions: Sequence[Direction], force: bool) -> dict[str, list[Match]]:
+    """The denoisers that all the directions match, and how. Raises MatchError of the first denoiser where none does.
+
+    A set names the component it was built from; where the target has that, it is asked first, and has to match.
+    """
+    built = {direction.bank.manifest.checkpoint.component for direction in directions}
+    names = sorted(target.denoisers, key=lambda name: name not in built)
+    found: dict[str, list[Match]] = {}
+    problem: MatchError | None = None
+    for name in names:
+        matches = match(target, target.denoisers[name], directions)
+        try:
+            for each in matches:
+                # Of several denoisers only the first is forced: another may be one of another kind.
+                check(each, force and (name == names[0] or not found))
+        except MatchError as error:
+            problem = problem or error
+            continue
+        found[name] = matches
+    if not found:
+        assert problem is not None
+        raise problem
+    return found
 
 
-def _check_batches(scales: Sequence[Tensor]) -> None:
-    batches = {len(scale) for scale in scales if scale.ndim}
+def _check_scales(terms: Sequence[Term]) -> None:
+    """Raise SteerError for what is no scale, or gives scales for batches of several sizes at once."""
+    batches = set()
+    for term in terms:
+        now = [term.scale(done) for done in (0.0, 0.5, 1 - 1e-9)] if callable(term.scale) else [term.scale]
+        batches |= {len(scale) for each in now if (scale := as_scale(each, term.key)).ndim}
     if len(batches) > 1:
         message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
         raise SteerError(message)
+
+
+def _check_fold(terms: Sequence[Term], guidance: str, masked: bool) -> None:
+    """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and half."""
+    for term in terms:
+        why = None
+        if term.site != "block-output":
+            why = f"it is added at the {term.site}, a bias adds at the block-output (site='output')"
+        elif not term.constant:
+            why = "its scale changes over the run"
+        elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
+            why = "it has a scale per sample"
+        elif guidance != "both" or masked:
+            why = "it acts on a half of guidance, or on a part of the image"
+        if why is not None:
+            message = f"{term.key!r} cannot be folded: {why}. Nothing was changed; steer without fold=True"
+            raise SteerError(message)

@@ -83,7 +83,7 @@ def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
 
     Raises UnknownNameError for a head the layer does not have, or a side that is not as wide as the layer.
     """
-    matrix = matrix_of(recipe).form(_by_head(recipe, weights, layer))
+    matrix = matrix_of(recipe).form(weights_by_head(recipe, weights, layer))
     width = matrix.shape[1 if recipe.side == "input" else 0]
     if width != layer.width:
         message = (
@@ -94,7 +94,7 @@ def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
     return matrix.T @ matrix if recipe.side == "input" else matrix @ matrix.T
 
 
-def _by_head(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "dict[Role, Tensor]":
+def weights_by_head(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "dict[Role, Tensor]":
     """The weights a recipe's matrix is formed of: keys and values once per query head, one head's alone if it names one."""
     if recipe.head is not None and recipe.head >= layer.heads:
         known = [f"{recipe.matrix}.h{head}" for head in range(layer.heads)]

@@ -1,12 +1,13 @@
 """The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
 
 from eigenbank.schemas.direction import DirectionRecord, Evidence, Label
-from eigenbank.schemas.layer import Layer, Norm, Part, TokenLength
+from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
 
 __all__ = [
     "Checkpoint",
+    "Count",
     "DirectionRecord",
     "Evidence",
     "FileEntry",
@@ -15,6 +16,7 @@ __all__ = [
     "Manifest",
     "Norm",
     "Part",
+    "Place",
     "Recipe",
     "TokenLength",
     "Window",

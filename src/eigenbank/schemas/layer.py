@@ -73,13 +73,50 @@ class Norm(Model):
     adaptive: bool = False
 
 
+class Count(Model):
+    """How to tell the number of image tokens of a pass: `tokens` for every `positions` of the denoiser's argument.
+
+    The positions of an argument are the product of its extents along `axes`; a list of samples counts as a batch of them.
+    """
+
+    argument: ParameterName
+    axes: tuple[Annotated[int, Field(ge=0, le=8)], ...] = Field(min_length=1, max_length=4)
+    tokens: Annotated[int, Field(ge=1, le=2**20)]
+    positions: Annotated[int, Field(ge=1, le=2**20)]
+
+
+class Place(Model):
+    """Where the tokens of a site are, in a running denoiser: an input or output of one or several modules.
+
+    An input is the argument `argument`, the one at `index` when it is given by position; an output is the `index`-th of a
+    tuple, or the only one. `axis` is that of the channels. `image` says where the image tokens lie among the tokens: they
+    are `all`, the `first` or the `last`, of which `count` tells the number.
+    """
+
+    modules: tuple[ModulePath, ...] = Field(min_length=1, max_length=8)
+    at: Literal["input", "output"]
+    argument: ParameterName | None = None
+    index: Annotated[int, Field(ge=0, le=64)] = 0
+    axis: Literal[1, -1] = -1
+    image: Literal["all", "first", "last"] = "all"
+    count: Count | None = None
+
+    @model_validator(mode="after")
+    def _countable(self) -> "Place":
+        if self.image != "all" and self.count is None:
+            message = f"the image tokens are the {self.image} ones, and nothing tells how many they are"
+            raise ValueError(message)
+        return self
+
+
 class Layer(Model):
     """One self-attention layer: where it is, how wide, which tensors make it up.
 
     `width` is that of the tokens its projections read. `kv_heads` is less than `heads` for grouped queries. `tensors`
     maps a role to the parameter that plays it; without `output` the layer has no out projection of its own, and `value`
-    stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `digests` are over
-    the attention weights cast to each dtype, so that a pipeline loaded in half precision still matches exactly.
+    stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `sites` says where the
+    tokens of each site are, as far as that was seen; conventions stand in for the rest. `digests` are over the attention
+    weights cast to each dtype, so that a pipeline loaded in half precision still matches exactly.
     """
 
     name: ModulePath
@@ -89,6 +126,7 @@ class Layer(Model):
     kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
     norm: Norm | None = None
     tensors: dict[Role, Part]
+    sites: dict[Site, Place] = Field(default_factory=dict)
     lengths: dict[Site, TokenLength] = Field(default_factory=dict)
     digests: dict[CastDType, Sha256] = Field(default_factory=dict)
 

@@ -1,0 +1,202 @@
+"""Where the tokens of a site are: which argument or output of which module holds them, and which of them are the image's.
+
+Watched during the trace (see `trace.py`): every module's inputs and outputs are looked at along single lines, one per
+axis, which is enough to tell the tokens' axis from the channels' and image tokens from text.
+"""
+
+import contextlib
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.builders.trace import IMAGE, TEXT, shadow_of
+from eigenbank.schemas import Layer
+from eigenbank.schemas.layer import Count, Place
+from eigenbank.schemas.recipe import Site
+
+_POSITION = (1 << 22) - 1
+_PLACES = _POSITION & ~3
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor at a module's input or output: under which name and number, its shape, its shadow along every axis."""
+
+    name: str | None
+    index: int
+    shape: tuple[int, ...]
+    lines: tuple[tuple[int, ...], ...]
+    listed: bool = False
+
+    @property
+    def token_axes(self) -> list[int]:
+        """The axes along which tokens change. The batch is one sample, so that a first axis which varies holds tokens too."""
+        return [axis for axis, line in enumerate(self.lines) if len({code & _PLACES for code in line}) > 1]
+
+    def channel_axis(self, width: int) -> int | None:
+        """1 or −1, the axis of that extent along which the token stays the same; None where there is none."""
+        still = set(range(1, len(self.shape))) - set(self.token_axes)
+        for axis in (-1, 1):
+            if len(self.shape) > 1 and self.shape[axis] == width and axis % len(self.shape) in still:
+                return axis
+        return None
+
+    @property
+    def streams(self) -> list[int]:
+        """IMAGE, TEXT or 0 for every token, along the longest axis of tokens."""
+        axes = self.token_axes
+        line = max((self.lines[axis] for axis in axes), key=len) if axes else self.lines[0][:1]
+        return [code & 3 for code in line]
+
+
+class Watch:
+    """What the modules of a model were called with and gave, the first time each was called in a trace."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.inputs: dict[str, list[Slot]] = {}
+        self.outputs: dict[str, list[Slot]] = {}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look on while the model runs."""
+        hooks = []
+        for name, module in self.model.named_modules():
+            hooks.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            hooks.append(module.register_forward_hook(self._after(name)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def clear(self) -> None:
+        """Forget a trial that failed."""
+        self.inputs.clear()
+        self.outputs.clear()
+
+    def _before(self, name: str) -> Any:
+        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if name not in self.inputs:
+                names = list(inspect.signature(type(module).forward).parameters)[1:]
+                given = [*zip(names, args, strict=False), *kwargs.items()]
+                found = [
+                    _slot(value, key, names.index(key) if key in names else len(names), (name, "input"))
+                    for key, value in given
+                ]
+                self.inputs[name] = [slot for slot in found if slot is not None]
+
+        return look
+
+    def _after(self, name: str) -> Any:
+        def look(_module: nn.Module, _args: Any, output: Any) -> None:
+            if name not in self.outputs:
+                values = output if isinstance(output, tuple) else (output,)
+                found = [_slot(value, None, index, (name, "output")) for index, value in enumerate(values)]
+                self.outputs[name] = [slot for slot in found if slot is not None]
+
+        return look
+
+    def places(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, Place]:
+        """The sites of a layer, as far as they were seen. `sources`: what its projections, at those paths, read."""
+        found: dict[Site, Place | None] = {
+            "projection-input": self._projection_input(layer, sources, projections),
+            "block-output": self._output(layer),
+            "block-input": self._block_input(layer),
+        }
+        return {site: place for site, place in found.items() if place is not None}
+
+    def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> Place | None:
+        if layer.norm is not None and layer.norm_inside:
+            return self._place(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
+        whole = [
+            slot
+            for slot in self.inputs.get(layer.name, [])
+            if all((layer.name, "input", slot.name) in getattr(source, "_eb_at", ()) for source in sources)
+        ]
+        # The same tokens under two names are two things to a hook: queries from one, keys and values from the other.
+        place = self._place(layer, [layer.name], "input", whole) if len(whole) == 1 else None
+        if place is not None:
+            return place
+        modules = list(dict.fromkeys(projections))
+        each = [self._place(layer, [module], "input", self.inputs.get(module, [])) for module in modules]
+        same = {None if found is None else found.model_copy(update={"modules": ("x",)}) for found in each}
+        return each[0].model_copy(update={"modules": tuple(modules)}) if len(same) == 1 and each[0] else None
+
+    def _output(self, layer: Layer) -> Place | None:
+        return self._place(layer, [layer.name], "output", self.outputs.get(layer.name, []))
+
+    def _block_input(self, layer: Layer) -> Place | None:
+        """The input of the block around the attention, where the residual stream enters it."""
+        module = layer.name if layer.norm_inside else layer.name.rpartition(".")[0]
+        while module:
+            place = self._place(layer, [module], "input", self.inputs.get(module, []))
+            if place is not None:
+                return place
+            module = module.rpartition(".")[0]
+        return None
+
+    def _place(self, layer: Layer, modules: list[str], at: Any, slots: Sequence[Slot]) -> Place | None:
+        """The place of the first of the slots that holds image tokens of the layer's width."""
+        for slot in slots:
+            axis = slot.channel_axis(layer.width)
+            streams = slot.streams
+            if axis is None or IMAGE not in streams:
+                continue
+            image = [stream == IMAGE for stream in streams]
+            number = sum(image)
+            where: Any = None
+            if all(image):
+                where = "all"
+            elif all(image[:number]):
+                where = "first"
+            elif all(image[-number:]):
+                where = "last"
+            count = None if where == "all" else self._count(number)
+            if where is None or (where != "all" and count is None):
+                return None
+            return Place(
+                modules=tuple(modules),
+                at=at,
+                argument=slot.name,
+                index=slot.index,
+                axis=axis,  # type: ignore[arg-type]
+                image=where,
+                count=count,
+            )
+        return None
+
+    def _count(self, tokens: int) -> Count | None:
+        """How the number of image tokens follows from the first argument of the denoiser that holds image."""
+        for slot in self.inputs.get("", []):
+            axes = slot.token_axes
+            if not axes or IMAGE not in slot.streams or TEXT in slot.streams or slot.name is None:
+                continue
+            if slot.listed:  # its tensors are samples, without a batch axis
+                axes = list(range(2, len(slot.shape) + 1))
+            positions = math.prod(slot.shape[axis - slot.listed] for axis in axes)
+            return Count(argument=slot.name, axes=tuple(axes), tokens=tokens, positions=positions)
+        return None
+
+
+def _slot(value: Any, name: str | None, index: int, at: tuple[str, str]) -> Slot | None:
+    """A value looked at, and told where it was seen. None for what holds no token."""
+    listed = isinstance(value, list) and bool(value)
+    tensor = value[0] if listed else value
+    if not isinstance(tensor, Tensor) or not tensor.ndim or not tensor.numel():
+        return None
+    shadow = shadow_of(tensor) if hasattr(tensor, "_eb_shadow") else None
+    if shadow is None or shadow.shape != tensor.shape:
+        return None
+    tensor._eb_at = (*getattr(tensor, "_eb_at", ()), (*at, name))  # type: ignore[attr-defined]
+    with torch._C.DisableTorchFunction():
+        lines = tuple(
+            tuple((shadow[tuple(slice(None) if d == axis else 0 for d in range(shadow.ndim))] & _POSITION).tolist())
+            for axis in range(shadow.ndim)
+        )
+    return Slot(name, index, tuple(tensor.shape), lines, listed)

@@ -1,0 +1,238 @@
+"""An edit at work on one denoiser: what is added at each of its sites, worked out anew when a pass asks for something else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.loaders.fold import Fold
+from eigenbank.loaders.hooks import AddHook, attach, detach
+from eigenbank.loaders.mask import Mask
+from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
+from eigenbank.loaders.schedule import Scale, as_scale
+from eigenbank.loaders.target import Target, computing
+from eigenbank.registry.bank import Direction
+from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.recipe import Site, Window
+
+CACHES = {
+    "faster_cache_denoiser": "FasterCache works out the unconditional half without a pass of the denoiser",
+    "text_kv_cache_transformer": "TextKVCache hands the denoiser other arguments than the pipeline's",
+}
+"""Hooks of diffusers on a denoiser that change its batch behind an edit's back, and how."""
+
+
+@dataclass
+class Term:
+    """One direction of an edit: where it is added, `vector` for scale 1 in the wanted polarity, and its scale now.
+
+    `match` says how it matches the pipeline's first denoiser, `matches` each of them by name.
+    """
+
+    key: str
+    direction: Direction
+    vector: Tensor
+    scale: Scale
+    match: str
+    site: Site
+    window: Window
+    matches: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def constant(self) -> bool:
+        """Whether its scale is the same over the whole run."""
+        return self.window.whole and not callable(self.scale)
+
+    def at(self, done: float) -> Tensor:
+        """The scale when the fraction `done` of the run lies behind, of no axis or `(samples,)`. Raises SteerError."""
+        if done not in self.window:
+            return torch.zeros(())
+        return as_scale(self.scale(done) if callable(self.scale) else self.scale, self.key)
+
+
+@dataclass
+class _Spot:
+    """A site of one layer, its terms, and what acts there: a hook on some modules, or a fold."""
+
+    terms: list[Term]
+    hooks: list[AddHook]
+    fold: Fold | None = None
+
+    def set(self, delta: Tensor) -> None:
+        for hook in self.hooks:
+            hook.set(delta)
+        if self.fold is not None:
+            self.fold.set(delta[0])
+
+
+class Acting:
+    """The hooks of an edit on the denoiser `name` of a target. `terms` are those that match it."""
+
+    def __init__(
+        self,
+        target: Target,
+        name: str,
+        terms: Sequence[Term],
+        *,
+        hook_name: str,
+        guidance: Half | None,
+        mask: Tensor | None,
+        fold: bool,
+    ) -> None:
+        self.target = target
+        self.denoiser = target.denoisers[name]
+        self.name = name
+        self.terms = list(terms)
+        self.hook_name = hook_name
+        self.guidance = guidance
+        self.mask = mask
+        self.fold = fold
+        self.factor = 1.0
+        self.spots: list[_Spot] = []
+        self._done = 0.0
+        self._rows: tuple[int, tuple[float, ...] | None] = (1, None)
+        self._space: tuple[int, tuple[int, ...]] = (0, ())
+        self._watch: PassWatch | None = None
+        self._attached: list[nn.Module] = []
+
+    def attach(self) -> None:
+        """Put the hooks in place. Raises MatchError or SteerError; the caller removes what is there by then."""
+        sites: dict[tuple[int, str, Site], list[Term]] = {}
+        for term in self.terms:
+            sites.setdefault((id(term.direction.bank), term.direction.layer, term.site), []).append(term)
+        for (_, name, site), terms in sites.items():
+            layer = terms[0].direction.bank.layers[name]
+            if self.fold:
+                fold = Fold(self.target, self.denoiser, layer)
+                spot = _Spot(terms, [], fold)
+                self.spots.append(spot)
+                fold.attach()
+                continue
+            place = self.target.place(self.denoiser, layer, site)
+            device, dtype = computing(self.denoiser)
+            spot = _Spot(terms, [])
+            self.spots.append(spot)
+            for path in place.modules:
+                hook = AddHook(place, layer.width)
+                hook.delta = hook.delta.to(device, dtype)
+                module = self.target.module(self.denoiser, path)
+                attach(module, hook, f"{self.hook_name}/{site}/{layer.name}")
+                self._attached.append(module)
+                spot.hooks.append(hook)
+            if self.mask is not None and layer.kind == "temporal":
+                message = f"{layer.name} attends over frames: a mask cannot act there. Leave its directions out of the masked edit"
+                raise SteerError(message)
+        self._refuse_caches()
+        if self._needs_passes():
+            self._watch = PassWatch(self.target, self.name, f"{self.hook_name}/pass", self._called)
+            self._watch.attach()
+        self.refresh()
+
+    def remove(self) -> None:
+        """Take the hooks away, restore what was folded. Harmless when there are none."""
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+        while self._attached:
+            module = self._attached.pop()
+            registry = module.__dict__.get("_diffusers_hook")
+            for name in (
+                [] if registry is None else [name for name in registry.hooks if name.split("/")[0] == self.hook_name]
+            ):
+                detach(module, name)
+        while self.spots:
+            fold = self.spots.pop().fold
+            if fold is not None:
+                fold.remove()
+
+    def refresh(self) -> None:
+        """Work out what every site adds, so that a pass of the denoiser costs one addition per site."""
+        scales = {id(term): term.at(self._done) * self.factor for term in self.terms}
+        batch, halves = self._rows
+        for spot in self.spots:
+            here = [scales[id(term)] for term in spot.terms]
+            rows = max([1, *(len(scale) for scale in here if scale.ndim)])
+            matrix = torch.stack([scale.expand(rows) for scale in here], 1)
+            delta = matrix @ torch.stack([term.vector for term in spot.terms])
+            if rows > 1 and self._watch is not None and batch > 1:
+                delta = delta.repeat(batch // rows, 1)
+            if halves is not None and len(set(halves)) == 1:
+                delta = delta * halves[0]
+            elif halves is not None:
+                delta = delta.expand(batch, -1) * torch.tensor(halves)[:, None]
+            spot.set(delta)
+
+    def _needs_passes(self) -> bool:
+        counted = any(hook.place.count is not None for spot in self.spots for hook in spot.hooks)
+        per_sample = any(term.at(done).ndim for term in self.terms for done in (0.0, 0.5, 1 - 1e-9))
+        changing = any(not term.constant for term in self.terms)
+        return counted or per_sample or changing or self.guidance is not None or self.mask is not None
+
+    def _refuse_caches(self) -> None:
+        registry = self.denoiser.__dict__.get("_diffusers_hook")
+        per_row = self.guidance is not None or any(term.at(0.0).ndim for term in self.terms)
+        for name, why in CACHES.items():
+            if registry is not None and name in registry.hooks and per_row:
+                message = (
+                    f"{why}: scales per sample and guidance={self.guidance or 'both'!r} cannot be carried out. Use one scale "
+                    "and guidance='both', or disable_cache() first. Nothing was changed"
+                )
+                raise SteerError(message)
+
+    def _called(self, call: Pass) -> None:
+        """Before each pass: what it needs that the last one did not."""
+        samples = {len(scale) for term in self.terms if (scale := term.at(call.done)).ndim}
+        for size in samples:
+            stacked = takes_text(self.denoiser) and self.target.guided() is not False
+            if call.batch != size and (call.batch % size or not stacked):
+                message = (
+                    f"the edit has {size} scales, one per sample, and the batch is {call.batch}: "
+                    "give as many scales as the pipeline makes images"
+                )
+                raise MatchError(message)
+        halves = None if self.guidance is None else tuple(guidance_rows(self.target, call, self.guidance).tolist())
+        for spot in self.spots:
+            for hook in spot.hooks:
+                if hook.place.count is not None:
+                    hook.tokens = call.count(hook.place.count)
+                    if hook.place.image == "last" and call.ragged():
+                        # Shorter texts end in padding, which some denoisers move behind the image.
+                        message = (
+                            f"the texts of this batch have different lengths, so nobody can tell where {spot.terms[0].direction.layer} "
+                            "has its image tokens: draw one prompt at a time. Nothing was changed"
+                        )
+                        raise MatchError(message)
+        if self.mask is not None and self._space != (call.batch, call.latent):
+            self._space = (call.batch, call.latent)
+            self._set_masks(call)
+        rows = (call.batch if samples or halves is not None else 1, halves)
+        moved = any(self._moves(term, call.done) for term in self.terms)
+        changed = moved or rows != self._rows
+        self._rows, self._done = rows, call.done
+        if changed:
+            self.refresh()
+
+    def _moves(self, term: Term, done: float) -> bool:
+        """Whether a term's scale may be another at `done` than it was at the last pass."""
+        within = done in term.window
+        return within != (self._done in term.window) or (within and callable(term.scale) and done != self._done)
+
+    def _set_masks(self, call: Pass) -> None:
+        assert self.mask is not None
+        rows = self.mask
+        if len(rows) > 1:
+            if call.batch % len(rows):
+                message = f"there are {len(rows)} masks, one per sample, and the batch is {call.batch}: give as many as the pipeline makes images"
+                raise MatchError(message)
+            rows = rows.repeat(call.batch // len(rows), 1, 1)
+        made = Mask(rows, call.batch, call.latent)
+        for spot in self.spots:
+            for hook in spot.hooks:
+                hook.mask = made
+
+
+def merged(matches: Mapping[str, str]) -> str:
+    """How a term matches, in a word or one for each denoiser."""
+    found = list(matches.values())
+    return found[0] if len(set(found)) <= 1 else ", ".join(f"{name} {text}" for name, text in matches.items())

@@ -1,0 +1,244 @@
+"""Watching a denoiser being called: how far the run has come, how large the batch is, which half of guidance it is."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.hooks import ModelHook
+from diffusers.hooks.hooks import StateManager
+from torch import Tensor, nn
+
+from eigenbank.loaders.hooks import attach, detach
+from eigenbank.loaders.target import TIMES, Target, arguments_of
+from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.layer import Count
+
+Half = Literal["conditional", "unconditional"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of a denoiser. `batch` rows; `done` the fraction of the run behind; `half` if the call is one half of guidance.
+
+    `latent` is the spatial shape of its input, where that is a picture or a video: (h, w) or (frames, h, w).
+    """
+
+    arguments: Mapping[str, Any]
+    batch: int
+    done: float
+    half: Half | None
+    latent: tuple[int, ...]
+
+    def count(self, count: Count) -> int:
+        """The number of image tokens that `count` tells. Raises MatchError where the argument is not given as it says."""
+        value = self.arguments.get(count.argument)
+        listed = isinstance(value, (list, tuple))
+        shape = tuple(getattr(value[0] if listed and value else value, "shape", ()))
+        axes = [axis - listed for axis in count.axes]
+        if not shape or max(axes) >= len(shape):
+            message = (
+                f"the denoiser was called with {count.argument} of shape {list(shape)}, where the set expects an axis "
+                f"{max(axes)}: nobody can tell its image tokens from text. Nothing was changed"
+            )
+            raise MatchError(message)
+        whole = math.prod(int(shape[axis]) for axis in axes) * count.tokens
+        if whole % count.positions:
+            message = f"{count.argument} of shape {list(shape)} does not divide into tokens as the set says: nothing was changed"
+            raise MatchError(message)
+        return whole // count.positions
+
+    def ragged(self) -> bool:
+        """Whether the texts of the batch have different lengths, told by a mask that came with them."""
+        for name, value in self.arguments.items():
+            if "mask" in name and isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] > 1:
+                lengths = value.bool().sum(1)
+                if bool((lengths != lengths[0]).any()):
+                    return True
+        return False
+
+
+class _Context:
+    """What a StateManager of ours would hold: nothing."""
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class PassHook(ModelHook):  # type: ignore[misc]
+    """Tells `listener` of each call of a denoiser. It is stateful only to be told of `cache_context`."""
+
+    _is_stateful = True
+
+    def __init__(self, listener: Callable[[Mapping[str, Any], str | None, Any], None]) -> None:
+        super().__init__()
+        self.listener = listener
+        self.context = StateManager(_Context)
+        self.outside = False
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Tell the listener, unless the call was told of outside of what is compiled."""
+        if not self.outside:
+            self.tell(module, args, kwargs)
+        return args, kwargs
+
+    def reset_state(self, module: nn.Module) -> None:
+        """Forget the context."""
+        self.context.reset()
+
+    def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Tell the listener of a call."""
+        context = self.context._context
+        name = context if isinstance(context, str) else getattr(context, "name", None)
+        self.listener(arguments_of(module, args, kwargs), name, context)
+
+
+class PassWatch:
+    """Calls `listener` with a Pass before each call of a denoiser; outside of what torch.compile made, if it did."""
+
+    def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[Pass], None]) -> None:
+        self.target = target
+        self.denoiser = target.denoisers[name]
+        self.wrapper = target.wrappers[name]
+        self.hook_name = hook_name
+        self.listener = listener
+        self.hook = PassHook(self._called)
+        self._progress = run_progress(target.owner, self.denoiser)
+        self._undo: list[Callable[[], None]] = []
+        self._last: tuple[float, int] = (-1.0, 0)
+
+    def attach(self) -> None:
+        """Start watching."""
+        attach(self.denoiser, self.hook, self.hook_name)
+        self._undo.append(lambda: detach(self.denoiser, self.hook_name))
+        compiled = getattr(self.denoiser, "_compiled_call_impl", None)
+        if self.wrapper is not self.denoiser:
+            self.hook.outside = True
+            listening = self.wrapper.register_forward_pre_hook(
+                lambda _module, args, kwargs: self.hook.tell(self.denoiser, args, kwargs), with_kwargs=True
+            )
+            self._undo.append(listening.remove)
+        elif compiled is not None:
+            self.hook.outside = True
+
+            def told(*args: Any, **kwargs: Any) -> Any:
+                self.hook.tell(self.denoiser, args, kwargs)
+                return compiled(*args, **kwargs)
+
+            self.denoiser._compiled_call_impl = told
+            self._undo.append(lambda: setattr(self.denoiser, "_compiled_call_impl", compiled))
+
+    def remove(self) -> None:
+        """Stop watching. Harmless when it was not."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _called(self, arguments: Mapping[str, Any], context: str | None, details: Any) -> None:
+        noisy: Any = next(iter(arguments.values()), None)
+        listed = isinstance(noisy, (list, tuple))
+        shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
+        batch = len(noisy) if listed else shape[0]
+        space = shape[1:] if listed else shape[2:]
+        done = self._done(arguments, details)
+        half: Half | None = None
+        if context is not None:
+            half = "unconditional" if "uncond" in context or "neg" in context else "conditional"
+        self.listener(Pass(arguments, batch, done, half, space if len(space) in (2, 3) else ()))
+
+    def _done(self, arguments: Mapping[str, Any], details: Any) -> float:
+        step, steps = getattr(details, "step_index", None), getattr(details, "num_inference_steps", None)
+        if step is not None and steps:
+            return float(min(step / steps, 1 - 1e-9))
+        time = next((arguments[name] for name in TIMES if arguments.get(name) is not None), None)
+        return self._progress(time)
+
+
+def takes_text(denoiser: nn.Module) -> bool:
+    """Whether a denoiser is told what to draw, so that pipelines stack passes for guidance into one batch."""
+    names = inspect.signature(type(denoiser).forward).parameters
+    if any(
+        name.startswith(("encoder_hidden_states", "cap_feats", "context", "clip_", "proj_embedding")) for name in names
+    ):
+        return True
+    return "class_labels" in names and "UNet2DModel" not in type(denoiser).__name__
+
+
+def guidance_rows(target: Target, call: Pass, only: Half) -> Tensor:
+    """1 for each row of the batch that belongs to the half `only`, 0 for the others: `(batch,)` float32.
+
+    Pipelines of diffusers stack the unconditional rows before the conditional ones, or call the denoiser for each in
+    turn under a `cache_context`. Raises SteerError where it cannot be told which is which.
+    """
+    if call.half is not None:
+        return torch.full((call.batch,), float(call.half == only))
+    guided = target.guided()
+    if not isinstance(target.owner, nn.Module) and (guided is None or (guided and target.calls_in_turn())):
+        message = (
+            f"a {target.kind} does not say which of its passes are conditional: guidance={only!r} cannot be carried out, "
+            "use guidance='both'"
+        )
+        raise SteerError(message)
+    if guided is False:
+        if only == "unconditional":
+            message = "this run has no unconditional pass (no guidance): the edit would do nothing"
+            raise SteerError(message)
+        return torch.ones(call.batch)
+    parts = 3 if getattr(target.owner, "do_perturbed_attention_guidance", False) else 2
+    if call.batch % parts:
+        message = (
+            f"a batch of {call.batch} rows does not divide into {parts} passes of guidance: guidance={only!r} cannot be "
+            "carried out, use guidance='both'"
+        )
+        raise SteerError(message)
+    rows = torch.zeros(parts)
+    rows[0 if only == "unconditional" else 1] = 1.0
+    return rows.repeat_interleave(call.batch // parts)
+
+
+def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:
+    """How to tell, from the time a denoiser is called with, the fraction of the run that lies behind.
+
+    With the scheduler that the pipeline `owner` has at that moment: its own count of steps where it keeps one, else the
+    place of the nearest of its timesteps. Without one: one minus the timestep over the number of timesteps trained on
+    (1000 where that is not known), or one minus a time that is itself a fraction.
+    """
+    table: dict[float, float] = {}
+    known: list[Any] = [None]
+
+    def progress(time: Any) -> float:
+        scheduler = getattr(owner, "scheduler", None)
+        timesteps = getattr(scheduler, "timesteps", None)
+        index = getattr(scheduler, "step_index", None)
+        if timesteps is not None and isinstance(index, int):
+            return min(index / len(timesteps), 1 - 1e-9)
+        if time is None:
+            message = "the denoiser was called without a time: nobody can tell how far the run has come. Use scales that do not change"
+            raise SteerError(message)
+        value = float(time.flatten().max()) if isinstance(time, Tensor) else float(time)
+        if timesteps is None:
+            train_steps = getattr(getattr(owner, "config", None), "num_train_timesteps", None) or 1000
+            fraction = (
+                isinstance(time, Tensor)
+                and time.is_floating_point()
+                and value <= 1
+                and "UNet" not in type(denoiser).__name__
+            )
+            return min(max(1 - value if fraction else 1 - (value + 1) / train_steps, 0.0), 1 - 1e-9)
+        if timesteps is not known[0]:
+            known[0] = timesteps
+            table.clear()
+            for place, step in enumerate(timesteps.tolist()):
+                table.setdefault(float(step), place / len(timesteps))
+        if value not in table:
+            table[value] = table[_nearest(value, table)]
+        return table[value]
+
+    return progress
+
+
+def _nearest(value: float, table: Mapping[float, float]) -> float:
+    """The timestep meant by a time: as it is, or as the fraction, or the rest of one, that some denoisers are given."""
+    meant = (value, value * 1000, 1000 - value * 1000) if value <= 1 else (value,)
+    return min(table, key=lambda step: min(abs(step - each) for each in meant))

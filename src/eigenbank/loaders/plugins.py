@@ -1,0 +1,58 @@
+"""Loaders: who knows how a pipeline is steered.
+
+A loader is an object with a `name`, `knows(pipe)` and `open(pipe)`, announced by an entry point in the group
+`eigenbank.loaders`. What ships for diffusers is registered the same way; loaders of other packages are asked first.
+`examples/plain_sampler` is one, whole.
+"""
+
+from typing import Any, Protocol
+
+from eigenbank.loaders.target import Target
+from eigenbank.registry.plugins import PluginError, load_plugins
+from eigenbank.schemas.errors import SteerError
+
+GROUP = "eigenbank.loaders"
+
+
+class Loader(Protocol):
+    """A plugin that makes pipelines of a kind steerable."""
+
+    name: str
+
+    def knows(self, owner: Any) -> bool:
+        """Whether this loader can open the object. Must be cheap, and must not raise."""
+
+    def open(self, owner: Any) -> Target:
+        """The object's denoisers, and how their layers, parameters and sites are found. Raises SteerError."""
+
+
+def target_of(owner: Any) -> Target:
+    """The target that the loader which knows `owner` makes of it; a Target is taken as it is.
+
+    Raises SteerError where no loader knows it, PluginError where two of other packages do.
+    """
+    if isinstance(owner, Target):
+        return owner
+    plugins = load_plugins(GROUP)
+    claims = [plugin for plugin in plugins if plugin.problem is None and _knows(plugin.object, owner)]
+    foreign = [plugin for plugin in claims if plugin.owner != "eigenbank"]
+    if len(foreign) > 1:
+        names = " and ".join(f"{plugin.name} (of {plugin.owner})" for plugin in foreign)
+        message = f"a {type(owner).__name__} is claimed by {names}: nothing was changed. Uninstall one of them"
+        raise PluginError(message)
+    if not claims:
+        skipped = "".join(f"; {plugin.name} was skipped ({plugin.problem})" for plugin in plugins if plugin.problem)
+        message = (
+            f"a {type(owner).__name__} has no denoiser eigenbank knows: expected a diffusers pipeline, a denoising module, "
+            f"or an object that a plugin knows (entry points {GROUP}; see `eigenbank plugins`){skipped}"
+        )
+        raise SteerError(message)
+    loader: Loader = (foreign or claims)[0].object
+    return loader.open(owner)
+
+
+def _knows(loader: Loader, owner: Any) -> bool:
+    try:
+        return bool(loader.knows(owner))
+    except Exception:  # a stranger's plugin that stumbles over an object does not know it
+        return False

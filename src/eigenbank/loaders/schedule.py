@@ -1,0 +1,74 @@
+"""Scales that change over the run: any callable from the fraction of the run that lies behind to a scale.
+
+steer(pipe, {"smile": ramp(0, 1.5)})
+steer(pipe, {"smile": windowed(1.5, 0.2, 0.8), "age": lambda done: 1 - done})
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.recipe import Window
+
+Amount = float | Sequence[float] | Tensor
+"""A scale, or one for each sample of the batch."""
+Schedule = Callable[[float], Amount]
+"""A scale for every fraction of the run that lies behind, in [0, 1): 0 at the first (noisiest) step."""
+Scale = Amount | Schedule
+
+MAX_SCALE = 1e4
+"""Largest scale taken, in token lengths; pictures break at a few."""
+
+
+def ramp(first: float, last: float, *, start: float = 0.0, end: float = 1.0) -> Schedule:
+    """A scale that goes from `first` to `last` in a straight line between two fractions of the run, and holds outside.
+
+    Raises SteerError where `start` is not before `end`, both in [0, 1].
+    """
+    window = as_window((start, end))
+
+    def scale(done: float) -> float:
+        share = (done - window.start) / (window.end - window.start)
+        return first + (last - first) * min(max(share, 0.0), 1.0)
+
+    return scale
+
+
+def windowed(scale: Scale, start: float, end: float) -> Schedule:
+    """A scale, or a schedule, that acts from `start` up to `end`, fractions of the run, and is 0 outside. Raises SteerError."""
+    window = as_window((start, end))
+
+    def inside(done: float) -> Amount:
+        now = scale(done) if callable(scale) else scale
+        return now if done in window else torch.zeros_like(torch.as_tensor(now, dtype=torch.float32))
+
+    return inside
+
+
+def as_window(window: tuple[float, float]) -> Window:
+    """A window of the run from two fractions of it. Raises SteerError for what is none."""
+    try:
+        start, end = window
+        return Window(start=start, end=end)
+    except (TypeError, ValueError):
+        message = (
+            f"{window!r} is no window of the run: expected two fractions of it, as in (0.2, 0.8), the first the smaller"
+        )
+        raise SteerError(message) from None
+
+
+def as_scale(scale: Amount, key: str) -> Tensor:
+    """A scale as a float32 tensor, of no axis or `(samples,)`. Raises SteerError for what is none."""
+    try:
+        value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        value = torch.tensor(float("nan"))
+    if value.ndim > 1 or value.numel() == 0 or not bool((value.abs() <= MAX_SCALE).all()):
+        message = (
+            f"the scale of {key!r} is {scale!r}: expected a number of at most ±{MAX_SCALE:g}, one per sample of the batch, "
+            "or a callable that gives either for a fraction of the run"
+        )
+        raise SteerError(message)
+    return value

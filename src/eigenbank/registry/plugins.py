@@ -1,0 +1,71 @@
+"""Entry points of ours: who offers what, what could not be loaded, and why.
+
+A stranger's plugin that fails to import is skipped and reported, never fatal; two packages that offer one name are an
+error that names both.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from eigenbank.schemas.errors import EigenbankError
+
+GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "eigenbank.families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
+    "eigenbank.loaders": ("makes pipelines steerable", ("name", "knows", "open")),
+}
+"""The groups of entry points: what a plugin of each does, and the attributes it must have."""
+
+
+class PluginError(EigenbankError):
+    """Two installed packages offer the same thing."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin: the group and name it is registered under, the package it is of, and the object, or why there is none."""
+
+    group: str
+    name: str
+    owner: str
+    value: str
+    object: Any = None
+    problem: str | None = None
+
+    @property
+    def status(self) -> str:
+        """`loaded` or `skipped`."""
+        return "loaded" if self.problem is None else "skipped"
+
+
+def load_plugins(group: str) -> list[Plugin]:
+    """The installed plugins of a group. Those that do not import, or lack an attribute they must have, carry a `problem`.
+
+    Raises PluginError when two packages offer one name.
+    """
+    return _loaded(group, tuple(entry_points(group=group)))
+
+
+@cache
+def _loaded(group: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
+    found: dict[str, Plugin] = {}
+    for point in points:
+        owner = point.dist.name if point.dist else "an unknown package"
+        if point.name in found:
+            if found[point.name].owner == owner:
+                continue  # the same package, installed twice over
+            message = (
+                f"two packages offer {point.name!r} in {group}: {found[point.name].owner} and {owner}. "
+                "Uninstall one of them"
+            )
+            raise PluginError(message)
+        loaded, problem = None, None
+        try:
+            loaded = point.load()
+            missing = [name for name in GROUPS[group][1] if not hasattr(loaded, name)]
+            problem = f"it lacks {', '.join(missing)}" if missing else None
+        except Exception as error:  # a stranger's plugin must not take the program down
+            problem = f"{type(error).__name__}: {error}"
+        found[point.name] = Plugin(group, point.name, owner, point.value, None if problem else loaded, problem)
+    return list(found.values())

@@ -1,0 +1,162 @@
+"""In every denoiser class: the vector reaches every image token of the site, no text token, and leaves no trace.
+
+Where the image tokens are is found out by a witness that knows nothing of ours: with attention switched off tokens do
+not mix, and those that change with the image are the image's.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import eigenbank as eb
+from eigenbank.loaders.plugins import target_of
+from eigenbank.schemas import Layer
+
+SCALE, LENGTH = 0.75, 2.0
+KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
+
+
+class Reading(TorchFunctionMode):
+    """Keeps what the first call of each watched linear weight reads; with `mute`, every token attends to itself alone."""
+
+    def __init__(self, weights: dict[int, str], *, mute: bool = False) -> None:
+        super().__init__()
+        self.weights = weights
+        self.mute = mute
+        self.read: dict[str, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "linear" and (role := self.weights.get(id(args[1]))):
+            self.read.setdefault(role, args[0].clone())
+        if self.mute and name == "scaled_dot_product_attention":
+            query, value = (args[i] if len(args) > i else kwargs[key] for i, key in ((0, "query"), (2, "value")))
+            if value.shape[-2] != query.shape[-2]:
+                return query.new_zeros((*query.shape[:-1], value.shape[-1]))
+            return value.repeat_interleave(query.shape[1] // value.shape[1], 1)  # one key may serve several queries
+        return func(*args, **(kwargs or {}))
+
+
+class Seen:
+    """What one call of a model shows of one layer: what its projections read, its module's output, the block's input."""
+
+    def __init__(self, model: nn.Module, layer: Layer, arguments: dict[str, Any], *, mute: bool = False) -> None:
+        from diffusers.hooks import ModelHook
+
+        from eigenbank.loaders.hooks import attach, detach
+
+        class Entering(ModelHook):  # registered before the edit's hook, so that it sees what the block gets
+            found: Any = None
+
+            def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                if self.found is None:
+                    self.found = [each.clone() for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+                return args, kwargs
+
+        weights = {
+            id(model.get_parameter(part.tensor)): role
+            for role, part in layer.tensors.items()
+            if role in ("query", "key", "value")
+        }
+        self.outputs: list[Tensor] = []
+        listening = model.get_submodule(layer.name).register_forward_hook(self._out)
+        block, entering = model.get_submodule(layer.sites["block-input"].modules[0]), Entering()
+        inner = getattr(block, "_diffusers_hook", None)
+        wrapped = dict(inner.hooks) if inner else {}
+        for name in wrapped:
+            detach(block, name)
+        attach(block, entering, "entering")
+        for name, hook in wrapped.items():
+            attach(block, hook, name)
+        try:
+            with torch.no_grad(), Reading(weights, mute=mute) as reading:
+                self.result = model(**{name: _copied(value) for name, value in arguments.items()}, return_dict=False)
+        finally:
+            listening.remove()
+            detach(block, "entering")
+        self.sites = {
+            "projection-input": list(reading.read.values()),
+            "block-output": self.outputs,
+            "block-input": entering.found,
+        }
+
+    def _out(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if not self.outputs:
+            values = output if isinstance(output, tuple) else (output,)
+            self.outputs = [value.clone() for value in values if isinstance(value, Tensor)]
+
+
+def _copied(value: Any) -> Any:
+    return (
+        value.clone()
+        if isinstance(value, Tensor)
+        else [_copied(v) for v in value]
+        if isinstance(value, list)
+        else value
+    )
+
+
+def pick(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first arguments the model takes, and the same with another image."""
+    for arguments, other in zip(zoo.calls(model, 0), zoo.calls(model, 7), strict=True):
+        try:
+            with torch.no_grad():
+                model(**{name: _copied(value) for name, value in arguments.items()})
+        except Exception:  # arguments of another layout
+            continue
+        return arguments, other
+    raise AssertionError(type(model).__name__)
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    return all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:In CPU autocast")
+@pytest.mark.parametrize("kind", KINDS)
+def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> None:
+    model = zoo.make(kind)
+    layers = {
+        (layer.kind, layer.name.split(".")[0], layer.name.split(".")[-1]): layer for layer in zoo.layers_of(model)
+    }
+    bank = zoo.bank_of(model, zoo.layers_of(model), LENGTH)
+    arguments, other = pick(model)
+    text_was_there = False
+    for layer in layers.values():
+        assert set(layer.sites) == {"projection-input", "block-output", "block-input"}
+        direction = bank[f"{layer.name}/value/0"]
+        plain = Seen(model, layer, arguments)
+        images = [Seen(model, layer, each, mute=True) for each in (arguments, other)]
+        for site in layer.sites:
+            with eb.steer(model, {direction: SCALE}, site=site) as handle:
+                assert handle.terms[0].match == "exact"
+                edited = Seen(model, layer, arguments)
+            delta = SCALE * LENGTH * direction.vector
+            moved = 0
+            for before, after, one, two in zip(
+                plain.sites[site], edited.sites[site], images[0].sites[site], images[1].sites[site], strict=True
+            ):
+                if torch.equal(before, after):
+                    continue
+                moved += 1
+                axis = layer.sites[site].axis if site != "projection-input" else -1
+                image = (one != two).movedim(axis, -1).any(-1)
+                text_was_there |= not bool(image.all())
+                expected = torch.where(image[..., None], before.movedim(axis, -1) + delta, before.movedim(axis, -1))
+                assert torch.equal(after.movedim(axis, -1), expected), (layer.name, site)
+            # All that the projections read is moved; of an output or an input, the one tensor of image tokens.
+            assert moved == (len(plain.sites[site]) if site == "projection-input" else 1), (layer.name, site)
+            assert not same(edited.result, plain.result)
+            with eb.steer(model, {direction: 0.0}, site=site):
+                assert same(Seen(model, layer, arguments).result, plain.result)
+            assert same(Seen(model, layer, arguments).result, plain.result)
+    if any(layer.sites[site].image != "all" for layer in layers.values() for site in layer.sites):
+        assert text_was_there
+    assert not [name for name, module in model.named_modules() if {"_diffusers_hook", "forward"} & set(module.__dict__)]
+    assert target_of(model).owner is model

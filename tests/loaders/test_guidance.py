@@ -1,0 +1,137 @@
+"""Guidance: an edit acts on both halves or on one, whether a pipeline stacks the halves or calls its denoiser for each."""
+
+from typing import Any
+
+import pipes
+import pytest
+import torch
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.loaders.plugins import target_of
+from eigenbank.schemas.errors import MatchError, SteerError
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what diffusers says of settings these pipelines leave at their defaults
+
+
+def first_passes(pipe: Any, layer: str, n: int, **more: Any) -> list[tuple[bool, Tensor]]:
+    """For each sample of the first step's passes: whether it is conditional, and the tokens at the layer's output."""
+    seen: list[tuple[bool, Tensor]] = []
+    denoiser = target_of(pipe).denoisers[next(iter(target_of(pipe).denoisers))]
+    conditional: list[bool] = []
+
+    def called(_module: Any, args: Any, kwargs: Any) -> None:
+        text, width = kwargs["encoder_hidden_states"], kwargs["encoder_hidden_states"].shape[-1]
+        prompt = pipes._embeds(n, 6, width, 1, text.dtype)
+        conditional[:] = [bool((row == prompt).flatten(1).all(1).any()) for row in text]
+
+    def out(_module: Any, _args: Any, output: Any) -> None:
+        tokens = output[0] if isinstance(output, tuple) else output
+        seen.extend(zip(list(conditional), tokens.clone(), strict=True))
+
+    hooks = [
+        denoiser.register_forward_pre_hook(called, with_kwargs=True),
+        denoiser.get_submodule(layer).register_forward_hook(out),
+    ]
+    try:
+        pipes.draw(pipe, n, steps=1, **more)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+@pytest.mark.parametrize("guidance", ["both", "conditional", "unconditional"])
+def test_an_edit_acts_on_the_half_it_is_asked_to(make: Any, guidance: Any) -> None:
+    pipe = make()
+    direction = next(iter(pipes.bank_for(pipe)))
+    scales = torch.tensor([0.5, -0.25])
+    plain = first_passes(pipe, direction.layer, 2)
+    assert [half for half, _ in plain].count(True) == [half for half, _ in plain].count(False) == 2
+    with eb.steer(pipe, {direction: scales}, site="output", guidance=guidance):
+        edited = first_passes(pipe, direction.layer, 2)
+    numbers = {True: 0, False: 0}
+    for (half, before), (_, after) in zip(plain, edited, strict=True):
+        scale = scales[numbers[half]]
+        numbers[half] += 1
+        acts = guidance == "both" or half == (guidance == "conditional")
+        expected = before + 2.0 * scale * direction.vector if acts else before
+        torch.testing.assert_close(after, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+def test_without_guidance_every_pass_is_conditional(make: Any) -> None:
+    pipe = make()
+    direction = next(iter(pipes.bank_for(pipe)))
+    with eb.steer(pipe, {direction: 1.0}):
+        both = pipes.draw(pipe, guided=False)
+    with eb.steer(pipe, {direction: 1.0}, guidance="conditional"):
+        assert torch.equal(pipes.draw(pipe, guided=False), both)
+
+
+def test_a_run_without_guidance_has_no_unconditional_half() -> None:
+    pipe = pipes.stable_diffusion()
+    direction = next(iter(pipes.bank_for(pipe)))
+    with pytest.raises(SteerError, match="no unconditional pass"), eb.steer(pipe, {direction: 1.0}, guidance="unconditional"):
+        pipes.draw(pipe, guided=False)
+
+
+def test_a_pipeline_with_two_denoisers_is_edited_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = pipes.wan(two=True)
+    bank = pipes.bank_for(pipe)
+    direction = next(iter(bank))
+    seen: list[str] = []
+    for name in ("transformer", "transformer_2"):
+        getattr(pipe, name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    before = pipes.draw(pipe, steps=4)
+    assert set(seen) == {"transformer", "transformer_2"}
+    with eb.steer(pipe, {direction: 1.0}) as handle:
+        assert handle.terms[0].matches == {"transformer": "exact", "transformer_2": "exact"}
+        hooks = [part.spots[0].hooks[0] for part in handle.parts]
+        counts = [0, 0]
+        for number, hook in enumerate(hooks):
+            inner = hook.image
+            monkeypatch.setattr(hook, "image", lambda hidden, n=number, f=inner: (counts.__setitem__(n, counts[n] + 1), f(hidden))[1])
+        edited = pipes.draw(pipe, steps=4)
+    assert all(counts)
+    assert sum(counts) == len(seen) // 2
+    assert not torch.equal(edited, before)
+    assert torch.equal(pipes.draw(pipe, steps=4), before)
+
+
+def test_a_second_denoiser_of_other_weights_is_left_alone() -> None:
+    pipe = pipes.wan(two=True)
+    torch.manual_seed(5)
+    for parameter in pipe.transformer_2.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    direction = next(iter(pipes.bank_for(pipe)))
+    with eb.steer(pipe, {direction: 1.0}) as handle:
+        assert handle.terms[0].matches == {"transformer": "exact"}
+        assert "_diffusers_hook" not in pipe.transformer_2.blocks[0].attn1.__dict__
+
+
+@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+def test_schedules_follow_the_run_of_every_scheduler(make: Any) -> None:
+    pipe = make()
+    direction = next(iter(pipes.bank_for(pipe)))
+    done: list[float] = []
+    with eb.steer(pipe, {direction: lambda behind: done.append(behind) or 0.0}):
+        done.clear()
+        pipes.draw(pipe, steps=4)
+    assert list(dict.fromkeys(done)) [-4:] == pytest.approx([0, 0.25, 0.5, 0.75])
+
+
+def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the_image() -> None:
+    import zoo
+
+    model = zoo.make("Lumina2Transformer2DModel")
+    layers = [layer for layer in zoo.layers_of(model) if layer.kind == "joint"]
+    bank = zoo.bank_of(model, layers)
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    call = {"hidden_states": torch.randn(2, 4, 8, 8), "timestep": torch.ones(2), "encoder_hidden_states": torch.randn(2, 6, 32)}
+    with torch.no_grad(), eb.steer(model, {next(iter(bank)): 1.0}):
+        model(**call, encoder_attention_mask=mask)
+        mask[1, 4:] = False
+        with pytest.raises(MatchError, match="different lengths"):
+            model(**call, encoder_attention_mask=mask)
