@@ -67,7 +67,9 @@ def _embeds(n: int, length: int, width: int, seed: int, dtype: torch.dtype) -> T
     return torch.randn((n, length, width), generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def draw(pipe: Any, n: int = 1, steps: int = 3, *, guided: bool = True, dtype: torch.dtype = torch.float32, **more: Any) -> Tensor:
+def draw(
+    pipe: Any, n: int = 1, steps: int = 3, *, guided: bool = True, dtype: torch.dtype = torch.float32, **more: Any
+) -> Tensor:
     """Latents of `n` samples, each of a seed of its own."""
     kind = type(pipe).__name__
     call: dict[str, Any] = {
@@ -76,7 +78,13 @@ def draw(pipe: Any, n: int = 1, steps: int = 3, *, guided: bool = True, dtype: t
     }  # fmt: skip
     if "Flux" in kind:
         more = {"true_cfg_scale": 4.0 if guided else 1.0, **more}
-        call |= {"height": 64, "width": 64, "pooled_prompt_embeds": _embeds(n, 1, 32, 3, dtype)[:, 0], "prompt_embeds": _embeds(n, 6, 32, 1, dtype), "max_sequence_length": 6}
+        call |= {
+            "height": 64,
+            "width": 64,
+            "pooled_prompt_embeds": _embeds(n, 1, 32, 3, dtype)[:, 0],
+            "prompt_embeds": _embeds(n, 6, 32, 1, dtype),
+            "max_sequence_length": 6,
+        }
         if guided:
             call |= {
                 "negative_prompt_embeds": _embeds(n, 6, 32, 2, dtype),
@@ -87,7 +95,12 @@ def draw(pipe: Any, n: int = 1, steps: int = 3, *, guided: bool = True, dtype: t
         call |= {"num_frames": 9, "height": 32, "width": 32}
         more = {"guidance_scale": 4.0 if guided else 1.0, **more}
     else:
-        call |= {"prompt_embeds": _embeds(n, 6, 16, 1, dtype), "negative_prompt_embeds": _embeds(n, 6, 16, 2, dtype), "height": 8, "width": 8}
+        call |= {
+            "prompt_embeds": _embeds(n, 6, 16, 1, dtype),
+            "negative_prompt_embeds": _embeds(n, 6, 16, 2, dtype),
+            "height": 8,
+            "width": 8,
+        }
         more = {"guidance_scale": 4.0 if guided else 1.0, **more}
     with torch.no_grad():
         found: Tensor = pipe(**call, **more)[0]

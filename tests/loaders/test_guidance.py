@@ -11,7 +11,9 @@ import eigenbank as eb
 from eigenbank.loaders.plugins import target_of
 from eigenbank.schemas.errors import MatchError, SteerError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what diffusers says of settings these pipelines leave at their defaults
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # what diffusers says of settings these pipelines leave at their defaults
 
 
 def first_passes(pipe: Any, layer: str, n: int, **more: Any) -> list[tuple[bool, Tensor]]:
@@ -73,7 +75,10 @@ def test_without_guidance_every_pass_is_conditional(make: Any) -> None:
 def test_a_run_without_guidance_has_no_unconditional_half() -> None:
     pipe = pipes.stable_diffusion()
     direction = next(iter(pipes.bank_for(pipe)))
-    with pytest.raises(SteerError, match="no unconditional pass"), eb.steer(pipe, {direction: 1.0}, guidance="unconditional"):
+    with (
+        pytest.raises(SteerError, match="no unconditional pass"),
+        eb.steer(pipe, {direction: 1.0}, guidance="unconditional"),
+    ):
         pipes.draw(pipe, guided=False)
 
 
@@ -92,7 +97,9 @@ def test_a_pipeline_with_two_denoisers_is_edited_in_both(monkeypatch: pytest.Mon
         counts = [0, 0]
         for number, hook in enumerate(hooks):
             inner = hook.image
-            monkeypatch.setattr(hook, "image", lambda hidden, n=number, f=inner: (counts.__setitem__(n, counts[n] + 1), f(hidden))[1])
+            monkeypatch.setattr(
+                hook, "image", lambda hidden, n=number, f=inner: (counts.__setitem__(n, counts[n] + 1), f(hidden))[1]
+            )
         edited = pipes.draw(pipe, steps=4)
     assert all(counts)
     assert sum(counts) == len(seen) // 2
@@ -119,7 +126,7 @@ def test_schedules_follow_the_run_of_every_scheduler(make: Any) -> None:
     with eb.steer(pipe, {direction: lambda behind: done.append(behind) or 0.0}):
         done.clear()
         pipes.draw(pipe, steps=4)
-    assert list(dict.fromkeys(done)) [-4:] == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert list(dict.fromkeys(done))[-4:] == pytest.approx([0, 0.25, 0.5, 0.75])
 
 
 def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the_image() -> None:
@@ -129,7 +136,11 @@ def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the
     layers = [layer for layer in zoo.layers_of(model) if layer.kind == "joint"]
     bank = zoo.bank_of(model, layers)
     mask = torch.ones(2, 6, dtype=torch.bool)
-    call = {"hidden_states": torch.randn(2, 4, 8, 8), "timestep": torch.ones(2), "encoder_hidden_states": torch.randn(2, 6, 32)}
+    call = {
+        "hidden_states": torch.randn(2, 4, 8, 8),
+        "timestep": torch.ones(2),
+        "encoder_hidden_states": torch.randn(2, 6, 32),
+    }
     with torch.no_grad(), eb.steer(model, {next(iter(bank)): 1.0}):
         model(**call, encoder_attention_mask=mask)
         mask[1, 4:] = False

@@ -177,6 +177,19 @@ class Bank:
         """The same vectors under another manifest (new labels, new token lengths)."""
         return Bank(manifest, vectors=self._given) if self._given is not None else Bank(manifest, folder=self.folder)
 
+    def randomised(self, ranks: int, seed: int = 0) -> "Bank":
+        """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        records = tuple(record for record in self.manifest.directions if record.rank < ranks)
+        vectors = {
+            name: torch.nn.functional.normalize(torch.randn(tensor.shape, generator=generator), dim=1)
+            for name, tensor in sorted(self.vectors.items())
+        }
+        unlabelled = tuple(record.model_copy(update={"labels": ()}) for record in records)
+        return Bank(self.manifest.model_copy(update={"directions": unlabelled}), vectors=vectors)
+
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
         """The same bank with the labels of the given directions (by id) replaced."""
         records = tuple(

@@ -13,6 +13,7 @@ from eigenbank.schemas.errors import EigenbankError
 
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "eigenbank.families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
+    "eigenbank.labelers": ("names directions by what they do", ("name", "applies", "open")),
     "eigenbank.loaders": ("makes pipelines steerable", ("name", "knows", "open")),
 }
 """The groups of entry points: what a plugin of each does, and the attributes it must have."""

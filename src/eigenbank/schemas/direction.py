@@ -15,13 +15,15 @@ class Evidence(Model):
     `effect`: change of the labelled attribute in population standard deviations per unit scale, mean over seeds of
     (f(+α) − f(−α)) / 2α. `selectivity`: its share of the absolute effects on all attributes. `runner_up`: the attribute
     moved next most, and `runner_up_effect` by how much. `consistency`: share of seeds on which the sign agrees.
-    `asymmetry`: size of the even part of the response against the odd one.
+    `asymmetry`: size of the even part of the response against the odd one. `null`: root mean square effect, on the same
+    attribute, of random directions of equal length at the same place.
     """
 
     effect: float
     selectivity: Share
     consistency: Share
     asymmetry: Annotated[float, Field(ge=0)] | None = None
+    null: Annotated[float, Field(ge=0)] | None = None
     runner_up: Text | None = None
     runner_up_effect: float | None = None
     scale: Annotated[float, Field(gt=0)]
