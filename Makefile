@@ -22,7 +22,7 @@ demo: install ## Build, label, catalog, load, steer on the shipped checkpoint; w
 	$(BIN)/eigenbank demo
 
 test: install ## Run the tests, as many at once as there are cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
     code = "\n".join(_blocks("python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.glob("*.png")} == {"face.png", "sweep.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"face.png", "sweep.png", "edited.png"}
 
 
 def test_the_commands_run(tmp_path: Path) -> None:

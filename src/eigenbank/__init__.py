@@ -12,21 +12,24 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eigenbank.loaders.edit import edit
     from eigenbank.loaders.load import load
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
     from eigenbank.registry.bank import Bank, Direction
     from eigenbank.schemas.errors import EigenbankError
-    from eigenbank.workflows import build, open_pipeline
+    from eigenbank.workflows import build, export, open_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Direction", "EigenbankError", "build", "load", "open_pipeline", "steer", "sweep"]
+__all__ = ["Bank", "Direction", "EigenbankError", "build", "edit", "export", "load", "open_pipeline", "steer", "sweep"]
 
 _HOMES = {
     "Bank": "eigenbank.registry.bank",
     "Direction": "eigenbank.registry.bank",
     "EigenbankError": "eigenbank.schemas.errors",
     "build": "eigenbank.workflows",
+    "edit": "eigenbank.loaders.edit",
+    "export": "eigenbank.workflows",
     "load": "eigenbank.loaders.load",
     "open_pipeline": "eigenbank.workflows",
     "steer": "eigenbank.loaders.steer",

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from eigenbank.builders.build import Progress
     from eigenbank.builders.families import Discovery
     from eigenbank.builders.store import Source
+    from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
+    from eigenbank.registry.bank import Direction
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """What can be the id of a repository on the Hub."""
@@ -215,6 +217,83 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
         if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
             shutil.rmtree(former, ignore_errors=True)
     return Bank.open(folder)
+
+
+def export(
+    model: str | Bank,
+    edits: "Edits | Iterable[str | Direction] | None",
+    out: str | Path,
+    *,
+    format: "Format" = "diffusers",
+    pipe: Any = None,
+    checkpoint: str | Path | None = None,
+) -> list[Path]:
+    """Write an edit as a file for other programs; returns the files written (for ComfyUI, the preview too).
+
+    `model` is a bank, or what `load` takes. `edits` maps labels, ids or directions to scales; a list of them stands for
+    scale 1, None for the whole bank. `format`: `diffusers`, for `pipe.load_lora_weights`, and `comfyui` hold the edit
+    as one LoRA of biases, whose strength 1 is the scales as given; `npz` and `json` hold the vectors and all about them.
+
+    The first two ask how the layers are made: of `pipe` (then the directions must match its weights, as for `steer`), of
+    `checkpoint`, by default of the checkpoint the set was built from, whose config.json is enough. Where the set does
+    not hold a token length, it is measured on `pipe`, or on the checkpoint if it is on this machine. Raises ExportError
+    for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
+    """
+    from dataclasses import replace
+
+    from eigenbank.loaders.export import LORA, check_expressible, check_out, choose, write
+    from eigenbank.loaders.load import load
+
+    out = Path(out)
+    check_out(out, format)
+    bank = model if isinstance(model, Bank) else load(model)
+    terms = choose(bank, edits)
+    if format not in LORA:
+        return write(terms, bank, out, format)
+    # What can be refused without a checkpoint is refused before one is looked for.
+    check_expressible([term if term.length else replace(term, length=1.0) for term in terms])
+    if pipe is not None:
+        from eigenbank.loaders.pipelines import denoiser_of
+        from eigenbank.loaders.steer import check_match
+
+        denoiser = denoiser_of(pipe)
+        for term in terms:
+            check_match(denoiser, term.direction)
+    else:
+        denoiser = _empty_denoiser(bank, checkpoint)
+    if any(term.length is None for term in terms):
+        from eigenbank.loaders.calibrate import measure
+
+        runs = pipe
+        if runs is None:
+            try:
+                runs = open_pipeline(str(checkpoint or bank.model_id))
+            except (SourceError, UnknownNameError):
+                check_expressible(terms)
+        layers = {term.direction.layer: bank.layers[term.direction.layer] for term in terms if term.length is None}
+        found = measure(runs, [(layer, "block-output") for layer in layers.values()])
+        terms = [
+            term if term.length else replace(term, length=found[term.direction.layer, "block-output"].length)
+            for term in terms
+        ]
+    return write(terms, bank, out, format, denoiser)
+
+
+def _empty_denoiser(bank: Bank, checkpoint: str | Path | None) -> Any:
+    """The checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
+    from eigenbank.builders.denoisers import empty_model
+
+    if checkpoint is not None:
+        return empty_model(open_source(str(checkpoint))[1].config)
+    try:
+        source = open_source(bank.model_id)[1]
+    except (SourceError, UnknownNameError) as error:
+        message = (
+            f"{error} The file needs to know how the layers of {bank.model_id} are made: give the checkpoint's folder or "
+            "id, or the pipeline. Nothing was written"
+        )
+        raise SourceError(message) from error
+    return empty_model(source.config)
 
 
 def check_model_id(model_id: str) -> str:

@@ -27,6 +27,8 @@ COMMANDS = {
     "match": "eigenbank.cli.match:match",
     "steer": "eigenbank.cli.picture:steer",
     "sweep": "eigenbank.cli.picture:sweep",
+    "edit": "eigenbank.cli.edit:edit",
+    "export": "eigenbank.cli.export:export",
     "demo": "eigenbank.cli.demo:demo",
     "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",

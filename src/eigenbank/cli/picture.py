@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
 from eigenbank.cli.output import progress_bar, say
+from eigenbank.registry.files import replacing
 from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def steer(
     """
     wanted = parse_sets(edits)
     check_out(out)
-    bank, pipe = _open(model, checkpoint)
+    bank, pipe = open_model(model, checkpoint)
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.steer import steer as steer_pipe
@@ -73,7 +73,7 @@ def steer(
         edited = sample(pipe, seeds, steps)
     names = [f"{name} {scale:+g}" for name, scale in wanted.items()]
     sheet = contact_sheet([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
-    _save(sheet, out)
+    save_picture(sheet, out)
 
 
 @click.command(short_help="Draw directions at several scales as a contact sheet.")
@@ -110,7 +110,7 @@ def sweep(
     """
     check_out(out)
     model_id, wanted = _wanted(first, directions, model)
-    bank, pipe = _open(model_id, checkpoint)
+    bank, pipe = open_model(model_id, checkpoint)
     import torch
 
     from eigenbank.loaders.pipelines import sample
@@ -131,7 +131,7 @@ def sweep(
             notes.append(bank[name].id if name not in bank[name].id else "")
     columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
     sheet = contact_sheet(rows, names, columns, notes=notes, group=len(scales) + 1, cell=64)
-    _save(sheet, out)
+    save_picture(sheet, out)
 
 
 def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:
@@ -154,7 +154,7 @@ def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple
     return models.pop(), names
 
 
-def _open(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
+def open_model(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
     """The bank of a model and a pipeline to draw from. The bank first: an unknown name fails before anything is loaded."""
     from eigenbank.loaders.load import load
     from eigenbank.workflows import find_checkpoint
@@ -178,18 +178,11 @@ def check_out(out: Path) -> None:
         raise SteerError(message)
 
 
-def _save(sheet: "Image", out: Path) -> None:
+def save_picture(sheet: "Image", out: Path) -> None:
     """Write a PNG by one atomic move."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{out.name[:40]}-", suffix=".partial", dir=out.absolute().parent)
-        os.close(handle)
-        work = Path(name)
-        try:
+        with replacing(out) as work:
             sheet.save(work, format="PNG")
-            work.chmod(0o644)
-            work.replace(out)
-        finally:
-            work.unlink(missing_ok=True)
     except OSError as error:
         message = f"{out} cannot be written ({error.strerror or error}): no picture was saved. Choose another --out"
         raise SteerError(message) from error

@@ -48,6 +48,14 @@ class SteerError(EigenbankError):
     """An edit was asked for in a way that cannot be carried out."""
 
 
+class ExportError(EigenbankError):
+    """An edit cannot be expressed in the format asked for, or the file cannot be written."""
+
+
+class PhotoError(EigenbankError):
+    """A photo cannot be read, or not by this pipeline."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
     """Build the error for a name that is not there, with the nearest names that are."""
     known = list(known)

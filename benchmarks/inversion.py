@@ -1,0 +1,157 @@
+"""How well do photos come back from their noise, and do edits act on them? Measured on faces rendered, not generated.
+
+    python benchmarks/inversion.py --out benchmarks/results/inversion.json --table docs/inversion.md
+
+diffusers' own DDIMInverseScheduler beside ours without and with repeats, on the demo checkpoint.
+"""
+
+import json
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from eigenbank.faces.attributes import load_attribute_model
+from eigenbank.faces.render import render, sample_factors
+from eigenbank.loaders.drawing import Unconditional
+from eigenbank.loaders.load import load
+from eigenbank.loaders.steer import steer
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.workflows import find_checkpoint, open_pipeline
+
+WAYS: tuple[int | None, ...] = (None, 0, 2, 5)
+"""Repeats of the way back; None is diffusers' own scheduler."""
+EDIT_STEPS = 20
+SCALE = 0.7
+
+
+def back(drawing: Unconditional, images: Tensor, own: bool) -> Tensor:
+    """The noise of a batch of images, by our scheduler or diffusers' own."""
+    if own:
+        return drawing.backwards(images)
+    from diffusers import DDIMInverseScheduler
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()  # it tells of a setting that it has no use for
+    return drawing._run(images, DDIMInverseScheduler.from_config(drawing.forward.config))
+
+
+def off(found: Tensor, wanted: Tensor) -> Tensor:
+    """Root mean square difference per image, of a range of 1."""
+    return ((found.clamp(-1, 1) - wanted) / 2).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def edits(drawing: Unconditional, noise: Tensor, bank: Any, model: Any) -> dict[str, float]:
+    """What the set's labels do to the photos: mean change of the labelled factor, its share of all, and its sign."""
+    effects, shares, agree = [], [], []
+    std = torch.tensor(model.config.stds)
+    n = len(noise)
+    for label in bank.labels:
+        factor = model.config.names.index(label)
+        scales = torch.tensor([SCALE] * n + [-SCALE] * n)
+        with steer(drawing.pipe, {label: scales}, bank=bank):
+            images = drawing.forwards(noise.repeat(2, 1, 1, 1))
+        readings = model.read(images.clamp(-1, 1) / 2 + 0.5)
+        change = (readings[:n] - readings[n:]) / (2 * SCALE) / std
+        effects.append(float(change[:, factor].mean()))
+        shares.append(float(change.mean(dim=0).abs()[factor] / change.mean(dim=0).abs().sum()))
+        agree.append(float((change[:, factor] > 0).float().mean()))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return {"effect": mean(effects), "selectivity": mean(shares), "consistency": mean(agree)}
+
+
+@torch.no_grad()
+def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
+    """All rows of the table."""
+    pipe, bank = open_pipeline(DEMO_MODEL_ID), load(DEMO_MODEL_ID)
+    model = load_attribute_model(find_checkpoint(DEMO_MODEL_ID)[1] / "attributes")
+    images = render(sample_factors(photos, torch.Generator().manual_seed(2024)))
+    rows = []
+    for count in steps:
+        for repeats in WAYS:
+            drawing = Unconditional(pipe, count, repeats or 0)
+            noise = back(drawing, images, own=repeats is not None)
+            error = off(drawing.forwards(noise), images)
+            row: dict[str, Any] = {
+                "steps": count,
+                "repeats": repeats,
+                "passes": count * (2 + (repeats or 0)),
+                "error": float(error.mean()),
+                "worst": float(error.max()),
+                "noise_std": float(noise.std()),
+            }
+            if count == EDIT_STEPS:
+                row["edits"] = edits(drawing, noise, bank, model)
+            rows.append(row)
+            click.echo(json.dumps(row), err=True)
+    return {
+        "photos": photos,
+        "labels": len(bank.labels),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "rows": rows,
+    }
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """The page docs/inversion.md of a run."""
+    lines = [
+        "# How well do photos come back from their noise?",
+        "",
+        f"Measured on the demo checkpoint by `python benchmarks/inversion.py`, on {document['photos']} faces drawn by the "
+        "renderer, which the checkpoint did not generate. This file is written by that command.",
+        "",
+        "- **error**: root mean square difference of the unedited round trip from the photo, of a range of 1; mean, and worst photo",
+        "- **noise**: standard deviation of the noise the photos were run back to; it should be 1",
+        "- **passes**: runs of the denoiser, back and forth",
+        "",
+        "| steps | way back | error | worst | noise | passes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        lines.append(
+            f"| {row['steps']} | {_way(row['repeats'])} | {row['error']:.4f} | {row['worst']:.4f} | {row['noise_std']:.2f} | "
+            f"{row['passes']} |"
+        )
+    lines += [
+        "",
+        f"The {document['labels']} labels of the shipped set on these photos, at ±{SCALE}, in {EDIT_STEPS} steps: mean change of "
+        "the labelled factor in standard deviations per unit scale, its share of all factors' changes, and the share of photos "
+        "on which it has the right sign.",
+        "",
+        "| way back | effect | selectivity | consistency |",
+        "|---|---|---|---|",
+    ]
+    for row in document["rows"]:
+        if "edits" in row:
+            found = row["edits"]
+            lines.append(
+                f"| {_way(row['repeats'])} | {found['effect']:.2f} | {found['selectivity']:.2f} | {found['consistency']:.2f} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _way(repeats: int | None) -> str:
+    return "diffusers' DDIMInverseScheduler" if repeats is None else f"eigenbank, {repeats} repeats"
+
+
+@click.command()
+@click.option("--photos", type=click.IntRange(1, 256), default=8, show_default=True)
+@click.option("--steps", multiple=True, type=click.IntRange(2, 1000), default=(10, 20, 50), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
+@click.option("--table", type=click.Path(path_type=Path), help="Markdown to write.")
+def main(photos: int, steps: tuple[int, ...], out: Path, table: Path | None) -> None:
+    """Measure round trips and edits of rendered faces."""
+    warnings.simplefilter("ignore", FutureWarning)
+    document = measure(photos, steps)
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if table is not None:
+        table.write_text(as_markdown(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How a pipeline draws one image from given noise, and what latents an image has: pixels, VQ codes or a VAE's.
+
+A `Drawing` works on a copy of the pipeline with a scheduler of its own, so that the user's pipeline is left as it is.
+"""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigenbank.loaders.invert import scheduler_pair
+from eigenbank.schemas.errors import SteerError
+
+PROMPTED = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
+"""Denoisers whose pipelines take `latents` and give them back in the form used here."""
+
+
+class Drawing:
+    """One image: `encode` it, run it `backwards` to its noise, and draw `forwards` from there. Latents are `(1, …)`.
+
+    `pipe` is the copy that draws; a steering attached to it acts on the same denoiser.
+    """
+
+    def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
+        self.pipe = copy.copy(pipe)
+        self.steps = steps
+        self.forward, self.inverse = scheduler_pair(pipe.scheduler, repeats)
+        self.pipe.scheduler = self.forward
+        self.pipe.set_progress_bar_config(disable=True)
+        self.device = getattr(pipe, "_execution_device", pipe.device)
+
+    @property
+    def latent(self) -> bool:
+        """Whether the image goes through an autoencoder, which has losses of its own."""
+        raise NotImplementedError
+
+    def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
+        """The (height, width) drawn. Raises SteerError for a size the pipeline cannot draw."""
+        raise NotImplementedError
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """`(3, h, w)` in [0, 1] → latents."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents → `(3, h, w)` float32 in [0, 1], on the CPU."""
+        raise NotImplementedError
+
+    def backwards(self, latents: Tensor) -> Tensor:
+        """Latents of an image → latents of the noise it is drawn from."""
+        raise NotImplementedError
+
+    def forwards(self, noise: Tensor) -> Tensor:
+        """Latents of noise → latents of the image."""
+        raise NotImplementedError
+
+
+class Unconditional(Drawing):
+    """Pipelines around a UNet2DModel: pixels, or the latents of a VQ or KL autoencoder."""
+
+    def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
+        super().__init__(pipe, steps, repeats)
+        self.coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
+
+    @property
+    def latent(self) -> bool:
+        return self.coder is not None
+
+    def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
+        found = self.pipe.unet.config.sample_size
+        height, width = (found, found) if isinstance(found, int) else found
+        factor = 2 ** (len(self.coder.config.block_out_channels) - 1) if self.coder is not None else 1
+        own = (int(height) * factor, int(width) * factor)
+        if asked is not None and asked != own:
+            message = f"the pipeline draws {own[1]}×{own[0]} and nothing else, {asked[1]}×{asked[0]} was asked for"
+            raise SteerError(message)
+        return own
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        image = (pixels * 2 - 1)[None].to(self.device, self.pipe.unet.dtype)
+        if self.coder is None:
+            return image
+        found = self.coder.encode(image)
+        latents = found.latents if hasattr(found, "latents") else found.latent_dist.mode()
+        return latents * self.coder.config.scaling_factor  # type: ignore[no-any-return]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        image = latents
+        if self.coder is not None:
+            image = self.coder.decode(latents / self.coder.config.scaling_factor).sample
+        return _pixels(image)
+
+    def backwards(self, latents: Tensor) -> Tensor:
+        return self._run(latents, self.inverse)
+
+    def forwards(self, noise: Tensor) -> Tensor:
+        return self._run(noise, self.forward)
+
+    def _run(self, latents: Tensor, scheduler: Any) -> Tensor:
+        scheduler.set_timesteps(self.steps, device=self.device)
+        for step in scheduler.timesteps:
+            found = self.pipe.unet(latents, step).sample
+            # A model that learned its variance gives it behind the prediction.
+            found = found[:, : latents.shape[1]] if found.shape[1] == 2 * latents.shape[1] else found
+            latents = scheduler.step(found, step, latents).prev_sample
+        return latents
+
+
+class Prompted(Drawing):
+    """Latent pipelines that read prompts, driven through their own call: `call` goes to it, for both ways the same."""
+
+    def __init__(self, pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]) -> None:
+        super().__init__(pipe, steps, repeats)
+        parameters = inspect.signature(pipe.__call__).parameters
+        if not {"latents", "output_type", "height", "width"} <= set(parameters) or not hasattr(pipe, "vae"):
+            message = f"a {type(pipe).__name__} does not take latents for an image of its own: nothing was edited"
+            raise SteerError(message)
+        if call.get("prompt") is None and call.get("prompt_embeds") is None:
+            call = {**call, "prompt": ""}
+        height, width = self.size(size)
+        self.call = {"guidance_scale": 1.0, **call, "height": height, "width": width, "num_inference_steps": steps}
+
+    @property
+    def latent(self) -> bool:
+        return True
+
+    def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
+        factor = int(self.pipe.vae_scale_factor)
+        if asked is None:
+            found = getattr(self.pipe, "default_sample_size", None) or self.pipe.unet.config.sample_size
+            height, width = (found, found) if isinstance(found, int) else found
+            return int(height) * factor, int(width) * factor
+        # Transformers see latents in patches of two.
+        unit = factor * (1 if hasattr(self.pipe, "unet") else 2)
+        if any(side < unit or side % unit for side in asked):
+            message = f"{asked[1]}×{asked[0]} was asked for, and the pipeline draws sides that are multiples of {unit}"
+            raise SteerError(message)
+        return asked
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        latents = vae.encode((pixels * 2 - 1)[None].to(self.device, vae.dtype)).latent_dist.mode()
+        latents = (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+        if hasattr(self.pipe, "_pack_latents"):
+            latents = self.pipe._pack_latents(latents, *latents.shape)
+        return latents.to((getattr(self.pipe, "unet", None) or self.pipe.transformer).dtype)  # type: ignore[no-any-return]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        if hasattr(self.pipe, "_unpack_latents"):
+            height, width = self.call["height"], self.call["width"]
+            latents = self.pipe._unpack_latents(latents, height, width, self.pipe.vae_scale_factor)
+        latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        return _pixels(vae.decode(latents.to(vae.dtype)).sample)
+
+    def backwards(self, latents: Tensor) -> Tensor:
+        return self._run(latents, self.inverse)
+
+    def forwards(self, noise: Tensor) -> Tensor:
+        return self._run(noise, self.forward)
+
+    def _run(self, latents: Tensor, scheduler: Any) -> Tensor:
+        self.pipe.scheduler = scheduler
+        try:
+            found: Tensor = self.pipe(**self.call, latents=latents, output_type="latent", return_dict=False)[0]
+        finally:
+            self.pipe.scheduler = self.forward
+        return found
+
+
+def drawing_of(
+    pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]
+) -> "Unconditional | Prompted":
+    """How to draw with this pipeline. Raises SteerError, naming it, for pipelines that are not known here."""
+    for name in ("unet", "transformer"):
+        denoiser = getattr(pipe, name, None)
+        kind = type(denoiser).__name__
+        if kind == "UNet2DModel":
+            if call:
+                message = f"a {type(pipe).__name__} draws without prompts: {', '.join(sorted(call))} mean nothing to it"
+                raise SteerError(message)
+            return Unconditional(pipe, steps, repeats)
+        if kind in PROMPTED and hasattr(pipe, "scheduler"):
+            return Prompted(pipe, steps, repeats, size, dict(call))
+    if isinstance(pipe, torch.nn.Module):
+        message = "editing a photo needs a pipeline, not a bare denoiser: pass the whole pipeline"
+        raise SteerError(message)
+    message = (
+        f"photos cannot be edited with a {type(pipe).__name__}: its way back to noise is not written. "
+        f"Pipelines around a UNet2DModel or {', '.join(PROMPTED)} can. Nothing was edited"
+    )
+    raise SteerError(message)
+
+
+def _pixels(image: Tensor) -> Tensor:
+    return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1)

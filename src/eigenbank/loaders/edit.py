@@ -1,0 +1,155 @@
+"""Editing a real image: back to the noise it would be drawn from, and forth again with directions added."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eigenbank.loaders.drawing import drawing_of
+from eigenbank.loaders.photo import as_pixels
+from eigenbank.loaders.steer import Edits, steer
+from eigenbank.registry.bank import Bank
+from eigenbank.schemas.errors import SteerError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STEPS = 50
+REPEATS = 2
+POOR = 0.05
+"""A reconstruction off by more than this (root mean square, of a range of 1) is warned about: 26 dB PSNR."""
+
+
+class PoorReconstructionWarning(UserWarning):
+    """The unedited round trip does not give the photo back well, so that the edit shows another one."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A photo, its unedited round trip and its edit, `(3, h, w)` float32 in [0, 1].
+
+    `coded` is what the pipeline's autoencoder alone makes of the photo, None for pixel pipelines. `noise` are the
+    latents it was run back to, with a standard deviation of about 1 where all went well. `notes` says what was done to
+    the photo beforehand.
+    """
+
+    original: Tensor
+    reconstruction: Tensor
+    edited: Tensor
+    coded: Tensor | None
+    noise: Tensor = field(repr=False)
+    steps: int
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> float:
+        """Root mean square difference of the round trip from the photo, over all pixels and channels."""
+        return _rms(self.reconstruction - self.original)
+
+    @property
+    def coding_error(self) -> float | None:
+        """The part of `error` that the autoencoder makes alone; None for pixel pipelines."""
+        return None if self.coded is None else _rms(self.coded - self.original)
+
+    @property
+    def change(self) -> float:
+        """Root mean square difference of the edit from the unedited round trip."""
+        return _rms(self.edited - self.reconstruction)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise; far from 1 the edit may not act as on images drawn from noise."""
+        return float(self.noise.float().std())
+
+    @property
+    def poor(self) -> str | None:
+        """What is wrong with the round trip, in words; None when nothing is."""
+        if self.error <= POOR:
+            return None
+        by = f", {self.coding_error:.3f} of it by the autoencoder alone" if self.coding_error is not None else ""
+        return (
+            f"the unedited round trip is off by {self.error:.3f} (root mean square, of a range of 1{by}): more than "
+            f"{POOR:g}, so the edit shows another picture than the photo. More steps or repeats may help"
+        )
+
+    @property
+    def image(self) -> "Image":
+        """The edit."""
+        from eigenbank.loaders.sheet import to_image
+
+        return to_image(self.edited)
+
+    def sheet(self) -> "Image":
+        """Photo, round trip and edit side by side, named."""
+        from eigenbank.loaders.sheet import contact_sheet
+
+        row = torch.stack([self.original, self.reconstruction, self.edited])
+        note = f"round trip off by {self.error:.3f}"
+        return contact_sheet([row], [self.name], ["photo", "unedited", "edited"], notes=[note])
+
+
+@torch.no_grad()
+def edit(
+    pipe: Any,
+    photo: Any,
+    edits: Edits,
+    *,
+    bank: Bank | None = None,
+    steps: int = STEPS,
+    repeats: int = REPEATS,
+    size: tuple[int, int] | None = None,
+    force: bool = False,
+    **call: Any,
+) -> Edited:
+    """Edit a photo: a path, a Pillow image, or `(3, h, w)` in [0, 1]. `edits`, `bank` and `force` as for `steer`.
+
+    The photo is cropped and scaled to what the pipeline draws (`size`: (height, width), for pipelines with a choice), run
+    back to noise by DDIM, for rectified flows by Euler steps, and drawn again without and with the edit, in `steps` steps.
+    Going back, every step is guessed as in DDIM inversion and corrected `repeats` times (see `invert.py`). `call` goes to
+    the pipeline, both ways: `prompt`, `guidance_scale` (1 if not given: above it inversion is less faithful).
+
+    The pipeline is left as it was. Warns PoorReconstructionWarning when the unedited round trip is off by more than 0.05.
+    Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
+    """
+    if steps < 1 or repeats < 0:
+        message = f"{steps} steps and {repeats} repeats: expected at least 1 step and 0 repeats"
+        raise SteerError(message)
+    drawing = drawing_of(pipe, steps, repeats, size, call)
+    original, notes = as_pixels(photo, drawing.size(size))
+    steering = steer(drawing.pipe, edits, bank=bank, force=force)
+    latents = drawing.encode(original)
+    noise = drawing.backwards(latents)
+    plain = drawing.forwards(noise)
+    with steering:
+        changed = drawing.forwards(noise)
+    found = Edited(
+        original=original,
+        reconstruction=drawing.decode(plain),
+        edited=drawing.decode(changed),
+        coded=drawing.decode(latents) if drawing.latent else None,
+        noise=noise.float().cpu(),
+        steps=steps,
+        name=", ".join(_named(key, scale) for key, scale in edits.items()),
+        notes=tuple(notes),
+    )
+    if not all(bool(each.isfinite().all()) for each in (found.noise, found.reconstruction, found.edited)):
+        message = (
+            "running the photo back to noise left the numbers' range: nothing was edited. Try more steps, "
+            "guidance_scale=1, or float32 (some autoencoders overflow in float16)"
+        )
+        raise SteerError(message)
+    if found.poor:
+        warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=3)
+    return found
+
+
+def _named(key: Any, scale: Any) -> str:
+    """A direction and its scale, where that is one number."""
+    return f"{getattr(key, 'id', key)} {scale:+g}" if isinstance(scale, int | float) else str(getattr(key, "id", key))
+
+
+def _rms(difference: Tensor) -> float:
+    return float(difference.double().square().mean().sqrt())

@@ -1,0 +1,242 @@
+"""An edit as a file that other programs load: a LoRA of biases for diffusers or ComfyUI, or plain numbers.
+
+A vector added to every token at a layer's output, in every step, is a constant in the bias of the layer's out projection.
+That is all a LoRA can carry of an edit; what it cannot carry is refused, never dropped.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from eigenbank import __version__
+from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.files import replacing
+from eigenbank.schemas.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Format = Literal["diffusers", "comfyui", "npz", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+LORA: tuple[Format, ...] = ("diffusers", "comfyui")
+"""The formats that hold biases; the others hold the vectors themselves."""
+SUFFIXES = {"diffusers": ".safetensors", "comfyui": ".safetensors", "npz": ".npz", "json": ".json"}
+MAX_SCALE = 1e4
+"""Largest scale written, in token lengths, as in `steer`."""
+
+Edits = Mapping[str, float] | Mapping[Direction, float] | Mapping[str | Direction, float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One direction of an exported edit. `polarity` −1: it was named by a label that the vector points away from.
+
+    `length` is the token length at the direction's site, None where it is not known.
+    """
+
+    key: str
+    direction: Direction
+    polarity: int
+    scale: float
+    length: float | None
+
+    @property
+    def vector(self) -> "Tensor":
+        """What the edit adds to every token, `(d,)` float32. The length must be known."""
+        assert self.length is not None
+        return (self.direction.vector.double() * (self.polarity * self.scale * self.length)).float()
+
+
+def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[Term]:
+    """The terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
+
+    Raises UnknownNameError, with near matches, or ExportError for what is no scale.
+    """
+    if edits is None:
+        edits = dict.fromkeys(bank, 1.0)
+    elif not isinstance(edits, Mapping):
+        edits = dict.fromkeys([edits] if isinstance(edits, str | Direction) else edits, 1.0)
+    terms = []
+    for key, scale in edits.items():
+        if isinstance(key, Direction):
+            name, direction, polarity = key.id, key, 1
+        else:
+            name = key
+            direction, polarity = bank.find(key)
+        if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
+            message = (
+                f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "
+                "Schedules and scales per sample are for steer"
+            )
+            raise ExportError(message)
+        known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
+        terms.append(Term(name, direction, polarity, float(scale), None if known is None else known.length))
+    if not terms:
+        message = "there is no direction to export: nothing was written"
+        raise ExportError(message)
+    return terms
+
+
+def check_expressible(terms: Sequence[Term]) -> None:
+    """Raise ExportError for the first direction that no bias can stand for."""
+    for term in terms:
+        recipe, name = term.direction.recipe, term.direction.id
+        if recipe.site != "block-output":
+            partner = f"{term.direction.layer}/{recipe.matrix}:output/{term.direction.rank}"
+            hint = f" What it makes the layer write is {partner}." if recipe.matrix == "output-value" else ""
+            message = (
+                f"{name} is added to what the layer reads, and a LoRA bias only to what it writes: nothing was written."
+                f"{hint} --format npz or json takes every direction"
+            )
+            raise ExportError(message)
+        if not recipe.window.whole:
+            message = (
+                f"{name} acts from {recipe.window.start:g} to {recipe.window.end:g} of the run, and a LoRA acts in every "
+                "step: nothing was written. Build the recipe without a window, or take --format npz or json"
+            )
+            raise ExportError(message)
+        if term.length is None:
+            message = (
+                f"the token length at the output of {term.direction.layer} is not in the set, so a scale of 1 has no "
+                "length: nothing was written. Give the pipeline or the checkpoint's folder, on which it can be measured"
+            )
+            raise ExportError(message)
+    if all(term.scale == 0 for term in terms):
+        message = "every scale is 0, and the file would do nothing: it was not written"
+        raise ExportError(message)
+
+
+def lora_tensors(terms: Sequence[Term], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":
+    """The tensors of a LoRA file, float32, whose strength 1 is the edit as given.
+
+    diffusers: `PREFIX.MODULE.lora_A.weight` `(1, in)` and `.lora_B.weight` `(out, 1)`, zero, and `.lora_B.bias` `(out,)`.
+    ComfyUI: `lora_unet_….diff_b` `(out,)`. `denoiser` may be on the meta device. Raises ExportError or MatchError.
+    """
+    import torch
+
+    from eigenbank.loaders.comfyui import comfyui_name
+    from eigenbank.loaders.projections import out_projection
+
+    check_expressible(terms)
+    kind = type(denoiser).__name__
+    prefix = "unet" if kind.startswith("UNet") else "transformer"
+    sums: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for term in terms:
+        found = out_projection(denoiser, term.direction.bank.layers[term.direction.layer])
+        sums[found.module] = sums.get(found.module, 0) + found.divisor * term.vector.double()
+        bias = sums[found.module].float()
+        if form == "diffusers":
+            name = f"{prefix}.{found.module}"
+            tensors[f"{name}.lora_A.weight"] = torch.zeros(1, found.in_features)
+            tensors[f"{name}.lora_B.weight"] = torch.zeros(found.out_features, 1)
+            tensors[f"{name}.lora_B.bias"] = bias
+        elif not found.biased:
+            message = (
+                f"{found.module} has no bias, and ComfyUI's loader adds to biases that are there: nothing was written. "
+                "--format diffusers gives it one"
+            )
+            raise ExportError(message)
+        else:
+            tensors[f"{comfyui_name(kind, found.module)}.diff_b"] = bias
+    return tensors
+
+
+def describe(terms: Sequence[Term], bank: Bank) -> dict[str, Any]:
+    """All about an edit but its numbers, as plain data."""
+    return {
+        "eigenbank": __version__,
+        "checkpoint": bank.manifest.checkpoint.model_dump(mode="json"),
+        "licence": bank.manifest.licence,
+        "directions": [
+            {
+                "id": term.direction.id,
+                "full_id": term.direction.full_id,
+                "name": term.key,
+                "scale": term.scale,
+                "polarity": term.polarity,
+                "token_length": term.length,
+                "site": term.direction.recipe.site,
+                "width": term.direction.bank.layers[term.direction.layer].width,
+                "frame": term.direction.bank.layers[term.direction.layer].frame,
+                **term.direction.record.model_dump(mode="json"),
+            }
+            for term in terms
+        ],
+    }
+
+
+def write(
+    terms: Sequence[Term], bank: Bank, out: Path, form: Format, denoiser: "nn.Module | None" = None
+) -> list[Path]:
+    """Write the file, and for ComfyUI the preview beside it where the set has one; each whole or not at all.
+
+    Returns the files written. Raises ExportError, MatchError or SetError; then nothing has changed.
+    """
+    check_out(out, form)
+    pictures: dict[Path, bytes] = {}
+    if form in LORA:
+        from safetensors.torch import save
+
+        if denoiser is None:
+            message = (
+                f"--format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
+            )
+            raise ExportError(message)
+        # One key: safetensors writes several in any order, and equal edits are to be equal files.
+        head = {"eigenbank": json.dumps(describe(terms, bank), ensure_ascii=False)}
+        data = save({name: tensor.contiguous() for name, tensor in lora_tensors(terms, denoiser, form).items()}, head)
+        if form == "comfyui":
+            from eigenbank.loaders.preview import preview
+
+            picture = preview(terms[0].direction) if len(terms) == 1 else None
+            if picture is not None:
+                pictures[out.with_suffix(".png")] = picture
+    else:
+        data = _npz(terms, bank) if form == "npz" else _json(terms, bank)
+    try:
+        for path, content in {**pictures, out: data}.items():
+            with replacing(path) as work:
+                work.write_bytes(content)
+    except OSError as error:
+        message = f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        raise ExportError(message) from error
+    return [out, *pictures]
+
+
+def check_out(out: Path, form: Format) -> None:
+    """Raise ExportError where the file could not be written, or would not be known for what it is."""
+    if form not in FORMATS:
+        message = f"{form!r} is no format: expected one of {', '.join(FORMATS)}"
+        raise ExportError(message)
+    if out.suffix.lower() != SUFFIXES[form]:
+        message = f"{out} does not end in {SUFFIXES[form]}, by which a {form} file is known: nothing was written"
+        raise ExportError(message)
+    if out.exists() and not out.is_file():
+        message = f"{out} is there and is no file: nothing was written. Choose another --out"
+        raise ExportError(message)
+    if not out.absolute().parent.is_dir():
+        message = f"{out.absolute().parent} is no folder: nothing was written. Choose another --out"
+        raise ExportError(message)
+
+
+def _npz(terms: Sequence[Term], bank: Bank) -> bytes:
+    import io
+
+    import numpy as np
+
+    arrays: dict[str, Any] = {term.direction.id: term.direction.vector.numpy() for term in terms}
+    file = io.BytesIO()
+    np.savez(file, metadata=np.array(json.dumps(describe(terms, bank))), **arrays)
+    return file.getvalue()
+
+
+def _json(terms: Sequence[Term], bank: Bank) -> bytes:
+    found = describe(terms, bank)
+    for entry, term in zip(found["directions"], terms, strict=True):
+        # Nine digits are enough to get the same float32 back.
+        entry["vector"] = [float(f"{value:.9g}") for value in term.direction.vector.tolist()]
+    return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()

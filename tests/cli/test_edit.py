@@ -1,0 +1,102 @@
+"""`eigenbank edit`: the edit as a PNG, what was measured on stdout, what was done to the photo on stderr."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from eigenbank.cli.main import run
+from eigenbank.faces.render import render, sample_factors
+from eigenbank.loaders.sheet import to_image
+
+DEMO = "eigenbank/cartoon-faces-32"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A face of the demo's world in the middle of a wider picture."""
+    face = to_image((render(sample_factors(1, torch.Generator().manual_seed(77)), 96)[0] + 1) / 2)
+    wide = Image.new("RGB", (160, 96), (90, 90, 90))
+    wide.paste(face, (32, 0))
+    wide.save(tmp_path / "photo.jpg", quality=95)
+    return tmp_path / "photo.jpg"
+
+
+def test_a_photo_is_edited_and_its_round_trip_reported(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, compare = tmp_path / "out.png", tmp_path / "compare.png"
+    call = ["edit", str(photo), "--model", DEMO, "--set", "skin tone=1", "--out", str(out), "--compare", str(compare)]
+    assert run([*call, "--steps", "8", "--format", "json"]) == 0
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)
+    assert 0 < row["round_trip_error"] < 0.05 < row["change"]
+    assert row["autoencoder_error"] is None
+    assert row["poor"] is False
+    assert "photo.jpg: cropped from 160×96 to its middle 96×96" in printed.err
+    assert "photo.jpg: scaled from 96×96 to 32×32" in printed.err
+    with Image.open(out) as edited, Image.open(compare) as sheet:
+        assert (edited.format, edited.size) == ("PNG", (32, 32))
+        assert sheet.width > 3 * 96
+
+
+def test_a_poor_round_trip_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    to_image(noise).save(tmp_path / "noise.png")
+    call = [
+        "edit",
+        str(tmp_path / "noise.png"),
+        "--model",
+        DEMO,
+        "--set",
+        "skin tone=1",
+        "--out",
+        str(tmp_path / "o.png"),
+    ]
+    assert run([*call, "--steps", "2", "--repeats", "0"]) == 0
+    assert "warning: the unedited round trip is off by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["edit", "PHOTO", "--model", DEMO, "--out", "out.png"], 2, "--set"),
+        (["edit", "PHOTO", "--set", "smile=1", "--out", "out.png"], 2, "--model"),
+        (["edit", "nothing.png", "--model", DEMO, "--set", "beard=1", "--out", "out.png"], 1, "nothing.png is no file"),
+        (
+            ["edit", "text.png", "--model", DEMO, "--set", "beard=1", "--out", "out.png"],
+            1,
+            "cannot be read as a picture",
+        ),
+        (["edit", "PHOTO", "--model", DEMO, "--set", "gills=1", "--out", "out.png"], 1, "no label"),
+        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "no/out.png"], 1, "no picture was drawn"),
+        (
+            ["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--prompt", "x", "--out", "out.png"],
+            1,
+            "without prompts",
+        ),
+        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--size", "64", "--out", "out.png"], 1, "draws 32×32"),
+        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "o.png", "--compare", "o.png"], 2, "are both"),
+    ],
+)
+def test_a_wrong_call_writes_nothing(
+    args: list[str],
+    code: int,
+    message: str,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert run([str(photo) if arg == "PHOTO" else arg for arg in args]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == [
+        name for name in before if name != "home"
+    ]

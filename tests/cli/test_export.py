@@ -1,0 +1,65 @@
+"""`eigenbank export`: the file is there, whole, and its name is printed; or nothing is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from eigenbank.cli.main import run
+
+DEMO = "eigenbank/cartoon-faces-32"
+OUTPUT = "down_blocks.1.attentions.0/output-value:output/0"
+
+
+def test_a_lora_of_the_demo_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(["export", DEMO, "--set", f"{OUTPUT}=-2", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(out)]
+    assert "no LoRA loader for a UNet2DModel" in printed.err
+    assert {name.split(".lora_")[1] for name in load_file(out)} == {"A.weight", "B.weight", "B.bias"}
+
+
+def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, whole = tmp_path / "one.json", tmp_path / "all.json"
+    assert run(["export", DEMO, "skin tone", "--format", "json", "--out", str(one)]) == 0
+    assert run(["export", DEMO, "--format", "json", "--out", str(whole)]) == 0
+    (entry,) = json.loads(one.read_text(encoding="utf-8"))["directions"]
+    assert (entry["name"], entry["scale"]) == ("skin tone", 1.0)
+    capsys.readouterr()
+    assert run(["list", "--model", DEMO, "-q"]) == 0
+    ids = capsys.readouterr().out.splitlines()
+    assert sorted(found["full_id"] for found in json.loads(whole.read_text(encoding="utf-8"))["directions"]) == sorted(
+        ids
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["export", DEMO, "--out", "a.safetensors"], 2, "name its directions"),
+        (["export", DEMO, "smile", "--set", "smile=1", "--out", "a.safetensors"], 2, "given twice"),
+        (["export", DEMO, OUTPUT, "--out", "a.npz"], 1, "does not end in .safetensors"),
+        (["export", DEMO, OUTPUT, "--format", "comfyui", "--out", "a.safetensors"], 1, "ComfyUI holds a UNet2DModel"),
+        (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "added to what the layer reads"),
+        (["export", DEMO, OUTPUT, "--checkpoint", "/no/such", "--out", "a.safetensors"], 1, "no such folder"),
+        (["export", "no/such-model", OUTPUT, "--out", "a.safetensors"], 1, "no/such-model"),
+        (["export", DEMO, "--set", "smile=1", "--out", "a.safetensors"], 1, "no label"),
+        (["export", DEMO, "--format", "exe", "--out", "a.exe"], 2, "--format"),
+    ],
+)
+def test_a_wrong_call_writes_nothing(
+    args: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(args) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    assert not list(tmp_path.glob("a.*"))

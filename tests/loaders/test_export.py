@@ -1,0 +1,352 @@
+"""An exported file, loaded where it is meant to go, does what `steer` does; what it could not do is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny import CALLS, draw, pipeline
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.loaders.comfyui import comfyui_name
+from eigenbank.registry.card import preview_name
+from eigenbank.registry.sets import file_digest, manifest_text
+from eigenbank.schemas import FileEntry, TokenLength
+from eigenbank.schemas.errors import EigenbankError, ExportError, MatchError, SetError
+
+OUT = "output-value:output"
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+MID = "mid_block.attentions.0"
+
+
+def with_lengths(bank: eb.Bank, length: float = 2.0) -> eb.Bank:
+    """The bank, every token length at the block's output being known."""
+    known = {"block-output": TokenLength(length=length, source="calibration")}
+    layers = tuple(layer.model_copy(update={"lengths": {**layer.lengths, **known}}) for layer in bank.manifest.layers)
+    return bank.replaced(bank.manifest.model_copy(update={"layers": layers}))
+
+
+@pytest.fixture(scope="module", params=list(CALLS))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, eb.Bank]:
+    """A family, a pipeline of it, and the bank of its output sides."""
+    name: str = request.param
+    pipe = pipeline(name)
+    folder = tmp_path_factory.mktemp(name)
+    component = "unet" if hasattr(pipe, "unet") else "transformer"
+    getattr(pipe, component).save_pretrained(folder / component)
+    layers = "transformer_blocks.*" if component == "transformer" else "*"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(folder / "home"))
+        bank = eb.build(str(folder / component), layers=layers, recipes=[OUT], top_k=2, model_id=f"acme/{name}")
+    return name, pipe, with_lengths(bank)
+
+
+def test_load_lora_weights_gives_the_images_of_steer(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+    name, pipe, bank = family
+    edits = {direction: 0.5 + 0.25 * number for number, direction in enumerate(bank)}
+    before = draw(pipe, name)
+    with eb.steer(pipe, edits):
+        steered = draw(pipe, name)
+    with eb.steer(pipe, {direction: -0.4 * scale for direction, scale in edits.items()}):
+        other_way = draw(pipe, name)
+    (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", pipe=pipe)
+    pipe.load_lora_weights(str(file), adapter_name="slider")
+    try:
+        loaded = draw(pipe, name)
+        pipe.set_adapters(["slider"], [-0.4])
+        slid = draw(pipe, name)
+        pipe.set_adapters(["slider"], [0.0])
+        assert torch.equal(draw(pipe, name), before)
+        pipe.set_adapters(["slider"], [1.0])
+        pipe.fuse_lora()
+        fused = draw(pipe, name)
+        pipe.unfuse_lora()
+    finally:
+        pipe.unload_lora_weights()
+    assert float((steered - before).abs().max()) > 0.02
+    for found, expected in ((loaded, steered), (slid, other_way), (fused, steered)):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def _as_comfyui_loads(weights: dict[str, Tensor], file: dict[str, Tensor], strength: float) -> dict[str, Tensor]:
+    """What ComfyUI makes of a U-Net's weights: bias += strength · diff_b, for the names its loader maps to a weight.
+
+    Written from what its `load_lora`, `model_lora_keys_unet` and `calculate_weight` do; it warns of keys it does not know.
+    """
+    targets = {
+        f"lora_unet_{key.removesuffix('.weight').replace('.', '_')}": key for key in weights if key.endswith(".weight")
+    }
+    patched, used = dict(weights), set()
+    for name, key in targets.items():
+        diff = file.get(f"{name}.diff_b")
+        if diff is not None:
+            bias = f"{key.removesuffix('.weight')}.bias"
+            assert patched[bias].shape == diff.shape
+            patched[bias] = patched[bias] + strength * diff
+            used.add(f"{name}.diff_b")
+    assert used == set(file), "a key that ComfyUI does not know"
+    return patched
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion", "sdxl"], indirect=True)
+def test_comfyuis_loader_gives_the_images_of_steer(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+    name, pipe, bank = family
+    edits = dict.fromkeys(bank, 0.8)
+    before = draw(pipe, name)
+    with eb.steer(pipe, dict.fromkeys(bank, 0.4)):
+        steered = draw(pipe, name)
+    (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", format="comfyui", pipe=pipe)
+    weights = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
+    pipe.unet.load_state_dict(_as_comfyui_loads(weights, load_file(file), 0.5))
+    try:
+        torch.testing.assert_close(draw(pipe, name), steered, atol=1e-5, rtol=0)
+    finally:
+        pipe.unet.load_state_dict(weights)
+    assert torch.equal(draw(pipe, name), before)
+
+
+class _Everything(dict[str, Tensor]):
+    """A checkpoint in which a converter finds whatever it asks for."""
+
+    def __missing__(self, key: str) -> Tensor:
+        return torch.zeros(21504)
+
+    def pop(self, key: str, *_default: Any) -> Tensor:  # type: ignore[override]
+        return super().pop(key, self[key])
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "converter", "others"),
+    [
+        ("FluxTransformer2DModel", "transformer_blocks.0.attn.to_out.0", "flux", ["single_blocks.0.x"]),
+        ("SD3Transformer2DModel", "transformer_blocks.0.attn.to_out.0", "sd3", ["joint_blocks.1.x"]),
+        ("SD3Transformer2DModel", "transformer_blocks.0.attn2.to_out.0", "sd3", ["joint_blocks.1.x"]),
+        ("WanTransformer3DModel", "blocks.0.attn1.to_out.0", "wan", []),
+    ],
+)
+def test_names_in_the_original_layout_are_those_diffusers_converts_from(
+    kind: str, module: str, converter: str, others: list[str]
+) -> None:
+    from diffusers.loaders import single_file_utils
+
+    convert = getattr(
+        single_file_utils,
+        {
+            "flux": "convert_flux_transformer_checkpoint_to_diffusers",
+            "sd3": "convert_sd3_transformer_checkpoint_to_diffusers",
+            "wan": "convert_wan_transformer_to_diffusers",
+        }[converter],
+    )
+    # ComfyUI's names are the original layout's with underscores: of all original names, the one that becomes `module`.
+    originals = {
+        "flux": ["double_blocks.0.img_attn.proj", "double_blocks.0.txt_attn.proj"],
+        "sd3": [f"joint_blocks.0.{side}.proj" for side in ("x_block.attn", "x_block.attn2", "context_block.attn")],
+        "wan": ["blocks.0.self_attn.o", "blocks.0.cross_attn.o"],
+    }[converter]
+    marked = _Everything({f"{name}.bias": torch.full((3,), 1.0 + number) for number, name in enumerate(originals)})
+    for other in others:
+        marked[other] = torch.zeros(3)
+    number = int(convert(marked)[f"{module}.bias"][0]) - 1
+    assert comfyui_name(kind, module) == "lora_unet_" + originals[number].replace(".", "_")
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"], indirect=True)
+def test_a_transformers_comfyui_file_holds_the_biases_of_the_diffusers_file(
+    family: tuple[str, Any, eb.Bank], tmp_path: Path
+) -> None:
+    _, pipe, bank = family
+    edits = dict.fromkeys(bank, 1.5)
+    (ours,) = eb.export(bank, edits, tmp_path / "a.safetensors", pipe=pipe)
+    (theirs,) = eb.export(bank, edits, tmp_path / "b.safetensors", format="comfyui", pipe=pipe)
+    biases = {
+        comfyui_name(
+            type(pipe.transformer).__name__, key.removeprefix("transformer.").removesuffix(".lora_B.bias")
+        ): value
+        for key, value in load_file(ours).items()
+        if key.endswith(".bias")
+    }
+    found = load_file(theirs)
+    assert set(found) == {f"{name}.diff_b" for name in biases}
+    assert all(torch.equal(found[f"{name}.diff_b"], value) for name, value in biases.items())
+
+
+def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNet2DModel has no LoRA loader in diffusers; its blocks divide what they give by a factor, residual included."""
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from eigenbank.loaders.pipelines import sample
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        mid_block_scale_factor=1.5,
+    )  # fmt: skip
+    assert not hasattr(unet, "load_lora_adapter")
+    unet.save_pretrained(tmp_path / "unet")
+    bank = with_lengths(eb.build(str(tmp_path / "unet"), recipes=[OUT], top_k=2, model_id="acme/tiny"))
+    pipe = DDIMPipeline(unet=unet, scheduler=DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    edits = {
+        bank[f"{MID}/{OUT}/0"]: 0.8,
+        bank[f"{MID}/{OUT}/1"]: -0.5,
+        bank[f"down_blocks.1.attentions.0/{OUT}/0"]: 0.3,
+    }
+    before = sample(pipe, [0], 3)
+    with eb.steer(pipe, {direction: 0.8 * scale for direction, scale in edits.items()}):
+        steered = sample(pipe, [0], 3)
+    eb.export(bank, edits, tmp_path / "smile.safetensors", checkpoint=tmp_path / "unet")
+    # As the documentation says, with the slider at 0.8.
+    (code,) = re.findall(r"```python\n(from peft .*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"pipe": pipe})
+    torch.testing.assert_close(sample(pipe, [0], 3), steered, atol=1e-5, rtol=0)
+    for module in unet.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_scale("smile", 0.0)
+    assert torch.equal(sample(pipe, [0], 3), before)
+
+
+@pytest.fixture(scope="module")
+def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
+        recipes = [OUT, f"{OUT}@0.2-0.7", "output-value", "value"]
+        return eb.build(str(tiny_checkpoint), recipes=recipes, top_k=2, model_id="acme/tiny")
+
+
+def test_a_length_the_set_does_not_hold_is_measured(bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    edits = {f"{MID}/{OUT}/0": 1.0}
+    (file,) = eb.export(bank, edits, tmp_path / "a.safetensors", checkpoint=tiny_checkpoint)
+    handle = eb.steer(eb.open_pipeline(str(tiny_checkpoint)), edits, bank=bank)
+    bias = load_file(file)[f"unet.{MID}.to_out.0.lora_B.bias"]
+    torch.testing.assert_close(bias, handle.terms[0].vector, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "comfyui"])
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        ({f"{MID}/{OUT}@0.2-0.7/0": 1.0}, "acts from 0.2 to 0.7 of the run"),
+        ({f"{MID}/output-value/0": 1.0}, f"What it makes the layer write is {MID}/{OUT}/0"),
+        ({f"{MID}/value/0": 1.0}, "added to what the layer reads"),
+        ({f"{MID}/{OUT}/0": 0.0}, "would do nothing"),
+        ({f"{MID}/{OUT}/0": float("nan")}, "a file holds one number per direction"),
+        ({f"{MID}/{OUT}/0": [1.0, 2.0]}, "a file holds one number per direction"),
+        ({f"{MID}/{OUT}/0": lambda _step: 1.0}, "a file holds one number per direction"),
+        ({}, "no direction to export"),
+        ({f"{MID}/{OUT}/7": 1.0}, "did you mean"),
+    ],
+)
+def test_what_a_lora_cannot_express_is_refused_and_nothing_written(
+    form: Any, edits: Any, message: str, bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EigenbankError, match=message.replace("[", r"\[")):
+        eb.export(bank, edits, tmp_path / "a.safetensors", format=form, checkpoint=tiny_checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_whose_output_no_bias_is_are_refused(tmp_path: Path) -> None:
+    pipe = pipeline("flux")
+    pipe.transformer.save_pretrained(tmp_path / "transformer")
+    bank = with_lengths(eb.build(str(tmp_path / "transformer"), recipes=[OUT], top_k=1, model_id="acme/flux"))
+    single = next(each for each in bank if each.layer.startswith("single_transformer_blocks"))
+    with pytest.raises(ExportError, match="no out projection of its own"):
+        eb.export(bank, [single], tmp_path / "a.safetensors", pipe=pipe)
+    with pytest.raises(MatchError):
+        eb.export(bank, [f"transformer_blocks.0.attn/{OUT}/0"], tmp_path / "a.safetensors", pipe=pipeline("sd3"))
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_without_the_checkpoint_a_lora_is_refused_and_its_vectors_are_not(bank: eb.Bank, tmp_path: Path) -> None:
+    with pytest.raises(EigenbankError, match="how the layers of acme/tiny are made"):
+        eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.safetensors")
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.npz", format="npz") == [tmp_path / "a.npz"]
+
+
+def test_npz_and_json_hold_every_vector_and_all_about_it(bank: eb.Bank, tmp_path: Path) -> None:
+    eb.export(bank, None, tmp_path / "all.npz", format="npz")
+    eb.export(bank, {f"{MID}/{OUT}@0.2-0.7/1": -1.5}, tmp_path / "one.json", format="json")
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as arrays:
+        told = json.loads(str(arrays["metadata"]))
+        assert {entry["id"] for entry in told["directions"]} == {each.id for each in bank} == set(arrays) - {"metadata"}
+        assert all(np.array_equal(arrays[each.id], each.vector.numpy()) for each in bank)
+    (entry,) = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))["directions"]
+    direction = bank[entry["id"]]
+    assert torch.equal(torch.tensor(entry["vector"]), direction.vector)
+    assert (entry["scale"], entry["site"], entry["token_length"]) == (-1.5, "block-output", None)
+    assert entry["recipe"]["window"] == {"start": 0.2, "end": 0.7}
+    assert entry["eigenvalue"] == direction.eigenvalue
+
+
+def test_a_label_that_points_the_other_way_is_exported_the_right_way_round(
+    bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from datetime import datetime, timezone
+
+    from eigenbank.schemas import Label
+
+    direction = bank[f"{MID}/{OUT}/0"]
+    label = Label(text="smile", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
+    named = with_lengths(bank.labelled({direction.id: (label,)}))
+    (file,) = eb.export(named, {"smile": 1.5}, tmp_path / "a.safetensors", checkpoint=tiny_checkpoint)
+    bias = load_file(file)[f"unet.{MID}.to_out.0.lora_B.bias"]
+    torch.testing.assert_close(bias, -3.0 * direction.vector)
+    with safe_open(file, "pt") as opened:
+        (entry,) = json.loads(opened.metadata()["eigenbank"])["directions"]
+    assert (entry["name"], entry["polarity"], entry["token_length"]) == ("smile", -1, 2.0)
+
+
+def test_equal_edits_are_equal_files_and_a_failure_keeps_the_old_one(
+    bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    known = with_lengths(bank)
+    for form, suffix in (("diffusers", "safetensors"), ("npz", "npz"), ("json", "json")):
+        first, second = (
+            eb.export(
+                known, [f"{MID}/{OUT}/0"], tmp_path / f"{name}.{suffix}", format=form, checkpoint=tiny_checkpoint
+            )[0]  # type: ignore[arg-type]
+            for name in "ab"
+        )
+        assert first.read_bytes() == second.read_bytes()
+        with pytest.raises(EigenbankError):
+            eb.export(known, ["no such"], first, format=form, checkpoint=tiny_checkpoint)  # type: ignore[arg-type]
+        assert first.read_bytes() == second.read_bytes()
+    for out, message in (("a.bin", "does not end in .safetensors"), ("no/a.safetensors", "is no folder")):
+        with pytest.raises(ExportError, match=message):
+            eb.export(known, [f"{MID}/{OUT}/0"], tmp_path / out, checkpoint=tiny_checkpoint)
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion"], indirect=True)
+def test_a_preview_of_the_set_lies_beside_a_comfyui_file(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+    _, pipe, bank = family
+    direction = next(iter(bank))
+    folder = tmp_path / "set"
+    bank.save(folder)
+    name = preview_name(direction.record)
+    (folder / "previews").mkdir()
+    Image.new("RGB", (40, 20), (200, 30, 30)).save(folder / name, lossless=True)
+    entry = FileEntry(sha256=file_digest(folder / name), size=(folder / name).stat().st_size)
+    manifest = eb.Bank.open(folder).manifest
+    manifest = manifest.model_copy(update={"files": {**manifest.files, name: entry}})
+    (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
+    out = tmp_path / "slider.safetensors"
+    files = eb.export(eb.Bank.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
+    assert files == [out, tmp_path / "slider.png"]
+    with Image.open(files[1]) as picture:
+        assert (picture.format, picture.size, picture.getpixel((5, 5))) == ("PNG", (40, 20), (200, 30, 30))
+    (folder / name).write_bytes(b"not a picture")
+    for each in files:
+        each.unlink()
+    with pytest.raises(SetError, match="not the file its manifest lists"):
+        eb.export(eb.Bank.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
+    assert not out.exists()
