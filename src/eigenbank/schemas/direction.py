@@ -49,12 +49,20 @@ class Label(Model):
     created: datetime
 
 
+class Preview(Model):
+    """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins."""
+
+    seeds: tuple[int, ...] = Field(min_length=1, max_length=64)
+    scales: tuple[Annotated[float, Field(ge=-100, le=100)], ...] = Field(min_length=1, max_length=101)
+    steps: Annotated[int, Field(ge=1)]
+
+
 class DirectionRecord(Model):
     """One eigenvector: which one, and how it stands in its spectrum.
 
     `eigenvalue` is of the recipe's Gram matrix, in float64. `share` is the eigenvalue over the trace. `gap` is the
     distance to the nearest other eigenvalue over the largest one: near 0 the vector is an arbitrary rotation within its
-    eigenspace. `rank` 0 is the largest eigenvalue.
+    eigenspace. `rank` 0 is the largest eigenvalue. `preview` says how the picture of it among the set's files was drawn.
     """
 
     layer: ModulePath
@@ -64,6 +72,7 @@ class DirectionRecord(Model):
     share: Share
     gap: Annotated[float, Field(ge=0)] | None
     labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    preview: Preview | None = None
 
     @property
     def id(self) -> str:

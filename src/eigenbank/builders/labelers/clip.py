@@ -99,7 +99,7 @@ class ClipLabeler:
             name = vocabulary.concepts[int(lengths.argmin())].name
             message = f"the prompts of {name!r} are all one to {source}: no label was given. Word them differently"
             raise SourceError(message)
-        self._axes = axes / lengths[:, None]
+        self._axes: Tensor = axes / lengths[:, None]
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
