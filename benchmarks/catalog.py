@@ -1,8 +1,10 @@
 """Measure the catalog: import, searches, file size and cold start, on generated catalogs of growing size.
 
-    python benchmarks/catalog.py --sizes 10000,100000,1000000
+    chrt -f 1 python benchmarks/catalog.py
 
-The catalogs are kept in --folder and made only once. Prints a table, and writes results/catalog.json beside this file.
+The catalogs are kept in --folder and made only once. Everything is measured in five runs or more, the sizes in turns, so
+that what else the machine does is shared by all. Writes results/catalog.json beside this file, and from it the table in
+docs/catalog.md; `--table` makes that alone, of the results that are there. chrt keeps other programs off the core.
 """
 
 import argparse
@@ -10,14 +12,19 @@ import json
 import os
 import platform
 import random
+import shutil
 import sqlite3
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.content import (
@@ -32,6 +39,9 @@ from eigenbank.registry.catalog.content import (
 from eigenbank.registry.catalog.whole import export_file, import_file
 
 RESULTS = Path(__file__).with_name("results") / "catalog.json"
+DOCS = Path(__file__).parents[1] / "docs" / "catalog.md"
+BEGIN, END = "<!-- written by benchmarks/catalog.py -->", "<!-- end -->"
+RUNS = 5
 PER_MODEL = 500
 RANKS = 25
 LAYERS = ("down_blocks.1.attentions.0", "down_blocks.2.attentions.0", "down_blocks.2.attentions.1",
@@ -128,11 +138,13 @@ QUERIES: dict[str, list[Query]] = {
         ("word, rank 0", lambda c, r: c.search(_noun(r), rank=0)),
         ("word by eigenvalue", lambda c, r: c.search(_noun(r), sort="eigenvalue")),
         ("word by share", lambda c, r: c.search(_noun(r), sort="share")),
-        ("word, page 40", _deep(text="smile", limit=50)),
-        ("word by eigenvalue, page 40", _deep(text="smile", sort="eigenvalue", limit=50)),
+        ("smile, page 1", lambda c, r: c.search("smile")),
+        ("smile, page 40", _deep(text="smile", limit=50)),
+        ("smile by eigenvalue, page 1", lambda c, r: c.search("smile", sort="eigenvalue")),
+        ("smile by eigenvalue, page 40", _deep(text="smile", sort="eigenvalue", limit=50)),
     ],
     "filters": [
-        ("all by eigenvalue", lambda c, r: c.search(sort="eigenvalue")),
+        ("all by eigenvalue, page 1", lambda c, r: c.search(sort="eigenvalue")),
         ("all by eigenvalue, page 40", _deep(sort="eigenvalue", limit=50)),
         ("all by confidence", lambda c, r: c.search(sort="confidence")),
         ("model glob", lambda c, r: c.search(model=f"{r.choice(ORGS)}/*")),
@@ -169,70 +181,132 @@ def _models(catalog: Catalog) -> list[str]:
 
 def fill(path: Path, size: int) -> dict[str, float]:
     """Make the catalog of a size, by one bulk import."""
-    entries = list(generated(size // PER_MODEL))
-    labels = sum(len(record.labels) for entry in entries for record in (entry.set.directions if entry.set else ()))
+    labels = 0
+
+    def counted() -> Iterator[CheckpointData]:
+        nonlocal labels
+        for entry in generated(size // PER_MODEL):
+            labels += sum(len(record.labels) for record in (entry.set.directions if entry.set else ()))
+            yield entry
+
+    entries = Apart(counted())
     with Catalog.open(path, shipped=False) as catalog:
-        found = _rates(size, lambda: catalog.put(entries))
-    return {**found, "labels": labels}
+        started = time.perf_counter()
+        catalog.put(entries)
+        seconds = time.perf_counter() - started - entries.seconds
+    return {"seconds": seconds, "per_second": size / seconds, "labels": labels}
 
 
-def _rates(directions: int, work: Callable[[], object]) -> dict[str, float]:
-    """Directions per second, by the clock and by the processor's time: on a busy machine they differ."""
-    started, before = time.perf_counter(), time.process_time()
-    work()
-    seconds, busy = time.perf_counter() - started, time.process_time() - before
-    return {"seconds": seconds, "per_second": directions / seconds, "per_processor_second": directions / busy}
+class Apart:
+    """Entries whose making is timed by itself, so that it can be taken off."""
+
+    def __init__(self, entries: Iterator[CheckpointData]) -> None:
+        self.entries = entries
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[CheckpointData]:
+        while True:
+            started = time.perf_counter()
+            entry = next(self.entries, None)
+            self.seconds += time.perf_counter() - started
+            if entry is None:
+                return
+            yield entry
 
 
-def measure_file(path: Path) -> dict[str, float]:
-    """Directions per second when an export in JSON lines is imported into an empty catalog."""
-    lines, target = path.with_suffix(".jsonl"), path.with_suffix(".again")
-    for leftover in (lines, *target.parent.glob(f"{target.name}*")):
-        leftover.unlink(missing_ok=True)
-    with Catalog.open(path, shipped=False) as catalog:
-        directions = export_file(catalog, lines).directions
-    with Catalog.open(target, shipped=False) as catalog:
-        found = _rates(directions, lambda: import_file(catalog, lines))
-    for leftover in (lines, *target.parent.glob(f"{target.name}*")):
-        leftover.unlink(missing_ok=True)
-    return found
+Spread = dict[str, float]
+"""The least, the median and the most of several runs."""
 
 
-def measure_sets(path: Path, count: int = 20) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def remove(path: Path) -> None:
+    for leftover in path.parent.glob(f"{path.name}*"):
+        leftover.unlink()
+
+
+def measure_imports(folder: Path, size: int) -> dict[str, Spread]:
+    """Directions per second into an empty catalog: in bulk, from an export in JSON lines, and from another catalog's file."""
+    again, lines, copy = folder / "again", folder / "export.jsonl", folder / "copy.db"
+    rates: dict[str, list[float]] = {"in bulk": [], "from JSON lines": [], "from a catalog's file": []}
+    for _ in range(RUNS):
+        for leftover in (again, lines, copy):
+            remove(leftover)
+        rates["in bulk"].append(fill(again, size)["per_second"])
+        with Catalog.open(again, shipped=False) as catalog:
+            export_file(catalog, lines)
+            export_file(catalog, copy)
+        for what, file in (("from JSON lines", lines), ("from a catalog's file", copy)):
+            remove(again)
+            with Catalog.open(again, shipped=False) as catalog:
+                started = time.perf_counter()
+                import_file(catalog, file)
+                rates[what].append(size / (time.perf_counter() - started))
+    for leftover in (again, lines, copy):
+        remove(leftover)
+    return {what: spread(values) for what, values in rates.items()}
+
+
+def measure_sets(path: Path, count: int = 10) -> Spread:
     """Directions per second when sets are added one by one to a full catalog, each in its own transaction."""
-    entries = list(generated(count, seed=1))
-    for entry in entries:
-        entry.model_id = "one-by-one/" + entry.model_id.partition("/")[2]
+    copy = path.with_suffix(".one")
+    remove(copy)
+    shutil.copyfile(path, copy)
+    rates = []
+    with Catalog.open(copy, shipped=False) as catalog:
+        for run in range(RUNS):
+            entries = list(generated(count, seed=run + 1))
+            for entry in entries:
+                entry.model_id = f"one-by-one/{run}-{entry.model_id.partition('/')[2]}"
+            started = time.perf_counter()
+            for entry in entries:
+                catalog.put([entry])
+            rates.append(count * PER_MODEL / (time.perf_counter() - started))
+    remove(copy)
+    return spread(rates)
 
-    with Catalog.open(path, shipped=False) as catalog:
-        return _rates(count * PER_MODEL, lambda: [catalog.put([entry]) for entry in entries])
 
-
-def measure_queries(path: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per query by the clock and of the processor, median and 99th percentile; on a busy machine only the
-    processor's mean anything.
+def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Milliseconds of every query at every size: the medians of the runs by the clock, and p99 of all by the clock and
+    by the processor's time. The sizes are asked in turns.
     """
-    found = {}
-    with Catalog.open(path, shipped=False) as catalog:
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    with ExitStack() as stack:
+        catalogs = {size: stack.enter_context(Catalog.open(path, shipped=False)) for size, path in paths.items()}
         for group, queries in QUERIES.items():
             for name, run in queries:
-                rng = random.Random(7)
-                clock, busy = [], []
-                for _ in range(rounds + 1):
-                    started, before = time.perf_counter(), time.process_time()
-                    run(catalog, rng)
-                    busy.append((time.process_time() - before) * 1000)
-                    clock.append((time.perf_counter() - started) * 1000)
-                # The first, cold one is left out.
-                own = {}
-                for what, times in (("clock", sorted(clock[1:])), ("processor", sorted(busy[1:]))):
-                    own[f"{what}_p50"] = statistics.median(times)
-                    own[f"{what}_p99"] = times[min(len(times) - 1, int(len(times) * 0.99))]
-                found[f"{group}: {name}"] = own
+                times = _in_turns(catalogs, run, rounds)
+                found[f"{group}: {name}"] = {
+                    size: {
+                        "p50": spread([statistics.median(clock for clock, _ in values) for values in runs]),
+                        "p99": sorted(busy for _, busy in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                        "clock_p99": sorted(clock for clock, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                    }
+                    for size, runs in times.items()
+                }
+                print(f"{group}: {name}", file=sys.stderr, flush=True)
     return found
 
 
-def measure_cold(path: Path, rounds: int = 9) -> dict[str, float]:
+def _in_turns(catalogs: dict[str, Catalog], run: Any, rounds: int) -> dict[str, list[list[tuple[float, float]]]]:
+    times: dict[str, list[list[tuple[float, float]]]] = {size: [] for size in catalogs}
+    for number in range(RUNS):
+        sources = {size: random.Random(number) for size in catalogs}
+        for size, catalog in catalogs.items():
+            times[size].append([])
+            run(catalog, random.Random(-1))  # statements are compiled once, outside of the clock
+        for _ in range(rounds):
+            for size, catalog in catalogs.items():
+                started, before = time.perf_counter(), time.process_time()
+                run(catalog, sources[size])
+                busy, clock = time.process_time() - before, time.perf_counter() - started
+                times[size][-1].append((clock * 1000, busy * 1000))
+    return times
+
+
+def measure_cold(path: Path, rounds: int = 9) -> dict[str, Spread]:
     """Seconds of a search in a process of its own, against importing its three libraries; taken in turns."""
     environment = {**os.environ, "EIGENBANK_CATALOG": str(path)}
     commands = {
@@ -246,78 +320,139 @@ def measure_cold(path: Path, rounds: int = 9) -> dict[str, float]:
             started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True, env=environment)
             times[name].append(time.perf_counter() - started)
-    found = {name: statistics.median(values) for name, values in times.items()}
-    return {**found, "ratio": found["search"] / found["imports"]}
+    ratios = [one / other for one, other in zip(times["search"], times["imports"], strict=True)]
+    return {**{name: spread(values) for name, values in times.items()}, "ratio": spread(ratios)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-bench"))
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rounds", type=int, default=20, help="times a query is asked in each of the five runs")
+    parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    result: dict[str, object] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    if not options.table:
+        result = measure(options.folder, options.sizes.split(","), options.rounds)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = DOCS.read_text(encoding="utf-8")
+    before, mark, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    made = table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    DOCS.write_text(f"{before}{mark}\n{made}\n{END}{after}", encoding="utf-8")
+
+
+def measure(folder: Path, sizes: list[str], rounds: int) -> dict[str, Any]:
+    """Everything, as the document that is written to results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {size: folder / f"{size}.db" for size in sizes}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    result: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "load": [os.getloadavg()],
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
+        "sqlalchemy": version("sqlalchemy"),
+        "pydantic": version("pydantic"),
+        "commit": commit,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "sizes": {},
     }
-    sizes: dict[str, dict[str, object]] = {}
-    for size in map(int, options.sizes.split(",")):
-        path = options.folder / f"{size}.db"
+    for size, path in paths.items():
         note = path.with_suffix(".json")
         if not path.exists():
-            note.write_text(json.dumps(fill(path, size)))
-        one: dict[str, object] = {"import": json.loads(note.read_text())}
-        one["bytes_per_direction"] = path.stat().st_size / size
-        one["milliseconds"] = measure_queries(path, options.rounds)
-        copy = path.with_suffix(".copy")
-        copy.write_bytes(path.read_bytes())
-        one["one_by_one"] = measure_sets(copy)
-        one["from_file"] = measure_file(path) if size <= 100_000 else None
-        for leftover in options.folder.glob(f"{copy.name}*"):
-            leftover.unlink()
+            note.write_text(json.dumps(fill(path, int(size))))
+        one = json.loads(note.read_text())
+        one["bytes_per_direction"] = path.stat().st_size / int(size)
+        one["one_by_one"] = measure_sets(path)
         one["cold"] = measure_cold(path)
-        sizes[str(size)] = one
-    result["sizes"] = sizes
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table(result))
+        result["sizes"][size] = one
+    result["imports"] = {"size": sizes[0], **measure_imports(folder, int(sizes[0]))}
+    result["milliseconds"] = measure_queries(paths, rounds)
+    result["load"].append(os.getloadavg())
+    return result
 
 
-def table(result: dict[str, object]) -> str:
-    """The results as a table in Markdown: milliseconds at each size, and how much the largest costs against the smallest."""
-    sizes: dict[str, dict[str, object]] = result["sizes"]  # type: ignore[assignment]
-    names = list(sizes)
-    head = [f"{int(name):,}" for name in names]
+def _processor() -> str:
+    with suppress(OSError, IndexError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor()
+
+
+def table(result: dict[str, Any]) -> str:
+    """The results in Markdown: what was asked for and what was found, then every query at every size."""
+    sizes, queries = result["sizes"], result["milliseconds"]
+    first, last = next(iter(sizes)), list(sizes)[-1]
+    large = sizes[last]
+    text = {name: one[last] for name, one in queries.items() if name.startswith("text")}
+    growth = {name: one[last]["p50"]["median"] / one[first]["p50"]["median"] for name, one in queries.items()}
+    pages = {name: one[last]["p50"]["median"] for name, one in queries.items()}
+    deep = {name: pages[name] / pages[name.removesuffix("40") + "1"] for name in pages if name.endswith("page 40")}
+    slow = [name for name, one in text.items() if one["p50"]["median"] > 10]
+    late = [name for name, one in text.items() if one["p99"] > 50]
+    many = [name for name, one in growth.items() if one >= 2]
+    whole = queries["one: one model, 500 rows"][last]["p50"]
+    rows = [
+        ("text search, p50 ≤ 10 ms", f"{max(one['p50']['median'] for one in text.values()):.1f} ms the slowest", slow),
+        ("text search, p99 ≤ 50 ms", f"{max(one['p99'] for one in text.values()):.1f} ms the slowest", late),
+        ("everything of one model, 500 rows ≤ 5 ms", f"{_three(whole)} ms", whole["median"] > 5),
+        (
+            "a page deep inside costs as a first page",
+            f"{max(deep.values()):.2f} × the worst",
+            max(deep.values()) > 1.25,
+        ),
+        (f"growth from {int(first):,} to {int(last):,} < 2 ×", f"{max(growth.values()):.2f} × the worst", many),
+        ("import ≥ 20,000 directions/s, in bulk", f"{large['per_second']:,.0f}", large["per_second"] < 20_000),
+        *(
+            (f"… {what}, {int(result['imports']['size']):,}", _three(rate, ",.0f"), rate["median"] < 20_000)
+            for what, rate in result["imports"].items()
+            if isinstance(rate, dict)
+        ),
+        ("file ≤ 600 bytes per direction", f"{large['bytes_per_direction']:.0f}", large["bytes_per_direction"] > 600),
+        (
+            "cold search ≤ 2.5 × its imports",
+            f"{_three(large['cold']['ratio'], '.2f')} ×",
+            large["cold"]["ratio"]["median"] > 2.5,
+        ),
+    ]
+    loads = " and ".join(f"{load[0]:.1f}" for load in result["load"])
+    head = [f"{int(name):,}" for name in sizes]
     lines = [
-        "| p50 / p99, processor ms (p50 by the clock) | " + " | ".join(head) + " | growth of p50 |",
+        f"{result['machine']}; Python {result['python']}, SQLite {result['sqlite']}, SQLAlchemy {result['sqlalchemy']}, "
+        f"pydantic {result['pydantic']}; commit {result['commit'][:12]}; {result['when'][:10]}. Load average {loads} before "
+        f"and after, so others kept the machine busy. Medians are by the clock; p99 is by the processor's time, since the scheduler stops "
+        "whoever runs under chrt for 50 ms in every second (p99 by the clock is in the results, too). "
+        f"{large['labels']:,} labels on "
+        f"{int(last):,} directions. Three numbers are the least, the median and the most of {RUNS} runs.",
+        "",
+        "| asked for | found | |",
+        "|---|---:|---|",
+        *(
+            f"| {asked} | {found} | {'met' if not missed else 'missed' if missed is True else 'missed by ' + '; '.join(one.partition(': ')[2] for one in missed)} |"
+            for asked, found, missed in rows
+        ),
+        "",
+        "| ms: median of runs / p99 | " + " | ".join(head) + " | growth |",
         "|---|" + "---:|" * (len(head) + 1),
     ]
-    times = {name: one["milliseconds"] for name, one in sizes.items()}
-    for query in times[names[0]]:  # type: ignore[attr-defined]
-        own = [times[name][query] for name in names]  # type: ignore[index]
-        cells = [f"{one['processor_p50']:.1f} / {one['processor_p99']:.1f} ({one['clock_p50']:.1f})" for one in own]
-        growth = own[-1]["processor_p50"] / own[0]["processor_p50"]
-        lines.append(f"| {query} | {' | '.join(cells)} | {growth:.2f} × |")
+    for query, own in queries.items():
+        cells = [f"{one['p50']['median']:.1f} / {one['p99']:.1f}" for one in own.values()]
+        lines.append(f"| {query} | {' | '.join(cells)} | {growth[query]:.2f} × |")
+    lines += ["", "| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     for title, value in (
-        ("import, directions/s", lambda one: f"{one['import']['per_second']:,.0f}"),
-        ("import, directions per processor second", lambda one: f"{one['import']['per_processor_second']:,.0f}"),
-        ("from JSON lines, directions/s", lambda one: one["from_file"] and f"{one['from_file']['per_second']:,.0f}"),
-        (
-            "from JSON lines, directions per processor second",
-            lambda one: one["from_file"] and f"{one['from_file']['per_processor_second']:,.0f}",
-        ),
-        ("one set at a time, directions/s", lambda one: f"{one['one_by_one']['per_second']:,.0f}"),
+        ("filled in bulk, directions/s", lambda one: f"{one['per_second']:,.0f}"),
+        ("a set at a time, directions/s", lambda one: _three(one["one_by_one"], ",.0f")),
         ("file, bytes per direction", lambda one: f"{one['bytes_per_direction']:.0f}"),
-        ("labels", lambda one: f"{one['import']['labels']:,}"),
-        ("cold `eigenbank search smile`, s", lambda one: f"{one['cold']['search']:.2f}"),
-        ("… against importing click, sqlalchemy, pydantic", lambda one: f"{one['cold']['ratio']:.2f} ×"),
+        ("cold `eigenbank search smile`, s", lambda one: _three(one["cold"]["search"], ".2f")),
+        ("… against importing click, sqlalchemy, pydantic", lambda one: _three(one["cold"]["ratio"], ".2f")),
     ):
-        lines.append(f"| {title} | " + " | ".join(value(sizes[name]) or "–" for name in names) + " | |")
+        lines.append(f"| {title} | " + " | ".join(value(one) for one in sizes.values()) + " |")
     return "\n".join(lines)
+
+
+def _three(found: Spread, form: str = ".1f") -> str:
+    return " / ".join(format(found[which], form) for which in ("min", "median", "max"))
 
 
 if __name__ == "__main__":

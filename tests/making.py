@@ -1,6 +1,9 @@
 """Things tests make: checkpoints small enough to run in milliseconds."""
 
 import json
+import struct
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 
@@ -31,3 +34,27 @@ def make_checkpoint(folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (1
 def rewrite_json(path: Path, **changes: object) -> None:
     """Change keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], filled: Callable[[str], bool]) -> dict[str, int]:
+    """A safetensors file in float16, random (by name) where `filled`, elsewhere a hole. Returns where tensors begin."""
+    import torch
+
+    header: dict[str, dict[str, object]] = {}
+    begin: dict[str, int] = {}
+    at = 0
+    for name, shape in shapes.items():
+        begin[name] = at
+        at += 2 * prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin[name], at]}
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+        for number, name in enumerate(shapes):
+            if filled(name):
+                made = torch.randn(shapes[name], generator=torch.Generator().manual_seed(number)).half()
+                file.seek(8 + len(text) + begin[name])
+                file.write(made.numpy().tobytes())
+    return begin

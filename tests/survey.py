@@ -9,7 +9,9 @@ import gc
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +30,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "NucleusMoEImageTransformer2DModel": {"num_layers": 4},
     "DreamLiteTransformer2DModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 48},
     "TransformerTemporalModel": {"in_channels": 32, "num_attention_heads": 2, "attention_head_dim": 16},
+    "Transformer2DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 32, "cross_attention_dim": 48, "norm_type": "layer_norm"},
+    # Every fifth layer has a face adapter: four have none.
+    "WanAnimateTransformer3DModel": {"num_layers": 5},
+    "WanVACETransformer3DModel": {"num_layers": 4, "vace_layers": [0, 2]},
+    # Its pipeline gives it images and a history, which its defaults have no projections for.
+    "HunyuanVideoFramepackTransformer3DModel": {"has_image_proj": True, "has_clean_x_embedder": True},
+    "BriaFibo2Transformer2DModel": {"injection_layer_ids": (1, 3), "min_num_gist_tokens": 4, "max_num_gist_tokens": 8, "gist_step": 2},
+    "StableCascadeUNet": {
+        "block_out_channels": (64, 64), "num_attention_heads": (4, 4), "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1), "down_blocks_repeat_mappers": (1, 1), "up_blocks_repeat_mappers": (1, 1),
+        "block_types_per_layer": (("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),) * 2,
+        "switch_level": (False,), "dropout": (0.1, 0.1), "kernel_size": 3,
+    },
 }  # fmt: skip
 """Configs for classes whose defaults make no model, or one too slow to look at."""
+DEPTH = re.compile(r"(?:(?:num|n)_(?!text_).*(?:layers|blocks)|depth)")
+MOST_LAYERS = 4
+"""A stack of equal layers is looked at this deep: what holds of four blocks of a kind holds of forty."""
+NOT_FOLLOWED = {
+    "MiniMaxMusic3RVQDepthDecoder": "no denoiser: it reads audio codes one after another",
+    "RFD4ProteinaTransformer": "its tokens are amino acids, of which no image is made",
+    "SanaWMTransformer3DModel": "its linear attention runs as a recurrence in chunks",
+}
+"""Classes whose forward discovery cannot follow, and why. Their layers are undecided, or none are found."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,13 @@ def classes() -> dict[str, Any]:
     return dict(sorted(found.items()))
 
 
+def config_of(name: str, kind: Any) -> dict[str, Any]:
+    """The config a class is looked at with: its defaults, fewer layers deep."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    deep = {p.name for p in parameters if isinstance(p.default, int) and p.default > MOST_LAYERS}
+    return {**{key: MOST_LAYERS for key in deep if DEPTH.fullmatch(key)}, **CONFIGS.get(name, {})}
+
+
 class Witness(TorchFunctionMode):
     """Notes, at every attention, the modules it happens in and how many queries and keys there are."""
 
@@ -84,7 +115,7 @@ def survey(name: str, kind: Any) -> Result | None:
     from eigenbank.builders.inputs import candidates
     from eigenbank.builders.trace import Tracer
 
-    config = CONFIGS.get(name, {})
+    config = config_of(name, kind)
     try:
         with torch.device("meta"):
             model = kind.from_config(config)
@@ -106,7 +137,8 @@ def survey(name: str, kind: Any) -> Result | None:
         witness.saw.clear()
         witness.inside.clear()
         try:
-            with torch.no_grad(), Tracer(model), witness:
+            with warnings.catch_warnings(), torch.no_grad(), Tracer(model), witness:
+                warnings.simplefilter("ignore")
                 model(**arguments)
         except Exception:  # arguments of another layout
             continue
@@ -118,10 +150,12 @@ def survey(name: str, kind: Any) -> Result | None:
     selves = {stack for stack, queries, keys in witness.saw if queries == keys and queries != 6} if followed else set()
     seen = {stack for stack, _, _ in witness.saw} if followed else set()
     missed = sorted({stack[-1] for stack in selves if not decided & set(stack)})
+    # A few tokens more on the keys' side may be text that image tokens look at besides themselves.
+    mixed = {stack for stack, queries, keys in witness.saw if queries < keys <= queries + 8} if followed else set()
     extra = sorted(
         layer
         for layer in decided
-        if any(layer in stack for stack in seen) and not any(layer in stack for stack in selves)
+        if any(layer in stack for stack in seen) and not any(layer in stack for stack in selves | mixed)
     )
     gc.collect()
     return Result(
@@ -134,45 +168,63 @@ def survey(name: str, kind: Any) -> Result | None:
     )
 
 
-def line(name: str, kind: Any) -> tuple[str, str]:
-    """A class's row of the table, and what it counts as."""
+def line(name: str, kind: Any) -> str:
+    """A class's row of the table."""
     result = survey(name, kind)
     if result is None:
-        return f"| {name} | – | – | not instantiable from its defaults |", "not instantiable"
+        return f"| {name} | – | – | not instantiable from its defaults |"
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(result.kinds.items())) or "none"
     widths = ", ".join(f"{width}×{count}" for width, count in sorted(result.widths.items()))
     if result.note and "could not be followed" in result.note:
-        verdict, key = result.note, "not followed"
+        verdict = f"not followed: {NOT_FOLLOWED.get(name, result.note)}"
     elif result.missed or result.extra:
-        verdict, key = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}", "disagreeing"
+        verdict = f"disagrees: {', '.join([*result.missed[:2], *result.extra[:2]])}"
     else:
-        verdict, key = "agrees", "agreeing"
-    return f"| {name} | {kinds} | {widths} | {verdict.replace('|', '/')} |", key
+        verdict = "agrees"
+    return f"| {name} | {kinds} | {widths} | {verdict.replace(chr(124), chr(47))} |"
 
 
-def write(rows: list[tuple[str, str]]) -> None:
+TABLE = Path(__file__).parent.parent / "docs" / "layers.md"
+VERDICTS = {
+    "agrees": "agreeing",
+    "not followed": "not followed",
+    "disagrees": "disagreeing",
+    "not instantiable": "not instantiable",
+}
+
+
+def written() -> dict[str, str]:
+    """Class → its row of the table as it is."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
+    return {line.split("|")[1].strip(): line for line in lines if line.count("|") > 4}
+
+
+def write(rows: list[str]) -> None:
     """Write docs/layers.md."""
     import diffusers
 
-    counts = Counter(key for _, key in rows)
+    verdicts = [row.split("|")[4].strip() for row in rows]
+    counts = Counter(next(key for start, key in VERDICTS.items() if verdict.startswith(start)) for verdict in verdicts)
     summary = ", ".join(f"{count} {key}" for key, count in counts.most_common())
     head = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
     text = (
         f"# Self-attention, class by class\n\nWritten by `python tests/survey.py` with diffusers {diffusers.__version__}: "
         f"{summary}.\n\nDiscovery runs the class's own forward on a model without weights and follows its tokens. The witness "
         "only counts them. A class whose forward could not be followed lists its layers as `undecided`; they are built "
-        "when named.\n\n" + "\n".join([*head, *[row for row, _ in rows]]) + "\n"
+        "when named. "
+        f"Stacks of equal layers are looked at {MOST_LAYERS} deep.\n\n" + "\n".join([*head, *rows]) + "\n"
     )
-    (Path(__file__).parent.parent / "docs" / "layers.md").write_text(text, encoding="utf-8")
+    TABLE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Look at every class, and write the table."""
-    rows = []
+    """Look at every class, or at the named ones and keep the others' rows, and write the table."""
+    rows = written() if sys.argv[1:] else {}
     for name, kind in classes().items():
-        rows.append(line(name, kind))
-        print(rows[-1][0], file=sys.stderr, flush=True)
-    write(rows)
+        if not sys.argv[1:] or name in sys.argv[1:]:
+            rows[name] = line(name, kind)
+            print(rows[name], file=sys.stderr, flush=True)
+    write([rows[name] for name in classes() if name in rows])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Tiny denoisers of many classes, with random weights, what to call them with, and a bank of their own directions."""
 
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from eigenbank.registry.bank import Bank
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
+from eigenbank.schemas.recipe import Site
 
 _VIDEO = {
     "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
@@ -158,36 +160,31 @@ def _filled(value: Any, name: str, seed: int) -> Any:
 
 def layers_of(model: nn.Module) -> list[Layer]:
     """The layers discovery finds in a model of that config."""
+    return list(_layers(type(model).__name__))
+
+
+@cache
+def _layers(kind: str) -> tuple[Layer, ...]:
     from eigenbank.builders.families import discover
 
-    return discover({"_class_name": type(model).__name__, **CONFIGS[type(model).__name__]}).layers
+    return tuple(discover({"_class_name": kind, **CONFIGS[kind]}).layers)
 
 
 def bank_of(model: nn.Module, layers: list[Layer], length: float = 2.0) -> Bank:
-    """A bank of one random unit vector for each layer, whose tokens are said to be `length` long at every site.
+    """A bank of the first eigenvector of each layer's W_V, whose tokens are said to be `length` long at every site."""
+    from eigenbank.registry.digest import CASTS, weights_digest
+    from eigenbank.registry.recipes import gram
 
-    With the digests of the model's own weights, so that it matches exactly.
-    """
-    from eigenbank.registry.digest import weights_digest
-
-    generator = torch.Generator().manual_seed(1)
+    recipe = Recipe(matrix="value")
+    said: dict[Site, TokenLength] = dict.fromkeys(get_args(Site), TokenLength(length=length, source="calibration"))
     digested, vectors, records = [], {}, []
     for layer in layers:
         weights = {role: part.take(model.get_parameter(part.tensor)) for role, part in layer.tensors.items()}
-        lengths = {
-            site: TokenLength(length=length, source="calibration")
-            for site in ("block-input", "projection-input", "block-output")
-        }
-        digests = {"float32": weights_digest(weights, "float32")}
-        digested.append(layer.model_copy(update={"lengths": lengths, "digests": digests}))
-        vectors[f"{layer.name}/value"] = nn.functional.normalize(
-            torch.randn((1, layer.width), generator=generator), dim=1
-        )
-        records.append(
-            DirectionRecord(
-                layer=layer.name, recipe=Recipe(matrix="value"), rank=0, eigenvalue=1.0, share=0.1, gap=None
-            )
-        )
+        digests = {cast: weights_digest(weights, cast) for cast in CASTS}
+        digested.append(layer.model_copy(update={"lengths": said, "digests": digests}))
+        matrix = gram(recipe, {role: weight.double() for role, weight in weights.items() if weight.ndim > 1}, layer)
+        vectors[f"{layer.name}/value"] = torch.linalg.eigh(matrix).eigenvectors[:, -1:].T.float().contiguous()
+        records.append(DirectionRecord(layer=layer.name, recipe=recipe, rank=0, eigenvalue=1, share=0.1, gap=None))
     manifest = Manifest(
         checkpoint=Checkpoint(model_id="zoo/tiny", denoiser=type(model).__name__),
         created="2026-01-01T00:00:00Z",  # type: ignore[arg-type]

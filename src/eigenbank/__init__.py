@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.load import load
+    from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
     from eigenbank.registry.bank import Bank, Direction
@@ -21,7 +22,20 @@ if TYPE_CHECKING:
     from eigenbank.workflows import build, export, open_pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Direction", "EigenbankError", "build", "edit", "export", "load", "open_pipeline", "steer", "sweep"]
+__all__ = [
+    "Bank",
+    "Direction",
+    "EigenbankError",
+    "build",
+    "edit",
+    "export",
+    "load",
+    "open_pipeline",
+    "ramp",
+    "steer",
+    "sweep",
+    "windowed",
+]
 
 _HOMES = {
     "Bank": "eigenbank.registry.bank",
@@ -32,8 +46,10 @@ _HOMES = {
     "export": "eigenbank.workflows",
     "load": "eigenbank.loaders.load",
     "open_pipeline": "eigenbank.workflows",
+    "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",
+    "windowed": "eigenbank.loaders.schedule",
 }
 
 

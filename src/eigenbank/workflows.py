@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from eigenbank.builders.store import Source
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
-    from eigenbank.registry.bank import Direction
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """What can be the id of a repository on the Hub."""
+_INSIDE = re.compile(
+    r"([\w][\w.\-]*/[\w][\w.\-]*)/((?:[\w][\w.\- ]*/)*[\w][\w.\- ]*\.(?:safetensors|ckpt|gguf|bin|pt|pth))"
+)
+"""What can be a file of such a repository: ORG/NAME/FILE."""
 
 
 class CheckpointElsewhereError(SourceError):
@@ -149,7 +152,8 @@ def open_source(
 ) -> "tuple[str, Source, Path | None]":
     """The model id of a checkpoint, its bytes, and its folder or file if it is on this machine.
 
-    What is neither on this machine nor in the catalog is looked for on the Hub. Raises SourceError or UnknownNameError.
+    What is neither on this machine nor in the catalog is looked for on the Hub; `ORG/NAME/FILE.safetensors` is a single
+    file there. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.sources import open_folder
 
@@ -158,6 +162,12 @@ def open_source(
         from eigenbank.builders.single_file import open_file
 
         return f"local/{_plain(path.stem)}", open_file(path, config=config), path
+    inside = _INSIDE.fullmatch(model)
+    if inside and not path.exists():
+        from eigenbank.builders.single_file import open_hub_file
+
+        repo, name = inside.groups()
+        return repo, open_hub_file(repo, name, revision=revision, config=config), None
     local: UnknownNameError | SourceError
     if revision is None or path.is_dir():
         try:

@@ -60,6 +60,28 @@ def test_windows_share_their_vectors(tiny_checkpoint: Path) -> None:
     assert len(bank.vectors) == len(bank.layers)
 
 
+def test_layers_solved_together_are_the_same_layers(tiny_checkpoint: Path) -> None:
+    alone, together = (build(open_folder(tiny_checkpoint), "a/b", top_k=4, batch=batch) for batch in (1, 3))
+    assert [direction.id for direction in together] == [direction.id for direction in alone]
+    assert all(torch.allclose(together[each.id].vector, each.vector, atol=1e-6) for each in alone)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_projections_stored_as_convolutions_give_the_same_directions(
+    dims: int, tiny_checkpoint: Path, weights_file: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights_file)
+    for name, tensor in tensors.items():
+        if ".to_" in name and tensor.ndim == 2:
+            tensors[name] = tensor.reshape(*tensor.shape, *[1] * dims)
+    save_file(tensors, weights_file)
+    found, expected = (build(open_folder(folder), "a/b", top_k=4) for folder in (weights_file.parent, tiny_checkpoint))
+    assert all(torch.equal(found[direction.id].vector, direction.vector) for direction in expected)
+    assert found.layers == expected.layers
+
+
 def test_globs_choose_layers(tiny_checkpoint: Path) -> None:
     bank = build(open_folder(tiny_checkpoint), "a/b", layers=["mid_block.*"], top_k=2)
     assert set(bank.layers) == {"mid_block.attentions.0"}

@@ -1,9 +1,11 @@
 """Eigenvectors come ordered, with one sign on every machine, and say how alone they stand."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from eigenbank.builders.decompose import decompose, signed
+from eigenbank.builders.decompose import RESIDUAL, decompose, decompose_all, decompose_sides, iterate, signed
 
 
 def _gram(seed: int, d: int = 40) -> torch.Tensor:
@@ -42,3 +44,79 @@ def test_a_zero_matrix_has_zero_eigenvalues() -> None:
     found = decompose(torch.zeros(4, 4, dtype=torch.float64), 2)
     assert found.values.tolist() == [0, 0]
     assert bool(found.shares.isfinite().all())
+
+
+def test_matrices_solved_together_come_out_as_each_alone() -> None:
+    grams = [_gram(seed) for seed in range(5)]
+    for together, gram in zip(decompose_all(grams, 6), grams, strict=True):
+        alone = decompose(gram, 6)
+        assert torch.allclose(together.values, alone.values, rtol=1e-12)
+        assert torch.allclose(together.vectors, alone.vectors, atol=1e-6)
+        assert torch.allclose(together.gaps, alone.gaps, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "k"), [(40, 7), (40, 40), (5, 12)])
+def test_both_sides_of_a_matrix_come_out_as_each_alone(rank: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(9)
+    left, right = (torch.randn(40, rank, dtype=torch.float64, generator=generator) for _ in range(2))
+    matrix = left @ right.T
+    for found, gram in zip(decompose_sides(matrix, k), (matrix.T @ matrix, matrix @ matrix.T), strict=True):
+        alone = decompose(gram, k)
+        assert torch.allclose(found.values, alone.values, rtol=1e-9, atol=1e-9 * float(alone.values[0]))
+        rows = found.vectors.double()
+        residual = (rows @ gram - found.values[:, None] * rows).norm(dim=1)
+        assert residual.max() <= 1e-6 * alone.values[0]
+        assert torch.allclose(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64), atol=1e-5)
+        apart = alone.gaps > 1e-4
+        assert torch.allclose(found.vectors[apart], alone.vectors[apart], atol=1e-5)
+
+
+def test_a_few_of_many_are_as_exact_as_all() -> None:
+    gram = _gram(5, d=256)
+    found = iterate(gram, 9, rounds=40)
+    assert found is not None
+    values = torch.linalg.eigvalsh(gram).flip(0)
+    assert torch.allclose(found[0], values[:9], rtol=1e-9)
+    residual = gram @ found[1].T - found[1].T * found[0]
+    assert residual.norm(dim=0).max() <= RESIDUAL * values[0] * 1.01
+
+
+def test_what_does_not_converge_is_solved_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eigenbank.builders.decompose.ITERATIVE_WIDTH", 256)
+    gram = torch.eye(256, dtype=torch.float64) + _gram(2, d=256) / 1e5
+    assert iterate(gram, 4, rounds=2) is None
+    found = decompose(gram, 3)
+    assert torch.allclose(found.values, torch.linalg.eigvalsh(gram).flip(0)[:3])
+
+
+def test_a_few_of_many_are_found_by_iteration_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eigenbank.builders.decompose.ITERATIVE_WIDTH", 256)
+    monkeypatch.setattr("eigenbank.builders.decompose.ROUND_WIDTH", 8)
+    gram = _gram(3, d=256)
+    by_iteration = decompose(gram, 4)
+    monkeypatch.setattr("torch.linalg.eigh", direct := _Counting(torch.linalg.eigh))
+    assert torch.allclose(decompose(gram, 4).values, by_iteration.values)
+    # Only small matrices were solved directly.
+    assert max(direct.widths) < 256
+
+
+class _Counting:
+    """Calls through, and notes how wide the matrices were."""
+
+    def __init__(self, call: Any) -> None:
+        self.call, self.widths = call, [0]
+
+    def __call__(self, matrix: torch.Tensor) -> Any:
+        self.widths.append(matrix.shape[-1])
+        return self.call(matrix)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("d", [320, 2048])
+def test_cpu_and_gpu_give_the_same_spectrum(d: int) -> None:
+    grams = [_gram(seed, d) for seed in range(3)]
+    for cpu, gpu in zip(decompose_all(grams, 16), decompose_all([gram.cuda() for gram in grams], 16), strict=True):
+        apart = cpu.gaps > 1e-4
+        assert bool(((cpu.vectors * gpu.vectors).sum(dim=1)[apart] >= 1 - 1e-6).all())
+        assert torch.allclose(cpu.values, gpu.values, rtol=1e-9)

@@ -2,15 +2,17 @@
 
 import json
 import re
-import struct
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("hub.server", reason="the loopback Hub server of tests/hub is not there")
+from hub.fixtures import Client, Worker
+from hub.server import Hub
+from making import write_sparse
 
 CONFIG: dict[str, Any] = {
     "_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [256, 512, 768], "layers_per_block": 2,
@@ -22,7 +24,6 @@ STEM = "unet/diffusion_pytorch_model"
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     """A sharded float16 checkpoint of some hundred megabytes, its one attention random, all else a hole in the file."""
-    import torch
 
     from eigenbank.builders.denoisers import empty_model
 
@@ -41,24 +42,11 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     }
     weight_map = {}
     for number, shard in enumerate(shards):
-        header, at = {}, 0
-        for name, shape in shard:
-            header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + 2 * prod(shape)]}
-            at += 2 * prod(shape)
-        text = json.dumps(header).encode()
         path = folder / f"{number}.safetensors"
-        with path.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + at)
-            for name, shape in shard:
-                if "attentions" in name:
-                    file.seek(8 + len(text) + header[name]["data_offsets"][0])
-                    file.write(
-                        torch.randn(shape, generator=torch.Generator().manual_seed(len(name))).half().numpy().tobytes()
-                    )
         stored = f"{STEM}-{number + 1:05}-of-00002.safetensors"
         files[stored] = path
-        weight_map |= dict.fromkeys(header, Path(stored).name)
+        held = write_sparse(path, dict(shard), lambda name: "attentions" in name)
+        weight_map |= dict.fromkeys(held, Path(stored).name)
     files[f"{STEM}.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
     return files
 
@@ -70,67 +58,194 @@ def network(err: str) -> tuple[int, int]:
     return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
 
 
-def test_a_build_from_the_hub_reads_a_small_part(hub: Any, client: Any, big: dict[str, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Worker]]:
+    """A Hub and a client process, shared by the tests of this module: each mends and forgets first."""
+    with Hub() as hub, Worker(Client(hub, tmp_path_factory.mktemp("home"))) as worker:
+        yield hub, worker
+
+
+@pytest.fixture
+def shop(served: tuple[Hub, Worker], big: dict[str, Any]) -> Hub:
+    """The Hub, with the big checkpoint and nothing broken, and the client with nothing cached."""
+    hub, worker = served
+    hub.mend()
+    worker.empty()
+    hub.put("me/big", big)
+    hub.forget()
+    return hub
+
+
+@pytest.fixture
+def worker(served: tuple[Hub, Worker]) -> Worker:
+    return served[1]
+
+
+def test_a_build_from_the_hub_reads_a_small_part_and_says_how_much(shop: Hub, worker: Worker, tmp_path: Path) -> None:
     from eigenbank.registry.sets import read_manifest
 
-    commit = hub.put("me/big", big)
-    done = client.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
-    assert done.returncode == 0, done.stderr
-    came, whole = network(done.stderr)
+    done = worker.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
+    assert done.code == 0, done.err
+    came, whole = network(done.err)
     assert whole > 200e6
     assert came < 0.1 * whole
+    # What it says is what was sent, but for the few small files that come through the client.
+    assert came <= sum(shop.served.values()) < came + 100e3
     checkpoint = read_manifest(tmp_path / "set").checkpoint
-    assert checkpoint.revision == commit
+    assert checkpoint.revision == shop.head("me/big").sha
     assert checkpoint.licence == "mit"
 
 
-def test_layers_of_a_repository_are_listed_without_its_weights(hub: Any, client: Any, big: dict[str, Any]) -> None:
-    hub.put("me/big", big)
-    done = client.run("layers", "me/big", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    assert [row["layer"] for row in json.loads(done.stdout)] == ["mid_block.attentions.0"]
-    assert sum(hub.served.values()) < 10e6
+def test_layers_of_a_repository_are_listed_without_its_weights(shop: Hub, worker: Worker) -> None:
+    done = worker.run("layers", "me/big", "--format", "json")
+    assert done.code == 0, done.err
+    assert [row["layer"] for row in json.loads(done.out)] == ["mid_block.attentions.0"]
+    assert sum(shop.served.values()) < 1e6
 
 
 @pytest.mark.parametrize(
     ("kind", "action", "more"),
     [
         ("get", "cut", {"times": 2}),
+        ("get", "reset", {"times": 2}),
+        ("get", "lost", {"times": 2}),
         ("get", "status", {"times": 2, "status": 503}),
         ("get", "status", {"times": 1, "status": 429}),
+        ("info", "status", {"times": 2, "status": 502}),
     ],
 )
 def test_a_moody_hub_is_survived(
-    kind: str, action: str, more: dict[str, Any], hub: Any, client: Any, big: dict[str, Any], tmp_path: Path
+    kind: str, action: str, more: dict[str, Any], shop: Hub, worker: Worker, tmp_path: Path
 ) -> None:
-    hub.put("me/big", big)
-    hub.fault(kind, action, path="*.safetensors", **more)
-    done = client.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
-    assert done.returncode == 0, done.stderr
+    shop.fault(kind, action, path="*.safetensors" if kind == "get" else "*", **more)
+    done = worker.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
+    assert done.code == 0, done.err
     assert (tmp_path / "set" / "manifest.json").is_file()
 
 
-def test_a_hub_that_fails_for_good_leaves_nothing(hub: Any, client: Any, big: dict[str, Any], tmp_path: Path) -> None:
-    hub.put("me/big", big)
-    hub.fault("get", "status", path="*.safetensors", status=403)
-    done = client.run("build", "me/big", "--out", str(tmp_path / "set"))
-    assert done.returncode == 1
-    assert "nothing was built" in done.stderr
+@pytest.mark.parametrize(
+    ("action", "more", "message"),
+    [
+        ("status", {"status": 403}, "private or gated"),
+        ("status", {"status": 404, "after": 2}, "cannot be read by ranges (HTTP 404)"),
+        ("wrong-size", {"after": 2}, "the server sent more than was asked for"),
+    ],
+)
+def test_a_hub_that_fails_for_good_leaves_nothing(
+    action: str, more: dict[str, Any], message: str, shop: Hub, worker: Worker, tmp_path: Path
+) -> None:
+    shop.fault("get", action, path="*.safetensors", **more)
+    done = worker.run("build", "me/big", "--out", str(tmp_path / "set"))
+    assert done.code == 1
+    assert message in done.err
+    assert "nothing was built" in done.err
     assert list(tmp_path.glob("*set*")) == []
+    sets = worker.client.home / "eigenbank" / "sets"
+    assert not sets.exists() or not any(sets.rglob("*"))
 
 
-def test_a_repository_or_revision_that_is_not_there(hub: Any, client: Any, big: dict[str, Any]) -> None:
-    hub.put("me/big", big)
+def test_a_revision_changed_midway_gives_the_one_that_was_begun_with(
+    shop: Hub, worker: Worker, big: dict[str, Any], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    before = shop.put("me/moving", big)
+    expected = worker.run("build", "me/moving", "--top-k", "2", "--out", str(tmp_path / "first"))
+    assert expected.code == 0, expected.err
+    worker.empty()
+    shop.forget()
+    # Once the first range has been asked for, somebody else's weights are pushed to the branch.
+    shop.fault("get", "slow", path="*.safetensors", seconds=0.3)
+    pushed = threading.Thread(target=lambda: push_later(shop, tiny_checkpoint))
+    pushed.start()
+    done = worker.run("build", "me/moving", "--top-k", "2", "--out", str(tmp_path / "second"))
+    pushed.join()
+    assert done.code == 0, done.err
+    assert shop.head("me/moving").sha != before
+    first, second = ((tmp_path / name / "directions.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+    assert json.loads((tmp_path / "second" / "manifest.json").read_text())["checkpoint"]["revision"] == before
+
+
+def push_later(hub: Hub, checkpoint: Path) -> None:
+    """Push another checkpoint as soon as a file of the one that is there has been asked for."""
+    deadline = time.monotonic() + 60
+    while not hub.requests["get"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    hub.put("me/moving", files_of(checkpoint), delete=[f"{STEM}.safetensors.index.json"])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_not_there_is_said(shop: Hub, worker: Worker) -> None:
     for args, message in (
         (["me/none"], "no such folder or repository"),
         (["me/big", "--revision", "no"], "has no revision 'no'"),
+        (["me/big", "--variant", "fp16"], "has no variant 'fp16'"),
     ):
-        done = client.run("layers", *args)
-        assert done.returncode == 1
-        assert message in done.stderr
+        done = worker.run("layers", *args)
+        assert done.code == 1
+        assert message in done.err
 
 
-def test_a_private_repository_needs_a_token(hub: Any, make_client: Callable[..., Any], big: dict[str, Any]) -> None:
-    hub.put("me/big", big, private=True)
-    assert make_client("stranger", token=None).run("layers", "me/big").returncode == 1
-    assert make_client("owner").run("layers", "me/big").returncode == 0
+def test_a_private_repository_needs_a_token(shop: Hub, worker: Worker, big: dict[str, Any], tmp_path: Path) -> None:
+    shop.put("me/private", big, private=True)
+    assert worker.run("layers", "me/private").code == 0
+    shop.put("me/gated", big)
+    shop.store.repos["models", "me/gated"].gated = True
+    assert worker.run("layers", "me/gated").code == 0
+    with Worker(Client(shop, tmp_path, token=None)) as stranger:
+        for repo, message in (("me/private", "If it is private, log in"), ("me/gated", "is gated: accept its terms")):
+            refused = stranger.run("build", repo)
+            assert refused.code == 1
+            assert message in refused.err
+
+
+def test_a_pickle_on_the_hub_is_read_as_tensors_and_code_in_it_is_not_run(
+    shop: Hub, worker: Worker, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    files = files_of(tiny_checkpoint)
+    tensors = load_file(tiny_checkpoint / f"{STEM}.safetensors")
+    del files[f"{STEM}.safetensors"]
+    for repo, content in (("me/pickle", tensors), ("me/bomb", {"x": Bomb()})):
+        torch.save(content, tmp_path / "saved.bin")
+        shop.put(repo, files | {f"{STEM}.bin": (tmp_path / "saved.bin").read_bytes()})
+    done = worker.run("build", "me/pickle", "--top-k", "1", "--out", str(tmp_path / "set"))
+    assert done.code == 0, done.err
+    refused = worker.run("build", "me/bomb", "--top-k", "1", "--out", str(tmp_path / "bad"))
+    assert refused.code == 1
+    assert "nothing of it was run" in refused.err
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "bad").exists()
+
+
+def test_offline_the_cache_is_used_and_what_it_lacks_is_said(
+    shop: Hub, worker: Worker, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    commit = shop.put("me/tiny", files_of(tiny_checkpoint))
+    assert worker.run("build", "me/big", "--top-k", "1", "--out", str(tmp_path / "ranged")).code == 0
+    code = "import huggingface_hub as h; h.snapshot_download('me/tiny')"
+    assert worker.client.python(code).returncode == 0
+    shop.forget()
+    with Worker(Client(shop, worker.client.home, extra={"HF_HUB_OFFLINE": "1"})) as offline:
+        done = offline.run("build", "me/tiny", "--top-k", "1", "--out", str(tmp_path / "set"))
+        assert done.code == 0, done.err
+        assert json.loads((tmp_path / "set" / "manifest.json").read_text())["checkpoint"]["revision"] == commit
+        # Of what was built by ranges the small files are there, under their commit, and the weights are not.
+        for args, message in (
+            (["me/other"], "me/other is not in the cache"),
+            (["me/big"], "fetch it with `hf download me/big`"),
+            (["me/big", "--revision", shop.head("me/big").sha], "the cache does not hold all of me/big"),
+        ):
+            refused = offline.run("build", *args, "--out", str(tmp_path / "none"))
+            assert refused.code == 1
+            assert message in refused.err
+    assert not shop.requests
+    assert not (tmp_path / "none").exists()

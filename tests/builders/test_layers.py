@@ -4,8 +4,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 
 from eigenbank.builders.families import Discovery, discover
+from eigenbank.builders.observe import observe
 from eigenbank.schemas import Layer
 
 UNET = {
@@ -132,7 +134,7 @@ def test_a_text_refiner_is_no_layer() -> None:
 
 
 def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None:
-    discovery = found("Cosmos3OmniTransformer", num_hidden_layers=1)
+    discovery = found("MiniMaxMusic3RVQDepthDecoder")
     assert {layer.kind for layer in discovery.layers} <= {"undecided"}
     assert discovery.note is not None
     assert "undecided" in discovery.note
@@ -146,3 +148,61 @@ def test_discovery_takes_no_memory_for_weights(kind: str) -> None:
     model = hollow(empty_model({"_class_name": kind}))
     assert all(parameter.untyped_storage().nbytes() <= 8 for parameter in model.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+class Guided(torch.nn.Module):
+    """guided-diffusion's attention: a norm, one Conv1d for q, k and v (head by head in the legacy order), one to go out."""
+
+    def __init__(self, heads: int, legacy: bool) -> None:
+        super().__init__()
+        self.heads, self.legacy = heads, legacy
+        self.norm = torch.nn.GroupNorm(4, 16)
+        self.qkv = torch.nn.Conv1d(16, 48, 1)
+        self.proj_out = torch.nn.Conv1d(16, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(x.shape[0], 16, -1)
+        qkv = self.qkv(self.norm(flat))
+        n, size = flat.shape[-1], 16 // self.heads
+        if self.legacy:
+            q, k, v = qkv.reshape(self.heads, 3 * size, n).split(size, dim=1)
+        else:
+            q, k, v = (each.reshape(self.heads, size, n) for each in qkv.chunk(3, dim=1))
+        weights = torch.einsum("bct,bcs->bts", q * size**-0.25, k * size**-0.25).softmax(-1)
+        mixed = torch.einsum("bts,bcs->bct", weights, v).reshape(1, 16, n)
+        return (flat + self.proj_out(mixed)).reshape(x.shape)
+
+
+class GuidedNet(torch.nn.Module):
+    """A denoiser of one such block."""
+
+    def __init__(self, heads: int, legacy: bool) -> None:
+        super().__init__()
+        self.config = {"in_channels": 16}
+        self.conv_in = torch.nn.Conv2d(16, 16, 3, padding=1)
+        self.attention = Guided(heads, legacy)
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return self.attention(self.conv_in(sample))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_conv1d_projection_of_guided_diffusion_is_split_in_its_own_order(legacy: bool) -> None:
+    with torch.device("meta"):
+        model = GuidedNet(heads=2, legacy=legacy)
+    (layer,) = observe(model, {}).layers
+    assert (layer.name, layer.kind, layer.heads, layer.width, layer.norm_inside) == (
+        "attention",
+        "spatial",
+        2,
+        16,
+        True,
+    )
+    expected = {
+        True: {"query": ((0, 8), (24, 32)), "key": ((8, 16), (32, 40)), "value": ((16, 24), (40, 48))},
+        False: {"query": ((0, 16),), "key": ((16, 32),), "value": ((32, 48),)},
+    }[legacy]
+    assert {role: rows(layer, role) for role in expected} == {
+        role: ("qkv.weight", found) for role, found in expected.items()
+    }
+    assert rows(layer, "output") == ("proj_out.weight", None)

@@ -1,8 +1,10 @@
 """What is no whole, sane checkpoint is refused with a message that says what was found."""
 
 import json
+import resource
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,92 @@ def test_a_pickle_named_safetensors_is_not_run(weights_file: Path, tmp_path: Pat
     with pytest.raises(EigenbankError):
         open_folder(weights_file.parent)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers_per_block": 10**9},
+        {"block_out_channels": [16] * 10**6, "down_block_types": ["DownBlock2D"] * 10**6, "up_block_types": ["UpBlock2D"] * 10**6},
+        {"block_out_channels": [16, 32 * 10**5]},
+        {"in_channels": 10**12},
+    ],
+    ids=["layers", "blocks", "width", "channels"],
+)  # fmt: skip
+def test_a_config_without_bounds_is_refused_in_bounded_memory(changes: dict[str, object], weights_file: Path) -> None:
+    rewrite_json(weights_file.parent / "config.json", **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError, match="nothing was built"):
+        build(open_folder(weights_file.parent), "a/b")
+    # In kilobytes on Linux, in bytes on a Mac.
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert grown < 2 * 2**30
+
+
+@pytest.mark.parametrize(
+    "name", ["unet", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json"]
+)
+def test_links_in_a_circle_inside_a_checkpoint_are_refused(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    shutil.copytree(tiny_checkpoint, folder)
+    target = folder / name
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    target.symlink_to(target.name)
+    with pytest.raises(SourceError):
+        build(open_folder(folder), "a/b")
+
+
+def stored_as(weights_file: Path, dtype: torch.dtype) -> None:
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(weights_file).items()}, weights_file)
+
+
+def test_float64_weights_give_the_directions_of_their_float32_form(tiny_checkpoint: Path, weights_file: Path) -> None:
+    stored_as(weights_file, torch.float64)
+    found, expected = (build(open_folder(folder), "a/b", top_k=4) for folder in (weights_file.parent, tiny_checkpoint))
+    assert all(torch.equal(found[direction.id].vector, direction.vector) for direction in expected)
+    assert [layer.digests for layer in found.layers.values()] == [layer.digests for layer in expected.layers.values()]
+
+
+def test_eight_bit_weights_are_built_with_their_scales(weights_file: Path) -> None:
+    plain, small = {}, {}
+    for name, tensor in load_file(weights_file).items():
+        plain[name] = small[name] = tensor
+        if ".to_" in name and name.endswith(".weight"):
+            small[name] = (tensor / 0.01).to(torch.float8_e4m3fn)
+            small[f"{name.removesuffix('weight')}weight_scale"] = torch.tensor(0.01)
+            plain[name] = small[name].float() * 0.01
+    banks = []
+    for tensors in (plain, small):
+        save_file(tensors, weights_file)
+        banks.append(build(open_folder(weights_file.parent), "a/b", top_k=4))
+    assert all(torch.equal(banks[1][direction.id].vector, direction.vector) for direction in banks[0])
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 1e15), (torch.float64, 1e60), (torch.float32, 1e-18)])
+def test_extreme_weights_give_the_same_directions(dtype: torch.dtype, factor: float, weights_file: Path) -> None:
+    stored_as(weights_file, torch.float64)
+    expected = build(open_folder(weights_file.parent), "a/b", top_k=2)
+    tensors = load_file(weights_file)
+    scaled = {name: (t * factor if ".to_" in name else t).to(dtype) for name, t in tensors.items()}
+    save_file(scaled, weights_file)
+    found = build(open_folder(weights_file.parent), "a/b", top_k=2)
+    for direction in expected:
+        if direction.record.gap is not None and direction.record.gap > 1e-4:
+            assert found[direction.id].vector @ direction.vector >= 1 - 1e-6
+
+
+def test_weights_beyond_what_can_be_computed_are_refused(weights_file: Path) -> None:
+    tensors = {name: tensor.double() for name, tensor in load_file(weights_file).items()}
+    tensors["mid_block.attentions.0.to_v.weight"] *= 1e200
+    save_file(tensors, weights_file)
+    with pytest.raises(SourceError, match=r"mid_block\.attentions\.0 are too large: output-value overflows float64"):
+        build(open_folder(weights_file.parent), "a/b")
+
+
+def test_a_norm_that_tells_no_token_length_is_left_to_calibration(weights_file: Path) -> None:
+    tensors = load_file(weights_file)
+    tensors["mid_block.attentions.0.group_norm.weight"] *= 1e12
+    save_file(tensors, weights_file)
+    layers = build(open_folder(weights_file.parent), "a/b").layers
+    assert layers["mid_block.attentions.0"].lengths == {}
+    assert any(layer.lengths for layer in layers.values())

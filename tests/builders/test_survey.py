@@ -24,7 +24,10 @@ def check(name: str, kind: Any) -> None:
     result = survey.survey(name, kind)
     if result is None:
         pytest.skip(f"{name} is not instantiable from its defaults")
-    # What could not be followed is listed as undecided, never guessed at.
-    if result.note and "could not be followed" in result.note:
+    # What could not be followed is listed as undecided, never guessed at; which classes these are is known.
+    lost = bool(result.note and "could not be followed" in result.note)
+    assert lost == (name in survey.NOT_FOLLOWED), result.note
+    if lost:
+        assert set(result.kinds) <= {"undecided"}
         return
     assert (result.missed, result.extra) == ([], [])

@@ -19,10 +19,12 @@ OUT = f"{MID}/output-value:output/0"
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_checkpoint: Path) -> eb.Bank:
+def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
     from eigenbank.loaders.calibrate import calibrate
 
-    made = eb.build(str(tiny_checkpoint), recipes=["output-value", "output-value:output"], top_k=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
+        made = eb.build(str(tiny_checkpoint), recipes=["output-value", "output-value:output"], top_k=3)
     return calibrate(open_pipeline(tiny_checkpoint), made)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import pipes
 import pytest
+import textpipes
 import torch
 from torch import Tensor
 
@@ -24,7 +24,7 @@ def first_passes(pipe: Any, layer: str, n: int, **more: Any) -> list[tuple[bool,
 
     def called(_module: Any, args: Any, kwargs: Any) -> None:
         text, width = kwargs["encoder_hidden_states"], kwargs["encoder_hidden_states"].shape[-1]
-        prompt = pipes._embeds(n, 6, width, 1, text.dtype)
+        prompt = textpipes._embeds(n, 6, width, 1, text.dtype)
         conditional[:] = [bool((row == prompt).flatten(1).all(1).any()) for row in text]
 
     def out(_module: Any, _args: Any, output: Any) -> None:
@@ -36,18 +36,18 @@ def first_passes(pipe: Any, layer: str, n: int, **more: Any) -> list[tuple[bool,
         denoiser.get_submodule(layer).register_forward_hook(out),
     ]
     try:
-        pipes.draw(pipe, n, steps=1, **more)
+        textpipes.draw(pipe, n, steps=1, **more)
     finally:
         for hook in hooks:
             hook.remove()
     return seen
 
 
-@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+@pytest.mark.parametrize("make", [textpipes.stable_diffusion, textpipes.flux, textpipes.wan])
 @pytest.mark.parametrize("guidance", ["both", "conditional", "unconditional"])
 def test_an_edit_acts_on_the_half_it_is_asked_to(make: Any, guidance: Any) -> None:
     pipe = make()
-    direction = next(iter(pipes.bank_for(pipe)))
+    direction = next(iter(textpipes.bank_for(pipe)))
     scales = torch.tensor([0.5, -0.25])
     plain = first_passes(pipe, direction.layer, 2)
     assert [half for half, _ in plain].count(True) == [half for half, _ in plain].count(False) == 2
@@ -62,34 +62,34 @@ def test_an_edit_acts_on_the_half_it_is_asked_to(make: Any, guidance: Any) -> No
         torch.testing.assert_close(after, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+@pytest.mark.parametrize("make", [textpipes.stable_diffusion, textpipes.flux, textpipes.wan])
 def test_without_guidance_every_pass_is_conditional(make: Any) -> None:
     pipe = make()
-    direction = next(iter(pipes.bank_for(pipe)))
+    direction = next(iter(textpipes.bank_for(pipe)))
     with eb.steer(pipe, {direction: 1.0}):
-        both = pipes.draw(pipe, guided=False)
+        both = textpipes.draw(pipe, guided=False)
     with eb.steer(pipe, {direction: 1.0}, guidance="conditional"):
-        assert torch.equal(pipes.draw(pipe, guided=False), both)
+        assert torch.equal(textpipes.draw(pipe, guided=False), both)
 
 
 def test_a_run_without_guidance_has_no_unconditional_half() -> None:
-    pipe = pipes.stable_diffusion()
-    direction = next(iter(pipes.bank_for(pipe)))
+    pipe = textpipes.stable_diffusion()
+    direction = next(iter(textpipes.bank_for(pipe)))
     with (
         pytest.raises(SteerError, match="no unconditional pass"),
         eb.steer(pipe, {direction: 1.0}, guidance="unconditional"),
     ):
-        pipes.draw(pipe, guided=False)
+        textpipes.draw(pipe, guided=False)
 
 
 def test_a_pipeline_with_two_denoisers_is_edited_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = pipes.wan(two=True)
-    bank = pipes.bank_for(pipe)
+    pipe = textpipes.wan(two=True)
+    bank = textpipes.bank_for(pipe)
     direction = next(iter(bank))
     seen: list[str] = []
     for name in ("transformer", "transformer_2"):
         getattr(pipe, name).register_forward_hook(lambda *_, name=name: seen.append(name))
-    before = pipes.draw(pipe, steps=4)
+    before = textpipes.draw(pipe, steps=4)
     assert set(seen) == {"transformer", "transformer_2"}
     with eb.steer(pipe, {direction: 1.0}) as handle:
         assert handle.terms[0].matches == {"transformer": "exact", "transformer_2": "exact"}
@@ -100,32 +100,32 @@ def test_a_pipeline_with_two_denoisers_is_edited_in_both(monkeypatch: pytest.Mon
             monkeypatch.setattr(
                 hook, "image", lambda hidden, n=number, f=inner: (counts.__setitem__(n, counts[n] + 1), f(hidden))[1]
             )
-        edited = pipes.draw(pipe, steps=4)
+        edited = textpipes.draw(pipe, steps=4)
     assert all(counts)
     assert sum(counts) == len(seen) // 2
     assert not torch.equal(edited, before)
-    assert torch.equal(pipes.draw(pipe, steps=4), before)
+    assert torch.equal(textpipes.draw(pipe, steps=4), before)
 
 
 def test_a_second_denoiser_of_other_weights_is_left_alone() -> None:
-    pipe = pipes.wan(two=True)
+    pipe = textpipes.wan(two=True)
     torch.manual_seed(5)
     for parameter in pipe.transformer_2.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    direction = next(iter(pipes.bank_for(pipe)))
+    direction = next(iter(textpipes.bank_for(pipe)))
     with eb.steer(pipe, {direction: 1.0}) as handle:
         assert handle.terms[0].matches == {"transformer": "exact"}
         assert "_diffusers_hook" not in pipe.transformer_2.blocks[0].attn1.__dict__
 
 
-@pytest.mark.parametrize("make", [pipes.stable_diffusion, pipes.flux, pipes.wan])
+@pytest.mark.parametrize("make", [textpipes.stable_diffusion, textpipes.flux, textpipes.wan])
 def test_schedules_follow_the_run_of_every_scheduler(make: Any) -> None:
     pipe = make()
-    direction = next(iter(pipes.bank_for(pipe)))
+    direction = next(iter(textpipes.bank_for(pipe)))
     done: list[float] = []
     with eb.steer(pipe, {direction: lambda behind: done.append(behind) or 0.0}):
         done.clear()
-        pipes.draw(pipe, steps=4)
+        textpipes.draw(pipe, steps=4)
     assert list(dict.fromkeys(done))[-4:] == pytest.approx([0, 0.25, 0.5, 0.75])
 
 
@@ -146,3 +146,46 @@ def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the
         mask[1, 4:] = False
         with pytest.raises(MatchError, match="different lengths"):
             model(**call, encoder_attention_mask=mask)
+
+
+def test_a_length_that_no_run_can_measure_is_an_error() -> None:
+    pipe = textpipes.stable_diffusion()  # without a text encoder
+    bank = textpipes.bank_for(pipe)
+    bare = bank.manifest.model_copy(
+        update={"layers": tuple(layer.model_copy(update={"lengths": {}}) for layer in bank.manifest.layers)}
+    )
+    with pytest.raises(SteerError, match="cannot be run to measure it"):
+        eb.steer(pipe, {next(iter(bank.replaced(bare))): 1.0})
+    assert not [
+        name
+        for name, module in pipe.unet.named_modules()
+        if getattr(getattr(module, "_diffusers_hook", None), "hooks", None)
+    ]
+
+
+def test_pipelines_that_guide_in_three_ways_are_not_guessed_at() -> None:
+    pipe = textpipes.stable_diffusion()
+    pipe.__class__ = type("Three", (type(pipe),), {"image_guidance_scale": 1.5})
+    direction = next(iter(textpipes.bank_for(pipe)))
+    with (
+        pytest.raises(SteerError, match="does not say which"),
+        eb.steer(pipe, {direction: 1.0}, guidance="conditional"),
+    ):
+        textpipes.draw(pipe, 2)
+
+
+def test_a_cache_that_leaves_out_the_unconditional_half_refuses_what_needs_it() -> None:
+    from diffusers import FasterCacheConfig
+
+    pipe = textpipes.flux()
+    direction = next(iter(textpipes.bank_for(pipe)))
+    pipe.transformer.enable_cache(
+        FasterCacheConfig(attention_weight_callback=lambda _: 0.3, current_timestep_callback=lambda: 500)
+    )
+    for scale, guidance in ((1.0, "conditional"), ([1.0, 2.0], "both")):
+        handle = eb.steer(pipe, {direction: scale}, guidance=guidance)
+        with pytest.raises(SteerError, match="FasterCache works out"):
+            handle.attach()
+        assert not handle.attached
+    assert "_diffusers_hook" not in pipe.transformer.get_submodule(direction.layer).to_q.__dict__
+    eb.steer(pipe, {direction: 1.0}).attach().remove()

@@ -19,8 +19,10 @@ from eigenbank.schemas.errors import MatchError
 
 
 @pytest.fixture(scope="module")
-def bank(demo_checkpoint: Path) -> eb.Bank:
-    return eb.build(str(demo_checkpoint), recipes=["output-value", "qkv"], top_k=2)
+def bank(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
+        return eb.build(str(demo_checkpoint), recipes=["output-value", "qkv"], top_k=2)
 
 
 def perturb(module: nn.Module, size: float) -> None:

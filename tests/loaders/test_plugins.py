@@ -176,4 +176,4 @@ def test_the_command_shows_what_is_loaded_and_what_is_skipped_and_why(
     assert rows["eigenbank.families", "partial"]["reason"] == "it lacks name, describes, find"
     for group in ("eigenbank.loaders", "eigenbank.families"):
         assert (rows[group, "diffusers"]["package"], rows[group, "diffusers"]["status"]) == ("eigenbank", "loaded")
-    assert {plugin.name for plugin in load_plugins("eigenbank.loaders")} == {"diffusers", "broken"}
+    assert {plugin.name for plugin in load_plugins("loaders")} == {"diffusers", "broken"}

@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from eigenbank.builders.layers import choose_layers, find_layers
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
-from eigenbank.registry.recipes import gram, matrix_of
+from eigenbank.registry.recipes import form, gram_of, matrix_of
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SourceError
@@ -20,9 +20,14 @@ from eigenbank.schemas.recipe import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eigenbank.builders.decompose import Spectrum
     from eigenbank.builders.store import Source
 
 DEFAULT_RECIPES = ("output-value", "output-value:output")
+BATCH = 8
+"""Layers solved together on a GPU."""
+MAX_LENGTH = 1e9
+"""A token longer than this is no token: its length is left for a calibration to find."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many layers are done, and of how many."""
@@ -36,12 +41,14 @@ def build(
     recipes: Sequence[str] = DEFAULT_RECIPES,
     top_k: int = 16,
     device: str = "auto",
+    batch: int | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Bank:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 
     Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. `device` is `auto`
-    (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Raises SourceError or UnknownNameError.
+    (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Up to `batch` neighbouring layers of one width
+    are solved together, by default 8 on CUDA and each alone on the CPU. Raises SourceError or UnknownNameError.
     """
     chosen = list({recipe.slug: recipe for recipe in map(Recipe.parse, recipes)}.values())
     if not chosen or not layers or not 1 <= top_k <= MAX_RANKS:
@@ -54,9 +61,11 @@ def build(
         matrix_of(recipe)
     found = choose_layers(find_layers(source).layers, list(layers))
     where = pick_device(device)
+    most = batch or (BATCH if where == "cuda" else 1)
     vectors: dict[str, Tensor] = {}
     records: list[DirectionRecord] = []
     finished: list[Layer] = []
+    waiting: list[tuple[Layer, dict[str, Tensor]]] = []
     with ThreadPoolExecutor(1) as reader:
         # While a layer is solved the next one is read and hashed.
         coming = reader.submit(_fetch, source, found[0])
@@ -66,9 +75,21 @@ def build(
             if number + 1 < len(found):
                 coming = reader.submit(_fetch, source, found[number + 1])
             finished.append(measured)
-            bases, made = _directions(layer, weights, chosen, top_k, where)
-            vectors.update(bases)
-            records.extend(made)
+            if most == 1:
+                spectra: dict[str, Spectrum] = {}
+                for matrix, bases in _matrices(layer, weights, chosen, where):
+                    spectra |= _alone(matrix, bases, layer, top_k)
+                done = [(layer, spectra)]
+            else:
+                waiting.append((layer, dict(_grams(layer, weights, chosen, where))))
+                last = number + 1 == len(found) or found[number + 1].width != layer.width
+                done = _solved(waiting, top_k) if last or len(waiting) == most else []
+            del weights
+            if done:
+                waiting.clear()
+            for solved, each in done:
+                vectors.update({f"{solved.name}/{basis}": spectrum.vectors for basis, spectrum in each.items()})
+                records.extend(_records(solved, chosen, each))
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -118,20 +139,63 @@ def pick_device(device: str) -> str:
     return device
 
 
-def _directions(
-    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], top_k: int, device: str
-) -> "tuple[dict[str, Tensor], list[DirectionRecord]]":
-    """The vectors and records of one layer. Recipes that differ only in their window are decomposed once."""
-    from eigenbank.builders.decompose import decompose
+def _matrices(
+    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
+) -> "Iterator[tuple[Tensor, dict[str, Recipe]]]":
+    """Every matrix, float64, with the bases that are its: one or both of its sides. Empties `weights` at the first.
 
+    Recipes that differ only in their window share a basis.
+    """
     used = {role for recipe in recipes for role in matrix_of(recipe).needs}
     wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
-    spectra = {}
+    # What was read is not needed any more: few matrices lie beside the one that is solved.
+    weights.clear()
+    kinds: dict[tuple[str, int | None], dict[str, Recipe]] = {}
     for recipe in recipes:
-        if recipe.basis not in spectra:
-            matrix = gram(recipe, wide, layer)
-            spectra[recipe.basis] = decompose(matrix, min(top_k, matrix.shape[0]))
-    records = [
+        kinds.setdefault((recipe.matrix, recipe.head), {}).setdefault(recipe.basis, recipe)
+    for number, bases in enumerate(kinds.values()):
+        matrix = form(next(iter(bases.values())), wide, layer)
+        if number + 1 == len(kinds):
+            wide.clear()
+        # No entry of MᵀM or MMᵀ is larger than this.
+        if not bool(matrix.square().sum().isfinite()):
+            message = (
+                f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64. Nothing was built"
+            )
+            raise SourceError(message)
+        yield matrix, bases
+
+
+def _alone(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int) -> "dict[str, Spectrum]":
+    """The spectra of one matrix; of both its sides at once, where both are asked for and as wide as the layer."""
+    from eigenbank.builders.decompose import decompose, decompose_sides
+
+    if len(bases) > 1 and matrix.shape == (layer.width, layer.width):
+        one, other = decompose_sides(matrix, top_k)
+        return {basis: one if recipe.side == "input" else other for basis, recipe in bases.items()}
+    return {basis: decompose(gram_of(recipe, matrix, layer), top_k) for basis, recipe in bases.items()}
+
+
+def _grams(
+    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
+) -> "Iterator[tuple[str, Tensor]]":
+    """Every basis and its Gram matrix `(d, d)` float64."""
+    for matrix, bases in _matrices(layer, weights, recipes, device):
+        for basis, recipe in bases.items():
+            yield basis, gram_of(recipe, matrix, layer)
+
+
+def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "list[tuple[Layer, dict[str, Spectrum]]]":
+    """The spectra of layers of one width."""
+    from eigenbank.builders.decompose import decompose_all
+
+    matrices = [matrix for _, grams in waiting for matrix in grams.values()]
+    spectra = iter(decompose_all(matrices, top_k))
+    return [(layer, {basis: next(spectra) for basis in grams}) for layer, grams in waiting]
+
+
+def _records(layer: Layer, recipes: list[Recipe], spectra: "dict[str, Spectrum]") -> list[DirectionRecord]:
+    return [
         DirectionRecord(
             layer=layer.name,
             recipe=recipe,
@@ -141,11 +205,9 @@ def _directions(
             gap=None if gap == float("inf") else float(gap),
         )
         for recipe in recipes
-        for rank, (value, share, gap) in enumerate(
-            zip(spectra[recipe.basis].values, spectra[recipe.basis].shares, spectra[recipe.basis].gaps, strict=True)
-        )
+        for found in (spectra[recipe.basis],)
+        for rank, (value, share, gap) in enumerate(zip(found.values, found.shares, found.gaps, strict=True))
     ]
-    return {f"{layer.name}/{basis}": spectrum.vectors for basis, spectrum in spectra.items()}, records
 
 
 def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
@@ -156,8 +218,9 @@ def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
         square = weights["norm"].double().square().sum()
         if "norm-bias" in weights:
             square = square + weights["norm-bias"].double().square().sum()
-        if float(square) > 0:
-            lengths["projection-input"] = TokenLength(length=float(square.sqrt()), source="norm")
+        length = float(square.sqrt())
+        if 0 < length < MAX_LENGTH:
+            lengths["projection-input"] = TokenLength(length=length, source="norm")
     digests = {cast: weights_digest(weights, cast) for cast in CASTS}
     return layer.model_copy(update={"digests": digests, "lengths": lengths})
 

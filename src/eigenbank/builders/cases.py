@@ -1,11 +1,14 @@
 """Arguments that only one denoiser class takes, or takes in a shape of its own. See `inputs.py` for all others."""
 
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
 
 from eigenbank.builders.inputs import Maker, Scene
-from eigenbank.builders.trace import mark, shadow_of
+from eigenbank.builders.shadows import mark, shadow_of
 
 LONG = torch.int64
 
@@ -35,6 +38,56 @@ def _cosmos_layouts(scene: Scene) -> tuple[str, ...]:
     return ("bcfhw",)
 
 
+def _layered(scene: Scene, layers: int, width: int) -> Any:
+    text = scene.text(width=width)
+    return mark(text[:, :, None].expand(-1, -1, layers, -1), shadow_of(text)[:, :, None].expand(-1, -1, layers, -1))
+
+
+def _up_to(count: int, _scene: Scene) -> Any:
+    return torch.arange(count)
+
+
+def _bundles(scene: Scene, count: int) -> Any:
+    text = scene.text()
+    return mark(text[:, None].expand(-1, count, -1, -1), shadow_of(text)[:, None].expand(-1, count, -1, -1))
+
+
+def _padded(tokens: Any, before: int = 0, after: int = 0) -> Any:
+    """`(batch, n, width)` tokens in a longer sequence of none."""
+    pad = (0, 0, before, after)
+    return mark(F.pad(tokens, pad), F.pad(shadow_of(tokens), pad))
+
+
+def _cosmos_grid(scene: Scene) -> tuple[int, int, int]:
+    side = scene.sizes.side // scene.number("latent_patch_size", default=2)
+    return scene.sizes.frames, side, side
+
+
+def _cosmos_length(scene: Scene) -> int:
+    return scene.sizes.text + prod(_cosmos_grid(scene))
+
+
+def _joy_patches(scene: Scene) -> Any:
+    """`(batch, n, channels, 1, patch, patch)`, a token a patch."""
+    tokens = scene.image("bnc", scene.number("in_channels", default=16))
+    size = (*tokens.shape, *(scene.config.get("patch_size") or (1, 2, 2)))
+    return mark(torch.zeros(size), shadow_of(tokens)[..., None, None, None].expand(size))
+
+
+def _refiner_rope(scene: Scene) -> Any:
+    model: Any = scene.model
+    side = scene.sizes.side
+    return model.build_rotary_emb_for_absolute_positions(1, [0], side, side, torch.device("cpu"), 24.0)
+
+
+def _wan_cache(scene: Scene) -> Any:
+    from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
+
+    return WanAnimate2KVCache(scene.number("num_layers", default=40))
+
+
+_HISTORY = {"clean": 2, "history_2x": 2, "history_4x": 16}
+"""Frames of each kind of history, as the pipeline gives them."""
 _IDS: Maker = lambda s: torch.zeros((s.tokens + s.sizes.text, 3), dtype=LONG)  # noqa: E731
 
 CASES: dict[str, dict[str, Maker]] = {
@@ -77,8 +130,21 @@ CASES: dict[str, dict[str, Maker]] = {
         "control_hidden_states": lambda s: s.image("bcfhw", s.number("vace_in_channels", default=96)),
         "encoder_hidden_states_image": lambda s: None,
     },
-    "HunyuanVideoFramepackTransformer3DModel": {"indices_latents": lambda s: torch.arange(s.sizes.frames)[None]},
-    "Ideogram4Transformer2DModel": {"layouts": lambda s: ()},
+    "HunyuanVideoFramepackTransformer3DModel": {
+        "layouts": lambda s: ("bcfhw",),
+        "indices_latents": lambda s: torch.arange(s.sizes.frames),
+        "image_embeds": lambda s: s.text(5, s.number("image_proj_dim", default=1152)),
+        **{f"latents_{name}": partial(Scene.image, f=frames) for name, frames in _HISTORY.items()},
+        **{f"indices_latents_{name}": partial(_up_to, frames) for name, frames in _HISTORY.items()},
+    },
+    "Ideogram4Transformer2DModel": {
+        "layouts": lambda s: ("bnc",),
+        "hidden_states": lambda s: _padded(s.image(), before=s.sizes.text),
+        "encoder_hidden_states": lambda s: _padded(s.text(), after=s.tokens),
+        "position_ids": lambda s: _IDS(s)[None],
+        "segment_ids": lambda s: torch.zeros((1, s.tokens + s.sizes.text), dtype=LONG),
+        "indicator": lambda s: torch.tensor([[3] * s.sizes.text + [2] * s.tokens]),
+    },
     "LTX2VideoTransformer3DModel": {
         "layouts": lambda s: ("bnc",),
         "audio_hidden_states": lambda s: torch.zeros((1, 5, s.number("audio_in_channels", default=128))),
@@ -109,10 +175,88 @@ CASES: dict[str, dict[str, Maker]] = {
     },
     "Krea2Transformer2DModel": {
         "layouts": lambda s: ("bnc",),
-        "encoder_hidden_states": lambda s: _layered(s, s.number("num_text_layers", "text_num_layers", default=4)),
+        "encoder_hidden_states": lambda s: _layered(
+            s, s.number("num_text_layers", default=12), s.number("text_hidden_dim", default=2560)
+        ),
         "position_ids": _IDS,
     },
-    "Cosmos3OmniTransformer": {"layouts": lambda s: ()},
+    # Each place of an image in the text stands for four tokens.
+    "QwenImage21Transformer2DModel": {
+        "layouts": lambda s: ("bnc",),
+        "img_shapes": lambda s: [[(1, s.sizes.side, s.sizes.side)]],
+        "img_mask": lambda s: torch.arange(s.sizes.text + s.tokens // 4)[None] >= s.sizes.text,
+    },
+    "Cosmos3OmniTransformer": {
+        "layouts": lambda s: ("bcfhw",),
+        "input_ids": lambda s: mark(s.text_ids(s.sizes.text)[0], shadow_of(s.text_ids(s.sizes.text))[0]),
+        "text_indexes": lambda s: torch.arange(s.sizes.text),
+        "position_ids": lambda s: torch.arange(_cosmos_length(s)),
+        "und_len": lambda s: s.sizes.text,
+        "sequence_length": _cosmos_length,
+        "vision_tokens": lambda s: [s.image(channels=s.number("latent_channel", default=48))],
+        "vision_token_shapes": lambda s: [_cosmos_grid(s)],
+        **dict.fromkeys(
+            ("vision_sequence_indexes", "vision_mse_loss_indexes"),
+            lambda s: torch.arange(s.sizes.text, _cosmos_length(s)),
+        ),
+        "vision_timesteps": lambda s: torch.ones((_cosmos_length(s) - s.sizes.text,)),
+        "vision_noisy_frame_indexes": lambda s: [torch.arange(s.sizes.frames)],
+    },
+    "BriaFiboTransformer2DModel": {
+        "layouts": lambda s: ("bnc",),
+        "text_encoder_layers": lambda s: [
+            s.text(width=s.number("text_encoder_dim", default=2048))
+            for _ in range(s.number("num_layers", default=19) + s.number("num_single_layers", default=38))
+        ],
+    },
+    "BriaFibo2Transformer2DModel": {
+        "layouts": lambda s: ("bchw",),
+        "encoder_hidden_states": lambda s: _bundles(s, 1 + len(s.config.get("injection_layer_ids") or ())),
+    },
+    "MiniMaxH3Transformer3DModel": {
+        "layouts": lambda s: ("bnc",),
+        "hidden_states": lambda s: s.image(channels=4 * s.number("in_channels", default=24)),
+        "audio_hidden_states": lambda s: torch.zeros((1, 5, s.number("audio_in_channels", default=32))),
+        "timestep_indices": lambda s: torch.zeros((s.tokens + s.sizes.text + 5,), dtype=LONG),
+        "token_tags": lambda s: torch.zeros((s.tokens + s.sizes.text + 5,), dtype=LONG),
+        "position_ids": lambda s: torch.zeros((s.tokens + s.sizes.text + 5, 3)),
+        "text_indices": lambda s: torch.arange(s.sizes.text),
+        "video_indices": lambda s: torch.arange(s.sizes.text, s.sizes.text + s.tokens),
+        "audio_indices": lambda s: torch.arange(s.sizes.text + s.tokens, s.sizes.text + s.tokens + 5),
+    },
+    "JoyImageEditPlusTransformer3DModel": {
+        "layouts": lambda s: ("bnc",),
+        "hidden_states": _joy_patches,
+        "shape_list": lambda s: [[(1, s.sizes.side, s.sizes.side)]],
+        "encoder_hidden_states_mask": lambda s: None,
+    },
+    "StableAudio3DiTModel": {
+        "layouts": lambda s: ("bcn",),
+        "hidden_states": lambda s: s.image(channels=s.number("io_channels", default=256)),
+        "encoder_hidden_states": lambda s: s.text(width=s.number("cond_token_dim", default=768)),
+        "global_hidden_states": lambda s: s.vector(s.number("global_cond_dim", default=768)),
+    },
+    # The first pass, over the reference: the generation's runs compiled only, over the same projections.
+    "WanAnimate2Transformer3DModel": {
+        "layouts": lambda s: ("cfhw",),
+        "hidden_states": lambda s: [s.image(channels=16)],
+        "condition_latents": lambda s: [s.image(channels=s.number("in_dim", default=36) - 16)],
+        "encoder_hidden_states": lambda s: [mark(s.text()[0], shadow_of(s.text())[0])],
+        "encoder_hidden_states_image": lambda s: s.text(257, 1280),
+        "kv_cache": _wan_cache,
+        "kv_cache_mode": lambda s: "extract",
+        "seq_len": lambda s: s.sizes.frames * (s.sizes.side // 2) ** 2,
+        "offset_grid_sizes": lambda s: torch.tensor([[s.sizes.frames, s.sizes.side // 2, s.sizes.side // 2]]),
+    },
+    "AnyFlowFARTransformer3DModel": {
+        "layouts": lambda s: ("bfchw",),
+        "chunk_partition": lambda s: [1] * s.sizes.frames,
+        **dict.fromkeys(("timestep", "r_timestep"), lambda s: torch.ones((1, s.sizes.frames))),
+    },
+    "Kandinsky6SRTransformer3DModel": {
+        "layouts": lambda s: ("bfhwc",),
+        "hidden_states": lambda s: s.image(channels=s.number("in_visual_dim", default=64), h=16, w=16),
+    },
     "UVit2DModel": {"layouts": lambda s: ("bn",)},
     "PriorTransformer": {"layouts": lambda s: ("bc",)},
     "TransformerTemporalModel": {
@@ -134,15 +278,21 @@ CASES: dict[str, dict[str, Maker]] = {
     },
     # Its padding mask would be resized by torchvision, which need not be installed; the mask is one channel more, no token.
     "CosmosTransformer3DModel": {"layouts": _cosmos_layouts},
+    # What it is conditioned on is no token of its own, but more channels.
     "MiniMaxMusic3Transformer1DModel": {
-        "layouts": lambda s: ("bnc", "bcn"),
-        "encoder_hidden_states": lambda s: s.text(s.tokens),
+        "layouts": lambda s: ("bcn",),
+        "encoder_hidden_states": lambda s: torch.zeros((1, s.tokens, s.number("condition_dim", default=2048))),
     },
     "StableAudioDiTModel": {"layouts": lambda s: ("bcn",)},
+    "SanaWMTransformer3DModel": {
+        "layouts": lambda s: ("bcfhw",),
+        "timestep": lambda s: torch.ones((1, 1, s.sizes.frames)),
+    },
+    "SanaWMLTX2RefinerTransformer3DModel": {
+        "layouts": lambda s: ("bnc",),
+        "timestep": lambda s: torch.ones((1, s.tokens)),
+        "video_rotary_emb": _refiner_rope,
+    },
+    "StableCascadeUNet": {"clip_text_pooled": lambda s: s.text(1, 1280)},
 }
 """Class → argument → its maker. `layouts` lists the layouts of the image argument to try instead of all."""
-
-
-def _layered(scene: Scene, layers: int) -> Any:
-    text = scene.text()
-    return mark(text[:, :, None].expand(-1, -1, layers, -1), shadow_of(text)[:, :, None].expand(-1, -1, layers, -1))

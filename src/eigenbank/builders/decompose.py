@@ -1,16 +1,22 @@
 """The eigenvectors of a symmetric matrix, ordered, signed by rule, with how they stand in their spectrum."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-RESIDUAL = 1e-9
+RESIDUAL = 1e-8
 """Largest ‖Mv − λv‖ over the largest eigenvalue that an iterative solution may leave; else the direct one is taken."""
-ITERATIVE_WIDTH = 1024
-"""Below this width a direct solution is as fast."""
+ITERATIVE_WIDTH = 2048
+"""Below this width a direct solution is as fast (measured: benchmarks/building.py)."""
+ROUND_WIDTH = 128
+"""A direct solution costs as much as one round of the iteration for every so many of the width."""
+SMALLEST = 1e-8
+"""Over the largest eigenvalue: below this an eigenvector of one side does not give the other's to full precision."""
 _OVERSAMPLE = 24
-_ROUNDS = 40
+_PROBE = 4
 
 
 @dataclass(frozen=True)
@@ -28,22 +34,60 @@ class Spectrum:
 
 
 def decompose(gram: Tensor, k: int) -> Spectrum:
-    """Top `k` eigenpairs of `gram`, `(d, d)` float64 symmetric, descending. Runs where `gram` lies; the result is on the CPU.
+    """Top `k` eigenpairs (all, where there are fewer) of `gram`, `(d, d)` float64 symmetric, descending. Runs where `gram` lies; the result is on the CPU.
 
     A few of many are found by block iteration, believed only where their residual is as small as a direct solution's.
     The sign of an eigenvector is arbitrary and differs between devices: the entry of largest magnitude is made positive,
     the first of them where several are equal within rounding.
     """
-    width = gram.shape[0]
+    return _spectrum(gram, *_pairs(gram, k), k)
+
+
+def decompose_sides(matrix: Tensor, k: int) -> tuple[Spectrum, Spectrum]:
+    """`decompose` of MᵀM and of MMᵀ for a matrix M `(d, d)` float64, for little more than the price of one.
+
+    Where MᵀMv = λv, u = Mv/√λ has MMᵀu = λu. It is believed where λ is not too small for it and its residual is as small
+    as an iteration's; else MMᵀ is solved too.
+    """
+    gram = matrix.T @ matrix
+    values, rows = _pairs(gram, k)
+    one = _spectrum(gram, values, rows, k)
+    del gram
+    others, kept = rows[:k] @ matrix.T, values[:k, None]
+    if float(kept.min()) > SMALLEST * float(kept.max()):
+        others = others / others.norm(dim=1, keepdim=True)
+        residual = (others @ matrix @ matrix.T - kept * others).norm(dim=1).max()
+        if float(residual) <= RESIDUAL * float(kept.max()):
+            return one, Spectrum(one.values, signed(others.cpu()).float(), one.shares, one.gaps)
+    return one, decompose(matrix @ matrix.T, k)
+
+
+def _pairs(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending, and eigenvectors as rows, at least the first `k` and the next value."""
     found = None
-    if width >= ITERATIVE_WIDTH and k + 1 <= width // 16:
-        found = iterate(gram, k + 1)
-    if found is None:
-        values, vectors = torch.linalg.eigh(gram)
-        values, rows = values.flip(0)[: k + 1], vectors.T.flip(0)[:k]
-    else:
-        values, rows = found[0], found[1][:k]
-    values, rows = values.clamp_min(0).cpu(), rows.cpu()
+    if gram.shape[0] >= ITERATIVE_WIDTH and k + 1 <= gram.shape[0] // 16:
+        found = iterate(gram, k + 1, gram.shape[0] // ROUND_WIDTH)
+    if found is not None:
+        return found
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0), vectors[:, -k:].T.flip(0)
+
+
+def decompose_all(grams: Sequence[Tensor], k: int) -> list[Spectrum]:
+    """`decompose` of several matrices of one width, those that a direct solution is best for in one batched call."""
+    width = grams[0].shape[0]
+    if len(grams) == 1 or (width >= ITERATIVE_WIDTH and k + 1 <= width // 16):
+        return [decompose(gram, k) for gram in grams]
+    values, vectors = torch.linalg.eigh(torch.stack(list(grams)))
+    return [
+        _spectrum(gram, each.flip(0), basis[:, -k:].T.flip(0), k)
+        for gram, each, basis in zip(grams, values, vectors, strict=True)
+    ]
+
+
+def _spectrum(gram: Tensor, values: Tensor, rows: Tensor, k: int) -> Spectrum:
+    """The spectrum from eigenvalues, descending, and eigenvectors as rows, at least `k + 1` of each where there are."""
+    values, rows = values[: k + 1].clamp_min(0).cpu(), rows[:k].cpu()
     top = values[0].clamp_min(torch.finfo(torch.float64).tiny)
     # The distance to the neighbour above and below; the ends of the spectrum have one neighbour.
     steps = (values[:-1] - values[1:]) / top
@@ -53,8 +97,9 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
     return Spectrum(values[:k], signed(rows).float(), values[:k] / trace, gaps[:k])
 
 
-def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    """The top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration; None where it does not converge.
+def iterate(gram: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor] | None:
+    """The top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration; None where it does not converge
+    within `rounds`, or after a few of them is not about to.
 
     Every round multiplies a block of k + 24 vectors with the matrix, keeps the last few blocks, and solves within their
     span (Musco and Musco, 2015). The start is fixed, so that a rebuild gives the same bytes.
@@ -63,8 +108,8 @@ def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     block = k + _OVERSAMPLE
     start = torch.randn((width, block), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis = torch.linalg.qr(start.to(gram.device)).Q
-    # One product with the whole matrix costs d²; a direct solution some 4/3 d³ and worse in memory traffic.
-    for _ in range(_ROUNDS):
+    before = torch.inf
+    for number in range(rounds):
         blocks = [basis]
         for _ in range(3):
             following = gram @ blocks[-1]
@@ -79,10 +124,15 @@ def iterate(gram: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
         values, inner = torch.linalg.eigh((small + small.T) / 2)
         values, inner = values.flip(0)[:block], inner.flip(1)[:, :block]
         basis = torch.linalg.qr(span @ inner).Q
-        residual = (image @ inner[:, :k] - span @ inner[:, :k] * values[:k]).norm(dim=0)
-        if bool((residual <= RESIDUAL * values[0].clamp_min(torch.finfo(torch.float64).tiny)).all()):
+        residual = (image @ inner[:, :k] - span @ inner[:, :k] * values[:k]).norm(dim=0).max()
+        left = float(residual / values[0].clamp_min(torch.finfo(torch.float64).tiny)) / RESIDUAL
+        if left <= 1:
             vectors = span @ inner[:, :k]
             return values[:k], (vectors / vectors.norm(dim=0)).T.contiguous()
+        # The residual falls by about the same factor every round.
+        if number >= _PROBE and (left >= before or number + math.log(left) / math.log(before / left) > rounds):
+            return None
+        before = left
     return None
 
 

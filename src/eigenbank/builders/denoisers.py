@@ -9,6 +9,11 @@ from typing import Any
 from eigenbank.builders.families import Discovery
 from eigenbank.schemas.errors import SourceError
 
+MAX_CALLS = 200_000
+"""Most torch calls that constructing a denoiser may take; the largest of diffusers takes a twentieth."""
+MAX_EXTENT = 2**20
+"""Longest side a parameter of a denoiser may have."""
+
 
 class DiffusersFamily:
     """Denoiser classes that `diffusers` exports. `cases` as in `cases.py`, for classes with arguments of their own."""
@@ -35,11 +40,36 @@ def empty_model(config: Mapping[str, Any]) -> Any:
 
     kind = denoiser_class(str(config.get("_class_name")))
     try:
-        with torch.device("meta"):
-            return kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
+        with torch.device("meta"), _bounded():
+            model = kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
     except Exception as error:  # whatever a constructor makes of a hostile config is the config's fault
         message = f"diffusers cannot make a {kind.__name__} of this config.json ({error}): nothing was built"
         raise SourceError(message) from error
+    widest = max((max(parameter.shape, default=0) for parameter in model.parameters()), default=0)
+    if widest > MAX_EXTENT:
+        message = (
+            f"this config.json asks for a {kind.__name__} with a parameter {widest} long, and {MAX_EXTENT} is the most "
+            "a denoiser may have: nothing was built"
+        )
+        raise SourceError(message)
+    return model
+
+
+def _bounded() -> Any:
+    """A torch function mode that raises ValueError when a module tree grows past all reason, before memory is gone."""
+    from torch.overrides import TorchFunctionMode
+
+    class Bounded(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            if self.calls > MAX_CALLS:
+                message = f"it has more layers than any denoiser: {MAX_CALLS} tensors are made, and no end in sight"
+                raise ValueError(message)
+            return func(*args, **(kwargs or {}))
+
+    return Bounded()
 
 
 def denoiser_class(name: str) -> Any:

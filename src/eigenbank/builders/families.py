@@ -67,7 +67,7 @@ def load_families() -> tuple[list[tuple[str, Family]], dict[str, str]]:
 
     Raises PluginError when two packages give an adapter the same name.
     """
-    plugins = load_plugins(GROUP)
+    plugins = load_plugins("families")
     loaded = [(plugin.owner, plugin.object) for plugin in plugins if plugin.problem is None]
     return loaded, {
         plugin.name: f"{plugin.owner}: {plugin.problem}" for plugin in plugins if plugin.problem is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eigenbank.builders.sources import (
+    BinSource,
     check_config,
     choose_component,
     choose_weights,
@@ -44,7 +45,7 @@ def open_hub(repo: str, *, revision: str | None = None, variant: str | None = No
 
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo, revision, variant)
-    commit, names = _resolve(repo, revision)
+    commit, names = resolve(repo, revision)
     index = read_json(_small(repo, "model_index.json", commit)) if "model_index.json" in names else None
     where = f"{repo} at {commit[:12]}"
     component = choose_component(index, lambda name: f"{name}/config.json" in names, where)
@@ -58,17 +59,17 @@ def open_hub(repo: str, *, revision: str | None = None, variant: str | None = No
     check_config(config, where)
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
     weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
-    if file_names(weights)[0].endswith(".bin"):
-        message = f"{where} holds its weights as a pickle, of which no part can be read alone: download it, and give its folder"
-        raise SourceError(message)
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
-        files = dict(zip(file_names(weights), opened, strict=True))
     card = _small(repo, "README.md", commit) if "README.md" in names else None
     said: dict[str, Any] = {
         "config": config, "component": component, "revision": commit, "where": where,
         "licence": licence(card) if card else None,
     }  # fmt: skip
+    if file_names(weights)[0].endswith(".bin"):
+        # No part of a pickle can be read alone: it comes whole, through the client's cache.
+        return BinSource(paths=[_small(repo, prefix + name, commit) for name in file_names(weights)], **said)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
+        files = dict(zip(file_names(weights), opened, strict=True))
     return gather(files, weights, said)
 
 
@@ -217,7 +218,7 @@ def _wait(seconds: str | None) -> None:
         time.sleep(min(30, int(seconds)))
 
 
-def _resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
+def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     """The commit of a revision, and the names of its files."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -230,8 +231,7 @@ def _resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
             info = HfApi().model_info(repo, revision=revision)
             return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
         except GatedRepoError as error:
-            message = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
-            raise SourceError(message) from error
+            raise _gated(repo) from error
         except RevisionNotFoundError as error:
             message = f"{repo} has no revision {revision!r}: nothing was built"
             raise SourceError(message) from error
@@ -251,9 +251,16 @@ def _resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     raise SourceError(message) from problem
 
 
+def _gated(repo: str) -> SourceError:
+    return SourceError(
+        f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
+    )
+
+
 def _small(repo: str, name: str, commit: str) -> Path:
     """A small file of the repository, through the client's cache."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError
 
     problem: Exception | None = None
     for attempt in range(ATTEMPTS):
@@ -261,6 +268,8 @@ def _small(repo: str, name: str, commit: str) -> Path:
             time.sleep(min(4.0, 0.2 * 2**attempt))
         try:
             return Path(hf_hub_download(repo, name, revision=commit))
+        except GatedRepoError as error:
+            raise _gated(repo) from error
         except Exception as error:  # as above
             problem = error
     message = (
@@ -276,9 +285,19 @@ def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except Exception as error:
-        message = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
+        message = (
+            f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built. A build online reads "
+            f"parts and caches none: fetch it with `hf download {repo}`"
+        )
         raise SourceError(message) from error
-    source = open_folder(folder, variant=variant)
+    try:
+        source = open_folder(folder, variant=variant)
+    except SourceError as error:
+        message = (
+            f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed: nothing was "
+            f"built. A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
+        )
+        raise SourceError(message) from error
     source.revision = folder.name
     return source
 

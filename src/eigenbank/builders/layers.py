@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 
-from eigenbank.builders.families import Discovery, discover
+from eigenbank.builders.families import GROUP, Discovery, discover
 from eigenbank.builders.store import Source
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import SourceError, unknown
@@ -14,6 +14,9 @@ def find_layers(source: Source) -> Discovery:
     Raises SourceError when its class is unknown, has no self-attention, or the checkpoint does not fit it.
     """
     found = discover(source.config)
+    if not found.layers and found.note:
+        message = f"{found.note}: nothing was built. A family adapter can name its layers (entry points {GROUP})"
+        raise SourceError(message)
     if not found.layers:
         message = f"this {source.config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
         raise SourceError(message)

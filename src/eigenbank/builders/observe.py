@@ -1,6 +1,9 @@
 """From a trace to layers: which attentions look from image tokens at image tokens, and what they are made of."""
 
 import contextlib
+import logging
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +14,8 @@ from eigenbank.builders.families import Discovery
 from eigenbank.builders.hollow import hollow
 from eigenbank.builders.inputs import Maker, candidates
 from eigenbank.builders.places import Watch
-from eigenbank.builders.trace import IMAGE, TEXT, NormMark, Operand, Seen, Trace, Tracer, mark_norm
+from eigenbank.builders.shadows import IMAGE, TEXT, NormMark, mark_norm
+from eigenbank.builders.trace import Operand, Seen, Trace, Tracer
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
 
@@ -40,12 +44,25 @@ def observe(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Disco
     undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
     order = {name: number for number, (name, _) in enumerate(model.named_modules())}
     found = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
-    note = None
-    if undecided:
-        why = f"its forward could not be followed ({problem})" if problem else "its forward does not use them"
-        note = f"{type(model).__name__}: {len(undecided)} layers are undecided, {why}"
+    note = _note(type(model).__name__, found, undecided, problem)
     used = {part.tensor for layer in found for part in layer.tensors.values()}
     return Discovery(found, {name: shape for name, shape in shapes.items() if name in used}, note)
+
+
+def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | None) -> str | None:
+    """Why layers are undecided, or why there are none although nothing was seen."""
+    mixed = sum(layer.kind == "undecided" for layer in found) - len(undecided)
+    said = []
+    if problem:
+        count = f"{len(undecided)} layers are undecided" if undecided else "no layers were found"
+        said.append(f"{count}, its forward could not be followed ({problem})")
+    elif undecided:
+        said.append(f"{len(undecided)} layers are undecided, no image token was seen in them")
+    if mixed:
+        said.append(
+            f"{mixed} layers are undecided, their keys come from other features of the image than their queries"
+        )
+    return f"{kind}: {'; '.join(said)}" if said else None
 
 
 def run(
@@ -54,7 +71,7 @@ def run(
     """Run a hollow model on the first arguments it accepts. Returns the trace and None, or the furthest one and why."""
     best, problem = Trace(), "no arguments fit"
     watch = watch or Watch(model)
-    with _marking_norms(model), watch.watching(), torch.no_grad():
+    with _marking_norms(model), watch.watching(), _plain_flex(), _silent(), torch.no_grad():
         for arguments in candidates(model, dict(getattr(model, "config", {})), cases):
             tracer = Tracer(model)
             watch.clear()
@@ -86,13 +103,46 @@ def _marking_norms(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep diffusers and torch from advising on a forward that nobody runs, and warnings from being taken for failures."""
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _plain_flex() -> Iterator[None]:
+    """Let this thread's flex attention be plain attention: it would be compiled, and its mask does not matter here."""
+    from torch.nn.attention import flex_attention as module
+
+    real, thread = module.flex_attention, threading.get_ident()
+
+    def plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return real(query, key, value, *args, **kwargs)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    module.flex_attention = plain
+    try:
+        yield
+    finally:
+        module.flex_attention = real
+
+
 def _layer(model: nn.Module, trace: Trace, seen: Seen, shapes: Mapping[str, tuple[int, ...]]) -> Layer | None:
     """The layer behind an attention, None where it is not self-attention over image tokens."""
     operands = {role: seen.operands[role].get(IMAGE) for role in _ROLES}
     query, key, value = (operands[role] for role in _ROLES)
     if query is None or key is None or value is None:
         return None
-    same = query.source is key.source and key.source is value.source
+    same = _one_source(query.source, key.source) and _one_source(key.source, value.source)
     if not same and not _same_tokens(seen):
         return None
     kind: Kind = _kind(seen) if same else "undecided"
@@ -127,6 +177,13 @@ def _sited(layer: Layer, seen: Seen, watch: Watch) -> Layer:
     read = [seen.operands[role][IMAGE] for role in _ROLES]
     projections = [operand.weight.rpartition(".")[0] for operand in read]
     return layer.model_copy(update={"sites": watch.places(layer, [operand.source for operand in read], projections)})
+
+
+def _one_source(one: Any, other: Any) -> bool:
+    """Whether two inputs are the same features: one tensor, or made of what came out of one norm, unchanged."""
+    norm = getattr(one, "_eb_norm", None)
+    same: NormMark | None = norm if norm is getattr(other, "_eb_norm", None) else None
+    return one is other or (same is not None and not same.changed)
 
 
 def _kind(seen: Seen) -> Kind:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.builders.sources import check_config, choose_component, local_file, read_json
-from eigenbank.builders.store import SCALES, Piece, SafetensorsSource
+from eigenbank.builders.store import SCALES, Piece, SafetensorsSource, TensorFile
 from eigenbank.registry.tensorfile import TensorInfo
 from eigenbank.schemas.errors import SourceError
 
@@ -60,36 +60,74 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
         message = f"{path} is a pickle: nothing was built, and nothing of it was run. Save it as safetensors"
         raise SourceError(message)
     file = local_file(path)
-    found = _config(path, file.header, config)
-    check_config(found, str(path))
+    beside = path.parent / "config.json"
+    found = None if config is not None or not beside.is_file() else read_json(beside)
+    return source_of(file, str(path), config=found or _config(str(path), file.header, config))
+
+
+def source_of(file: TensorFile, where: str, *, config: dict[str, Any], revision: str | None = None) -> SingleFileSource:
+    """The denoiser of that config in a single file, which may lie anywhere. Raises SourceError."""
+    check_config(config, where)
     names = list(file.header)
-    markers = _converted(str(path), file.header, names, found)
     return SingleFileSource(
-        config=found,
-        where=str(path),
-        files={path.name: file},
-        home=dict.fromkeys(names, path.name),
-        markers=markers,
+        config=config,
+        revision=revision,
+        where=where,
+        files={where: file},
+        home=dict.fromkeys(names, where),
+        markers=_converted(where, file.header, names, config),
         names=names,
     )
 
 
-def _config(path: Path, header: Mapping[str, TensorInfo], given: str | None) -> dict[str, Any]:
+def open_hub_file(repo: str, name: str, *, revision: str | None = None, config: str | None = None) -> SingleFileSource:
+    """Open the denoiser in a single safetensors file of a repository, by ranges. As `open_file` otherwise.
+
+    Offline, the file must be in the client's cache, whole.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    from eigenbank.builders.hub import remote_file, resolve
+
+    where = f"{repo}/{name}"
+    if not name.endswith(".safetensors"):
+        message = (
+            f"{where} is no safetensors file, and no part of another can be read alone: download it, and give its path"
+        )
+        raise SourceError(message)
+    if constants.HF_HUB_OFFLINE:
+        try:
+            path = Path(hf_hub_download(repo, name, revision=revision, local_files_only=True))
+        except Exception as error:  # the client's errors are of no common class
+            message = f"{where} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
+            raise SourceError(message) from error
+        file, commit = local_file(path), path.parents[name.count("/")].name
+    else:
+        commit, names = resolve(repo, revision)
+        if name not in names:
+            near = [each for each in names if each.endswith(".safetensors")][:5]
+            message = (
+                f"{repo} holds no {name} at {commit[:12]}: nothing was built. It holds {', '.join(near) or 'none'}"
+            )
+            raise SourceError(message)
+        file = remote_file(repo, name, commit)
+    return source_of(file, where, config=_config(where, file.header, config), revision=commit)
+
+
+def _config(where: str, header: Mapping[str, TensorInfo], given: str | None) -> dict[str, Any]:
     """The denoiser's config: the given one, else the one of the repository that diffusers names for the layout."""
     import torch
     from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
 
     if given is not None:
         return _given_config(given)
-    if (path.parent / "config.json").is_file():
-        return read_json(path.parent / "config.json")
     empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
     try:
         kind = infer_diffusers_model_type(empty)
         repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
     except Exception as error:  # diffusers looks into whatever it is given
         message = (
-            f"diffusers does not recognise the layout of {path}: nothing was built. "
+            f"diffusers does not recognise the layout of {where}: nothing was built. "
             "Say what it is with --config FOLDER_OR_HUB_ID"
         )
         raise SourceError(message) from error
@@ -98,7 +136,7 @@ def _config(path: Path, header: Mapping[str, TensorInfo], given: str | None) -> 
         return _hub_config(name, [subfolder] if subfolder else ["transformer", "unet"])
     except SourceError as error:
         message = (
-            f"{path} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now: nothing was built. "
+            f"{where} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now: nothing was built. "
             "Give it with --config FOLDER_OR_HUB_ID"
         )
         raise SourceError(message) from error

@@ -16,18 +16,29 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-IMAGE, TEXT = 1, 2
-_STREAM, _FRAME, _PLACE, _ROW = 0, 2, 10, 22
-"""A shadow's bits: 2 of stream, 8 of frame, 12 of place, 20 of row + 1, the rest the weight's number + 1."""
-_ORIGIN = 42
-_POSITION = (1 << _ROW) - 1
-_ROWS = (1 << 20) - 1
-MAX_FRAMES, MAX_PLACES = 255, 4095
-
-
-def token_code(stream: int, frame: Tensor, place: Tensor) -> Tensor:
-    """The shadow of input tokens: `stream` is IMAGE or TEXT, `frame` and `place` int64 of the tokens' shape."""
-    return stream | frame.clamp_max(MAX_FRAMES) << _FRAME | (place + 1).clamp_max(MAX_PLACES) << _PLACE
+from eigenbank.builders.shadows import (
+    IMAGE,
+    ORIGIN,
+    POSITION,
+    ROW,
+    ROWS,
+    TEXT,
+    NormMark,
+    broadcasts,
+    listed,
+    made_by_weight,
+    mapped,
+    mark,
+    ordered,
+    positions,
+    resampled,
+    same_norm,
+    shadow_at,
+    spread_position,
+    tag,
+    tensors_in,
+    tokens_vary,
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +69,6 @@ class Seen:
         """The union of the streams among the queries or keys."""
         found = (self.queries if which == "query" else self.keys) & 3
         return (IMAGE if bool((found & IMAGE).any()) else 0) | (TEXT if bool((found & TEXT).any()) else 0)
-
-
-@dataclass
-class NormMark:
-    """A norm a tensor came out of: the module, and whether anything was multiplied or added since."""
-
-    module: str
-    changed: bool = False
 
 
 @dataclass
@@ -163,50 +166,52 @@ class Tracer(TorchFunctionMode):
     # Movement
 
     def _moved(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
-        operands = _tensors((args, kwargs))
-        marked = [tensor for tensor in operands if _shadow(tensor) is not None]
+        operands = tensors_in((args, kwargs))
+        marked = [tensor for tensor in operands if shadow_at(tensor) is not None]
         if not marked:
             return result
         if func.__name__ in ("cat", "concat", "concatenate", "stack", "hstack", "vstack"):
-            swap = lambda t: _shadow(t) if _shadow(t) is not None else torch.zeros(t.shape, dtype=torch.int64)  # noqa: E731
+            swap = lambda t: shadow_at(t) if shadow_at(t) is not None else torch.zeros(t.shape, dtype=torch.int64)  # noqa: E731
         else:
-            swap = lambda t: _shadow(t) if _shadow(t) is not None else t  # noqa: E731
+            swap = lambda t: shadow_at(t) if shadow_at(t) is not None else t  # noqa: E731
         try:
-            shadows = func(*_map(swap, args), **_map(swap, kwargs))
+            shadows = func(*mapped(swap, args), **mapped(swap, kwargs))
         except Exception:  # not made for whole numbers: positions alone are exact as float64
             try:
-                thin = lambda t: (_shadow(t) & _POSITION).double() if _shadow(t) is not None else t  # noqa: E731
-                shadows = _map(lambda t: t.long(), func(*_map(thin, args), **_map(thin, kwargs)))
+                thin = lambda t: (shadow_at(t) & POSITION).double() if shadow_at(t) is not None else t  # noqa: E731
+                shadows = mapped(lambda t: t.long(), func(*mapped(thin, args), **mapped(thin, kwargs)))
             except Exception:  # what cannot be followed is left unmarked, and shows as undecided
                 return result
-        norm = _same_norm(marked)
-        for made, shadow in zip(_listed(result), _listed(shadows), strict=False):
+        norm = same_norm(marked)
+        for made, shadow in zip(listed(result), listed(shadows), strict=False):
             mark(made, shadow)
-            _tag(made, "norm", norm)
+            tag(made, "norm", norm)
             if len(marked) == 1:
-                _tag(made, "scores", getattr(marked[0], "_eb_scores", None))
+                tag(made, "scores", getattr(marked[0], "_eb_scores", None))
         return result
 
     def _written(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         target = args[0]
         value = (
-            args[-1] if name == "__setitem__" else next((t for t in _tensors(args[1:]) if _shadow(t) is not None), None)
+            args[-1]
+            if name == "__setitem__"
+            else next((t for t in tensors_in(args[1:]) if shadow_at(t) is not None), None)
         )
-        base = _shadow(target)
+        base = shadow_at(target)
         if name == "pad":
             if base is not None:
-                with _quiet():
+                with torch.no_grad():
                     constant = (args[2] if len(args) > 2 else kwargs.get("mode", "constant")) == "constant"
                     widths = args[1] if len(args) > 1 else kwargs["pad"]
-                    mark(result, F.pad(base, widths) if constant else _resampled(base, result.shape))
+                    mark(result, F.pad(base, widths) if constant else resampled(base, result.shape))
             return result
-        given = _shadow(value) if isinstance(value, Tensor) else None
+        given = shadow_at(value) if isinstance(value, Tensor) else None
         if given is None:
             if isinstance(result, Tensor) and base is not None:
                 mark(result, base)
             return result
         base = torch.zeros(target.shape, dtype=torch.int64) if base is None else base.clone()
-        with _quiet():
+        with torch.no_grad():
             try:
                 if name == "__setitem__":
                     base[args[1]] = given
@@ -215,7 +220,7 @@ class Tracer(TorchFunctionMode):
                     mark(target, given.expand(target.shape))
                 else:
                     swapped = func(
-                        base, *_map(lambda t: _shadow(t) if _shadow(t) is not None else t, args[1:]), **kwargs
+                        base, *mapped(lambda t: shadow_at(t) if shadow_at(t) is not None else t, args[1:]), **kwargs
                     )
                     mark(result, swapped)
             except Exception:  # as above
@@ -223,41 +228,41 @@ class Tracer(TorchFunctionMode):
         return result
 
     def _kept(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
-        operands = [tensor for tensor in _tensors((args, kwargs)) if _shadow(tensor) is not None]
+        operands = [tensor for tensor in tensors_in((args, kwargs)) if shadow_at(tensor) is not None]
         if not operands:
             return
         if name == "embedding":
-            mark(result, _shadow(operands[0])[..., None].expand(result.shape))
+            mark(result, shadow_at(operands[0])[..., None].expand(result.shape))
             return
         if name == "view_as_complex":
-            mark(result, _shadow(operands[0])[..., 0])
+            mark(result, shadow_at(operands[0])[..., 0])
             return
         if name == "view_as_real":
-            mark(result, _shadow(operands[0])[..., None].expand(result.shape))
+            mark(result, shadow_at(operands[0])[..., None].expand(result.shape))
             return
         whole = [t for t in operands if t.shape == result.shape] or [
-            t for t in operands if _broadcasts(t.shape, result.shape)
+            t for t in operands if broadcasts(t.shape, result.shape)
         ]
         if not whole:
             if result.ndim == operands[0].ndim:
-                mark(result, _resampled(_shadow(operands[0]), result.shape))
+                mark(result, resampled(shadow_at(operands[0]), result.shape))
             elif result.ndim == operands[0].ndim - 1 and operands[0].shape[:-1] == result.shape:
-                mark(result, _shadow(operands[0]).amax(-1))
+                mark(result, shadow_at(operands[0]).amax(-1))
             return
-        shadow = _shadow(whole[0]).expand(result.shape)
+        shadow = shadow_at(whole[0]).expand(result.shape)
         for other in whole[1:]:
-            following = _shadow(other).expand(result.shape)
+            following = shadow_at(other).expand(result.shape)
             # A modulation has a weight's rows but no token: the token's own entry goes before it.
             shadow = torch.where(((shadow & 3) != 0) | ((shadow != 0) & ((following & 3) == 0)), shadow, following)
         mark(result, shadow)
         scores = next((s for t in operands if (s := getattr(t, "_eb_scores", None)) is not None), None)
         if scores is not None and tuple(result.shape[-2:]) == scores.shape:
-            _tag(result, "scores", scores)
+            tag(result, "scores", scores)
         norm = next((n for t in whole if (n := getattr(t, "_eb_norm", None)) is not None), None)
         if norm is not None and name in _PLAIN:
-            _tag(result, "norm", norm)
+            tag(result, "norm", norm)
         elif norm is not None and name in _MODULATES:
-            _tag(result, "norm", NormMark(norm.module, True))
+            tag(result, "norm", NormMark(norm.module, True))
 
     # Weights
 
@@ -283,10 +288,10 @@ class Tracer(TorchFunctionMode):
 
     def _made(self, x: Tensor, weight: Tensor, out: Tensor, axis: int) -> Tensor:
         name = self.weights.get(id(weight))
-        shadow = _shadow(x)
+        shadow = shadow_at(x)
         if name is None:
             if shadow is not None:
-                mark(out, _broadcast_position(shadow, out, axis))
+                mark(out, spread_position(shadow, out, axis))
             return out
         self.sources[name] = x
         self.trace.norms.setdefault(name, getattr(x, "_eb_norm", None))
@@ -296,14 +301,14 @@ class Tracer(TorchFunctionMode):
         rows = torch.arange(1, out.shape[axis] + 1).reshape(
             [-1 if d == axis % out.ndim else 1 for d in range(out.ndim)]
         )
-        mark(out, _broadcast_position(shadow, out, axis) | (rows << _ROW) | (self.numbers[name] + 1) << _ORIGIN)
+        mark(out, spread_position(shadow, out, axis) | (rows << ROW) | (self.numbers[name] + 1) << ORIGIN)
         return out
 
     def _reads_attention(self, shadow: Tensor, name: str, axis: int) -> None:
         """Note which columns of the weight read what an attention made of image tokens, if it is the first to."""
-        if not shadow.numel() or int(shadow.amax() >> _ORIGIN) <= len(self.by_number):
+        if not shadow.numel() or int(shadow.amax() >> ORIGIN) <= len(self.by_number):
             return
-        origins = torch.where((shadow & 3) == IMAGE, (shadow >> _ORIGIN) - 1, -1)
+        origins = torch.where((shadow & 3) == IMAGE, (shadow >> ORIGIN) - 1, -1)
         columns = origins.movedim(axis, -1).flatten(0, -2).amax(0)
         for number in columns[columns >= len(self.by_number)].unique().tolist():
             at = (columns == number).nonzero().flatten()
@@ -314,13 +319,13 @@ class Tracer(TorchFunctionMode):
     def sdpa(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         q, k, v = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("query", "key", "value")))
         out = torch.zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
-        if all(_shadow(t) is not None for t in (q, k, v)):
-            mark(out, self._attention(*(_shadow(t) for t in (q, k, v))))
+        if all(shadow_at(t) is not None for t in (q, k, v)):
+            mark(out, self._attention(*(shadow_at(t) for t in (q, k, v))))
         return out
 
     def product(self, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
-        operands = _tensors(args)
+        operands = tensors_in(args)
         if func.__name__ == "einsum" and len(operands) == 1:
             return self._moved(func, args, kwargs, result)
         if func.__name__ == "baddbmm":
@@ -333,43 +338,45 @@ class Tracer(TorchFunctionMode):
         scores = getattr(left, "_eb_scores", None)
         if func.__name__ == "einsum":
             return self._einsum(args, left, right, result)
-        if scores is not None and _shadow(right) is not None:
-            mark(result, scores.close(self, _shadow(right)))
+        if scores is not None and shadow_at(right) is not None:
+            mark(result, scores.close(self, shadow_at(right)))
         elif (
-            _shadow(left) is not None and _shadow(right) is not None and _made_by_weight(_shadow(left), _shadow(right))
+            shadow_at(left) is not None
+            and shadow_at(right) is not None
+            and made_by_weight(shadow_at(left), shadow_at(right))
         ):
-            if _tokens_vary(_shadow(left), -1):
+            if tokens_vary(shadow_at(left), -1):
                 # Tokens are summed over: linear attention, (v, k) first, q later.
-                made = Scores(None, _shadow(right), _shadow(left).transpose(-1, -2), tuple(result.shape[-2:]))
-                _tag(result, "scores", made)
+                made = Scores(None, shadow_at(right), shadow_at(left).transpose(-1, -2), tuple(result.shape[-2:]))
+                tag(result, "scores", made)
                 mark(result, torch.zeros(result.shape, dtype=torch.int64))
             else:
-                made = Scores(_shadow(left), _shadow(right).transpose(-1, -2), None, tuple(result.shape[-2:]))
-                _tag(result, "scores", made)
-                mark(result, (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape))
-        elif _shadow(left) is not None and result.ndim == left.ndim:
-            mark(result, (_shadow(left).amax(-1, keepdim=True) & _POSITION).expand(result.shape))
+                made = Scores(shadow_at(left), shadow_at(right).transpose(-1, -2), None, tuple(result.shape[-2:]))
+                tag(result, "scores", made)
+                mark(result, (shadow_at(left).amax(-1, keepdim=True) & POSITION).expand(result.shape))
+        elif shadow_at(left) is not None and result.ndim == left.ndim:
+            mark(result, (shadow_at(left).amax(-1, keepdim=True) & POSITION).expand(result.shape))
         return result
 
     def _einsum(self, args: Any, left: Tensor, right: Tensor, result: Any) -> Any:
-        one, two = _shadow(left), _shadow(right)
+        one, two = shadow_at(left), shadow_at(right)
         if one is None or two is None or not isinstance(args[0], str):
             return result
         terms = args[0].replace(" ", "").split("->")
         first, second = terms[0].split(",")
         summed = (set(first) & set(second)) - set(terms[-1])
         scores = getattr(left, "_eb_scores", None)
-        if len(summed) == 1 and len(first) == left.ndim == 4 and scores is not None:
-            made = scores.close(self, _ordered(two, second, first[:-2] + first[-1] + (set(second) - set(first)).pop()))
-            mark(result, _ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
-        elif len(summed) == 1 and len(first) == left.ndim == 4 and _made_by_weight(one, two):
+        if len(summed) == 1 and len(first) == left.ndim in (3, 4) and scores is not None:
+            made = scores.close(self, ordered(two, second, first[:-2] + first[-1] + (set(second) - set(first)).pop()))
+            mark(result, ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
+        elif len(summed) == 1 and len(first) == left.ndim in (3, 4) and made_by_weight(one, two):
             axis = summed.pop()
             batch = [a for a in first if a in second and a != axis]
             rows, columns = (next(a for a in term if a not in batch and a != axis) for term in (first, second))
             if "".join([*batch, rows, columns]) == terms[1]:
                 lead = "".join(batch)
-                q, k = _ordered(one, first, lead + rows + axis), _ordered(two, second, lead + columns + axis)
-                _tag(result, "scores", Scores(q, k, None, tuple(result.shape[-2:])))
+                q, k = ordered(one, first, lead + rows + axis), ordered(two, second, lead + columns + axis)
+                tag(result, "scores", Scores(q, k, None, tuple(result.shape[-2:])))
                 mark(result, torch.zeros(result.shape, dtype=torch.int64))
         return result
 
@@ -393,40 +400,49 @@ class Tracer(TorchFunctionMode):
     def norm(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         x = args[0]
         result = torch.zeros(x.shape, dtype=x.dtype)
-        if _shadow(x) is not None:
-            mark(result, _shadow(x))
+        if shadow_at(x) is not None:
+            mark(result, shadow_at(x))
         return result
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Note an attention of shadows `(batch, heads, tokens, channels)`; returns the output's shadow."""
+        """Note an attention of shadows `(batch, [heads,] tokens, channels)`; returns the output's shadow, laid out alike."""
         number = self.attentions
         self.attentions += 1
-        q, k, v = (each[:, None] if each.ndim == 3 else each for each in (q, k, v))
-        queries, keys = (_positions(each) for each in (q, k))
+        axis = None
+        if q.ndim == 3:
+            # Heads may be folded into the batch: then it holds the same tokens over and over, made by other rows.
+            again = q.shape[0] > 1 and bool(((q[0] ^ q) & POSITION == 0).all()) and bool((q[0] != q[-1]).all())
+            axis = 0 if again else 1
+            q, k, v = (each.unsqueeze(axis) for each in (q, k, v))
+        queries, keys = (positions(each) for each in (q, k))
         operands = {
             role: {stream: found for stream in (IMAGE, TEXT) if (found := self._operand(each, stream)) is not None}
             for role, each in (("query", q), ("key", k), ("value", v))
         }
         self.trace.seen.append(Seen(number, queries, keys, operands))
+        if not bool((queries & 3).any()) and bool(((keys & 3) == TEXT).any()) and not bool((keys & IMAGE).any()):
+            # What learned queries gather from text is text; a pool of image tokens has no place in the image.
+            queries = torch.full_like(queries, TEXT)
         heads, channels = q.shape[1], v.shape[-1]
         place = queries[:, None, :, None].expand(q.shape[0], heads, q.shape[2], channels)
         rows = torch.arange(1, heads * channels + 1).reshape(1, heads, 1, channels)
-        return place | (rows << _ROW) | ((number + 1) << _ORIGIN)
+        made = place | (rows << ROW) | ((number + 1) << ORIGIN)
+        return made if axis is None else made.squeeze(axis)
 
     def _operand(self, shadow: Tensor, stream: int) -> Operand | None:
-        tokens = ((_positions(shadow) & 3) == stream).nonzero()
+        tokens = ((positions(shadow) & 3) == stream).nonzero()
         if not len(tokens):
             return None
         batch, token = tokens[0].tolist()
         codes = shadow[batch, :, token, :]
-        origins = (codes >> _ORIGIN) - 1
+        origins = (codes >> ORIGIN) - 1
         known = origins[origins >= 0]
         if not len(known):
             return None
         weight = int(known.mode().values)
         if weight >= len(self.by_number):
             return None
-        rows = torch.where(origins == weight, ((codes >> _ROW) & _ROWS) - 1, -1)
+        rows = torch.where(origins == weight, ((codes >> ROW) & ROWS) - 1, -1)
         name = self.by_number[weight]
         return Operand(name, rows, self.sources.get(name))
 
@@ -445,8 +461,7 @@ class Scores:
         if self.q is not None:
             return tracer._attention(self.q, self.k, last)
         assert self.v is not None
-        made = tracer._attention(last.transpose(-1, -2), self.k, self.v)
-        return made.transpose(-1, -2) if last.ndim == made.ndim else made[:, 0].transpose(-1, -2)
+        return tracer._attention(last.transpose(-1, -2), self.k, self.v).transpose(-1, -2)
 
 
 _HANDLERS: dict[str, Callable[[Tracer, Any, Any, Any], Any]] = {
@@ -457,108 +472,3 @@ _HANDLERS: dict[str, Callable[[Tracer, Any, Any, Any], Any]] = {
     **dict.fromkeys(("layer_norm", "group_norm", "rms_norm", "batch_norm"), Tracer.norm),
     **dict.fromkeys(_PRODUCTS, Tracer.product),
 }  # fmt: skip
-
-
-def _shadow(tensor: Any) -> Any:
-    """A tensor's shadow, None where it has none."""
-    return getattr(tensor, "_eb_shadow", None)
-
-
-def _tag(tensor: Tensor, what: str, value: Any) -> None:
-    setattr(tensor, f"_eb_{what}", value)
-
-
-def mark(tensor: Tensor, shadow: Tensor) -> Tensor:
-    """The tensor, with the shadow of the tokens it holds."""
-    _tag(tensor, "shadow", shadow)
-    return tensor
-
-
-def shadow_of(tensor: Tensor) -> Tensor:
-    """The shadow of a tensor that was marked."""
-    shadow: Tensor = _shadow(tensor)
-    return shadow
-
-
-def mark_norm(value: Any, module: str) -> None:
-    """Say that the tensors in a norm module's output came out of it."""
-    for tensor in _tensors(value):
-        if _shadow(tensor) is not None:
-            inner = getattr(tensor, "_eb_norm", None)
-            # A norm inside it, and what was done to its output since, are this module's own doing.
-            own = inner is not None and inner.changed and inner.module.startswith(f"{module}.")
-            _tag(tensor, "norm", NormMark(module, own))
-
-
-def _quiet() -> Any:
-    return torch.no_grad()
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for each in value for tensor in _tensors(each)]
-    if isinstance(value, dict):
-        return [tensor for each in value.values() for tensor in _tensors(each)]
-    return []
-
-
-def _map(change: Callable[[Tensor], Any], value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(change, each) for each in value)
-    if isinstance(value, dict):
-        return {key: _map(change, each) for key, each in value.items()}
-    return value
-
-
-def _listed(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else list(value)
-
-
-def _same_norm(tensors: list[Tensor]) -> NormMark | None:
-    marks = {id(mark): mark for tensor in tensors if (mark := getattr(tensor, "_eb_norm", None)) is not None}
-    return next(iter(marks.values()), None)
-
-
-def _broadcasts(shape: Any, into: Any) -> bool:
-    shape, into = tuple(shape), tuple(into)
-    return len(shape) <= len(into) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(into), strict=False))
-
-
-def _resampled(shadow: Tensor, shape: Any) -> Tensor:
-    """The shadow at another size: the nearest entry along every axis."""
-    for axis, (old, new) in enumerate(zip(shadow.shape, shape, strict=True)):
-        if old != new:
-            if old == 0:
-                return torch.zeros(tuple(shape), dtype=torch.int64)
-            shadow = shadow.index_select(axis, (torch.arange(new) * old) // max(1, new))
-    return shadow
-
-
-def _broadcast_position(shadow: Tensor, out: Tensor, axis: int) -> Tensor:
-    """The positions of a weight's input, spread over the channels of its output."""
-    thin = (shadow & _POSITION).amax(axis, keepdim=True)
-    shape = list(out.shape)
-    shape[axis] = 1
-    return _resampled(thin, shape).expand(out.shape)
-
-
-def _positions(shadow: Tensor) -> Tensor:
-    """`(batch, heads, tokens, channels)` → `(batch, tokens)`: which token each one is."""
-    return (shadow & _POSITION).amax((1, 3))
-
-
-def _made_by_weight(*shadows: Tensor) -> bool:
-    return all(shadow.ndim >= 3 and bool(((shadow >> _ORIGIN) > 0).any()) for shadow in shadows)
-
-
-def _tokens_vary(shadow: Tensor, axis: int) -> bool:
-    places = (shadow & _POSITION).movedim(axis, -1).flatten(0, -2)
-    return places.shape[-1] > 1 and bool((places[:, :1] != places).any())
-
-
-def _ordered(tensor: Tensor, have: str, want: str) -> Tensor:
-    return tensor.permute([have.index(axis) for axis in want])

@@ -47,8 +47,8 @@ def build(
 ) -> None:
     """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
 
-    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, of which only the
-    attention tensors are read. Without --recipe, output-value is built on both sides.
+    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
+    (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
     \b
     Example:
@@ -62,9 +62,15 @@ def build(
             check_model_id(model_id)
         except SourceError as error:
             raise click.BadParameter(str(error), param_hint="--model-id") from None
-    started = time.perf_counter()
     found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
-    with progress_bar() as progress:
+    begun: list[float] = []
+    with progress_bar() as show:
+
+        def progress(what: str, done: int, total: int) -> None:
+            # The first call comes when torch is imported and the layers are found: what follows is the build.
+            begun.append(time.perf_counter())
+            show(what, done, total)
+
         bank = build_bank(
             source,
             layers=list(layers),
@@ -74,7 +80,7 @@ def build(
             model_id=model_id or found_id,
             progress=progress,
         )
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - begun[0]
     bank = keep(bank, checkpoint=checkpoint, out=out)
     say(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
     without = sum("output" not in layer.tensors for layer in bank.layers.values())

@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options, names_given
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options
+from eigenbank.cli.output import output_options, say
 from eigenbank.cli.rows import direction_row, facts, put_out, put_out_page
 
 if TYPE_CHECKING:
@@ -92,9 +92,16 @@ def _one(catalog: "Catalog", name: str) -> "DirectionRow":
     return found
 
 
+def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if len(value) > 4_000:  # longer than any path may be
+        message = f"expected a model id or a folder, found {len(value):,} letters"
+        raise click.BadParameter(message)
+    return value
+
+
 @directions.command(short_help="Compare the directions of two sets, layer by layer.")
-@click.argument("one", shell_complete=complete.models)
-@click.argument("other", shell_complete=complete.models)
+@click.argument("one", shell_complete=complete.models, callback=_short)
+@click.argument("other", shell_complete=complete.models, callback=_short)
 @click.option("--layer", default="*", metavar="GLOB", help="Layers to compare.")
 @click.option("--recipe", default="*", metavar="GLOB", help="Recipes to compare.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print.")
@@ -104,15 +111,23 @@ def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str,
     """Compare two sets: for every direction of ONE the nearest of OTHER at the same layer and recipe, and their cosine.
 
     ONE and OTHER are model ids, or folders of direction sets. The directions that moved most come first: what a
-    fine-tune changed. A cosine near 1 or −1 is the same axis.
+    fine-tune changed. A cosine near 1 or −1 is the same axis. What only one of the sets has is named on stderr.
 
     \b
     Example:
       eigenbank directions compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
     """
     from eigenbank.loaders.load import load
-    from eigenbank.registry.compare import compare_banks
+    from eigenbank.registry.compare import compare_banks, not_shared
 
-    rows = compare_banks(load(one), load(other), layer=layer, recipe=recipe)
+    banks = load(one), load(other)
+    rows = compare_banks(*banks, layer=layer, recipe=recipe)
     columns = ["id", "nearest", "cosine", "same_rank_cosine"]
     put_out("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
+    for name, (here, there) in ((one, banks), (other, banks[::-1])):
+        alone = not_shared(here, there, layer=layer, recipe=recipe)
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            say(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
+    if len(rows) > limit:
+        say(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")

@@ -16,7 +16,7 @@ COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
 def layers(model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool) -> None:
     """List a checkpoint's self-attention layers, without reading its weights.
 
-    MODEL is a folder, a single .safetensors file, a model id of the catalog or of the Hub. `undecided` layers are built
+    MODEL is a folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there. `undecided` layers are built
     only when named; where `out` is no, the layer has no out projection and value stands in for output-value.
 
     \b

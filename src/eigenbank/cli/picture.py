@@ -54,13 +54,22 @@ def steer(
 ) -> None:
     """Draw images with directions added, below the same images without them.
 
-    MODEL is a model id of the catalog; names are its labels or direction ids.
+    MODEL is a model id of the catalog; names are its labels or direction ids. The name - stands for ids read from
+    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of.
 
     \b
     Example:
       eigenbank steer eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --out steered.png
+      eigenbank search 'skin tone' -q --limit 1 | eigenbank steer - --set -=1.5 --out steered.png
     """
     wanted = parse_sets(edits)
+    if "-" in wanted:
+        scale = wanted.pop("-")
+        model, names = _wanted("-", (), None if model == "-" else model)
+        wanted = {**dict.fromkeys(names, scale), **wanted}
+    elif model == "-":
+        message = "- as MODEL is the model of ids on stdin: give their scale, as in --set -=1.5"
+        raise click.UsageError(message)
     check_out(out)
     bank, pipe = open_model(model, checkpoint)
     from eigenbank.loaders.pipelines import sample
@@ -135,7 +144,7 @@ def sweep(
 
 
 def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:
-    """The model and the directions a call of sweep means. Raises UsageError where the ids are of several models, or none."""
+    """The model and the directions a call means. Raises UsageError where the ids are of several models, or none."""
     if first == "-":
         names = [line.strip() for line in sys.stdin if line.strip()]
         if not names:
@@ -149,7 +158,7 @@ def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple
     models = {name.partition("#")[0] for name in names if "#" in name} | ({model} if model else set())
     if len(models) != 1:
         found = f"ids of {len(models)} models ({', '.join(sorted(models))})" if models else "ids without a model"
-        message = f"{found}: a sheet is drawn from one. Narrow the search with --model, or name it here with --model"
+        message = f"{found}: pictures are drawn from one. Narrow the search with --model, or name the model here"
         raise click.UsageError(message)
     return models.pop(), names
 

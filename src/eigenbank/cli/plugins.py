@@ -19,11 +19,11 @@ def plugins(fmt: str, quiet: bool) -> None:
     Example:
       eigenbank plugins --format json
     """
-    from eigenbank.registry.plugins import GROUPS, load_plugins
+    from eigenbank.registry.plugins import KINDS, load_plugins
 
     rows = [
         {
-            "group": group,
+            "group": found.group,
             "name": found.name,
             "package": found.owner,
             "object": found.value,
@@ -31,7 +31,7 @@ def plugins(fmt: str, quiet: bool) -> None:
             "status": found.status,
             "reason": found.problem,
         }
-        for group, (what, _) in GROUPS.items()
-        for found in load_plugins(group)
+        for kind, (what, _) in KINDS.items()
+        for found in load_plugins(kind)
     ]
     emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="name")

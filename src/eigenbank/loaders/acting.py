@@ -18,7 +18,6 @@ from eigenbank.schemas.recipe import Site, Window
 
 CACHES = {
     "faster_cache_denoiser": "FasterCache works out the unconditional half without a pass of the denoiser",
-    "text_kv_cache_transformer": "TextKVCache hands the denoiser other arguments than the pipeline's",
 }
 """Hooks of diffusers on a denoiser that change its batch behind an edit's back, and how."""
 

@@ -1,6 +1,7 @@
 """How long a typical token is where no norm's weights tell it: measured once, in one short run."""
 
 import contextlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas import Layer, TokenLength
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import EigenbankError, SteerError
 from eigenbank.schemas.recipe import Site
 
 SEEDS = tuple(range(1_000_000, 1_000_008))
@@ -86,5 +87,21 @@ def measure(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, S
             watch = PassWatch(target, name, "eigenbank-probe/pass", count)
             stack.callback(watch.remove)
             watch.attach()
-        sample(target.owner, SEEDS, STEPS)
+        _draw(target.owner, sites)
     return {key: TokenLength(length=probe.length, source="calibration") for key, probe in probes.items()}
+
+
+def _draw(owner: Any, sites: Sequence[tuple[Layer, Site]]) -> None:
+    """One short run, of an empty prompt where the pipeline takes one. Raises SteerError where it cannot be drawn from so."""
+    asks = "prompt" in inspect.signature(owner.__call__).parameters
+    try:
+        sample(owner, SEEDS, STEPS, **({"prompt": ""} if asks else {}))
+    except EigenbankError:
+        raise
+    except Exception as error:  # whatever a pipeline raises that misses an argument or a component
+        names = ", ".join(f"{layer.name} {site}" for layer, site in sites)
+        message = (
+            f"the token length at {names} is not in the set, and a {type(owner).__name__} cannot be run to measure it ({error}): "
+            "nothing was changed. Use a recipe or site whose length the set has, or a set that was calibrated"
+        )
+        raise SteerError(message) from error

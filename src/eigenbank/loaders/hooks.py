@@ -97,8 +97,8 @@ class AddHook(SiteHook):
             self.delta = delta.to(self.delta.device, self.delta.dtype, copy=True)
 
     def resting(self) -> bool:
-        """Idle hooks rest, but not while compiling: what is compiled must do for every scale."""
-        return self.idle and not torch.compiler.is_compiling()
+        """Idle hooks rest, but not while compiling: what is compiled must do for every scale, so `idle` is not even read."""
+        return not torch.compiler.is_compiling() and self.idle
 
     def image(self, hidden: Tensor) -> Tensor:
         """The tokens with `delta` added. Raises MatchError where widths or batches do not fit."""

@@ -155,6 +155,10 @@ class PassWatch:
         return self._progress(time)
 
 
+_THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")
+"""What pipelines have that guide in more than two ways, in orders of their own."""
+
+
 def takes_text(denoiser: nn.Module) -> bool:
     """Whether a denoiser is told what to draw, so that pipelines stack passes for guidance into one batch."""
     names = inspect.signature(type(denoiser).forward).parameters
@@ -174,7 +178,8 @@ def guidance_rows(target: Target, call: Pass, only: Half) -> Tensor:
     if call.half is not None:
         return torch.full((call.batch,), float(call.half == only))
     guided = target.guided()
-    if not isinstance(target.owner, nn.Module) and (guided is None or (guided and target.calls_in_turn())):
+    stacked = guided and not target.calls_in_turn() and not any(hasattr(target.owner, name) for name in _THREE_WAYS)
+    if not isinstance(target.owner, nn.Module) and guided is not False and not stacked:
         message = (
             f"a {target.kind} does not say which of its passes are conditional: guidance={only!r} cannot be carried out, "
             "use guidance='both'"
@@ -185,16 +190,15 @@ def guidance_rows(target: Target, call: Pass, only: Half) -> Tensor:
             message = "this run has no unconditional pass (no guidance): the edit would do nothing"
             raise SteerError(message)
         return torch.ones(call.batch)
-    parts = 3 if getattr(target.owner, "do_perturbed_attention_guidance", False) else 2
-    if call.batch % parts:
+    if call.batch % 2:
         message = (
-            f"a batch of {call.batch} rows does not divide into {parts} passes of guidance: guidance={only!r} cannot be "
+            f"a batch of {call.batch} rows does not divide into two halves of guidance: guidance={only!r} cannot be "
             "carried out, use guidance='both'"
         )
         raise SteerError(message)
-    rows = torch.zeros(parts)
-    rows[0 if only == "unconditional" else 1] = 1.0
-    return rows.repeat_interleave(call.batch // parts)
+    return torch.tensor([float(half == only) for half in ("unconditional", "conditional")]).repeat_interleave(
+        call.batch // 2
+    )
 
 
 def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:

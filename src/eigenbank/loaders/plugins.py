@@ -33,7 +33,7 @@ def target_of(owner: Any) -> Target:
     """
     if isinstance(owner, Target):
         return owner
-    plugins = load_plugins(GROUP)
+    plugins = load_plugins("loaders")
     claims = [plugin for plugin in plugins if plugin.problem is None and _knows(plugin.object, owner)]
     foreign = [plugin for plugin in claims if plugin.owner != "eigenbank"]
     if len(foreign) > 1:

@@ -138,7 +138,10 @@ class Target:
 
 def components(owner: Any) -> dict[str, nn.Module]:
     """The denoisers of a pipeline by name: those of the usual names first, then whatever else takes noise and a time."""
-    parts = getattr(owner, "components", None)
+    try:
+        parts = getattr(owner, "components", None)
+    except ValueError:  # diffusers' property, of a pipeline that somebody took a part from
+        parts = None
     others = list(parts) if isinstance(parts, Mapping) else []
     names = dict.fromkeys([*COMPONENTS, *others])
     found: dict[str, nn.Module] = {}

@@ -7,6 +7,23 @@ from eigenbank.registry.catalog.query import matcher
 from eigenbank.schemas.errors import MatchError
 
 
+def not_shared(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*") -> list[str]:
+    """Return what of `one` cannot be compared, since `other` lacks it: its LAYER/RECIPEs, in its order."""
+    theirs = _groups(other, layer, recipe)
+    return [f"{name}/{slug}" for name, slug in _groups(one, layer, recipe) if (name, slug) not in theirs]
+
+
+def _groups(bank: Bank, layer: str, recipe: str) -> dict[tuple[str, str], list[Direction]]:
+    """The directions of a bank by layer and recipe, those that the globs mean."""
+    fits_layer, fits_recipe = matcher(layer), matcher(recipe)
+    found: dict[tuple[str, str], list[Direction]] = {}
+    for direction in bank:
+        slug = direction.recipe.slug
+        if fits_layer(direction.layer) and fits_recipe(slug):
+            found.setdefault((direction.layer, slug), []).append(direction)
+    return found
+
+
 def compare_banks(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*") -> list[dict[str, Any]]:
     """For every direction of `one`, the nearest of `other` at the same layer and recipe; least alike first.
 
@@ -16,17 +33,7 @@ def compare_banks(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*"
     """
     import torch
 
-    fits_layer, fits_recipe = matcher(layer), matcher(recipe)
-
-    def groups(bank: Bank) -> dict[tuple[str, str], list[Direction]]:
-        found: dict[tuple[str, str], list[Direction]] = {}
-        for direction in bank:
-            slug = direction.recipe.slug
-            if fits_layer(direction.layer) and fits_recipe(slug):
-                found.setdefault((direction.layer, slug), []).append(direction)
-        return found
-
-    ours, theirs = groups(one), groups(other)
+    ours, theirs = _groups(one, layer, recipe), _groups(other, layer, recipe)
     shared = [key for key in ours if key in theirs]
     if not shared:
         message = (
@@ -41,7 +48,7 @@ def compare_banks(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*"
         if widths[0] != widths[1]:
             message = (
                 f"{key[0]} is {widths[0]} wide in {one.model_id} and {widths[1]} in {other.model_id}: their directions "
-                "cannot be compared. Leave the layer out with --layer"
+                "cannot be compared. Choose layers of one width with --layer, as in --layer 'mid_block.*'"
             )
             raise MatchError(message)
         cosines = (

@@ -11,12 +11,12 @@ from typing import Any
 
 from eigenbank.schemas.errors import EigenbankError
 
-GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "eigenbank.families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
-    "eigenbank.labelers": ("names directions by what they do", ("name", "applies", "open")),
-    "eigenbank.loaders": ("makes pipelines steerable", ("name", "knows", "open")),
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
+    "labelers": ("names directions by what they do", ("name", "applies", "open")),
+    "loaders": ("makes pipelines steerable", ("name", "knows", "open")),
 }
-"""The groups of entry points: what a plugin of each does, and the attributes it must have."""
+"""The kinds of plugins, each the end of a group's name: what they do, and the attributes they must have."""
 
 
 class PluginError(EigenbankError):
@@ -40,16 +40,17 @@ class Plugin:
         return "loaded" if self.problem is None else "skipped"
 
 
-def load_plugins(group: str) -> list[Plugin]:
-    """The installed plugins of a group. Those that do not import, or lack an attribute they must have, carry a `problem`.
+def load_plugins(kind: str) -> list[Plugin]:
+    """The installed plugins of a kind, announced in the group `eigenbank.KIND`. Those that do not import, or lack an attribute they must have, carry a `problem`.
 
     Raises PluginError when two packages offer one name.
     """
-    return _loaded(group, tuple(entry_points(group=group)))
+    return _loaded(kind, tuple(entry_points(group=f"eigenbank.{kind}")))
 
 
 @cache
-def _loaded(group: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
+def _loaded(kind: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
+    group = f"eigenbank.{kind}"
     found: dict[str, Plugin] = {}
     for point in points:
         owner = point.dist.name if point.dist else "an unknown package"
@@ -64,7 +65,7 @@ def _loaded(group: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
         loaded, problem = None, None
         try:
             loaded = point.load()
-            missing = [name for name in GROUPS[group][1] if not hasattr(loaded, name)]
+            missing = [name for name in KINDS[kind][1] if not hasattr(loaded, name)]
             problem = f"it lacks {', '.join(missing)}" if missing else None
         except Exception as error:  # a stranger's plugin must not take the program down
             problem = f"{type(error).__name__}: {error}"

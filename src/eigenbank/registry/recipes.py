@@ -83,7 +83,16 @@ def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
 
     Raises UnknownNameError for a head the layer does not have, or a side that is not as wide as the layer.
     """
-    matrix = matrix_of(recipe).form(weights_by_head(recipe, weights, layer))
+    return gram_of(recipe, form(recipe, weights, layer), layer)
+
+
+def form(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
+    """The matrix M a recipe names, the same for both its sides. Raises UnknownNameError for a head that is not there."""
+    return matrix_of(recipe).form(weights_by_head(recipe, weights, layer))
+
+
+def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
+    """`gram` of a matrix that is formed already."""
     width = matrix.shape[1 if recipe.side == "input" else 0]
     if width != layer.width:
         message = (

@@ -34,7 +34,7 @@ def test_what_is_used_by_default_depends_on_the_checkpoint(demo_checkpoint: Path
 
 
 def test_every_labeler_that_ships_is_loaded() -> None:
-    assert {(plugin.name, plugin.problem) for plugin in load_plugins("eigenbank.labelers")} == {
+    assert {(plugin.name, plugin.problem) for plugin in load_plugins("labelers")} == {
         ("attributes", None),
         ("clip", None),
         ("statistics", None),

@@ -1,19 +1,27 @@
 """Folders and disks that are no place for a catalog, or stop being one."""
 
+import multiprocessing
+import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.catalog.care import verify
+from eigenbank.registry.catalog.care import vacuum, verify
 from eigenbank.registry.catalog.disk import check_folder, file_system, locks_work
 from eigenbank.registry.catalog.whole import export_file
 from eigenbank.schemas.errors import CatalogError
 
 from .made import label, manifest
 
+if sys.platform == "win32":
+    pytest.skip("processes are forked, disks mounted", allow_module_level=True)
+FORK = multiprocessing.get_context("fork")
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0
 proc /proc proc rw 0 0
@@ -44,6 +52,17 @@ def test_locks_are_tried_and_leave_nothing(tmp_path: Path) -> None:
     assert locks_work(tmp_path) is None
     check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_programs_trial_of_locks_is_cleared_away(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / f".eigenbank-lock-{gone.pid}-0123abcd").touch()
+    others = {f".eigenbank-lock-{os.getpid()}-0123abcd", ".eigenbank-lock-x", "a file"}
+    for name in others:
+        (tmp_path / name).touch()
+    check_folder(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == others
 
 
 @pytest.fixture
@@ -108,3 +127,78 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
         ):
             with pytest.raises(CatalogError, match="is read-only: nothing was changed"):
                 change()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that another user may get to, which pytest's own are not, with a catalog in it."""
+    folder = Path(tempfile.mkdtemp(prefix="eb-shared-"))
+    folder.chmod(0o755)
+    try:
+        with Catalog.open(folder / "catalog.db", shipped=False) as catalog:
+            catalog.add_set(manifest(), location="/x", digest="x")
+        yield folder
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def as_a_user(work: Callable[[], str]) -> str:
+    """Do work in a process that is not root's, who may write anything, and return what it says."""
+    answers = FORK.Queue()
+
+    def child() -> None:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            answers.put(work())
+        except BaseException as error:
+            answers.put(f"{type(error).__name__}: {error}")
+
+    process = FORK.Process(target=child)
+    process.start()
+    answer = str(answers.get(timeout=60))
+    process.join()
+    return answer
+
+
+@pytest.mark.parametrize(("file", "folder"), [(0o444, 0o777), (0o444, 0o555), (0o644, 0o555)])
+def test_a_read_only_file_or_folder_is_read_and_not_written(shared: Path, file: int, folder: int) -> None:
+    path = shared / "catalog.db"
+    before = path.read_bytes()
+    path.chmod(file)
+    shared.chmod(folder)
+
+    def work() -> str:
+        with Catalog.open(path) as catalog:
+            found = [*catalog.model_ids(), str(len(catalog.search("mid"))), str(verify(catalog))]
+            for change in (
+                lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
+                lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x")),
+                lambda: catalog.remove_label("acme/faces#mid_block.attentions.0/value/0", "x", "human:ann"),
+                lambda: catalog.set_published("x", "me/x", "c"),
+                lambda: vacuum(catalog),
+            ):
+                with pytest.raises(CatalogError, match="is read-only: nothing was changed"):
+                    change()
+        return " ".join(found)
+
+    assert as_a_user(work) == "acme/faces 6 []"
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_may_not_be_read_is_told(shared: Path) -> None:
+    path = shared / "catalog.db"
+    path.chmod(0)
+    answer = as_a_user(lambda: Catalog.open(path).place)
+    assert answer.startswith(f"CatalogError: the catalog {path} cannot be read: Permission denied. Nothing was changed")
+
+
+def test_no_catalog_is_made_in_a_folder_of_others(shared: Path) -> None:
+    shared.chmod(0o555)
+    answer = as_a_user(lambda: Catalog.open(shared / "new.db").place)
+    assert answer.startswith(f"CatalogError: the catalog {shared / 'new.db'} cannot be used: it cannot be opened.")
+    assert "Nothing was changed. Check that its folder exists and may be written to" in answer
+    assert [entry.name for entry in shared.iterdir()] == ["catalog.db"]

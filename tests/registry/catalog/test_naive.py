@@ -1,12 +1,16 @@
 """Search results against a plain scan over everything, on random catalogs."""
 
+import contextlib
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eigenbank.registry.catalog import Catalog, DirectionRow
+from eigenbank.registry.catalog import Catalog, DirectionRow, search, walk
 from eigenbank.registry.catalog.words import Term, parse, split
 from eigenbank.schemas import Label, Manifest
 
@@ -65,59 +69,96 @@ def best(row: DirectionRow, query: str, source: str | None, floor: float | None)
     return min(keys, default=None)
 
 
+FILTERS: list[tuple[dict[str, object], Callable[[DirectionRow], bool]]] = [
+    ({}, lambda row: True),
+    ({"model": "acme/*"}, lambda row: row.model_id.startswith("acme/")),
+    ({"layer": "*mi*"}, lambda row: "mi" in row.layer),
+    ({"width": 128}, lambda row: row.width == 128),
+    ({"rank": 1}, lambda row: row.rank == 1),
+    ({"min_eigenvalue": 5.0, "max_eigenvalue": 10.0}, lambda row: 5 <= row.eigenvalue <= 10),
+    ({"max_share": 0.2}, lambda row: row.share <= 0.2),
+    ({"labelled": True}, lambda row: bool(row.labels)),
+    ({"labelled": False, "rank": 2}, lambda row: not row.labels and row.rank == 2),
+]
+ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
+    "match": lambda row: (),
+    "catalog": lambda row: (),
+    "eigenvalue": lambda row: (-row.eigenvalue,),
+    "share": lambda row: (-row.share,),
+    "rank": lambda row: (row.rank,),
+    "confidence": lambda row: (row.confidence is None, -(row.confidence or 0)),
+}
+WAYS = [
+    {},  # as it comes: little is gathered and sorted
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0},  # a walk or merge, as in a large catalog
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2},  # one that gives up
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2, "MANY": 0},  # and one that must not
+]
+
+
+@contextlib.contextmanager
+def going(way: dict[str, int]) -> Iterator[None]:
+    """Have searches go one way, with blocks of three rows, so that few rows take many."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in way.items():
+            patch.setattr(search, name, value)
+        if way:
+            patch.setattr(walk, "_BLOCK", 3)
+        yield
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     manifests(),
     st.lists(
         st.tuples(
-            QUERIES.map(" ".join),
+            st.sampled_from(["smile", "sm", "hair", "smile hair", "smile acme", "smile x"]) | QUERIES.map(" ".join),
             st.none() | st.sampled_from(["human", "statistics"]),
             st.none() | st.sampled_from([0.0, 0.4, 1.0]),
-            st.sampled_from(["match", "eigenvalue", "catalog"]),
+            st.sampled_from(FILTERS),
+            st.sampled_from(["match", "match", "match", *ORDERS]),
+            st.sampled_from(WAYS),
             st.integers(1, 4),
         ),
         min_size=1,
-        max_size=8,
+        max_size=10,
     ),
 )
 def test_a_search_finds_what_a_plain_scan_finds_in_the_same_order(
-    sets: list[Manifest], searches: list[tuple[str, str | None, float | None, str, int]]
+    sets: list[Manifest], searches: list[tuple[Any, ...]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, Catalog.open(Path(folder) / "c.db", shipped=False) as catalog:
         for index, one in enumerate(sets):
             catalog.add_set(one, location=str(index), digest=str(index))
         rows = [row for name in (one.checkpoint.model_id for one in sets) for row in catalog.search(model=name)]
         assert [row.id for row in rows] == [f"{one.checkpoint.model_id}#{d.id}" for one in sets for d in one.directions]
-        for query, source, floor, sort, limit in searches:
-            if query.strip():
-                found = [(key, index) for index, row in enumerate(rows) if (key := best(row, query, source, floor))]
-            else:
-                label_free = source is None and floor is None
-                found = [
-                    ((0, False, 0.0), index)
-                    for index, row in enumerate(rows)
-                    if label_free
-                    or any(
-                        (source is None or item.source.partition(":")[0] == source)
-                        and (floor is None or (item.confidence is not None and item.confidence >= floor))
-                        for item in row.labels
-                    )
-                ]
-            if sort != "match":
-                found = [((0, False, -rows[i].eigenvalue if sort == "eigenvalue" else 0.0), i) for _, i in found]
-            expected = [rows[index].id for _, index in sorted(found)]
+        for query, source, floor, (filters, fits), sort, way, limit in searches:
+            keys = {}
+            for index, row in enumerate(rows):
+                if query.strip():
+                    key = best(row, query, source, floor)
+                else:
+                    key = (0, False, 0.0) if has_label(row, source, floor) else None
+                if key is not None and fits(row):
+                    keys[index] = (key if sort == "match" else ORDERS[sort](row), index)
+            expected = [rows[index].id for index in sorted(keys, key=keys.__getitem__)]
             got, cursor = [], None
-            while True:
-                page = catalog.search(
-                    query,
-                    source=source,
-                    min_confidence=floor,
-                    sort=sort,  # type: ignore[arg-type]
-                    limit=limit,
-                    cursor=cursor,
-                )
-                got += [row.id for row in page]
-                cursor = page.cursor
-                if cursor is None:
-                    break
-            assert got == expected, (query, source, floor, sort)
+            with going(way):
+                while True:
+                    page = catalog.search(
+                        query, source=source, min_confidence=floor, sort=sort, limit=limit, cursor=cursor, **filters
+                    )
+                    got += [row.id for row in page]
+                    cursor = page.cursor
+                    if cursor is None:
+                        break
+            assert got == expected, (query, source, floor, filters, sort, way)
+
+
+def has_label(row: DirectionRow, source: str | None, floor: float | None) -> bool:
+    """Whether a label of the source has at least that confidence, where one is asked for."""
+    return (source is None and floor is None) or any(
+        (source is None or item.source.partition(":")[0] == source)
+        and (floor is None or (item.confidence is not None and item.confidence >= floor))
+        for item in row.labels
+    )

@@ -1,51 +1,53 @@
 """The database's own account of how it answers: no search may look through a whole table."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import event
 
-from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog import Catalog, Filters, Sort
 
 from .made import label, manifest
+from .test_naive import going
 
-SEARCHES: list[dict[str, Any]] = [
-    {},
-    *({"sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
-    *(
-        {"text": text}
-        for text in ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
-    ),
-    *({"text": "smile", "sort": sort} for sort in ("confidence", "eigenvalue", "share", "rank", "catalog")),
-    *({"text": "smile mid", "sort": sort} for sort in ("eigenvalue", "catalog")),
-    *(
-        {**text, **one}
-        for text in ({}, {"text": "smile"}, {"sort": "eigenvalue"}, {"text": "smile", "sort": "share"})
-        for one in (
-            {"model": "acme/faces-3"},
-            {"model": "acme/*"},
-            {"denoiser": "UNet*"},
-            {"licence": "mit"},
-            {"location": "/sets/1*"},
-            {"layer": "mid_block.attentions.0"},
-            {"layer": "mid*"},
-            {"kind": "spatial"},
-            {"width": 64},
-            {"recipe": "value"},
-            {"rank": 1},
-            {"min_eigenvalue": 9.0},
-            {"min_eigenvalue": 1.0, "max_eigenvalue": 2.0},
-            {"max_share": 0.2},
-            {"source": "human"},
-            {"source": "statistics", "min_confidence": 0.5},
-            {"min_confidence": 0.9},
-            {"labelled": True},
-            {"labelled": False},
-        )
-    ),
+SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog")
+FILTERS: list[dict[str, Any]] = [
+    {"model": "acme/faces-3"},
+    {"model": "acme/*"},
+    {"denoiser": "UNet*"},
+    {"licence": "mit"},
+    {"location": "/sets/1*"},
+    {"layer": "mid_block.attentions.0"},
+    {"layer": "mid*"},
+    {"kind": "spatial"},
+    {"width": 64},
+    {"recipe": "value"},
+    {"rank": 1},
+    {"min_eigenvalue": 9.0},
+    {"min_eigenvalue": 1.0, "max_eigenvalue": 2.0},
+    {"max_share": 0.2},
+    {"source": "human"},
+    {"source": "statistics", "min_confidence": 0.5},
+    {"min_confidence": 0.9},
+    {"labelled": True},
+    {"labelled": False},
+    {"recipe": "value", "rank": 3, "layer": "mid*"},
 ]
+TEXTS = ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
+SEARCHES: list[dict[str, Any]] = [
+    *({"text": text, "sort": sort} for text in (None, *TEXTS) for sort in SORTS),
+    *({"text": text, "sort": sort, **one} for text in (None, "smile") for sort in SORTS for one in FILTERS),
+]
+
+
+def test_every_filter_and_order_is_among_these() -> None:
+    asked = {name for search in SEARCHES for name in search}
+    assert asked | {"min_share"} == {field.name for field in dataclasses.fields(Filters)}
+    assert set(SORTS) == set(get_args(Sort))
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +96,22 @@ def scans(catalog: Catalog, work: Any) -> list[str]:
 TABLES = {"checkpoints", "sets", "names", "layers", "recipes", "spectra", "directions", "texts", "protocols", "labels"}
 
 
-@pytest.mark.parametrize("search", SEARCHES, ids=[" ".join(f"{k}={v}" for k, v in one.items()) for one in SEARCHES])
-def test_every_search_goes_by_an_index(filled: Catalog, search: dict[str, Any]) -> None:
-    def work() -> None:
-        page = filled.search(**search, limit=5)
-        if page.cursor is not None:
-            filled.search(**search, limit=5, cursor=page.cursor)
+def pages(catalog: Catalog, search: dict[str, Any]) -> None:
+    """The first page and the next."""
+    page = catalog.search(**search, limit=5)
+    if page.cursor is not None:
+        catalog.search(**search, limit=5, cursor=page.cursor)
 
-    assert scans(filled, work) == []
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("large", [False, True], ids=["gathered", "walked"])
+def test_every_search_goes_by_an_index(filled: Catalog, sort: str, large: bool) -> None:
+    """Also as in a catalog so large that nothing is gathered."""
+    with going({"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0} if large else {}):
+        wrong = {
+            str(search): scans(filled, partial(pages, filled, search)) for search in SEARCHES if search["sort"] == sort
+        }
+    assert {search: found for search, found in wrong.items() if found} == {}
 
 
 def test_a_direction_a_set_and_labels_are_found_by_an_index(filled: Catalog) -> None:

@@ -1,20 +1,24 @@
 """The same catalog on a real PostgreSQL server, started for these tests in a folder of its own."""
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.whole import export_file, import_file, merge
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
-from . import test_search
+from . import test_naive, test_plans, test_search
 from .made import label, manifest, measured
 from .test_search import HOSTILE, every
 
@@ -123,6 +127,39 @@ def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) ->
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog, text: str) -> None:
     test_search.try_everywhere(filled, text)
+
+
+def test_every_search_could_go_by_an_index(filled: Catalog) -> None:
+    """So few rows are scanned whole by any planner; told not to, it must have another way for every statement."""
+    seen: dict[str, object] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            seen[statement] = values
+
+    event.listen(filled._database.engine, "before_cursor_execute", note)
+    try:
+        for way in ({}, {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0}):
+            with test_naive.going(way):
+                for search in test_plans.SEARCHES:
+                    with contextlib.suppress(UnknownNameError):
+                        test_plans.pages(filled, search)
+    finally:
+        event.remove(filled._database.engine, "before_cursor_execute", note)
+    assert len(seen) > 100
+    wrong = []
+    with filled._database.reading() as connection:
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for statement, values in seen.items():
+            if "pg_catalog" in statement:
+                continue
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", values).scalars()
+            scanned = {found[1] for line in plan if (found := re.search(r"Seq Scan on (\w+)", line))}
+            wrong += [f"{name}: {statement}" for name in scanned & (test_plans.TABLES | FTS)]
+    assert wrong == []
+
+
+FTS = {"texts_fts", "names_fts", "models_fts"}
 
 
 def test_labels_are_added_and_removed_and_a_rebuild_keeps_a_persons(catalog: Catalog) -> None:

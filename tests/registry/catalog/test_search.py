@@ -1,11 +1,13 @@
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eigenbank.registry.catalog import Catalog, Page
+from eigenbank.registry.catalog.care import verify
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
 from .made import label, manifest, measured
@@ -155,6 +157,8 @@ def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog, text: st
 
 def try_everywhere(filled: Catalog, text: str) -> None:
     """Search for a text in every field: rows, or an error made for people, and nothing changed."""
+    before = [(row.id, row.label_texts) for row in filled.search(limit=100)]
+    assert len(before) == 15
     fields = [
         {"text": text},
         {"text": text, "sort": "eigenvalue"},
@@ -165,7 +169,27 @@ def try_everywhere(filled: Catalog, text: str) -> None:
     for search in fields:
         with contextlib.suppress(CatalogError, UnknownNameError):
             filled.search(**search)  # type: ignore[arg-type]
-    assert len(filled.search()) == 15
+    known = f"acme/faces#mid_block.attentions.0/value/0{text}"
+    asked: list[Callable[[], object]] = [
+        *(
+            partial(filled.get_direction, name)
+            for name in (text, known, f"{text}#x/value/0", f"acme/faces#{text}/value/0")
+        ),
+        *(partial(ask, text) for ask in (filled.get_set, filled.set_at, filled.layer_names, filled.recipe_slugs)),
+        *(partial(ask, text) for ask in (filled.label_texts, filled.label_counts, filled.near)),
+        partial(filled.get_set, "acme/faces", text),
+        partial(filled.label_counts, source=text),
+        partial(filled.remove_label, text, "smile", "statistics"),
+        partial(filled.remove_label, known[: -len(text)], text, "statistics"),
+        partial(filled.remove_label, known[: -len(text)], "smile", text),
+        partial(filled.add_labels, [known[: -len(text)], text], label("x")),
+        partial(filled.set_published, text, "me/x", "c"),
+    ]
+    for ask in asked:
+        with contextlib.suppress(CatalogError, UnknownNameError):
+            ask()
+    assert [(row.id, row.label_texts) for row in filled.search(limit=100)] == before
+    assert verify(filled) == []
 
 
 def test_a_text_of_too_many_words_says_so(filled: Catalog) -> None:

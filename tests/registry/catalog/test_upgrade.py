@@ -1,4 +1,5 @@
-"""An older catalog is brought up to date when it is opened, and a copy of it is kept. The newer schema here is made up."""
+"""An older catalog is brought up to date when it is opened, and a copy of it is kept: one of the first schema, and ours
+by a newer schema that is made up."""
 
 import shutil
 import sqlite3
@@ -7,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.care import verify
+from eigenbank.registry.catalog.place import SCHEMA_VERSION
 from eigenbank.registry.catalog.schema import MIGRATIONS, open_file
 from eigenbank.schemas.errors import CatalogError
 
 from .made import manifest
 
-SECOND = """
+NEWER = SCHEMA_VERSION + 1
+NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{new:04d}"
+down_revision = "{old:04d}"
 
 
 def upgrade():
@@ -31,7 +35,8 @@ def newer(tmp_path: Path, more: str = "") -> Path:
     """Our migrations, and one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_second.py").write_text(SECOND.format(more=more))
+    text = NEXT.format(new=NEWER, old=SCHEMA_VERSION, more=more)
+    (folder / "versions" / f"{NEWER:04d}_next.py").write_text(text)
     return folder
 
 
@@ -54,17 +59,17 @@ def version(path: Path) -> tuple[int, str, int]:
 
 def test_an_older_catalog_is_upgraded_and_a_copy_kept(old: Path, tmp_path: Path) -> None:
     before = version(old)
-    database, writable = open_file(old, schema=2, migrations=newer(tmp_path))
+    database, writable = open_file(old, schema=NEWER, migrations=newer(tmp_path))
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT location, stars FROM sets").all() == [("/a", 5)]
     database.close()
     assert writable
-    assert version(old) == (2, "0002", before[2] + 1)
-    copy = old.with_name("catalog.db.schema-1")
+    assert version(old) == (NEWER, f"{NEWER:04d}", before[2] + 1)
+    copy = old.with_name(f"catalog.db.schema-{SCHEMA_VERSION}")
     assert version(copy) == before
     with Catalog.open(copy, shipped=False) as catalog:
         assert catalog.model_ids() == ["acme/faces"]
-    with pytest.raises(CatalogError, match="has schema 2, this eigenbank knows up to 1: a newer eigenbank wrote it"):
+    with pytest.raises(CatalogError, match=f"has schema {NEWER}, this eigenbank knows up to {SCHEMA_VERSION}: a newer"):
         Catalog.open(old)
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
 
@@ -72,7 +77,7 @@ def test_an_older_catalog_is_upgraded_and_a_copy_kept(old: Path, tmp_path: Path)
 def test_a_migration_that_fails_changes_nothing(old: Path, tmp_path: Path) -> None:
     before = version(old)
     with pytest.raises(Exception, match="no such table: nowhere"):
-        open_file(old, schema=2, migrations=newer(tmp_path, 'op.execute("UPDATE nowhere SET x = 1")'))
+        open_file(old, schema=NEWER, migrations=newer(tmp_path, 'op.execute("UPDATE nowhere SET x = 1")'))
     assert version(old) == before
     with Catalog.open(old, shipped=False) as catalog:
         assert catalog.model_ids() == ["acme/faces"]
@@ -81,5 +86,37 @@ def test_a_migration_that_fails_changes_nothing(old: Path, tmp_path: Path) -> No
 def test_a_second_upgrade_finds_it_done(old: Path, tmp_path: Path) -> None:
     folder = newer(tmp_path)
     for _ in range(2):
-        open_file(old, schema=2, migrations=folder)[0].close()
-    assert version(old)[0] == 2
+        open_file(old, schema=NEWER, migrations=folder)[0].close()
+    assert version(old)[0] == NEWER
+
+
+def first_schema(path: Path) -> None:
+    """Turn a catalog of today into the one that the first release would have made."""
+    plain = sqlite3.connect(path)
+    plain.executescript(
+        "DROP INDEX ix_directions_rank_eigenvalue; DROP INDEX ix_directions_rank_share;"
+        "CREATE INDEX ix_directions_rank ON directions (rank); UPDATE alembic_version SET version_num = '0001';"
+        "PRAGMA user_version = 1"
+    )
+    plain.close()
+
+
+def structure(path: Path) -> set[tuple[str, str]]:
+    plain = sqlite3.connect(path)
+    found = {(name, " ".join(str(sql).split())) for name, sql in plain.execute("SELECT name, sql FROM sqlite_master")}
+    plain.close()
+    return found
+
+
+def test_a_catalog_of_the_first_schema_is_brought_to_todays(old: Path) -> None:
+    with Catalog.open(old, shipped=False) as catalog:
+        before = [row.id for row in catalog.search()]
+    today = structure(old)
+    first_schema(old)
+    assert structure(old) != today
+    with Catalog.open(old, shipped=False) as catalog:
+        assert [row.id for row in catalog.search()] == before
+        assert verify(catalog) == []
+    assert structure(old) == today
+    assert version(old)[:2] == (SCHEMA_VERSION, f"{SCHEMA_VERSION:04d}")
+    assert version(old.with_name("catalog.db.schema-1"))[:2] == (1, "0001")

@@ -13,7 +13,7 @@ from torch import Tensor
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError, SourceError, unknown
 
-GROUP = "eigenbank.labelers"
+KIND = "labelers"
 
 
 class LabelerError(EigenbankError):
@@ -57,7 +57,7 @@ def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
 
     Raises SourceError for an unknown name or one given twice, and whatever opening one raises.
     """
-    plugins = {plugin.name: plugin for plugin in load_plugins(GROUP)}
+    plugins = {plugin.name: plugin for plugin in load_plugins(KIND)}
     if not specs:
         specs = [name for name, plugin in plugins.items() if not plugin.problem and plugin.object.applies(checkpoint)]
     opened: dict[str, Labeler] = {}

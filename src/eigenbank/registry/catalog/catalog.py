@@ -109,6 +109,8 @@ class Catalog(Reader):
 
     def set_published(self, digest: str, repo: str, commit: str) -> bool:
         """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
+        if not storable(digest):
+            return False
         with self._change() as connection:
             return write.set_published(connection, digest, repo, commit)
 
@@ -136,6 +138,8 @@ class Catalog(Reader):
         """
         with self._change() as connection:
             numbers = {self._number(connection, full_id): full_id for full_id in full_ids}
+            if not (storable(text) and storable(source)):
+                return list(numbers.values())
             texts = connection.execute(select(TextTable.id).where(TextTable.text == text)).scalar()
             sources = connection.execute(select(SourceTable.id).where(SourceTable.name == source)).scalar()
             own = [LabelTable.text_id == texts, LabelTable.source_id == sources]

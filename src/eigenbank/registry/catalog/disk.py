@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -82,6 +83,27 @@ def check_folder(folder: Path) -> None:
         raise CatalogError(message)
 
 
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove the files of a folder whose whole name matches, and whose program, by the group `pid`, is no more."""
+    with contextlib.suppress(OSError):
+        for entry in list(folder.iterdir()):
+            found = re.fullmatch(pattern, entry.name)
+            if found is not None and not _alive(int(found["pid"])):
+                entry.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def locks_work(folder: Path) -> str | None:
     """Try a lock in a folder, twice. Returns what is wrong with it; None if nothing is, or it cannot be tried."""
     if sys.platform == "win32":
@@ -94,6 +116,7 @@ def locks_work(folder: Path) -> str | None:
         return None
     # struct flock of 64-bit Linux: type, whence, start, length, pid. Locks of open files conflict within a process, too.
     wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    remove_leftovers(folder, r"\.eigenbank-lock-(?P<pid>\d+)-[0-9a-f]{8}")
     path = folder / f".eigenbank-lock-{os.getpid()}-{secrets.token_hex(4)}"
     opened: list[int] = []
     try:

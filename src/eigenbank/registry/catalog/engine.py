@@ -15,6 +15,9 @@ from eigenbank.schemas.errors import CatalogError
 BUSY_SECONDS = 60.0
 """How long a writer waits for another one. Writes are short; readers never wait."""
 
+MAPPED = 4 * 2**30
+"""Up to so many bytes of a catalog's file are mapped into memory rather than read block by block."""
+
 WRITERS = 0x45694264
 """The number of the lock that PostgreSQL's writers wait for each other at."""
 
@@ -62,6 +65,8 @@ def connect(path: Path, mode: str) -> Engine:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -64000")
+        # Rows of one search lie far apart in a large catalog: mapped, each costs half of what a call to read it does.
+        connection.execute(f"PRAGMA mmap_size = {MAPPED}")
         connection.execute("PRAGMA trusted_schema = OFF")
 
     @event.listens_for(engine, "begin")

@@ -1,17 +1,27 @@
 """How well directions match a text: the key that puts them in order, and the condition that they match at all."""
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, and_, false, or_, select
+from sqlalchemy import Connection, and_, false, func, or_, select
 
 from eigenbank.registry.catalog.match import NAMES, Matches, Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.scope import LabelTest, labelled_by
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 
 Key = tuple[int, bool, float]
 """How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
+
+
+def _end(which: Any) -> Any:
+    """The first or last direction of a set: numbers grow along the chain."""
+    layer = select(which(LayerTable.id)).where(LayerTable.set_id == SetTable.id).correlate(SetTable).scalar_subquery()
+    spectrum = select(which(SpectrumTable.id)).where(SpectrumTable.layer_id == layer).scalar_subquery()
+    return select(which(DirectionTable.id)).where(DirectionTable.spectrum_id == spectrum).scalar_subquery()
+
 
 _LABELS = select(LabelTable.direction_id, LabelTable.text_id, LabelTable.source_id, LabelTable.confidence).where(
     among(LabelTable.direction_id, "numbers")
@@ -23,7 +33,10 @@ _PLACES = (
     .join(SetTable, SetTable.id == LayerTable.set_id)
     .where(among(DirectionTable.id, "numbers"))
 )
+_RANGES = select(_end(func.min), _end(func.max)).where(among(SetTable.checkpoint_id, "checkpoints"))
 _CHUNK = 5_000
+_MOST_SETS = 400
+"""More sets than this are not named one by one."""
 
 
 def standing(number: int, key: Key) -> Position:
@@ -40,9 +53,9 @@ def best_keys(connection: Connection, matches: Matches | None, test: LabelTest, 
     for start in range(0, len(numbers), _CHUNK):
         chunk = numbers[start : start + _CHUNK]
         if matches.places is not None or matches.mixed:
-            places = {row[0]: (row[1], row[2]) for row in connection.execute(_PLACES, {"numbers": chunk})}
+            places = {row[0]: (row[1], row[2]) for row in rows_of(connection, _PLACES, {"numbers": chunk})}
         passing = set(chunk) if test.anything else set()
-        for number, text, source, confidence in connection.execute(_LABELS, {"numbers": chunk}):
+        for number, text, source, confidence in rows_of(connection, _LABELS, {"numbers": chunk}):
             if not test(source, confidence):
                 continue
             passing.add(number)
@@ -54,6 +67,58 @@ def best_keys(connection: Connection, matches: Matches | None, test: LabelTest, 
             if number in passing and number not in best and matches.named(*place):
                 best[number] = (NAMES, False, 0.0)
     return best
+
+
+class Ranges:
+    """Sets by the numbers of their first and last directions."""
+
+    def __init__(self, found: Iterable[tuple[int, int]] = ()) -> None:
+        self._found = sorted(found)
+        self._firsts = [first for first, _ in self._found]
+
+    def holds(self, number: int) -> bool:
+        """Whether a direction is of one of the sets."""
+        place = bisect_right(self._firsts, number) - 1
+        return place >= 0 and number <= self._found[place][1]
+
+
+def named_sets(connection: Connection, matches: Matches) -> Ranges | None:
+    """Return the sets whose model's id alone matches. None where layers' names have a part in it, or texts with them, or
+    the sets are many.
+    """
+    if matches.mixed:
+        return None
+    return Ranges() if matches.places is None else sets_at(connection, matches.places)
+
+
+def sets_at(connection: Connection, places: tuple[Place, ...]) -> Ranges | None:
+    """Return the sets whose model's id has the terms of all places; None where layers' names have one, or they are many."""
+    if any(place.names for place in places):
+        return None
+    checkpoints = frozenset.intersection(*(place.checkpoints for place in places))
+    if len(checkpoints) > _MOST_SETS:
+        return None
+    found = rows_of(connection, _RANGES, {"checkpoints": sorted(checkpoints)})
+    return Ranges((row[0], row[1]) for row in found if row[0] is not None)
+
+
+def labelled(connection: Connection, matches: Matches, test: LabelTest, named: Ranges, numbers: list[int]) -> set[int]:
+    """Return those of the directions that match, by a label that passes the test, or as one of the `named`."""
+    statement = select(LabelTable.direction_id).where(among(LabelTable.direction_id, "numbers"), *test.conditions())
+    texts = statement.where(among(unindexed(LabelTable.text_id), "texts"))
+    found = {row[0] for row in rows_of(connection, texts, {"numbers": numbers, "texts": sorted(matches.tiers)})}
+    inside = [number for number in numbers if named.holds(number)]
+    if inside and not test.anything:
+        inside = [row[0] for row in rows_of(connection, statement, {"numbers": inside})]
+    return found.union(inside)
+
+
+def labelled_of_source(connection: Connection, matches: Matches, test: LabelTest, named: Ranges) -> set[int]:
+    """Return all directions that match, by a label of the test's sources, or as one of the `named` with such a label."""
+    sources = among(LabelTable.source_id, sorted(test.sources or ()))
+    statement = select(LabelTable.direction_id, LabelTable.text_id).where(sources, *test.conditions(sources=False))
+    rows = rows_of(connection, statement)
+    return {number for number, text in rows if text in matches.tiers or named.holds(number)}
 
 
 def matching(matches: Matches, test: LabelTest) -> Any:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, or_, select
 
 from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.models import LayerTable, SetTable, TextTable
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, unindexed
 from eigenbank.registry.catalog.words import MAX_TERMS, MAX_WORD, parse, split
 from eigenbank.schemas.errors import CatalogError
 
@@ -39,12 +39,12 @@ class Place:
         return name in self.names or checkpoint in self.checkpoints
 
     def condition(self) -> ColumnElement[bool]:
-        """The same as a condition on layers and sets."""
+        """The same as a condition on layers and sets, which are reached another way."""
         ways = []
         if self.names:
-            ways.append(among(LayerTable.name_id, sorted(self.names)))
+            ways.append(among(unindexed(LayerTable.name_id), sorted(self.names)))
         if self.checkpoints:
-            ways.append(among(SetTable.checkpoint_id, sorted(self.checkpoints)))
+            ways.append(among(unindexed(SetTable.checkpoint_id), sorted(self.checkpoints)))
         return or_(*ways)
 
 

@@ -1,19 +1,20 @@
 """The labels of many texts in one order: a merge of the index's ranges, each read no further than needed."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
 from eigenbank.registry.catalog.models import LabelTable, TextTable
 from eigenbank.registry.catalog.query import Position
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.registry.catalog.walk import Budget
 
 _AT_ONCE = 4
 """Up to this many texts are read without first asking which of them begin where."""
-_BATCH = 64
+_LEAST = 4
+"""Labels of one text that are read at first, unless fewer are wanted."""
 
 _OF_TEXT = LabelTable.text_id == TextTable.id
 _BEST = (
@@ -31,14 +32,17 @@ _FIRST_HEADS = select(TextTable.id, _FIRST).where(among(TextTable.id, "texts"))
 
 Row = tuple[float, int]
 """The negated confidence (0 where there is none) and the direction: less comes first."""
+Keep = Callable[[int], bool] | None
+"""Which directions to keep; None: all."""
 
 
 class _Text:
     """The labels of one text, in order."""
 
     def __init__(
-        self, connection: Connection, text: int, statement: Any, *, unknown: bool, after: Position | None
+        self, connection: Connection, text: int, statement: Any, keep: Keep, *, unknown: bool, after: Position | None
     ) -> None:
+        self.keep = keep
         self.connection = connection
         self.text = text
         self.statement = statement
@@ -49,41 +53,49 @@ class _Text:
 
     def next(self, wanted: int, budget: Budget) -> Row | None:
         """Return the next label; None at the end."""
-        if not self.rows:
+        while not self.rows:
             if self.done:
                 return None
-            self.batch = min(max(self.batch * 4, min(wanted, _BATCH)), 4_096)
+            # Rows that are still to be sifted are read from the index alone, and cost little.
+            self.batch = min(max(self.batch * 4, wanted if self.keep is None else 12 * wanted), 4_096)
             values = {"text": self.text, "value": -self.place[0], "number": self.place[1], "count": self.batch}
-            found = self.connection.execute(self.statement, values).all()
+            found = rows_of(self.connection, self.statement, values)
             budget.spend(self.batch)
             self.done = len(found) < self.batch
-            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found)]
-            if not self.rows:
-                return None
-            self.place = self.rows[0]
+            if found:
+                self.place = (-(found[-1][1] or 0.0), found[-1][0])
+            keep = self.keep
+            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found) if keep is None or keep(row[0])]
         return self.rows.pop()
 
 
 def merged(
-    connection: Connection, texts: dict[int, Any], stream: int, after: Position | None, wanted: int, budget: Budget
+    connection: Connection,
+    texts: dict[int, tuple[Any, Keep]],
+    stream: int,
+    after: Position | None,
+    wanted: int,
+    budget: Budget,
 ) -> Iterator[list[Position]]:
     """Yield batches of positions of the labels of texts: an odd stream is of those without a confidence.
 
-    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order.
+    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order, and which
+    directions of those to keep.
     """
     unknown = bool(stream % 2)
     heads = _heads(connection, list(texts), after, unknown=unknown)
     completed: dict[int, Any] = {}
+    share = min(max(2 * wanted // max(len(heads), 1), _LEAST), wanted)
     heap: list[tuple[float, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
     heapq.heapify(heap)
     batch: list[Position] = []
     while heap:
         negated, number, text, opened = heap[0]
         if opened is None:
-            base = texts[text]
+            base, keep = texts[text]
             if id(base) not in completed:
                 completed[id(base)] = _complete(base, unknown=unknown)
-            opened = _Text(connection, text, completed[id(base)], unknown=unknown, after=after)
+            opened = _Text(connection, text, completed[id(base)], keep, unknown=unknown, after=after)
         else:
             position = Position(stream, None if unknown else -negated, number)
             if not batch or batch[-1] != position:
@@ -91,7 +103,7 @@ def merged(
             if len(batch) >= wanted:
                 yield batch
                 batch = []
-        row = opened.next(wanted, budget)
+        row = opened.next(share, budget)
         if row is None:
             heapq.heappop(heap)
         else:

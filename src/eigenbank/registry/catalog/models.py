@@ -155,7 +155,7 @@ class DirectionTable(Base):
     __tablename__ = "directions"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     spectrum_id: Mapped[int] = mapped_column(_to("spectra.id"))
-    rank: Mapped[int] = mapped_column(Integer, index=True)
+    rank: Mapped[int] = mapped_column(Integer)
     eigenvalue: Mapped[float] = mapped_column()
     share: Mapped[float] = mapped_column()
     gap: Mapped[float | None]
@@ -167,6 +167,9 @@ class DirectionTable(Base):
         Index("ix_directions_eigenvalue", eigenvalue.desc()),
         Index("ix_directions_share", share.desc()),
         Index("ix_directions_confidence", confidence.desc()),
+        # High ranks have small values: in the order of all, those of one rank would be found late.
+        Index("ix_directions_rank_eigenvalue", rank, eigenvalue.desc()),
+        Index("ix_directions_rank_share", rank, share.desc()),
         CheckConstraint("rank >= 0", name="rank"),
         CheckConstraint("eigenvalue >= 0", name="eigenvalue"),
         CheckConstraint("share BETWEEN 0 AND 1", name="share"),

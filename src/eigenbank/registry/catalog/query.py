@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from eigenbank.schemas.errors import CatalogError, unknown
 
@@ -74,8 +74,7 @@ def literal_prefix(pattern: str) -> str:
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where a page ended: in which stream of rows, at which value and direction."""
 
     stream: int

@@ -26,7 +26,7 @@ from eigenbank.registry.catalog.models import (
     TextTable,
 )
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, SetRow
-from eigenbank.registry.catalog.sql import among, rows_of
+from eigenbank.registry.catalog.sql import among, between, rows_of
 from eigenbank.schemas import Evidence, Label
 from eigenbank.schemas.common import Model
 
@@ -48,14 +48,16 @@ _SETS = select(
     SetTable.builder,
 ).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
 
-_DIRECTIONS = select(
+_FACTS = select(
     DirectionTable.id,
     DirectionTable.spectrum_id,
     DirectionTable.rank,
     DirectionTable.eigenvalue,
     DirectionTable.share,
     DirectionTable.gap,
-).where(among(DirectionTable.id, "numbers"))
+)
+_DIRECTIONS = _FACTS.where(among(DirectionTable.id, "numbers"))
+_DIRECTIONS_IN_ROW = _FACTS.where(between(DirectionTable.id))
 
 _SPECTRA = (
     select(
@@ -95,6 +97,7 @@ LABEL_COLUMNS = (
 """A label as it is stored: what `Labels` is fed with."""
 
 _LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
+_LABELS_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
 _TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
 _SOURCES = select(SourceTable.id, SourceTable.name).where(among(SourceTable.id, "numbers"))
 _PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds).where(
@@ -167,32 +170,19 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     """Return directions with their labels, in the order of the numbers given."""
     if not numbers:
         return []
-    rows = {row[0]: row for row in rows_of(connection, _DIRECTIONS, {"numbers": numbers})}
-    spectra = {
-        row[0]: row[1:] for row in connection.execute(_SPECTRA, {"numbers": list({row[1] for row in rows.values()})})
-    }
+    rows = {row[0]: row for row in _of(connection, numbers, _DIRECTIONS, _DIRECTIONS_IN_ROW)}
+    wanted = list({row[1] for row in rows.values()})
+    spectra = {row[0]: row for row in rows_of(connection, _SPECTRA, {"numbers": wanted})}
     raw, source = raw_labels(connection, numbers)
     found = []
     for number in numbers:
         _, spectrum, rank, eigenvalue, share, gap = rows[number]
-        model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
-        found.append(
-            DirectionRow(
-                model_id,
-                revision or None,
-                layer,
-                kind,
-                width,
-                recipe,
-                rank,
-                eigenvalue,
-                share,
-                gap,
-                location,
-                raw.get(number, ()),
-                source,
-            )
+        _, model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
+        own = raw.get(number, ())
+        row = DirectionRow(
+            model_id, revision or None, layer, kind, width, recipe, rank, eigenvalue, share, gap, location, own, source
         )
+        found.append(row)
     return found
 
 
@@ -200,8 +190,7 @@ class Labels:
     """Turns stored labels into `Label` objects. The strings they refer to are read beforehand."""
 
     def __init__(self, connection: Connection, rows: Sequence[Any]) -> None:
-        texts = {row[1] for row in rows} | {row[12] for row in rows}
-        self._texts = _names(connection, _TEXTS, texts)
+        self._texts = _names(connection, _TEXTS, {row[1] for row in rows} | {row[12] for row in rows})
         self._sources = _names(connection, _SOURCES, {row[2] for row in rows})
         protocols = [number for number in {row[7] for row in rows} if number is not None]
         self._protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
@@ -209,17 +198,16 @@ class Labels:
             for number, scale, steps, seeds in connection.execute(_PROTOCOLS, {"numbers": protocols}):
                 self._protocols[number] = (scale, steps, tuple(json.loads(seeds)))
 
-    def text(self, raw: Any) -> str:
-        """Return a stored label's text."""
-        return self._texts[raw[1]]
-
-    def order(self, raw: Any) -> tuple[bool, float, str, str]:
-        """Return the sort key: the most confident first, those without a confidence last."""
+    def _order(self, raw: Any) -> tuple[bool, float, str, str]:
         return raw[4] is None, -(raw[4] or 0.0), self._texts[raw[1]], self._sources[raw[2]]
 
+    def texts(self, raw: Sequence[Any]) -> list[str]:
+        """Return the texts of stored labels, the most confident first, those without a confidence last."""
+        return [self._texts[one[1]] for one in sorted(raw, key=self._order)]
+
     def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
-        """Return the labels that stored ones stand for. They were validated when they were put in."""
-        return tuple(map(self._label, raw))
+        """Return the labels that stored ones stand for, in the same order. They were validated when they were put in."""
+        return tuple(map(self._label, sorted(raw, key=self._order)))
 
     def _label(self, raw: Any) -> Label:
         evidence = None
@@ -273,24 +261,25 @@ def moment(microseconds: int) -> datetime:
 
 def _names(connection: Connection, statement: Any, numbers: Iterable[int | None]) -> dict[int, str]:
     wanted = [number for number in numbers if number is not None]
-    return {row[0]: row[1] for row in connection.execute(statement, {"numbers": wanted})} if wanted else {}
+    return dict(rows_of(connection, statement, {"numbers": wanted})) if wanted else {}
 
 
-def raw_labels(connection: Connection, numbers: Iterable[int]) -> tuple[dict[int, list[Any]], Labels]:
-    """Return the stored labels of directions by their number, in order, and what makes labels of them."""
-    rows = rows_of(connection, _LABELS, {"numbers": numbers})
-    source = Labels(connection, rows)
+def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: Any) -> list[Any]:
+    """Return the rows of directions; `in_row` is the statement for those that follow one another, as a set's do."""
+    first, last = min(numbers), max(numbers)
+    if last - first == len(numbers) - 1:
+        return rows_of(connection, in_row, {"first": first, "last": last})
+    return rows_of(connection, statement, {"numbers": numbers})
+
+
+def raw_labels(connection: Connection, numbers: Sequence[int]) -> tuple[dict[int, list[Any]], Labels]:
+    """Return the stored labels of directions by their number, and what makes labels of them."""
+    rows = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
     found: dict[int, list[Any]] = {}
     for row in rows:
-        found.setdefault(row[0], []).append(row)
-    for own in found.values():
-        if len(own) > 1:
-            own.sort(key=source.order)
-    return found, source
-
-
-def labels_of(connection: Connection, numbers: Iterable[int]) -> dict[int, list[Label]]:
-    """Return the labels of directions by their number, the most confident first, those without a confidence last."""
-    numbers = list(numbers)
-    raw, source = raw_labels(connection, numbers)
-    return {number: list(source.labels(raw.get(number, ()))) for number in numbers}
+        number = row[0]
+        if number in found:
+            found[number].append(row)
+        else:
+            found[number] = [row]
+    return found, Labels(connection, rows)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Protocol
 
 from eigenbank.schemas import Label
@@ -35,16 +34,17 @@ class LabelSource(Protocol):
         """Return the labels, the most confident first."""
         ...
 
-    def text(self, raw: Any) -> str:
-        """Return one label's text."""
+    def texts(self, raw: Sequence[Any]) -> list[str]:
+        """Return the labels' texts, the most confident first."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DirectionRow:
     """A direction with everything the catalog knows of it.
 
-    Its labels were read with it; the objects are made when first asked for, since most rows are only looked at.
+    Its labels were read with it; they are sorted and made objects when they are asked for, since most rows are only
+    looked at.
     """
 
     model_id: str
@@ -60,16 +60,19 @@ class DirectionRow:
     location: str
     _raw: Sequence[Any] = field(repr=False)
     _source: LabelSource = field(repr=False, compare=False)
+    _labels: tuple[Label, ...] | None = field(default=None, repr=False, compare=False)
 
-    @cached_property
+    @property
     def labels(self) -> tuple[Label, ...]:
         """The labels, the most confident first, those without a confidence last."""
-        return self._source.labels(self._raw) if self._raw else ()
+        if self._labels is None:
+            self._labels = self._source.labels(self._raw)
+        return self._labels
 
     @property
     def label_texts(self) -> list[str]:
         """The labels' texts, the most confident first."""
-        return [self._source.text(raw) for raw in self._raw]
+        return self._source.texts(self._raw)
 
     @property
     def confidence(self) -> float | None:

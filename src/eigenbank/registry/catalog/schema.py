@@ -1,6 +1,5 @@
 """Making a catalog, and bringing an older one up to date."""
 
-import contextlib
 import os
 import re
 import secrets
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.disk import check_folder
+from eigenbank.registry.catalog.disk import check_folder, remove_leftovers
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
 from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_version
@@ -77,29 +76,9 @@ def _with_logs(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal"))]
 
 
-_LEFTOVER = re.compile(r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-wal|-shm|-journal)?")
-
-
 def sweep(path: Path) -> None:
     """Remove what killed programs left beside a catalog while they were making it. Those still at it are let alone."""
-    start = f".{path.name}"
-    with contextlib.suppress(OSError):
-        for entry in list(path.parent.iterdir()):
-            found = _LEFTOVER.fullmatch(entry.name[len(start) :]) if entry.name.startswith(start) else None
-            if found is not None and not _alive(int(found["pid"])):
-                entry.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    remove_leftovers(path.parent, re.escape(f".{path.name}") + r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-wal|-shm|-journal)?")
 
 
 def open_file(path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS) -> tuple[Database, bool]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, bindparam, exists, func, select
 
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -18,23 +18,31 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
 )
 from eigenbank.registry.catalog.query import Filters, is_glob, literal_prefix, matcher
-from eigenbank.registry.catalog.sql import among, storable, unindexed
-from eigenbank.schemas.errors import unknown
+from eigenbank.registry.catalog.sql import among, rows_of, storable, unindexed
+from eigenbank.schemas.errors import UnknownNameError, unknown
 
 FEW_SPECTRA = 400
 """Up to this many spectra are named one by one; more are described by conditions."""
+
+_SPECTRA = select(SpectrumTable.id, SpectrumTable.directions).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+_OF_SET = _SPECTRA.where(LayerTable.set_id == bindparam("set")).limit(FEW_SPECTRA + 1)
+_OF_MODEL = (
+    select(CheckpointTable.id, SetTable.id)
+    .outerjoin(SetTable, SetTable.checkpoint_id == CheckpointTable.id)
+    .where(CheckpointTable.model_id == bindparam("model"))
+)
 
 
 @dataclass
 class Scope:
     """The layers and recipes a search is limited to.
 
-    `sets`: numbers in order, None for all. `layers`: conditions on layers and spectra. `spectra`: the numbers of all that
-    are meant, where they are few, with how many `directions` they hold.
+    `sets`: numbers in order, None for all. `layers`: columns of layers and spectra, with the values that are meant.
+    `spectra`: the numbers of all that are meant, where they are few, with how many `directions` they hold.
     """
 
     sets: list[int] | None = None
-    layers: list[Any] = field(default_factory=list)
+    layers: list[tuple[Any, list[Any]]] = field(default_factory=list)
     spectra: list[int] | None = None
     directions: int = 0
 
@@ -43,9 +51,12 @@ class Scope:
         """Whether nothing is left out."""
         return self.sets is None and not self.layers
 
-    def conditions(self) -> list[Any]:
-        """The conditions on joined spectra and layers."""
-        return self.layers + ([] if self.sets is None else [among(LayerTable.set_id, self.sets)])
+    def conditions(self, *, indexed: bool, sets: bool = True) -> list[Any]:
+        """The conditions on joined spectra and layers, with or without those on the `sets`. `indexed`: whether the
+        database may come in by them.
+        """
+        limits = self.layers if self.sets is None or not sets else [*self.layers, (LayerTable.set_id, self.sets)]
+        return [among(column if indexed else unindexed(column), values) for column, values in limits]
 
 
 def resolve(connection: Connection, filters: Filters) -> Scope:
@@ -57,27 +68,24 @@ def resolve(connection: Connection, filters: Filters) -> Scope:
     if filters.layer is not None:
         names = _pick(connection, NameTable.id, NameTable.name, filters.layer)
         if names is not None:
-            scope.layers.append(among(LayerTable.name_id, names))
+            scope.layers.append((LayerTable.name_id, names))
     if filters.recipe is not None:
         recipes = _pick(connection, RecipeTable.id, RecipeTable.slug, filters.recipe)
         if recipes is not None:
-            scope.layers.append(among(SpectrumTable.recipe_id, recipes))
+            scope.layers.append((SpectrumTable.recipe_id, recipes))
     if filters.kind is not None:
         matches = matcher(filters.kind)
         kinds = [kind for kind in connection.scalars(select(LayerTable.kind).distinct()) if matches(kind)]
-        scope.layers.append(among(LayerTable.kind, kinds))
+        scope.layers.append((LayerTable.kind, kinds))
     if filters.width is not None:
         # Beyond what the database can hold there is no layer either.
-        scope.layers.append(LayerTable.width == (filters.width if 0 <= filters.width < 2**31 else -1))
+        scope.layers.append((LayerTable.width, [filters.width if 0 <= filters.width < 2**31 else -1]))
     if scope.everything:
         return scope
-    statement = (
-        select(SpectrumTable.id, SpectrumTable.directions)
-        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        .where(*scope.conditions())
-        .limit(FEW_SPECTRA + 1)
-    )
-    found = connection.execute(statement).all()
+    if scope.sets is not None and len(scope.sets) == 1 and not scope.layers:
+        found = rows_of(connection, _OF_SET, {"set": scope.sets[0]})
+    else:
+        found = rows_of(connection, _SPECTRA.where(*scope.conditions(indexed=True)).limit(FEW_SPECTRA + 1))
     if not found:
         _explain(connection, filters, scope.sets)
     if len(found) <= FEW_SPECTRA:
@@ -88,12 +96,17 @@ def resolve(connection: Connection, filters: Filters) -> Scope:
 
 def _sets(connection: Connection, filters: Filters) -> list[int] | None:
     conditions: list[Any] = []
-    if filters.model is not None:
+    plain = filters.model if filters.model is not None and not is_glob(filters.model) else None
+    if plain is not None:
+        known = rows_of(connection, _OF_MODEL, {"model": plain}) if storable(plain) else []
+        if not known:
+            raise _unknown_model(connection, plain)
+        if filters.denoiser is filters.licence is filters.location is None:
+            return sorted(row[1] for row in known if row[1] is not None)
+        conditions.append(CheckpointTable.model_id == plain)
+    elif filters.model is not None:
         models = _pick(connection, CheckpointTable.id, CheckpointTable.model_id, filters.model)
         if models is not None:
-            if not models and not is_glob(filters.model):
-                known = list(connection.scalars(select(CheckpointTable.model_id).distinct()))
-                raise unknown(kind="model", name=_short(filters.model), known=known)
             conditions.append(among(SetTable.checkpoint_id, models))
     for column, pattern in ((CheckpointTable.denoiser, filters.denoiser), (CheckpointTable.licence, filters.licence)):
         if pattern is not None:
@@ -108,6 +121,11 @@ def _sets(connection: Connection, filters: Filters) -> list[int] | None:
         return None
     statement = select(SetTable.id).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
     return sorted(connection.scalars(statement.where(*conditions)))
+
+
+def _unknown_model(connection: Connection, model_id: str) -> UnknownNameError:
+    known = list(connection.scalars(select(CheckpointTable.model_id).distinct()))
+    return unknown(kind="model", name=_short(model_id), known=known)
 
 
 def _pick(connection: Connection, number: Any, name: Any, pattern: str) -> list[int] | None:
@@ -159,10 +177,10 @@ class LabelTest:
         """Whether every label passes."""
         return self.sources is None and self.min_confidence is None
 
-    def conditions(self) -> list[Any]:
-        """The same as conditions on a row of labels."""
+    def conditions(self, *, sources: bool = True) -> list[Any]:
+        """The same as conditions on a row of labels, with or without that on `sources`."""
         found: list[Any] = []
-        if self.sources is not None:
+        if sources and self.sources is not None:
             # The direction or the text is the better way in; nearly every label is of one of few sources.
             found.append(among(unindexed(LabelTable.source_id), sorted(self.sources)))
         if self.min_confidence is not None:

@@ -11,23 +11,37 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from eigenbank.registry.catalog import read
-from eigenbank.registry.catalog.judge import best_keys, matching, standing
+from eigenbank.registry.catalog.judge import (
+    Ranges,
+    best_keys,
+    labelled,
+    labelled_of_source,
+    matching,
+    named_sets,
+    sets_at,
+    standing,
+)
 from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
-from eigenbank.registry.catalog.merge_texts import merged
+from eigenbank.registry.catalog.merge_texts import Keep, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Filters, Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, resolve
-from eigenbank.registry.catalog.sql import among, unindexed
+from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
+_FEW, _MOST = 500, 5_000
+"""So many rows are always gathered, and so many at most where a walk is the other way."""
+_FEW_LABELS = 200
+"""Labels of matching texts that are gathered rather than merged."""
 MANY = 400_000
 """More rows than this are never gathered."""
 
@@ -38,17 +52,30 @@ _COLUMNS: dict[str, tuple[Any, bool]] = {
     "rank": (DirectionTable.rank, False),
 }
 
+_LAST = select(func.max(DirectionTable.id))
+_OF_SPECTRA = (
+    select(DirectionTable.id)
+    .where(among(DirectionTable.spectrum_id, "numbers"))
+    .order_by(unindexed(DirectionTable.id))
+    .limit(bindparam("count"))
+)
+"""Whole spectra in catalog order, a model's set as a rule: the most common question."""
+
 
 @dataclass(frozen=True)
 class Driver:
     """A selective way in: a condition on directions, and how many meet it. `bound`: the one it is made of. `partial`:
-    matches by names alone are not among them.
+    matches by names alone are not among them. `scope`: it is the search's scope itself. `matched`: whoever comes in by it
+    matches the text. `sources`: it is the sources of labels.
     """
 
     count: int
     conditions: list[Any]
     bound: Bound | None = None
     partial: bool = False
+    scope: bool = False
+    matched: bool = False
+    sources: bool = False
 
 
 class Search:
@@ -89,9 +116,11 @@ class Search:
         """Up to how many rows gathering is the shorter way: a walk past the others that finds as many as are wanted looks
         at `wanted · all / few` rows. Judging a match takes about twice as long as sorting it.
         """
-        total = self.connection.execute(select(func.max(DirectionTable.id))).scalar() or 0
+        if self.scope.spectra is not None and self.scope.directions <= _FEW:
+            return _FEW
+        total = self.connection.execute(_LAST).scalar() or 0
         few = int((wanted * total) ** 0.5)
-        return min(max(few // 2 if self.ranked else few, 500), 5_000)
+        return min(max(few // 2 if self.ranked else few, _FEW), _MOST)
 
     @staticmethod
     def _page(positions: Iterable[Position], wanted: int) -> list[Position]:
@@ -109,33 +138,38 @@ class Search:
         found: list[Driver] = []
         if self.scope.spectra is not None and self.scope.directions <= most:
             spectra = among(DirectionTable.spectrum_id, self.scope.spectra)
-            found.append(Driver(self.scope.directions, [spectra]))
+            found.append(Driver(self.scope.directions, [spectra], scope=True))
         for bound in self.bounds:
             own = bound.conditions(indexed=True)
             found.append(Driver(count(self.connection, DirectionTable.id, own, most), own, bound))
-        ways: list[tuple[list[Any], bool]] = []
         if self.test.sources is not None:
-            ways.append(([among(LabelTable.source_id, sorted(self.test.sources))], False))
+            found += self._by_labels([among(LabelTable.source_id, sorted(self.test.sources))], most)
         if self.matches is not None and (self.ranked or self.matches.places is None):
             texts = [*self.matches.tiers, *self.matches.mixed]
-            ways.append(([among(LabelTable.text_id, texts)], self.matches.places is not None))
-        for label, partial in ways:
-            # Texts have their labels in order already: merging them is rarely the longer way.
-            by_text = self.matches is not None and label is ways[-1][0]
-            enough = min(most, 200) if self.ranked and by_text else most
-            number = count(self.connection, LabelTable.direction_id, label, enough)
-            if number <= enough:
-                directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
-                found.append(Driver(number, directions, None, partial))
+            found += self._by_labels([among(LabelTable.text_id, texts)], most, texts=True)
         if most == MANY and self.scope.spectra is None and not self.scope.everything:
             inner = select(SpectrumTable.id).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-            inner = inner.where(*self.scope.conditions())
+            inner = inner.where(*self.scope.conditions(indexed=True))
             total = self.connection.execute(
                 select(func.coalesce(func.sum(SpectrumTable.directions), 0)).where(SpectrumTable.id.in_(inner))
             ).scalar_one()
             found.append(Driver(int(total), [DirectionTable.spectrum_id.in_(inner)]))
         best = min(found, key=lambda driver: driver.count, default=None)
         return best if best is not None and best.count <= most else None
+
+    def _by_labels(self, label: list[Any], most: int, *, texts: bool = False) -> list[Driver]:
+        """The way in by a condition on labels, `texts` by that on their texts; none where more than `most` meet it."""
+        # Texts have their labels in order already: merging them is rarely the longer way.
+        enough = min(most, _FEW_LABELS) if texts and self.ranked else most
+        number = count(self.connection, LabelTable.direction_id, label, enough)
+        if number > enough:
+            return []
+        directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
+        if not texts or self.matches is None:
+            return [Driver(number, directions, sources=not texts)]
+        partial = self.matches.places is not None
+        matched = not self.matches.mixed and self.test.anything
+        return [Driver(number, directions, partial=partial, matched=matched)]
 
     def _conditions(self, indexed: Bound | None = None) -> list[Any]:
         """The conditions on directions; only the bound `indexed` may be a way in."""
@@ -144,33 +178,63 @@ class Search:
             found.append(labelled_by(self.test))
         return found
 
-    def _fitting(self, statement: Any, limits: list[Any]) -> Any:
-        """Limit a statement on directions to those in the scope that meet the limits."""
+    def _fitting(self, statement: Any, limits: list[Any], *, scoped: bool = False, matched: bool = False) -> Any:
+        """Limit a statement on directions to those in the scope that meet the limits and match the text. `scoped`,
+        `matched`: it is limited so already.
+        """
         statement = statement.where(*limits)
-        if self.scope.spectra is not None:
+        if self.scope.spectra is not None and not scoped:
             statement = statement.where(among(unindexed(DirectionTable.spectrum_id), self.scope.spectra))
-        words = None if self.matches is None or self.ranked else matching(self.matches, self.test)
+        words = None if self.matches is None or matched else matching(self.matches, self.test)
         if words is None and (self.scope.everything or self.scope.spectra is not None):
             return statement
         statement = statement.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
         statement = statement.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
         if self.scope.spectra is None:
-            statement = statement.where(*self.scope.conditions())
+            statement = statement.where(*self.scope.conditions(indexed=False))
         if words is not None:
             statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
         return statement
 
+    def _fits(self, numbers: list[int], limits: list[Any], *, matched: bool = False) -> set[int]:
+        """Return those of the directions that are in the scope, meet the limits and match the text (`matched`: as all do)."""
+        if self.matches is not None and self.named is not None and not matched:
+            numbers = sorted(labelled(self.connection, self.matches, self.test, self.named, numbers))
+            matched = True
+        if not numbers or (matched and self.scope.everything and not limits):
+            return set(numbers)
+        statement = select(DirectionTable.id).where(among(DirectionTable.id, numbers))
+        return {row[0] for row in rows_of(self.connection, self._fitting(statement, limits, matched=matched))}
+
+    @cached_property
+    def named(self) -> Ranges | None:
+        """The sets whose names alone match; None where it is not by set."""
+        return None if self.matches is None else named_sets(self.connection, self.matches)
+
     # Gathering
 
     def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
-        limits = driver.conditions + self._conditions(driver.bound)
+        others = self._conditions(driver.bound)
+        limits = driver.conditions + others
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
-        statement = self._fitting(statement, limits)
+        if driver.scope and not others and column is None and self.matches is None and after is None:
+            values = {"numbers": self.scope.spectra, "count": wanted}
+            yield from (Position(0, None, row[0]) for row in rows_of(self.connection, _OF_SPECTRA, values))
+            return
         if not self.ranked:
+            statement = self._fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
             yield from self._sorted_by_database(statement, after, wanted)
             return
-        best = best_keys(self.connection, self.matches, self.test, list(self.connection.scalars(statement)))
+        if driver.sources and self.matches is not None and self.named is not None:
+            found = labelled_of_source(self.connection, self.matches, self.test, self.named)
+            numbers = sorted(self._fits(sorted(found), self._conditions(), matched=True))
+        else:
+            statement = self._fitting(statement, limits, scoped=driver.scope, matched=True)
+            numbers = [row[0] for row in rows_of(self.connection, statement)]
+            if not driver.matched:
+                numbers = sorted(self._fits(numbers, []))
+        best = best_keys(self.connection, self.matches, self.test, numbers)
         positions = [standing(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
         start = None if after is None else after.order(descending=True)
         keyed = sorted((position.order(descending=True), position) for position in positions)
@@ -184,8 +248,8 @@ class Search:
         if column is None:
             if after is not None:
                 statement = statement.where(number > after.direction)
-            for found in self.connection.scalars(statement.order_by(number).limit(wanted)):
-                yield Position(0, None, found)
+            for row in rows_of(self.connection, statement.order_by(number).limit(wanted)):
+                yield Position(0, None, row[0])
             return
         plain = unindexed(column)
         if after is None or after.stream == 0:
@@ -231,13 +295,22 @@ class Search:
         yield from by_column(
             self.connection,
             self.column,
-            None if everything else lambda statement: self._fitting(statement, limits),
+            None if everything else lambda numbers: self._fits(numbers, limits),
             descending=self.descending,
             after=after,
             wanted=wanted,
             budget=budget,
-            own=[c for bound in self.bounds if bound.column is self.column for c in bound.conditions(indexed=True)],
+            own=[condition for bound in self._starting() for condition in bound.conditions(indexed=True)],
         )
+
+    def _starting(self) -> list[Bound]:
+        """The bounds that an index in the order asked for can start from: on that column, or on the rank before it."""
+        return [
+            bound
+            for bound in self.bounds
+            if bound.column is self.column
+            or (bound.column is DirectionTable.rank and self.filters.sort in ("eigenvalue", "share"))
+        ]
 
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
         """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
@@ -246,19 +319,23 @@ class Search:
         limits = self._conditions()
         if limits or not self.scope.everything:
             statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
-            statement = self._fitting(statement, limits)
+            statement = self._fitting(statement, limits, matched=True)
         for tier in range(NAMES):
-            texts: dict[int, Any] = {text: statement for text, found in self.matches.tiers.items() if found == tier}
+            texts: dict[int, tuple[Any, Keep]] = {
+                text: (statement, None) for text, found in self.matches.tiers.items() if found == tier
+            }
             if tier == 3:
-                texts = self._mixed_statements(limits)
+                texts = self._mixed_statements(statement, limits)
             for unknown in (False, True):
                 stream = 2 * tier + unknown
                 if texts and (after is None or after.stream <= stream):
                     start = after if after is not None and after.stream == stream else None
                     yield from merged(self.connection, texts, stream, start, wanted, budget)
 
-    def _mixed_statements(self, limits: list[Any]) -> dict[int, Any]:
-        """For each text that lacks some terms, the statement for its labels on layers whose names have those."""
+    def _mixed_statements(self, plain: Any, limits: list[Any]) -> dict[int, tuple[Any, Keep]]:
+        """For each text that lacks some terms, the statement for its labels on layers whose names have those: the `plain`
+        one, where a direction's number tells.
+        """
         assert self.matches is not None
         base = (
             select(LabelTable.direction_id, LabelTable.confidence)
@@ -266,14 +343,15 @@ class Search:
             .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
             .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
             .join(SetTable, SetTable.id == LayerTable.set_id)
-            .where(*self.test.conditions(), *limits, *self.scope.conditions())
+            .where(*self.test.conditions(), *limits, *self.scope.conditions(indexed=False))
         )
-        made: dict[tuple[int, ...], Any] = {}
+        made: dict[tuple[int, ...], tuple[Any, Keep]] = {}
         found = {}
         for text, places in self.matches.mixed.items():
             key = tuple(map(id, places))
             if key not in made:
-                made[key] = base.where(*conditions(places))
+                sets = sets_at(self.connection, places)
+                made[key] = (base.where(*conditions(places)), None) if sets is None else (plain, sets.holds)
             found[text] = made[key]
         return found
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Integer, Text, bindparam, func, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Double, Integer, Text, bindparam, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -70,15 +70,31 @@ def among(column: Any, values: Iterable[Any] | str) -> ColumnElement[bool]:
     return _Among(column, bindparam(None, list(values), type_=Many(of)))
 
 
+def between(column: Any) -> ColumnElement[bool]:
+    """Return `first <= column <= last`, the two to be given when the statement is executed."""
+    condition: ColumnElement[bool] = column.between(bindparam("first"), bindparam("last"))
+    return condition
+
+
 def unindexed(column: Any) -> Any:
     """Return the column so that the planner does not use its index: for where another one is known to be better."""
-    return column + 0
+    return column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
 
 
 def next_id(connection: Connection, table: type[Base]) -> int:
     """Return the first free number of a table. Safe because only one transaction at a time may write."""
-    column = table.__table__.c.id
-    return int(connection.execute(select(func.coalesce(func.max(column), 0) + 1)).scalar_one())
+    return int(connection.execute(_next_id(table)).scalar_one())
+
+
+@lru_cache(maxsize=64)
+def _next_id(table: type[Base]) -> Any:
+    return select(func.coalesce(func.max(table.__table__.c.id), 0) + 1)
+
+
+@lru_cache(maxsize=64)
+def _known(table: type[Base], column: str) -> Any:
+    key = table.__table__.c[column]
+    return select(key, table.__table__.c.id).where(among(key, "values"))
 
 
 @lru_cache(maxsize=64)
@@ -111,8 +127,7 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
     wanted = list(dict.fromkeys(values))
     if not wanted:
         return {}
-    key = table.__table__.c[column]
-    known = {row[0]: row[1] for row in connection.execute(select(key, table.__table__.c.id).where(among(key, wanted)))}
+    known: dict[str, int] = dict(rows_of(connection, _known(table, column), {"values": wanted}))
     missing = [value for value in wanted if value not in known]
     if missing:
         first = next_id(connection, table)
@@ -122,7 +137,7 @@ def intern(connection: Connection, table: type[Base], column: str, values: Itera
     return known
 
 
-def rows_of(connection: Connection, statement: Any, values: dict[str, Any]) -> list[Any]:
+def rows_of(connection: Connection, statement: Any, values: dict[str, Any] | None = None) -> list[Any]:
     """Return a statement's rows as the driver gives them: for many rows of plain numbers and strings."""
     result: Any = connection.execute(statement, values)
     found: list[Any] = result.cursor.fetchall()

@@ -37,6 +37,7 @@ from eigenbank.schemas.errors import CatalogError
 from eigenbank.schemas.layer import Kind
 
 FORMAT = 1
+_MOST_HEAD = 1_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
 
@@ -205,7 +206,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
     number = 0
     try:
         with path.open("rb") as file:
-            while line := file.readline(_MOST_LINE):
+            while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
                 number += 1
                 if ended:
                     raise _wrong(path, number, "there is more after the end")

@@ -9,7 +9,10 @@ from eigenbank.registry.catalog.match import Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.scope import Scope
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
+
+_BLOCK = 256
+"""So many rows are looked at in one go, at least."""
 
 _SET_OF = (
     select(LayerTable.set_id)
@@ -39,7 +42,7 @@ class Budget:
 def by_column(
     connection: Connection,
     column: Any,
-    fitting: Callable[[Any], Any] | None,
+    fitting: Callable[[list[int]], set[int]] | None,
     *,
     descending: bool,
     after: Position | None,
@@ -49,32 +52,32 @@ def by_column(
 ) -> Iterator[list[Position]]:
     """Yield the directions in the order of a column (None: of their numbers), then those that have nothing there.
 
-    `fitting` limits a statement on directions to those that fit; None: all do. `own` are limits on the column itself,
-    where the walk may start.
+    `fitting` tells which of some directions fit; None: all do. `own` are limits on the column itself, where the walk may
+    start.
     """
     for stream in (0, 1) if column is not None and column.nullable else (0,):
         if after is not None and after.stream > stream:
             continue
         place = after if after is not None and after.stream == stream else None
         value = None if stream else column
-        size = wanted if fitting is None else max(wanted, 512)
+        size = wanted if fitting is None else max(wanted, _BLOCK)
+        looked = fit = 0
         while True:
-            inner = _block(column, value, stream, own, descending=descending, place=place)
-            boundary = connection.execute(inner.offset(size - 1).limit(1)).first()
-            inner = inner.limit(size)
+            statement = _block(column, value, stream, own, descending=descending, place=place).limit(size)
+            rows = rows_of(connection, statement)
+            block = [Position(stream, None if value is None else row[1], row[0]) for row in rows]
+            last = block[-1] if len(block) == size else None
             if fitting is not None:
-                block = inner.subquery()
-                inner = select(block.c.id, *([] if value is None else [block.c.value]))
-                inner = fitting(inner.join(DirectionTable, DirectionTable.id == block.c.id))
-                order = [] if value is None else [block.c.value.desc() if descending else block.c.value]
-                inner = inner.order_by(*order, block.c.id)
-            rows = connection.execute(inner).all()
-            yield [Position(stream, None if value is None else row[1], row[0]) for row in rows]
-            if boundary is None:
+                fits = fitting([row[0] for row in rows])
+                block = [position for position in block if position.direction in fits]
+            yield block
+            if last is None:
                 break
-            place = Position(stream, None if value is None else boundary[1], boundary[0])
+            place = last
             budget.spend(size)
-            size = min(size * 4, 32_768)
+            # As many rows as should hold those that are still wanted, judging by the share that fits so far.
+            looked, fit = looked + size, fit + len(block)
+            size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
 
 
 def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: bool, place: Position | None) -> Any:
@@ -119,7 +122,7 @@ def by_set(
         select(SpectrumTable.id)
         .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
         .join(SetTable, SetTable.id == LayerTable.set_id)
-        .where(*scope.layers, *conditions(tuple(places)))
+        .where(*scope.conditions(indexed=False, sets=False), *conditions(tuple(places)))
     )
     number = DirectionTable.id
     size, batch = 2, wanted

@@ -1,12 +1,13 @@
 """Changing the catalog: sets and people's labels. Every function works inside the caller's transaction."""
 
+import gc
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, LayerData, distinct, label_data
@@ -25,10 +26,19 @@ from eigenbank.registry.catalog.models import (
     StrayTable,
     TextTable,
 )
-from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, path_key
+from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, path_key, rows_of
 from eigenbank.schemas import Label
 
 _SET_ID = select(SetTable.id)
+_PROTOCOLS = select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, "digests"))
+_OF_CHECKPOINT = _SET_ID.where(SetTable.checkpoint_id == bindparam("checkpoint"))
+_CHECKPOINT = select(CheckpointTable.id).where(
+    CheckpointTable.model_id == bindparam("model"), CheckpointTable.revision == bindparam("revision")
+)
+_DELETE_STRAYS = delete(StrayTable).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
+_COUNT = update(SetTable).where(SetTable.id == bindparam("set")).values(labels=bindparam("count"))
+_SELDOM = 200_000
+"""After so many new objects the garbage collector looks for cycles while a catalog is filled."""
 
 
 def add(connection: Connection, entry: CheckpointData) -> None:
@@ -55,12 +65,18 @@ def filling(connection: Connection) -> Iterator[None]:
     once takes a fraction of the time of putting each in its place.
     """
     empty = connection.execute(select(DirectionTable.id).limit(1)).first() is None
+    thresholds = gc.get_threshold()
     tables: list[Any] = [DirectionTable.__table__, LabelTable.__table__]
     indexes = [index for table in tables for index in sorted(table.indexes, key=lambda index: str(index.name))]
     if empty:
         for index in indexes:
             index.drop(connection)
-    yield
+    # Millions of short-lived rows pass, none of them part of a cycle: looking for cycles would take as long as the rest.
+    gc.set_threshold(thresholds[0] and max(thresholds[0], _SELDOM), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
     if empty:
         for index in indexes:
             index.create(connection)
@@ -76,11 +92,12 @@ def _put_set(
         insert_rows(connection, SetTable, [row])
         layers = _layers(connection, set_id, entry.set.layers)
         labels = _directions(connection, layers, entry.set.directions, waiting)
-        connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=labels))
-    first = next_id(connection, StrayTable)
+        connection.execute(_COUNT, {"set": set_id, "count": labels})
     left = [(name, stray_text(label)) for name, labels in waiting.items() for label in distinct(labels)]
-    rows = [(first + index, checkpoint_id, name, text) for index, (name, text) in enumerate(left)]
-    insert_rows(connection, StrayTable, rows)
+    if left:
+        first = next_id(connection, StrayTable)
+        rows = [(first + index, checkpoint_id, name, text) for index, (name, text) in enumerate(left)]
+        insert_rows(connection, StrayTable, rows)
 
 
 def set_published(connection: Connection, digest: str, repo: str, commit: str) -> bool:
@@ -94,11 +111,7 @@ def put_checkpoint(connection: Connection, entry: CheckpointData) -> int:
     values: dict[str, Any] = {"denoiser": entry.denoiser, "component": entry.component, "licence": entry.licence}
     if entry.path is not None:
         values["path"] = path_key(entry.path)
-    found = connection.execute(
-        select(CheckpointTable.id).where(
-            CheckpointTable.model_id == entry.model_id, CheckpointTable.revision == entry.revision
-        )
-    ).scalar()
+    found: int | None = connection.execute(_CHECKPOINT, {"model": entry.model_id, "revision": entry.revision}).scalar()
     if found is not None:
         connection.execute(update(CheckpointTable).where(CheckpointTable.id == found).values(values))
         return found
@@ -112,8 +125,8 @@ def put_checkpoint(connection: Connection, entry: CheckpointData) -> int:
 def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[LabelData]]:
     """Remove the checkpoint's set and strays. Returns all labels by direction name, strays included."""
     found = read_strays(connection, checkpoint_id)
-    connection.execute(delete(StrayTable).where(StrayTable.checkpoint_id == checkpoint_id))
-    set_id = connection.execute(_SET_ID.where(SetTable.checkpoint_id == checkpoint_id)).scalar()
+    connection.execute(_DELETE_STRAYS, {"checkpoint": checkpoint_id})
+    set_id = connection.execute(_OF_CHECKPOINT, {"checkpoint": checkpoint_id}).scalar()
     if set_id is not None:
         for name, labels in labels_by_name(connection, set_id).items():
             found.setdefault(name, []).extend(labels)
@@ -229,10 +242,7 @@ def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Pr
         seeds_of[digest] = text
     if not digests:
         return {}
-    found = connection.execute(
-        select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, list(digests)))
-    )
-    known = {row[0]: row[1] for row in found}
+    known: dict[str, int] = dict(rows_of(connection, _PROTOCOLS, {"digests": list(digests)}))
     missing = [digest for digest in digests if digest not in known]
     if missing:
         first = next_id(connection, ProtocolTable)

@@ -59,7 +59,7 @@ def wan(*, two: bool = False) -> Any:
 
 def bank_for(pipe: Any) -> Bank:
     """A bank of the pipeline's first denoiser, one direction for each layer."""
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     return zoo.bank_of(denoiser, zoo.layers_of(denoiser))
 
 
