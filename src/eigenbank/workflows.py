@@ -1,4 +1,4 @@
-"""The jobs that need builders, loaders and the registry together: build a set, label it, keep it.
+"""The jobs that need builders, loaders and the registry together: build a set, keep it, find a checkpoint.
 
 Builders and loaders do not know each other; they meet here. Nothing in this module computes.
 """
@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,67 +227,6 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
         if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
             shutil.rmtree(former, ignore_errors=True)
     return Bank.open(folder)
-
-
-def label(
-    bank: Bank,
-    pipe: Any,
-    attributes: Path,
-    *,
-    scale: float,
-    seeds: Sequence[int],
-    confirm_seeds: Sequence[int],
-    steps: int,
-    most: int = 4,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
-) -> Bank:
-    """The bank with the labels that an attribute model's readings justify; its earlier labels of that model replaced.
-
-    Directions are screened on `seeds`; of those in which one attribute leads, the `most` promising for each attribute
-    are measured again on `confirm_seeds`, and only what holds there becomes a label. `attributes` is the attribute model's folder.
-    """
-    import torch
-
-    from eigenbank.builders.label import Criteria, effects, labels_from, leading, shortlist
-    from eigenbank.faces.attributes import load_attribute_model
-    from eigenbank.loaders.calibrate import calibrate
-    from eigenbank.loaders.respond import respond
-    from eigenbank.schemas import Label
-
-    model = load_attribute_model(attributes)
-    std = torch.tensor(model.config.stds)
-    source = f"attribute-model:{model.digest[:16]}"
-    criteria = Criteria()
-    bank = calibrate(pipe, bank)
-
-    def measure(what: str, directions: list[Any], on: Sequence[int]) -> Any:
-        return respond(
-            pipe,
-            directions,
-            model.read,
-            scale=scale,
-            seeds=on,
-            steps=steps,
-            progress=lambda done, total: progress(what, done, total),
-        )
-
-    directions = list(bank)
-    screened = measure("screening", directions, seeds)
-    seen = effects(screened.base, screened.plus, screened.minus, std, scale)
-    candidates = [directions[k] for k in shortlist(seen, leading(seen, criteria.loosened()), most)]
-    given: dict[str, tuple[Label, ...]] = {
-        direction.id: tuple(old for old in direction.labels if old.source != source) for direction in directions
-    }
-    if candidates:
-        confirmed = measure("confirming", candidates, confirm_seeds)
-        found = effects(confirmed.base, confirmed.plus, confirmed.minus, std, scale)
-        labels = labels_from(
-            found, model.config.names, criteria, source=source, scale=scale, seeds=confirm_seeds, steps=steps
-        )
-        for direction, new in zip(candidates, labels, strict=True):
-            if new is not None:
-                given[direction.id] = (*given[direction.id], new)
-    return bank.labelled(given)
 
 
 def export(

@@ -5,7 +5,7 @@ labels; drawing the images is the loaders' part.
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,8 @@ class Criteria:
     `effect`: least change in population standard deviations per unit scale; `selectivity`: least share of all change;
     `lead`: how many times the next attribute's change; `consistency`: least share of seeds that agree in sign;
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
-    bootstrap resamples in which all that holds of the mean.
+    bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
+    same attribute, of random directions of equal length at the same place.
     """
 
     effect: float = 0.2
@@ -30,6 +31,7 @@ class Criteria:
     consistency: float = 0.9
     asymmetry: float = 1.0
     confidence: float = 0.9
+    null: float = 2.0
 
     def loosened(self) -> "Criteria":
         """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
@@ -47,6 +49,15 @@ class Effects:
     odd: Tensor
     mean: Tensor
     asymmetry: Tensor
+
+    def rows(self, directions: Sequence[int]) -> "Effects":
+        """The effects of some of the directions."""
+        picked = list(directions)
+        return Effects(self.odd[picked], self.mean[picked], self.asymmetry[picked])
+
+    def of(self, readable: Tensor) -> "Effects":
+        """The same with no effect on the attributes that cannot be read, `readable` being `(f,)` bool."""
+        return Effects(self.odd * readable, self.mean * readable, self.asymmetry * readable)
 
     @property
     def selectivity(self) -> Tensor:
@@ -68,8 +79,11 @@ def effects(base: Tensor, plus: Tensor, minus: Tensor, std: Tensor, scale: float
     return Effects(odd, mean, even.square().mean(dim=1).sqrt() / size)
 
 
-def leading(found: Effects, criteria: Criteria) -> Tensor:
-    """`(K,)` long: the attribute that clearly leads each direction's effect, −1 where none does."""
+def leading(found: Effects, criteria: Criteria, null: Tensor | None = None) -> Tensor:
+    """`(K,)` long: the attribute that clearly leads each direction's effect, −1 where none does.
+
+    `null` `(K, f)`: what random directions of equal length do at each direction's place, root mean square.
+    """
     strength, order = found.mean.abs().sort(dim=1, descending=True)
     first = order[:, 0]
     rows = torch.arange(len(first))
@@ -80,7 +94,21 @@ def leading(found: Effects, criteria: Criteria) -> Tensor:
         & (found.consistency[rows, first] >= criteria.consistency)
         & (found.asymmetry[rows, first] <= criteria.asymmetry)
     )
+    if null is not None:
+        clear &= strength[:, 0] >= criteria.null * null[rows, first]
     return torch.where(clear, first, -1)
+
+
+def null_effects(found: Effects, places: Sequence[Hashable], wanted: Sequence[Hashable]) -> Tensor:
+    """`(len(wanted), f)`: root mean square of the mean effects of the random directions at each wanted place.
+
+    `found` is of random directions, `places` says where each was added.
+    """
+    by_place = {
+        place: found.mean[[k for k, at in enumerate(places) if at == place]].square().mean(dim=0).sqrt()
+        for place in set(places)
+    }
+    return torch.stack([by_place[place] for place in wanted])
 
 
 def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
@@ -122,9 +150,12 @@ def labels_from(
     scale: float,
     seeds: Sequence[int],
     steps: int,
+    null: Tensor | None = None,
 ) -> list[Label | None]:
-    """A label for each direction, None where no attribute leads clearly or the bootstrap does not trust it."""
-    first = leading(found, criteria)
+    """A label for each direction, None where no attribute leads clearly, it does not beat the `null` (as in `leading`),
+    or the bootstrap does not trust it.
+    """
+    first = leading(found, criteria, null)
     trust = confidence(found, first.clamp_min(0), criteria)
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     labels: list[Label | None] = []
@@ -147,6 +178,7 @@ def labels_from(
                     asymmetry=float(found.asymmetry[k, j]),
                     runner_up=names[second],
                     runner_up_effect=float(found.mean[k, second]) * (1 if effect > 0 else -1),
+                    null=None if null is None else float(null[k, j]),
                     scale=scale,
                     seeds=tuple(seeds),
                     steps=steps,

@@ -16,10 +16,6 @@ from eigenbank.schemas.errors import SteerError
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
-SCALE = 1.0
-SCREEN_SEEDS = tuple(range(100, 104))
-CONFIRM_SEEDS = tuple(range(200, 212))
-STEPS = 10
 FACES = "5,18,27"
 """Three faces that differ in skin, hair and beard, so that a slider can be seen at work. Not among the labels' seeds."""
 
@@ -52,9 +48,11 @@ def demo(top_k: int, out: Path) -> None:
 
 
 def _demo(top_k: int, out: Path) -> None:
+    from eigenbank.builders.labelers.seam import open_labelers
+    from eigenbank.labelling import label
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.shipped import DEMO_MODEL_ID
-    from eigenbank.workflows import build, find_checkpoint, keep, label
+    from eigenbank.workflows import build, find_checkpoint, keep
 
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     say(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
@@ -70,11 +68,7 @@ def _demo(top_k: int, out: Path) -> None:
         bank = label(
             bank.labelled({direction.id: () for direction in bank}),
             open_pipeline(checkpoint),
-            checkpoint / "attributes",
-            scale=SCALE,
-            seeds=SCREEN_SEEDS,
-            confirm_seeds=CONFIRM_SEEDS,
-            steps=STEPS,
+            open_labelers(["attributes"], checkpoint),
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)

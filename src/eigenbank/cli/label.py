@@ -11,7 +11,12 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @click.command(short_help="Name directions by what they do to the images.")
 @click.argument("model")
 @click.option(
-    "--attributes", type=click.Path(path_type=Path), help="Attribute model [default: the checkpoint's attributes/]."
+    "--labeler",
+    "labelers",
+    multiple=True,
+    metavar="NAME[:ARGUMENT]",
+    help="Who names: statistics, attributes:FOLDER, clip:MODEL@REVISION#VOCABULARY, or a plugin's; several may be given "
+    "[default: the checkpoint's attributes/ where there are, else statistics].",
 )
 @click.option(
     "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
@@ -22,8 +27,16 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(
-    "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per attribute."
+    "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
 )
+@click.option(
+    "--null",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Random directions at every place, which a labelled one must beat.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda, …")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
 )
@@ -31,47 +44,46 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @output_options
 def label(
     model: str,
-    attributes: Path | None,
+    labelers: tuple[str, ...],
     scale: float,
     seeds: tuple[int, ...],
     confirm_seeds: tuple[int, ...],
     steps: int,
     most: int,
+    null: int,
+    device: str,
     out: Path | None,
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Name directions by what they do: an attribute model reads edited images; a clear, steady leader becomes the label.
+    """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
 
     MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
-    attribute measured again on others. The set is written anew and takes the former one's place in the catalog.
+    score measured again on others; what does not beat random directions stays unnamed. The set is written anew and
+    takes the former one's place in the catalog. Cut short and run again, it goes on.
 
     \b
     Example:
-      eigenbank label eigenbank/cartoon-faces-32
+      eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
+    from eigenbank.builders.labelers.seam import open_labelers
+    from eigenbank.labelling import Plan
+    from eigenbank.labelling import label as label_bank
     from eigenbank.loaders.load import load
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.bank import Bank
+    from eigenbank.registry.paths import readings_folder
     from eigenbank.workflows import find_checkpoint, keep
-    from eigenbank.workflows import label as label_bank
 
     model_id, checkpoint = find_checkpoint(model)
     folder = load(model_id).folder
     assert folder is not None
     bank = Bank.open(folder)  # as it lies there, without the labels that the catalog's people gave: those stay theirs
+    opened = open_labelers(list(labelers), checkpoint)
+    plan = Plan(scale=scale, seeds=seeds, confirm_seeds=confirm_seeds, steps=steps, most=most, null=null)
     with progress_bar() as progress:
-        bank = label_bank(
-            bank,
-            open_pipeline(checkpoint),
-            attributes or checkpoint / "attributes",
-            scale=scale,
-            seeds=seeds,
-            confirm_seeds=confirm_seeds,
-            steps=steps,
-            most=most,
-            progress=progress,
-        )
+        pipe = open_pipeline(checkpoint, device)
+        bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=say)
     bank = keep(bank, checkpoint=checkpoint, out=out)
     rows = label_rows(bank)
     say(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")

@@ -13,6 +13,7 @@ COMMANDS = {
     "build": "eigenbank.cli.build:build",
     "layers": "eigenbank.cli.layers:layers",
     "label": "eigenbank.cli.label:label",
+    "preview": "eigenbank.cli.preview:preview",
     "list": "eigenbank.cli.query:list_",
     "search": "eigenbank.cli.query:search",
     "show": "eigenbank.cli.directions:show",

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.registry.card import model_card
-from eigenbank.registry.sets import check_vectors, read_manifest, read_vectors, write_set
-from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Recipe
+from eigenbank.registry.card import model_card, preview_name
+from eigenbank.registry.sets import check_vectors, read_manifest, read_previews, read_vectors, write_set
+from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Preview, Recipe
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
@@ -71,13 +71,21 @@ class Direction:
 class Bank:
     """The directions of one checkpoint. Iterates over them; `bank[id]` and `bank["label"]` pick one."""
 
-    def __init__(self, manifest: Manifest, *, folder: Path | None = None, vectors: "dict[str, Tensor] | None" = None):
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        folder: Path | None = None,
+        vectors: "dict[str, Tensor] | None" = None,
+        drawn: Mapping[str, bytes] | None = None,
+    ):
         if (folder is None) == (vectors is None):
             message = "a bank has either a folder to read its vectors from, or the vectors"
             raise TypeError(message)
         self.manifest = manifest
         self.folder = folder
         self._given = vectors
+        self._drawn = dict(drawn or {})
 
     @classmethod
     def open(cls, folder: Path) -> "Bank":
@@ -98,6 +106,12 @@ class Bank:
             return self._given
         assert self.folder is not None
         return read_vectors(self.folder, self.manifest)
+
+    @property
+    def previews(self) -> dict[str, bytes]:
+        """The previews, WebP pictures by their names in the set. Raises SetError where one is damaged or missing."""
+        held = {} if self.folder is None else read_previews(self.folder, self.manifest)
+        return {**held, **self._drawn}
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -175,7 +189,30 @@ class Bank:
 
     def replaced(self, manifest: Manifest) -> "Bank":
         """The same vectors under another manifest (new labels, new token lengths)."""
-        return Bank(manifest, vectors=self._given) if self._given is not None else Bank(manifest, folder=self.folder)
+        return Bank(manifest, folder=self.folder, vectors=self._given, drawn=self._drawn)
+
+    def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "Bank":
+        """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
+        records = tuple(
+            record.model_copy(update={"preview": previews[record.id][0]}) if record.id in previews else record
+            for record in self.manifest.directions
+        )
+        drawn = {preview_name(self._by_id[name].record): picture for name, (_, picture) in previews.items()}
+        manifest = self.manifest.model_copy(update={"directions": records})
+        return Bank(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
+
+    def randomised(self, ranks: int, seed: int = 0) -> "Bank":
+        """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        records = tuple(record for record in self.manifest.directions if record.rank < ranks)
+        vectors = {
+            name: torch.nn.functional.normalize(torch.randn(tensor.shape, generator=generator), dim=1)
+            for name, tensor in sorted(self.vectors.items())
+        }
+        unlabelled = tuple(record.model_copy(update={"labels": ()}) for record in records)
+        return Bank(self.manifest.model_copy(update={"directions": unlabelled}), vectors=vectors)
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
         """The same bank with the labels of the given directions (by id) replaced."""
@@ -187,7 +224,7 @@ class Bank:
 
     def save(self, folder: Path) -> "Bank":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
-        written = write_set(folder, self.manifest, self.vectors, model_card)
+        written = write_set(folder, self.manifest, self.vectors, model_card, self.previews)
         return Bank(written, folder=folder)
 
     def _bare(self, key: str) -> str:

@@ -23,3 +23,8 @@ def home() -> Path:
 def sets_folder() -> Path:
     """The folder that holds the direction sets built on this machine."""
     return home() / "sets"
+
+
+def readings_folder() -> Path:
+    """The folder where labelling keeps what it has read, so that a run cut short goes on; safe to delete."""
+    return home() / "readings"

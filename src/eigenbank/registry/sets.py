@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,22 @@ def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
     return load_file(folder / VECTORS)
 
 
+def read_previews(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """The previews of a set by their names in it. Raises SetError where one is not what the manifest says."""
+    found = {}
+    for name, entry in manifest.files.items():
+        if name.startswith(PREVIEWS):
+            try:
+                found[name] = (folder / name).read_bytes()
+            except OSError as error:
+                message = f"{folder / name} cannot be read ({error.strerror}). Pull or build the set again"
+                raise SetError(message) from error
+            if hashlib.sha256(found[name]).hexdigest() != entry.sha256:
+                message = f"{folder / name} is not what the manifest says. Pull or build the set again"
+                raise SetError(message)
+    return found
+
+
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is written to manifest.json."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)
@@ -116,11 +132,16 @@ def manifest_text(manifest: Manifest) -> str:
 
 
 def write_set(
-    target: Path, manifest: Manifest, vectors: "dict[str, Tensor]", card: Callable[[Manifest], str]
+    target: Path,
+    manifest: Manifest,
+    vectors: "dict[str, Tensor]",
+    card: Callable[[Manifest], str],
+    previews: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a set as the new folder `target`, by one atomic move. Returns the manifest with its files' digests.
 
-    `card` makes the model card from the manifest once it knows the digest of the vectors.
+    `card` makes the model card from the manifest once it knows the digests of the vectors and of the `previews`, WebP
+    pictures by their names in the set.
 
     Raises SetError when `target` exists and is not an empty folder: a set is never overwritten in place.
     """
@@ -147,12 +168,18 @@ def write_set(
             work / VECTORS,
             metadata={"eigenbank": json.dumps(essentials)},
         )
-        manifest = manifest.model_copy(update={"files": {VECTORS: _entry(work / VECTORS)}})
+        files = {VECTORS: _entry(work / VECTORS)}
+        if previews:
+            (work / PREVIEWS).mkdir()
+        for name, picture in sorted((previews or {}).items()):
+            (work / name).write_bytes(picture)
+            files[name] = _entry(work / name)
+        manifest = manifest.model_copy(update={"files": files})
         (work / CARD).write_text(card(manifest), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: _entry(work / CARD)}})
         (work / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
-        for path in work.iterdir():
-            path.chmod(0o644)
+        for path in work.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
             _sync(path)
         work.chmod(0o755)
         _sync(work)

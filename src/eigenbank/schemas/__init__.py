@@ -1,6 +1,6 @@
 """The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
 
-from eigenbank.schemas.direction import DirectionRecord, Evidence, Label
+from eigenbank.schemas.direction import DirectionRecord, Evidence, Label, Preview
 from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
@@ -17,6 +17,7 @@ __all__ = [
     "Norm",
     "Part",
     "Place",
+    "Preview",
     "Recipe",
     "TokenLength",
     "Window",

@@ -15,13 +15,15 @@ class Evidence(Model):
     `effect`: change of the labelled attribute in population standard deviations per unit scale, mean over seeds of
     (f(+α) − f(−α)) / 2α. `selectivity`: its share of the absolute effects on all attributes. `runner_up`: the attribute
     moved next most, and `runner_up_effect` by how much. `consistency`: share of seeds on which the sign agrees.
-    `asymmetry`: size of the even part of the response against the odd one.
+    `asymmetry`: size of the even part of the response against the odd one. `null`: root mean square effect, on the same
+    attribute, of random directions of equal length at the same place.
     """
 
     effect: float
     selectivity: Share
     consistency: Share
     asymmetry: Annotated[float, Field(ge=0)] | None = None
+    null: Annotated[float, Field(ge=0)] | None = None
     runner_up: Text | None = None
     runner_up_effect: float | None = None
     scale: Annotated[float, Field(gt=0)]
@@ -47,12 +49,20 @@ class Label(Model):
     created: datetime
 
 
+class Preview(Model):
+    """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins."""
+
+    seeds: tuple[int, ...] = Field(min_length=1, max_length=64)
+    scales: tuple[Annotated[float, Field(ge=-100, le=100)], ...] = Field(min_length=1, max_length=101)
+    steps: Annotated[int, Field(ge=1)]
+
+
 class DirectionRecord(Model):
     """One eigenvector: which one, and how it stands in its spectrum.
 
     `eigenvalue` is of the recipe's Gram matrix, in float64. `share` is the eigenvalue over the trace. `gap` is the
     distance to the nearest other eigenvalue over the largest one: near 0 the vector is an arbitrary rotation within its
-    eigenspace. `rank` 0 is the largest eigenvalue.
+    eigenspace. `rank` 0 is the largest eigenvalue. `preview` says how the picture of it among the set's files was drawn.
     """
 
     layer: ModulePath
@@ -62,6 +72,7 @@ class DirectionRecord(Model):
     share: Share
     gap: Annotated[float, Field(ge=0)] | None
     labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    preview: Preview | None = None
 
     @property
     def id(self) -> str:

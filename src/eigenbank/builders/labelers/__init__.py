@@ -1,0 +1,1 @@
+"""What names directions: labelers read named scores off images."""

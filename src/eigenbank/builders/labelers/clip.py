@@ -1,0 +1,161 @@
+"""CLIP and SigLIP as labelers: words from a vocabulary, read off images by a model that knows both.
+
+    eigenbank label MODEL --labeler clip:openai/clip-vit-base-patch32@<revision>#faces:de
+
+A vocabulary is a JSON file of concepts, each with a prompt and the same without the concept ("a smiling face", "a face").
+A concept's score is the image's embedding along the difference of the two prompts' embeddings, so that an edit's effect
+is how far it moves in that direction. Several prompts a side are averaged. `:de` gives the
+names in German where the vocabulary has them. Needs transformers (extra `clip`).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
+
+from eigenbank.builders.labelers.seam import Labeler
+from eigenbank.registry.shipped import data_folder
+from eigenbank.schemas.common import Model, Text
+from eigenbank.schemas.errors import SourceError, unknown
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+BATCH = 64
+_SPEC = re.compile(
+    r"(?P<model>[^@#]*)(@(?P<revision>[^#]*))?(#(?P<vocabulary>.*?)(:(?P<language>[\w-]{2,20}))?)?", re.DOTALL
+)
+
+
+class Concept(Model):
+    """A word for something that can be more or less: prompts with it, prompts without, its name in other languages."""
+
+    name: Text
+    positive: tuple[Text, ...] = Field(min_length=1, max_length=100)
+    neutral: tuple[Text, ...] = Field(min_length=1, max_length=100)
+    names: dict[Text, Text] = Field(default={}, max_length=200)
+
+
+class Vocabulary(Model):
+    """The concepts worth asking about for a kind of picture. `name` is the file's; names of concepts are distinct."""
+
+    name: Text
+    concepts: tuple[Concept, ...] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Vocabulary":
+        names = [concept.name for concept in self.concepts]
+        if len(set(names)) != len(names):
+            message = f"{next(name for name in names if names.count(name) > 1)!r} is named twice"
+            raise ValueError(message)
+        return self
+
+
+def vocabularies() -> list[str]:
+    """The names of the vocabularies that ship."""
+    return sorted(path.stem for path in (data_folder() / "vocabularies").glob("*.json"))
+
+
+def load_vocabulary(name: str) -> Vocabulary:
+    """A vocabulary by its name, or by the path of a file of one's own. Raises SourceError or UnknownNameError."""
+    path = Path(name).expanduser() if name.endswith(".json") else data_folder() / "vocabularies" / f"{name}.json"
+    if not name.endswith(".json") and name not in vocabularies():
+        raise unknown(kind="vocabulary", name=name, known=vocabularies(), hint="Or give a .json file of your own.")
+    try:
+        return Vocabulary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}): no label was given"
+        raise SourceError(message) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        message = f"{path} is no vocabulary: {where}: {first['msg']}. No label was given"
+        raise SourceError(message) from error
+
+
+class ClipLabeler:
+    """Scores of a vocabulary's concepts by a `transformers` CLIP or SigLIP model and its processor.
+
+    Of names in other languages, `language` chooses; a concept without one keeps its own name.
+    """
+
+    stds: Tensor | None = None
+
+    def __init__(
+        self, model: Any, processor: Any, vocabulary: Vocabulary, source: str, language: str | None = None
+    ) -> None:
+        self.source = source
+        self.names = tuple(
+            concept.names.get(language, concept.name) if language else concept.name for concept in vocabulary.concepts
+        )
+        self._model = model.eval()
+        self._processor = processor
+        axes = torch.stack(
+            [self._text(concept.positive) - self._text(concept.neutral) for concept in vocabulary.concepts]
+        )
+        lengths = axes.norm(dim=1)
+        if float(lengths.min()) < 1e-4:
+            name = vocabulary.concepts[int(lengths.argmin())].name
+            message = f"the prompts of {name!r} are all one to {source}: no label was given. Word them differently"
+            raise SourceError(message)
+        self._axes: Tensor = axes / lengths[:, None]
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """`(n, 3, h, w)` in [0, 1] → `(n, f)`: cosine with each concept's axis."""
+        parts = []
+        for part in images.split(BATCH):
+            pixels = self._processor.image_processor(
+                images=list(part.clamp(0, 1)), do_rescale=False, return_tensors="pt"
+            )["pixel_values"]
+            parts.append(_embedding(self._model.get_image_features(pixel_values=pixels.to(self._model.dtype))))
+        return torch.cat(parts) @ self._axes.T
+
+    @torch.no_grad()
+    def _text(self, prompts: tuple[str, ...]) -> Tensor:
+        """The mean embedding of the prompts, `(d,)`."""
+        tokens = self._processor.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
+        tokens = {name: value for name, value in tokens.items() if name in ("input_ids", "attention_mask")}
+        return _embedding(self._model.get_text_features(**tokens)).mean(0)
+
+
+class ClipOpener:
+    """Offers `clip:MODEL@REVISION#VOCABULARY:LANGUAGE`; each part may be left out. Never used unless asked for."""
+
+    name = "clip"
+
+    def applies(self, _checkpoint: Path) -> bool:
+        return False
+
+    def open(self, argument: str | None, _checkpoint: Path) -> Labeler:
+        match = _SPEC.fullmatch(argument or "")
+        assert match is not None  # every text matches
+        name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
+        vocabulary = load_vocabulary(match["vocabulary"] or "generic")
+        try:
+            import transformers
+        except ImportError as error:
+            message = "the labeler clip needs transformers: no label was given. pip install 'eigenbank[clip]'"
+            raise SourceError(message) from error
+        try:
+            library: Any = transformers  # some of its names are without types
+            model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
+            processor = library.AutoProcessor.from_pretrained(name, revision=revision)
+        except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
+            message = f"{name} cannot be loaded as a CLIP or SigLIP model: no label was given ({error})"
+            raise SourceError(message) from error
+        if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+            message = f"{name} is a {type(model).__name__}, which does not know images and texts: no label was given"
+            raise SourceError(message)
+        at = revision or getattr(model.config, "_commit_hash", None) or "local"
+        return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
+
+
+OPENER = ClipOpener()
+
+
+def _embedding(output: Any) -> Tensor:
+    """Unit embeddings `(n, d)`, from the tensor older releases return or the output object of newer ones."""
+    tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return torch.nn.functional.normalize(tensor.float(), dim=-1)

@@ -1,0 +1,111 @@
+"""The seam for labelers: what one is, and opening one by name.
+
+A labeler reads named scores off images; a direction that moves one score, clearly and steadily, gets that name. An
+opener is an object with a `name`, `applies(checkpoint)` and `open(argument, checkpoint)`, announced by an entry point
+in the group `eigenbank.labelers`. What ships is registered the same way.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from eigenbank.registry.plugins import load_plugins
+from eigenbank.schemas.errors import EigenbankError, SourceError, unknown
+
+KIND = "labelers"
+
+
+class LabelerError(EigenbankError):
+    """A labeler cannot do its work. `source` says which one, where it was at work."""
+
+    def __init__(self, message: str, source: str | None = None) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class Labeler(Protocol):
+    """Reads scores that have names. A score need not have a unit: effects are stated in standard deviations.
+
+    `source` is what labels say gave them, `names` one per score. `stds` `(f,)` are the scores' standard deviations over
+    the population the labeler was made for; None where there is no such population, then those of the checkpoint's own
+    unedited images are used.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    stds: Tensor | None
+
+    def read(self, images: Tensor) -> Tensor:
+        """Scores `(n, f)` of images `(n, 3, h, w)` in [0, 1]."""
+
+
+class Opener(Protocol):
+    """A plugin that offers a labeler."""
+
+    name: str
+
+    def applies(self, checkpoint: Path) -> bool:
+        """Whether it is one of the labelers used where none is asked for. Must be cheap."""
+
+    def open(self, argument: str | None, checkpoint: Path) -> Labeler:
+        """The labeler; `argument` is what the user wrote after the name. Raises EigenbankError."""
+
+
+def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
+    """The labelers that `specs` (`NAME` or `NAME:ARGUMENT`) name, or, without any, those that apply to the checkpoint.
+
+    Raises SourceError for an unknown name or one given twice, and whatever opening one raises.
+    """
+    plugins = {plugin.name: plugin for plugin in load_plugins(KIND)}
+    if not specs:
+        specs = [name for name, plugin in plugins.items() if not plugin.problem and plugin.object.applies(checkpoint)]
+    opened: dict[str, Labeler] = {}
+    for spec in specs:
+        name, _, argument = spec.partition(":")
+        if name not in plugins:
+            raise unknown(kind="labeler", name=name, known=plugins, hint="See `eigenbank plugins`.")
+        if plugins[name].problem:
+            message = f"the labeler {name} was skipped ({plugins[name].problem}): no label was given"
+            raise SourceError(message)
+        labeler = plugins[name].object.open(argument or None, checkpoint)
+        check_labeler(labeler, name)
+        if labeler.source in opened:
+            message = f"the labeler {spec} is asked for twice: no label was given"
+            raise SourceError(message)
+        opened[labeler.source] = labeler
+    return list(opened.values())
+
+
+def check_labeler(labeler: Labeler, name: str) -> None:
+    """Raise LabelerError for a labeler without names, with a name twice, or whose `stds` do not fit them."""
+    names = labeler.names
+    if not names or len(set(names)) != len(names):
+        message = f"the labeler {name} has {len(names)} names, {len(set(names))} of them different: expected at least one, none twice"
+        raise LabelerError(message)
+    stds = labeler.stds
+    if stds is not None and (stds.shape != (len(names),) or not bool((stds > 0).all())):
+        message = f"the labeler {name} states standard deviations of shape {list(stds.shape)} for {len(names)} names: expected one above 0 for each"
+        raise LabelerError(message)
+
+
+def checked_scores(labeler: Labeler, images: Tensor) -> Tensor:
+    """What the labeler reads off the images, `(n, f)` float32 on the CPU.
+
+    Raises LabelerError where it raises, or gives another shape, or values that are not finite.
+    """
+    try:
+        scores = labeler.read(images)
+    except Exception as error:  # a stranger's labeler raises whatever it raises
+        message = f"the labeler {labeler.source} failed ({type(error).__name__}: {error})"
+        raise LabelerError(message, labeler.source) from error
+    wanted = [len(images), len(labeler.names)]
+    if not isinstance(scores, Tensor) or list(scores.shape) != wanted:
+        got = list(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        message = f"the labeler {labeler.source} gave scores of shape {got}: expected {wanted}"
+        raise LabelerError(message, labeler.source)
+    scores = scores.detach().float().cpu()
+    if not bool(scores.isfinite().all()):
+        message = f"the labeler {labeler.source} gave scores that are not finite"
+        raise LabelerError(message, labeler.source)
+    return scores

@@ -1,0 +1,86 @@
+"""Attribute models of several kinds read what they should; their files are checked."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from eigenbank.builders.labelers.attributes import OPENER
+from eigenbank.schemas.errors import EigenbankError
+
+IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Mean(nn.Module):
+    """The mean of each channel."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def write_onnx(path: Path) -> None:
+    """The same as an ONNX file."""
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    pooled = helper.make_node("GlobalAveragePool", ["images"], ["pooled"])
+    flat = helper.make_node("Flatten", ["pooled"], ["scores"])
+    out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([pooled, flat], "mean", [given], [out])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def write_pt2(path: Path) -> None:
+    batch = torch.export.Dim("n", min=1, max=4096)
+    torch.export.save(torch.export.export(Mean(), (torch.rand(4, 3, 8, 8),), dynamic_shapes=({0: batch},)), path)
+
+
+@pytest.mark.parametrize("kind", ["model.onnx", "model.pt2"])
+def test_a_program_with_names_is_a_labeler(kind: str, tmp_path: Path) -> None:
+    {"model.onnx": write_onnx, "model.pt2": write_pt2}[kind](tmp_path / kind)
+    config = {"names": ["red", "green", "blue"], "size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 1, 2]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    labeler = OPENER.open(str(tmp_path), Path())
+    assert labeler.names == ("red", "green", "blue")
+    assert labeler.stds is None
+    assert labeler.source.startswith("attribute-model:")
+    expected = (IMAGES.mean(dim=(2, 3)) - 0.5) / torch.tensor([0.5, 1, 2])
+    torch.testing.assert_close(labeler.read(IMAGES), expected, atol=1e-5, rtol=0)
+    larger = nn.functional.interpolate(IMAGES, (16, 16))
+    torch.testing.assert_close(labeler.read(larger), expected, atol=2e-2, rtol=0)
+
+
+def test_the_demos_own_reads_its_factors(demo_checkpoint: Path) -> None:
+    labeler = OPENER.open(None, demo_checkpoint)
+    assert "smile" in labeler.names
+    assert labeler.stds is not None
+    assert labeler.read(torch.rand(2, 3, 32, 32)).shape == (2, len(labeler.names))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "Invalid JSON"),
+        ('{"names": []}', "names"),
+        ('{"names": ["a"], "stds": [1, 2]}', "expected as many"),
+        ('{"names": ["a"], "stds": [0]}', "greater than 0"),
+        ('{"names": ["a"], "sizes": 8}', "sizes"),
+    ],
+)
+def test_a_bad_config_is_refused(config: str | None, message: str, tmp_path: Path) -> None:
+    write_onnx(tmp_path / "model.onnx")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(EigenbankError, match=message):
+        OPENER.open(str(tmp_path), Path())
+
+
+@pytest.mark.parametrize("kind", ["model.onnx", "model.pt2"])
+def test_a_file_that_is_no_such_program_is_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / kind).write_bytes(b"nonsense")
+    (tmp_path / "config.json").write_text('{"names": ["a"]}')
+    with pytest.raises(EigenbankError, match="no label was given"):
+        OPENER.open(str(tmp_path), Path())

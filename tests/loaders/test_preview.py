@@ -1,0 +1,92 @@
+"""A preview is the sweep it says it is, lies in the set, and stays there when labels change."""
+
+import io
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.cli.main import run
+from eigenbank.loaders.load import load
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.preview import draw_preview, preview
+from eigenbank.registry.bank import Bank
+from eigenbank.registry.card import preview_name
+from eigenbank.schemas import Label
+from eigenbank.schemas.errors import SetError
+
+NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def bank(tiny_checkpoint: Path) -> Bank:
+    return eb.build(str(tiny_checkpoint), model_id="acme/tiny", recipes=["output-value"], top_k=2)
+
+
+def pixels(picture: bytes) -> Tensor:
+    import numpy as np
+
+    with Image.open(io.BytesIO(picture)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize("polarity", [1, -1])
+def test_the_grid_is_the_sweep(polarity: int, bank: Bank, tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    first = next(iter(bank))
+    label = Label(text="more", polarity=polarity, source="human:ann", created=NOW)
+    named = bank.labelled({first.id: (label,)})[first.id]
+    how, picture = draw_preview(pipe, named, seeds=(3, 4), scales=(-1, 0, 1), steps=2)
+    assert (how.seeds, how.scales, how.steps) == ((3, 4), (-1.0, 0.0, 1.0), 2)
+    expected = eb.sweep(pipe, first, [-polarity, 0, polarity], seeds=(3, 4), steps=2).pixels
+    height, width = expected.shape[-2:]
+    grid = pixels(picture)
+    assert grid.shape == (3, 2 * height, 3 * width)
+    cells = grid.unflatten(1, (2, height)).unflatten(3, (3, width)).permute(1, 3, 0, 2, 4)
+    torch.testing.assert_close(cells, expected.clamp(0, 1), atol=1 / 255, rtol=0)
+
+
+def test_previews_are_files_of_the_set_and_survive_a_label(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    first, second = list(bank)[:2]
+    drawn = draw_preview(open_pipeline(tiny_checkpoint), first, seeds=(0,), scales=(-1, 1), steps=1)
+    saved = bank.with_previews({first.id: drawn}).save(tmp_path / "one")
+    name = preview_name(first.record)
+    assert (tmp_path / "one" / name).read_bytes() == drawn[1]
+    assert saved.manifest.files[name].size == len(drawn[1])
+    assert saved[first.id].record.preview == drawn[0]
+    assert saved[second.id].record.preview is None
+    label = Label(text="more", source="human:ann", created=NOW)
+    again = Bank.open(tmp_path / "one").labelled({first.id: (label,)}).save(tmp_path / "two")
+    assert again.previews == {name: drawn[1]}
+    assert f"![preview]({name})" in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
+    assert preview(again[first.id]) is not None
+    (tmp_path / "two" / name).write_bytes(b"changed")
+    with pytest.raises(SetError, match="not what the manifest says"):
+        Bank.open(tmp_path / "two").save(tmp_path / "three")
+    assert not (tmp_path / "three").exists()
+
+
+def test_a_preview_too_large_is_refused(bank: Bank, tiny_checkpoint: Path) -> None:
+    pipe, scales = open_pipeline(tiny_checkpoint), [number / 300 for number in range(600)]
+    with pytest.raises(SetError, match="take fewer"):
+        draw_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1)
+
+
+def test_the_command_draws_labelled_directions(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1"]) == 0
+    options = ["--seeds", "0", "--scales=-1,0,1", "--steps", "1"]
+    assert run(["preview", "acme/tiny", *options]) == 1
+    assert "no direction of acme/tiny is labelled" in capsys.readouterr().err
+    assert run(["preview", "acme/tiny", "nothing/such/0", *options]) == 1
+    assert not load("acme/tiny").previews
+    mid = "mid_block.attentions.0/output-value/0"
+    assert run(["preview", "acme/tiny", mid, *options, "-q"]) == 0
+    assert capsys.readouterr().out == f"acme/tiny#{mid}\n"
+    assert run(["preview", "acme/tiny", "--all", *options]) == 0
+    bank = load("acme/tiny")
+    assert len(bank.previews) == len(bank)
+    assert bank[mid].record.preview.scales == (-1.0, 0.0, 1.0)  # type: ignore[union-attr]

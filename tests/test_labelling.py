@@ -1,0 +1,129 @@
+"""Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.builders.labelers.seam import LabelerError
+from eigenbank.builders.labelers.statistics import Statistics
+from eigenbank.labelling import Plan, label
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.bank import Bank
+from eigenbank.schemas.errors import SteerError
+
+PLAN = Plan(scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4), steps=2, null=2)
+
+
+class Colours:
+    """Reads the mean of each channel; fails from the image numbered `fails` on."""
+
+    source = "colours:x"
+    names = ("red", "green", "blue")
+    stds: Tensor | None = None
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.fails = fails
+        self.seen = 0
+
+    def read(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        if self.fails is not None and self.seen > self.fails:
+            message = "out of ink"
+            raise ValueError(message)
+        return images.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def bank(tiny_checkpoint: Path) -> Bank:
+    return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=3)
+
+
+def texts(bank: Bank) -> dict[str, list[tuple[str, str, int]]]:
+    return {each.id: [(one.source, one.text, one.polarity) for one in each.labels] for each in bank}
+
+
+@pytest.mark.parametrize("fails", [0, 100])
+def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: Bank, tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    said: list[str] = []
+    found = label(bank, pipe, [Colours(fails), Statistics()], PLAN, say=said.append)
+    assert texts(found) == texts(label(bank, pipe, [Statistics()], PLAN))
+    assert len(said) == 1
+    assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[0]
+    with pytest.raises(LabelerError, match=r"out of ink.*no label was given"):
+        label(bank, pipe, [Colours(fails)], PLAN)
+
+
+def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    once = label(bank, pipe, [Statistics()], PLAN)
+    both = label(once, pipe, [Colours()], PLAN)
+    again = label(both, pipe, [Colours()], PLAN)
+    assert texts(again) == texts(both)
+    kept = {name: [one for one in labels if one[0] == "statistics"] for name, labels in texts(both).items()}
+    assert kept == texts(once)
+
+
+def test_a_run_cut_short_goes_on_from_there(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    whole = Colours()
+    expected = texts(label(bank, pipe, [whole], PLAN))
+
+    class Cut(Colours):
+        def read(self, images: Tensor) -> Tensor:
+            if self.seen + len(images) > whole.seen // 2:
+                raise KeyboardInterrupt
+            return super().read(images)
+
+    cut = Cut()
+    with pytest.raises(KeyboardInterrupt):
+        label(bank, pipe, [cut], PLAN, cache=tmp_path)
+    rest = Colours()
+    assert texts(label(bank, pipe, [rest], PLAN, cache=tmp_path)) == expected
+    assert cut.seen + rest.seen == whole.seen
+    third = Colours()
+    assert texts(label(bank, pipe, [third], PLAN, cache=tmp_path)) == expected
+    assert third.seen == 0
+
+
+def test_what_was_read_is_not_taken_for_another_measurement(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    label(bank, pipe, [Colours()], PLAN, cache=tmp_path)
+    for changed in (Plan(**{**PLAN.__dict__, "scale": 1.0}), Plan(**{**PLAN.__dict__, "steps": 3})):
+        fresh = Colours()
+        label(bank, pipe, [fresh], changed, cache=tmp_path)
+        assert fresh.seen
+    with torch.no_grad():
+        next(pipe.unet.parameters()).add_(0.01)
+    fresh = Colours()
+    label(bank, pipe, [fresh], PLAN, cache=tmp_path)
+    assert fresh.seen
+
+
+def test_a_pipeline_that_draws_nothing_is_said_so(bank: Bank, tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    black = type("Black", (type(pipe),), {"__call__": _black})
+    pipe.__class__ = black
+    with pytest.raises(SteerError, match="blank or not finite: no label was given"):
+        label(bank, pipe, [Colours()], PLAN)
+
+
+def _black(self: object, batch_size: int = 1, **_how: object) -> object:
+    import numpy as np
+
+    return type("Output", (), {"images": np.zeros((batch_size, 8, 8, 3), dtype=np.float32)})()
+
+
+def test_a_score_that_does_not_vary_names_nothing(bank: Bank, tiny_checkpoint: Path) -> None:
+    """A stated deviation much larger than what the checkpoint's images show: the score is not read off them."""
+
+    class Stated(Colours):
+        stds = torch.tensor([1e3, 1e3, 1e3])
+
+        def read(self, images: Tensor) -> Tensor:
+            return super().read(images) * 1e-3 + torch.tensor([1.0, 2.0, 3.0])
+
+    assert not label(bank, open_pipeline(tiny_checkpoint), [Stated()], PLAN).labels
