@@ -22,7 +22,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from eigenbank.builders.labelers.clip import OPENER, load_vocabulary, vocabularies
+from eigenbank.builders.labelers.clip import load_vocabulary, vocabularies
+from eigenbank.builders.labelers.openers import CLIP as OPENER
 from eigenbank.schemas.errors import EigenbankError
 
 WORDS = ["a", "photo", "of", "the", "picture", "bright", "dark", "red", "green", "blue", "face", "smiling"]

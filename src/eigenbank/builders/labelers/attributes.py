@@ -65,29 +65,18 @@ class ProgramLabeler:
         return torch.cat([self._run((part - mean) / std) for part in images.split(BATCH)])
 
 
-class AttributesOpener:
-    """Offers attribute models: `attributes:FOLDER`, by default the checkpoint's own folder `attributes`."""
-
-    name = "attributes"
-
-    def applies(self, checkpoint: Path) -> bool:
-        return (checkpoint / "attributes" / "config.json").is_file()
-
-    def open(self, argument: str | None, checkpoint: Path) -> Labeler:
-        folder = Path(argument).expanduser() if argument else checkpoint / "attributes"
-        programs: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
-            "model.onnx": _onnx,
-            "model.pt2": _exported,
-        }
-        for name, load in programs.items():
-            path = folder / name
-            if path.is_file() and not (folder / "model.safetensors").is_file():
-                config = _config(folder / "config.json")
-                return ProgramLabeler(config, file_digest(path), load(path))
-        return _Own(load_attribute_model(folder))
-
-
-OPENER = AttributesOpener()
+def open_attributes(folder: Path) -> Labeler:
+    """The attribute model in a folder. Raises SourceError where there is none, or its files are not sound."""
+    programs: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
+        "model.onnx": _onnx,
+        "model.pt2": _exported,
+    }
+    for name, load in programs.items():
+        path = folder / name
+        if path.is_file() and not (folder / "model.safetensors").is_file():
+            config = _config(folder / "config.json")
+            return ProgramLabeler(config, file_digest(path), load(path))
+    return _Own(load_attribute_model(folder))
 
 
 class _Own:

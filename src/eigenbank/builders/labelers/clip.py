@@ -120,39 +120,29 @@ class ClipLabeler:
         return _embedding(self._model.get_text_features(**tokens)).mean(0)
 
 
-class ClipOpener:
-    """Offers `clip:MODEL@REVISION#VOCABULARY:LANGUAGE`; each part may be left out. Never used unless asked for."""
-
-    name = "clip"
-
-    def applies(self, _checkpoint: Path) -> bool:
-        return False
-
-    def open(self, argument: str | None, _checkpoint: Path) -> Labeler:
-        match = _SPEC.fullmatch(argument or "")
-        assert match is not None  # every text matches
-        name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
-        vocabulary = load_vocabulary(match["vocabulary"] or "generic")
-        try:
-            import transformers
-        except ImportError as error:
-            message = "the labeler clip needs transformers: no label was given. pip install 'eigenbank[clip]'"
-            raise SourceError(message) from error
-        try:
-            library: Any = transformers  # some of its names are without types
-            model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
-            processor = library.AutoProcessor.from_pretrained(name, revision=revision)
-        except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
-            message = f"{name} cannot be loaded as a CLIP or SigLIP model: no label was given ({error})"
-            raise SourceError(message) from error
-        if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
-            message = f"{name} is a {type(model).__name__}, which does not know images and texts: no label was given"
-            raise SourceError(message)
-        at = revision or getattr(model.config, "_commit_hash", None) or "local"
-        return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
-
-
-OPENER = ClipOpener()
+def open_clip(argument: str | None) -> Labeler:
+    """The labeler `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out. Raises SourceError."""
+    match = _SPEC.fullmatch(argument or "")
+    assert match is not None  # every text matches
+    name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
+    vocabulary = load_vocabulary(match["vocabulary"] or "generic")
+    try:
+        import transformers
+    except ImportError as error:
+        message = "the labeler clip needs transformers: no label was given. pip install 'eigenbank[clip]'"
+        raise SourceError(message) from error
+    try:
+        library: Any = transformers  # some of its names are without types
+        model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
+        processor = library.AutoProcessor.from_pretrained(name, revision=revision)
+    except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
+        message = f"{name} cannot be loaded as a CLIP or SigLIP model: no label was given ({error})"
+        raise SourceError(message) from error
+    if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+        message = f"{name} is a {type(model).__name__}, which does not know images and texts: no label was given"
+        raise SourceError(message)
+    at = revision or getattr(model.config, "_commit_hash", None) or "local"
+    return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
 
 
 def _embedding(output: Any) -> Tensor:

@@ -4,8 +4,6 @@ Hue is an angle and has no more or less; it is read as two opponent axes, `warmt
 (magenta to green). The subject is what differs in colour from the picture's border.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +31,7 @@ class Statistics:
     """Reads the statistics `NAMES`. Their deviations are those of the checkpoint's own images."""
 
     source = "statistics"
-    names = NAMES
+    names: tuple[str, ...] = NAMES
     stds: Tensor | None = None
 
     @torch.no_grad()
@@ -70,21 +68,6 @@ class Statistics:
             ],
             dim=1,
         )
-
-
-class StatisticsOpener:
-    """Offers the statistics, on every checkpoint that has no attribute model of its own."""
-
-    name = "statistics"
-
-    def applies(self, checkpoint: Path) -> bool:
-        return not (checkpoint / "attributes" / "config.json").is_file()
-
-    def open(self, _argument: str | None, _checkpoint: Path) -> Statistics:
-        return Statistics()
-
-
-OPENER = StatisticsOpener()
 
 
 def _at_most(images: Tensor) -> Tensor:
