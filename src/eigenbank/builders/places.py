@@ -172,9 +172,9 @@ class Watch:
             if not axes or IMAGE not in slot.streams or TEXT in slot.streams or slot.name is None:
                 continue
             if slot.listed:  # its tensors are samples, without a batch axis
-                axes = list(range(2, len(slot.shape) + 1))
+                axes = tuple(range(2, len(slot.shape) + 1))
             positions = math.prod(slot.shape[axis - slot.listed] for axis in axes)
-            return Count(argument=slot.name, axes=tuple(axes), tokens=tokens, positions=positions)
+            return Count(argument=slot.name, axes=axes, tokens=tokens, positions=positions)
         return None
 
 
