@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eigenbank.builders.layers import choose_layers, find_layers
+from eigenbank.builders.memory import give_back
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import form, gram_of, matrix_of
@@ -60,6 +61,8 @@ def build(
     for recipe in chosen:
         matrix_of(recipe)
     found = choose_layers(find_layers(source).layers, list(layers))
+    # Of the trace nothing is left but holes in the heap.
+    give_back()
     where = pick_device(device)
     most = batch or (BATCH if where == "cuda" else 1)
     vectors: dict[str, Tensor] = {}
@@ -75,6 +78,7 @@ def build(
             if number + 1 < len(found):
                 coming = reader.submit(_fetch, source, found[number + 1])
             finished.append(measured)
+            give_back()
             if most == 1:
                 spectra: dict[str, Spectrum] = {}
                 for matrix, bases in _matrices(layer, weights, chosen, where):
@@ -163,6 +167,7 @@ def _matrices(
                 f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64. Nothing was built"
             )
             raise SourceError(message)
+        give_back()
         yield matrix, bases
 
 

@@ -25,18 +25,19 @@ _PLACES = _POSITION & ~3
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor at a module's input or output: under which name and number, its shape, its shadow along every axis."""
+    """A tensor at a module's input or output: under which name and number, its shape, and where its tokens are.
+
+    `token_axes`: the axes along which tokens change. The batch is one sample, so that a first axis which varies holds
+    tokens too. `streams`: IMAGE, TEXT or 0 for every token, along the longest of them. No more than that is kept of a
+    shadow: a trace looks at thousands of tensors.
+    """
 
     name: str | None
     index: int
     shape: tuple[int, ...]
-    lines: tuple[tuple[int, ...], ...]
+    token_axes: tuple[int, ...]
+    streams: bytes
     listed: bool = False
-
-    @property
-    def token_axes(self) -> list[int]:
-        """The axes along which tokens change. The batch is one sample, so that a first axis which varies holds tokens too."""
-        return [axis for axis, line in enumerate(self.lines) if len({code & _PLACES for code in line}) > 1]
 
     def channel_axis(self, width: int) -> int | None:
         """1 or −1, the axis of that extent along which the token stays the same; None where there is none."""
@@ -45,13 +46,6 @@ class Slot:
             if len(self.shape) > 1 and self.shape[axis] == width and axis % len(self.shape) in still:
                 return axis
         return None
-
-    @property
-    def streams(self) -> list[int]:
-        """IMAGE, TEXT or 0 for every token, along the longest axis of tokens."""
-        axes = self.token_axes
-        line = max((self.lines[axis] for axis in axes), key=len) if axes else self.lines[0][:1]
-        return [code & 3 for code in line]
 
 
 class Watch:
@@ -178,9 +172,9 @@ class Watch:
             if not axes or IMAGE not in slot.streams or TEXT in slot.streams or slot.name is None:
                 continue
             if slot.listed:  # its tensors are samples, without a batch axis
-                axes = list(range(2, len(slot.shape) + 1))
+                axes = tuple(range(2, len(slot.shape) + 1))
             positions = math.prod(slot.shape[axis - slot.listed] for axis in axes)
-            return Count(argument=slot.name, axes=tuple(axes), tokens=tokens, positions=positions)
+            return Count(argument=slot.name, axes=axes, tokens=tokens, positions=positions)
         return None
 
 
@@ -195,8 +189,11 @@ def _slot(value: Any, name: str | None, index: int, at: tuple[str, str]) -> Slot
         return None
     tensor._eb_at = (*getattr(tensor, "_eb_at", ()), (*at, name))  # type: ignore[attr-defined]
     with torch._C.DisableTorchFunction():
-        lines = tuple(
-            tuple((shadow[tuple(slice(None) if d == axis else 0 for d in range(shadow.ndim))] & _POSITION).tolist())
+        lines = [
+            shadow[tuple(slice(None) if d == axis else 0 for d in range(shadow.ndim))] & _POSITION
             for axis in range(shadow.ndim)
-        )
-    return Slot(name, index, tuple(tensor.shape), lines, listed)
+        ]
+        axes = tuple(axis for axis, line in enumerate(lines) if bool(((line ^ line[0]) & _PLACES).any()))
+        longest = max((lines[axis] for axis in axes), key=len) if axes else lines[0][:1]
+        streams = bytes((longest & 3).tolist())
+    return Slot(name, index, tuple(tensor.shape), axes, streams, listed)
