@@ -217,3 +217,11 @@ def test_an_empty_catalog_finds_nothing(path: Path) -> None:
         assert len(catalog.search()) == len(catalog.search("smile")) == len(catalog.search(source="human")) == 0
         with pytest.raises(UnknownNameError, match="there is none yet"):
             catalog.search(model="acme/faces")
+
+
+def test_a_set_whose_last_layer_has_no_directions_is_found_by_its_models_name(catalog: Catalog) -> None:
+    one = manifest("acme/smile")
+    layers = {"layers": (*one.layers, one.layers[0].model_copy(update={"name": "up.1"}))}
+    catalog.add_set(one.model_copy(update=layers), location="x", digest="d")
+    found = [row.id for row in catalog.search("smile", sort="eigenvalue")]
+    assert sorted(found) == sorted(f"acme/smile#{record.id}" for record in one.directions)

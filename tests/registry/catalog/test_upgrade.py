@@ -90,13 +90,17 @@ def test_a_second_upgrade_finds_it_done(old: Path, tmp_path: Path) -> None:
     assert version(old)[0] == NEWER
 
 
-def first_schema(path: Path) -> None:
-    """Turn a catalog of today into the one that the first release would have made."""
+LACKS = {
+    1: "DROP INDEX ix_directions_rank_eigenvalue; DROP INDEX ix_directions_rank_share",
+    2: "DROP INDEX ix_directions_rank",
+}
+
+
+def of_schema(path: Path, number: int) -> None:
+    """Turn a catalog of today into the one that an eigenbank of an earlier schema would have made."""
     plain = sqlite3.connect(path)
     plain.executescript(
-        "DROP INDEX ix_directions_rank_eigenvalue; DROP INDEX ix_directions_rank_share;"
-        "CREATE INDEX ix_directions_rank ON directions (rank); UPDATE alembic_version SET version_num = '0001';"
-        "PRAGMA user_version = 1"
+        f"{LACKS[number]}; UPDATE alembic_version SET version_num = '{number:04d}'; PRAGMA user_version = {number}"
     )
     plain.close()
 
@@ -108,15 +112,16 @@ def structure(path: Path) -> set[tuple[str, str]]:
     return found
 
 
-def test_a_catalog_of_the_first_schema_is_brought_to_todays(old: Path) -> None:
+@pytest.mark.parametrize("number", LACKS)
+def test_a_catalog_of_an_earlier_schema_is_brought_to_todays(old: Path, number: int) -> None:
     with Catalog.open(old, shipped=False) as catalog:
         before = [row.id for row in catalog.search()]
     today = structure(old)
-    first_schema(old)
+    of_schema(old, number)
     assert structure(old) != today
     with Catalog.open(old, shipped=False) as catalog:
         assert [row.id for row in catalog.search()] == before
         assert verify(catalog) == []
     assert structure(old) == today
     assert version(old)[:2] == (SCHEMA_VERSION, f"{SCHEMA_VERSION:04d}")
-    assert version(old.with_name("catalog.db.schema-1"))[:2] == (1, "0001")
+    assert version(old.with_name(f"catalog.db.schema-{number}"))[:2] == (number, f"{number:04d}")

@@ -1,6 +1,7 @@
 """Export, import and merge, on random catalogs and on damaged files."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import field_validator
 
-from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog import Catalog, transfer
 from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
 from eigenbank.schemas import Manifest
+from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import CatalogError
 
 from .made import label, manifest, measured
@@ -227,3 +230,45 @@ def test_vacuum_gives_room_back(catalog: Catalog) -> None:
     assert after < before / 2
     assert verify(catalog) == []
     assert stats(catalog)["directions"] == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "directions.0.labels.0.colour: Extra inputs are not permitted"),
+        ({"confidence": 1.5}, "directions.0.labels.0.confidence: Input should be less than or equal to 1"),
+        ({"polarity": 0}, "directions.0.labels.0.polarity: Input should be -1 or 1"),
+        ({"text": "two\nlines"}, "directions.0.labels.0.text: String should match pattern"),
+        ({"evidence": {"effect": 1}}, "directions.0.labels.0.evidence.selectivity: Field required"),
+        (
+            {"evidence": {"effect": float("nan")}},
+            "directions.0.labels.0.evidence.effect: Input should be a finite number",
+        ),
+    ],
+)
+def test_every_label_of_an_export_is_validated_as_a_label(
+    catalog: Catalog, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    labels = {"mid_block.attentions.0/value/0": [label("smile", 0.5)]}
+    catalog.add_set(manifest(labels=labels, layers=("mid_block.attentions.0",)), location="x", digest="d")
+    export_file(catalog, tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    entry = json.loads(lines[1])
+    entry["directions"][0]["labels"][0].update(change)
+    lines[1] = json.dumps(entry)
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(CatalogError, match=f"line 2: {re.escape(message)}"):
+        import_file(catalog, tmp_path / "bad.jsonl")
+
+
+def test_a_model_that_checks_more_than_its_fields_is_not_taken_for_them() -> None:
+    class Checked(Model):
+        text: str
+
+        @field_validator("text")
+        @classmethod
+        def _lower(cls, text: str) -> str:
+            return text.lower()
+
+    with pytest.raises(TypeError, match="Checked has validators of its own"):
+        transfer._plain(Checked)

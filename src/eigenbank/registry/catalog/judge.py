@@ -16,11 +16,16 @@ Key = tuple[int, bool, float]
 """How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
 
 
-def _end(which: Any) -> Any:
+def _end(*, last: bool) -> Any:
     """The first or last direction of a set: numbers grow along the chain."""
+    which: Any = func.max if last else func.min
     layer = select(which(LayerTable.id)).where(LayerTable.set_id == SetTable.id).correlate(SetTable).scalar_subquery()
     spectrum = select(which(SpectrumTable.id)).where(SpectrumTable.layer_id == layer).scalar_subquery()
-    return select(which(DirectionTable.id)).where(DirectionTable.spectrum_id == spectrum).scalar_subquery()
+    # Within a spectrum, numbers are in the order of ranks, as its index is: one entry is read, not all.
+    end = DirectionTable.rank.desc() if last else DirectionTable.rank
+    return (
+        select(DirectionTable.id).where(DirectionTable.spectrum_id == spectrum).order_by(end).limit(1).scalar_subquery()
+    )
 
 
 _LABELS = select(LabelTable.direction_id, LabelTable.text_id, LabelTable.source_id, LabelTable.confidence).where(
@@ -33,7 +38,7 @@ _PLACES = (
     .join(SetTable, SetTable.id == LayerTable.set_id)
     .where(among(DirectionTable.id, "numbers"))
 )
-_RANGES = select(_end(func.min), _end(func.max)).where(among(SetTable.checkpoint_id, "checkpoints"))
+_RANGES = select(_end(last=False), _end(last=True)).where(among(SetTable.checkpoint_id, "checkpoints"))
 _CHUNK = 5_000
 _MOST_SETS = 400
 """More sets than this are not named one by one."""
@@ -75,11 +80,19 @@ class Ranges:
     def __init__(self, found: Iterable[tuple[int, int]] = ()) -> None:
         self._found = sorted(found)
         self._firsts = [first for first, _ in self._found]
+        # By how many of the sets begin before a number; none for one before them all.
+        self._lasts = [-1, *(last for _, last in self._found)]
 
     def holds(self, number: int) -> bool:
         """Whether a direction is of one of the sets."""
-        place = bisect_right(self._firsts, number) - 1
-        return place >= 0 and number <= self._found[place][1]
+        return number <= self._lasts[bisect_right(self._firsts, number)]
+
+    def among(self, numbers: list[int]) -> list[int]:
+        """Return those of the directions that are of one of the sets."""
+        if not self._found:
+            return []
+        firsts, lasts = self._firsts, self._lasts
+        return [number for number in numbers if number <= lasts[bisect_right(firsts, number)]]
 
 
 def named_sets(connection: Connection, matches: Matches) -> Ranges | None:
@@ -92,14 +105,17 @@ def named_sets(connection: Connection, matches: Matches) -> Ranges | None:
 
 
 def sets_at(connection: Connection, places: tuple[Place, ...]) -> Ranges | None:
-    """Return the sets whose model's id has the terms of all places; None where layers' names have one, or they are many."""
+    """Return the sets whose model's id has the terms of all places; None where layers' names have one, or they are many,
+    or one begins or ends with a layer without directions.
+    """
     if any(place.names for place in places):
         return None
     checkpoints = frozenset.intersection(*(place.checkpoints for place in places))
     if len(checkpoints) > _MOST_SETS:
         return None
     found = rows_of(connection, _RANGES, {"checkpoints": sorted(checkpoints)})
-    return Ranges((row[0], row[1]) for row in found if row[0] is not None)
+    # An end that is missing is a layer's without directions: such a set has no range that is told so quickly.
+    return None if any(None in row for row in found) else Ranges((row[0], row[1]) for row in found)
 
 
 def labelled(connection: Connection, matches: Matches, test: LabelTest, named: Ranges, numbers: list[int]) -> set[int]:
@@ -107,7 +123,7 @@ def labelled(connection: Connection, matches: Matches, test: LabelTest, named: R
     statement = select(LabelTable.direction_id).where(among(LabelTable.direction_id, "numbers"), *test.conditions())
     texts = statement.where(among(unindexed(LabelTable.text_id), "texts"))
     found = {row[0] for row in rows_of(connection, texts, {"numbers": numbers, "texts": sorted(matches.tiers)})}
-    inside = [number for number in numbers if named.holds(number)]
+    inside = named.among(numbers)
     if inside and not test.anything:
         inside = [row[0] for row in rows_of(connection, statement, {"numbers": inside})]
     return found.union(inside)

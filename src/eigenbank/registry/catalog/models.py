@@ -170,6 +170,8 @@ class DirectionTable(Base):
         # High ranks have small values: in the order of all, those of one rank would be found late.
         Index("ix_directions_rank_eigenvalue", rank, eigenvalue.desc()),
         Index("ix_directions_rank_share", rank, share.desc()),
+        # The numbers of those of one rank, close together: `sql.of_rank` looks many up.
+        Index("ix_directions_rank", rank),
         CheckConstraint("rank >= 0", name="rank"),
         CheckConstraint("eigenvalue >= 0", name="eigenvalue"),
         CheckConstraint("share BETWEEN 0 AND 1", name="share"),

@@ -33,7 +33,7 @@ from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerT
 from eigenbank.registry.catalog.query import Filters, Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, resolve
-from eigenbank.registry.catalog.sql import among, rows_of, unindexed
+from eigenbank.registry.catalog.sql import among, of_rank, rows_of, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
 PATIENCE = 30_000
@@ -317,7 +317,9 @@ class Search:
         assert self.matches is not None
         statement = select(LabelTable.direction_id, LabelTable.confidence).where(*self.test.conditions())
         limits = self._conditions()
-        if limits or not self.scope.everything:
+        if len(self.bounds) == 1 and self.bounds[0].column is DirectionTable.rank and self.scope.everything:
+            statement = statement.where(of_rank(LabelTable.direction_id, int(self.bounds[0].low or 0)))
+        elif limits or not self.scope.everything:
             statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
             statement = self._fitting(statement, limits, matched=True)
         for tier in range(NAMES):

@@ -4,10 +4,13 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from eigenbank.registry.catalog.content import (
     CheckpointData,
@@ -17,10 +20,10 @@ from eigenbank.registry.catalog.content import (
     LayerData,
     SetData,
     SetFacts,
-    label_data,
+    microseconds,
 )
 from eigenbank.registry.catalog.read import moment
-from eigenbank.schemas import Checkpoint, Label
+from eigenbank.schemas import Checkpoint, Evidence, Label
 from eigenbank.schemas.common import (
     MAX_DIRECTIONS,
     MAX_LAYERS,
@@ -87,21 +90,23 @@ class _Entry(Model):
     directions: list[_Direction] = Field(default=[], max_length=MAX_DIRECTIONS)
     strays: list[_Stray] = Field(default=[], max_length=MAX_DIRECTIONS)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "_Entry":
-        layers = {layer.name for layer in self.layers}
-        names = {(record.layer, record.recipe, record.rank) for record in self.directions}
-        if self.set is None and self.layers:
-            message = "there are layers, but no set"
-        elif len(layers) != len(self.layers):
-            message = "a layer is listed twice"
-        elif len(names) != len(self.directions):
-            message = "a direction is listed twice"
-        elif not {name[0] for name in names} <= layers:
-            message = "a direction is of a layer that is not listed"
-        else:
-            return self
-        raise ValueError(message)
+
+def _consistent(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a line as it was read. Raises ValueError where its parts contradict each other."""
+    listed, records = found.get("layers", []), found.get("directions", [])
+    layers = {layer.name for layer in listed}
+    names = {(record["layer"], record["recipe"], record["rank"]) for record in records}
+    if found.get("set") is None and listed:
+        message = "there are layers, but no set"
+    elif len(layers) != len(listed):
+        message = "a layer is listed twice"
+    elif len(names) != len(records):
+        message = "a direction is listed twice"
+    elif not {name[0] for name in names} <= layers:
+        message = "a direction is of a layer that is not listed"
+    else:
+        return found
+    raise ValueError(message)
 
 
 class _Head(Model):
@@ -117,7 +122,40 @@ class _End(Model):
     shipped: tuple[str, ...] = ()
 
 
-_ENTRY: TypeAdapter[_Entry] = TypeAdapter(_Entry)
+def _plain(model: type[BaseModel], **parts: Any) -> Any:
+    """Return the type of dictionaries with a model's fields, validated as the model does: a line has thousands of labels,
+    and objects that nobody keeps take longer than all checks. `parts`: the types of fields that hold such dictionaries.
+    A field that the model has a default for may be missing.
+    """
+    own = model.__pydantic_decorators__
+    if own.validators or own.field_validators or own.root_validators or own.model_validators:
+        message = f"{model.__name__} has validators of its own, which its fields alone would leave out"
+        raise TypeError(message)
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind: Any = parts.get(name, field.annotation)
+        for constraint in field.metadata:
+            kind = Annotated[kind, constraint]
+        fields[name] = kind if field.is_required() else NotRequired[kind]
+    make: Any = TypedDict
+    made = make(f"{model.__name__}Fields", fields)
+    made.__pydantic_config__ = model.model_config
+    return made
+
+
+@lru_cache(maxsize=1)
+def _lines() -> TypeAdapter[dict[str, Any]]:
+    """What validates the lines of checkpoints: as `_Entry` does, but into plain dictionaries."""
+    labels = GenericAlias(list, (_plain(Label, evidence=_plain(Evidence) | None),))
+    directions = GenericAlias(list, (_plain(_Direction, labels=labels),))
+    strays = GenericAlias(list, (_plain(_Stray, labels=labels),))
+    entry: Any = Annotated[_plain(_Entry, directions=directions, strays=strays), AfterValidator(_consistent)]
+    return TypeAdapter(entry)
+
+
+@lru_cache(maxsize=1)
+def _ends() -> TypeAdapter[_End]:
+    return TypeAdapter(_End)
 
 
 def label_document(label: LabelData) -> dict[str, Any]:
@@ -213,7 +251,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                 if number == 1:
                     _check_head(path, line)
                 elif line.startswith(b'{"end"'):
-                    end = _parse(path, number, TypeAdapter(_End), line)
+                    end = _parse(path, number, _ends(), line)
                     if (end.checkpoints, end.directions, end.labels) != (checkpoints, directions, labels):
                         problem = f"the end says {end.checkpoints} checkpoints, {end.directions} directions and "
                         problem += f"{end.labels} labels, there were {checkpoints}, {directions} and {labels}"
@@ -221,7 +259,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                     ended = True
                     yield list(end.shipped)
                 else:
-                    entry = _entry(_parse(path, number, _ENTRY, line))
+                    entry = _entry(_parse(path, number, _lines(), line))
                     own = counts(entry)
                     checkpoints, directions, labels = checkpoints + 1, directions + own[0], labels + own[1]
                     yield entry
@@ -252,26 +290,52 @@ def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> A
         raise _wrong(path, number, f"{where}: {first['msg']}") from None
 
 
-def _entry(found: _Entry) -> CheckpointData:
+def _label(found: dict[str, Any]) -> LabelData:
+    get = found.get
+    evidence = get("evidence")
+    if evidence is not None:
+        optional = evidence.get
+        evidence = EvidenceData(
+            evidence["effect"],
+            evidence["selectivity"],
+            evidence["consistency"],
+            optional("asymmetry"),
+            optional("runner_up"),
+            optional("runner_up_effect"),
+            evidence["scale"],
+            evidence["steps"],
+            evidence["seeds"],
+        )
+    created = microseconds(found["created"])
+    return LabelData(
+        found["text"], found["source"], get("polarity", 1), get("confidence"), created, get("note"), evidence
+    )
+
+
+def _labels(found: dict[str, Any]) -> list[LabelData]:
+    return [_label(label) for label in found.get("labels", ())]
+
+
+def _entry(found: dict[str, Any]) -> CheckpointData:
     own = None
-    if found.set is not None:
-        one = found.set
+    if found.get("set") is not None:
+        one = found["set"]
         facts = SetFacts(one.location, one.digest, one.created, one.builder, one.licence, one.repo, one.commit)
-        layers = [LayerData(layer.name, layer.kind, layer.width, layer.heads) for layer in found.layers]
+        layers = [LayerData(layer.name, layer.kind, layer.width, layer.heads) for layer in found.get("layers", ())]
         directions = [
             DirectionData(
-                record.layer,
-                record.recipe,
-                record.rank,
-                record.eigenvalue,
-                record.share,
-                record.gap,
-                [label_data(label) for label in record.labels],
+                record["layer"],
+                record["recipe"],
+                record["rank"],
+                record["eigenvalue"],
+                record["share"],
+                record["gap"],
+                _labels(record),
             )
-            for record in found.directions
+            for record in found.get("directions", ())
         ]
         own = SetData(facts, layers, directions)
-    checkpoint = found.checkpoint
+    checkpoint = found["checkpoint"]
     return CheckpointData(
         checkpoint.model_id,
         checkpoint.revision or "",
@@ -280,7 +344,7 @@ def _entry(found: _Entry) -> CheckpointData:
         checkpoint.licence,
         checkpoint.path,
         own,
-        {stray.direction: [label_data(label) for label in stray.labels] for stray in found.strays},
+        {stray["direction"]: _labels(stray) for stray in found.get("strays", ())},
     )
 
 

@@ -65,11 +65,11 @@ def by_column(
         while True:
             statement = _block(column, value, stream, own, descending=descending, place=place).limit(size)
             rows = rows_of(connection, statement)
-            block = [Position(stream, None if value is None else row[1], row[0]) for row in rows]
-            last = block[-1] if len(block) == size else None
+            last = _position(stream, value, rows[-1]) if len(rows) == size else None
             if fitting is not None:
                 fits = fitting([row[0] for row in rows])
-                block = [position for position in block if position.direction in fits]
+                rows = [row for row in rows if row[0] in fits]
+            block = [_position(stream, value, row) for row in rows]
             yield block
             if last is None:
                 break
@@ -78,6 +78,10 @@ def by_column(
             # As many rows as should hold those that are still wanted, judging by the share that fits so far.
             looked, fit = looked + size, fit + len(block)
             size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
+
+
+def _position(stream: int, value: Any, row: Any) -> Position:
+    return Position(stream, None if value is None else row[1], row[0])
 
 
 def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: bool, place: Position | None) -> Any:

@@ -191,27 +191,22 @@ def insert_labels(connection: Connection, labels: list[tuple[int, LabelData]]) -
     if not labels:
         return
     names = {label.text for _, label in labels}
-    names |= {label.evidence.runner_up for _, label in labels if label.evidence and label.evidence.runner_up}
+    evidences = [label.evidence for _, label in labels if label.evidence is not None]
+    names |= {evidence.runner_up for evidence in evidences if evidence.runner_up}
     texts = intern_texts(connection, sorted(names))
     sources = intern(connection, SourceTable, "name", sorted({label.source for _, label in labels}))
-    protocols = _protocols(connection, {_protocol(label) for _, label in labels if label.evidence})
+    protocols = _protocols(connection, {evidence[6:] for evidence in evidences})
     rows: list[tuple[Any, ...]] = []
-    for number, label in labels:
-        text, source, polarity, confidence, created, note, evidence = label
+    for number, (text, source, polarity, confidence, created, note, evidence) in labels:
         measured: tuple[Any, ...] = (None, None, None, None, None, None, None)
         if evidence is not None:
-            measured = (
-                protocols[evidence.scale, evidence.steps, evidence.seeds],
-                evidence.effect,
-                evidence.selectivity,
-                evidence.consistency,
-                evidence.asymmetry,
-                texts[evidence.runner_up] if evidence.runner_up else None,
-                evidence.runner_up_effect,
-            )
+            effect, selectivity, consistency, asymmetry, runner_up, runner_up_effect, *_ = evidence
+            other = texts[runner_up] if runner_up else None
+            protocol = protocols[evidence[6:]]
+            measured = (protocol, effect, selectivity, consistency, asymmetry, other, runner_up_effect)
         rows.append((number, texts[text], sources[source], polarity, confidence, created, note, *measured))
-    # In the order of the key: pages are then filled one after the other.
-    rows.sort(key=lambda row: row[:3])
+    # In the order of the key, which no two share: pages are then filled one after the other.
+    rows.sort()
     insert_rows(connection, LabelTable, rows)
 
 
@@ -224,12 +219,7 @@ def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]
 
 
 Protocol = tuple[float, int, tuple[int, ...]]
-"""Scale, steps and seeds of a measurement."""
-
-
-def _protocol(label: LabelData) -> Protocol:
-    assert label.evidence is not None
-    return label.evidence.scale, label.evidence.steps, label.evidence.seeds
+"""Scale, steps and seeds of a measurement, which evidence ends with."""
 
 
 def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
