@@ -215,6 +215,28 @@ def test_a_fold_gives_the_pictures_of_the_hook_and_is_restored_bit_for_bit(
     assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_folds_of_one_layer_are_removed_in_any_order(
+    order: tuple[int, ...], tiny_checkpoint: Path, bank: eb.Bank
+) -> None:
+    unet = open_pipeline(tiny_checkpoint).unet
+    weights = {name: value.clone() for name, value in unet.state_dict().items()}
+    linear = unet.mid_block.attentions[0].to_out[0]
+    edits = [eb.steer(unet, {bank[OUT]: scale}, fold=True) for scale in (1.0, -0.3, 0.7)]
+    alone = []
+    for edit in edits:
+        with edit:
+            alone.append(linear.bias.detach().clone())
+    for edit in edits:
+        edit.attach()
+    edits[order[0]].remove()
+    edits[order[1]].remove()
+    assert torch.equal(linear.bias, alone[order[2]])
+    edits[order[2]].remove()
+    assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
+    assert not any("folded" in name for name in linear.__dict__)
+
+
 def test_a_layer_without_a_bias_has_none_again() -> None:
     model = zoo.make("QwenImageTransformer2DModel")
     layer = zoo.layers_of(model)[0]
