@@ -40,6 +40,8 @@ def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.C
     [
         (["export", DEMO, "--out", "a.safetensors"], 2, "name its directions"),
         (["export", DEMO, "smile", "--set", "smile=1", "--out", "a.safetensors"], 2, "given twice"),
+        (["export", DEMO, "--set", "smile=1", "--set", "smile=2", "--out", "a.safetensors"], 2, "given twice"),
+        (["export", DEMO, "skin tone", "--format", "json", "--out", "n" * 300 + ".json"], 1, "cannot be written"),
         (["export", DEMO, OUTPUT, "--out", "a.npz"], 1, "does not end in .safetensors"),
         (["export", DEMO, OUTPUT, "--format", "comfyui", "--out", "a.safetensors"], 1, "ComfyUI holds a UNet2DModel"),
         (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "added to what the layer reads"),

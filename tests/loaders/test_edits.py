@@ -8,7 +8,7 @@ import torch
 import zoo
 
 import eigenbank as eb
-from eigenbank.loaders.mask import token_grid
+from eigenbank.loaders.mask import as_mask, token_grid
 from eigenbank.loaders.pipelines import open_pipeline, sample
 from eigenbank.loaders.schedule import ramp, windowed
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -213,6 +213,36 @@ def test_a_fold_gives_the_pictures_of_the_hook_and_is_restored_bit_for_bit(
         torch.testing.assert_close(folded, hooked, atol=tolerance, rtol=tolerance)
         assert torch.equal(unet(noise, 10).sample, before)
     assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
+
+
+def test_masks_of_more_bits_keep_their_greys() -> None:
+    from PIL import Image
+
+    grey = Image.new("I;16", (4, 4), 128 * 257)
+    assert torch.equal(as_mask(grey), torch.full((1, 4, 4), 128 / 255))
+    assert torch.equal(as_mask(torch.full((4, 4), 128)), torch.full((1, 4, 4), 128 / 255))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_folds_of_one_layer_are_removed_in_any_order(
+    order: tuple[int, ...], tiny_checkpoint: Path, bank: eb.Bank
+) -> None:
+    unet = open_pipeline(tiny_checkpoint).unet
+    weights = {name: value.clone() for name, value in unet.state_dict().items()}
+    linear = unet.mid_block.attentions[0].to_out[0]
+    edits = [eb.steer(unet, {bank[OUT]: scale}, fold=True) for scale in (1.0, -0.3, 0.7)]
+    alone = []
+    for edit in edits:
+        with edit:
+            alone.append(linear.bias.detach().clone())
+    for edit in edits:
+        edit.attach()
+    edits[order[0]].remove()
+    edits[order[1]].remove()
+    assert torch.equal(linear.bias, alone[order[2]])
+    edits[order[2]].remove()
+    assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
+    assert not any("folded" in name for name in linear.__dict__)
 
 
 def test_a_layer_without_a_bias_has_none_again() -> None:

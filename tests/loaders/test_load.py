@@ -42,6 +42,11 @@ def test_an_unknown_model_is_refused_with_near_matches(kept: eb.Bank) -> None:
         eb.load("acme/tyni")
 
 
+def test_a_name_longer_than_any_folder_is_unknown(kept: eb.Bank) -> None:
+    with pytest.raises(UnknownNameError, match="no direction set of"):
+        eb.load("x" * 100_000)
+
+
 def test_for_a_pipeline(kept: eb.Bank, tiny_checkpoint: Path) -> None:
     from diffusers import DDPMPipeline, UNet2DModel
 

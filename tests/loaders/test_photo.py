@@ -123,6 +123,7 @@ def test_hostile_files_are_refused(name: str, content: bytes, message: str, tmp_
         ("/no/such/photo.png", "is no file"),
         ("/dev/zero", "is no file"),
         (Image.new("RGB", (500, 3)), "a strip like that"),
+        (Image.new("RGB", (0, 0)), "no pixels"),
         (torch.zeros(3, 8, 8), "the pipeline draws 16×16"),
         (torch.full((3, 16, 16), 2.0), r"values in \[0, 1\]"),
         (torch.full((3, 16, 16), torch.nan), r"values in \[0, 1\]"),
@@ -133,6 +134,13 @@ def test_hostile_files_are_refused(name: str, content: bytes, message: str, tmp_
 def test_what_is_no_photo_is_refused(photo: Any, message: str) -> None:
     with pytest.raises(PhotoError, match=message):
         as_pixels(photo, (16, 16))
+
+
+def test_a_pillow_image_whose_file_is_truncated_is_refused() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, format="PNG")
+    with pytest.raises(PhotoError, match="truncated"):
+        as_pixels(Image.open(io.BytesIO(file.getvalue()[:500])), (16, 16))
 
 
 def test_the_bound_lets_cameras_through() -> None:

@@ -113,5 +113,8 @@ def parse_sets(values: tuple[str, ...]) -> dict[str, float]:
         if not equals or not name.strip() or not math.isfinite(scale):
             message = f"{value!r}: expected NAME=SCALE, as in --set smile=1.5"
             raise click.BadParameter(message, param_hint="--set")
+        if name.strip() in edits:
+            message = f"{name.strip()!r} is given twice"
+            raise click.BadParameter(message, param_hint="--set")
         edits[name.strip()] = scale
     return edits

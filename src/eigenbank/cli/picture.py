@@ -177,7 +177,12 @@ def open_model(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
 
 def check_out(out: Path) -> None:
     """Raise SteerError, before anything is drawn, where no picture could be written."""
-    if out.exists() and not out.is_file():
+    try:
+        there = out.exists() and not out.is_file()
+    except OSError as error:  # a name too long for the file system
+        message = f"{out} cannot be written ({error.strerror or error}): no picture was drawn. Choose another --out"
+        raise SteerError(message) from error
+    if there:
         message = f"{out} is there and is no file: no picture was drawn. Choose another --out"
         raise SteerError(message)
     if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):

@@ -27,6 +27,10 @@ class Drawing:
         self.pipe = copy.copy(pipe)
         self.steps = steps
         self.forward, self.inverse = scheduler_pair(pipe.scheduler, repeats)
+        trained = self.forward.config.num_train_timesteps
+        if "beta_schedule" in self.forward.config and steps > trained:
+            message = f"{steps} steps are more than the {trained} the model was trained with: nothing was edited"
+            raise SteerError(message)
         self.pipe.scheduler = self.forward
         self.pipe.set_progress_bar_config(disable=True)
         self.device = getattr(pipe, "_execution_device", pipe.device)

@@ -114,8 +114,8 @@ def edit(
     The pipeline is left as it was. Warns PoorReconstructionWarning when the unedited round trip is off by more than 0.05.
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
-    if steps < 1 or repeats < 0:
-        message = f"{steps} steps and {repeats} repeats: expected at least 1 step and 0 repeats"
+    if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
+        message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
         raise SteerError(message)
     drawing = drawing_of(pipe, steps, repeats, size, call)
     original, notes = as_pixels(photo, drawing.size(size))

@@ -215,7 +215,12 @@ def check_out(out: Path, form: Format) -> None:
     if out.suffix.lower() != SUFFIXES[form]:
         message = f"{out} does not end in {SUFFIXES[form]}, by which a {form} file is known: nothing was written"
         raise ExportError(message)
-    if out.exists() and not out.is_file():
+    try:
+        there = out.exists() and not out.is_file()
+    except OSError as error:  # a name too long for the file system
+        message = f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        raise ExportError(message) from error
+    if there:
         message = f"{out} is there and is no file: nothing was written. Choose another --out"
         raise ExportError(message)
     if not out.absolute().parent.is_dir():

@@ -1,5 +1,8 @@
 """Folding: a constant edit of a layer's output written into the out projection's bias, which costs nothing per step."""
 
+import itertools
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +10,23 @@ from eigenbank.loaders.match import is_quantised
 from eigenbank.loaders.target import Target
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import SteerError
+
+_numbers = itertools.count()
+
+
+@dataclass
+class _Held:
+    """What a linear layer with folds in it was, kept on the layer itself: its own bias, the values of that, what each fold adds.
+
+    Folds of one layer share it, so that they can be removed in any order.
+    """
+
+    bias: nn.Parameter | None
+    kept: Tensor | None
+    added: dict[int, Tensor] = field(default_factory=dict)
+
+
+_HELD = "_eigenbank_folded"
 
 
 class Fold:
@@ -32,41 +52,41 @@ class Fold:
         self.linear: nn.Linear = module
         # A U-Net's attention block divides what it gives, the residual included.
         self.factor = float(getattr(attention, "rescale_output_factor", 1.0) or 1.0)
-        self._bias: nn.Parameter | None = None
-        self._kept: Tensor | None = None
-        self._attached = False
+        self._number = next(_numbers)
 
     def attach(self) -> None:
         """Remember the bias as it is. A layer without one gets one, for as long as this lasts."""
-        self._bias = self.linear.bias
-        weight = self.linear.weight
-        if self._bias is None:
+        if _HELD in self.linear.__dict__:
+            return
+        bias, weight = self.linear.bias, self.linear.weight
+        self.linear.__dict__[_HELD] = _Held(bias, None if bias is None else bias.detach().clone())
+        if bias is None:
             self.linear.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=False)
-        else:
-            self._kept = self._bias.detach().clone()
-        self._attached = True
 
     def set(self, delta: Tensor) -> None:
         """Write the bias with `delta` `(d,)` float32 added, in place: nothing is recompiled."""
-        with torch.no_grad():
-            bias = self.linear.bias
-            base = torch.zeros_like(bias) if self._kept is None else self._kept
-            # Zero is the old bias bit for bit, whatever its dtype.
-            added = (base.float() + (delta * self.factor).to(bias.device)).to(bias.dtype) if bool(delta.any()) else base
-            bias.copy_(added)
+        held: _Held = self.linear.__dict__[_HELD]
+        held.added[self._number] = delta * self.factor
+        self._write(held)
 
     def remove(self) -> None:
-        """Put the bias back, bit for bit. Harmless when it is."""
-        if not self._attached:
+        """Take this fold out; with the layer's last one the bias is back, bit for bit. Harmless when it is."""
+        held: _Held | None = self.linear.__dict__.get(_HELD)
+        if held is None:
             return
+        held.added.pop(self._number, None)
+        self._write(held)
+        if not held.added:
+            self.linear.bias = held.bias  # type: ignore[assignment]
+            del self.linear.__dict__[_HELD]
+
+    def _write(self, held: _Held) -> None:
         with torch.no_grad():
-            if self._bias is None:
-                self.linear.bias = None  # type: ignore[assignment]
-            else:
-                assert self._kept is not None
-                self._bias.copy_(self._kept)
-                self.linear.bias = self._bias
-        self._bias, self._kept, self._attached = None, None, False
+            bias = self.linear.bias
+            base = torch.zeros_like(bias) if held.kept is None else held.kept
+            # Zero is the old bias bit for bit, whatever its dtype.
+            added = [delta.to(bias.device) for delta in held.added.values() if bool(delta.any())]
+            bias.copy_((base.to(bias.device).float() + sum(added)).to(bias.dtype) if added else base)
 
 
 def _refusal(layer: Layer, why: str) -> SteerError:

@@ -1,5 +1,6 @@
 """Loading a bank by model id, and finding the bank of a pipeline."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def load(model_id: str, *, catalog: str | None = None, revision: str | None = No
     Vectors are read when first used; torch is not imported before. `catalog` is a URL or path, by default the one of
     this machine. Raises UnknownNameError, with near matches and how to build a set, where there is none, HubError.
     """
-    if (Path(model_id) / "manifest.json").is_file():
+    # Unlike Path.is_file, this takes names too long for a file system: they are no folder.
+    if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
         return Bank.open(Path(model_id))
     with Catalog.open(catalog) as opened:
         return with_own_labels(Bank.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)

@@ -19,11 +19,14 @@ def as_mask(value: Any) -> Tensor:
     """
     try:
         if hasattr(value, "convert"):
+            if value.mode.startswith("I"):
+                # Sixteen bits a pixel: convert() would clip them to the lowest eight.
+                value = value.convert("F").point(lambda level: level / 257)
             value = torch.frombuffer(bytearray(value.convert("L").tobytes()), dtype=torch.uint8).reshape(
                 value.size[::-1]
             )
         mask = torch.as_tensor(value)
-        if mask.dtype == torch.uint8 and bool((mask > 1).any()):
+        if not mask.is_floating_point() and not mask.is_complex() and 1 < int(mask.max()) <= 255:
             mask = mask.float() / 255
         mask = mask.detach().float().cpu()
     except (TypeError, ValueError, RuntimeError) as error:

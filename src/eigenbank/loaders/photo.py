@@ -91,6 +91,9 @@ def fit(image: "Image", size: tuple[int, int]) -> "tuple[Tensor, list[str]]":
     import numpy as np
     from PIL import Image
 
+    if not min(image.size):
+        message = f"the picture is {image.width}×{image.height}: it has no pixels"
+        raise PhotoError(message)
     if max(image.size) > MAX_RATIO * min(image.size):
         message = (
             f"the picture is {image.width}×{image.height}: a strip like that cannot be cropped to a useful picture"
@@ -122,7 +125,11 @@ def as_pixels(photo: object, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
     if isinstance(photo, (str, Path)):
         image, notes = open_photo(Path(photo))
     elif isinstance(photo, Image.Image):
-        image, notes = to_rgb(photo)
+        try:
+            image, notes = to_rgb(photo)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes a file when its pixels are first asked for
+            message = f"the Pillow image cannot be read ({error}): expected an undamaged picture"
+            raise PhotoError(message) from error
     elif isinstance(photo, Tensor):
         if photo.ndim != 3 or photo.shape[0] != 3 or not bool(((photo >= 0) & (photo <= 1)).all()):
             message = (

@@ -63,7 +63,7 @@ def as_scale(scale: Amount, key: str) -> Tensor:
     """A scale as a float32 tensor, of no axis or `(samples,)`. Raises SteerError for what is none."""
     try:
         value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         value = torch.tensor(float("nan"))
     if value.ndim > 1 or value.numel() == 0 or not bool((value.abs() <= MAX_SCALE).all()):
         message = (
