@@ -145,6 +145,7 @@ def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: 
         (["build", ""], 1, "the checkpoint's name is empty"),
         (["list", "--catalog", ""], 2, "--catalog"),
         (["steer", "acme/tiny", "--set", "smile=1", "--out", "/dev/null"], 1, "is no file"),
+        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/tmp/a.jpg"], 1, "would be no JPG but a PNG"),
         (["steer", "acme/tiny", "--set", "smile=1", "--out", "OUT"], 1, "no label in acme/tiny: 'smile'"),
         (
             ["steer", "acme/tiny", "--set", MID[:-1] + "9=1", "--out", "OUT"],

@@ -100,3 +100,13 @@ def test_a_wrong_call_writes_nothing(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == [
         name for name in before if name != "home"
     ]
+
+
+def test_the_photo_is_never_overwritten(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = photo.with_suffix(".png")
+    with Image.open(photo) as image:
+        image.save(own)
+    before = own.read_bytes()
+    assert run(["edit", str(own), "--model", DEMO, "--set", "skin tone=1", "--out", str(own)]) == 1
+    assert "would be overwritten by the edit: nothing was drawn" in capsys.readouterr().err
+    assert own.read_bytes() == before

@@ -80,6 +80,12 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels[0].numpy(), values / 65535, atol=0.005)
 
 
+@pytest.mark.parametrize("values", [np.ones((16, 16), np.float32), np.full((16, 16), 70_000, np.int32)])
+def test_values_of_no_known_range_are_refused(values: "np.ndarray[tuple[int, int], np.dtype[np.generic]]") -> None:
+    with pytest.raises(PhotoError, match="of no known range: convert it to 8 or 16 bits"):
+        as_pixels(Image.fromarray(values), (16, 16))
+
+
 def _png(width: int, height: int) -> bytes:
     """A PNG that says it is so large, and holds next to nothing."""
 

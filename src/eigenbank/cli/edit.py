@@ -82,6 +82,9 @@ def edit(
     if not photo.is_file():
         message = f"{photo} is no file: expected a picture"
         raise PhotoError(message)
+    if any(path is not None and path.exists() and path.samefile(photo) for path in (out, compare)):
+        message = f"{photo} would be overwritten by the edit: nothing was drawn. Choose another --out"
+        raise PhotoError(message)
     bank, pipe = open_model(model, checkpoint)
     from eigenbank.loaders.edit import PoorReconstructionWarning
     from eigenbank.loaders.edit import edit as edit_photo

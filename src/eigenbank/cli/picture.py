@@ -176,7 +176,10 @@ def open_model(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
 
 
 def check_out(out: Path) -> None:
-    """Raise SteerError, before anything is drawn, where no picture could be written."""
+    """Raise SteerError, before anything is drawn, where no picture could be written, or under the name of another kind."""
+    if out.suffix.lower() not in (".png", ""):
+        message = f"{out} would be no {out.suffix[1:].upper()[:20]} but a PNG: no picture was drawn. Give --out a name that ends in .png"
+        raise SteerError(message)
     try:
         there = out.exists() and not out.is_file()
     except OSError as error:  # a name too long for the file system

@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def open_photo(path: Path) -> "tuple[Image, list[str]]":
 
 
 def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
-    """The image upright and in RGB, and what was done to it, in words."""
+    """The image upright and in RGB, and what was done to it, in words. Raises PhotoError where white is not known."""
     from PIL import Image, ImageOps
 
     notes = []
@@ -70,7 +70,11 @@ def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
     upright = ImageOps.exif_transpose(image)
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
         notes.append("turned as its EXIF says")
-    if upright.mode.startswith("I") or upright.mode == "F":
+    known: tuple[Any, Any] = upright.getextrema() if upright.mode == "I" else (0, 0)  # type: ignore[assignment]
+    if upright.mode == "F" or known[0] < 0 or known[1] >= 2**16:
+        message = f"the picture's values are {upright.mode} of no known range: convert it to 8 or 16 bits a channel"
+        raise PhotoError(message)
+    if upright.mode.startswith("I"):
         # Sixteen bits a pixel: convert() would clip them to the lowest eight.
         upright = upright.convert("F").point(lambda value: value / 257).convert("L")
         notes.append("16 bits reduced to 8")
