@@ -94,6 +94,7 @@ def _label(rng: random.Random, text: str) -> LabelData:
         return LabelData(text, source, 1, None, NOW, "seen by eye", None)
     effect = rng.gauss(0, 1)
     evidence = EvidenceData(effect, rng.random(), rng.random(), rng.random(), rng.choice(NOUNS), rng.gauss(0, 0.3),
+                            rng.random(),
                             *rng.choice(PROTOCOLS))  # fmt: skip
     return LabelData(text, source, 1 if effect > 0 else -1, rng.random(), NOW + rng.randrange(10**9), None, evidence)
 

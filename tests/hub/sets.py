@@ -28,11 +28,11 @@ def add_preview(folder: Path, name: str, colour: tuple[int, int, int] = (200, 10
 
 
 def other_version(folder: Path, target: Path, text: str) -> Path:
-    """The same directions with another label on the first: another set of the same checkpoint."""
+    """The same directions with another label on the first, and no previews: another set of the same checkpoint."""
     bank = Bank.open(folder)
     first = next(iter(bank))
     label = Label(text=text, source="human:bob", created=NOW)
-    bank.labelled({first.id: (label,)}).save(target)
+    Bank(bank.labelled({first.id: (label,)}).manifest, vectors=bank.vectors).save(target)
     return target
 
 

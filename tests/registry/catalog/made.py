@@ -18,6 +18,7 @@ def measured(text: str, confidence: float) -> Label:
         selectivity=0.7,
         consistency=1.0,
         asymmetry=0.1,
+        null=0.4,
         runner_up="glasses",
         runner_up_effect=-0.2,
         scale=1.5,

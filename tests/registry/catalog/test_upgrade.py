@@ -90,9 +90,11 @@ def test_a_second_upgrade_finds_it_done(old: Path, tmp_path: Path) -> None:
     assert version(old)[0] == NEWER
 
 
+NO_NULLS = "ALTER TABLE labels DROP COLUMN null_effect"
 LACKS = {
-    1: "DROP INDEX ix_directions_rank_eigenvalue; DROP INDEX ix_directions_rank_share",
-    2: "DROP INDEX ix_directions_rank",
+    1: f"DROP INDEX ix_directions_rank_eigenvalue; DROP INDEX ix_directions_rank_share; {NO_NULLS}",
+    2: f"DROP INDEX ix_directions_rank; {NO_NULLS}",
+    3: NO_NULLS,
 }
 
 

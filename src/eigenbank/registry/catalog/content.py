@@ -18,6 +18,7 @@ class EvidenceData(NamedTuple):
     asymmetry: float | None
     runner_up: str | None
     runner_up_effect: float | None
+    null: float | None
     scale: float
     steps: int
     seeds: tuple[int, ...]
@@ -125,6 +126,7 @@ def label_data(label: Label) -> LabelData:
             found.asymmetry,
             found.runner_up,
             found.runner_up_effect,
+            found.null,
             found.scale,
             found.steps,
             found.seeds,

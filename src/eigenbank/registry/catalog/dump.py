@@ -110,7 +110,9 @@ class _Strings:
         evidence = None
         if row[7] is not None:
             runner_up = None if row[12] is None else self.texts[row[12]]
-            evidence = EvidenceData(row[8], row[9], row[10], row[11], runner_up, row[13], *self.protocols[row[7]])
+            evidence = EvidenceData(
+                row[8], row[9], row[10], row[11], runner_up, row[13], row[14], *self.protocols[row[7]]
+            )
         return LabelData(self.texts[row[1]], self.sources[row[2]], row[3], row[4], row[5], row[6], evidence)
 
 

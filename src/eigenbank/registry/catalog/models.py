@@ -225,6 +225,7 @@ class LabelTable(Base):
     asymmetry: Mapped[float | None]
     runner_up_id: Mapped[int | None] = mapped_column(ForeignKey("texts.id"))
     runner_up_effect: Mapped[float | None]
+    null_effect: Mapped[float | None]
     __table_args__ = (
         Index("ix_labels_text_id_confidence", text_id, confidence.desc(), direction_id),
         CheckConstraint("polarity IN (-1, 1)", name="polarity"),

@@ -93,6 +93,7 @@ LABEL_COLUMNS = (
     LabelTable.asymmetry,
     LabelTable.runner_up_id,
     LabelTable.runner_up_effect,
+    LabelTable.null_effect,
 )
 """A label as it is stored: what `Labels` is fed with."""
 
@@ -222,6 +223,7 @@ class Labels:
                     "asymmetry": raw[11],
                     "runner_up": None if raw[12] is None else self._texts[raw[12]],
                     "runner_up_effect": raw[13],
+                    "null": raw[14],
                     "scale": scale,
                     "seeds": seeds,
                     "steps": steps,

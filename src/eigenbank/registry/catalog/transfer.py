@@ -302,6 +302,7 @@ def _label(found: dict[str, Any]) -> LabelData:
             optional("asymmetry"),
             optional("runner_up"),
             optional("runner_up_effect"),
+            optional("null"),
             evidence["scale"],
             evidence["steps"],
             evidence["seeds"],

@@ -195,15 +195,15 @@ def insert_labels(connection: Connection, labels: list[tuple[int, LabelData]]) -
     names |= {evidence.runner_up for evidence in evidences if evidence.runner_up}
     texts = intern_texts(connection, sorted(names))
     sources = intern(connection, SourceTable, "name", sorted({label.source for _, label in labels}))
-    protocols = _protocols(connection, {evidence[6:] for evidence in evidences})
+    protocols = _protocols(connection, {evidence[7:] for evidence in evidences})
     rows: list[tuple[Any, ...]] = []
     for number, (text, source, polarity, confidence, created, note, evidence) in labels:
-        measured: tuple[Any, ...] = (None, None, None, None, None, None, None)
+        measured: tuple[Any, ...] = (None,) * 8
         if evidence is not None:
-            effect, selectivity, consistency, asymmetry, runner_up, runner_up_effect, *_ = evidence
+            effect, selectivity, consistency, asymmetry, runner_up, runner_up_effect, null, *_ = evidence
             other = texts[runner_up] if runner_up else None
-            protocol = protocols[evidence[6:]]
-            measured = (protocol, effect, selectivity, consistency, asymmetry, other, runner_up_effect)
+            protocol = protocols[evidence[7:]]
+            measured = (protocol, effect, selectivity, consistency, asymmetry, other, runner_up_effect, null)
         rows.append((number, texts[text], sources[source], polarity, confidence, created, note, *measured))
     # In the order of the key, which no two share: pages are then filled one after the other.
     rows.sort()
