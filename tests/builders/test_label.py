@@ -2,7 +2,7 @@
 
 import torch
 
-from eigenbank.builders.label import Criteria, effects, labels_from, leading, shortlist
+from eigenbank.builders.label import Criteria, effects, labels_from, leading, null_effects, shortlist
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -75,3 +75,28 @@ def test_a_first_look_loses_nothing_that_would_pass() -> None:
     strict, loose = leading(found, Criteria()), leading(found, Criteria().loosened())
     assert bool((loose[strict >= 0] == strict[strict >= 0]).all())
     assert (loose >= 0).sum() > (strict >= 0).sum() > 0
+
+
+def test_a_label_must_beat_random_directions_at_its_place() -> None:
+    found = effects(*_readings([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]), STD, 1.0)
+    null = torch.tensor([[0.3, 9.0, 9.0], [0.5, 0.0, 0.0]])  # what random ones do to other scores does not matter
+    assert leading(found, Criteria(), null).tolist() == [0, -1]
+    how = {"source": "attribute-model:x", "scale": 1.0, "seeds": range(12), "steps": 5}
+    first, second = labels_from(found, NAMES, Criteria(), null=null, **how)  # type: ignore[arg-type]
+    assert first is not None
+    assert first.evidence is not None
+    assert first.evidence.null == float(null[0, 0])
+    assert second is None
+
+
+def test_the_null_is_of_the_same_place_and_a_root_mean_square() -> None:
+    found = effects(*_readings([[0.3, 0.0, 0.0], [-0.4, 0.0, 0.0], [2.0, 0.0, 0.0]], noise=0.0), STD, 1.0)
+    null = null_effects(found, ["here", "here", "there"], ["there", "here", "here"])
+    expected = torch.tensor([2.0, (0.125) ** 0.5, (0.125) ** 0.5])
+    torch.testing.assert_close(null[:, 0], expected)
+
+
+def test_what_cannot_be_read_has_no_effect() -> None:
+    found = effects(*_readings([[0.8, 0.5, 0.1]]), STD, 1.0).of(torch.tensor([False, True, True]))
+    assert found.mean[0, 0] == 0
+    assert leading(found, Criteria()).tolist() == [1]

@@ -41,7 +41,7 @@ def test_the_grid_is_the_sweep(polarity: int, bank: Bank, tiny_checkpoint: Path)
     label = Label(text="more", polarity=polarity, source="human:ann", created=NOW)
     named = bank.labelled({first.id: (label,)})[first.id]
     how, picture = draw_preview(pipe, named, seeds=(3, 4), scales=(-1, 0, 1), steps=2)
-    assert (how.seeds, how.scales, how.steps) == ((3, 4), (-1.0, 0.0, 1.0), 2)
+    assert (how.seeds, how.scales, how.steps) == ((3, 4), (-polarity, 0.0, polarity), 2)
     expected = eb.sweep(pipe, first, [-polarity, 0, polarity], seeds=(3, 4), steps=2).pixels
     height, width = expected.shape[-2:]
     grid = pixels(picture)

@@ -6,6 +6,7 @@ token and endpoint. What is small and JSON comes through the client's cache, so 
 
 import random
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +109,7 @@ class RangeReader:
         self.etag: str | None = None
         self.received = 0
         self.requests = 0
+        self._counting = threading.Lock()
 
     def start(self, count: int) -> bytearray:
         """The first `count` bytes, or all of a shorter file. Learns the file's size and ETag."""
@@ -149,7 +151,8 @@ class RangeReader:
                 raise
             except Exception as error:  # the client's transport raises errors of its own, of many classes
                 done, problem = False, f"{type(error).__name__}: {error}"
-            self.received += len(data) - before
+            with self._counting:
+                self.received += len(data) - before
             if done:
                 return data
         message = (
@@ -161,9 +164,10 @@ class RangeReader:
     def _attempt(self, span: Span, data: bytearray, short: bool) -> tuple[bool, str]:
         """Add to `data` what one request gives. Returns whether all is there, and what went wrong if not."""
         from huggingface_hub import get_session
-        from huggingface_hub.utils._headers import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers
 
-        self.requests += 1
+        with self._counting:
+            self.requests += 1
         headers = {
             **build_hf_headers(),
             "Range": f"bytes={span[0] + len(data)}-{span[1] - 1}",

@@ -95,5 +95,6 @@ def _demo(top_k: int, out: Path) -> None:
     echo_table([row for row in rows if best[row["label"]] is row], LABEL_COLUMNS)
     say(
         "effect: change of the labelled factor in standard deviations of the population, per unit scale; "
+        "at_random: root mean square of what random directions of equal length do to it there; "
         "selectivity: its share of all the change; consistency: share of the seeds that agree in sign"
     )

@@ -90,7 +90,7 @@ def label(
     emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
 
 
-LABEL_COLUMNS = ["label", "direction", "effect", "selectivity", "consistency", "confidence", "also_moves"]
+LABEL_COLUMNS = ["label", "direction", "effect", "at_random", "selectivity", "consistency", "confidence", "also_moves"]
 
 
 def label_rows(bank: object) -> list[dict[str, object]]:
@@ -111,6 +111,7 @@ def label_rows(bank: object) -> list[dict[str, object]]:
                             "direction": direction.id,
                             "polarity": found.polarity,
                             "effect": evidence and evidence.effect,
+                            "at_random": evidence and evidence.null,
                             "selectivity": evidence and evidence.selectivity,
                             "consistency": evidence and evidence.consistency,
                             "confidence": found.confidence,

@@ -29,7 +29,7 @@ def draw_preview(
 ) -> tuple[Preview, bytes]:
     """Draw a direction at every scale on every seed, in one batch: how it was drawn, and the grid as a WebP picture.
 
-    A row per seed, a column per scale. A positive scale is more of the direction's best label, if it has one. Raises as
+    A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one. Raises as
     `steer` does, and SetError for a grid of more than 4,096 pixels a side.
     """
     from torch import nn
@@ -38,7 +38,8 @@ def draw_preview(
     from eigenbank.loaders.sweep import sweep
 
     sign = direction.labels[0].polarity if direction.labels else 1
-    pixels = sweep(pipe, direction, [sign * scale for scale in scales], seeds=seeds, steps=steps, **call).pixels
+    stored = [float(sign * scale) for scale in scales]
+    pixels = sweep(pipe, direction, stored, seeds=seeds, steps=steps, **call).pixels
     longest = max(pixels.shape[-2:])
     if longest > CELL:
         flat = nn.functional.interpolate(
@@ -53,7 +54,7 @@ def draw_preview(
     file = io.BytesIO()
     # Small pictures are kept exactly: at 32 pixels a side, what compression loses can be seen.
     to_image(grid).save(file, format="WEBP", lossless=longest <= CELL // 2, quality=88, method=6)
-    how = Preview(seeds=tuple(seeds), scales=tuple(float(scale) for scale in scales), steps=steps)
+    how = Preview(seeds=tuple(seeds), scales=tuple(stored), steps=steps)
     return how, file.getvalue()
 
 

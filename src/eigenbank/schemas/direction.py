@@ -50,7 +50,10 @@ class Label(Model):
 
 
 class Preview(Model):
-    """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins."""
+    """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins.
+
+    Scales are of the vector as it is stored: where its label has polarity −1, more of the word is to the negative side.
+    """
 
     seeds: tuple[int, ...] = Field(min_length=1, max_length=64)
     scales: tuple[Annotated[float, Field(ge=-100, le=100)], ...] = Field(min_length=1, max_length=101)
