@@ -164,7 +164,7 @@ class RangeReader:
     def _attempt(self, span: Span, data: bytearray, short: bool) -> tuple[bool, str]:
         """Add to `data` what one request gives. Returns whether all is there, and what went wrong if not."""
         from huggingface_hub import get_session
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         with self._counting:
             self.requests += 1
