@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eigenbank.registry.card import model_card, preview_name
 from eigenbank.registry.sets import check_vectors, read_manifest, read_previews, read_vectors, write_set
-from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Preview, Recipe
+from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Preview, Quality, Recipe
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Direction:
     def labels(self) -> tuple[Label, ...]:
         """The names it was given, none being the normal state."""
         return self.record.labels
+
+    @property
+    def quality(self) -> Quality | None:
+        """How it behaves as a slider, None where that was not measured."""
+        return self.record.quality
 
     @property
     def vector(self) -> "Tensor":

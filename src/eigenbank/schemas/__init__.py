@@ -1,6 +1,6 @@
 """The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
 
-from eigenbank.schemas.direction import DirectionRecord, Evidence, Label, Preview
+from eigenbank.schemas.direction import DirectionRecord, Evidence, Label, Preview, Quality
 from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
@@ -18,6 +18,7 @@ __all__ = [
     "Part",
     "Place",
     "Preview",
+    "Quality",
     "Recipe",
     "TokenLength",
     "Window",

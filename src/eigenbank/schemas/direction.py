@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import FailFast, Field, StringConstraints
+from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
 from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Note, Share, Text
 from eigenbank.schemas.recipe import Recipe
@@ -60,12 +60,50 @@ class Preview(Model):
     steps: Annotated[int, Field(ge=1)]
 
 
+def _rounded(value: float) -> float:
+    return round(value, 4)
+
+
+Measured = Annotated[float, Field(ge=0, le=1e6), AfterValidator(_rounded)]
+"""A measured size, kept to four decimals: what a few seeds can tell is coarser than that."""
+Rate = Annotated[float, Field(ge=0, le=1), AfterValidator(_rounded)]
+"""A measured share, kept to four decimals."""
+Scale = Annotated[float, Field(ge=-100, le=100), AfterValidator(_rounded)]
+
+
+class Quality(Model):
+    """How a direction behaves as a slider, whatever it is called. Each is None where it is not known.
+
+    Scores are those of the labeler `source`, in standard deviations of the checkpoint's own images; the score that the
+    direction moves most is the led one. Sizes are of the odd part of the response, (f(+α) − f(−α)) / 2α, at ±`scale`.
+
+    `effect`: of the led score per unit scale. `selectivity`: its share of the absolute effects on all scores.
+    `consistency`: share of seeds on which its sign agrees. `linearity`: R² of a line through zero, from the scale to the
+    led score's mean response, over the scales up to `scale`. `recommended_range`: the scales between which the response
+    grows and stays odder than even. `locality`: share of the squared change of the pixels that falls within the tenth of
+    the picture that changes most. `drift`: root mean square change, at ±1, of the scores that are not led.
+    """
+
+    source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
+    effect: Measured | None = None
+    selectivity: Rate | None = None
+    consistency: Rate | None = None
+    linearity: Rate | None = None
+    recommended_range: tuple[Scale, Scale] | None = None
+    locality: Rate | None = None
+    drift: Measured | None = None
+    scale: Annotated[float, Field(gt=0)]
+    seeds: tuple[int, ...] = Field(max_length=10_000)
+    steps: Annotated[int, Field(ge=1)]
+
+
 class DirectionRecord(Model):
     """One eigenvector: which one, and how it stands in its spectrum.
 
     `eigenvalue` is of the recipe's Gram matrix, in float64. `share` is the eigenvalue over the trace. `gap` is the
     distance to the nearest other eigenvalue over the largest one: near 0 the vector is an arbitrary rotation within its
-    eigenspace. `rank` 0 is the largest eigenvalue. `preview` says how the picture of it among the set's files was drawn.
+    eigenspace. `rank` 0 is the largest eigenvalue. `quality` says what it does to
+    images, `preview` how the picture of it among the set's files was drawn.
     """
 
     layer: ModulePath
@@ -75,6 +113,7 @@ class DirectionRecord(Model):
     share: Share
     gap: Annotated[float, Field(ge=0)] | None
     labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    quality: Quality | None = None
     preview: Preview | None = None
 
     @property
