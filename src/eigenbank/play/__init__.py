@@ -1,0 +1,1 @@
+"""The playground: sliders beside a picture."""
