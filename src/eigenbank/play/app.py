@@ -235,8 +235,7 @@ def slider(knob: Knob, value: float) -> gr.Slider:
     """A slot showing a knob; wide enough for its value."""
     low, high = min(knob.low, value), max(knob.high, value)
     told = "recommended" if knob.measured else "usual"
-    named = "" if knob.key == knob.direction else f"{knob.direction} · "
-    info = f"{html.escape(named)}{told} {knob.low:g} to {knob.high:g}"
+    info = f"{told} {knob.low:g} to {knob.high:g}"
     return gr.Slider(minimum=low, maximum=high, value=value, label=knob.key, info=info)
 
 
