@@ -1,7 +1,7 @@
 """The page: Gradio's controls around a `Playground`. What the controls say becomes a `Scene`; nothing is decided here."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from eigenbank.play import texts
 from eigenbank.play.layout import Layout
 from eigenbank.play.playground import Playground, Session, Shown
 from eigenbank.play.scene import MAX_SLIDERS, Scene, scene
-from eigenbank.play.studio import Knob
+from eigenbank.play.studio import Knob, Studio
+from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import EigenbankError, SteerError
 
 WAITING = 4
@@ -80,7 +81,7 @@ class Page:
         then_draw(at.upload.upload(self.read_photo, [at.session, at.upload], noted, **quick))
         then_draw(at.upload.clear(self.drop_photo, [at.session], [at.photo_note], **quick))
         loaded = [*self._board, at.json_note]
-        then_draw(at.load.upload(self.read_sliders, [at.session, at.model, at.load, *at.sliders], loaded, **quick))
+        then_draw(at.load.upload(self.read_sliders, [at.session, at.model, at.load], loaded, **quick))
 
     # What is drawn.
 
@@ -120,15 +121,13 @@ class Page:
             raise SteerError(message)
         said = dict(zip(self._names, values, strict=False))
         dragging = said.pop("dragging")
-        pairs = zip(session.keys, values[len(self._names) :], strict=False)
-        found = scene(
-            **said, sliders=tuple(pairs), photo=None if session.photo is None else session.photo.digest
-        )
+        photo = None if session.photo is None else session.photo.digest
+        found = scene(**said, sliders=moved(session.sliders, values[len(self._names) :]), photo=photo)
         return found, scene(model=found.model, steps=dragging).steps
 
     def _shown(self, shown: Shown, wanted: Scene) -> list[Any]:
         small = ["picture", "pixels"] if max(shown.edited.size) <= SMALL else ["picture"]
-        said = "; ".join(f"{key} {scale:+g}" for key, scale in wanted.moved.items()) or "unedited"
+        said = "; ".join(f"{each.key} {each.scale:+g}" for each in wanted.moved) or "no slider is moved"
         pictures = [
             gr.Image(value=shown.photo, visible=shown.photo is not None, elem_classes=small),
             gr.Image(value=shown.unedited, elem_classes=small),
@@ -158,7 +157,7 @@ class Page:
             return [session, *[gr.skip()] * (2 * MAX_SLIDERS + 4), note(str(error), problem=True)]
         names = list(studio.samplers)
         return [
-            *self._slots(session, [(knob, 0.0) for knob in studio.knobs()]),
+            *self._slots(session, studio, studio.first()),
             gr.Dropdown(choices=names, value=names[0]),
             gr.Dropdown(choices=studio.names[:NAMES], value=None),
             gr.Textbox(visible=studio.prompted),
@@ -172,46 +171,47 @@ class Page:
 
     def added(self, session: Session, model: str, name: str | None, *values: float) -> list[Any]:
         """A slider more, for a label or an id."""
-        nothing = [gr.skip()] * (1 + 2 * MAX_SLIDERS)
         try:
             if not name or not str(name).strip():
                 message = "name a label or a direction's id: the list shows them as you type"
                 raise SteerError(message)
-            knob = self.playground.studio(model).knob(str(name))
-            if knob.key in session.keys:
-                message = f"{knob.key!r} has a slider already"
+            studio = self.playground.studio(model)
+            key = studio.knob(str(name)).key
+            there = moved(session.sliders, values)
+            if key in [each.key for each in there]:
+                message = f"{key!r} has a slider already"
                 raise SteerError(message)
-            if len(session.keys) >= MAX_SLIDERS:
-                message = f"there are {MAX_SLIDERS} sliders, the most this page has room for: remove one first"
+            if len(there) >= MAX_SLIDERS:
+                message = f"there are {MAX_SLIDERS} sliders, as many as the page has room for: remove one first"
                 raise SteerError(message)
-            knobs = self._knobs(session, model, values)
+            slots = self._slots(session, studio, [*there, Slider(key=key, scale=0.0)])
         except EigenbankError as error:
-            return [*nothing, gr.skip(), note(str(error), problem=True)]
-        return [*self._slots(session, [*knobs, (knob, 0.0)]), gr.Dropdown(value=None), note(f"added {knob.key}")]
+            return [*[gr.skip()] * (2 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
+        return [*slots, gr.Dropdown(value=None), note(f"{key} has a slider now")]
 
     def removed(self, event: gr.EventData, session: Session, model: str, *values: float) -> list[Any]:
         """A slider less."""
-        number = self.at.removers.index(event.target)  # type: ignore[arg-type]
-        knobs = self._knobs(session, model, values)
-        return self._slots(session, [*knobs[:number], *knobs[number + 1 :]])
+        number = next(place for place, each in enumerate(self.at.removers) if each is event.target)
+        there = moved(session.sliders, values)
+        return self._slots(session, self.playground.studio(model), [*there[:number], *there[number + 1 :]])
 
-    def read_sliders(self, session: Session, model: str, path: str, *values: float) -> list[Any]:
+    def read_sliders(self, session: Session, model: str, path: str) -> list[Any]:
         """The sliders of a file instead of these."""
         try:
-            knobs = texts.read_sliders(self.playground.studio(model), Path(path))
+            studio = self.playground.studio(model)
+            found = studio.read(Path(path))
+            slots = self._slots(session, studio, found)
         except EigenbankError as error:
-            return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
-        return [*self._slots(session, knobs), note(f"{len(knobs)} sliders from the file")]
+            told = str(error).replace(path, "the file")
+            return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(told, problem=True)]
+        return [*slots, note(f"sliders of the file: {len(found)}")]
 
-    def _knobs(self, session: Session, model: str, values: Sequence[float]) -> list[tuple[Knob, float]]:
-        studio = self.playground.studio(model)
-        return [(studio.knob(key), value) for key, value in zip(session.keys, values, strict=False)]
-
-    def _slots(self, session: Session, knobs: Sequence[tuple[Knob, float]]) -> list[Any]:
-        session.keys = tuple(knob.key for knob, _ in knobs)
-        rows = [gr.Row(visible=number < len(knobs)) for number in range(MAX_SLIDERS)]
-        sliders = [slider(knob, value) for knob, value in knobs]
-        return [session, *rows, *sliders, *[gr.skip()] * (MAX_SLIDERS - len(knobs))]
+    def _slots(self, session: Session, studio: Studio, wanted: Sequence[Slider]) -> list[Any]:
+        """What the session, rows and sliders become, for these to be the sliders."""
+        shown = [slot(studio.knob(each.key), each) for each in wanted]
+        session.sliders = tuple(wanted)
+        rows = [gr.Row(visible=number < len(wanted)) for number in range(MAX_SLIDERS)]
+        return [session, *rows, *shown, *[gr.skip()] * (MAX_SLIDERS - len(wanted))]
 
     # Photos.
 
@@ -231,12 +231,21 @@ class Page:
         return ""
 
 
-def slider(knob: Knob, value: float) -> gr.Slider:
-    """A slot showing a knob; wide enough for its value."""
-    low, high = min(knob.low, value), max(knob.high, value)
-    told = "recommended" if knob.measured else "usual"
-    info = f"{told} {knob.low:g} to {knob.high:g}"
-    return gr.Slider(minimum=low, maximum=high, value=value, label=knob.key, info=info)
+def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
+    """The sliders at the values that the page says; an empty field is zero."""
+    return tuple(
+        each.model_copy(update={"scale": value or 0.0}) for each, value in zip(sliders, values, strict=False)
+    )
+
+
+def slot(knob: Knob, slider: Slider) -> gr.Slider:
+    """A slot that shows a slider; wide enough for its value."""
+    low, high = min(knob.low, slider.scale), max(knob.high, slider.scale)
+    told = "recommended" if knob.measured else "range not measured:"
+    extra = [f"{name} {value}" for name, value in slider.model_dump(include={"guidance", "site"}).items() if value]
+    extra += [f"window {slider.window.start:g} to {slider.window.end:g}"] if slider.window is not None else []
+    info = " · ".join([f"{told} {knob.low:g} to {knob.high:g}", *extra])
+    return gr.Slider(minimum=low, maximum=high, value=slider.scale, label=knob.key, info=html.escape(info))
 
 
 def note(text: str, *, problem: bool = False) -> str:

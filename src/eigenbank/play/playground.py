@@ -14,6 +14,7 @@ from eigenbank.loaders.sheet import to_image
 from eigenbank.play.kept import Kept
 from eigenbank.play.scene import Scene
 from eigenbank.play.studio import Photo, Studio, Superseded
+from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import PhotoError, unknown
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Session:
     """One visitor's tab: what it is having drawn now, and its photo."""
 
     def __init__(self) -> None:
-        self.keys: tuple[str, ...] = ()
+        self.sliders: tuple[Slider, ...] = ()
+        """The sliders on the page, in its order; their scales are what the page says."""
         self.photo: Photo | None = None
         self._lock = threading.Lock()
         self.now: _Task | None = None

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError
 
-from eigenbank.schemas.common import PRINTABLE, Model, Text
+from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas.common import Model, ModelId, Sha256
 from eigenbank.schemas.errors import SteerError
 
 MAX_SLIDERS = 24
@@ -15,45 +16,36 @@ MAX_SEED = 2**32 - 1
 """Largest seed."""
 MAX_PROMPT = 1_000
 """Longest prompt, in characters."""
-MAX_SCALE = 100.0
-"""Largest scale of a slider, either way."""
 STEPS = 20
 """Steps of the full run, unless chosen otherwise."""
 DRAGGING = 8
 """Steps of the pictures drawn while a slider is being dragged, unless chosen otherwise."""
 
-Key = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=PRINTABLE)]
-Number = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
-
-
 class Scene(Model):
     """A picture to draw: of `model`, from `seed`, or from the photo whose SHA-256 is `photo`, with directions added.
 
-    `sliders` are keys (labels or ids of the model's set) with their scales; `sampler` is one of those `samplers.py` names
+    The sliders' keys are labels or ids of the model's set; `sampler` is one of those `samplers.py` names
     for the model. `prompt` and `guidance` go to pipelines that read prompts.
     """
 
-    model: Text
+    model: ModelId
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = STEPS
     sampler: Annotated[str, StringConstraints(max_length=100)] = ""
     prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] = ""
     guidance: Annotated[float, Field(ge=0, le=50)] = 1.0
-    sliders: Annotated[tuple[tuple[Key, Number], ...], Field(max_length=MAX_SLIDERS)] = ()
-    photo: str | None = None
-
-    @model_validator(mode="after")
-    def _each_once(self) -> "Scene":
-        keys = [key for key, _ in self.sliders]
-        if len(set(keys)) != len(keys):
-            message = "a direction has two sliders"
-            raise ValueError(message)
-        return self
+    sliders: Annotated[tuple[Slider, ...], Field(max_length=MAX_SLIDERS)] = ()
+    photo: Sha256 | None = None
 
     @property
-    def moved(self) -> dict[str, float]:
+    def moved(self) -> tuple[Slider, ...]:
         """The sliders that are not at zero."""
-        return {key: scale for key, scale in self.sliders if scale}
+        return tuple(slider for slider in self.sliders if slider.scale)
+
+    @property
+    def edit(self) -> Sliders | None:
+        """The edit as `steer` takes it; None where no slider is moved."""
+        return Sliders(model=self.model, sliders=self.moved) if self.moved else None
 
     @property
     def unedited(self) -> "Scene":
@@ -62,7 +54,7 @@ class Scene(Model):
 
     def at(self, steps: int) -> "Scene":
         """The same picture in so many steps, as if sliders at zero were not there: equal for equal pictures."""
-        return self.model_copy(update={"steps": steps, "sliders": tuple(self.moved.items())})
+        return self.model_copy(update={"steps": steps, "sliders": self.moved})
 
 
 def scene(**values: Any) -> Scene:

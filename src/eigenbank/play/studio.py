@@ -17,8 +17,10 @@ from eigenbank.loaders.sheet import to_image
 from eigenbank.loaders.steer import Steering, steer
 from eigenbank.play.kept import Kept
 from eigenbank.play.samplers import samplers_of
-from eigenbank.play.scene import Scene
+from eigenbank.play.scene import MAX_SLIDERS, Scene
 from eigenbank.registry.bank import Bank
+from eigenbank.registry.sliders import read_sliders
+from eigenbank.schemas import Slider, Sliders
 from eigenbank.schemas.errors import SteerError, unknown
 
 if TYPE_CHECKING:
@@ -40,13 +42,12 @@ class Superseded(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Knob:
-    """A slider: `key` as `steer` takes it, the id of its `direction`, and its range, which holds zero.
+    """What a slider looks like: `key` as `steer` takes it, and its range, which holds zero.
 
     `measured` says whether the range is the one recommended for the direction, or the default.
     """
 
     key: str
-    direction: str
     low: float
     high: float
     measured: bool
@@ -71,7 +72,7 @@ class Studio:
         self.pipe = open_pipeline(folder, device)
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}
-        self._edit: tuple[Any, tuple[str, ...], Steering] | None = None
+        self._attached: tuple[Any, tuple[Slider, ...], Steering] | None = None
         self._pictures: Kept[Scene, Image] = Kept(PICTURES, lambda image: 3 * image.width * image.height)
         self._trips: Kept[tuple[str, int, str, float], RoundTrip] = Kept(TRIPS)
 
@@ -85,9 +86,22 @@ class Studio:
         """What a slider can be had for: the labels, the most trusted first, then the ids of all directions."""
         return [*self.bank.labels, *(each.id for each in self.bank)]
 
-    def knobs(self) -> list[Knob]:
-        """The sliders to begin with: the model's labels, the most trusted first."""
-        return [self.knob(label) for label in self.bank.labels[:FIRST]]
+    def first(self) -> list[Slider]:
+        """The sliders to begin with, at zero: the model's labels, the most trusted first."""
+        return [Slider(key=label, scale=0.0) for label in self.bank.labels[:FIRST]]
+
+    def read(self, path: Path) -> list[Slider]:
+        """The sliders of a file. Raises SteerError where it is none, or of another model, UnknownNameError."""
+        found = read_sliders(path)
+        if found.model not in (None, self.model_id):
+            message = f"the sliders are of {found.model}, the page shows {self.model_id}: nothing was changed. Choose that model first"
+            raise SteerError(message)
+        if len(found.sliders) > MAX_SLIDERS:
+            message = f"the file has {len(found.sliders)} sliders, the page has room for {MAX_SLIDERS}: nothing was changed"
+            raise SteerError(message)
+        for slider in found.sliders:
+            self.knob(slider.key)
+        return list(found.sliders)
 
     def knob(self, key: str) -> Knob:
         """The slider of a label or an id. Raises UnknownNameError with what is near, of both."""
@@ -99,7 +113,7 @@ class Studio:
         low, high = RANGE if found is None else sorted(polarity * end for end in found)
         measured = found is not None and low < high
         low, high = (min(low, 0.0), max(high, 0.0)) if measured else RANGE
-        return Knob(key.removeprefix(f"{self.model_id}#"), direction.id, low, high, measured)
+        return Knob(key.removeprefix(f"{self.model_id}#"), low, high, measured)
 
     def kept(self, scene: Scene) -> "Image | None":
         """The picture of a scene, if it was drawn lately."""
@@ -115,11 +129,11 @@ class Studio:
             with self._watched(wanted):
                 if scene.photo is None:
                     pipe = self._pipe(scene.sampler)
-                    with self._edited(pipe, scene.moved):
+                    with self._edited(pipe, scene.edit):
                         pixels = sample(pipe, [scene.seed], scene.steps, **self.call(scene))[0]
                 else:
                     trip = self.trip(scene, photo)
-                    with self._edited(trip.pipe, scene.moved):
+                    with self._edited(trip.pipe, scene.edit):
                         pixels = trip.draw()
             image = to_image(pixels)
             self._pictures.put(scene.at(scene.steps), image)
@@ -134,7 +148,7 @@ class Studio:
         found = self._trips.get(key)
         if found is None:
             found = RoundTrip(self.pipe, photo.image, steps=scene.steps, **self.call(scene))
-            with self._edited(found.pipe, {}):
+            with self._edited(found.pipe, None):
                 _ = found.reconstruction
             self._trips.put(key, found)
         return found
@@ -155,26 +169,24 @@ class Studio:
         return self._pipes[name]
 
     @contextmanager
-    def _edited(self, pipe: Any, edits: dict[str, float]) -> Iterator[None]:
-        """Have exactly these directions act on `pipe`. What is attached stays so, at other scales, while its keys do.
+    def _edited(self, pipe: Any, edit: Sliders | None) -> Iterator[None]:
+        """Have exactly this edit act on `pipe`. What is attached stays so, at other scales, while its directions do.
 
         An unedited picture drawn in between costs a factor of zero, under which the hooks add exactly nothing.
         """
-        if self._edit is not None and (self._edit[0] is not pipe or (edits and self._edit[1] != tuple(edits))):
-            self._edit[2].remove()
-            self._edit = None
-        if not edits:
-            if self._edit is not None:
-                self._edit[2].set_scale(0.0)
-            yield
-            return
-        if self._edit is None:
-            steering = steer(pipe, edits, bank=self.bank)
-            self._edit = (pipe, tuple(edits), steering.attach())
+        wanted = () if edit is None else tuple(slider.model_copy(update={"scale": 1.0}) for slider in edit.sliders)
+        if self._attached is not None and (self._attached[0] is not pipe or (wanted and self._attached[1] != wanted)):
+            self._attached[2].remove()
+            self._attached = None
+        if edit is None:
+            if self._attached is not None:
+                self._attached[2].set_scale(0.0)
+        elif self._attached is None:
+            self._attached = (pipe, wanted, steer(pipe, edit, bank=self.bank).attach())
         else:
-            self._edit[2].set_scale(1.0)
-            for key, scale in edits.items():
-                self._edit[2].set_scale(scale, key)
+            self._attached[2].set_scale(1.0)
+            for slider in edit.sliders:
+                self._attached[2].set_scale(slider.scale, slider.key)
         yield
 
     @contextmanager
