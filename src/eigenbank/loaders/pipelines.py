@@ -74,7 +74,8 @@ def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: An
     if steps is not None:
         call["num_inference_steps"] = steps
     if "class_labels" in parameters and "batch_size" not in parameters:
-        classes = denoiser_of(pipe).config.num_embeds_ada_norm
+        denoiser: Any = denoiser_of(pipe)
+        classes = denoiser.config.num_embeds_ada_norm
         call.setdefault("class_labels", [seed % classes for seed in seeds])
         if classes == 1:  # nothing to be guided away from
             call.setdefault("guidance_scale", 1.0)
