@@ -223,7 +223,10 @@ class Page:
             session.photo = None
             return [note(str(error).replace(f"{path} ", "the file "), problem=True), None]
         said = "; ".join(photo.notes)
-        return [note(f"the photo is run back to its noise and drawn again from there{f' ({said})' if said else ''}"), gr.skip()]
+        return [
+            note(f"the photo is run back to its noise and drawn again from there{f' ({said})' if said else ''}"),
+            gr.skip(),
+        ]
 
     def drop_photo(self, session: Session) -> str:
         """Back to pictures from noise."""
@@ -233,9 +236,7 @@ class Page:
 
 def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
     """The sliders at the values that the page says; an empty field is zero."""
-    return tuple(
-        each.model_copy(update={"scale": value or 0.0}) for each, value in zip(sliders, values, strict=False)
-    )
+    return tuple(each.model_copy(update={"scale": value or 0.0}) for each, value in zip(sliders, values, strict=False))
 
 
 def slot(knob: Knob, slider: Slider) -> gr.Slider:

@@ -81,7 +81,15 @@ class Layout:
             for number in range(MAX_SLIDERS):
                 with gr.Row(visible=False, elem_classes="knob") as row:
                     slider = gr.Slider(
-                        -1, 1, 0, step=0.05, label="-", interactive=True, elem_id=f"slider-{number}", scale=8, buttons=[]
+                        -1,
+                        1,
+                        0,
+                        step=0.05,
+                        label="-",
+                        interactive=True,
+                        elem_id=f"slider-{number}",
+                        scale=8,
+                        buttons=[],
                     )
                     remove = gr.Button("✕", size="sm", scale=0, min_width=30, elem_id=f"remove-{number}")
                 self.rows.append(row)

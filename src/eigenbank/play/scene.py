@@ -21,6 +21,7 @@ STEPS = 20
 DRAGGING = 8
 """Steps of the pictures drawn while a slider is being dragged, unless chosen otherwise."""
 
+
 class Scene(Model):
     """A picture to draw: of `model`, from `seed`, or from the photo whose SHA-256 is `photo`, with directions added.
 

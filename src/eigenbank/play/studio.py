@@ -97,7 +97,9 @@ class Studio:
             message = f"the sliders are of {found.model}, the page shows {self.model_id}: nothing was changed. Choose that model first"
             raise SteerError(message)
         if len(found.sliders) > MAX_SLIDERS:
-            message = f"the file has {len(found.sliders)} sliders, the page has room for {MAX_SLIDERS}: nothing was changed"
+            message = (
+                f"the file has {len(found.sliders)} sliders, the page has room for {MAX_SLIDERS}: nothing was changed"
+            )
             raise SteerError(message)
         for slider in found.sliders:
             self.knob(slider.key)

@@ -44,7 +44,9 @@ def command(studio: Studio, scene: Scene) -> str:
         prompt = f" --prompt {shlex.quote(scene.prompt)} --guidance {scene.guidance!r}" if studio.prompted else ""
         return f"eigenbank edit photo.png --model {model} {edit}{prompt} --steps {scene.steps} --out edited.png\n"
     if studio.prompted or scene.sampler not in ("", next(iter(studio.samplers))):
-        return "# the command line draws without prompts and with the model's own sampler: use Python for this picture\n"
+        return (
+            "# the command line draws without prompts and with the model's own sampler: use Python for this picture\n"
+        )
     return f"eigenbank steer {model} {edit} --seeds {scene.seed} --steps {scene.steps} --out steered.png\n"
 
 
