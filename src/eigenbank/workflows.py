@@ -19,11 +19,14 @@ from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
 from eigenbank.schemas.errors import SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eigenbank.builders.build import Progress
     from eigenbank.builders.families import Discovery
     from eigenbank.builders.store import Source
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
+    from eigenbank.schemas import Part
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """What can be the id of a repository on the Hub."""
@@ -128,10 +131,23 @@ def match(
     by_layer: dict[str, list[Direction]] = {}
     for direction in bank:
         by_layer.setdefault(direction.layer, []).append(direction)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if source.quantised is not None:
+        # What is stored then is packed as the library likes it: the shapes are those of the model that the config makes.
+        from eigenbank.builders.denoisers import empty_model
+
+        shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
+
+    def shape(parameter: str) -> tuple[int, ...] | None:
+        return shapes.get(parameter) if source.quantised is not None else source.shape(parameter)
+
+    def read(parts: "list[Part]") -> "list[Tensor] | None":
+        return source.read(parts) if source.quantised is None and source.holds_values(parts) else None
+
     found = {
         each.direction.id: each
         for name, members in by_layer.items()
-        for each in match_stored(source.shape, source.read, bank.layers[name], members)
+        for each in match_stored(shape, read, bank.layers[name], members)
     }
     return [found[direction.id] for direction in bank]
 

@@ -82,16 +82,13 @@ def label(
     from eigenbank.builders.labelers.seam import open_labelers
     from eigenbank.labelling import Plan
     from eigenbank.labelling import label as label_bank
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.load import set_of
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.registry.bank import Bank
     from eigenbank.registry.paths import readings_folder
     from eigenbank.workflows import find_checkpoint, keep
 
     model_id, checkpoint = find_checkpoint(model)
-    folder = load(model_id).folder
-    assert folder is not None
-    bank = Bank.open(folder)  # as it lies there, without the labels that the catalog's people gave: those stay theirs
+    bank = set_of(model_id)
     opened = open_labelers(list(labelers), checkpoint)
     plan = Plan(
         scale=scale,

@@ -10,7 +10,7 @@ from eigenbank.loaders.fold import Fold
 from eigenbank.loaders.hooks import AddHook, attach, detach
 from eigenbank.loaders.mask import Mask
 from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
-from eigenbank.loaders.schedule import Scale, as_scale
+from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, computing
 from eigenbank.registry.bank import Direction
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -49,7 +49,7 @@ class Term:
         """The scale when the fraction `done` of the run lies behind, of no axis or `(samples,)`. Raises SteerError."""
         if done not in self.window:
             return torch.zeros(())
-        return as_scale(self.scale(done) if callable(self.scale) else self.scale, self.key)
+        return scale_at(self.scale, done, self.key)
 
 
 @dataclass

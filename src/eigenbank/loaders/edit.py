@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.loaders.asked import Edits, name_of, opened
-from eigenbank.loaders.drawing import drawing_of
+from eigenbank.loaders.drawing import as_size, drawing_of
 from eigenbank.loaders.photo import as_pixels
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank
@@ -119,6 +119,7 @@ def edit(
         message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
         raise SteerError(message)
     edits = opened(edits)
+    size = None if size is None else as_size(size)
     drawing = drawing_of(pipe, steps, repeats, size, call)
     original, notes = as_pixels(photo, drawing.size(size))
     steering = steer(drawing.pipe, edits, bank=bank, force=force)
