@@ -143,7 +143,8 @@ class _Study:
             )
             candidates.append(_Candidates(judge, judge.effects(screened), null, bank, plan, taken))
         bank = bank.composed([*bank.manifest.composites, *(new for each in candidates for new in each.records)])
-        singles = [directions[k] for k in sorted({k for each in candidates for k in each.singles})]
+        everything = list(bank)
+        singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
         composites = [bank[new.id] for each in candidates for new in each.records]
         wanted: list[Direction | Composite] = [*singles, *composites]
         labels: dict[str, list[Label]] = {}

@@ -84,3 +84,18 @@ def test_a_file_holds_all_its_parts(bank: eb.Bank, tiny_checkpoint: Path, tmp_pa
     assert set(first) == set(second)
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name])
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_directions_of_two_banks_at_one_layer_add_up(
+    fold: bool, pipe: Any, bank: eb.Bank, expected: torch.Tensor
+) -> None:
+    before = draw(pipe)
+    other = list(bank.composed([]))
+    edits = {
+        (other[number] if number % 2 else each): 2.0 * weight
+        for number, (each, weight) in enumerate(zip(bank, WEIGHTS, strict=False))
+    }
+    with eb.steer(pipe, edits, fold=fold):
+        torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
+    assert torch.equal(draw(pipe), before)
