@@ -11,7 +11,17 @@ LARGE = ("effect", "asymmetry", "runner_up_effect", "null_effect", "drift")
 QUALITY = ("effect", "selectivity", "consistency", "linearity", "range_low", "range_high", "locality", "drift")
 DIRECTIONS = ("id", "spectrum_id", "rank", "eigenvalue", "share", "gap", "labels")
 LABELS = ("direction_id", "text_id", "source_id", "polarity", "created", "note", "protocol_id", "runner_up_id")
-DESCENDING = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
+DESCENDING = (
+    "eigenvalue",
+    "share",
+    "gap",
+    "confidence",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+)
 
 
 def upgrade() -> None:
