@@ -72,7 +72,8 @@ def _extras() -> Iterator[Finding]:
         offered = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
         return
-    there, missing = [], []
+    there: list[str] = []
+    missing: list[str] = []
     for extra in offered:
         whole = all(fits for *_, fits in _requirements(extra))
         (there if whole else missing).append(extra)

@@ -67,10 +67,12 @@ def api() -> "HfApi":
 def answers(seconds: float) -> None:
     """Ask the Hub for the least it can be asked for, without the login. Raises what the client raises."""
     from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import hf_raise_for_status
+    from huggingface_hub.errors import HfHubHTTPError
 
     found = get_session().get(f"{constants.ENDPOINT}/api/models", params={"limit": 1}, timeout=seconds)
-    hf_raise_for_status(found)
+    if found.status_code >= 400:
+        message = f"status {found.status_code}"
+        raise HfHubHTTPError(message, response=found)
 
 
 def look(repo: str, revision: str | None = None, *, outcome: str = "nothing was changed") -> Remote:
