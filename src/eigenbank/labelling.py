@@ -16,11 +16,12 @@ from torch import Tensor
 from eigenbank.builders.label import Criteria, Effects, effects, labels_from, leading, null_effects, shortlist
 from eigenbank.builders.labelers.panel import Panel
 from eigenbank.builders.labelers.seam import Labeler, LabelerError
+from eigenbank.builders.quality import SCALES, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
-from eigenbank.loaders.respond import Responses, read_unedited, respond
+from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
 from eigenbank.registry.bank import Bank, Direction
-from eigenbank.schemas import Label
+from eigenbank.schemas import Label, Quality
 
 POPULATION = tuple(range(2_000_000, 2_000_064))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
@@ -31,7 +32,8 @@ READABLE = 0.1
 @dataclass(frozen=True)
 class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
-    random ones at every place; the `most` promising for each score confirmed on `confirm_seeds`.
+    random ones at every place; the `most` promising for each score confirmed on `confirm_seeds`. The quality of the
+    confirmed, or of `all_qualities`, is measured on the first `quality_seeds` of these.
     """
 
     scale: float = 1.0
@@ -40,6 +42,16 @@ class Plan:
     steps: int = 10
     most: int = 4
     null: int = 4
+    quality_seeds: int = 6
+    all_qualities: bool = False
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found out about directions, by their ids."""
+
+    labels: dict[str, list[Label]]
+    qualities: dict[str, Quality]
 
 
 def label(
@@ -59,6 +71,8 @@ def label(
     score that hardly varies among the unedited images names nothing. `cache` is a folder where readings are kept: a run
     cut short goes on from there.
 
+    Qualities are of the first labeler's scores: of the directions that were confirmed, labelled or not.
+
     A labeler that fails is left out, which is said; what it gave before is kept. Raises LabelerError when none is left,
     SteerError for a pipeline that draws nothing.
     """
@@ -67,7 +81,7 @@ def label(
     remaining = list(labelers)
     while True:
         try:
-            found = _labels(bank, pipe, Panel(remaining), plan, cache, progress)
+            found = _findings(bank, pipe, Panel(remaining), plan, cache, progress)
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
@@ -77,24 +91,27 @@ def label(
             say(f"{error}: it gave no label, the other labelers go on")
     asked = {labeler.source for labeler in remaining}
     kept = {each.id: tuple(old for old in each.labels if old.source not in asked) for each in bank}
-    return bank.labelled({name: (*labels, *found.get(name, ())) for name, labels in kept.items()})
+    bank = bank.labelled({name: (*labels, *found.labels.get(name, ())) for name, labels in kept.items()})
+    return bank.measured(found.qualities)
 
 
-def _labels(
+def _findings(
     bank: Bank, pipe: Any, panel: Panel, plan: Plan, cache: Path | None, progress: Callable[[str, int, int], None]
-) -> dict[str, list[Label]]:
-    """The labels of all labelers of the panel, by direction id."""
+) -> Findings:
+    """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
     directions, chance = list(bank), bank.randomised(plan.null)
     if cache is not None:
         cache = cache / _measurement(bank, pipe, panel, plan)
 
-    def measure(what: str, which: list[Direction], on: Sequence[int]) -> Responses:
-        names = hashlib.sha256(json.dumps([*(each.id for each in which), *on]).encode()).hexdigest()[:16]
+    def measure(
+        what: str, which: list[Direction], on: Sequence[int], read: Read = panel.read, times: float = 1.0
+    ) -> Responses:
+        names = hashlib.sha256(json.dumps([*(each.id for each in which), *on, times]).encode()).hexdigest()[:16]
         return respond(
             pipe,
             which,
-            panel.read,
-            scale=plan.scale,
+            read,
+            scale=times * plan.scale,
             seeds=on,
             steps=plan.steps,
             force=what == "chance",
@@ -117,9 +134,11 @@ def _labels(
         nulls.append(null)
     order = sorted({k for some in chosen for k in some})
     labels: dict[str, list[Label]] = {}
+    chosen_ones = [directions[k] for k in order]
+    told = _qualities(judges[0], directions if plan.all_qualities else chosen_ones, panel, plan, measure)
     if not order:
-        return labels
-    confirmed = measure("confirming", [directions[k] for k in order], plan.confirm_seeds)
+        return Findings(labels, told)
+    confirmed = measure("confirming", chosen_ones, plan.confirm_seeds)
     for judge, some, null in zip(judges, chosen, nulls, strict=True):
         given = labels_from(
             judge.effects(confirmed).rows([order.index(k) for k in some]),
@@ -134,7 +153,36 @@ def _labels(
         for k, new in zip(some, given, strict=True):
             if new is not None:
                 labels.setdefault(directions[k].id, []).append(new)
-    return labels
+    return Findings(labels, told)
+
+
+def _qualities(
+    judge: "_Judge", directions: list[Direction], panel: Panel, plan: Plan, measure: Callable[..., Responses]
+) -> dict[str, Quality]:
+    """The quality of each direction, by id, in the eyes of one labeler."""
+    seeds = plan.confirm_seeds[: plan.quality_seeds]
+    if not directions or not seeds:
+        return {}
+
+    def read(images: Tensor) -> Tensor:
+        return torch.cat([panel.read(images), thumbnails(images)], dim=1)
+
+    found = {times: measure("quality", directions, seeds, read, times) for times in SCALES}
+    told = qualities(
+        swept(
+            {times: (each.plus, each.minus) for times, each in found.items()},
+            found[1.0].base,
+            scores=judge.columns,
+            pictures=slice(panel.width, None),
+        ),
+        judge.stds,
+        judge.readable,
+        source=judge.labeler.source,
+        scale=plan.scale,
+        seeds=seeds,
+        steps=plan.steps,
+    )
+    return {direction.id: each for direction, each in zip(directions, told, strict=True)}
 
 
 class _Judge:
@@ -143,15 +191,15 @@ class _Judge:
     def __init__(self, labeler: Labeler, columns: slice, population: Tensor, scale: float) -> None:
         varied = population[:, columns].std(dim=0)
         self.labeler = labeler
-        self._columns = columns
+        self.columns = columns
         self._scale = scale
-        self._stds = varied.clamp_min(1e-6) if labeler.stds is None else labeler.stds
-        self._readable = (varied >= READABLE * self._stds) & (varied > 1e-6)
+        self.stds = varied.clamp_min(1e-6) if labeler.stds is None else labeler.stds
+        self.readable = (varied >= READABLE * self.stds) & (varied > 1e-6)
 
     def effects(self, found: Responses) -> Effects:
         """What the directions do to this labeler's scores, none where they cannot be read."""
-        base, plus, minus = (each[..., self._columns] for each in (found.base, found.plus, found.minus))
-        return effects(base, plus, minus, self._stds, self._scale).of(self._readable)
+        base, plus, minus = (each[..., self.columns] for each in (found.base, found.plus, found.minus))
+        return effects(base, plus, minus, self.stds, self._scale).of(self.readable)
 
 
 def _place(direction: Direction) -> tuple[str, str]:

@@ -251,11 +251,11 @@ def export(
     """
     from dataclasses import replace
 
-    from eigenbank.loaders.export import LORA, check_expressible, check_out, choose, write
+    from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
     from eigenbank.loaders.load import load
 
     out = Path(out)
-    check_out(out, format)
+    check_format(out, format)
     bank = model if isinstance(model, Bank) else load(model)
     terms = choose(bank, edits)
     if format not in LORA:

@@ -11,7 +11,7 @@ import click
 
 from eigenbank.cli.label import LABEL_COLUMNS, label_rows
 from eigenbank.cli.output import echo_table, progress_bar, say
-from eigenbank.cli.picture import check_out
+from eigenbank.cli.picture import check_picture
 from eigenbank.schemas.errors import SteerError
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
@@ -40,7 +40,7 @@ def demo(top_k: int, out: Path) -> None:
     Example:
       eigenbank demo --out demo.png
     """
-    check_out(out)
+    check_picture(out)
     with tempfile.TemporaryDirectory(prefix="eigenbank-demo-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eigenbank.loaders.asked import Edits, name_of, opened
 from eigenbank.loaders.drawing import drawing_of
 from eigenbank.loaders.photo import as_pixels
-from eigenbank.loaders.steer import Edits, steer
+from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank
 from eigenbank.schemas.errors import SteerError
 
@@ -117,6 +118,7 @@ def edit(
     if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
         message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
         raise SteerError(message)
+    edits = opened(edits)
     drawing = drawing_of(pipe, steps, repeats, size, call)
     original, notes = as_pixels(photo, drawing.size(size))
     steering = steer(drawing.pipe, edits, bank=bank, force=force)
@@ -132,7 +134,7 @@ def edit(
         coded=drawing.decode(latents) if drawing.latent else None,
         noise=noise.float().cpu(),
         steps=steps,
-        name=", ".join(_named(key, scale) for key, scale in edits.items()),
+        name=name_of(edits),
         notes=tuple(notes),
     )
     if not all(bool(each.isfinite().all()) for each in (found.noise, found.reconstruction, found.edited)):
@@ -144,11 +146,6 @@ def edit(
     if found.poor:
         warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=3)
     return found
-
-
-def _named(key: Any, scale: Any) -> str:
-    """A direction and its scale, where that is one number."""
-    return f"{getattr(key, 'id', key)} {scale:+g}" if isinstance(scale, int | float) else str(getattr(key, "id", key))
 
 
 def _rms(difference: Tensor) -> float:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eigenbank import __version__
 from eigenbank.registry.bank import Bank, Direction
-from eigenbank.registry.files import replacing
+from eigenbank.registry.files import check_out, replacing
+from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 LORA: tuple[Format, ...] = ("diffusers", "comfyui")
 """The formats that hold biases; the others hold the vectors themselves."""
 SUFFIXES = {"diffusers": ".safetensors", "comfyui": ".safetensors", "npz": ".npz", "json": ".json"}
-MAX_SCALE = 1e4
-"""Largest scale written, in token lengths, as in `steer`."""
 
 Edits = Mapping[str, float] | Mapping[Direction, float] | Mapping[str | Direction, float]
 
@@ -176,7 +175,7 @@ def write(
 
     Returns the files written. Raises ExportError, MatchError or SetError; then nothing has changed.
     """
-    check_out(out, form)
+    check_format(out, form)
     pictures: dict[Path, bytes] = {}
     if form in LORA:
         from safetensors.torch import save
@@ -207,25 +206,12 @@ def write(
     return [out, *pictures]
 
 
-def check_out(out: Path, form: Format) -> None:
+def check_format(out: Path, form: Format) -> None:
     """Raise ExportError where the file could not be written, or would not be known for what it is."""
     if form not in FORMATS:
         message = f"{form!r} is no format: expected one of {', '.join(FORMATS)}"
         raise ExportError(message)
-    if out.suffix.lower() != SUFFIXES[form]:
-        message = f"{out} does not end in {SUFFIXES[form]}, by which a {form} file is known: nothing was written"
-        raise ExportError(message)
-    try:
-        there = out.exists() and not out.is_file()
-    except OSError as error:  # a name too long for the file system
-        message = f"{out} cannot be written ({error.strerror or error}): choose another --out"
-        raise ExportError(message) from error
-    if there:
-        message = f"{out} is there and is no file: nothing was written. Choose another --out"
-        raise ExportError(message)
-    if not out.absolute().parent.is_dir():
-        message = f"{out.absolute().parent} is no folder: nothing was written. Choose another --out"
-        raise ExportError(message)
+    check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
 def _npz(terms: Sequence[Term], bank: Bank) -> bytes:

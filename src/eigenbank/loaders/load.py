@@ -49,6 +49,15 @@ def bank_for(pipe: Any) -> Bank:
         return with_own_labels(Bank.open(folder_for(found)), opened)
 
 
+def bank_of(model_id: str) -> Bank:
+    """The catalog's bank for a model id. Nothing is asked of the Hub. Raises UnknownNameError where there is none."""
+    with Catalog.open() as opened:
+        found = opened.get_set(model_id)
+        if found is None:
+            raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
+        return with_own_labels(Bank.open(folder_for(found)), opened)
+
+
 def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:
     """The bank with the labels that people gave its directions in this catalog, which the set itself does not hold."""
     given = own_labels(bank.manifest, catalog)

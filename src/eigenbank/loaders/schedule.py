@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import SteerError
 from eigenbank.schemas.recipe import Window
 
@@ -17,9 +18,6 @@ Amount = float | Sequence[float] | Tensor
 Schedule = Callable[[float], Amount]
 """A scale for every fraction of the run that lies behind, in [0, 1): 0 at the first (noisiest) step."""
 Scale = Amount | Schedule
-
-MAX_SCALE = 1e4
-"""Largest scale taken, in token lengths; pictures break at a few."""
 
 
 def ramp(first: float, last: float, *, start: float = 0.0, end: float = 1.0) -> Schedule:

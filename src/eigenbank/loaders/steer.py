@@ -5,15 +5,15 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from torch import nn
 
 from eigenbank.loaders.acting import Acting, Term, merged
+from eigenbank.loaders.asked import Edits, OtherModelWarning, asked, check_guidance, opened
 from eigenbank.loaders.calibrate import token_lengths
-from eigenbank.loaders.load import bank_for
 from eigenbank.loaders.mask import as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
@@ -22,13 +22,11 @@ from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.recipe import Site
+from eigenbank.schemas.sliders import Guidance
 
-__all__ = ["Edits", "Scale", "Steering", "Term", "check_match", "steer"]
+__all__ = ["Edits", "Guidance", "OtherModelWarning", "Scale", "Steering", "Term", "as_site", "check_match", "steer"]
 
-# A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
-Edits = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
 SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
-Guidance = Literal["both", "conditional", "unconditional"]
 
 _SITES: dict[str, Site] = {
     "input": "block-input", "projection": "projection-input", "output": "block-output",
@@ -139,7 +137,8 @@ def steer(
     `edits` maps labels, direction ids or Direction objects to scales: 1 adds a vector as long as a typical token of the
     layer. A sequence of scales gives every sample of the batch its own; a callable gives the scale for a fraction of the
     run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the checkpoint the
-    pipeline was loaded from. All directions of one site become one addition.
+    pipeline was loaded from. All directions of one site become one addition. Sliders, or the path of a sliders file, are
+    looked up in the catalog's set for the model they name; what they say of a direction comes before the arguments here.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
     `output`. `window` replaces the recipe's part of the run. `guidance` acts on one half of classifier-free guidance alone.
@@ -149,54 +148,48 @@ def steer(
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
     another width or architecture) or SteerError. A deep copy made of the pipeline while it is steered keeps the edit.
     """
-    if not isinstance(edits, Mapping) or not edits:
-        message = "an edit needs at least one direction: steer(pipe, {'label': scale})"
-        raise SteerError(message)
-    if guidance not in ("both", "conditional", "unconditional") or (site is not None and site not in _SITES):
-        message = (
-            f"guidance={guidance!r} and site={site!r}: expected guidance 'both', 'conditional' or 'unconditional', "
-            "site 'input', 'projection' or 'output'"
-        )
-        raise SteerError(message)
+    edits = opened(edits)
+    check_guidance(guidance)
+    elsewhere = None if site is None else as_site(site)
+    part_of_run = None if window is None else as_window(window)
     target = target_of(pipe)
-    chosen: list[tuple[str, Direction, int, Scale]] = []
-    for key, scale in edits.items():
-        if isinstance(key, Direction):
-            chosen.append((key.id, key, 1, scale))
-            continue
-        if not isinstance(key, str):
-            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
-            raise SteerError(message)
-        bank = bank_for(target) if bank is None else bank
-        direction, polarity = bank.find(key)
-        chosen.append((key, direction, polarity, scale))
-    directions = [direction for _, direction, _, _ in chosen]
+    wanted = asked(target, edits, bank)
+    directions = [each.direction for each in wanted]
     matches = _matches(target, directions, force)
-    sites = [_SITES[site] if site else direction.recipe.site for direction in directions]
+    sites = [each.site or elsewhere or each.direction.recipe.site for each in wanted]
     lengths = token_lengths(target, list(zip(directions, sites, strict=True)))
     terms = []
-    for number, ((key, direction, polarity, scale), length) in enumerate(zip(chosen, lengths, strict=True)):
+    for number, (each, length) in enumerate(zip(wanted, lengths, strict=True)):
         said = {name: str(found[number]) for name, found in matches.items()}
+        half = each.guidance or guidance
         terms.append(
             Term(
-                key=key,
-                direction=direction,
-                vector=direction.vector * (polarity * length),
-                scale=scale,
+                key=each.key,
+                direction=each.direction,
+                vector=each.direction.vector * (each.polarity * length),
+                scale=each.scale,
                 match=merged(said),
                 site=sites[number],
-                window=as_window(window) if window is not None else direction.recipe.window,
+                window=each.window or part_of_run or each.direction.recipe.window,
+                guidance=None if half == "both" else half,
                 matches=said,
             )
         )
     _check_scales(terms)
     where = None if mask is None else as_mask(mask)
     if fold:
-        _check_fold(terms, guidance, where is not None)
+        _check_fold(terms, where is not None)
     name = f"eigenbank-{next(_numbers)}"
-    half = None if guidance == "both" else guidance
-    parts = [Acting(target, part, terms, hook_name=name, guidance=half, mask=where, fold=fold) for part in matches]
+    parts = [Acting(target, part, terms, hook_name=name, mask=where, fold=fold) for part in matches]
     return Steering(target, terms, parts)
+
+
+def as_site(site: str) -> Site:
+    """A site by its short or its full name. Raises SteerError for what is none."""
+    if site not in _SITES:
+        message = f"site={site!r}: expected 'input' of the block, 'projection' (after the norm) or 'output'"
+        raise SteerError(message)
+    return _SITES[site]
 
 
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
@@ -241,7 +234,7 @@ def _check_scales(terms: Sequence[Term]) -> None:
         raise SteerError(message)
 
 
-def _check_fold(terms: Sequence[Term], guidance: str, masked: bool) -> None:
+def _check_fold(terms: Sequence[Term], masked: bool) -> None:
     """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and half."""
     for term in terms:
         why = None
@@ -251,7 +244,7 @@ def _check_fold(terms: Sequence[Term], guidance: str, masked: bool) -> None:
             why = "its scale changes over the run"
         elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
             why = "it has a scale per sample"
-        elif guidance != "both" or masked:
+        elif term.guidance is not None or masked:
             why = "it acts on a half of guidance, or on a part of the image"
         if why is not None:
             message = f"{term.key!r} cannot be folded: {why}. Nothing was changed; steer without fold=True"

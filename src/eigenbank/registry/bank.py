@@ -198,12 +198,8 @@ class Bank:
 
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "Bank":
         """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
-        records = tuple(
-            record.model_copy(update={"preview": previews[record.id][0]}) if record.id in previews else record
-            for record in self.manifest.directions
-        )
         drawn = {preview_name(self._by_id[name].record): picture for name, (_, picture) in previews.items()}
-        manifest = self.manifest.model_copy(update={"directions": records})
+        manifest = self._with("preview", {name: how for name, (how, _) in previews.items()})
         return Bank(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
 
     def randomised(self, ranks: int, seed: int = 0) -> "Bank":
@@ -221,11 +217,19 @@ class Bank:
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
         """The same bank with the labels of the given directions (by id) replaced."""
+        return self.replaced(self._with("labels", labels))
+
+    def measured(self, qualities: Mapping[str, Quality]) -> "Bank":
+        """The same bank with the qualities of the given directions (by id) replaced."""
+        return self.replaced(self._with("quality", qualities))
+
+    def _with(self, field: str, values: Mapping[str, object]) -> Manifest:
+        """The manifest with one field of the records of the given directions (by id) replaced."""
         records = tuple(
-            record.model_copy(update={"labels": labels[record.id]}) if record.id in labels else record
+            record.model_copy(update={field: values[record.id]}) if record.id in values else record
             for record in self.manifest.directions
         )
-        return self.replaced(self.manifest.model_copy(update={"directions": records}))
+        return self.manifest.model_copy(update={"directions": records})
 
     def save(self, folder: Path) -> "Bank":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""

@@ -4,6 +4,7 @@ from eigenbank.schemas.direction import DirectionRecord, Evidence, Label, Previe
 from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
+from eigenbank.schemas.sliders import Slider, Sliders
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +21,8 @@ __all__ = [
     "Preview",
     "Quality",
     "Recipe",
+    "Slider",
+    "Sliders",
     "TokenLength",
     "Window",
 ]

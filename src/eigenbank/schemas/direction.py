@@ -79,9 +79,9 @@ class Quality(Model):
 
     `effect`: of the led score per unit scale. `selectivity`: its share of the absolute effects on all scores.
     `consistency`: share of seeds on which its sign agrees. `linearity`: R² of a line through zero, from the scale to the
-    led score's mean response, over the scales up to `scale`. `recommended_range`: the scales between which the response
-    grows and stays odder than even. `locality`: share of the squared change of the pixels that falls within the tenth of
-    the picture that changes most. `drift`: root mean square change, at ±1, of the scores that are not led.
+    led score's mean change, at ±½, ±1 and ±2 times `scale`. `recommended_range`: the scales between which that change
+    grows and is odder than even, 0 where it is not on a side. `locality`: share of the squared change of the pixels that
+    falls within the tenth of the picture that changes most. `drift`: root mean square change of the scores not led.
     """
 
     source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
