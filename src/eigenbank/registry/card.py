@@ -3,6 +3,7 @@
 import json
 import re
 
+from eigenbank.registry.paths import is_device
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest
 
 _LICENCES = """
@@ -23,7 +24,7 @@ LICENCES = frozenset(_LICENCES.split())
 def preview_name(record: DirectionRecord | CompositeRecord) -> str:
     """The file, inside a set, that holds the preview of a direction or composite, if it has one."""
     plain = re.sub(r"[^\w.-]+", "-", record.id, flags=re.ASCII)
-    return f"previews/{plain}.webp"
+    return f"previews/{'_' if is_device(plain) else ''}{plain}.webp"
 
 
 def model_card(manifest: Manifest, repo: str | None = None) -> str:
