@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenbank.loaders.drawing import drawing_of
+from eigenbank.loaders.drawing import as_size, drawing_of
 from eigenbank.loaders.photo import as_pixels
 from eigenbank.schemas.errors import SteerError
 
@@ -36,7 +36,7 @@ class RoundTrip:
         if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
             message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
             raise SteerError(message)
-        self._drawing = drawing_of(pipe, steps, repeats, size, call)
+        self._drawing = drawing_of(pipe, steps, repeats, size if size is None else as_size(size), call)
         self.pipe = self._drawing.pipe
         self.steps = steps
         self.original, self.notes = as_pixels(photo, self._drawing.size(size))
