@@ -5,7 +5,7 @@ Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def label(
     labelers: Sequence[Labeler],
     plan: Plan | None = None,
     *,
+    call: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
     say: Callable[[str], None] = lambda _message: None,
@@ -56,7 +57,8 @@ def label(
 
     A label is given where one score clearly leads a direction's effect, with one sign on nearly all seeds, several times
     as much as random directions of equal length move it at the same place, and again on seeds it was not found with. A
-    score that hardly varies among the unedited images names nothing. `cache` is a folder where readings are kept: a run
+    score that hardly varies among the unedited images names nothing. `call` is what the pipeline is given beside seeds and
+    steps: a prompt, if it takes one. `cache` is a folder where readings are kept: a run
     cut short goes on from there.
 
     A labeler that fails is left out, which is said; what it gave before is kept. Raises LabelerError when none is left,
@@ -67,7 +69,7 @@ def label(
     remaining = list(labelers)
     while True:
         try:
-            found = _labels(bank, pipe, Panel(remaining), plan, cache, progress)
+            found = _labels(bank, pipe, Panel(remaining), plan, dict(call or {}), cache, progress)
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
@@ -81,12 +83,18 @@ def label(
 
 
 def _labels(
-    bank: Bank, pipe: Any, panel: Panel, plan: Plan, cache: Path | None, progress: Callable[[str, int, int], None]
+    bank: Bank,
+    pipe: Any,
+    panel: Panel,
+    plan: Plan,
+    call: dict[str, Any],
+    cache: Path | None,
+    progress: Callable[[str, int, int], None],
 ) -> dict[str, list[Label]]:
     """The labels of all labelers of the panel, by direction id."""
     directions, chance = list(bank), bank.randomised(plan.null)
     if cache is not None:
-        cache = cache / _measurement(bank, pipe, panel, plan)
+        cache = cache / _measurement(bank, pipe, panel, plan, call)
 
     def measure(what: str, which: list[Direction], on: Sequence[int]) -> Responses:
         names = hashlib.sha256(json.dumps([*(each.id for each in which), *on]).encode()).hexdigest()[:16]
@@ -100,10 +108,11 @@ def _labels(
             force=what == "chance",
             cache=None if cache is None else cache / f"{what}-{names}",
             progress=lambda done, total: progress(what, done, total),
+            **call,
         )
 
     own = None if cache is None else cache / "population"
-    population = read_unedited(pipe, panel.read, POPULATION, plan.steps, cache=own)
+    population = read_unedited(pipe, panel.read, POPULATION, plan.steps, cache=own, **call)
     screened = measure("screening", directions, plan.seeds)
     random = measure("chance", list(chance), plan.seeds)
     criteria = Criteria()
@@ -158,13 +167,21 @@ def _place(direction: Direction) -> tuple[str, str]:
     return direction.layer, direction.recipe.slug
 
 
-def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan) -> str:
+def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
     """A name for a measurement, of the vectors, the denoiser's weights, and how it is done: equal names, equal readings."""
     digest = hashlib.sha256()
     for name, tensor in [*sorted(bank.vectors.items()), *denoiser_of(pipe).state_dict().items()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     lengths = {layer.name: {at: found.length for at, found in layer.lengths.items()} for layer in bank.manifest.layers}
-    how = [bank.model_id, lengths, [[each.source, each.names] for each in panel.labelers], plan.scale, plan.steps]
-    digest.update(json.dumps(how).encode())
+    how: list[Any] = [
+        bank.model_id,
+        lengths,
+        [[each.source, each.names] for each in panel.labelers],
+        plan.scale,
+        plan.steps,
+    ]
+    if call:
+        how.append(call)
+    digest.update(json.dumps(how, default=repr).encode())
     return digest.hexdigest()[:32]
