@@ -28,6 +28,7 @@ COMMANDS = {
     "pull": "eigenbank.cli.pull:pull",
     "sync": "eigenbank.cli.sync:sync",
     "verify": "eigenbank.cli.verify:verify",
+    "plan": "eigenbank.cli.plan:plan",
     "match": "eigenbank.cli.match:match",
     "steer": "eigenbank.cli.picture:steer",
     "sweep": "eigenbank.cli.picture:sweep",
