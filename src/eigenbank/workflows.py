@@ -153,6 +153,14 @@ def match(
     return [found[direction.id] for direction in bank]
 
 
+def drawable() -> dict[str, Path]:
+    """The models of the catalog whose checkpoints are pipelines on this machine, by id: their folders."""
+    with Catalog.open() as catalog:
+        places = {found.model_id: found.checkpoint_path for found in catalog.sets() if found.checkpoint_path}
+    folders = {model_id: resolve(place) for model_id, place in sorted(places.items())}
+    return {model_id: folder for model_id, folder in folders.items() if (folder / "model_index.json").is_file()}
+
+
 def open_pipeline(model: str, *, device: str = "cpu") -> Any:
     """A diffusers pipeline for a checkpoint on this machine, given by model id or folder.
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "sweep": "eigenbank.cli.picture:sweep",
     "edit": "eigenbank.cli.edit:edit",
     "export": "eigenbank.cli.export:export",
+    "play": "eigenbank.cli.play:play",
     "demo": "eigenbank.cli.demo:demo",
     "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",
