@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep": "eigenbank.cli.picture:sweep",
     "edit": "eigenbank.cli.edit:edit",
     "export": "eigenbank.cli.export:export",
+    "gallery": "eigenbank.cli.gallery:gallery",
     "demo": "eigenbank.cli.demo:demo",
     "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",
