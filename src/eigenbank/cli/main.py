@@ -35,6 +35,7 @@ COMMANDS = {
     "edit": "eigenbank.cli.edit:edit",
     "export": "eigenbank.cli.export:export",
     "play": "eigenbank.cli.play:play",
+    "gallery": "eigenbank.cli.gallery:gallery",
     "demo": "eigenbank.cli.demo:demo",
     "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",
