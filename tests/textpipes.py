@@ -57,6 +57,17 @@ def wan(*, two: bool = False) -> Any:
     return pipe
 
 
+def cogvideox() -> Any:
+    """CogVideoX: video, joint blocks, both halves of guidance stacked into one batch."""
+    import diffusers
+
+    pipe = diffusers.CogVideoXPipeline(
+        vae=None, text_encoder=None, tokenizer=None, transformer=zoo.make("CogVideoXTransformer3DModel"), scheduler=diffusers.CogVideoXDDIMScheduler(),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def bank_for(pipe: Any) -> Bank:
     """A bank of the pipeline's first denoiser, one direction for each layer."""
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
@@ -90,6 +101,10 @@ def draw(
                 "negative_prompt_embeds": _embeds(n, 6, 32, 2, dtype),
                 "negative_pooled_prompt_embeds": _embeds(n, 1, 32, 4, dtype)[:, 0],
             }
+    elif "CogVideoX" in kind:
+        call |= {"prompt_embeds": _embeds(n, 6, 16, 1, dtype), "negative_prompt_embeds": _embeds(n, 6, 16, 2, dtype)}
+        call |= {"num_frames": 9, "height": 64, "width": 64, "max_sequence_length": 6}
+        more = {"guidance_scale": 4.0 if guided else 1.0, **more}
     elif "Wan" in kind:
         call |= {"prompt_embeds": _embeds(n, 6, 16, 1, dtype), "negative_prompt_embeds": _embeds(n, 6, 16, 2, dtype)}
         call |= {"num_frames": 9, "height": 32, "width": 32}
