@@ -54,7 +54,7 @@ def preview(
     if names:
         chosen = [bank[name] for name in dict.fromkeys(names)]
     else:
-        chosen = [each for each in bank if everything or each.labels]
+        chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
         message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
         raise SteerError(message)

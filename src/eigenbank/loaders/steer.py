@@ -168,7 +168,7 @@ def steer(
             Term(
                 key=each.key,
                 direction=each.direction,
-                vector=each.direction.vector * (each.polarity * length),
+                vector=each.direction.vector * (each.weight * length),
                 scale=each.scale,
                 match=merged(said),
                 site=sites[number],

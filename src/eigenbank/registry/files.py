@@ -21,7 +21,7 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o644)
-        with work.open("rb") as written:
+        with work.open("r+b") as written:  # Windows flushes only what may be written to
             os.fsync(written.fileno())
         os.replace(work, target)
     finally:
