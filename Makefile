@@ -13,7 +13,7 @@ help: ## List the targets
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[dev,postgres]'
+	$(PIP) -e '.[dev,postgres,ray]'
 	@touch $@
 
 install: $(VENV)/.installed ## Make .venv and install the project into it, once

@@ -36,6 +36,31 @@ def test_what_steer_saves_it_draws_again(built: str, tmp_path: Path, capsys: pyt
     assert not same(first, second)
 
 
+def test_when_where_and_how_the_directions_act_is_said_and_saved(built: str, tmp_path: Path) -> None:
+    look, mask = tmp_path / "look.json", tmp_path / "mask.png"
+    Image.linear_gradient("L").save(mask)
+    pictures: list[Path] = []
+
+    def steered(*options: str) -> Path:
+        pictures.append(tmp_path / f"{len(pictures)}.png")
+        call = ["steer", built, "--seeds", "0", "--steps", "4", *options, "--out", str(pictures[-1])]
+        assert run(call) == 0
+        return pictures[-1]
+
+    edit = ["--set", f"{MID}=4"]
+    plain = steered(*edit)
+    late = steered(*edit, "--window", "0.5,1", "--save-sliders", str(look))
+    assert json.loads(look.read_text())["sliders"] == [{"key": MID, "scale": 4.0, "window": {"start": 0.5, "end": 1.0}}]
+    at_output = steered(*edit, "--site", "output", "--save-sliders", str(look))
+    assert json.loads(look.read_text())["sliders"][0]["site"] == "block-output"
+    others = [late, at_output, steered(*edit, "--mask", str(mask))]
+    assert not any(same(plain, other) for other in others)
+    assert same(steered("--sliders", str(look)), at_output)
+    assert same(steered(*edit, "--site", "output", "--fold"), at_output)
+    # What a file says of a slider comes before the options.
+    assert same(steered("--sliders", str(look), "--site", "input"), at_output)
+
+
 def test_a_sweep_draws_a_file_as_one_row(built: str, tmp_path: Path) -> None:
     look, alone, among = tmp_path / "look.json", tmp_path / "1.png", tmp_path / "2.png"
     look.write_text(json.dumps({"sliders": [{"key": MID, "scale": 1}, {"key": MID[:-1] + "1", "scale": -1}]}))
@@ -90,6 +115,13 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
         ),
         (None, ["--sliders", "no/such.json"], 1, "cannot be read as a sliders file"),
         (None, ["--set", f"{MID}=1", "--save-sliders", "look.png"], 1, "does not end in .json"),
+        (None, ["--set", f"{MID}=1", "--window", "0.8,0.2"], 2, "expected two fractions of the run"),
+        (None, ["--set", f"{MID}=1", "--window", "0.8"], 2, "expected two fractions of the run"),
+        (None, ["--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
+        (None, ["--set", f"{MID}=1", "--guidance", "none"], 2, "--guidance"),
+        (None, ["--set", f"{MID}=1", "--guidance", "conditional"], 1, "use guidance='both'"),
+        (None, ["--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
+        (None, ["--set", f"{MID}=1", "--fold"], 1, "cannot be folded"),
         (None, ["--set", f"{MID}=1e9"], 2, "less than or equal to 10000"),
     ],
 )

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from eigenbank.cli.options import Numbers
 from eigenbank.cli.output import say
+from eigenbank.schemas.recipe import SITES
 
 if TYPE_CHECKING:
     from eigenbank.schemas import Sliders
@@ -23,6 +25,50 @@ sliders_option = click.option(
     metavar="FILE",
     help="Sliders file: names, scales and the rest.",
 )
+
+
+def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float, ...] | None) -> Any:
+    """Two numbers as a window. Raises BadParameter for what is none."""
+    if value is None:
+        return None
+    from pydantic import ValidationError
+
+    from eigenbank.schemas import Window
+
+    try:
+        start, end = value
+        return Window(start=start, end=end)
+    except (ValueError, ValidationError):
+        message = "expected two fractions of the run, the first the smaller, as in 0.2,0.8"
+        raise click.BadParameter(message) from None
+
+
+def acting_options(command: F) -> F:
+    """Add `--window`, `--guidance`, `--site`, `--mask` and `--fold`: when, where and how the directions act."""
+    for decorate in (
+        click.option("--fold", is_flag=True, help="Write the edit into the layers' biases: no cost per step."),
+        click.option(
+            "--mask",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="PICTURE",
+            help="Act where this picture is white.",
+        ),
+        click.option("--site", type=click.Choice(list(SITES)), help="Add there instead of at the recipe's site."),
+        click.option(
+            "--guidance",
+            type=click.Choice(["both", "conditional", "unconditional"]),
+            help="Act on one half of classifier-free guidance [default: both].",
+        ),
+        click.option(
+            "--window",
+            type=Numbers(whole=False, most=2),
+            callback=_as_window,
+            metavar="START,END",
+            help="Act in this part of the run only, in fractions of it, as in 0.2,0.8.",
+        ),
+    ):
+        command = decorate(command)
+    return command
 
 
 def wanted_sliders(
@@ -44,7 +90,7 @@ def wanted_sliders(
     said = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
     for key, scale in edits.items():
         said[key] = {**said.get(key, {"key": key}), "scale": scale}
-    options = {"window": window, "guidance": guidance, "site": site}
+    options = {"window": window, "guidance": guidance, "site": SITES[site] if site else None}
     for slider in said.values():
         slider.update({name: value for name, value in options.items() if slider.get(name) is None})
     try:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigenbank.cli.edits import acting_options, set_option, sliders_option, wanted_sliders
 from eigenbank.cli.edits import save_sliders as keep_sliders
-from eigenbank.cli.edits import set_option, sliders_option, wanted_sliders
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
 from eigenbank.cli.output import progress_bar, say
 from eigenbank.registry.files import check_out, replacing
@@ -37,6 +37,7 @@ checkpoint_option = click.option(
 @click.argument("model")
 @set_option
 @sliders_option
+@acting_options
 @click.option(
     "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Sliders file to write: this edit."
 )
@@ -50,6 +51,11 @@ def steer(
     model: str,
     edits: tuple[str, ...],
     file: Path | None,
+    window: Any,
+    guidance: str | None,
+    site: str | None,
+    mask: Path | None,
+    fold: bool,
     save_sliders: Path | None,
     seeds: tuple[int, ...],
     steps: int,
@@ -76,7 +82,7 @@ def steer(
     elif model == "-":
         message = "- as MODEL is the model of ids on stdin: give their scale, as in --set -=1.5"
         raise click.UsageError(message)
-    sliders = wanted_sliders(wanted, file)
+    sliders = wanted_sliders(wanted, file, window=window, guidance=guidance, site=site)
     check_picture(out)
     if save_sliders is not None:
         check_out(save_sliders, (".json",), "sliders", SteerError, option="--save-sliders")
@@ -85,7 +91,7 @@ def steer(
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.steer import steer as steer_pipe
 
-    edit = steer_pipe(pipe, sliders, bank=bank, force=force)
+    edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fold=fold, force=force)
     say_matches(edit)
     plain = sample(pipe, seeds, steps)
     with edit:

@@ -10,7 +10,7 @@ from eigenbank.loaders.fold import Fold
 from eigenbank.loaders.hooks import AddHook, attach, detach
 from eigenbank.loaders.mask import Mask
 from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
-from eigenbank.loaders.schedule import Scale, as_scale
+from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, computing
 from eigenbank.registry.bank import Direction
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -49,7 +49,7 @@ class Term:
         """The scale when the fraction `done` of the run lies behind, of no axis or `(samples,)`. Raises SteerError."""
         if done not in self.window:
             return torch.zeros(())
-        return as_scale(self.scale(done) if callable(self.scale) else self.scale, self.key)
+        return scale_at(self.scale, done, self.key)
 
 
 @dataclass
@@ -100,7 +100,8 @@ class Acting:
         sites: dict[tuple[int, str, Site], list[Term]] = {}
         for term in self.terms:
             sites.setdefault((id(term.direction.bank), term.direction.layer, term.site), []).append(term)
-        for (_, name, site), terms in sites.items():
+        # Two banks may know the same layer: each has a hook of its own there.
+        for number, ((_, name, site), terms) in enumerate(sites.items()):
             layer = terms[0].direction.bank.layers[name]
             if self.fold:
                 fold = Fold(self.target, self.denoiser, layer)
@@ -116,7 +117,7 @@ class Acting:
                 hook = AddHook(place, layer.width)
                 hook.delta = hook.delta.to(device, dtype)
                 module = self.target.module(self.denoiser, path)
-                attach(module, hook, f"{self.hook_name}/{site}/{layer.name}")
+                attach(module, hook, f"{self.hook_name}/{number}/{site}/{layer.name}")
                 self._attached.append(module)
                 spot.hooks.append(hook)
             if self.mask is not None and layer.kind == "temporal":

@@ -9,15 +9,22 @@ from typing import Any, get_args
 from eigenbank.loaders.load import bank_for, bank_of
 from eigenbank.loaders.schedule import Scale
 from eigenbank.loaders.target import Target
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
 from eigenbank.schemas.errors import SteerError
 from eigenbank.schemas.recipe import Site
 from eigenbank.schemas.sliders import Guidance
 
-# A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
-Scales = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
+# A mapping's key type is invariant: all are spelled out, so that a plain dict of words is one of them.
+Scales = (
+    Mapping[str, Scale]
+    | Mapping[Direction, Scale]
+    | Mapping[Composite, Scale]
+    | Mapping[Direction | Composite, Scale]
+    | Mapping[str | Direction, Scale]
+    | Mapping[str | Direction | Composite, Scale]
+)
 Edits = Scales | Sliders | str | os.PathLike[str]
 """Directions with their scales, sliders, or the path of a sliders file."""
 
@@ -28,11 +35,13 @@ class OtherModelWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Asked:
-    """One direction of an edit. `polarity` −1: the label it was asked for by is against the vector. None: not said here."""
+    """One direction of an edit. `weight` is its part of what was asked for, negative where the label is against the vector.
+    None: not said here.
+    """
 
     key: str
     direction: Direction
-    polarity: int
+    weight: float
     scale: Scale
     window: Window | None = None
     guidance: Guidance | None = None
@@ -61,17 +70,17 @@ def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[As
     """
     if isinstance(edits, Sliders):
         return _of_sliders(target, edits, bank)
-    found = []
+    found: list[Asked] = []
     for key, scale in edits.items():
-        if isinstance(key, Direction):
-            found.append(Asked(key.id, key, 1, scale))
+        if isinstance(key, Direction | Composite):
+            found.extend(Asked(key.id, part, weight, scale) for part, weight in key.parts)
             continue
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
             raise SteerError(message)
         bank = bank_for(target) if bank is None else bank
-        direction, polarity = bank.find(key)
-        found.append(Asked(key, direction, polarity, scale))
+        named, polarity = bank.find(key)
+        found.extend(Asked(key, part, polarity * weight, scale) for part, weight in named.parts)
     return found
 
 
@@ -84,10 +93,13 @@ def _of_sliders(target: Target, sliders: Sliders, bank: Bank | None) -> list[Ask
             "same name may do something else there"
         )
         warnings.warn(text, OtherModelWarning, stacklevel=4)
-    found = []
+    found: list[Asked] = []
     for slider in sliders.sliders:
-        direction, polarity = bank.find(slider.key)
-        found.append(Asked(slider.key, direction, polarity, slider.scale, slider.window, slider.guidance, slider.site))
+        named, polarity = bank.find(slider.key)
+        found.extend(
+            Asked(slider.key, part, polarity * weight, slider.scale, slider.window, slider.guidance, slider.site)
+            for part, weight in named.parts
+        )
     return found
 
 

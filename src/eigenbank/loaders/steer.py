@@ -17,21 +17,17 @@ from eigenbank.loaders.calibrate import token_lengths
 from eigenbank.loaders.mask import as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
-from eigenbank.loaders.schedule import Scale, as_scale, as_window
+from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas.errors import MatchError, SteerError
-from eigenbank.schemas.recipe import Site
+from eigenbank.schemas.recipe import SITES, Site
 from eigenbank.schemas.sliders import Guidance
 
 __all__ = ["Edits", "Guidance", "OtherModelWarning", "Scale", "Steering", "Term", "as_site", "check_match", "steer"]
 
 SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
 
-_SITES: dict[str, Site] = {
-    "input": "block-input", "projection": "projection-input", "output": "block-output",
-    "block-input": "block-input", "projection-input": "projection-input", "block-output": "block-output",
-}  # fmt: skip
 _numbers = itertools.count()
 
 
@@ -68,7 +64,7 @@ class Steering:
             raise
         return self
 
-    def set_scale(self, scale: Scale, key: str | None = None) -> None:
+    def set_scale(self, scale: Scale, key: str | Direction | None = None) -> None:
         """Set the scale of one direction by its key in the edit, or, without a key, a factor on all of them.
 
         Nothing is recompiled by it. Raises SteerError for what is no scale, or no part of the edit; then nothing has changed.
@@ -81,24 +77,29 @@ class Steering:
             for part in self.parts:
                 part.factor = float(factor)
         else:
-            if key not in [term.key for term in self.terms]:
-                message = f"{key!r} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
-                raise SteerError(message)
-            before = {id(term): term.scale for term in self.terms}
-            for term in self.terms:
-                term.scale = scale if term.key == key else term.scale
-            try:
-                _check_scales(self.terms)
-                was_constant = all(not callable(each) and not as_scale(each, key).ndim for each in before.values())
-                if self.attached and was_constant and (callable(scale) or as_scale(scale, key).ndim):
-                    self._anew()
-            except BaseException:
-                for term in self.terms:
-                    term.scale = before[id(term)]
-                raise
+            self._set_one(scale, key)
         if self.attached:
             for part in self.parts:
                 part.refresh()
+
+    def _set_one(self, scale: Scale, key: str | Direction) -> None:
+        meant = [term for term in self.terms if _is_key(key, term)]
+        if not meant:
+            said = getattr(key, "full_id", repr(key))
+            message = f"{said} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
+            raise SteerError(message)
+        before = [(term, term.scale) for term in self.terms]
+        for term in meant:
+            term.scale = scale
+        try:
+            _check_scales(self.terms)
+            was_constant = all(not callable(old) and not as_scale(old, term.key).ndim for term, old in before)
+            if self.attached and was_constant and (callable(scale) or as_scale(scale, meant[0].key).ndim):
+                self._anew()
+        except BaseException:
+            for term, old in before:
+                term.scale = old
+            raise
 
     def remove(self) -> None:
         """Take the hooks away; the pipeline is what it was. Harmless when there are none."""
@@ -146,7 +147,8 @@ def steer(
     the output into the layer's bias: no cost per step. A pipeline with several denoisers is edited in all that match.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
-    another width or architecture) or SteerError. A deep copy made of the pipeline while it is steered keeps the edit.
+    another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a folded
+    edit goes into the copy.
     """
     edits = opened(edits)
     check_guidance(guidance)
@@ -166,7 +168,7 @@ def steer(
             Term(
                 key=each.key,
                 direction=each.direction,
-                vector=each.direction.vector * (each.polarity * length),
+                vector=each.direction.vector * (each.weight * length),
                 scale=each.scale,
                 match=merged(said),
                 site=sites[number],
@@ -186,10 +188,11 @@ def steer(
 
 def as_site(site: str) -> Site:
     """A site by its short or its full name. Raises SteerError for what is none."""
-    if site not in _SITES:
+    known: dict[str, Site] = {**SITES, **{full: full for full in SITES.values()}}
+    if site not in known:
         message = f"site={site!r}: expected 'input' of the block, 'projection' (after the norm) or 'output'"
         raise SteerError(message)
-    return _SITES[site]
+    return known[site]
 
 
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
@@ -223,12 +226,19 @@ def _matches(target: Target, directions: Sequence[Direction], force: bool) -> di
     return found
 
 
+def _is_key(key: str | Direction, term: Term) -> bool:
+    """Whether a key means a term. A Direction means the one that was given as such, or by its id: a label has its own sign."""
+    if isinstance(key, Direction):
+        return term.direction.full_id == key.full_id and term.key in (key.id, key.full_id)
+    return term.key == key
+
+
 def _check_scales(terms: Sequence[Term]) -> None:
     """Raise SteerError for what is no scale, or gives scales for batches of several sizes at once."""
     batches = set()
     for term in terms:
-        now = [term.scale(done) for done in (0.0, 0.5, 1 - 1e-9)] if callable(term.scale) else [term.scale]
-        batches |= {len(scale) for each in now if (scale := as_scale(each, term.key)).ndim}
+        now = [scale_at(term.scale, done, term.key) for done in (0.0, 0.5, 1 - 1e-9)]
+        batches |= {len(scale) for scale in now if scale.ndim}
     if len(batches) > 1:
         message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
         raise SteerError(message)

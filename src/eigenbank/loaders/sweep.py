@@ -11,7 +11,7 @@ from torch import Tensor
 from eigenbank.loaders.asked import name_of
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders
 from eigenbank.schemas.errors import SteerError
@@ -48,7 +48,7 @@ class Sweep:
 
 def sweep(
     pipe: Any,
-    direction: str | Direction | Sliders | Path,
+    direction: str | Direction | Composite | Sliders | Path,
     scales: Sequence[float] = SCALES,
     *,
     seeds: Sequence[int] = (0,),
@@ -75,7 +75,7 @@ def sweep(
         name = name_of(sliders)
     else:
         steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
-        name = direction.id if isinstance(direction, Direction) else direction
+        name = direction.id if isinstance(direction, Direction | Composite) else direction
     with steering:
         pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
     return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)

@@ -85,7 +85,8 @@ def _check_files(manifest: Manifest, where: str) -> None:
 
 def _check_texts(manifest: Manifest, where: str) -> None:
     texts = [manifest.builder, manifest.licence, manifest.checkpoint.licence, manifest.checkpoint.revision]
-    for record in manifest.directions:
+    for record in manifest.sliders:
+        texts.append(record.quality.source if record.quality else None)
         for label in record.labels:
             runner_up = label.evidence.runner_up if label.evidence else None
             texts += [label.text, label.source, runner_up, (label.note or "").replace("\n", " ").replace("\t", " ")]
