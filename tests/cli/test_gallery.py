@@ -23,6 +23,15 @@ def test_it_writes_a_site_and_says_what_is_in_it(tmp_path: Path, capsys: pytest.
     assert DEMO_MODEL_ID in (tmp_path / "site/data/index.js").read_text(encoding="utf-8")
 
 
+def test_it_is_written_without_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys; from eigenbank.cli.main import run; assert run(['gallery', '--out', {str(tmp_path / 'site')!r}]) == 0; "
+        "bad = {'torch', 'diffusers', 'numpy'} & set(sys.modules); assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
