@@ -358,10 +358,13 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     home.cleanup()
     if all(name in document for name in PARTS):
-        page.write_text(as_page(document), encoding="utf-8")
+        guide = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
+        page.write_text(guide + as_page(document), encoding="utf-8")
         click.echo(f"wrote {out} and {page}")
 
 
+MARK = "# What steering costs, and how its effect grows"
+"""The line of the page that the figures begin with; what stands above it is written by hand, and kept."""
 LIMITS = {
     "one direction": 1.02,
     "16 directions over 4 layers": 1.05,
@@ -372,12 +375,12 @@ BESIDE = {"one edit": 0.70, "three edits at once": 0.45}
 
 
 def as_page(document: dict[str, Any]) -> str:
-    """The page docs/steering.md of a run."""
+    """The figures of a run, as they stand in docs/steering.md."""
     found = document["overhead"]
     lines = [
-        "# What steering costs, and how its effect grows",
+        MARK,
         "",
-        f"Written by `python benchmarks/steering.py`. Processor time on one thread, variants taking turns for "
+        f"From here on written by `python benchmarks/steering.py`. Processor time on one thread, variants taking turns for "
         f"{document['runs']['overhead']['rounds']} rounds of {document['runs']['overhead']['steps']} steps "
         f"({document['runs']['beside']['rounds']} of {document['runs']['beside']['steps']} beside other methods); a U-Net in Stable "
         f"Diffusion's layout, five times narrower, random weights. The machine had other work to do (load "

@@ -11,7 +11,7 @@ from diffusers.hooks import ModelHook
 from diffusers.hooks.hooks import StateManager
 from torch import Tensor, nn
 
-from eigenbank.loaders.hooks import attach, detach
+from eigenbank.loaders.hooks import Uncopied, attach, detach
 from eigenbank.loaders.target import TIMES, Target, arguments_of
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.layer import Count
@@ -67,7 +67,7 @@ class _Context:
         """Nothing to forget."""
 
 
-class PassHook(ModelHook):  # type: ignore[misc]
+class PassHook(Uncopied, ModelHook):  # type: ignore[misc]
     """Tells `listener` of each call of a denoiser. It is stateful only to be told of `cache_context`."""
 
     _is_stateful = True
@@ -95,7 +95,7 @@ class PassHook(ModelHook):  # type: ignore[misc]
         self.listener(arguments_of(module, args, kwargs), name, context)
 
 
-class PassWatch:
+class PassWatch(Uncopied):
     """Calls `listener` with a Pass before each call of a denoiser; outside of what torch.compile made, if it did."""
 
     def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[Pass], None]) -> None:
@@ -116,9 +116,7 @@ class PassWatch:
         compiled = getattr(self.denoiser, "_compiled_call_impl", None)
         if self.wrapper is not self.denoiser:
             self.hook.outside = True
-            listening = self.wrapper.register_forward_pre_hook(
-                lambda _module, args, kwargs: self.hook.tell(self.denoiser, args, kwargs), with_kwargs=True
-            )
+            listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
             self._undo.append(listening.remove)
         elif compiled is not None:
             self.hook.outside = True
@@ -134,6 +132,9 @@ class PassWatch:
         """Stop watching. Harmless when it was not."""
         while self._undo:
             self._undo.pop()()
+
+    def _before(self, _wrapper: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.hook.tell(self.denoiser, args, kwargs)
 
     def _called(self, arguments: Mapping[str, Any], context: str | None, details: Any) -> None:
         noisy: Any = next(iter(arguments.values()), None)

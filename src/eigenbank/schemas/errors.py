@@ -40,6 +40,10 @@ class ConflictError(HubError):
     """Somebody else pushed to the repository meanwhile."""
 
 
+class PlanError(EigenbankError):
+    """A plan cannot be read, or not carried out as it is asked for."""
+
+
 class MatchError(EigenbankError):
     """A direction does not belong to the pipeline it was to be applied to."""
 

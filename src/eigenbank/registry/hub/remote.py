@@ -65,6 +65,17 @@ def api() -> "HfApi":
     return HfApi(library_name="eigenbank", library_version=eigenbank.__version__)
 
 
+def answers(seconds: float) -> None:
+    """Ask the Hub for the least it can be asked for, without the login. Raises what the client raises."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found = get_session().get(f"{constants.ENDPOINT}/api/models", params={"limit": 1}, timeout=seconds)
+    if found.status_code >= 400:
+        message = f"status {found.status_code}"
+        raise HfHubHTTPError(message, response=found)
+
+
 def look(
     repo: str, revision: str | None = None, *, kind: Kind = "model", outcome: str = "nothing was changed"
 ) -> Remote:
