@@ -5,13 +5,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from browser import Watch
+from making import make_checkpoint
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
 
@@ -48,6 +50,36 @@ def playground() -> "Playground":
     return Playground({DEMO_MODEL_ID: folder})
 
 
+def named(home: Path, labels: Mapping[str, tuple[Literal[-1, 1], tuple[float, float] | None]]) -> tuple[str, Path]:
+    """A tiny checkpoint in the catalog of `home`, a direction for each label, its polarity and recommended range.
+
+    Returns its id and folder.
+    """
+    import eigenbank as eb
+    from eigenbank.schemas import Label, Quality
+    from eigenbank.workflows import keep
+
+    folder = make_checkpoint(home / "checkpoint")
+    bank = eb.build(str(folder), recipes=["output-value"])
+    records = list(bank.manifest.directions)
+    for number, (text, (polarity, found)) in enumerate(labels.items()):
+        label = Label(
+            text=text, polarity=polarity, source="human:tester", created=datetime(2026, 1, 1, tzinfo=timezone.utc)
+        )
+        quality = (
+            None
+            if found is None
+            else Quality(source="statistics", recommended_range=found, scale=1.0, seeds=(0,), steps=1)
+        )
+        records[number] = records[number].model_copy(update={"labels": (label,), "quality": quality})
+    manifest = bank.manifest.model_copy(update={"directions": tuple(records)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(home))
+        kept = keep(bank.replaced(manifest), checkpoint=folder)
+        assert kept.folder is not None
+    return kept.model_id, folder
+
+
 @dataclass
 class Served:
     """A playground that is being served by a process of its own."""
@@ -71,7 +103,12 @@ def start(folder: Path, *args: str, **environment: str) -> Served:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("EIGENBANK", "GRADIO"))}
-    own |= {"EIGENBANK_HOME": str(folder), "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment}
+    own |= {
+        "EIGENBANK_HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        **environment,
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, str(folder / "reached"), "play", "--port", str(port), *args],

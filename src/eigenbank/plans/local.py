@@ -20,11 +20,14 @@ LOST = 3
 
 
 class Executor(Protocol):
-    """Who does the tasks. `slots` is how many at once; `ships`: sets travel as bytes, since workers may be elsewhere."""
+    """Who does the tasks. `ships`: sets travel as bytes, since workers may be elsewhere."""
 
     name: str
-    slots: int
     ships: bool
+
+    @property
+    def slots(self) -> int:
+        """How many tasks at once."""
 
     def submit(self, task: Task, progress: Progress) -> "Future[tuple[Answer, int | None]]":
         """Have a task done: its answer, and how many workers it took, None where that is not known. The future raises nothing but what is a bug."""
@@ -40,14 +43,20 @@ class LocalExecutor:
     ships = False
 
     def __init__(self, jobs: int) -> None:
-        self.slots = jobs
+        self._jobs = jobs
         self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="worker")
         self._own = threading.local()
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
         self._closed = False
 
+    @property
+    def slots(self) -> int:
+        """As many as were asked for."""
+        return self._jobs
+
     def submit(self, task: Task, progress: Progress) -> "Future[tuple[Answer, int | None]]":
+        """As `Executor` says."""
         return self._threads.submit(self._run, task, progress)
 
     def _run(self, task: Task, progress: Progress) -> tuple[Answer, int]:
@@ -72,7 +81,7 @@ class LocalExecutor:
         worker: _Worker | None = getattr(self._own, "worker", None)
         with self._lock:
             if worker is None or worker not in self._workers:
-                worker = self._own.worker = _Worker(max(1, (os.cpu_count() or 1) // self.slots))
+                worker = self._own.worker = _Worker(max(1, (os.cpu_count() or 1) // self._jobs))
                 self._workers.add(worker)
         return worker
 

@@ -110,7 +110,7 @@ class Run:
     def _decide(self, job: Job, rows: dict[tuple[str, str | None], SetRow]) -> None:
         job.row = rows.get((job.entry.id, job.revision))
         job.todo = deque(remaining(job.entry, job.settings, job.row, self.wish))
-        steps = self.wish.steps
+        steps = self.wish.steps(job.settings)
         job.reports += [StepReport(step=step, outcome="there") for step in steps[: len(steps) - len(job.todo)]]
         if job.row is not None:
             job.commit = job.row.commit
@@ -254,7 +254,7 @@ class Run:
         if step is not None:
             report = StepReport(step=step, outcome="failed", seconds=round(failure.seconds, 3), attempts=attempts)
             job.reports.append(report)
-        rest = list(job.todo or self.wish.steps)[0 if step is None else 1 :]
+        rest = list(job.todo or self.wish.steps(job.settings))[0 if step is None else 1 :]
         job.reports += [StepReport(step=each, outcome="not reached") for each in rest]
         self._finish(job, "failed", failure)
 
