@@ -430,7 +430,7 @@ WHAT_CAN_BE_REACHED = [
     "back and one forth: 2/3, and 2/5 for three edits. With classifier-free guidance besides, which LEDITS++ does not do, ours has one back "
     "and two forth: 3/3 and 3/5. Fewer is not to be had with as many steps: 0.70 would leave 1.1 samples a step for the way forth, "
     "guidance in one step of ten. `eb.edit` does more than LEDITS++ does: it draws the unedited round trip too, to report its error, and "
-    "corrects each step back twice; its defaults are slower than LEDITS++, and exact ([inversion.md](inversion.md)).",
+    "corrects each step back twice; its defaults are no faster than LEDITS++ ([inversion.md](inversion.md) has what they gain).",
 ]
 
 
