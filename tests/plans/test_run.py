@@ -259,7 +259,7 @@ def test_a_full_disk_fails_the_checkpoint_in_words(hub: Hub, client: Client, tmp
     plan = write_plan(tmp_path / "plan.toml", {"zoo/ddpm": "ddpm"})
     assert client.run("list").returncode == 0
     point = client.home / "eigenbank" / "staging"
-    point.mkdir()
+    point.mkdir(parents=True)
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", point], capture_output=True, check=False)
     if made.returncode:
         pytest.skip(f"a small disk needs the right to mount: {made.stderr.decode().strip()}")

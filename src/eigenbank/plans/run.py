@@ -5,7 +5,6 @@ publishing happen here, too, in threads: the login that may write stays on this 
 checkpoint is as its last finished step left it, and the next run goes on from there.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -298,33 +297,26 @@ def _asked(entry: Entry) -> "str | Failure":
 
 @contextmanager
 def staging_folder() -> Iterator[Path]:
-    """A folder for sets on their way into the catalog, on the same disk as they will be. Those of dead runs are removed.
+    """A folder for sets on their way into the catalog, on the same disk as they will be; what killed runs left is removed.
 
-    Raises PlanError where it cannot be made.
+    Raises PlanError where it cannot be made, or another run with the same home has it.
     """
+    from filelock import FileLock, Timeout
+
     root = home() / "staging"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for former in root.iterdir():
-            if not _alive(former.name.partition("-")[0]):
+        with FileLock(home() / "staging.lock", timeout=0):
+            for former in root.iterdir():
                 shutil.rmtree(former, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+            place = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+    except Timeout:
+        message = f"another plan is being run with the same home, {home()}: nothing was done. Wait for it, or set EIGENBANK_HOME"
+        raise PlanError(message) from None
     except OSError as error:
         message = f"{root} cannot be written to ({error.strerror}): nothing was built. Make room, or set EIGENBANK_HOME"
         raise PlanError(message) from error
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    if not pid.isdecimal() or os.name == "nt":
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
