@@ -303,20 +303,23 @@ def staging_folder() -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    root = home() / "staging"
+    root, lock = home() / "staging", FileLock(home() / "staging.lock", timeout=0)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(home() / "staging.lock", timeout=0):
+        with lock.acquire():
             for former in root.iterdir():
                 shutil.rmtree(former, ignore_errors=True)
             place = Path(tempfile.mkdtemp(prefix="run-", dir=root))
-            try:
-                yield place
-            finally:
-                shutil.rmtree(place, ignore_errors=True)
+            # Held on to for as long as the run lasts.
+            lock.acquire()
     except Timeout:
         message = f"another plan is being run with the same home, {home()}: nothing was done. Wait for it, or set EIGENBANK_HOME"
         raise PlanError(message) from None
     except OSError as error:
         message = f"{root} cannot be written to ({error.strerror}): nothing was built. Make room, or set EIGENBANK_HOME"
         raise PlanError(message) from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
