@@ -33,6 +33,7 @@ from eigenbank.registry.catalog.content import (
     EvidenceData,
     LabelData,
     LayerData,
+    QualityData,
     SetData,
     SetFacts,
 )
@@ -64,7 +65,9 @@ NOW = int(datetime(2026, 11, 23, tzinfo=timezone.utc).timestamp()) * 1_000_000
 
 
 def generated(models: int, seed: int = 0) -> Iterator[CheckpointData]:
-    """Checkpoints with a set of 500 directions each, and three labels per direction on average."""
+    """Checkpoints with a set of 500 directions each, three labels per direction on average, and the quality of all that
+    have a measured label.
+    """
     rng = random.Random(seed)
     weights = [1 / (place + 3) for place in range(len(TEXTS))]
     for number in range(models):
@@ -77,7 +80,16 @@ def generated(models: int, seed: int = 0) -> Iterator[CheckpointData]:
                     labels = [_label(rng, text) for text in dict.fromkeys(texts)]
                     value = top * 0.85**rank * rng.uniform(0.9, 1)
                     directions.append(
-                        DirectionData(layer, recipe, rank, value, value / top / 7, rng.random() / 10, labels)
+                        DirectionData(
+                            layer,
+                            recipe,
+                            rank,
+                            value,
+                            value / top / 7,
+                            rng.random() / 10,
+                            labels,
+                            _quality(rng, labels),
+                        )
                     )
         name = f"{ORGS[number % len(ORGS)]}/{rng.choice(NOUNS)}-{rng.choice(('ddpm', 'ldm', 'sdxl', 'dit'))}-{number}"
         facts = SetFacts(f"/sets/{name}/{rng.getrandbits(64):016x}", f"{rng.getrandbits(256):064x}", NOW + number,
@@ -97,6 +109,15 @@ def _label(rng: random.Random, text: str) -> LabelData:
                             rng.random(),
                             *rng.choice(PROTOCOLS))  # fmt: skip
     return LabelData(text, source, 1 if effect > 0 else -1, rng.random(), NOW + rng.randrange(10**9), None, evidence)
+
+
+def _quality(rng: random.Random, labels: list[LabelData]) -> QualityData | None:
+    source = next((label.source for label in labels if label.evidence is not None), None)
+    if source is None:
+        return None
+    reach = rng.choice((0.5, 1.0, 2.0))
+    return QualityData(source, abs(rng.gauss(0, 1)), rng.random(), rng.randrange(7) / 6, rng.random(), (-reach, reach),
+                       rng.random(), abs(rng.gauss(0, 0.3)), *rng.choice(PROTOCOLS))  # fmt: skip
 
 
 Query = tuple[str, Callable[[Catalog, random.Random], object]]

@@ -1,5 +1,6 @@
 """Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,15 @@ def test_a_score_that_does_not_vary_names_nothing(bank: Bank, tiny_checkpoint: P
             return super().read(images) * 1e-3 + torch.tensor([1.0, 2.0, 3.0])
 
     assert not label(bank, open_pipeline(tiny_checkpoint), [Stated()], PLAN).labels
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_qualities_are_measured_of_the_confirmed_or_of_all(every: bool, bank: Bank, tiny_checkpoint: Path) -> None:
+    plan = dataclasses.replace(PLAN, quality_seeds=2, all_qualities=every)
+    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan)
+    known = {each.id: each.quality for each in found if each.quality}
+    assert {each.id for each in found if each.labels} <= set(known)
+    assert (len(known) == len(bank)) is every
+    for quality in known.values():
+        assert (quality.source, quality.seeds, quality.steps) == ("colours:x", (2, 3), 2)
+        assert quality.locality is not None

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry.catalog.made import label, manifest, measured
+from registry.catalog.made import label, manifest, measured, quality
 
 from eigenbank.cli.main import run
 from eigenbank.registry.catalog import Catalog
@@ -26,7 +26,9 @@ def filled(home: Path) -> Path:
             MID: [measured("smile", 0.9), label("big smile", 0.5)],
             "mid_block.attentions.0/value/1": [label("glasses", 0.7), label("grin", None, "human:bob")],
         }
-        catalog.add_set(manifest("acme/faces", labels), location="/sets/faces", digest="1")
+        known = quality(effect=0.5, selectivity=0.62, consistency=1.0, recommended_range=(-2.0, 1.0), drift=0.25)
+        faces = manifest("acme/faces", labels, qualities={MID: known})
+        catalog.add_set(faces, location="/sets/faces", digest="1")
         catalog.add_set(manifest("zeta/cats", licence="apache-2.0"), location="/sets/cats", digest="2")
     return home / "catalog.db"
 
@@ -71,11 +73,42 @@ def test_a_search_finds_the_best_match_first(call) -> None:  # type: ignore[no-u
         (["--licence", "apache*", "--location", "/sets/*"], 12),
         (["--labelled", "--model", "acme/faces"], 2),
         (["--unlabelled", "--model", "acme/faces"], 10),
+        (["--min-effect", "0.4"], 1),
+        (["--min-selectivity", "0.63"], 0),
+        (["--min-selectivity", "0.62", "--min-consistency", "1"], 1),
+        (["--min-linearity", "0"], 0),
+        (["--min-locality", "0"], 0),
+        (["--max-drift", "0.25"], 1),
+        (["--max-drift", "0.2"], 0),
+        (["--min-gap", "0.1", "--model", "acme/faces"], 8),
     ],
 )
 def test_every_filter_narrows(call, options: list[str], count: int) -> None:  # type: ignore[no-untyped-def]
     assert len(ids(call, "search", *options)) == count
     assert len(ids(call, "directions", "ls", *options)) == count
+
+
+@pytest.mark.parametrize("name", ["show", "directions show"])
+def test_a_quality_is_shown_in_words_and_whole_to_machines(call, name: str) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = call(*name.split(), FACES)
+    assert "by attribute-model:abc, at ±1.5 on 2 seeds, 20 steps" in out
+    assert "62% of all that it moves is one score" in out
+    assert "scales -2 to 1" in out
+    assert "linearity" not in out
+    (row,) = json.loads(call(*name.split(), FACES, "--format", "json")[1])
+    assert row["quality"]["recommended_range"] == [-2.0, 1.0]
+    assert row["quality"]["linearity"] is None
+    other = FACES.replace("/0", "/1")
+    assert "quality" not in call(*name.split(), other)[1]
+    assert json.loads(call(*name.split(), other, "--format", "json")[1])[0]["quality"] is None
+
+
+def test_a_quality_sorts_with_the_unknown_last(call) -> None:  # type: ignore[no-untyped-def]
+    for sort in ("effect", "selectivity", "consistency", "linearity", "locality", "drift", "gap"):
+        found = ids(call, "search", "--model", "acme/faces", "--sort", sort)
+        assert len(found) == 12
+        if sort not in ("linearity", "locality", "gap"):
+            assert found[0] == FACES
 
 
 def test_pages_go_on_where_the_last_one_ended(call) -> None:  # type: ignore[no-untyped-def]

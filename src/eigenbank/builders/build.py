@@ -61,6 +61,12 @@ def build(
         raise SourceError(message)
     for recipe in chosen:
         matrix_of(recipe)
+    if source.quantised is not None:
+        message = (
+            f"{source.where} is quantised by {source.quantised}, which cannot be decomposed as it is: nothing was built. "
+            "Give the checkpoint it was made from"
+        )
+        raise SourceError(message)
     key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
     found = choose_layers(find_layers(source).layers, list(layers))
     # Of the trace nothing is left but holes in the heap.

@@ -15,7 +15,6 @@ from typing import Any
 
 from eigenbank.builders.sources import (
     BinSource,
-    check_config,
     choose_component,
     choose_weights,
     file_names,
@@ -60,7 +59,6 @@ def open_hub(
         )
         raise SourceError(message)
     config = read_json(_small(repo, f"{prefix}config.json", commit))
-    check_config(config, where)
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
     weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
     card = _small(repo, "README.md", commit) if "README.md" in names else None

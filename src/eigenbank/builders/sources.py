@@ -45,7 +45,6 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
         )
         raise SourceError(message)
     config = read_json(root / "config.json")
-    check_config(config, str(root))
     names = sorted(path.name for path in root.iterdir() if path.is_file())
     weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
     said: dict[str, Any] = {
@@ -89,18 +88,6 @@ def choose_component(
         message = f"{where} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
         raise SourceError(message)
     return component
-
-
-def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what cannot be decomposed before anything is read. Raises SourceError."""
-    quantised = config.get("quantization_config")
-    if isinstance(quantised, dict):
-        method = quantised.get("quant_method") or quantised.get("quant_type") or "an unnamed method"
-        message = (
-            f"{where} is quantised by {method}, which cannot be decomposed as it is: nothing was built. "
-            "Give the checkpoint it was made from"
-        )
-        raise SourceError(message)
 
 
 def choose_weights(names: Iterable[str], where: str, variant: str | None, read: Any) -> list[str] | dict[str, str]:

@@ -8,10 +8,14 @@ from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options, names_given
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import output_options, say
-from eigenbank.cli.rows import direction_row, facts, put_out, put_out_page
+from eigenbank.cli.rows import direction_row, facts, put_out, put_out_page, quality_facts
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog, DirectionRow
+
+
+_APART = ("evidence", "labels", "confidence", "quality")
+"""What `show` tells in tables of its own."""
 
 
 @click.group(short_help="List, show and compare directions.")
@@ -42,7 +46,7 @@ def ls(fmt: str, quiet: bool, **filters: Any) -> None:
     put_out_page(page, fmt=fmt, quiet=quiet, limit=filters["limit"])
 
 
-@click.command(short_help="Show directions, with the evidence for their labels.")
+@click.command(short_help="Show directions, their quality and the evidence for their labels.")
 @click.argument("names", nargs=-1, required=True, metavar="DIRECTION...", shell_complete=complete.directions)
 @click.option("--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK.")
 @catalog_option
@@ -69,7 +73,10 @@ def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> No
         if number:
             click.echo()
         plain = direction_row(row)
-        facts({key: value for key, value in plain.items() if key not in ("evidence", "labels", "confidence")})
+        facts({key: value for key, value in plain.items() if key not in _APART})
+        if row.quality is not None:
+            click.echo()
+            facts(quality_facts(row.quality))
         for label in row.labels:
             click.echo()
             own: dict[str, Any] = {"label": label.text, "polarity": label.polarity, "confidence": label.confidence}

@@ -9,7 +9,10 @@ import click
 from eigenbank.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
-SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog")
+SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog", "gap")
+SORTS += ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
+
+_RATE = click.FloatRange(0, 1)
 
 _OPTIONS = (
     click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Model id, e.g. 'google/*'."),
@@ -24,8 +27,17 @@ _OPTIONS = (
     click.option("--min-share", type=float, metavar="X", help="Smallest share of the spectrum, 0 to 1."),
     click.option("--max-share", type=float, metavar="X", help="Largest share of the spectrum."),
     click.option("--source", metavar="GLOB", help="Who says the label: 'human', 'human:ann', 'clip:*'."),
-    click.option("--min-confidence", type=click.FloatRange(0, 1), metavar="P", help="Least confidence of the label."),
+    click.option("--min-confidence", type=_RATE, metavar="P", help="Least confidence of the label."),
     click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
+    click.option("--min-effect", type=float, metavar="X", help="Least effect, in deviations per unit scale."),
+    click.option("--min-selectivity", type=_RATE, metavar="P", help="Least share of one score in all that it moves."),
+    click.option("--min-consistency", type=_RATE, metavar="P", help="Least share of seeds on which the sign agrees."),
+    click.option("--min-linearity", type=_RATE, metavar="P", help="Least R² of a line from the scale to the effect."),
+    click.option(
+        "--min-locality", type=_RATE, metavar="P", help="Least share of the change in a tenth of the picture."
+    ),
+    click.option("--max-drift", type=float, metavar="X", help="Most change of the other scores, in deviations."),
+    click.option("--min-gap", type=float, metavar="X", help="Least distance to the next eigenvalue, over the largest."),
     click.option("--licence", metavar="GLOB", help="Licence of the checkpoint."),
     click.option("--location", metavar="GLOB", help="Where the set is: a folder, or shipped:NAME."),
     click.option("--sort", type=click.Choice(SORTS), default="match", show_default=True, help="Order of the rows."),

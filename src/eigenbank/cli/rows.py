@@ -7,7 +7,7 @@ from eigenbank.cli.output import emit, say
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import DirectionRow, Page, SetRow
-    from eigenbank.schemas import Label
+    from eigenbank.schemas import Label, Quality
 
 DIRECTION_COLUMNS = ["id", "labels", "confidence", "eigenvalue", "share"]
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
@@ -61,8 +61,27 @@ def direction_row(row: "DirectionRow") -> dict[str, Any]:
         "labels": row.label_texts,
         "confidence": row.confidence,
         "evidence": [label.model_dump(mode="json") for label in row.labels],
+        "quality": None if row.quality is None else row.quality.model_dump(mode="json"),
         "location": row.location,
     }
+
+
+def quality_facts(quality: "Quality") -> dict[str, str]:
+    """A direction's quality in words, what is not known left out."""
+    between = quality.recommended_range
+    words = {
+        "effect": (quality.effect, "{:.3g} standard deviations per unit scale"),
+        "selectivity": (quality.selectivity, "{:.0%} of all that it moves is one score"),
+        "consistency": (quality.consistency, "the same sign on {:.0%} of the seeds"),
+        "linearity": (quality.linearity, "R² {:.2f} of a straight line"),
+        "recommended range": (between and f"{between[0]:g} to {between[1]:g}", "scales {}"),
+        "locality": (quality.locality, "{:.0%} of the change is in a tenth of the picture"),
+        "drift": (quality.drift, "{:.3g} standard deviations, of the other scores"),
+    }
+    found = {what: form.format(value) for what, (value, form) in words.items() if value is not None}
+    count = len(quality.seeds)
+    seeds = f"{count} seed{'' if count == 1 else 's'}, {quality.steps} steps"
+    return {"quality": f"by {quality.source}, at ±{quality.scale:g} on {seeds}", **found}
 
 
 def model_row(found: "SetRow") -> dict[str, Any]:

@@ -9,6 +9,20 @@ from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Note, Share, 
 from eigenbank.schemas.recipe import Recipe
 
 
+def _rounded(value: float) -> float:
+    return round(value, 4) + 0.0  # never -0.0
+
+
+_ROUNDED = AfterValidator(_rounded)
+Measured = Annotated[float, Field(ge=0, le=1e6), _ROUNDED]
+"""A measured size, kept to four decimals: what a few seeds can tell is coarser than that."""
+Signed = Annotated[float, Field(ge=-1e6, le=1e6), _ROUNDED]
+"""The same with a sign."""
+Rate = Annotated[float, Field(ge=0, le=1), _ROUNDED]
+"""A measured share or probability, kept to four decimals."""
+Scale = Annotated[float, Field(ge=-100, le=100), _ROUNDED]
+
+
 class Evidence(Model):
     """What was measured to give a label, on seeds other than those it was found with.
 
@@ -19,13 +33,13 @@ class Evidence(Model):
     attribute, of random directions of equal length at the same place.
     """
 
-    effect: float
-    selectivity: Share
-    consistency: Share
-    asymmetry: Annotated[float, Field(ge=0)] | None = None
-    null: Annotated[float, Field(ge=0)] | None = None
+    effect: Signed
+    selectivity: Rate
+    consistency: Rate
+    asymmetry: Measured | None = None
+    null: Measured | None = None
     runner_up: Text | None = None
-    runner_up_effect: float | None = None
+    runner_up_effect: Signed | None = None
     scale: Annotated[float, Field(gt=0)]
     seeds: tuple[int, ...] = Field(max_length=10_000)
     steps: Annotated[int, Field(ge=1)]
@@ -42,7 +56,7 @@ class Label(Model):
 
     text: Text
     polarity: Literal[-1, 1] = 1
-    confidence: Share | None = None
+    confidence: Rate | None = None
     source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
     evidence: Evidence | None = None
     note: Note | None = None
@@ -60,17 +74,6 @@ class Preview(Model):
     steps: Annotated[int, Field(ge=1)]
 
 
-def _rounded(value: float) -> float:
-    return round(value, 4)
-
-
-Measured = Annotated[float, Field(ge=0, le=1e6), AfterValidator(_rounded)]
-"""A measured size, kept to four decimals: what a few seeds can tell is coarser than that."""
-Rate = Annotated[float, Field(ge=0, le=1), AfterValidator(_rounded)]
-"""A measured share, kept to four decimals."""
-Scale = Annotated[float, Field(ge=-100, le=100), AfterValidator(_rounded)]
-
-
 class Quality(Model):
     """How a direction behaves as a slider, whatever it is called. Each is None where it is not known.
 
@@ -79,9 +82,9 @@ class Quality(Model):
 
     `effect`: of the led score per unit scale. `selectivity`: its share of the absolute effects on all scores.
     `consistency`: share of seeds on which its sign agrees. `linearity`: R² of a line through zero, from the scale to the
-    led score's mean response, over the scales up to `scale`. `recommended_range`: the scales between which the response
-    grows and stays odder than even. `locality`: share of the squared change of the pixels that falls within the tenth of
-    the picture that changes most. `drift`: root mean square change, at ±1, of the scores that are not led.
+    led score's mean change, at ±½, ±1 and ±2 times `scale`. `recommended_range`: the scales between which that change
+    grows and is odder than even, 0 where it is not on a side. `locality`: share of the squared change of the pixels that
+    falls within the tenth of the picture that changes most. `drift`: root mean square change of the scores not led.
     """
 
     source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
@@ -120,3 +123,31 @@ class DirectionRecord(Model):
     def id(self) -> str:
         """The direction's name within its model: `LAYER/RECIPE/RANK`."""
         return f"{self.layer}/{self.recipe.slug}/{self.rank}"
+
+
+class Weighted(Model):
+    """A direction of the same set, by its id, and how much of it."""
+
+    direction: Annotated[
+        str, StringConstraints(max_length=600, pattern=r"^[^\x00-\x1f\x7f#]+/[^\x00-\x1f\x7f#/]+/\d{1,4}$")
+    ]
+    weight: Annotated[float, Field(ge=-10, le=10)]
+
+
+class CompositeRecord(Model):
+    """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
+
+    The weights' squares sum to 1, so that a scale means as much change of the hidden states in all as it does for one
+    direction.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+    parts: Annotated[tuple[Weighted, ...], FailFast()] = Field(min_length=1, max_length=1000)
+    labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    quality: Quality | None = None
+    preview: Preview | None = None
+
+    @property
+    def id(self) -> str:
+        """The composite's name within its model: `composite/NAME`."""
+        return f"composite/{self.name}"

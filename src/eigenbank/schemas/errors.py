@@ -56,6 +56,10 @@ class ExportError(EigenbankError):
     """An edit cannot be expressed in the format asked for, or the file cannot be written."""
 
 
+class GalleryError(EigenbankError):
+    """A gallery cannot be written where it was asked for, or cannot be served."""
+
+
 class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Layer, Manifest, Recipe
+from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Layer, Manifest, Quality, Recipe
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 DIGEST = "d" * 64
@@ -28,6 +28,12 @@ def measured(text: str, confidence: float) -> Label:
     return label(text, confidence, "attribute-model:abc", evidence=evidence, polarity=-1, note="by\nhand")
 
 
+def quality(**known: object) -> Quality:
+    """A quality of which nothing is known but what is given."""
+    facts = {"source": "attribute-model:abc", "scale": 1.5, "seeds": (4, 5), "steps": 20}
+    return Quality.model_validate({**facts, **known})
+
+
 def manifest(
     model_id: str = "acme/faces",
     labels: dict[str, list[Label]] | None = None,
@@ -38,9 +44,12 @@ def manifest(
     revision: str | None = None,
     days: int = 0,
     licence: str | None = "mit",
+    qualities: dict[str, Quality] | None = None,
 ) -> Manifest:
-    """A set of made-up numbers. `labels` by direction name; names that are no direction of the set are an error."""
-    labels = dict(labels or {})
+    """A set of made-up numbers. `labels` and `qualities` by direction name; names that are no direction of the set are an
+    error.
+    """
+    labels, qualities = dict(labels or {}), dict(qualities or {})
     records = []
     for layer in layers:
         for slug in recipes:
@@ -54,8 +63,10 @@ def manifest(
                     share=0.5 / (rank + 1),
                     gap=None if rank == 2 else 0.1,
                 )
-                records.append(record.model_copy(update={"labels": tuple(labels.pop(record.id, ()))}))
+                told = {"labels": tuple(labels.pop(record.id, ())), "quality": qualities.pop(record.id, None)}
+                records.append(record.model_copy(update=told))
     assert not labels
+    assert not qualities
     return Manifest(
         checkpoint=Checkpoint(model_id=model_id, revision=revision, denoiser="UNet2DModel", licence=licence),
         created=NOW + timedelta(days=days),

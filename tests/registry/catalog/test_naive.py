@@ -14,7 +14,7 @@ from eigenbank.registry.catalog import Catalog, DirectionRow, search, walk
 from eigenbank.registry.catalog.words import Term, parse, split
 from eigenbank.schemas import Label, Manifest
 
-from .made import label, manifest
+from .made import label, manifest, quality
 
 WORDS = ["smile", "smiling", "long", "hair", "Größe", "mid", "acme", "x"]
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
@@ -23,6 +23,21 @@ LABELS = st.builds(
     TEXTS,
     st.none() | st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     st.sampled_from(["statistics", "human:ann", "clip:x@1"]),
+)
+SIZES = st.none() | st.sampled_from([0.0, 0.5, 1.25, 1e6])
+RATES = st.none() | st.sampled_from([0.0, 0.3333, 0.57, 1.0])
+QUALITIES = st.builds(
+    quality,
+    source=st.sampled_from(["statistics", "clip:x@1"]),
+    effect=SIZES,
+    selectivity=RATES,
+    consistency=RATES,
+    linearity=RATES,
+    recommended_range=st.none() | st.sampled_from([(-2.0, 2.0), (0.0, 0.5)]),
+    locality=RATES,
+    drift=SIZES,
+    scale=st.sampled_from([0.1, 2.0]),
+    seeds=st.lists(st.integers(0, 3), max_size=2).map(tuple),
 )
 LAYERS = ["mid_block.attentions.0", "up.smile", "x"]
 QUERIES = st.lists(st.sampled_from([*WORDS, "sm", "h", '"long hair"', '"smil"', "mid_block", "groß", "0"]), max_size=3)
@@ -35,7 +50,8 @@ def manifests(draw: st.DrawFn) -> list[Manifest]:
         layers = draw(st.lists(st.sampled_from(LAYERS), unique=True, min_size=1))
         names = [f"{layer}/value/{rank}" for layer in layers for rank in range(3)]
         labels = draw(st.dictionaries(st.sampled_from(names), st.lists(LABELS, max_size=4)))
-        sets.append(manifest(model_id, labels, layers=tuple(layers), recipes=("value",)))
+        qualities = draw(st.dictionaries(st.sampled_from(names), QUALITIES))
+        sets.append(manifest(model_id, labels, layers=tuple(layers), recipes=("value",), qualities=qualities))
     return sets
 
 
@@ -69,6 +85,20 @@ def best(row: DirectionRow, query: str, source: str | None, floor: float | None)
     return min(keys, default=None)
 
 
+def at_least(name: str, low: float) -> Callable[[DirectionRow], bool]:
+    """What a filter asks of the quality: unknown is not enough."""
+
+    def fits(row: DirectionRow) -> bool:
+        value = None if row.quality is None else getattr(row.quality, name)
+        return value is not None and bool(value >= low)
+
+    return fits
+
+
+def low_drift(row: DirectionRow) -> bool:
+    return row.quality is not None and row.quality.drift is not None and row.quality.drift <= 0.50001
+
+
 FILTERS: list[tuple[dict[str, object], Callable[[DirectionRow], bool]]] = [
     ({}, lambda row: True),
     ({"model": "acme/*"}, lambda row: row.model_id.startswith("acme/")),
@@ -79,7 +109,36 @@ FILTERS: list[tuple[dict[str, object], Callable[[DirectionRow], bool]]] = [
     ({"max_share": 0.2}, lambda row: row.share <= 0.2),
     ({"labelled": True}, lambda row: bool(row.labels)),
     ({"labelled": False, "rank": 2}, lambda row: not row.labels and row.rank == 2),
+    ({"min_gap": 0.1}, lambda row: row.gap is not None and row.gap >= 0.1),
+    *(
+        ({f"min_{name}": low}, at_least(name, low))
+        for name, low in (
+            ("effect", 0.5),
+            ("selectivity", 0.33335),
+            ("consistency", 0.57),
+            ("linearity", 0.0),
+            ("locality", 0.33325),
+            ("effect", 1e300),
+        )
+    ),
+    ({"max_drift": 0.50001}, low_drift),
+    (
+        {"min_consistency": 0.3333, "max_drift": 0.50001, "rank": 0},
+        lambda row: row.rank == 0 and at_least("consistency", 0.3333)(row) and low_drift(row),
+    ),
 ]
+
+
+def by(name: str, sign: int) -> Callable[[DirectionRow], tuple[object, ...]]:
+    """The order of what a quality, or the row itself, says; unknown comes last."""
+
+    def key(row: DirectionRow) -> tuple[object, ...]:
+        value = getattr(row.quality, name, None) if name != "gap" else row.gap
+        return value is None, sign * (value or 0)
+
+    return key
+
+
 ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
     "match": lambda row: (),
     "catalog": lambda row: (),
@@ -87,6 +146,8 @@ ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
     "share": lambda row: (-row.share,),
     "rank": lambda row: (row.rank,),
     "confidence": lambda row: (row.confidence is None, -(row.confidence or 0)),
+    **{name: by(name, -1) for name in ("gap", "effect", "selectivity", "consistency", "linearity", "locality")},
+    "drift": by("drift", 1),
 }
 WAYS = [
     {},  # as it comes: little is gathered and sorted
@@ -116,7 +177,7 @@ def going(way: dict[str, int]) -> Iterator[None]:
             st.none() | st.sampled_from(["human", "statistics"]),
             st.none() | st.sampled_from([0.0, 0.4, 1.0]),
             st.sampled_from(FILTERS),
-            st.sampled_from(["match", "match", "match", *ORDERS]),
+            st.sampled_from(["match"] * 5 + list(ORDERS)),
             st.sampled_from(WAYS),
             st.integers(1, 4),
         ),

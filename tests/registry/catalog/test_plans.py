@@ -9,12 +9,13 @@ from typing import Any, get_args
 import pytest
 from sqlalchemy import event
 
+from eigenbank.cli import filters as cli
 from eigenbank.registry.catalog import Catalog, Filters, Sort
 
-from .made import label, manifest
+from .made import label, manifest, quality
 from .test_naive import going
 
-SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog")
+SORTS = get_args(Sort)
 FILTERS: list[dict[str, Any]] = [
     {"model": "acme/faces-3"},
     {"model": "acme/*"},
@@ -36,6 +37,13 @@ FILTERS: list[dict[str, Any]] = [
     {"labelled": True},
     {"labelled": False},
     {"recipe": "value", "rank": 3, "layer": "mid*"},
+    {"min_gap": 0.05},
+    {"min_effect": 1.9},
+    {"min_selectivity": 0.9},
+    {"min_consistency": 0.5, "min_linearity": 0.5},
+    {"min_linearity": 0.99},
+    {"min_locality": 0.9},
+    {"max_drift": 0.01},
 ]
 TEXTS = ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
 SEARCHES: list[dict[str, Any]] = [
@@ -47,7 +55,7 @@ SEARCHES: list[dict[str, Any]] = [
 def test_every_filter_and_order_is_among_these() -> None:
     asked = {name for search in SEARCHES for name in search}
     assert asked | {"min_share"} == {field.name for field in dataclasses.fields(Filters)}
-    assert set(SORTS) == set(get_args(Sort))
+    assert set(SORTS) == set(cli.SORTS)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +70,19 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
                 for layer in ("mid_block.attentions.0", "up.1")
                 for rank in range(180)
             }
-            one = manifest(f"acme/faces-{number}", labels, layers=("mid_block.attentions.0", "up.1"), ranks=200)
+            layers = ("mid_block.attentions.0", "up.1")
+            qualities = {
+                name: quality(
+                    effect=rank / 100,
+                    selectivity=rank / 200,
+                    consistency=rank / 200,
+                    linearity=rank / 200,
+                    locality=rank / 200,
+                    drift=rank / 100,
+                )
+                for rank, name in ((int(name.rpartition("/")[2]), name) for name in labels)
+            }
+            one = manifest(f"acme/faces-{number}", labels, layers=layers, ranks=200, qualities=qualities)
             catalog.add_set(one, location=f"/sets/{number}", digest=str(number))
         yield catalog
 

@@ -21,7 +21,7 @@ from eigenbank.schemas import Manifest
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import CatalogError
 
-from .made import label, manifest, measured
+from .made import label, manifest, measured, quality
 from .test_naive import manifests
 
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -149,6 +149,34 @@ def test_the_newer_set_is_kept_and_labels_of_lost_directions_wait(catalog: Catal
         assert row.labels == (measured("smile", 0.5),)
 
 
+def test_a_merge_takes_the_quality_from_whoever_knows_it(catalog: Catalog, tmp_path: Path) -> None:
+    """As an export of an eigenbank that kept none, imported: the same set, but for the qualities."""
+    known = quality(effect=0.5, recommended_range=(-1.0, 2.0))
+    with Catalog.open(tmp_path / "other.db", shipped=False) as other:
+        catalog.add_set(manifest(), location="/a", digest="1")
+        other.add_set(manifest(qualities={MID: known}), location="/a", digest="1")
+        assert [(one.what, one.count) for one in merge(catalog, other)] == [("qualities only there: added", 1)]
+        row = catalog.get_direction(f"acme/faces#{MID}")
+        assert row is not None
+        assert row.quality == known
+        assert content(catalog) == content(other)
+        assert merge(catalog, other) == merge(other, catalog) == []
+        other.add_set(manifest(qualities={MID: quality(effect=9.0)}, days=1), location="/a", digest="2")
+        catalog.add_set(manifest(days=2), location="/a", digest="3")
+        merge(catalog, other)
+        row = catalog.get_direction(f"acme/faces#{MID}")
+        assert row is not None
+        assert row.quality is None  # another set's directions are others
+
+
+def test_an_export_of_format_1_is_read(catalog: Catalog, tmp_path: Path) -> None:
+    file = exported(catalog)
+    file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
+    with Catalog.open(tmp_path / "target.db", shipped=False) as target:
+        import_file(target, file)
+        assert content(target) == content(catalog)
+
+
 def test_merging_entries_is_pure_and_symmetric(catalog: Catalog) -> None:
     catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="/a", digest="1")
     (entry,) = content(catalog)
@@ -168,7 +196,7 @@ def exported(catalog: Catalog) -> Path:
         (lambda text: text[: len(text) // 2], "line 2: .*"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "cut short"),
         (lambda text: text + "more\n", "there is more after the end"),
-        (lambda text: text.replace('"version": 1', '"version": 9'), "version 9, this eigenbank reads up to 1"),
+        (lambda text: text.replace('"version": 2', '"version": 9'), "version 9, this eigenbank reads up to 2"),
         (lambda text: "a shopping list", "line 1: expected a catalog's export"),
         (lambda text: "", "cut short"),
         (lambda text: text.replace('"rank":0', '"rank":-1'), r"line 2: directions\.0\.rank"),
@@ -204,7 +232,7 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(catalog: Cat
 
 def test_a_line_of_an_export_is_json_that_names_its_format(catalog: Catalog) -> None:
     lines = exported(catalog).read_text().splitlines()
-    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 1}
+    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 2}
     assert json.loads(lines[-1])["labels"] == 1
     assert len(lines) == 3
 
@@ -255,6 +283,32 @@ def test_every_label_of_an_export_is_validated_as_a_label(
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     entry = json.loads(lines[1])
     entry["directions"][0]["labels"][0].update(change)
+    lines[1] = json.dumps(entry)
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(CatalogError, match=f"line 2: {re.escape(message)}"):
+        import_file(catalog, tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "directions.0.quality.colour: Extra inputs are not permitted"),
+        ({"selectivity": 1.5}, "directions.0.quality.selectivity: Input should be less than or equal to 1"),
+        ({"effect": -1}, "directions.0.quality.effect: Input should be greater than or equal to 0"),
+        ({"drift": float("inf")}, "directions.0.quality.drift: Input should be a finite number"),
+        ({"steps": None}, "directions.0.quality.steps: Input should be a valid integer"),
+    ],
+)
+def test_every_quality_of_an_export_is_validated_as_a_quality(
+    catalog: Catalog, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    name = "mid_block.attentions.0/value/0"
+    one = manifest(qualities={name: quality(effect=1.0)}, layers=("mid_block.attentions.0",))
+    catalog.add_set(one, location="x", digest="d")
+    export_file(catalog, tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    entry = json.loads(lines[1])
+    entry["directions"][0]["quality"].update(change)
     lines[1] = json.dumps(entry)
     (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(CatalogError, match=f"line 2: {re.escape(message)}"):

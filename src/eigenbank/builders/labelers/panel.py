@@ -7,7 +7,8 @@ from eigenbank.builders.labelers.seam import Labeler, checked_scores
 
 
 class Panel:
-    """Labelers side by side. `columns` says which of the scores, in the order they are read, are whose, by source."""
+    """Labelers side by side. `columns` says which of the scores, in the order they are read, are whose, by source;
+    `width` is how many there are."""
 
     def __init__(self, labelers: list[Labeler]) -> None:
         self.labelers = labelers
@@ -16,6 +17,7 @@ class Panel:
         for labeler in labelers:
             self.columns[labeler.source] = slice(start, start + len(labeler.names))
             start += len(labeler.names)
+        self.width = start
 
     def read(self, images: Tensor) -> Tensor:
         """`(n, 3, h, w)` in [0, 1] → `(n, f)` of all labelers. Raises LabelerError, which says whose fault it is."""

@@ -93,6 +93,11 @@ def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
 
 _DERIVED = (
     (
+        "labels",
+        "{} whose rank is not their direction's",
+        "SELECT count(*) FROM labels l JOIN directions d ON d.id = l.direction_id WHERE l.rank <> d.rank",
+    ),
+    (
         "directions",
         "{} whose count of labels, or whose confidence, is not that of their labels",
         "SELECT count(*) FROM (SELECT d.id FROM directions d LEFT JOIN labels l ON l.direction_id = d.id "

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import URL, select
 
-from eigenbank.registry.catalog import names, read, seed, write
+from eigenbank.registry.catalog import names, read, seed, write, write_labels
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
@@ -125,7 +125,7 @@ class Catalog(Reader):
         """
         with self._change() as connection:
             for number in [self._number(connection, full_id) for full_id in full_ids]:
-                write.put_label(connection, number, label)
+                write_labels.put_label(connection, number, label)
 
     def remove_label(self, full_id: str, text: str, source: str) -> bool:
         """Take one source's label off a direction. Returns whether it was there. Raises UnknownNameError."""
@@ -150,7 +150,7 @@ class Catalog(Reader):
             missing = [full_id for number, full_id in numbers.items() if number not in has]
             if not missing and texts is not None and sources is not None:
                 for number in numbers:
-                    write.remove_label(connection, number, texts, sources)
+                    write_labels.remove_label(connection, number, texts, sources)
             return missing
 
     def _number(self, connection: Any, full_id: str) -> int:

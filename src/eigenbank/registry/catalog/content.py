@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from eigenbank.registry.catalog.models import EPOCH, MICROSECOND
-from eigenbank.schemas import Label, Manifest
+from eigenbank.schemas import Label, Manifest, Quality
 
 
 class EvidenceData(NamedTuple):
@@ -41,6 +41,22 @@ class LabelData(NamedTuple):
         return self.source.partition(":")[0] == "human"
 
 
+class QualityData(NamedTuple):
+    """How a direction behaves as a slider; see `schemas.Quality`."""
+
+    source: str
+    effect: float | None
+    selectivity: float | None
+    consistency: float | None
+    linearity: float | None
+    recommended_range: tuple[float, float] | None
+    locality: float | None
+    drift: float | None
+    scale: float
+    steps: int
+    seeds: tuple[int, ...]
+
+
 class LayerData(NamedTuple):
     """A layer of a set."""
 
@@ -51,7 +67,7 @@ class LayerData(NamedTuple):
 
 
 class DirectionData(NamedTuple):
-    """A direction of a set, with its labels."""
+    """A direction of a set, with its labels and its quality, where that is known."""
 
     layer: str
     recipe: str
@@ -60,6 +76,7 @@ class DirectionData(NamedTuple):
     share: float
     gap: float | None
     labels: list[LabelData]
+    quality: QualityData | None = None
 
     @property
     def name(self) -> str:
@@ -116,23 +133,15 @@ def microseconds(moment: datetime) -> int:
 
 def label_data(label: Label) -> LabelData:
     """Return a label's values."""
-    found = label.evidence
-    evidence = None
+    found, evidence = label.evidence, None
     if found is not None:
-        evidence = EvidenceData(
-            found.effect,
-            found.selectivity,
-            found.consistency,
-            found.asymmetry,
-            found.runner_up,
-            found.runner_up_effect,
-            found.null,
-            found.scale,
-            found.steps,
-            found.seeds,
-        )
+        evidence = EvidenceData(**{name: getattr(found, name) for name in EvidenceData._fields})
     created = microseconds(label.created)
     return LabelData(label.text, label.source, label.polarity, label.confidence, created, label.note, evidence)
+
+
+def _quality_data(quality: Quality) -> QualityData:
+    return QualityData(**{name: getattr(quality, name) for name in QualityData._fields})
 
 
 def from_manifest(
@@ -155,6 +164,7 @@ def from_manifest(
             record.share,
             record.gap,
             [label_data(label) for label in record.labels],
+            None if record.quality is None else _quality_data(record.quality),
         )
         for record in manifest.directions
     ]

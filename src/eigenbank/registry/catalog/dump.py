@@ -9,7 +9,6 @@ from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 from eigenbank.registry.catalog.content import (
     CheckpointData,
     DirectionData,
-    EvidenceData,
     LabelData,
     LayerData,
     SetData,
@@ -22,16 +21,13 @@ from eigenbank.registry.catalog.models import (
     LabelTable,
     LayerTable,
     NameTable,
-    ProtocolTable,
     RecipeTable,
     SetTable,
-    SourceTable,
     SpectrumTable,
     StrayTable,
-    TextTable,
 )
-from eigenbank.registry.catalog.read import LABEL_COLUMNS
-from eigenbank.registry.catalog.sql import among
+from eigenbank.registry.catalog.sql import among, rows_of
+from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Label
 
 _CHECKPOINTS = select(
@@ -72,6 +68,7 @@ _DIRECTIONS = (
         DirectionTable.eigenvalue,
         DirectionTable.share,
         DirectionTable.gap,
+        *QUALITY_COLUMNS,
     )
     .where(among(DirectionTable.spectrum_id, "spectra"))
     .order_by(DirectionTable.id)
@@ -80,85 +77,50 @@ _LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "direction
 _STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 
 
-class _Strings:
-    """Texts, sources and protocols, each looked up once."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.texts: dict[int, str] = {}
-        self.sources: dict[int, str] = {}
-        self.protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
-
-    def learn(self, rows: list[Any]) -> None:
-        """Look up what stored labels refer to."""
-        for known, table, column, wanted in (
-            (self.texts, TextTable, TextTable.text, {row[1] for row in rows} | {row[12] for row in rows}),
-            (self.sources, SourceTable, SourceTable.name, {row[2] for row in rows}),
-        ):
-            missing = [number for number in wanted if number is not None and number not in known]
-            if missing:
-                statement = select(table.id, column).where(among(table.id, "numbers"))
-                known.update((row[0], row[1]) for row in self.connection.execute(statement, {"numbers": missing}))
-        missing = [number for number in {row[7] for row in rows} if number is not None and number not in self.protocols]
-        if missing:
-            protocols = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
-            for row in self.connection.execute(protocols.where(among(ProtocolTable.id, missing))):
-                self.protocols[row[0]] = (row[1], row[2], tuple(json.loads(row[3])))
-
-    def label(self, row: Any) -> LabelData:
-        """Return the values that a stored label stands for."""
-        evidence = None
-        if row[7] is not None:
-            runner_up = None if row[12] is None else self.texts[row[12]]
-            evidence = EvidenceData(
-                row[8], row[9], row[10], row[11], runner_up, row[13], row[14], *self.protocols[row[7]]
-            )
-        return LabelData(self.texts[row[1]], self.sources[row[2]], row[3], row[4], row[5], row[6], evidence)
-
-
 def checkpoints(connection: Connection) -> Iterator[CheckpointData]:
     """Yield everything a catalog holds, by model id and revision. Labels are sorted by text and source."""
-    strings = _Strings(connection)
+    stored = Stored()
     for row in connection.execute(_CHECKPOINTS).all():
-        yield _checkpoint(connection, strings, row[0], row[1:])
+        yield _checkpoint(connection, stored, row[0], row[1:])
 
 
 def checkpoint(connection: Connection, model_id: str, revision: str) -> CheckpointData | None:
     """Return what a catalog holds of one checkpoint."""
     statement = _CHECKPOINTS.where(CheckpointTable.model_id == model_id, CheckpointTable.revision == revision)
     row = connection.execute(statement).first()
-    return None if row is None else _checkpoint(connection, _Strings(connection), row[0], row[1:])
+    return None if row is None else _checkpoint(connection, Stored(), row[0], row[1:])
 
 
-def _checkpoint(connection: Connection, strings: _Strings, number: int, facts: Any) -> CheckpointData:
+def _checkpoint(connection: Connection, stored: Stored, number: int, facts: Any) -> CheckpointData:
     row = connection.execute(_SET, {"checkpoint": number}).first()
     found = None
     if row is not None:
         layers = connection.execute(_LAYERS, {"set": row[0]}).all()
-        directions = [record for _, record in _read_directions(connection, strings, row[0])]
+        directions = [record for _, record in _read_directions(connection, stored, row[0])]
         found = SetData(SetFacts(*row[1:]), [LayerData(*layer[1:]) for layer in layers], directions)
     model_id, revision, denoiser, component, licence, path = facts
     strays = read_strays(connection, number)
     return CheckpointData(model_id, revision, denoiser, component, licence, path, found, strays)
 
 
-def _read_directions(connection: Connection, strings: _Strings, set_id: int) -> Iterator[tuple[int, DirectionData]]:
+def _read_directions(connection: Connection, stored: Stored, set_id: int) -> Iterator[tuple[int, DirectionData]]:
     layers = {row[0]: row[1] for row in connection.execute(_LAYERS, {"set": set_id})}
     spectra = {row[0]: (layers[row[1]], row[2]) for row in connection.execute(_SPECTRA, {"layers": list(layers)})}
-    rows = connection.execute(_DIRECTIONS, {"spectra": list(spectra)}).all()
-    stored = list(connection.execute(_LABELS, {"directions": [row[0] for row in rows]}))
-    strings.learn(stored)
+    rows = rows_of(connection, _DIRECTIONS, {"spectra": list(spectra)})
+    found = rows_of(connection, _LABELS, {"directions": [row[0] for row in rows]})
+    stored.learn(connection, found, [row[6:] for row in rows])
     labels: dict[int, list[LabelData]] = {}
-    for row in stored:
-        labels.setdefault(row[0], []).append(strings.label(row))
-    for number, spectrum, rank, eigenvalue, share, gap in rows:
+    for row in found:
+        labels.setdefault(row[0], []).append(stored.label(row))
+    for number, spectrum, rank, eigenvalue, share, gap, *measured in rows:
         own = sorted(labels.get(number, []), key=lambda label: label[:2])
-        yield number, DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own)
+        quality = stored.quality(measured)
+        yield number, DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own, quality)
 
 
 def labels_by_name(connection: Connection, set_id: int) -> dict[str, list[LabelData]]:
     """Return the labels of a set by the name of their direction."""
-    found = _read_directions(connection, _Strings(connection), set_id)
+    found = _read_directions(connection, Stored(), set_id)
     return {record.name: list(record.labels) for _, record in found if record.labels}
 
 

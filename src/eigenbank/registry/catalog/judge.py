@@ -12,7 +12,7 @@ from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.scope import LabelTest, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 
-Key = tuple[int, bool, float]
+Key = tuple[int, bool, int]
 """How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
 
 
@@ -66,11 +66,11 @@ def best_keys(connection: Connection, matches: Matches | None, test: LabelTest, 
             passing.add(number)
             tier = matches.tier(text, *places.get(number, (0, 0)))
             if tier is not None:
-                key = (tier, confidence is None, -(confidence or 0.0))
+                key = (tier, confidence is None, -(confidence or 0))
                 best[number] = min(best.get(number, key), key)
         for number, place in places.items():
             if number in passing and number not in best and matches.named(*place):
-                best[number] = (NAMES, False, 0.0)
+                best[number] = (NAMES, False, 0)
     return best
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select
 
 from eigenbank.registry.catalog.models import LabelTable, TextTable
+from eigenbank.registry.catalog.parts import PARTS
 from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.registry.catalog.walk import Budget
@@ -30,8 +31,10 @@ _FIRST = (
 _BEST_HEADS = select(TextTable.id, _BEST).where(among(TextTable.id, "texts"))
 _FIRST_HEADS = select(TextTable.id, _FIRST).where(among(TextTable.id, "texts"))
 
-Row = tuple[float, int]
+Row = tuple[int, int]
 """The negated confidence (0 where there is none) and the direction: less comes first."""
+_BEYOND = PARTS + 1
+"""More than any confidence."""
 Keep = Callable[[int], bool] | None
 """Which directions to keep; None: all."""
 
@@ -46,7 +49,7 @@ class _Text:
         self.connection = connection
         self.text = text
         self.statement = statement
-        self.place = (0.0 if unknown else -2.0, 0) if after is None else (-(after.value or 0.0), after.direction)
+        self.place = (0 if unknown else -_BEYOND, 0) if after is None else (-_value(after), after.direction)
         self.batch = 0
         self.done = False
         self.rows: list[Row] = []
@@ -63,9 +66,9 @@ class _Text:
             budget.spend(self.batch)
             self.done = len(found) < self.batch
             if found:
-                self.place = (-(found[-1][1] or 0.0), found[-1][0])
+                self.place = (-(found[-1][1] or 0), found[-1][0])
             keep = self.keep
-            self.rows = [(-(row[1] or 0.0), row[0]) for row in reversed(found) if keep is None or keep(row[0])]
+            self.rows = [(-(row[1] or 0), row[0]) for row in reversed(found) if keep is None or keep(row[0])]
         return self.rows.pop()
 
 
@@ -86,7 +89,7 @@ def merged(
     heads = _heads(connection, list(texts), after, unknown=unknown)
     completed: dict[int, Any] = {}
     share = min(max(2 * wanted // max(len(heads), 1), _LEAST), wanted)
-    heap: list[tuple[float, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
+    heap: list[tuple[int, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
     heapq.heapify(heap)
     batch: list[Position] = []
     while heap:
@@ -115,13 +118,18 @@ def merged(
 def _heads(connection: Connection, texts: list[int], after: Position | None, *, unknown: bool) -> list[tuple[int, Row]]:
     """The texts that have labels left, with a place that none of theirs comes before."""
     if len(texts) <= _AT_ONCE:
-        return [(text, (-2.0, 0)) for text in texts]
+        return [(text, (-_BEYOND, 0)) for text in texts]
     if unknown:
         found = connection.execute(_FIRST_HEADS, {"texts": texts, "number": after.direction if after else 0})
-        return [(row[0], (0.0, row[1])) for row in found if row[1] is not None]
-    value = after.value if after is not None and after.value is not None else 2.0
+        return [(row[0], (0, row[1])) for row in found if row[1] is not None]
+    value = _value(after) if after is not None and after.value is not None else _BEYOND
     found = connection.execute(_BEST_HEADS, {"texts": texts, "value": value})
     return [(row[0], (-row[1], 0)) for row in found if row[1] is not None]
+
+
+def _value(after: Position) -> int:
+    """The confidence that a position is at. A cursor may be made up, and hold any number."""
+    return int(after.value or 0)
 
 
 def _complete(base: Any, *, unknown: bool) -> Any:

@@ -3,7 +3,7 @@
 checkpoint ─ set ─ layers ─ spectra (a layer and a recipe) ─ directions ─ labels. Strings that repeat (label texts,
 layer names, sources, recipes) and the measuring protocols are kept once and referred to by number: a million directions
 with three labels each then fit in 600 bytes apiece, and a text search looks at each distinct text once, however many
-labels share it. `directions.labels`, `directions.confidence`, `sets.directions` and `sets.labels` are derived, kept by
+labels share it. Measured numbers are whole ten-thousandths (see `parts`). `directions.labels`, `directions.confidence`, `labels.rank`, `sets.directions` and `sets.labels` are derived, kept by
 `write` in the same transaction, so that sorting and counting need no join.
 
 Numbers grow along the chain: within a set, layers, spectra and directions are numbered in order, and a later set has
@@ -150,7 +150,9 @@ class SpectrumTable(Base):
 
 
 class DirectionTable(Base):
-    """A direction. `labels` is how many it has, `confidence` the highest of theirs (NULL where none says one)."""
+    """A direction. `labels` is how many it has, `confidence` the highest of theirs (NULL where none says one). From
+    `source_id` on its quality, all NULL where there is none.
+    """
 
     __tablename__ = "directions"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -158,19 +160,34 @@ class DirectionTable(Base):
     rank: Mapped[int] = mapped_column(Integer)
     eigenvalue: Mapped[float] = mapped_column()
     share: Mapped[float] = mapped_column()
-    gap: Mapped[float | None]
+    gap: Mapped[float | None] = mapped_column()
     labels: Mapped[int] = mapped_column(Integer, index=True)
-    confidence: Mapped[float | None] = mapped_column()
+    confidence: Mapped[int | None] = mapped_column(Integer)
+    source_id: Mapped[int | None] = mapped_column(ForeignKey("sources.id"))
+    protocol_id: Mapped[int | None] = mapped_column(ForeignKey("protocols.id"))
+    effect: Mapped[int | None] = mapped_column(BigInteger)
+    selectivity: Mapped[int | None] = mapped_column(Integer)
+    consistency: Mapped[int | None] = mapped_column(Integer)
+    linearity: Mapped[int | None] = mapped_column(Integer)
+    range_low: Mapped[int | None] = mapped_column(Integer)
+    range_high: Mapped[int | None] = mapped_column(Integer)
+    locality: Mapped[int | None] = mapped_column(Integer)
+    drift: Mapped[int | None] = mapped_column(BigInteger, index=True)
     __table_args__ = (
         UniqueConstraint("spectrum_id", "rank"),
         # Descending, with the number ascending behind it: pages go from the largest down, ties in catalog order.
         Index("ix_directions_eigenvalue", eigenvalue.desc()),
         Index("ix_directions_share", share.desc()),
+        Index("ix_directions_gap", gap.desc()),
         Index("ix_directions_confidence", confidence.desc()),
+        Index("ix_directions_effect", effect.desc()),
+        Index("ix_directions_selectivity", selectivity.desc()),
+        Index("ix_directions_consistency", consistency.desc()),
+        Index("ix_directions_linearity", linearity.desc()),
+        Index("ix_directions_locality", locality.desc()),
         # High ranks have small values: in the order of all, those of one rank would be found late.
         Index("ix_directions_rank_eigenvalue", rank, eigenvalue.desc()),
         Index("ix_directions_rank_share", rank, share.desc()),
-        # The numbers of those of one rank, close together: `sql.of_rank` looks many up.
         Index("ix_directions_rank", rank),
         CheckConstraint("rank >= 0", name="rank"),
         CheckConstraint("eigenvalue >= 0", name="eigenvalue"),
@@ -208,28 +225,31 @@ class ProtocolTable(Base):
 
 
 class LabelTable(Base):
-    """What one source calls one direction. The evidence is spread over columns, all NULL where there is none."""
+    """What one source calls one direction. The evidence is spread over columns, all NULL where there is none. `rank` is
+    the direction's: the labels of one text at one rank are then told by the text's index alone.
+    """
 
     __tablename__ = "labels"
     direction_id: Mapped[int] = mapped_column(_to("directions.id"), primary_key=True)
     text_id: Mapped[int] = mapped_column(ForeignKey("texts.id"), primary_key=True)
     source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
     polarity: Mapped[int] = mapped_column(Integer)
-    confidence: Mapped[float | None] = mapped_column()
+    confidence: Mapped[int | None] = mapped_column(Integer)
     created: Mapped[datetime] = mapped_column(UtcTime)
     note: Mapped[str | None] = mapped_column(Text)
     protocol_id: Mapped[int | None] = mapped_column(ForeignKey("protocols.id"))
-    effect: Mapped[float | None]
-    selectivity: Mapped[float | None]
-    consistency: Mapped[float | None]
-    asymmetry: Mapped[float | None]
+    effect: Mapped[int | None] = mapped_column(BigInteger)
+    selectivity: Mapped[int | None] = mapped_column(Integer)
+    consistency: Mapped[int | None] = mapped_column(Integer)
+    asymmetry: Mapped[int | None] = mapped_column(BigInteger)
     runner_up_id: Mapped[int | None] = mapped_column(ForeignKey("texts.id"))
-    runner_up_effect: Mapped[float | None]
-    null_effect: Mapped[float | None]
+    runner_up_effect: Mapped[int | None] = mapped_column(BigInteger)
+    null_effect: Mapped[int | None] = mapped_column(BigInteger)
+    rank: Mapped[int] = mapped_column(Integer)
     __table_args__ = (
-        Index("ix_labels_text_id_confidence", text_id, confidence.desc(), direction_id),
+        Index("ix_labels_text_id_confidence", text_id, confidence.desc(), direction_id, rank),
         CheckConstraint("polarity IN (-1, 1)", name="polarity"),
-        CheckConstraint("confidence BETWEEN 0 AND 1", name="confidence"),
+        CheckConstraint("confidence BETWEEN 0 AND 10000", name="confidence"),
         # Clustered by direction: its labels are read in one go, and the key needs no second copy.
         {"sqlite_with_rowid": False},
     )

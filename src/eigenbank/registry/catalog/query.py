@@ -12,7 +12,21 @@ from typing import Literal, NamedTuple, get_args
 
 from eigenbank.schemas.errors import CatalogError, unknown
 
-Sort = Literal["match", "confidence", "eigenvalue", "share", "rank", "catalog"]
+Sort = Literal[
+    "match",
+    "confidence",
+    "eigenvalue",
+    "share",
+    "rank",
+    "catalog",
+    "gap",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+    "drift",
+]
 MAX_LIMIT = 10_000
 
 
@@ -21,7 +35,8 @@ class Filters:
     """What a search asks for. `model`, `layer` and `recipe` are names or globs (`*`, `?`, `[…]`); bounds are inclusive.
 
     `source` is a label's source, its first part (`human`) or a glob. `source`, `min_confidence` and the text must be
-    met by the same label. `labelled` False: directions without any label.
+    met by the same label. `labelled` False: directions without any label. What is not known of a direction is within no
+    bounds, and comes last in its order.
     """
 
     text: str | None = None
@@ -41,6 +56,13 @@ class Filters:
     source: str | None = None
     min_confidence: float | None = None
     labelled: bool | None = None
+    min_gap: float | None = None
+    min_effect: float | None = None
+    min_selectivity: float | None = None
+    min_consistency: float | None = None
+    min_linearity: float | None = None
+    min_locality: float | None = None
+    max_drift: float | None = None
     sort: Sort = "match"
 
     @property
@@ -75,15 +97,15 @@ def literal_prefix(pattern: str) -> str:
 
 
 class Position(NamedTuple):
-    """Where a page ended: in which stream of rows, at which value and direction."""
+    """Where a page ended: in which stream of rows, at which value (as it is stored) and direction."""
 
     stream: int
-    value: float | None
+    value: int | float | None
     direction: int
 
     def order(self, *, descending: bool) -> tuple[int, float, int]:
         """Return the key that puts positions in the order of their search."""
-        value = self.value or 0.0
+        value = self.value or 0
         return self.stream, -value if descending else value, self.direction
 
 
@@ -100,7 +122,9 @@ def decode(cursor: str, digest: str) -> Position:
     except (binascii.Error, ValueError, RecursionError):
         document = None
     match document:
-        case [str(found), int(stream), None | int() | float() as value, int(direction)] if abs(direction) < 2**63:
+        case [str(found), int(stream), None | int() | float() as value, int(direction)] if (
+            abs(direction) < 2**63 and abs(value or 0) < 2**63
+        ):
             pass
         case _:
             message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
@@ -108,4 +132,4 @@ def decode(cursor: str, digest: str) -> Position:
     if found != digest:
         message = "the cursor is of another search: repeat the search that gave it, with the same filters and order."
         raise CatalogError(message)
-    return Position(stream, None if value is None else float(value), direction)
+    return Position(stream, value, direction)

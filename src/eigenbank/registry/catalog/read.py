@@ -3,12 +3,11 @@
 The statements are made once: SQLAlchemy then finds their compiled form without looking at them again.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
+from sqlalchemy import Connection, bindparam, select
 
 from eigenbank.registry.catalog.models import (
     EPOCH,
@@ -18,16 +17,14 @@ from eigenbank.registry.catalog.models import (
     LabelTable,
     LayerTable,
     NameTable,
-    ProtocolTable,
     RecipeTable,
     SetTable,
-    SourceTable,
     SpectrumTable,
-    TextTable,
 )
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, SetRow
 from eigenbank.registry.catalog.sql import among, between, rows_of
-from eigenbank.schemas import Evidence, Label
+from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
+from eigenbank.schemas import Evidence, Label, Quality
 from eigenbank.schemas.common import Model
 
 M = TypeVar("M", bound=Model)
@@ -55,6 +52,7 @@ _FACTS = select(
     DirectionTable.eigenvalue,
     DirectionTable.share,
     DirectionTable.gap,
+    *QUALITY_COLUMNS,
 )
 _DIRECTIONS = _FACTS.where(among(DirectionTable.id, "numbers"))
 _DIRECTIONS_IN_ROW = _FACTS.where(between(DirectionTable.id))
@@ -78,32 +76,8 @@ _SPECTRA = (
     .where(among(SpectrumTable.id, "numbers"))
 )
 
-LABEL_COLUMNS = (
-    LabelTable.direction_id,
-    LabelTable.text_id,
-    LabelTable.source_id,
-    LabelTable.polarity,
-    LabelTable.confidence,
-    type_coerce(LabelTable.created, BigInteger),
-    LabelTable.note,
-    LabelTable.protocol_id,
-    LabelTable.effect,
-    LabelTable.selectivity,
-    LabelTable.consistency,
-    LabelTable.asymmetry,
-    LabelTable.runner_up_id,
-    LabelTable.runner_up_effect,
-    LabelTable.null_effect,
-)
-"""A label as it is stored: what `Labels` is fed with."""
-
 _LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
 _LABELS_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
-_TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
-_SOURCES = select(SourceTable.id, SourceTable.name).where(among(SourceTable.id, "numbers"))
-_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds).where(
-    among(ProtocolTable.id, "numbers")
-)
 
 
 def _set(row: Any) -> SetRow:
@@ -174,73 +148,61 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     rows = {row[0]: row for row in _of(connection, numbers, _DIRECTIONS, _DIRECTIONS_IN_ROW)}
     wanted = list({row[1] for row in rows.values()})
     spectra = {row[0]: row for row in rows_of(connection, _SPECTRA, {"numbers": wanted})}
-    raw, source = raw_labels(connection, numbers)
+    labels = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
+    stored = Stored()
+    stored.learn(connection, labels, [row[6:] for row in rows.values()])
+    told, raw = Told(stored), _by_direction(labels)
     found = []
     for number in numbers:
-        _, spectrum, rank, eigenvalue, share, gap = rows[number]
+        _, spectrum, rank, eigenvalue, share, gap, *measured = rows[number]
         _, model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
         own = raw.get(number, ())
         row = DirectionRow(
-            model_id, revision or None, layer, kind, width, recipe, rank, eigenvalue, share, gap, location, own, source
+            model_id,
+            revision or None,
+            layer,
+            kind,
+            width,
+            recipe,
+            rank,
+            eigenvalue,
+            share,
+            gap,
+            location,
+            own,
+            measured,
+            told,
         )
         found.append(row)
     return found
 
 
-class Labels:
-    """Turns stored labels into `Label` objects. The strings they refer to are read beforehand."""
+class Told:
+    """What stored labels and qualities stand for, as objects. They were validated when they were put in."""
 
-    def __init__(self, connection: Connection, rows: Sequence[Any]) -> None:
-        self._texts = _names(connection, _TEXTS, {row[1] for row in rows} | {row[12] for row in rows})
-        self._sources = _names(connection, _SOURCES, {row[2] for row in rows})
-        protocols = [number for number in {row[7] for row in rows} if number is not None]
-        self._protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
-        if protocols:
-            for number, scale, steps, seeds in connection.execute(_PROTOCOLS, {"numbers": protocols}):
-                self._protocols[number] = (scale, steps, tuple(json.loads(seeds)))
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
 
-    def _order(self, raw: Any) -> tuple[bool, float, str, str]:
-        return raw[4] is None, -(raw[4] or 0.0), self._texts[raw[1]], self._sources[raw[2]]
+    def _order(self, raw: Any) -> tuple[bool, int, str, str]:
+        return raw[4] is None, -(raw[4] or 0), self._stored.texts[raw[1]], self._stored.sources[raw[2]]
 
     def texts(self, raw: Sequence[Any]) -> list[str]:
         """Return the texts of stored labels, the most confident first, those without a confidence last."""
-        return [self._texts[one[1]] for one in sorted(raw, key=self._order)]
+        return [self._stored.texts[one[1]] for one in sorted(raw, key=self._order)]
 
     def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
-        """Return the labels that stored ones stand for, in the same order. They were validated when they were put in."""
+        """Return the labels that stored ones stand for, in the same order."""
         return tuple(map(self._label, sorted(raw, key=self._order)))
 
     def _label(self, raw: Any) -> Label:
-        evidence = None
-        if raw[7] is not None:
-            scale, steps, seeds = self._protocols[raw[7]]
-            evidence = _made(
-                Evidence,
-                {
-                    "effect": raw[8],
-                    "selectivity": raw[9],
-                    "consistency": raw[10],
-                    "asymmetry": raw[11],
-                    "runner_up": None if raw[12] is None else self._texts[raw[12]],
-                    "runner_up_effect": raw[13],
-                    "null": raw[14],
-                    "scale": scale,
-                    "seeds": seeds,
-                    "steps": steps,
-                },
-            )
-        return _made(
-            Label,
-            {
-                "text": self._texts[raw[1]],
-                "polarity": raw[3],
-                "confidence": raw[4],
-                "source": self._sources[raw[2]],
-                "evidence": evidence,
-                "note": raw[6],
-                "created": moment(raw[5]),
-            },
-        )
+        found = self._stored.label(raw)
+        evidence = None if found.evidence is None else _made(Evidence, found.evidence._asdict())
+        return _made(Label, found._asdict() | {"created": moment(found.created), "evidence": evidence})
+
+    def quality(self, raw: Sequence[Any]) -> Quality | None:
+        """Return the quality that a stored one stands for."""
+        found = self._stored.quality(raw)
+        return None if found is None else _made(Quality, found._asdict())
 
 
 def _made(model: type[M], values: dict[str, Any]) -> M:
@@ -261,11 +223,6 @@ def moment(microseconds: int) -> datetime:
     return EPOCH + MICROSECOND * microseconds
 
 
-def _names(connection: Connection, statement: Any, numbers: Iterable[int | None]) -> dict[int, str]:
-    wanted = [number for number in numbers if number is not None]
-    return dict(rows_of(connection, statement, {"numbers": wanted})) if wanted else {}
-
-
 def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: Any) -> list[Any]:
     """Return the rows of directions; `in_row` is the statement for those that follow one another, as a set's do."""
     first, last = min(numbers), max(numbers)
@@ -274,9 +231,7 @@ def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: 
     return rows_of(connection, statement, {"numbers": numbers})
 
 
-def raw_labels(connection: Connection, numbers: Sequence[int]) -> tuple[dict[int, list[Any]], Labels]:
-    """Return the stored labels of directions by their number, and what makes labels of them."""
-    rows = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
+def _by_direction(rows: Sequence[Any]) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
     for row in rows:
         number = row[0]
@@ -284,4 +239,4 @@ def raw_labels(connection: Connection, numbers: Sequence[int]) -> tuple[dict[int
             found[number].append(row)
         else:
             found[number] = [row]
-    return found, Labels(connection, rows)
+    return found

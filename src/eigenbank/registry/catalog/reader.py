@@ -1,6 +1,7 @@
 """Questions to a catalog: its sets, names and directions."""
 
 import math
+from dataclasses import astuple
 
 from sqlalchemy import func, select
 
@@ -17,6 +18,7 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     TextTable,
 )
+from eigenbank.registry.catalog.parts import number
 from eigenbank.registry.catalog.query import MAX_LIMIT, Filters, Sort, check_sort
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Page, SetRow
 from eigenbank.registry.catalog.scope import label_test
@@ -116,15 +118,15 @@ class Reader:
         )
         with self._database.reading() as connection:
             if model_id is not None:
-                number = connection.execute(read.newest_set_id(model_id)).scalar() if storable(model_id) else None
-                if number is None:
+                set_id = connection.execute(read.newest_set_id(model_id)).scalar() if storable(model_id) else None
+                if set_id is None:
                     raise names.unknown_model(connection, model_id)
                 statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
                 statement = statement.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
                 statement = statement.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-                statement = statement.where(LayerTable.set_id == number)
+                statement = statement.where(LayerTable.set_id == set_id)
             statement = statement.where(*label_test(connection, Filters(source=source)).conditions())
-            found = [(row[0], row[1], row[2]) for row in connection.execute(statement)]
+            found = [(row[0], row[1], number(row[2])) for row in connection.execute(statement)]
         return sorted(found, key=lambda row: (-row[1], row[0]))
 
     def near(self, text: str) -> dict[str, list[str]]:
@@ -168,6 +170,13 @@ class Reader:
         source: str | None = None,
         min_confidence: float | None = None,
         labelled: bool | None = None,
+        min_gap: float | None = None,
+        min_effect: float | None = None,
+        min_selectivity: float | None = None,
+        min_consistency: float | None = None,
+        min_linearity: float | None = None,
+        min_locality: float | None = None,
+        max_drift: float | None = None,
         sort: Sort = "match",
         limit: int = 50,
         cursor: str | None = None,
@@ -181,10 +190,6 @@ class Reader:
         CatalogError for a cursor of another search or a text of too many words.
         """
         check_sort(sort)
-        for value in (min_eigenvalue, max_eigenvalue, min_share, max_share, min_confidence):
-            if value is not None and math.isnan(value):
-                message = "nan is no bound: give a number."
-                raise CatalogError(message)
         if not 1 <= limit <= MAX_LIMIT:
             message = (
                 f"a page holds 1 to {MAX_LIMIT:,} directions, {limit} were asked for: ask for pages with a cursor."
@@ -208,7 +213,17 @@ class Reader:
             source=source,
             min_confidence=min_confidence,
             labelled=labelled,
+            min_gap=min_gap,
+            min_effect=min_effect,
+            min_selectivity=min_selectivity,
+            min_consistency=min_consistency,
+            min_linearity=min_linearity,
+            min_locality=min_locality,
+            max_drift=max_drift,
             sort=sort,
         )
+        if any(isinstance(value, float) and math.isnan(value) for value in astuple(filters)):
+            message = "nan is no bound: give a number."
+            raise CatalogError(message)
         with self._database.reading() as connection:
             return Search(connection, filters).page(limit, cursor)

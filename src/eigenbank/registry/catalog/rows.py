@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from eigenbank.schemas import Label
+from eigenbank.registry.catalog.parts import number
+from eigenbank.schemas import Label, Quality
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class SetRow:
     builder: str
 
 
-class LabelSource(Protocol):
-    """What a direction's labels are made of when they are asked for."""
+class Source(Protocol):
+    """What a direction's labels and quality are made of when they are asked for."""
 
     def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
         """Return the labels, the most confident first."""
@@ -38,12 +39,16 @@ class LabelSource(Protocol):
         """Return the labels' texts, the most confident first."""
         ...
 
+    def quality(self, raw: Sequence[Any]) -> Quality | None:
+        """Return the quality; None where it is not known."""
+        ...
+
 
 @dataclass(slots=True)
 class DirectionRow:
     """A direction with everything the catalog knows of it.
 
-    Its labels were read with it; they are sorted and made objects when they are asked for, since most rows are only
+    Its labels and quality were read with it; they are made objects when they are asked for, since most rows are only
     looked at.
     """
 
@@ -59,7 +64,8 @@ class DirectionRow:
     gap: float | None
     location: str
     _raw: Sequence[Any] = field(repr=False)
-    _source: LabelSource = field(repr=False, compare=False)
+    _measured: Sequence[Any] = field(repr=False)
+    _source: Source = field(repr=False, compare=False)
     _labels: tuple[Label, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -77,7 +83,12 @@ class DirectionRow:
     @property
     def confidence(self) -> float | None:
         """The highest confidence of any of its labels; None where none says one."""
-        return max((raw[4] for raw in self._raw if raw[4] is not None), default=None)
+        return number(max((raw[4] for raw in self._raw if raw[4] is not None), default=None))
+
+    @property
+    def quality(self) -> Quality | None:
+        """How it behaves as a slider; None where that is not known."""
+        return self._source.quality(self._measured)
 
     @property
     def name(self) -> str:

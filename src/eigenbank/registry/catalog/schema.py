@@ -147,12 +147,12 @@ def upgrade(database: Database, path: Path, version: int, schema: int, migration
             connection.exec_driver_sql(f"PRAGMA user_version = {schema}")
 
 
-def migrate(connection: Connection, migrations: Path = MIGRATIONS) -> None:
-    """Run every migration that the database lacks, within the caller's transaction."""
+def migrate(connection: Connection, migrations: Path = MIGRATIONS, target: str = "head") -> None:
+    """Run every migration that the database lacks, up to the `target`, within the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)

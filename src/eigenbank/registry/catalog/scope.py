@@ -17,6 +17,7 @@ from eigenbank.registry.catalog.models import (
     SourceTable,
     SpectrumTable,
 )
+from eigenbank.registry.catalog.parts import at_least, at_most
 from eigenbank.registry.catalog.query import Filters, is_glob, literal_prefix, matcher
 from eigenbank.registry.catalog.sql import among, rows_of, storable, unindexed
 from eigenbank.schemas.errors import UnknownNameError, unknown
@@ -167,10 +168,10 @@ def _short(name: str) -> str:
 
 @dataclass(frozen=True)
 class LabelTest:
-    """What `source` and `min_confidence` ask of a label. `sources` None: any."""
+    """What `source` and `min_confidence` (in ten-thousandths) ask of a label. `sources` None: any."""
 
     sources: frozenset[int] | None
-    min_confidence: float | None
+    min_confidence: int | None
 
     @property
     def anything(self) -> bool:
@@ -187,7 +188,7 @@ class LabelTest:
             found.append(LabelTable.confidence >= self.min_confidence)
         return found
 
-    def __call__(self, source_id: int, confidence: float | None) -> bool:
+    def __call__(self, source_id: int, confidence: int | None) -> bool:
         if self.sources is not None and source_id not in self.sources:
             return False
         return self.min_confidence is None or (confidence is not None and confidence >= self.min_confidence)
@@ -200,12 +201,12 @@ def label_test(connection: Connection, filters: Filters) -> LabelTest:
         matches = matcher(filters.source)
         rows = connection.execute(select(SourceTable.id, SourceTable.name))
         sources = frozenset(id_ for id_, name in rows if matches(name) or name.partition(":")[0] == filters.source)
-    return LabelTest(sources, filters.min_confidence)
+    return LabelTest(sources, at_least(filters.min_confidence))
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A range that a column of directions must be in, both ends included."""
+    """A range that a column of directions must be in, both ends included, in the column's own unit."""
 
     column: Any
     low: float | None
@@ -225,16 +226,26 @@ def bounds(filters: Filters) -> list[Bound]:
     found = [
         Bound(DirectionTable.eigenvalue, filters.min_eigenvalue, filters.max_eigenvalue),
         Bound(DirectionTable.share, filters.min_share, filters.max_share),
+        Bound(DirectionTable.gap, filters.min_gap, None),
         # Necessary, whichever label the filters ask for.
-        Bound(DirectionTable.confidence, filters.min_confidence, None),
+        Bound(DirectionTable.confidence, at_least(filters.min_confidence), None),
+        Bound(DirectionTable.effect, at_least(filters.min_effect), None),
+        Bound(DirectionTable.selectivity, at_least(filters.min_selectivity), None),
+        Bound(DirectionTable.consistency, at_least(filters.min_consistency), None),
+        Bound(DirectionTable.linearity, at_least(filters.min_linearity), None),
+        Bound(DirectionTable.locality, at_least(filters.min_locality), None),
+        Bound(DirectionTable.drift, None, at_most(filters.max_drift)),
     ]
     if filters.rank is not None:
-        # Beyond what the database can hold there is no direction either.
-        rank = filters.rank if 0 <= filters.rank < 2**31 else -1
-        found.append(Bound(DirectionTable.rank, rank, rank))
+        found.append(Bound(DirectionTable.rank, rank_of(filters), rank_of(filters)))
     if filters.labelled is not None:
         found.append(Bound(DirectionTable.labels, *((1, None) if filters.labelled else (0, 0))))
     return [bound for bound in found if bound.low is not None or bound.high is not None]
+
+
+def rank_of(filters: Filters) -> int:
+    """The rank that is asked for. Beyond what the database can hold there is no direction either."""
+    return filters.rank if filters.rank is not None and 0 <= filters.rank < 2**31 else -1
 
 
 def labelled_by(test: LabelTest, texts: Iterable[int] | None = None) -> Any:

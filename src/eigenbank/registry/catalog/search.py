@@ -32,8 +32,8 @@ from eigenbank.registry.catalog.merge_texts import Keep, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Filters, Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
-from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, resolve
-from eigenbank.registry.catalog.sql import among, of_rank, rows_of, unindexed
+from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, rank_of, resolve
+from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
 PATIENCE = 30_000
@@ -45,12 +45,8 @@ _FEW_LABELS = 200
 MANY = 400_000
 """More rows than this are never gathered."""
 
-_COLUMNS: dict[str, tuple[Any, bool]] = {
-    "confidence": (DirectionTable.confidence, True),
-    "eigenvalue": (DirectionTable.eigenvalue, True),
-    "share": (DirectionTable.share, True),
-    "rank": (DirectionTable.rank, False),
-}
+_ASCENDING = ("rank", "drift")
+"""The orders in which the smallest comes first; those of other columns begin with the largest."""
 
 _LAST = select(func.max(DirectionTable.id))
 _OF_SPECTRA = (
@@ -89,7 +85,8 @@ class Search:
         self.bounds = bounds(filters)
         self.matches: Matches | None = None if filters.text is None else match(connection, filters.text)
         self.ranked = self.matches is not None and filters.sort == "match"
-        self.column, self.descending = _COLUMNS.get(filters.sort, (None, self.ranked))
+        self.column = None if filters.sort in ("match", "catalog") else getattr(DirectionTable, filters.sort)
+        self.descending = self.ranked or filters.sort not in ("catalog", *_ASCENDING)
 
     def page(self, limit: int, cursor: str | None) -> Page:
         """Return up to `limit` directions after the cursor."""
@@ -315,11 +312,17 @@ class Search:
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
         """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
         assert self.matches is not None
-        statement = select(LabelTable.direction_id, LabelTable.confidence).where(*self.test.conditions())
-        limits = self._conditions()
-        if len(self.bounds) == 1 and self.bounds[0].column is DirectionTable.rank and self.scope.everything:
-            statement = statement.where(of_rank(LabelTable.direction_id, int(self.bounds[0].low or 0)))
-        elif limits or not self.scope.everything:
+        own = self.test.conditions()
+        if self.filters.rank is not None:
+            own.append(LabelTable.rank == rank_of(self.filters))  # the text's own index tells it
+        statement = select(LabelTable.direction_id, LabelTable.confidence).where(*own)
+        limits = [
+            condition
+            for bound in self.bounds
+            if bound.column is not DirectionTable.rank
+            for condition in bound.conditions(indexed=False)
+        ]
+        if limits or not self.scope.everything:
             statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
             statement = self._fitting(statement, limits, matched=True)
         for tier in range(NAMES):
@@ -327,7 +330,7 @@ class Search:
                 text: (statement, None) for text, found in self.matches.tiers.items() if found == tier
             }
             if tier == 3:
-                texts = self._mixed_statements(statement, limits)
+                texts = self._mixed_statements(statement, [*own, *limits])
             for unknown in (False, True):
                 stream = 2 * tier + unknown
                 if texts and (after is None or after.stream <= stream):
@@ -345,7 +348,7 @@ class Search:
             .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
             .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
             .join(SetTable, SetTable.id == LayerTable.set_id)
-            .where(*self.test.conditions(), *limits, *self.scope.conditions(indexed=False))
+            .where(*limits, *self.scope.conditions(indexed=False))
         )
         made: dict[tuple[int, ...], tuple[Any, Keep]] = {}
         found = {}

@@ -70,36 +70,6 @@ def among(column: Any, values: Iterable[Any] | str) -> ColumnElement[bool]:
     return _Among(column, bindparam(None, list(values), type_=Many(of)))
 
 
-class _OfRank(FunctionElement[bool]):
-    name = "of_rank"
-    type = Boolean()
-    inherit_cache = True
-
-    def self_group(self, against: Any = None) -> Any:
-        return self
-
-
-@compiles(_OfRank, "sqlite")
-def _of_rank_sqlite(element: Any, compiler: Any, **more: Any) -> str:
-    column, rank = (compiler.process(clause, **more) for clause in element.clauses)
-    # Left to itself SQLite goes to the row.
-    ranked = "directions AS ranked INDEXED BY ix_directions_rank"
-    return f"EXISTS (SELECT 1 FROM {ranked} WHERE ranked.rank = {rank} AND ranked.id = {column})"
-
-
-@compiles(_OfRank, "postgresql")
-def _of_rank_postgresql(element: Any, compiler: Any, **more: Any) -> str:
-    column, rank = (compiler.process(clause, **more) for clause in element.clauses)
-    return f"EXISTS (SELECT 1 FROM directions AS ranked WHERE ranked.rank = {rank} AND ranked.id = {column})"
-
-
-def of_rank(column: Any, rank: int) -> ColumnElement[bool]:
-    """Return the condition that the direction whose number is in the column is of the rank: told by an index alone, whose
-    entries for one rank lie in a tenth of the place that the rows take.
-    """
-    return _OfRank(column, bindparam(None, rank, type_=Integer()))
-
-
 def between(column: Any) -> ColumnElement[bool]:
     """Return `first <= column <= last`, the two to be given when the statement is executed."""
     condition: ColumnElement[bool] = column.between(bindparam("first"), bindparam("last"))

@@ -18,12 +18,13 @@ from eigenbank.registry.catalog.content import (
     EvidenceData,
     LabelData,
     LayerData,
+    QualityData,
     SetData,
     SetFacts,
     microseconds,
 )
 from eigenbank.registry.catalog.read import moment
-from eigenbank.schemas import Checkpoint, Evidence, Label
+from eigenbank.schemas import Checkpoint, Evidence, Label, Quality
 from eigenbank.schemas.common import (
     MAX_DIRECTIONS,
     MAX_LAYERS,
@@ -39,7 +40,8 @@ from eigenbank.schemas.common import (
 from eigenbank.schemas.errors import CatalogError
 from eigenbank.schemas.layer import Kind
 
-FORMAT = 1
+FORMAT = 2
+"""2: directions have a quality."""
 _MOST_HEAD = 1_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
@@ -74,6 +76,7 @@ class _Direction(Model):
     share: Share
     gap: Annotated[float, Field(ge=0)] | None
     labels: list[Label] = Field(default=[], max_length=10_000)
+    quality: Quality | None = None
 
 
 class _Stray(Model):
@@ -147,7 +150,7 @@ def _plain(model: type[BaseModel], **parts: Any) -> Any:
 def _lines() -> TypeAdapter[dict[str, Any]]:
     """What validates the lines of checkpoints: as `_Entry` does, but into plain dictionaries."""
     labels = GenericAlias(list, (_plain(Label, evidence=_plain(Evidence) | None),))
-    directions = GenericAlias(list, (_plain(_Direction, labels=labels),))
+    directions = GenericAlias(list, (_plain(_Direction, labels=labels, quality=_plain(Quality) | None),))
     strays = GenericAlias(list, (_plain(_Stray, labels=labels),))
     entry: Any = Annotated[_plain(_Entry, directions=directions, strays=strays), AfterValidator(_consistent)]
     return TypeAdapter(entry)
@@ -170,6 +173,12 @@ def label_document(label: LabelData) -> dict[str, Any]:
     return document
 
 
+def _direction_document(record: DirectionData) -> dict[str, Any]:
+    document = record._asdict() | {"labels": [label_document(label) for label in record.labels]}
+    quality = document.pop("quality")
+    return document if quality is None else document | {"quality": quality._asdict()}
+
+
 def _document(entry: CheckpointData) -> dict[str, Any]:
     facts = {"model_id": entry.model_id, "revision": entry.revision or None, "denoiser": entry.denoiser}
     facts |= {"component": entry.component, "licence": entry.licence, "path": entry.path}
@@ -177,10 +186,7 @@ def _document(entry: CheckpointData) -> dict[str, Any]:
     if entry.set is not None:
         document["set"] = entry.set.facts._asdict()
         document["layers"] = [layer._asdict() for layer in entry.set.layers]
-        document["directions"] = [
-            {**record._asdict(), "labels": [label_document(label) for label in record.labels]}
-            for record in entry.set.directions
-        ]
+        document["directions"] = [_direction_document(record) for record in entry.set.directions]
     if entry.strays:
         document["strays"] = [
             {"direction": name, "labels": [label_document(label) for label in labels]}
@@ -294,23 +300,16 @@ def _label(found: dict[str, Any]) -> LabelData:
     get = found.get
     evidence = get("evidence")
     if evidence is not None:
-        optional = evidence.get
-        evidence = EvidenceData(
-            evidence["effect"],
-            evidence["selectivity"],
-            evidence["consistency"],
-            optional("asymmetry"),
-            optional("runner_up"),
-            optional("runner_up_effect"),
-            optional("null"),
-            evidence["scale"],
-            evidence["steps"],
-            evidence["seeds"],
-        )
+        evidence = EvidenceData(*map(evidence.get, EvidenceData._fields))
     created = microseconds(found["created"])
     return LabelData(
         found["text"], found["source"], get("polarity", 1), get("confidence"), created, get("note"), evidence
     )
+
+
+def _quality(found: dict[str, Any]) -> QualityData | None:
+    quality = found.get("quality")
+    return None if quality is None else QualityData(*map(quality.get, QualityData._fields))
 
 
 def _labels(found: dict[str, Any]) -> list[LabelData]:
@@ -332,6 +331,7 @@ def _entry(found: dict[str, Any]) -> CheckpointData:
                 record["share"],
                 record["gap"],
                 _labels(record),
+                _quality(record),
             )
             for record in found.get("directions", ())
         ]

@@ -1,7 +1,7 @@
 """A catalog as a whole: exported, imported, merged with another."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +163,8 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
         if count:
             found.append(Difference(ours.model_id, ours.revision or None, what, count, example))
 
+    ours, theirs, gained = _with_qualities_of(ours, theirs)
+    note("qualities only there: added", gained)
     winner = max((ours, theirs), key=_standing)
     if ours.set is not None and theirs.set is not None and _bare(ours) != _bare(theirs):
         newer = ", which is newer" if ours.set.facts.created != theirs.set.facts.created else ""
@@ -192,6 +194,22 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
         ours.model_id, ours.revision, winner.denoiser, winner.component, winner.licence, path, merged, labels
     )
     return entry, found
+
+
+def _with_qualities_of(ours: CheckpointData, theirs: CheckpointData) -> tuple[CheckpointData, CheckpointData, int]:
+    """The same, where the sets are the same, with what one knows of the other's directions; and how much ours gained."""
+    if ours.set is None or theirs.set is None or ours.set.facts.digest != theirs.set.facts.digest:
+        return ours, theirs, 0
+
+    def filled(entry: CheckpointData, found: SetData, other: SetData) -> CheckpointData:
+        known = {record.name: record.quality for record in other.directions}
+        directions = [record._replace(quality=record.quality or known.get(record.name)) for record in found.directions]
+        return replace(entry, set=replace(found, directions=directions))
+
+    ours_filled, theirs_filled = filled(ours, ours.set, theirs.set), filled(theirs, theirs.set, ours.set)
+    before = sum(record.quality is not None for record in ours.set.directions)
+    assert ours_filled.set is not None
+    return ours_filled, theirs_filled, sum(record.quality is not None for record in ours_filled.set.directions) - before
 
 
 def _only_here(own: dict[str, list[LabelData]], other: dict[str, list[LabelData]]) -> int:

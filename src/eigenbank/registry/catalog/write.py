@@ -1,16 +1,15 @@
-"""Changing the catalog: sets and people's labels. Every function works inside the caller's transaction."""
+"""Putting sets in. Every function works inside the caller's transaction."""
 
 import gc
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from eigenbank.registry.catalog import fts
-from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, LayerData, distinct, label_data
+from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, LayerData, distinct
 from eigenbank.registry.catalog.dump import labels_by_name, read_strays, stray_text
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -18,19 +17,16 @@ from eigenbank.registry.catalog.models import (
     LabelTable,
     LayerTable,
     NameTable,
-    ProtocolTable,
     RecipeTable,
     SetTable,
-    SourceTable,
     SpectrumTable,
     StrayTable,
-    TextTable,
 )
-from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, path_key, rows_of
-from eigenbank.schemas import Label
+from eigenbank.registry.catalog.parts import parts
+from eigenbank.registry.catalog.sql import insert_rows, intern, next_id, path_key
+from eigenbank.registry.catalog.write_labels import insert_labels, quality_rows
 
 _SET_ID = select(SetTable.id)
-_PROTOCOLS = select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, "digests"))
 _OF_CHECKPOINT = _SET_ID.where(SetTable.checkpoint_id == bindparam("checkpoint"))
 _CHECKPOINT = select(CheckpointTable.id).where(
     CheckpointTable.model_id == bindparam("model"), CheckpointTable.revision == bindparam("revision")
@@ -158,122 +154,29 @@ def _directions(
     which are taken from there. Returns how many labels.
     """
     recipes = intern(connection, RecipeTable, "slug", (record.recipe for record in records))
-    groups: dict[tuple[int, int], list[DirectionData]] = {}
-    for record in records:
-        groups.setdefault((layers[record.layer], recipes[record.recipe]), []).append(record)
+    qualities = quality_rows(connection, [record.quality for record in records])
+    groups: dict[tuple[int, int], list[tuple[DirectionData, tuple[Any, ...]]]] = {}
+    for record, quality in zip(records, qualities, strict=True):
+        groups.setdefault((layers[record.layer], recipes[record.recipe]), []).append((record, quality))
     spectrum, number = next_id(connection, SpectrumTable), next_id(connection, DirectionTable)
     spectra: list[tuple[Any, ...]] = []
     directions: list[tuple[Any, ...]] = []
-    labels: list[tuple[int, LabelData]] = []
-    for (layer, recipe), group in sorted(groups.items()):
+    labels: list[tuple[int, int, LabelData]] = []
+    for (layer, recipe), group in sorted(groups.items(), key=itemgetter(0)):
         spectra.append((spectrum, layer, recipe, len(group)))
-        for record in sorted(group, key=lambda record: record.rank):
+        for record, quality in sorted(group, key=lambda pair: pair[0].rank):
             own = record.labels
             if waiting:
                 own = own + waiting.pop(record.name, [])
             if len(own) > 1:
                 own = distinct(own)
             best = max((label.confidence for label in own if label.confidence is not None), default=None)
-            directions.append(
-                (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, len(own), best)
-            )
-            labels.extend([(number, label) for label in own])
+            facts = (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, len(own), parts(best))
+            directions.append((*facts, *quality))
+            labels.extend([(number, record.rank, label) for label in own])
             number += 1
         spectrum += 1
     insert_rows(connection, SpectrumTable, spectra)
     insert_rows(connection, DirectionTable, directions)
     insert_labels(connection, labels)
     return len(labels)
-
-
-def insert_labels(connection: Connection, labels: list[tuple[int, LabelData]]) -> None:
-    """Insert labels, given with the number of their direction. The caller keeps the counts."""
-    if not labels:
-        return
-    names = {label.text for _, label in labels}
-    evidences = [label.evidence for _, label in labels if label.evidence is not None]
-    names |= {evidence.runner_up for evidence in evidences if evidence.runner_up}
-    texts = intern_texts(connection, sorted(names))
-    sources = intern(connection, SourceTable, "name", sorted({label.source for _, label in labels}))
-    protocols = _protocols(connection, {evidence[7:] for evidence in evidences})
-    rows: list[tuple[Any, ...]] = []
-    for number, (text, source, polarity, confidence, created, note, evidence) in labels:
-        measured: tuple[Any, ...] = (None,) * 8
-        if evidence is not None:
-            effect, selectivity, consistency, asymmetry, runner_up, runner_up_effect, null, *_ = evidence
-            other = texts[runner_up] if runner_up else None
-            protocol = protocols[evidence[7:]]
-            measured = (protocol, effect, selectivity, consistency, asymmetry, other, runner_up_effect, null)
-        rows.append((number, texts[text], sources[source], polarity, confidence, created, note, *measured))
-    # In the order of the key, which no two share: pages are then filled one after the other.
-    rows.sort()
-    insert_rows(connection, LabelTable, rows)
-
-
-def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
-    """Return the numbers of label texts, adding those that are new to the table and to the word index."""
-    first = next_id(connection, TextTable)
-    numbers = intern(connection, TextTable, "text", texts)
-    fts.add(connection, "texts", ((number, text) for text, number in numbers.items() if number >= first))
-    return numbers
-
-
-Protocol = tuple[float, int, tuple[int, ...]]
-"""Scale, steps and seeds of a measurement, which evidence ends with."""
-
-
-def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
-    digests: dict[str, Protocol] = {}
-    seeds_of: dict[str, str] = {}
-    for scale, steps, seeds in sorted(protocols):
-        text = json.dumps(list(seeds), separators=(",", ":"))
-        digest = hashlib.sha256(f"{float(scale)!r} {steps} {text}".encode()).hexdigest()
-        digests[digest] = (scale, steps, seeds)
-        seeds_of[digest] = text
-    if not digests:
-        return {}
-    known: dict[str, int] = dict(rows_of(connection, _PROTOCOLS, {"digests": list(digests)}))
-    missing = [digest for digest in digests if digest not in known]
-    if missing:
-        first = next_id(connection, ProtocolTable)
-        known.update({digest: first + index for index, digest in enumerate(missing)})
-        rows = [(known[digest], *digests[digest][:2], digest, seeds_of[digest]) for digest in missing]
-        insert_rows(connection, ProtocolTable, rows)
-    return {protocol: known[digest] for digest, protocol in digests.items()}
-
-
-def put_label(connection: Connection, direction_id: int, label: Label) -> None:
-    """Give a direction a label, in the place of the one of the same text and source."""
-    texts = intern_texts(connection, [label.text])
-    sources = intern(connection, SourceTable, "name", [label.source])
-    remove_label(connection, direction_id, texts[label.text], sources[label.source])
-    insert_labels(connection, [(direction_id, label_data(label))])
-    recount(connection, direction_id)
-
-
-def remove_label(connection: Connection, direction_id: int, text_id: int, source_id: int) -> bool:
-    """Take one label off a direction. Returns whether there was one."""
-    removed = connection.execute(
-        delete(LabelTable).where(
-            LabelTable.direction_id == direction_id, LabelTable.text_id == text_id, LabelTable.source_id == source_id
-        )
-    ).rowcount
-    recount(connection, direction_id)
-    return bool(removed)
-
-
-def recount(connection: Connection, direction_id: int) -> None:
-    """Bring a direction's derived columns, and its set's, up to date with its labels."""
-    before, set_id = connection.execute(
-        select(DirectionTable.labels, LayerTable.set_id)
-        .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        .where(DirectionTable.id == direction_id)
-    ).one()
-    count, best = connection.execute(
-        select(func.count(), func.max(LabelTable.confidence)).where(LabelTable.direction_id == direction_id)
-    ).one()
-    connection.execute(
-        update(DirectionTable).where(DirectionTable.id == direction_id).values(labels=count, confidence=best)
-    )
-    connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=SetTable.labels + count - before))

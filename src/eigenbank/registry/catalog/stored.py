@@ -1,0 +1,108 @@
+"""Labels and qualities as they are stored: the columns they take, and what the values there stand for."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, select, type_coerce
+
+from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData
+from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
+from eigenbank.registry.catalog.parts import PARTS, number
+from eigenbank.registry.catalog.sql import among, rows_of
+
+LABEL_COLUMNS = (
+    LabelTable.direction_id,
+    LabelTable.text_id,
+    LabelTable.source_id,
+    LabelTable.polarity,
+    LabelTable.confidence,
+    type_coerce(LabelTable.created, BigInteger),
+    LabelTable.note,
+    LabelTable.protocol_id,
+    LabelTable.effect,
+    LabelTable.selectivity,
+    LabelTable.consistency,
+    LabelTable.asymmetry,
+    LabelTable.runner_up_id,
+    LabelTable.runner_up_effect,
+    LabelTable.null_effect,
+)
+QUALITY_COLUMNS = (
+    DirectionTable.source_id,
+    DirectionTable.protocol_id,
+    DirectionTable.effect,
+    DirectionTable.selectivity,
+    DirectionTable.consistency,
+    DirectionTable.linearity,
+    DirectionTable.range_low,
+    DirectionTable.range_high,
+    DirectionTable.locality,
+    DirectionTable.drift,
+)
+
+_TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
+_SOURCES = select(SourceTable.id, SourceTable.name).where(among(SourceTable.id, "numbers"))
+_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds).where(
+    among(ProtocolTable.id, "numbers")
+)
+
+
+class Stored:
+    """What stored labels and qualities stand for. The strings and protocols they refer to are learnt first, each once."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
+        self.sources: dict[int, str] = {}
+        self.protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+
+    def learn(self, connection: Connection, labels: Sequence[Any], qualities: Sequence[Any]) -> None:
+        """Look up what rows of LABEL_COLUMNS and QUALITY_COLUMNS refer to."""
+        texts = {row[1] for row in labels}.union({row[12] for row in labels})
+        self.texts.update(_missing(connection, _TEXTS, texts, self.texts))
+        sources = {row[2] for row in labels}.union({row[0] for row in qualities})
+        self.sources.update(_missing(connection, _SOURCES, sources, self.sources))
+        protocols = {row[7] for row in labels}.union({row[1] for row in qualities})
+        for key, scale, steps, seeds in _missing(connection, _PROTOCOLS, protocols, self.protocols):
+            self.protocols[key] = (scale, steps, tuple(json.loads(seeds)))
+
+    def label(self, row: Sequence[Any]) -> LabelData:
+        """Return the label that a row of LABEL_COLUMNS stands for."""
+        _, text, source, polarity, confidence, created, note, protocol, *measured = row
+        evidence = None
+        if protocol is not None:
+            effect, selectivity, consistency, asymmetry, other, other_effect, null = measured
+            evidence = EvidenceData(
+                effect / PARTS,
+                selectivity / PARTS,
+                consistency / PARTS,
+                number(asymmetry),
+                None if other is None else self.texts[other],
+                number(other_effect),
+                number(null),
+                *self.protocols[protocol],
+            )
+        return LabelData(self.texts[text], self.sources[source], polarity, number(confidence), created, note, evidence)
+
+    def quality(self, row: Sequence[Any]) -> QualityData | None:
+        """Return the quality that a row of QUALITY_COLUMNS stands for."""
+        source, protocol, effect, selectivity, consistency, linearity, low, high, locality, drift = row
+        if source is None:
+            return None
+        return QualityData(
+            self.sources[source],
+            number(effect),
+            number(selectivity),
+            number(consistency),
+            number(linearity),
+            None if low is None else (low / PARTS, high / PARTS),
+            number(locality),
+            number(drift),
+            *self.protocols[protocol],
+        )
+
+
+def _missing(connection: Connection, statement: Any, wanted: Iterable[int | None], known: dict[int, Any]) -> list[Any]:
+    """Return the rows of those that are not known yet."""
+    missing = [key for key in wanted if key is not None and key not in known]
+    return rows_of(connection, statement, {"numbers": missing}) if missing else []

@@ -1,0 +1,148 @@
+"""Putting labels and qualities in, and a person's off again. Every function works inside the caller's transaction."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from eigenbank.registry.catalog import fts
+from eigenbank.registry.catalog.content import LabelData, QualityData, label_data
+from eigenbank.registry.catalog.models import (
+    DirectionTable,
+    LabelTable,
+    LayerTable,
+    ProtocolTable,
+    SetTable,
+    SourceTable,
+    SpectrumTable,
+    TextTable,
+)
+from eigenbank.registry.catalog.parts import PARTS, parts
+from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, rows_of
+from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
+from eigenbank.schemas import Label
+
+Protocol = tuple[float, int, tuple[int, ...]]
+"""Scale, steps and seeds of a measurement, which evidence and qualities end with."""
+
+_PROTOCOLS = select(ProtocolTable.digest, ProtocolTable.id).where(among(ProtocolTable.digest, "digests"))
+
+
+_NONE = (None,) * len(QUALITY_COLUMNS)
+
+
+def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]) -> list[tuple[Any, ...]]:
+    """Return what qualities are stored as (see `stored.QUALITY_COLUMNS`), their sources and protocols put in."""
+    known = [quality for quality in qualities if quality is not None]
+    sources = intern(connection, SourceTable, "name", sorted({quality.source for quality in known}))
+    protocols = _protocols(connection, {quality[8:] for quality in known})
+    found: list[tuple[Any, ...]] = []
+    for quality in qualities:
+        if quality is None:
+            found.append(_NONE)
+            continue
+        source, effect, selectivity, consistency, linearity, between, locality, drift, *_ = quality
+        low, high = between or (None, None)
+        values = (effect, selectivity, consistency, linearity, low, high, locality, drift)
+        found.append((sources[source], protocols[quality[8:]], *map(parts, values)))
+    return found
+
+
+def insert_labels(connection: Connection, labels: list[tuple[int, int, LabelData]]) -> None:
+    """Insert labels, given with the number and the rank of their direction. The caller keeps the counts."""
+    if not labels:
+        return
+    names = {label.text for *_, label in labels}
+    evidences = [label.evidence for *_, label in labels if label.evidence is not None]
+    names |= {evidence.runner_up for evidence in evidences if evidence.runner_up}
+    texts = intern_texts(connection, sorted(names))
+    sources = intern(connection, SourceTable, "name", sorted({label.source for *_, label in labels}))
+    protocols = _protocols(connection, {evidence[7:] for evidence in evidences})
+    rows: list[tuple[Any, ...]] = []
+    for number, rank, (text, source, polarity, confidence, created, note, evidence) in labels:
+        measured: tuple[Any, ...] = (None,) * 8
+        if evidence is not None:
+            effect, selectivity, consistency, asymmetry, other, other_effect, null, *_ = evidence
+            measured = (
+                protocols[evidence[7:]],
+                round(effect * PARTS),
+                round(selectivity * PARTS),
+                round(consistency * PARTS),
+                parts(asymmetry),
+                texts[other] if other else None,
+                parts(other_effect),
+                parts(null),
+            )
+        facts = (number, texts[text], sources[source], polarity, parts(confidence), created, note)
+        rows.append((*facts, *measured, rank))
+    # In the order of the key, which no two share: pages are then filled one after the other.
+    rows.sort()
+    insert_rows(connection, LabelTable, rows)
+
+
+def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
+    """Return the numbers of label texts, adding those that are new to the table and to the word index."""
+    first = next_id(connection, TextTable)
+    numbers = intern(connection, TextTable, "text", texts)
+    fts.add(connection, "texts", ((number, text) for text, number in numbers.items() if number >= first))
+    return numbers
+
+
+def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
+    digests: dict[str, Protocol] = {}
+    seeds_of: dict[str, str] = {}
+    for scale, steps, seeds in sorted(protocols):
+        text = json.dumps(list(seeds), separators=(",", ":"))
+        digest = hashlib.sha256(f"{float(scale)!r} {steps} {text}".encode()).hexdigest()
+        digests[digest] = (scale, steps, seeds)
+        seeds_of[digest] = text
+    if not digests:
+        return {}
+    known: dict[str, int] = dict(rows_of(connection, _PROTOCOLS, {"digests": list(digests)}))
+    missing = [digest for digest in digests if digest not in known]
+    if missing:
+        first = next_id(connection, ProtocolTable)
+        known.update({digest: first + index for index, digest in enumerate(missing)})
+        rows = [(known[digest], *digests[digest][:2], digest, seeds_of[digest]) for digest in missing]
+        insert_rows(connection, ProtocolTable, rows)
+    return {protocol: known[digest] for digest, protocol in digests.items()}
+
+
+def put_label(connection: Connection, direction_id: int, label: Label) -> None:
+    """Give a direction a label, in the place of the one of the same text and source."""
+    texts = intern_texts(connection, [label.text])
+    sources = intern(connection, SourceTable, "name", [label.source])
+    remove_label(connection, direction_id, texts[label.text], sources[label.source])
+    rank = connection.execute(select(DirectionTable.rank).where(DirectionTable.id == direction_id)).scalar_one()
+    insert_labels(connection, [(direction_id, rank, label_data(label))])
+    recount(connection, direction_id)
+
+
+def remove_label(connection: Connection, direction_id: int, text_id: int, source_id: int) -> bool:
+    """Take one label off a direction. Returns whether there was one."""
+    removed = connection.execute(
+        delete(LabelTable).where(
+            LabelTable.direction_id == direction_id, LabelTable.text_id == text_id, LabelTable.source_id == source_id
+        )
+    ).rowcount
+    recount(connection, direction_id)
+    return bool(removed)
+
+
+def recount(connection: Connection, direction_id: int) -> None:
+    """Bring a direction's derived columns, and its set's, up to date with its labels."""
+    before, set_id = connection.execute(
+        select(DirectionTable.labels, LayerTable.set_id)
+        .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+        .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+        .where(DirectionTable.id == direction_id)
+    ).one()
+    count, best = connection.execute(
+        select(func.count(), func.max(LabelTable.confidence)).where(LabelTable.direction_id == direction_id)
+    ).one()
+    connection.execute(
+        update(DirectionTable).where(DirectionTable.id == direction_id).values(labels=count, confidence=best)
+    )
+    connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=SetTable.labels + count - before))
