@@ -90,7 +90,9 @@ def label(
         try:
             asked = {labeler.source for labeler in remaining}
             others = [each for each in bank.manifest.composites if not _given_by(each, asked)]
-            found = _Study(bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress).findings()
+            found = _Study(
+                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress
+            ).findings()
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]

@@ -71,7 +71,12 @@ def start(folder: Path, *args: str, **environment: str) -> Served:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("EIGENBANK", "GRADIO"))}
-    own |= {"EIGENBANK_HOME": str(folder), "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "gradio"), **environment}
+    own |= {
+        "EIGENBANK_HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        **environment,
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, str(folder / "reached"), "play", "--port", str(port), *args],
