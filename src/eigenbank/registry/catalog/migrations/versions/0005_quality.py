@@ -1,5 +1,7 @@
 """How directions behave as sliders; measured numbers as whole ten-thousandths; a direction's rank beside its labels."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,7 +13,17 @@ LARGE = ("effect", "asymmetry", "runner_up_effect", "null_effect", "drift")
 QUALITY = ("effect", "selectivity", "consistency", "linearity", "range_low", "range_high", "locality", "drift")
 DIRECTIONS = ("id", "spectrum_id", "rank", "eigenvalue", "share", "gap", "labels")
 LABELS = ("direction_id", "text_id", "source_id", "polarity", "created", "note", "protocol_id", "runner_up_id")
-DESCENDING = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
+DESCENDING = (
+    "eigenvalue",
+    "share",
+    "gap",
+    "confidence",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+)
 
 
 def upgrade() -> None:
@@ -22,8 +34,9 @@ def upgrade() -> None:
     for column in ("gap", *(name for name in DESCENDING[4:])):
         op.create_index(f"ix_directions_{column}", "directions", [sa.literal_column(f"{column} DESC")])
     op.create_index("ix_directions_drift", "directions", ["drift"])
-    columns = ["text_id", sa.literal_column("confidence DESC"), "direction_id", "rank"]
+    columns: list[Any] = ["text_id", sa.literal_column("confidence DESC"), "direction_id", "rank"]
     op.create_index("ix_labels_text_id_confidence", "labels", columns)
+    op.create_index("ix_labels_direction_id", "labels", ["direction_id", "text_id", "source_id", "confidence"])
 
 
 def _kept(name: str) -> "sa.Column[int]":
