@@ -10,7 +10,7 @@ from making import make_checkpoint
 
 from eigenbank.registry.shipped import data_folder
 
-pytest_plugins = ["hub.fixtures"]
+pytest_plugins = ["browser", "hub.fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,6 +31,7 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
                 ["list", "--model", "eigenbank/cartoon-faces-32", "-q"],
                 ["search", "hair", "--format", "json"],
                 ["plugins"],
+                ["doctor"],
                 ["show", "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"],
                 *([name, "--help"] for name in COMMANDS),
             )
@@ -61,10 +62,11 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 def test_loaders_and_builders_do_not_know_each_other() -> None:
     for package, forbidden in {
-        "schemas": ("registry", "builders", "loaders", "cli", "workflows"),
-        "registry": ("builders", "loaders", "cli", "workflows"),
-        "builders": ("loaders", "cli", "workflows"),
-        "loaders": ("builders", "cli", "workflows"),
+        "schemas": ("registry", "builders", "loaders", "gallery", "cli", "workflows"),
+        "registry": ("builders", "loaders", "gallery", "cli", "workflows"),
+        "builders": ("loaders", "gallery", "cli", "workflows"),
+        "loaders": ("builders", "gallery", "cli", "workflows"),
+        "gallery": ("builders", "loaders", "cli", "workflows"),
     }.items():
         for path in (ROOT / "src" / "eigenbank" / package).rglob("*.py"):
             text = path.read_text(encoding="utf-8")

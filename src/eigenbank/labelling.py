@@ -5,7 +5,7 @@ Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenbank.builders.composite import PARTS, fit, name_for, null_of, predicted
 from eigenbank.builders.label import Criteria, Effects, effects, labels_from, leading, null_effects, shortlist
 from eigenbank.builders.labelers.panel import Panel
 from eigenbank.builders.labelers.seam import Labeler, LabelerError
@@ -20,8 +21,8 @@ from eigenbank.builders.quality import SCALES, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
-from eigenbank.registry.bank import Bank, Direction
-from eigenbank.schemas import Label, Quality
+from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 
 POPULATION = tuple(range(2_000_000, 2_000_064))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
@@ -32,8 +33,9 @@ READABLE = 0.1
 @dataclass(frozen=True)
 class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
-    random ones at every place; the `most` promising for each score confirmed on `confirm_seeds`. The quality of the
-    confirmed, or of `all_qualities`, is measured on the first `quality_seeds` of these.
+    random ones at every place; the `most` promising for each score, and a composite of at most `parts` directions for
+    it, confirmed on `confirm_seeds`. The quality of these, or of `all_qualities`, is measured on the first
+    `quality_seeds` of them.
     """
 
     scale: float = 1.0
@@ -42,16 +44,18 @@ class Plan:
     steps: int = 10
     most: int = 4
     null: int = 4
+    parts: int = PARTS
     quality_seeds: int = 6
     all_qualities: bool = False
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found out about directions, by their ids."""
+    """What was found out: labels and qualities by id, and the composites that earned their label."""
 
     labels: dict[str, list[Label]]
     qualities: dict[str, Quality]
+    composites: list[CompositeRecord]
 
 
 def label(
@@ -60,6 +64,7 @@ def label(
     labelers: Sequence[Labeler],
     plan: Plan | None = None,
     *,
+    call: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
     say: Callable[[str], None] = lambda _message: None,
@@ -68,10 +73,12 @@ def label(
 
     A label is given where one score clearly leads a direction's effect, with one sign on nearly all seeds, several times
     as much as random directions of equal length move it at the same place, and again on seeds it was not found with. A
-    score that hardly varies among the unedited images names nothing. `cache` is a folder where readings are kept: a run
-    cut short goes on from there.
+    score that hardly varies among the unedited images names nothing. For each score a composite of directions is tried
+    too, fitted to what was seen of them singly; what does not earn that score's label is dropped. `call` is what
+    the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder where readings are kept:
+    a run cut short goes on from there.
 
-    Qualities are of the first labeler's scores: of the directions that were confirmed, labelled or not.
+    Qualities are of the first labeler's scores: of all that was confirmed, labelled or not, and of the composites.
 
     A labeler that fails is left out, which is said; what it gave before is kept. Raises LabelerError when none is left,
     SteerError for a pipeline that draws nothing.
@@ -81,7 +88,11 @@ def label(
     remaining = list(labelers)
     while True:
         try:
-            found = _findings(bank, pipe, Panel(remaining), plan, cache, progress)
+            asked = {labeler.source for labeler in remaining}
+            others = [each for each in bank.manifest.composites if not _given_by(each, asked)]
+            found = _Study(
+                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress
+            ).findings()
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
@@ -89,100 +100,174 @@ def label(
                 message = f"{error}: no label was given"
                 raise LabelerError(message, error.source) from error
             say(f"{error}: it gave no label, the other labelers go on")
-    asked = {labeler.source for labeler in remaining}
-    kept = {each.id: tuple(old for old in each.labels if old.source not in asked) for each in bank}
+    bank = bank.composed([*others, *found.composites])
+    kept = {each.id: tuple(old for old in each.labels if old.source not in asked) for each in bank.sliders}
     bank = bank.labelled({name: (*labels, *found.labels.get(name, ())) for name, labels in kept.items()})
     return bank.measured(found.qualities)
 
 
-def _findings(
-    bank: Bank, pipe: Any, panel: Panel, plan: Plan, cache: Path | None, progress: Callable[[str, int, int], None]
-) -> Findings:
-    """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
-    directions, chance = list(bank), bank.randomised(plan.null)
-    if cache is not None:
-        cache = cache / _measurement(bank, pipe, panel, plan)
+def _given_by(composite: CompositeRecord, sources: Collection[str]) -> bool:
+    """Whether a composite has no other labels than those of the sources."""
+    return bool(composite.labels) and all(each.source in sources for each in composite.labels)
+
+
+class _Study:
+    """One run over a bank: what its directions, random ones at their places, and composites of them do to the scores."""
+
+    def __init__(
+        self,
+        bank: Bank,
+        pipe: Any,
+        panel: Panel,
+        plan: Plan,
+        call: dict[str, Any],
+        cache: Path | None,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self.bank = bank
+        self.pipe = pipe
+        self.panel = panel
+        self.plan = plan
+        self.call = call
+        self.cache = None if cache is None else cache / _measurement(bank, pipe, panel, plan, call)
+        self.progress = progress
+
+    def findings(self) -> Findings:
+        """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
+        bank, plan = self.bank, self.plan
+        directions, chance = list(bank), list(bank.randomised(plan.null))
+        own = None if self.cache is None else self.cache / "population"
+        population = read_unedited(self.pipe, self.panel.read, POPULATION, plan.steps, cache=own, **self.call)
+        screened = self.measure("screening", directions, plan.seeds)
+        random = self.measure("chance", chance, plan.seeds)
+        candidates: list[_Candidates] = []
+        taken = {each.name for each in bank.manifest.composites}
+        for labeler in self.panel.labelers:
+            judge = _Judge(labeler, self.panel.columns[labeler.source], population, plan.scale)
+            null = null_effects(
+                judge.effects(random), [_place(each) for each in chance], [_place(each) for each in bank]
+            )
+            candidates.append(_Candidates(judge, judge.effects(screened), null, bank, plan, taken))
+        bank = bank.composed([*bank.manifest.composites, *(new for each in candidates for new in each.records)])
+        everything = list(bank)
+        singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
+        composites = [bank[new.id] for each in candidates for new in each.records]
+        wanted: list[Direction | Composite] = [*singles, *composites]
+        labels: dict[str, list[Label]] = {}
+        if wanted:
+            confirmed = self.measure("confirming", wanted, plan.confirm_seeds)
+            where = {each.id: number for number, each in enumerate(wanted)}
+            for each in candidates:
+                for name, new in each.confirmed(confirmed, where, plan).items():
+                    labels.setdefault(name, []).append(new)
+        earned = [new for each in candidates for new in each.records if new.id in labels]
+        measured = [*(directions if plan.all_qualities else singles), *(bank[new.id] for new in earned)]
+        return Findings(labels, self.qualities(candidates[0].judge, measured), earned)
+
+    def qualities(self, judge: "_Judge", which: Sequence[Direction | Composite]) -> dict[str, Quality]:
+        """The quality of each, by id, in the eyes of one labeler."""
+        seeds = self.plan.confirm_seeds[: self.plan.quality_seeds]
+        if not which or not seeds:
+            return {}
+
+        def read(images: Tensor) -> Tensor:
+            return torch.cat([self.panel.read(images), thumbnails(images)], dim=1)
+
+        found = {times: self.measure("quality", which, seeds, read, times) for times in SCALES}
+        told = qualities(
+            swept(
+                {times: (each.plus, each.minus) for times, each in found.items()},
+                found[1.0].base,
+                scores=judge.columns,
+                pictures=slice(self.panel.width, None),
+            ),
+            judge.stds,
+            judge.readable,
+            source=judge.labeler.source,
+            scale=self.plan.scale,
+            seeds=seeds,
+            steps=self.plan.steps,
+        )
+        return {direction.id: each for direction, each in zip(which, told, strict=True)}
 
     def measure(
-        what: str, which: list[Direction], on: Sequence[int], read: Read = panel.read, times: float = 1.0
+        self,
+        what: str,
+        which: Sequence[Direction | Composite],
+        on: Sequence[int],
+        read: Read | None = None,
+        times: float = 1.0,
     ) -> Responses:
-        names = hashlib.sha256(json.dumps([*(each.id for each in which), *on, times]).encode()).hexdigest()[:16]
+        """Readings of some directions on some seeds, at so many times the plan's scale."""
+        parts = [[[part.id, weight] for part, weight in each.parts] for each in which]
+        names = hashlib.sha256(json.dumps([parts, *on, times]).encode()).hexdigest()[:16]
         return respond(
-            pipe,
+            self.pipe,
             which,
-            read,
-            scale=times * plan.scale,
+            read or self.panel.read,
+            scale=times * self.plan.scale,
             seeds=on,
-            steps=plan.steps,
+            steps=self.plan.steps,
             force=what == "chance",
-            cache=None if cache is None else cache / f"{what}-{names}",
-            progress=lambda done, total: progress(what, done, total),
+            cache=None if self.cache is None else self.cache / f"{what}-{names}",
+            progress=lambda done, total: self.progress(what, done, total),
+            **self.call,
         )
 
-    own = None if cache is None else cache / "population"
-    population = read_unedited(pipe, panel.read, POPULATION, plan.steps, cache=own)
-    screened = measure("screening", directions, plan.seeds)
-    random = measure("chance", list(chance), plan.seeds)
-    criteria = Criteria()
-    judges = [_Judge(labeler, panel.columns[labeler.source], population, plan.scale) for labeler in panel.labelers]
-    chosen: list[list[int]] = []
-    nulls: list[Tensor] = []
-    for judge in judges:
-        seen = judge.effects(screened)
-        null = null_effects(judge.effects(random), [_place(each) for each in chance], [_place(each) for each in bank])
-        chosen.append(shortlist(seen, leading(seen, criteria.loosened(), null), plan.most))
-        nulls.append(null)
-    order = sorted({k for some in chosen for k in some})
-    labels: dict[str, list[Label]] = {}
-    chosen_ones = [directions[k] for k in order]
-    told = _qualities(judges[0], directions if plan.all_qualities else chosen_ones, panel, plan, measure)
-    if not order:
-        return Findings(labels, told)
-    confirmed = measure("confirming", chosen_ones, plan.confirm_seeds)
-    for judge, some, null in zip(judges, chosen, nulls, strict=True):
+
+class _Candidates:
+    """What one labeler's readings on the screening seeds make worth a second look, on others.
+
+    `singles` are directions by number, `records` composites, whose names join those `taken`.
+    """
+
+    def __init__(self, judge: "_Judge", seen: Effects, null: Tensor, bank: Bank, plan: Plan, taken: set[str]) -> None:
+        loose = Criteria().loosened()
+        self.judge = judge
+        self.singles = shortlist(seen, leading(seen, loose, null), plan.most)
+        self.records: list[CompositeRecord] = []
+        self._ids = [each.id for each in bank]
+        self._null = null
+        self._wanted: dict[str, int] = {}
+        self._nulls: dict[str, Tensor] = {}
+        if plan.parts < 2:
+            return
+        weights = fit(seen, plan.parts)
+        nulls = null_of(null, weights)
+        leads = leading(predicted(seen, weights), loose, nulls)
+        for score, text in enumerate(judge.labeler.names):
+            used = weights[score].nonzero().flatten().tolist()
+            if leads[score] != score or len(used) < 2:
+                continue
+            name = name_for(text, taken)
+            taken.add(name)
+            parts = tuple(Weighted(direction=self._ids[k], weight=float(weights[score, k])) for k in used)
+            self.records.append(CompositeRecord(name=name, parts=parts))
+            self._wanted[self.records[-1].id] = score
+            self._nulls[self.records[-1].id] = nulls[score]
+
+    def confirmed(self, found: Responses, where: Mapping[str, int], plan: Plan) -> dict[str, Label]:
+        """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for."""
+        ids = [*(self._ids[k] for k in self.singles), *self._wanted]
+        if not ids:
+            return {}
+        null = torch.stack([*(self._null[k] for k in self.singles), *self._nulls.values()])
         given = labels_from(
-            judge.effects(confirmed).rows([order.index(k) for k in some]),
-            judge.labeler.names,
-            criteria,
-            source=judge.labeler.source,
+            self.judge.effects(found).rows([where[name] for name in ids]),
+            self.judge.labeler.names,
+            Criteria(),
+            source=self.judge.labeler.source,
             scale=plan.scale,
             seeds=plan.confirm_seeds,
             steps=plan.steps,
-            null=null[some],
+            null=null,
         )
-        for k, new in zip(some, given, strict=True):
-            if new is not None:
-                labels.setdefault(directions[k].id, []).append(new)
-    return Findings(labels, told)
-
-
-def _qualities(
-    judge: "_Judge", directions: list[Direction], panel: Panel, plan: Plan, measure: Callable[..., Responses]
-) -> dict[str, Quality]:
-    """The quality of each direction, by id, in the eyes of one labeler."""
-    seeds = plan.confirm_seeds[: plan.quality_seeds]
-    if not directions or not seeds:
-        return {}
-
-    def read(images: Tensor) -> Tensor:
-        return torch.cat([panel.read(images), thumbnails(images)], dim=1)
-
-    found = {times: measure("quality", directions, seeds, read, times) for times in SCALES}
-    told = qualities(
-        swept(
-            {times: (each.plus, each.minus) for times, each in found.items()},
-            found[1.0].base,
-            scores=judge.columns,
-            pictures=slice(panel.width, None),
-        ),
-        judge.stds,
-        judge.readable,
-        source=judge.labeler.source,
-        scale=plan.scale,
-        seeds=seeds,
-        steps=plan.steps,
-    )
-    return {direction.id: each for direction, each in zip(directions, told, strict=True)}
+        names = self.judge.labeler.names
+        return {
+            name: new
+            for name, new in zip(ids, given, strict=True)
+            if new is not None and (name not in self._wanted or new.text == names[self._wanted[name]])
+        }
 
 
 class _Judge:
@@ -206,13 +291,21 @@ def _place(direction: Direction) -> tuple[str, str]:
     return direction.layer, direction.recipe.slug
 
 
-def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan) -> str:
+def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
     """A name for a measurement, of the vectors, the denoiser's weights, and how it is done: equal names, equal readings."""
     digest = hashlib.sha256()
     for name, tensor in [*sorted(bank.vectors.items()), *denoiser_of(pipe).state_dict().items()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     lengths = {layer.name: {at: found.length for at, found in layer.lengths.items()} for layer in bank.manifest.layers}
-    how = [bank.model_id, lengths, [[each.source, each.names] for each in panel.labelers], plan.scale, plan.steps]
-    digest.update(json.dumps(how).encode())
+    how: list[Any] = [
+        bank.model_id,
+        lengths,
+        [[each.source, each.names] for each in panel.labelers],
+        plan.scale,
+        plan.steps,
+    ]
+    if call:
+        how.append(call)
+    digest.update(json.dumps(how, default=repr).encode())
     return digest.hexdigest()[:32]

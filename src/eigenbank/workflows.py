@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.paths import sets_folder
-from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.paths import file_name, sets_folder
+from eigenbank.registry.sets import manifest_digest, read_manifest
 from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
+from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from eigenbank.builders.build import Progress
     from eigenbank.builders.families import Discovery
     from eigenbank.builders.store import Source
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
+    from eigenbank.schemas import Part
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """What can be the id of a repository on the Hub."""
@@ -49,7 +53,7 @@ def find_checkpoint(model: str) -> tuple[str, Path]:
     with Catalog.open() as catalog:
         if folder.is_dir():
             known = catalog.set_at(locate(folder))
-            return (known.model_id if known else f"local/{_plain(folder.resolve().name)}"), folder
+            return (known.model_id if known else f"local/{file_name(folder.resolve().name)}"), folder
         found = catalog.get_set(model)
         if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).is_dir():
             return model, resolve(found.checkpoint_path)
@@ -128,12 +132,33 @@ def match(
     by_layer: dict[str, list[Direction]] = {}
     for direction in bank:
         by_layer.setdefault(direction.layer, []).append(direction)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if source.quantised is not None:
+        # What is stored then is packed as the library likes it: the shapes are those of the model that the config makes.
+        from eigenbank.builders.denoisers import empty_model
+
+        shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
+
+    def shape(parameter: str) -> tuple[int, ...] | None:
+        return shapes.get(parameter) if source.quantised is not None else source.shape(parameter)
+
+    def read(parts: "list[Part]") -> "list[Tensor] | None":
+        return source.read(parts) if source.quantised is None and source.holds_values(parts) else None
+
     found = {
         each.direction.id: each
         for name, members in by_layer.items()
-        for each in match_stored(source.shape, source.read, bank.layers[name], members)
+        for each in match_stored(shape, read, bank.layers[name], members)
     }
     return [found[direction.id] for direction in bank]
+
+
+def drawable() -> dict[str, Path]:
+    """The models of the catalog whose checkpoints are pipelines on this machine, by id: their folders."""
+    with Catalog.open() as catalog:
+        places = {found.model_id: found.checkpoint_path for found in catalog.sets() if found.checkpoint_path}
+    folders = {model_id: resolve(place) for model_id, place in sorted(places.items())}
+    return {model_id: folder for model_id, folder in folders.items() if (folder / "model_index.json").is_file()}
 
 
 def open_pipeline(model: str, *, device: str = "cpu") -> Any:
@@ -161,7 +186,7 @@ def open_source(
     if path.is_file() and shipped_checkpoint(model) is None:
         from eigenbank.builders.single_file import open_file
 
-        return f"local/{_plain(path.stem)}", open_file(path, config=config), path
+        return f"local/{file_name(path.stem)}", open_file(path, config=config), path
     inside = _INSIDE.fullmatch(model)
     if inside and not path.exists():
         from eigenbank.builders.single_file import open_hub_file
@@ -197,36 +222,57 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
     if out is not None:
         folder = bank.save(out).folder
         assert folder is not None
-    else:
-        home = sets_folder() / _plain(bank.model_id.replace("/", "--"))
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
-        except OSError as error:
-            message = (
-                f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
-            )
-            raise SetError(message) from error
-        try:
-            bank.save(staging / "set")
-            folder = home / manifest_digest(staging / "set")[:16]
-            if not folder.exists():
-                os.replace(staging / "set", folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    with Catalog.open() as catalog:
-        before = catalog.get_set(bank.model_id, bank.manifest.checkpoint.revision)
-        catalog.add_set(
-            Bank.open(folder).manifest,
-            location=locate(folder),
-            digest=manifest_digest(folder),
-            checkpoint_path=None if checkpoint is None else locate(checkpoint),
-        )
+        with Catalog.open() as catalog:
+            _enter(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint)
+        return Bank.open(folder)
+    home = sets_folder() / file_name(bank.model_id)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    except OSError as error:
+        message = f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
+        raise SetError(message) from error
+    try:
+        bank.save(staging / "set")
+        with Catalog.open() as catalog:
+            return Bank.open(adopt(staging / "set", catalog, checkpoint=checkpoint))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def adopt(written: Path, catalog: Catalog, *, checkpoint: Path | None = None) -> Path:
+    """Move a set, just written on the same disk, among this machine's sets, and enter it into the catalog.
+
+    Returns where it lies: a folder named by its digest, so that the catalog points to the old set until the new one is
+    whole. Raises SetError or CatalogError; then the catalog has not changed.
+    """
+    manifest, digest = read_manifest(written), manifest_digest(written)
+    home = sets_folder() / file_name(manifest.checkpoint.model_id)
+    folder = home / digest[:16]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            os.replace(written, folder)
+    except OSError as error:
+        message = f"{folder} cannot be written ({error.strerror}): nothing was kept. Make room, or set EIGENBANK_HOME"
+        raise SetError(message) from error
+    _enter(folder, manifest, digest, catalog, checkpoint)
+    return folder
+
+
+def _enter(folder: Path, manifest: Manifest, digest: str, catalog: Catalog, checkpoint: Path | None) -> None:
+    """Point the catalog to a set, and remove the one it pointed to before, if that is one of this machine's."""
+    before = catalog.get_set(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
+    catalog.add_set(
+        manifest,
+        location=locate(folder),
+        digest=digest,
+        checkpoint_path=None if checkpoint is None else locate(checkpoint),
+    )
     if before is not None:
         former = resolve(before.location)
         if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
             shutil.rmtree(former, ignore_errors=True)
-    return Bank.open(folder)
 
 
 def export(
@@ -251,11 +297,11 @@ def export(
     """
     from dataclasses import replace
 
-    from eigenbank.loaders.export import LORA, check_expressible, check_out, choose, write
+    from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
     from eigenbank.loaders.load import load
 
     out = Path(out)
-    check_out(out, format)
+    check_format(out, format)
     bank = model if isinstance(model, Bank) else load(model)
     terms = choose(bank, edits)
     if format not in LORA:
@@ -331,8 +377,3 @@ def _path(model: str) -> Path:
         message = "the checkpoint's name is empty: give its folder, a file or a model id"
         raise SourceError(message)
     return path
-
-
-def _plain(name: str) -> str:
-    """A name made fit for a model id or a folder: other characters than letters, digits, `_`, `.` and `-` become `-`."""
-    return re.sub(r"[^\w.\-]", "-", name)[:150].lstrip(".-") or "unnamed"

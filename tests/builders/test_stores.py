@@ -120,7 +120,7 @@ def test_bitsandbytes_is_refused_by_name(weights_file: Path) -> None:
         json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
     )
     with pytest.raises(SourceError, match="is quantised by bitsandbytes"):
-        open_folder(weights_file.parent)
+        build(open_folder(weights_file.parent), "a/b")
 
 
 def test_rows_of_a_fused_projection_are_read_alone(tmp_path: Path) -> None:

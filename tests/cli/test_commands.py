@@ -119,6 +119,8 @@ def test_the_schema_is_json_schema(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document["additionalProperties"] is False
     assert "directions" in document["required"]
+    assert run(["schema", "sliders"]) == 0
+    assert json.loads(capsys.readouterr().out)["required"] == ["sliders"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -145,7 +147,7 @@ def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: 
         (["build", ""], 1, "the checkpoint's name is empty"),
         (["list", "--catalog", ""], 2, "--catalog"),
         (["steer", "acme/tiny", "--set", "smile=1", "--out", "/dev/null"], 1, "is no file"),
-        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/tmp/a.jpg"], 1, "would be no JPG but a PNG"),
+        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/tmp/a.jpg"], 1, "does not end in .png"),
         (["steer", "acme/tiny", "--set", "smile=1", "--out", "OUT"], 1, "no label in acme/tiny: 'smile'"),
         (
             ["steer", "acme/tiny", "--set", MID[:-1] + "9=1", "--out", "OUT"],

@@ -11,7 +11,7 @@ import eigenbank as eb
 from eigenbank.loaders.mask import as_mask, token_grid
 from eigenbank.loaders.pipelines import open_pipeline, sample
 from eigenbank.loaders.schedule import ramp, windowed
-from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.errors import MatchError, PhotoError, SteerError
 
 MID = "mid_block.attentions.0"
 ID = f"{MID}/output-value/0"
@@ -162,10 +162,21 @@ def test_a_picture_can_be_a_mask(pipe: Any, bank: eb.Bank) -> None:
 
 
 @pytest.mark.parametrize(
-    "mask", [torch.zeros(8, 8), torch.full((8, 8), 2.0), torch.ones(8), "left", torch.ones(1, 1, 8, 8)]
+    ("mask", "message"),
+    [
+        (torch.zeros(8, 8), "0 everywhere"),
+        (torch.full((8, 8), 2.0), "not all in"),
+        (torch.ones(8), "shape"),
+        ("left.png", "is no file"),
+        ([["left"]], "a mask is a map of numbers"),
+        (torch.ones(1, 1, 8, 8), "shape"),
+        (torch.ones(8, 8, dtype=torch.complex64), "of complex numbers"),
+        (torch.ones(8, 8, device="meta"), "on the meta device"),
+        (torch.ones(0, 8, dtype=torch.uint8), "shape"),
+    ],
 )
-def test_what_is_no_mask_is_refused(mask: Any, pipe: Any, bank: eb.Bank) -> None:
-    with pytest.raises(SteerError, match="mask"):
+def test_what_is_no_mask_is_refused(mask: Any, message: str, pipe: Any, bank: eb.Bank) -> None:
+    with pytest.raises((SteerError, PhotoError), match=message):
         eb.steer(pipe, {bank[ID]: 1.0}, mask=mask)
 
 
@@ -221,6 +232,29 @@ def test_masks_of_more_bits_keep_their_greys() -> None:
     grey = Image.new("I;16", (4, 4), 128 * 257)
     assert torch.equal(as_mask(grey), torch.full((1, 4, 4), 128 / 255))
     assert torch.equal(as_mask(torch.full((4, 4), 128)), torch.full((1, 4, 4), 128 / 255))
+
+
+def test_a_picture_is_black_where_it_is_transparent(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
+    picture.paste((255, 255, 255, 255), (2, 0, 4, 4))
+    picture.save(tmp_path / "mask.png")
+    expected = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 4)[None]
+    assert torch.equal(as_mask(picture), expected)
+    assert torch.equal(as_mask(tmp_path / "mask.png"), expected)
+    assert torch.equal(as_mask(str(tmp_path / "mask.png")), expected)
+
+
+def test_levels_of_0_and_1_are_taken_for_the_mistake_they_are() -> None:
+    from PIL import Image
+
+    zero_one = Image.new("L", (4, 4), 0)
+    zero_one.paste(1, (2, 0, 4, 4))
+    with pytest.raises(SteerError, match=r"levels 0 and 1 of 255.*Multiply it by 255"):
+        as_mask(zero_one)
+    assert as_mask([[0, 1], [0, 1]]).max() == 1
+    assert as_mask(zero_one.point(lambda level: level * 255).convert("1")).max() == 1
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -289,7 +323,7 @@ def test_a_layer_whose_out_projection_writes_text_too_is_not_folded() -> None:
 def test_an_edit_that_could_do_nothing_is_an_error(pipe: Any, bank: eb.Bank) -> None:
     with pytest.raises(SteerError, match="does not say which"), eb.steer(pipe, {bank[ID]: 1.0}, guidance="conditional"):
         draw(pipe)
-    with pytest.raises(SteerError, match="expected guidance"):
+    with pytest.raises(SteerError, match="expected 'both', 'conditional' or"):
         eb.steer(pipe, {bank[ID]: 1.0}, guidance="some")  # type: ignore[arg-type]
     with (
         pytest.raises(SteerError, match="no unconditional pass"),

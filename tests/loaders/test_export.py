@@ -303,7 +303,7 @@ def test_a_label_that_points_the_other_way_is_exported_the_right_way_round(
     torch.testing.assert_close(bias, -3.0 * direction.vector)
     with safe_open(file, "pt") as opened:
         (entry,) = json.loads(opened.metadata()["eigenbank"])["directions"]
-    assert (entry["name"], entry["polarity"], entry["token_length"]) == ("smile", -1, 2.0)
+    assert (entry["name"], entry["weight"], entry["token_length"]) == ("smile", -1, 2.0)
 
 
 def test_equal_edits_are_equal_files_and_a_failure_keeps_the_old_one(

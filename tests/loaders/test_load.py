@@ -1,11 +1,12 @@
 """A bank is found by its model id, by its folder, and for a pipeline by where that was loaded from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import eigenbank as eb
-from eigenbank.loaders.load import bank_for
+from eigenbank.loaders.load import bank_for, set_of
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 from eigenbank.workflows import find_checkpoint, keep
@@ -35,11 +36,18 @@ def test_labels_given_in_the_catalog_are_there(kept: eb.Bank, tiny_checkpoint: P
         catalog.add_label(direction.full_id, label)
     assert eb.load("acme/tiny")["warm light"].id == direction.id
     assert bank_for(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
+    assert set_of("acme/tiny").labels == []
 
 
 def test_an_unknown_model_is_refused_with_near_matches(kept: eb.Bank) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'acme/tiny'"):
         eb.load("acme/tyni")
+
+
+@pytest.mark.parametrize("name", [None, 3, "", " ", b"acme/tiny", "a\0b"])
+def test_what_is_no_name_is_refused(name: Any, kept: eb.Bank) -> None:
+    with pytest.raises(UnknownNameError, match="is no model id: expected one, as in"):
+        eb.load(name)
 
 
 def test_a_name_longer_than_any_folder_is_unknown(kept: eb.Bank) -> None:

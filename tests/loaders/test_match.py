@@ -2,12 +2,15 @@
 
 import csv
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import textpipes
 import torch
 from making import make_checkpoint
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import eigenbank as eb
@@ -15,7 +18,7 @@ from eigenbank.cli.main import run
 from eigenbank.loaders.match import match
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.plugins import target_of
-from eigenbank.schemas.errors import MatchError
+from eigenbank.schemas.errors import MatchError, SourceError, SteerError
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,83 @@ def test_quantised_weights_are_matched_by_structure_and_said_to_be(tiny_checkpoi
         assert handle.terms[0].match == "structure"
     with pytest.raises(MatchError, match="32 wide, the pipeline's layer is 48 wide"):
         eb.steer(quantised(make_checkpoint(tmp_path / "wider", widths=(16, 48))), {direction: 1.0})
+
+
+def test_weights_that_torchao_quantised_are_steered_by_structure() -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install torchao")
+    pipe = textpipes.stable_diffusion()
+    direction = next(iter(textpipes.bank_for(pipe)))
+    quantization.quantize_(pipe.unet, quantization.Int8WeightOnlyConfig())
+    steered_by_structure(pipe, direction)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_that_bitsandbytes_quantised_are_steered_by_structure(bits: int) -> None:
+    own = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes").nn
+    pipe = textpipes.stable_diffusion()
+    direction = next(iter(textpipes.bank_for(pipe)))
+    for name, linear in list(pipe.unet.named_modules()):
+        if isinstance(linear, nn.Linear) and ".attn1.to_" in name:
+            size = (linear.in_features, linear.out_features, linear.bias is not None)
+            made = own.Linear4bit(*size) if bits == 4 else own.Linear8bitLt(*size, has_fp16_weights=False)
+            made.load_state_dict(linear.state_dict())
+            pipe.unet.set_submodule(name, made.to("cpu"))
+    steered_by_structure(pipe, direction)
+
+
+def steered_by_structure(pipe: Any, direction: eb.Direction) -> None:
+    """Look that an edit acts on quantised weights, says so, is not folded into them, and leaves no trace."""
+    before = textpipes.draw(pipe, 1)
+    with eb.steer(pipe, {direction: 1.0}) as handle:
+        assert handle.terms[0].match == "structure"
+        assert not torch.equal(textpipes.draw(pipe, 1), before)
+    with (
+        pytest.raises(SteerError, match=r"cannot be folded: .* is quantised"),
+        eb.steer(pipe, {direction: 1.0}, site="output", fold=True),
+    ):
+        pass
+    assert torch.equal(textpipes.draw(pipe, 1), before)
+
+
+def test_a_stored_checkpoint_that_torchao_quantised_is_matched_by_structure(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install torchao")
+    import diffusers
+
+    from eigenbank.workflows import match
+
+    how = diffusers.TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    unet = diffusers.UNet2DModel.from_pretrained(
+        tiny_checkpoint / "unet", quantization_config=how, torch_dtype=torch.float32
+    )
+    unet.save_pretrained(tmp_path / "quantised")
+    stored = load_file(tmp_path / "quantised" / "diffusion_pytorch_model.safetensors")
+    assert "mid_block.attentions.0.to_q.weight" not in stored
+    eb.build(str(tiny_checkpoint), top_k=2).save(tmp_path / "set")
+    found = match(str(tmp_path / "set"), str(tmp_path / "quantised"))
+    assert {(each.verdict, each.reason) for each in found} == {
+        ("structure", "the weights are quantised: only their shapes match")
+    }
+    wider = make_checkpoint(tmp_path / "wider", widths=(16, 48))
+    eb.build(str(wider), top_k=2).save(tmp_path / "other")
+    found = match(str(tmp_path / "other"), str(tmp_path / "quantised"))
+    assert "incompatible" in {each.verdict for each in found}
+    with pytest.raises(SourceError, match="is quantised by torchao"):
+        eb.build(str(tmp_path / "quantised"))
+
+
+def test_a_stored_checkpoint_in_whole_numbers_is_matched_by_structure(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from eigenbank.workflows import match
+
+    shutil.copytree(tiny_checkpoint, tmp_path / "int8")
+    path = tmp_path / "int8" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    save_file(
+        {name: each.to(torch.int8) if name.endswith(".to_q.weight") else each for name, each in weights.items()}, path
+    )
+    eb.build(str(tiny_checkpoint), top_k=1).save(tmp_path / "set")
+    assert {each.verdict for each in match(str(tmp_path / "set"), str(tmp_path / "int8"))} == {"structure"}
 
 
 def test_a_score_is_that_of_the_whole_gram_matrix(demo_checkpoint: Path, bank: eb.Bank) -> None:

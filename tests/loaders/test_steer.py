@@ -1,6 +1,7 @@
 """Steering adds what was asked where it was asked, and leaves no trace."""
 
 import copy
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,56 @@ def test_a_handle_changes_scale_while_attached(pipe: Any, bank: eb.Bank) -> None
         handle.set_scale(1.0, "nose")
     handle.remove()
     assert not handle.attached
+
+
+def test_a_handle_takes_the_direction_it_was_made_with(pipe: Any, bank: eb.Bank) -> None:
+    first, second = bank[f"{MID}/output-value/0"], bank[f"{MID}/output-value/1"]
+    with eb.steer(pipe, {first: 0.5, second: 1.0}):
+        wanted = draw(pipe)
+    for key in (first, first.id):
+        with eb.steer(pipe, {key: 2.0, second: 1.0}, bank=bank) as handle:
+            handle.set_scale(0.5, first)
+            assert torch.equal(draw(pipe), wanted)
+            with pytest.raises(SteerError, match=f"{bank.model_id}#{MID}/output-value/2 is not part of this edit"):
+                handle.set_scale(1.0, bank[f"{MID}/output-value/2"])
+
+
+def test_what_a_scale_of_ones_own_raises_says_of_which_direction_and_when(pipe: Any, bank: eb.Bank) -> None:
+    direction = bank[f"{MID}/output-value/0"]
+    late = [False]
+
+    def scale(done: float) -> float:
+        return 1 / (done - 0.5) if late[0] else 1.0
+
+    handle = eb.steer(pipe, {direction: scale}).attach()
+    late[0] = True
+    with pytest.raises(ZeroDivisionError) as caught:
+        draw(pipe)
+    handle.remove()
+    assert caught.value.__notes__ == [f"raised by the scale given for {direction.id!r}, asked for 50% of the run"]
+    with pytest.raises(ZeroDivisionError) as caught:
+        eb.steer(pipe, {direction: lambda done: 1 / done})
+    assert "0% of the run" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"mask": torch.eye(8)}])
+def test_a_steered_denoiser_is_neither_copied_nor_pickled(options: dict[str, Any], pipe: Any, bank: eb.Bank) -> None:
+    before = draw(pipe)
+    with eb.steer(pipe, {bank[f"{MID}/output-value/0"]: 1.0}, **options):
+        for take in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(SteerError, match=r"cannot be copied or pickled.*remove"):
+                take(pipe.unet)
+    for unet in (copy.deepcopy(pipe.unet), pickle.loads(pickle.dumps(pipe.unet))):
+        pipe.unet = unet
+        torch.testing.assert_close(draw(pipe), before)
+
+
+def test_a_folded_edit_goes_into_a_copy(pipe: Any, bank: eb.Bank) -> None:
+    with eb.steer(pipe, {bank[f"{MID}/output-value:output/0"]: 1.0}, fold=True):
+        edited, copied = draw(pipe), copy.deepcopy(pipe.unet)
+    assert not torch.allclose(draw(pipe), edited)
+    pipe.unet = copied
+    torch.testing.assert_close(draw(pipe), edited)
 
 
 def test_a_window_acts_only_in_its_part_of_the_run(pipe: Any, bank: eb.Bank) -> None:

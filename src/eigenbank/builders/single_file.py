@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.sources import check_config, choose_component, local_file, read_json
+from eigenbank.builders.sources import choose_component, local_file, read_json
 from eigenbank.builders.store import SCALES, Piece, SafetensorsSource, TensorFile
 from eigenbank.registry.tensorfile import TensorInfo
 from eigenbank.schemas.errors import SourceError
@@ -67,7 +67,6 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
 
 def source_of(file: TensorFile, where: str, *, config: dict[str, Any], revision: str | None = None) -> SingleFileSource:
     """The denoiser of that config in a single file, which may lie anywhere. Raises SourceError."""
-    check_config(config, where)
     names = list(file.header)
     return SingleFileSource(
         config=config,

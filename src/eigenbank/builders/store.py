@@ -67,6 +67,18 @@ class Source:
         raise NotImplementedError
 
     @property
+    def quantised(self) -> str | None:
+        """What the weights were quantised by, as the config says; None where they are not."""
+        said = self.config.get("quantization_config")
+        if not isinstance(said, dict):
+            return None
+        return str(said.get("quant_method") or said.get("quant_type") or "an unnamed method")[:100]
+
+    def holds_values(self, parts: Iterable[Part]) -> bool:
+        """Whether these parts are stored as numbers that can be read as they are."""
+        return all(self.headers[piece.stored].dtype in FLOATS for part in parts for piece in self.pieces(part))
+
+    @property
     def total(self) -> int:
         """Bytes of all that is stored."""
         return sum(info.size for info in self.headers.values())

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigenbank.cli.edits import set_option, sliders_option, wanted_sliders
 from eigenbank.cli.options import catalog_option, parse_sets
 from eigenbank.cli.output import emit, output_options, say
-from eigenbank.cli.picture import check_out, checkpoint_option, force_option, open_model, save_picture
+from eigenbank.cli.picture import check_picture, checkpoint_option, force_option, open_model, save_picture
 from eigenbank.schemas.errors import PhotoError
 
 if TYPE_CHECKING:
@@ -20,14 +21,8 @@ COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "noise_std
 @click.command(short_help="Edit a photo.")
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="ID", help="Model of the catalog, or a checkpoint's folder.")
-@click.option(
-    "--set",
-    "edits",
-    multiple=True,
-    required=True,
-    metavar="NAME=SCALE",
-    help="A label or id and its scale; repeatable.",
-)
+@set_option
+@sliders_option
 @click.option("--prompt", help="What the photo shows, for models with prompts.")
 @click.option("--guidance", type=click.FloatRange(0, 50), help="Guidance scale, for models with prompts [default: 1].")
 @click.option("--size", type=click.IntRange(8, 4096), help="Side of the square drawn [default: the model's own].")
@@ -51,6 +46,7 @@ def edit(
     photo: Path,
     model: str,
     edits: tuple[str, ...],
+    file: Path | None,
     prompt: str | None,
     guidance: float | None,
     size: int | None,
@@ -72,10 +68,10 @@ def edit(
     Example:
       eigenbank edit face.png --model eigenbank/cartoon-faces-32 --set 'skin tone=1' --steps 20 --out edited.png
     """
-    wanted = parse_sets(edits)
-    for path in (out, compare):
-        if path is not None:
-            check_out(path)
+    sliders = wanted_sliders(parse_sets(edits), file)
+    check_picture(out)
+    if compare is not None:
+        check_picture(compare, "--compare")
     if compare is not None and compare.absolute() == out.absolute():
         message = f"--out and --compare are both {out}"
         raise click.UsageError(message)
@@ -85,7 +81,7 @@ def edit(
     if any(path is not None and path.exists() and path.samefile(photo) for path in (out, compare)):
         message = f"{photo} would be overwritten by the edit: nothing was drawn. Choose another --out"
         raise PhotoError(message)
-    bank, pipe = open_model(model, checkpoint)
+    bank, pipe = open_model(model, checkpoint, sliders)
     from eigenbank.loaders.edit import PoorReconstructionWarning
     from eigenbank.loaders.edit import edit as edit_photo
 
@@ -95,7 +91,7 @@ def edit(
         found = edit_photo(
             pipe,
             photo,
-            wanted,
+            sliders,
             bank=bank,
             steps=steps,
             repeats=repeats,

@@ -36,6 +36,16 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
     show_default=True,
     help="Random directions at every place, which a labelled one must beat.",
 )
+@click.option(
+    "--parts",
+    type=click.IntRange(0, 1000),
+    default=32,
+    show_default=True,
+    help="Most directions in a composite, one of which is tried for each score; 0 for none.",
+)
+@click.option(
+    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the confirmed alone."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda, …")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
@@ -51,6 +61,8 @@ def label(
     steps: int,
     most: int,
     null: int,
+    parts: int,
+    all_qualities: bool,
     device: str,
     out: Path | None,
     fmt: str,
@@ -59,7 +71,8 @@ def label(
     """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
 
     MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
-    score measured again on others; what does not beat random directions stays unnamed. The set is written anew and
+    score measured again on others, as is a composite of directions fitted to each; what does not beat random directions
+    stays unnamed. The set is written anew and
     takes the former one's place in the catalog. Cut short and run again, it goes on.
 
     \b
@@ -69,18 +82,24 @@ def label(
     from eigenbank.builders.labelers.seam import open_labelers
     from eigenbank.labelling import Plan
     from eigenbank.labelling import label as label_bank
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.load import set_of
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.registry.bank import Bank
     from eigenbank.registry.paths import readings_folder
     from eigenbank.workflows import find_checkpoint, keep
 
     model_id, checkpoint = find_checkpoint(model)
-    folder = load(model_id).folder
-    assert folder is not None
-    bank = Bank.open(folder)  # as it lies there, without the labels that the catalog's people gave: those stay theirs
+    bank = set_of(model_id)
     opened = open_labelers(list(labelers), checkpoint)
-    plan = Plan(scale=scale, seeds=seeds, confirm_seeds=confirm_seeds, steps=steps, most=most, null=null)
+    plan = Plan(
+        scale=scale,
+        seeds=seeds,
+        confirm_seeds=confirm_seeds,
+        steps=steps,
+        most=most,
+        null=null,
+        parts=parts,
+        all_qualities=all_qualities,
+    )
     with progress_bar() as progress:
         pipe = open_pipeline(checkpoint, device)
         bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=say)

@@ -1,7 +1,10 @@
 """The command `eigenbank`: its group of commands, loaded when asked for, and the one map from errors to messages."""
 
+import contextlib
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,14 +28,18 @@ COMMANDS = {
     "pull": "eigenbank.cli.pull:pull",
     "sync": "eigenbank.cli.sync:sync",
     "verify": "eigenbank.cli.verify:verify",
+    "plan": "eigenbank.cli.plan:plan",
     "match": "eigenbank.cli.match:match",
     "steer": "eigenbank.cli.picture:steer",
     "sweep": "eigenbank.cli.picture:sweep",
     "edit": "eigenbank.cli.edit:edit",
     "export": "eigenbank.cli.export:export",
+    "play": "eigenbank.cli.play:play",
+    "gallery": "eigenbank.cli.gallery:gallery",
     "demo": "eigenbank.cli.demo:demo",
     "plugins": "eigenbank.cli.plugins:plugins",
     "schema": "eigenbank.cli.schema:schema",
+    "doctor": "eigenbank.cli.doctor:doctor",
 }
 
 
@@ -71,7 +78,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
     \b
     Example:
-      eigenbank demo
+      eigenbank demo      shows all of it on a checkpoint that ships
+      eigenbank doctor    checks this installation
     """
 
 
@@ -80,12 +88,25 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
+def _missing_catalog() -> Path | None:
+    """The user's catalog file, if it is not there yet."""
+    from eigenbank.registry.paths import home
+
+    if os.environ.get("EIGENBANK_CATALOG"):
+        return None
+    with contextlib.suppress(EigenbankError):
+        catalog = home() / "catalog.db"
+        return None if catalog.exists() else catalog
+    return None
+
+
 def run(args: list[str]) -> int:
     """Run the command line and return its exit code; expected errors become one message on stderr.
 
     Bugs are not mapped: they look like bugs, with their traceback.
     """
     debug = "--debug" in args[:1]
+    catalog = _missing_catalog()
     try:
         result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False)
     except click.ClickException as error:
@@ -103,4 +124,9 @@ def run(args: list[str]) -> int:
         # The reader of a pipe has seen enough; nothing more can be written to it, not even by the interpreter's exit.
         sys.stdout = None
         return 0
+    if catalog is not None and catalog.exists():
+        click.echo(
+            f"this was the first run: a catalog was made, {catalog}. It holds what ships; add to it: eigenbank build",
+            err=True,
+        )
     return result if isinstance(result, int) else 0

@@ -1,19 +1,23 @@
 """`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigenbank.cli.edits import acting_options, set_option, sliders_option, wanted_sliders
+from eigenbank.cli.edits import save_sliders as keep_sliders
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
 from eigenbank.cli.output import progress_bar, say
-from eigenbank.registry.files import replacing
+from eigenbank.registry.files import check_out, replacing
 from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from eigenbank.loaders.steer import Steering
+    from eigenbank.schemas import Sliders
 
 steps_option = click.option(
     "--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps."
@@ -22,6 +26,8 @@ out_option = click.option("--out", type=click.Path(path_type=Path, dir_okay=Fals
 force_option = click.option(
     "--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights."
 )
+STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
+
 checkpoint_option = click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Folder to draw from [default: the model's own]."
 )
@@ -29,13 +35,11 @@ checkpoint_option = click.option(
 
 @click.command(short_help="Draw edited images into a PNG.")
 @click.argument("model")
+@set_option
+@sliders_option
+@acting_options
 @click.option(
-    "--set",
-    "edits",
-    multiple=True,
-    required=True,
-    metavar="NAME=SCALE",
-    help="A label or id and its scale; repeatable.",
+    "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Sliders file to write: this edit."
 )
 @click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="One image per seed.")
 @steps_option
@@ -46,6 +50,13 @@ checkpoint_option = click.option(
 def steer(
     model: str,
     edits: tuple[str, ...],
+    file: Path | None,
+    window: Any,
+    guidance: str | None,
+    site: str | None,
+    mask: Path | None,
+    fold: bool,
+    save_sliders: Path | None,
     seeds: tuple[int, ...],
     steps: int,
     checkpoint: Path | None,
@@ -55,7 +66,8 @@ def steer(
     """Draw images with directions added, below the same images without them.
 
     MODEL is a model id of the catalog; names are its labels or direction ids. The name - stands for ids read from
-    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of.
+    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of. A sliders
+    file names the model whose directions it means: they are drawn with MODEL as far as they match its weights.
 
     \b
     Example:
@@ -70,24 +82,31 @@ def steer(
     elif model == "-":
         message = "- as MODEL is the model of ids on stdin: give their scale, as in --set -=1.5"
         raise click.UsageError(message)
-    check_out(out)
-    bank, pipe = open_model(model, checkpoint)
+    sliders = wanted_sliders(wanted, file, window=window, guidance=guidance, site=site)
+    check_picture(out)
+    if save_sliders is not None:
+        check_out(save_sliders, (".json",), "sliders", SteerError, option="--save-sliders")
+    bank, pipe = open_model(model, checkpoint, sliders)
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.steer import steer as steer_pipe
 
-    edit = steer_pipe(pipe, wanted, bank=bank, force=force)
+    edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fold=fold, force=force)
+    say_matches(edit)
     plain = sample(pipe, seeds, steps)
     with edit:
         edited = sample(pipe, seeds, steps)
-    names = [f"{name} {scale:+g}" for name, scale in wanted.items()]
+    names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = contact_sheet([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
+    if save_sliders is not None:
+        keep_sliders(sliders, bank.model_id, save_sliders)
 
 
 @click.command(short_help="Draw directions at several scales as a contact sheet.")
 @click.argument("first", metavar="MODEL|ID|-")
 @click.argument("directions", nargs=-1, metavar="[NAME]...")
+@sliders_option
 @click.option("--model", metavar="ID", help="Model of ids that do not name it, as those read from stdin may not.")
 @click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
@@ -99,6 +118,7 @@ def steer(
 def sweep(
     first: str,
     directions: tuple[str, ...],
+    file: Path | None,
     model: str | None,
     scales: tuple[float, ...],
     seeds: tuple[int, ...],
@@ -111,33 +131,36 @@ def sweep(
 
     NAMEs are labels or direction ids; without any, the best direction of every label is drawn. A full id
     (MODEL#LAYER/RECIPE/RANK) may stand in the model's place, and - reads ids from stdin, one a line, as `search -q`
-    prints them.
+    prints them. The sliders of a file are one more row: all of them at once, the scales being factors on theirs.
 
     \b
     Example:
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
-    check_out(out)
+    check_picture(out)
     model_id, wanted = _wanted(first, directions, model)
-    bank, pipe = open_model(model_id, checkpoint)
+    sliders = None if file is None else wanted_sliders({}, file)
+    bank, pipe = open_model(model_id, checkpoint, sliders)
     import torch
 
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
-    names = wanted or bank.labels
-    if not names:
+    chosen: list[Any] = [*(wanted or ([] if sliders else bank.labels)), *([sliders] if sliders else [])]
+    if not chosen:
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
     plain = sample(pipe, seeds, steps)
-    rows, notes = [], []
+    rows, names, notes = [], [], []
     with progress_bar() as progress:
-        for number, name in enumerate(names):
-            progress(name, number, len(names))
-            swept = sweep_pipe(pipe, name, scales, seeds=seeds, bank=bank, steps=steps, force=force)
+        for number, each in enumerate(chosen):
+            name = each if isinstance(each, str) else str(file)
+            progress(name, number, len(chosen))
+            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, steps=steps, force=force)
             rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
-            notes.append(bank[name].id if name not in bank[name].id else "")
+            names.append(name)
+            notes.append(swept.name if name is not each else bank[name].id if name not in bank[name].id else "")
     columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
     sheet = contact_sheet(rows, names, columns, notes=notes, group=len(scales) + 1, cell=64)
     save_picture(sheet, out)
@@ -163,36 +186,38 @@ def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple
     return models.pop(), names
 
 
-def open_model(model: str, checkpoint: Path | None) -> tuple[Any, Any]:
-    """The bank of a model and a pipeline to draw from. The bank first: an unknown name fails before anything is loaded."""
-    from eigenbank.loaders.load import load
+def open_model(model: str, checkpoint: Path | None, sliders: "Sliders | None" = None) -> tuple[Any, Any]:
+    """The bank of a model, or of that which the sliders name, and a pipeline of the model to draw from.
+
+    The bank first: an unknown name fails before anything is loaded.
+    """
+    from eigenbank.loaders.load import bank_of, load
     from eigenbank.workflows import find_checkpoint
 
     model_id, folder = find_checkpoint(model)
-    bank = load(model_id)
+    if sliders is None or sliders.model in (None, model_id):
+        bank = load(model_id)
+    else:
+        assert sliders.model is not None
+        bank = bank_of(sliders.model)
+        say(f"the sliders are of {bank.model_id}: drawn with {model_id} as far as they match its weights")
+    for slider in () if sliders is None else sliders.sliders:
+        bank.find(slider.key)
     from eigenbank.loaders.pipelines import open_pipeline
 
     return bank, open_pipeline(checkpoint or folder)
 
 
-def check_out(out: Path) -> None:
-    """Raise SteerError, before anything is drawn, where no picture could be written, or under the name of another kind."""
-    if out.suffix.lower() not in (".png", ""):
-        message = f"{out} would be no {out.suffix[1:].upper()[:20]} but a PNG: no picture was drawn. Give --out a name that ends in .png"
-        raise SteerError(message)
-    try:
-        there = out.exists() and not out.is_file()
-    except OSError as error:  # a name too long for the file system
-        message = f"{out} cannot be written ({error.strerror or error}): no picture was drawn. Choose another --out"
-        raise SteerError(message) from error
-    if there:
-        message = f"{out} is there and is no file: no picture was drawn. Choose another --out"
-        raise SteerError(message)
-    if not out.absolute().parent.is_dir() or not os.access(out.absolute().parent, os.W_OK):
-        message = (
-            f"{out.absolute().parent} is no folder that can be written to: no picture was drawn. Choose another --out"
-        )
-        raise SteerError(message)
+def say_matches(edit: "Steering") -> None:
+    """Say how the directions match the pipeline's weights where they do not match exactly."""
+    for term in edit.terms:
+        if term.match != "exact":
+            say(f"{term.key}: {term.match}{STRUCTURE if 'structure' in term.match else ''}")
+
+
+def check_picture(out: Path, option: str = "--out") -> None:
+    """Raise SteerError, before anything is drawn, where no PNG could be written, or under the name of another kind."""
+    check_out(out, (".png", ""), "PNG", SteerError, outcome="no picture was drawn", option=option)
 
 
 def save_picture(sheet: "Image", out: Path) -> None:

@@ -42,22 +42,19 @@ def preview(
     Example:
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.load import set_of
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.loaders.preview import draw_preview
-    from eigenbank.registry.bank import Bank
     from eigenbank.registry.card import preview_name
     from eigenbank.schemas.errors import SteerError
     from eigenbank.workflows import find_checkpoint, keep
 
     model_id, checkpoint = find_checkpoint(model)
-    folder = load(model_id).folder
-    assert folder is not None
-    bank = Bank.open(folder)
+    bank = set_of(model_id)
     if names:
         chosen = [bank[name] for name in dict.fromkeys(names)]
     else:
-        chosen = [each for each in bank if everything or each.labels]
+        chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
         message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
         raise SteerError(message)

@@ -4,16 +4,16 @@ import json
 
 import click
 
+from eigenbank.schemas.formats import FORMATS, json_schema
 
-@click.command(short_help="Print the JSON Schema of a manifest.")
-def schema() -> None:
-    """Print the JSON Schema of a direction set's manifest.json.
+
+@click.command(short_help=f"Print the JSON Schema of a file: {', '.join(FORMATS)}.")
+@click.argument("what", type=click.Choice(list(FORMATS)), default="manifest")
+def schema(what: str) -> None:
+    """Print the JSON Schema of a file that eigenbank writes; by default of a direction set's manifest.json.
 
     \b
     Example:
       eigenbank schema > manifest.schema.json
     """
-    from eigenbank.schemas import Manifest
-
-    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
-    click.echo(json.dumps(document, indent=2))
+    click.echo(json.dumps(json_schema(what), indent=2))

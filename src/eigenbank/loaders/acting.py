@@ -10,7 +10,7 @@ from eigenbank.loaders.fold import Fold
 from eigenbank.loaders.hooks import AddHook, attach, detach
 from eigenbank.loaders.mask import Mask
 from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
-from eigenbank.loaders.schedule import Scale, as_scale
+from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, computing
 from eigenbank.registry.bank import Direction
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -26,6 +26,7 @@ CACHES = {
 class Term:
     """One direction of an edit: where it is added, `vector` for scale 1 in the wanted polarity, and its scale now.
 
+    `guidance` is the one half of classifier-free guidance it acts on, None for both.
     `match` says how it matches the pipeline's first denoiser, `matches` each of them by name.
     """
 
@@ -36,6 +37,7 @@ class Term:
     match: str
     site: Site
     window: Window
+    guidance: Half | None = None
     matches: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -47,7 +49,7 @@ class Term:
         """The scale when the fraction `done` of the run lies behind, of no axis or `(samples,)`. Raises SteerError."""
         if done not in self.window:
             return torch.zeros(())
-        return as_scale(self.scale(done) if callable(self.scale) else self.scale, self.key)
+        return scale_at(self.scale, done, self.key)
 
 
 @dataclass
@@ -75,7 +77,6 @@ class Acting:
         terms: Sequence[Term],
         *,
         hook_name: str,
-        guidance: Half | None,
         mask: Tensor | None,
         fold: bool,
     ) -> None:
@@ -84,13 +85,12 @@ class Acting:
         self.name = name
         self.terms = list(terms)
         self.hook_name = hook_name
-        self.guidance = guidance
         self.mask = mask
         self.fold = fold
         self.factor = 1.0
         self.spots: list[_Spot] = []
         self._done = 0.0
-        self._rows: tuple[int, tuple[float, ...] | None] = (1, None)
+        self._rows: tuple[int, dict[Half | None, tuple[float, ...]]] = (1, {})
         self._space: tuple[int, tuple[int, ...]] = (0, ())
         self._watch: PassWatch | None = None
         self._attached: list[nn.Module] = []
@@ -100,7 +100,8 @@ class Acting:
         sites: dict[tuple[int, str, Site], list[Term]] = {}
         for term in self.terms:
             sites.setdefault((id(term.direction.bank), term.direction.layer, term.site), []).append(term)
-        for (_, name, site), terms in sites.items():
+        # Two banks may know the same layer: each has a hook of its own there.
+        for number, ((_, name, site), terms) in enumerate(sites.items()):
             layer = terms[0].direction.bank.layers[name]
             if self.fold:
                 fold = Fold(self.target, self.denoiser, layer)
@@ -116,7 +117,7 @@ class Acting:
                 hook = AddHook(place, layer.width)
                 hook.delta = hook.delta.to(device, dtype)
                 module = self.target.module(self.denoiser, path)
-                attach(module, hook, f"{self.hook_name}/{site}/{layer.name}")
+                attach(module, hook, f"{self.hook_name}/{number}/{site}/{layer.name}")
                 self._attached.append(module)
                 spot.hooks.append(hook)
             if self.mask is not None and layer.kind == "temporal":
@@ -153,28 +154,34 @@ class Acting:
             here = [scales[id(term)] for term in spot.terms]
             rows = max([1, *(len(scale) for scale in here if scale.ndim)])
             matrix = torch.stack([scale.expand(rows) for scale in here], 1)
-            delta = matrix @ torch.stack([term.vector for term in spot.terms])
             if rows > 1 and self._watch is not None and batch > 1:
-                delta = delta.repeat(batch // rows, 1)
-            if halves is not None and len(set(halves)) == 1:
-                delta = delta * halves[0]
-            elif halves is not None:
-                delta = delta.expand(batch, -1) * torch.tensor(halves)[:, None]
-            spot.set(delta)
+                matrix = matrix.repeat(batch // rows, 1)
+            shares = [torch.tensor(halves.get(term.guidance, (1.0,))) for term in spot.terms]
+            # A pass that is one half of guidance as a whole needs no row for each sample.
+            shares = [share[:1] if bool((share == share[0]).all()) else share for share in shares]
+            matrix = matrix.expand(max(len(matrix), *map(len, shares)), -1)
+            matrix = matrix * torch.stack([share.expand(len(matrix)) for share in shares], 1)
+            spot.set(matrix @ torch.stack([term.vector for term in spot.terms]))
 
     def _needs_passes(self) -> bool:
         counted = any(hook.place.count is not None for spot in self.spots for hook in spot.hooks)
         per_sample = any(term.at(done).ndim for term in self.terms for done in (0.0, 0.5, 1 - 1e-9))
         changing = any(not term.constant for term in self.terms)
-        return counted or per_sample or changing or self.guidance is not None or self.mask is not None
+        return counted or per_sample or changing or bool(self._halves()) or self.mask is not None
+
+    def _halves(self) -> list[Half]:
+        """The halves of guidance that some direction acts on alone."""
+        return sorted({term.guidance for term in self.terms if term.guidance is not None})
 
     def _refuse_caches(self) -> None:
         registry = self.denoiser.__dict__.get("_diffusers_hook")
-        per_row = self.guidance is not None or any(term.at(0.0).ndim for term in self.terms)
+        halves = self._halves()
+        per_row = halves or any(term.at(0.0).ndim for term in self.terms)
         for name, why in CACHES.items():
-            if registry is not None and name in registry.hooks and per_row:
+            hook = None if registry is None else registry.hooks.get(name)
+            if hook is not None and not getattr(hook, "is_guidance_distilled", False) and per_row:
                 message = (
-                    f"{why}: scales per sample and guidance={self.guidance or 'both'!r} cannot be carried out. Use one scale "
+                    f"{why}: scales per sample and guidance={' and '.join(halves) or 'both'!r} cannot be carried out. Use one scale "
                     "and guidance='both', or disable_cache() first. Nothing was changed"
                 )
                 raise SteerError(message)
@@ -190,7 +197,9 @@ class Acting:
                     "give as many scales as the pipeline makes images"
                 )
                 raise MatchError(message)
-        halves = None if self.guidance is None else tuple(guidance_rows(self.target, call, self.guidance).tolist())
+        halves: dict[Half | None, tuple[float, ...]] = {
+            half: tuple(guidance_rows(self.target, call, half).tolist()) for half in self._halves()
+        }
         for spot in self.spots:
             for hook in spot.hooks:
                 if hook.place.count is not None:
@@ -205,7 +214,7 @@ class Acting:
         if self.mask is not None and self._space != (call.batch, call.latent):
             self._space = (call.batch, call.latent)
             self._set_masks(call)
-        rows = (call.batch if samples or halves is not None else 1, halves)
+        rows = (call.batch if samples or halves else 1, halves)
         moved = any(self._moves(term, call.done) for term in self.terms)
         changed = moved or rows != self._rows
         self._rows, self._done = rows, call.done

@@ -198,5 +198,14 @@ def drawing_of(
     raise SteerError(message)
 
 
+def as_size(size: object) -> tuple[int, int]:
+    """(height, width) in pixels. Raises SteerError for what is none."""
+    sides = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+        message = f"size={size!r}: expected (height, width) in pixels, as in size=(512, 512). Nothing was edited"
+        raise SteerError(message)
+    return sides[0], sides[1]
+
+
 def _pixels(image: Tensor) -> Tensor:
     return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1)

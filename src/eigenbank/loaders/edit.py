@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from eigenbank.loaders.drawing import drawing_of
-from eigenbank.loaders.photo import as_pixels
-from eigenbank.loaders.steer import Edits, steer
+from eigenbank.loaders.asked import Edits, name_of, opened
+from eigenbank.loaders.roundtrip import POOR, REPEATS, RoundTrip, poor, rms
+from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank
-from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = ["POOR", "REPEATS", "STEPS", "Edited", "PoorReconstructionWarning", "edit"]
+
 STEPS = 50
-REPEATS = 2
-POOR = 0.05
-"""A reconstruction off by more than this (root mean square, of a range of 1) is warned about: 26 dB PSNR."""
 
 
 class PoorReconstructionWarning(UserWarning):
@@ -47,17 +45,17 @@ class Edited:
     @property
     def error(self) -> float:
         """Root mean square difference of the round trip from the photo, over all pixels and channels."""
-        return _rms(self.reconstruction - self.original)
+        return rms(self.reconstruction - self.original)
 
     @property
     def coding_error(self) -> float | None:
         """The part of `error` that the autoencoder makes alone; None for pixel pipelines."""
-        return None if self.coded is None else _rms(self.coded - self.original)
+        return None if self.coded is None else rms(self.coded - self.original)
 
     @property
     def change(self) -> float:
         """Root mean square difference of the edit from the unedited round trip."""
-        return _rms(self.edited - self.reconstruction)
+        return rms(self.edited - self.reconstruction)
 
     @property
     def noise_std(self) -> float:
@@ -67,13 +65,7 @@ class Edited:
     @property
     def poor(self) -> str | None:
         """What is wrong with the round trip, in words; None when nothing is."""
-        if self.error <= POOR:
-            return None
-        by = f", {self.coding_error:.3f} of it by the autoencoder alone" if self.coding_error is not None else ""
-        return (
-            f"the unedited round trip is off by {self.error:.3f} (root mean square, of a range of 1{by}): more than "
-            f"{POOR:g}, so the edit shows another picture than the photo. More steps or repeats may help"
-        )
+        return poor(self.error, self.coding_error)
 
     @property
     def image(self) -> "Image":
@@ -91,7 +83,6 @@ class Edited:
         return contact_sheet([row], [self.name], ["photo", "unedited", "edited"], notes=[note])
 
 
-@torch.no_grad()
 def edit(
     pipe: Any,
     photo: Any,
@@ -114,42 +105,22 @@ def edit(
     The pipeline is left as it was. Warns PoorReconstructionWarning when the unedited round trip is off by more than 0.05.
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
-    if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
-        message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
-        raise SteerError(message)
-    drawing = drawing_of(pipe, steps, repeats, size, call)
-    original, notes = as_pixels(photo, drawing.size(size))
-    steering = steer(drawing.pipe, edits, bank=bank, force=force)
-    latents = drawing.encode(original)
-    noise = drawing.backwards(latents)
-    plain = drawing.forwards(noise)
+    edits = opened(edits)
+    trip = RoundTrip(pipe, photo, steps=steps, repeats=repeats, size=size, **call)
+    steering = steer(trip.pipe, edits, bank=bank, force=force)
+    plain = trip.reconstruction
     with steering:
-        changed = drawing.forwards(noise)
+        changed = trip.draw()
     found = Edited(
-        original=original,
-        reconstruction=drawing.decode(plain),
-        edited=drawing.decode(changed),
-        coded=drawing.decode(latents) if drawing.latent else None,
-        noise=noise.float().cpu(),
+        original=trip.original,
+        reconstruction=plain,
+        edited=changed,
+        coded=trip.coded,
+        noise=trip.noise.float().cpu(),
         steps=steps,
-        name=", ".join(_named(key, scale) for key, scale in edits.items()),
-        notes=tuple(notes),
+        name=name_of(edits),
+        notes=tuple(trip.notes),
     )
-    if not all(bool(each.isfinite().all()) for each in (found.noise, found.reconstruction, found.edited)):
-        message = (
-            "running the photo back to noise left the numbers' range: nothing was edited. Try more steps, "
-            "guidance_scale=1, or float32 (some autoencoders overflow in float16)"
-        )
-        raise SteerError(message)
     if found.poor:
-        warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=3)
+        warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=2)
     return found
-
-
-def _named(key: Any, scale: Any) -> str:
-    """A direction and its scale, where that is one number."""
-    return f"{getattr(key, 'id', key)} {scale:+g}" if isinstance(scale, int | float) else str(getattr(key, "id", key))
-
-
-def _rms(difference: Tensor) -> float:
-    return float(difference.double().square().mean().sqrt())

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eigenbank import __version__
-from eigenbank.registry.bank import Bank, Direction
-from eigenbank.registry.files import replacing
+from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.files import check_out, replacing
+from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError
 
 if TYPE_CHECKING:
@@ -24,22 +25,26 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 LORA: tuple[Format, ...] = ("diffusers", "comfyui")
 """The formats that hold biases; the others hold the vectors themselves."""
 SUFFIXES = {"diffusers": ".safetensors", "comfyui": ".safetensors", "npz": ".npz", "json": ".json"}
-MAX_SCALE = 1e4
-"""Largest scale written, in token lengths, as in `steer`."""
 
-Edits = Mapping[str, float] | Mapping[Direction, float] | Mapping[str | Direction, float]
+Edits = (
+    Mapping[str, float]
+    | Mapping[Direction, float]
+    | Mapping[str | Direction, float]
+    | Mapping[str | Direction | Composite, float]
+)
 
 
 @dataclass(frozen=True)
 class Term:
-    """One direction of an exported edit. `polarity` −1: it was named by a label that the vector points away from.
+    """One direction of an exported edit. `weight` is its part of what was asked for, negative where the label is against
+    the vector.
 
     `length` is the token length at the direction's site, None where it is not known.
     """
 
     key: str
     direction: Direction
-    polarity: int
+    weight: float
     scale: float
     length: float | None
 
@@ -47,7 +52,7 @@ class Term:
     def vector(self) -> "Tensor":
         """What the edit adds to every token, `(d,)` float32. The length must be known."""
         assert self.length is not None
-        return (self.direction.vector.double() * (self.polarity * self.scale * self.length)).float()
+        return (self.direction.vector.double() * (self.weight * self.scale * self.length)).float()
 
 
 def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[Term]:
@@ -58,22 +63,25 @@ def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[
     if edits is None:
         edits = dict.fromkeys(bank, 1.0)
     elif not isinstance(edits, Mapping):
-        edits = dict.fromkeys([edits] if isinstance(edits, str | Direction) else edits, 1.0)
+        edits = dict.fromkeys([edits] if isinstance(edits, str | Direction | Composite) else edits, 1.0)
     terms = []
     for key, scale in edits.items():
-        if isinstance(key, Direction):
-            name, direction, polarity = key.id, key, 1
+        named: Direction | Composite
+        if isinstance(key, Direction | Composite):
+            name, named, polarity = key.id, key, 1
         else:
             name = key
-            direction, polarity = bank.find(key)
+            named, polarity = bank.find(key)
         if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
             message = (
                 f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "
                 "Schedules and scales per sample are for steer"
             )
             raise ExportError(message)
-        known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
-        terms.append(Term(name, direction, polarity, float(scale), None if known is None else known.length))
+        for direction, weight in named.parts:
+            known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
+            length = None if known is None else known.length
+            terms.append(Term(name, direction, polarity * weight, float(scale), length))
     if not terms:
         message = "there is no direction to export: nothing was written"
         raise ExportError(message)
@@ -157,7 +165,7 @@ def describe(terms: Sequence[Term], bank: Bank) -> dict[str, Any]:
                 "full_id": term.direction.full_id,
                 "name": term.key,
                 "scale": term.scale,
-                "polarity": term.polarity,
+                "weight": term.weight,
                 "token_length": term.length,
                 "site": term.direction.recipe.site,
                 "width": term.direction.bank.layers[term.direction.layer].width,
@@ -176,7 +184,7 @@ def write(
 
     Returns the files written. Raises ExportError, MatchError or SetError; then nothing has changed.
     """
-    check_out(out, form)
+    check_format(out, form)
     pictures: dict[Path, bytes] = {}
     if form in LORA:
         from safetensors.torch import save
@@ -207,25 +215,12 @@ def write(
     return [out, *pictures]
 
 
-def check_out(out: Path, form: Format) -> None:
+def check_format(out: Path, form: Format) -> None:
     """Raise ExportError where the file could not be written, or would not be known for what it is."""
     if form not in FORMATS:
         message = f"{form!r} is no format: expected one of {', '.join(FORMATS)}"
         raise ExportError(message)
-    if out.suffix.lower() != SUFFIXES[form]:
-        message = f"{out} does not end in {SUFFIXES[form]}, by which a {form} file is known: nothing was written"
-        raise ExportError(message)
-    try:
-        there = out.exists() and not out.is_file()
-    except OSError as error:  # a name too long for the file system
-        message = f"{out} cannot be written ({error.strerror or error}): choose another --out"
-        raise ExportError(message) from error
-    if there:
-        message = f"{out} is there and is no file: nothing was written. Choose another --out"
-        raise ExportError(message)
-    if not out.absolute().parent.is_dir():
-        message = f"{out.absolute().parent} is no folder: nothing was written. Choose another --out"
-        raise ExportError(message)
+    check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
 def _npz(terms: Sequence[Term], bank: Bank) -> bytes:

@@ -13,10 +13,22 @@ from torch import Tensor, nn
 
 from eigenbank.loaders.mask import Mask
 from eigenbank.schemas import Place
-from eigenbank.schemas.errors import MatchError
+from eigenbank.schemas.errors import MatchError, SteerError
 
 
-class SiteHook(ModelHook):  # type: ignore[misc]
+class Uncopied:
+    """What acts on a live denoiser, and on no copy: diffusers' hooks would have a copy call the modules it was made from."""
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        """Refuse what copy.deepcopy and pickle ask for. Raises SteerError."""
+        message = (
+            "a steered denoiser cannot be copied or pickled: the copy would go on using the original's layers. Nothing was "
+            "copied; remove() the edit first, and steer the copy anew"
+        )
+        raise SteerError(message)
+
+
+class SiteHook(Uncopied, ModelHook):  # type: ignore[misc]
     """A hook on the tokens of a site. `tokens` is the number of image tokens where they are not all, set before a pass."""
 
     def __init__(self, place: Place) -> None:

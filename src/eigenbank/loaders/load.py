@@ -13,7 +13,13 @@ from eigenbank.schemas.errors import UnknownNameError
 __all__ = ["bank_for", "load", "no_set", "with_own_labels"]
 
 
-def load(model_id: str, *, catalog: str | None = None, revision: str | None = None, repo: str | None = None) -> Bank:
+def load(
+    model_id: str | os.PathLike[str],
+    *,
+    catalog: str | None = None,
+    revision: str | None = None,
+    repo: str | None = None,
+) -> Bank:
     """The bank of a checkpoint by its model id; or of a direction set, by its folder or its repository on the Hub.
 
     Looked for in the catalog, then in the Hub's cache on this machine, then on the Hub among the repositories tagged
@@ -24,11 +30,18 @@ def load(model_id: str, *, catalog: str | None = None, revision: str | None = No
     Vectors are read when first used; torch is not imported before. `catalog` is a URL or path, by default the one of
     this machine. Raises UnknownNameError, with near matches and how to build a set, where there is none, HubError.
     """
+    model_id = _text(model_id)
     # Unlike Path.is_file, this takes names too long for a file system: they are no folder.
     if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
         return Bank.open(Path(model_id))
     with Catalog.open(catalog) as opened:
         return with_own_labels(Bank.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
+
+
+def set_of(model_id: str) -> Bank:
+    """The bank that `load` gives, as its set holds it: without what people labelled in this catalog, which stays theirs."""
+    with Catalog.open() as opened:
+        return Bank.open(find_set(_text(model_id), opened))
 
 
 def bank_for(pipe: Any) -> Bank:
@@ -49,7 +62,26 @@ def bank_for(pipe: Any) -> Bank:
         return with_own_labels(Bank.open(folder_for(found)), opened)
 
 
+def bank_of(model_id: str) -> Bank:
+    """The catalog's bank for a model id. Nothing is asked of the Hub. Raises UnknownNameError where there is none."""
+    with Catalog.open() as opened:
+        found = opened.get_set(model_id)
+        if found is None:
+            raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
+        return with_own_labels(Bank.open(folder_for(found)), opened)
+
+
 def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:
     """The bank with the labels that people gave its directions in this catalog, which the set itself does not hold."""
     given = own_labels(bank.manifest, catalog)
     return bank.replaced(labelled(bank.manifest, given)) if given else bank
+
+
+def _text(model_id: object) -> str:
+    """What is to be loaded, as text. Raises UnknownNameError for what names nothing."""
+    if isinstance(model_id, (str, os.PathLike)):
+        text = os.fspath(model_id)
+        if isinstance(text, str) and text.strip() and "\0" not in text:
+            return text
+    message = f"{model_id!r} is no model id: expected one, as in load('org/name'), or the folder of a direction set"
+    raise UnknownNameError(message)

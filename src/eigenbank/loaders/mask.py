@@ -2,34 +2,38 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor
 
+from eigenbank.loaders.photo import open_picture
 from eigenbank.schemas.errors import MatchError, SteerError
 
 
 def as_mask(value: Any) -> Tensor:
     """A mask as `(m, h, w)` float32 in [0, 1], m being 1 or the number of samples.
 
-    Takes a tensor, an array, a picture of PIL (its brightness) or nested lists of `(h, w)` or `(m, h, w)`; whole
-    numbers beyond 1 count as 0 to 255. Raises SteerError for anything else.
+    Takes a tensor, an array or nested lists of `(h, w)` or `(m, h, w)`, of which whole numbers beyond 1 count as 0 to 255;
+    or a picture, of Pillow or by its path: its brightness, black where it is transparent. Raises SteerError or PhotoError.
     """
+    if isinstance(value, (str, Path)):
+        value = open_picture(Path(value))
     try:
         if hasattr(value, "convert"):
-            if value.mode.startswith("I"):
-                # Sixteen bits a pixel: convert() would clip them to the lowest eight.
-                value = value.convert("F").point(lambda level: level / 257)
-            value = torch.frombuffer(bytearray(value.convert("L").tobytes()), dtype=torch.uint8).reshape(
-                value.size[::-1]
-            )
-        mask = torch.as_tensor(value)
-        if not mask.is_floating_point() and not mask.is_complex() and 1 < int(mask.max()) <= 255:
-            mask = mask.float() / 255
-        mask = mask.detach().float().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
+            mask = _brightness(value)
+        else:
+            mask = torch.as_tensor(value)
+            if mask.is_complex() or mask.is_meta:
+                kind = "has no values, it is on the meta device" if mask.is_meta else "is of complex numbers"
+                message = f"a mask is a map of numbers from 0 to 1, as large as the image: this one {kind}"
+                raise SteerError(message)
+            if not mask.is_floating_point() and mask.numel() and 1 < int(mask.max()) <= 255:
+                mask = mask.float() / 255
+            mask = mask.detach().float().cpu()
+    except (TypeError, ValueError, RuntimeError, OSError, SyntaxError) as error:
         message = f"a mask is a map of numbers from 0 to 1, as large as the image: {error}"
         raise SteerError(message) from None
     mask = mask[None] if mask.ndim == 2 else mask
@@ -41,9 +45,33 @@ def as_mask(value: Any) -> Tensor:
         )
         raise SteerError(message)
     if not bool(mask.any()):
-        message = "the mask is 0 everywhere: the edit would do nothing"
+        message = "the mask is 0 everywhere (a picture: black or transparent): the edit would do nothing"
         raise SteerError(message)
     return mask
+
+
+def _brightness(picture: Any) -> Tensor:
+    """The brightness of a picture of Pillow, `(h, w)` float32 in [0, 1], 0 where it is transparent. Raises SteerError."""
+    if picture.mode.startswith("I"):
+        # Sixteen bits a pixel: convert() would clip them to the lowest eight.
+        picture = picture.convert("F").point(lambda level: level / 257)
+    alpha = None
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        alpha = _levels(picture.getchannel("A"))
+    level = _levels(picture.convert("L"))
+    if picture.mode == "L" and int(level.max()) == 1:
+        message = (
+            "the picture given as a mask has levels 0 and 1 of 255, and is as good as black: white (255) is where the edit "
+            "acts. Multiply it by 255, or give the numbers as an array"
+        )
+        raise SteerError(message)
+    return level / 255 if alpha is None else level * alpha / 255**2
+
+
+def _levels(picture: Any) -> Tensor:
+    """The levels of a picture in mode L, `(h, w)` float32 from 0 to 255."""
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(picture.size[::-1]).float()
 
 
 class Mask:

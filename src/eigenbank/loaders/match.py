@@ -96,11 +96,14 @@ def match_weights(weights: Mapping[Role, Tensor], layer: Layer, directions: Iter
 
 def match_stored(
     shape: Callable[[str], tuple[int, ...] | None],
-    read: Callable[[list[Part]], list[Tensor]],
+    read: Callable[[list[Part]], list[Tensor] | None],
     layer: Layer,
     directions: Iterable[Direction],
 ) -> list[Match]:
-    """How directions of a layer match a stored checkpoint, given the shapes of its tensors and a way to read parts of them."""
+    """How directions of a layer match a stored checkpoint, given the shapes of its tensors and a way to read parts of them.
+
+    `read` gives None where they are quantised.
+    """
     chosen = list(directions)
     reason = None
     for role, part in layer.tensors.items():
@@ -113,10 +116,8 @@ def match_stored(
             reason = f"{part.tensor} has {stored[0]} rows, fewer than the set describes"
         if reason is not None:
             return [Match(direction, "incompatible", reason=reason) for direction in chosen]
-    weights = dict(zip(layer.tensors, read(list(layer.tensors.values())), strict=True))
-    if any(is_quantised(weight) for weight in weights.values()):
-        weights = {}
-    return match_weights(weights, layer, chosen)
+    tensors = read(list(layer.tensors.values()))
+    return match_weights({} if tensors is None else dict(zip(layer.tensors, tensors, strict=True)), layer, chosen)
 
 
 def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) -> list[Match]:

@@ -11,7 +11,7 @@ from diffusers.hooks import ModelHook
 from diffusers.hooks.hooks import StateManager
 from torch import Tensor, nn
 
-from eigenbank.loaders.hooks import attach, detach
+from eigenbank.loaders.hooks import Uncopied, attach, detach
 from eigenbank.loaders.target import TIMES, Target, arguments_of
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.layer import Count
@@ -67,7 +67,7 @@ class _Context:
         """Nothing to forget."""
 
 
-class PassHook(ModelHook):  # type: ignore[misc]
+class PassHook(Uncopied, ModelHook):  # type: ignore[misc]
     """Tells `listener` of each call of a denoiser. It is stateful only to be told of `cache_context`."""
 
     _is_stateful = True
@@ -95,7 +95,7 @@ class PassHook(ModelHook):  # type: ignore[misc]
         self.listener(arguments_of(module, args, kwargs), name, context)
 
 
-class PassWatch:
+class PassWatch(Uncopied):
     """Calls `listener` with a Pass before each call of a denoiser; outside of what torch.compile made, if it did."""
 
     def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[Pass], None]) -> None:
@@ -106,8 +106,8 @@ class PassWatch:
         self.listener = listener
         self.hook = PassHook(self._called)
         self._progress = run_progress(target.owner, self.denoiser)
+        self._config = getattr(self.denoiser, "config", None)
         self._undo: list[Callable[[], None]] = []
-        self._last: tuple[float, int] = (-1.0, 0)
 
     def attach(self) -> None:
         """Start watching."""
@@ -116,9 +116,7 @@ class PassWatch:
         compiled = getattr(self.denoiser, "_compiled_call_impl", None)
         if self.wrapper is not self.denoiser:
             self.hook.outside = True
-            listening = self.wrapper.register_forward_pre_hook(
-                lambda _module, args, kwargs: self.hook.tell(self.denoiser, args, kwargs), with_kwargs=True
-            )
+            listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
             self._undo.append(listening.remove)
         elif compiled is not None:
             self.hook.outside = True
@@ -135,17 +133,19 @@ class PassWatch:
         while self._undo:
             self._undo.pop()()
 
+    def _before(self, _wrapper: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.hook.tell(self.denoiser, args, kwargs)
+
     def _called(self, arguments: Mapping[str, Any], context: str | None, details: Any) -> None:
         noisy: Any = next(iter(arguments.values()), None)
         listed = isinstance(noisy, (list, tuple))
         shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
         batch = len(noisy) if listed else shape[0]
         space = shape[1:] if listed else shape[2:]
+        if len(shape) == 5 and not listed and shape[2] == getattr(self._config, "in_channels", None):
+            space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         done = self._done(arguments, details)
-        half: Half | None = None
-        if context is not None:
-            half = "unconditional" if "uncond" in context or "neg" in context else "conditional"
-        self.listener(Pass(arguments, batch, done, half, space if len(space) in (2, 3) else ()))
+        self.listener(Pass(arguments, batch, done, half_of(context), space if len(space) in (2, 3) else ()))
 
     def _done(self, arguments: Mapping[str, Any], details: Any) -> float:
         step, steps = getattr(details, "step_index", None), getattr(details, "num_inference_steps", None)
@@ -153,6 +153,13 @@ class PassWatch:
             return float(min(step / steps, 1 - 1e-9))
         time = next((arguments[name] for name in TIMES if arguments.get(name) is not None), None)
         return self._progress(time)
+
+
+def half_of(context: str | None) -> Half | None:
+    """The half of guidance that a pass is by the name of its `cache_context`; None where that says nothing, or both."""
+    if context is None or {"cond", "uncond"} <= set(context.split("_")):
+        return None
+    return "unconditional" if "uncond" in context or "neg" in context else "conditional"
 
 
 _THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")

@@ -21,11 +21,10 @@ ORIENTATION = 0x0112
 """The EXIF tag that says which way up a picture is."""
 
 
-def open_photo(path: Path) -> "tuple[Image, list[str]]":
-    """A photo as an upright RGB image, and what was done to it, in words. Of several frames the first is taken.
+def open_picture(path: Path) -> "Image":
+    """A picture as it is, its pixels read. Raises PhotoError for what is none, damaged, or too large to be decoded.
 
-    What is transparent is laid on white. Raises PhotoError for what is no such picture, damaged, or too large to be
-    decoded; the size is looked at before anything is decoded.
+    The size is looked at before anything is decoded.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -46,7 +45,8 @@ def open_photo(path: Path) -> "tuple[Image, list[str]]":
                     )
                     raise PhotoError(message)
                 opened.load()
-                return to_rgb(opened)
+                picture: Image.Image = opened
+                return picture
     except (
         OSError,
         ValueError,
@@ -57,6 +57,14 @@ def open_photo(path: Path) -> "tuple[Image, list[str]]":
     ) as error:
         message = f"{path} cannot be read as a picture ({error}): expected an undamaged {', '.join(FORMATS)}"
         raise PhotoError(message) from error
+
+
+def open_photo(path: Path) -> "tuple[Image, list[str]]":
+    """A photo as an upright RGB image, and what was done to it, in words. Of several frames the first is taken.
+
+    What is transparent is laid on white. Raises PhotoError, as `open_picture` and `to_rgb` do.
+    """
+    return to_rgb(open_picture(path))
 
 
 def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
@@ -127,14 +135,18 @@ def as_pixels(photo: object, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
     from PIL import Image
 
     if isinstance(photo, (str, Path)):
-        image, notes = open_photo(Path(photo))
-    elif isinstance(photo, Image.Image):
+        photo = open_picture(Path(photo))
+    if isinstance(photo, Image.Image):
         try:
             image, notes = to_rgb(photo)
         except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes a file when its pixels are first asked for
             message = f"the Pillow image cannot be read ({error}): expected an undamaged picture"
             raise PhotoError(message) from error
     elif isinstance(photo, Tensor):
+        if photo.is_complex() or photo.is_meta or photo.layout is not torch.strided:
+            kind = "without values (on the meta device)" if photo.is_meta else f"{photo.layout}, {photo.dtype}"
+            message = f"a photo given as a tensor is dense and of real numbers, this one is {kind}"
+            raise PhotoError(message)
         if photo.ndim != 3 or photo.shape[0] != 3 or not bool(((photo >= 0) & (photo <= 1)).all()):
             message = (
                 f"a photo given as a tensor is (3, height, width) with values in [0, 1], this is {list(photo.shape)}"

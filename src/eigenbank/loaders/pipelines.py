@@ -34,7 +34,7 @@ def origin_of(pipe: Any) -> str | None:
 
 
 def open_pipeline(folder: Path, device: str = "cpu") -> Any:
-    """Load a diffusers pipeline from a local folder. An unconditional one is given DDIM, which is deterministic.
+    """Load a diffusers pipeline from a local folder. DDPM's sampler gives way to DDIM, which is deterministic.
 
     Raises SourceError when diffusers cannot load it.
     """
@@ -55,6 +55,8 @@ def open_pipeline(folder: Path, device: str = "cpu") -> Any:
         scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
         pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
         pipe.register_to_config(_name_or_path=str(folder))
+    elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -62,16 +64,23 @@ def open_pipeline(folder: Path, device: str = "cpu") -> Any:
 def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: Any) -> Tensor:
     """Draw one image per seed in one batch: `(n, 3, h, w)` float32 in [0, 1], on the CPU.
 
-    A sample's noise depends on its seed alone, not on its place in the batch. `call` goes to the pipeline.
+    A sample's noise depends on its seed alone, not on its place in the batch; so does its class where the pipeline asks
+    for one and `call`, which goes to the pipeline, names none.
     """
     if isinstance(pipe, nn.Module):
         message = "drawing images needs a pipeline, not a bare denoiser: pass the whole pipeline"
         raise SteerError(message)
     parameters = inspect.signature(pipe.__call__).parameters
-    count = "batch_size" if "batch_size" in parameters else "num_images_per_prompt"
     if steps is not None:
         call["num_inference_steps"] = steps
-    call.setdefault(count, len(seeds))
+    if "class_labels" in parameters and "batch_size" not in parameters:
+        denoiser: Any = denoiser_of(pipe)
+        classes = denoiser.config.num_embeds_ada_norm
+        call.setdefault("class_labels", [seed % classes for seed in seeds])
+        if classes == 1:  # nothing to be guided away from
+            call.setdefault("guidance_scale", 1.0)
+    else:
+        call.setdefault("batch_size" if "batch_size" in parameters else "num_images_per_prompt", len(seeds))
     if not seeds or (steps is not None and steps < 1):
         message = f"{len(seeds)} seeds and {steps} steps: expected at least one of each"
         raise SteerError(message)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from eigenbank.registry.bank import Direction
+from eigenbank.registry.bank import Composite, Direction
 from eigenbank.registry.card import preview_name
 from eigenbank.schemas import Preview
 from eigenbank.schemas.errors import SetError
@@ -20,7 +20,7 @@ CELL = 128
 
 def draw_preview(
     pipe: Any,
-    direction: Direction,
+    direction: Direction | Composite,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     scales: Sequence[float] = SCALES,

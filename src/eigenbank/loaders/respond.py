@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Direction
+from eigenbank.registry.bank import Composite, Direction
 from eigenbank.schemas.errors import SteerError
 
 Read = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ class Responses:
 
 def respond(
     pipe: Any,
-    directions: Sequence[Direction],
+    directions: Sequence[Direction | Composite],
     read: Read,
     *,
     scale: float,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import SteerError
 from eigenbank.schemas.recipe import Window
 
@@ -17,9 +18,6 @@ Amount = float | Sequence[float] | Tensor
 Schedule = Callable[[float], Amount]
 """A scale for every fraction of the run that lies behind, in [0, 1): 0 at the first (noisiest) step."""
 Scale = Amount | Schedule
-
-MAX_SCALE = 1e4
-"""Largest scale taken, in token lengths; pictures break at a few."""
 
 
 def ramp(first: float, last: float, *, start: float = 0.0, end: float = 1.0) -> Schedule:
@@ -72,3 +70,26 @@ def as_scale(scale: Amount, key: str) -> Tensor:
         )
         raise SteerError(message)
     return value
+
+
+def scale_at(scale: Scale, done: float, key: str) -> Tensor:
+    """The scale of `key` when the fraction `done` of the run lies behind, as `as_scale` gives it.
+
+    What a callable of the user's own raises goes on as it is, with a note saying of which direction and when.
+    """
+    if not callable(scale):
+        return as_scale(scale, key)
+    try:
+        now = scale(done)
+    except Exception as error:
+        _add_note(error, f"raised by the scale given for {key!r}, asked for {done:.0%} of the run")
+        raise
+    return as_scale(now, key)
+
+
+def _add_note(error: Exception, note: str) -> None:
+    """`Exception.add_note`, which Python 3.10 lacks; there the note is kept where it would be."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        vars(error)["__notes__"] = [*vars(error).get("__notes__", []), note]

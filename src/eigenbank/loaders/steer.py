@@ -5,35 +5,29 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from torch import nn
 
 from eigenbank.loaders.acting import Acting, Term, merged
+from eigenbank.loaders.asked import Edits, OtherModelWarning, asked, check_guidance, opened
 from eigenbank.loaders.calibrate import token_lengths
-from eigenbank.loaders.load import bank_for
 from eigenbank.loaders.mask import as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
-from eigenbank.loaders.schedule import Scale, as_scale, as_window
+from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.schemas.errors import MatchError, SteerError
-from eigenbank.schemas.recipe import Site
+from eigenbank.schemas.recipe import SITES, Site
+from eigenbank.schemas.sliders import Guidance
 
-__all__ = ["Edits", "Scale", "Steering", "Term", "check_match", "steer"]
+__all__ = ["Edits", "Guidance", "OtherModelWarning", "Scale", "Steering", "Term", "as_site", "check_match", "steer"]
 
-# A mapping's key type is invariant: all three are spelled out, so that a plain dict of words is one of them.
-Edits = Mapping[str, Scale] | Mapping[Direction, Scale] | Mapping[str | Direction, Scale]
 SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
-Guidance = Literal["both", "conditional", "unconditional"]
 
-_SITES: dict[str, Site] = {
-    "input": "block-input", "projection": "projection-input", "output": "block-output",
-    "block-input": "block-input", "projection-input": "projection-input", "block-output": "block-output",
-}  # fmt: skip
 _numbers = itertools.count()
 
 
@@ -70,7 +64,7 @@ class Steering:
             raise
         return self
 
-    def set_scale(self, scale: Scale, key: str | None = None) -> None:
+    def set_scale(self, scale: Scale, key: str | Direction | None = None) -> None:
         """Set the scale of one direction by its key in the edit, or, without a key, a factor on all of them.
 
         Nothing is recompiled by it. Raises SteerError for what is no scale, or no part of the edit; then nothing has changed.
@@ -83,24 +77,29 @@ class Steering:
             for part in self.parts:
                 part.factor = float(factor)
         else:
-            if key not in [term.key for term in self.terms]:
-                message = f"{key!r} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
-                raise SteerError(message)
-            before = {id(term): term.scale for term in self.terms}
-            for term in self.terms:
-                term.scale = scale if term.key == key else term.scale
-            try:
-                _check_scales(self.terms)
-                was_constant = all(not callable(each) and not as_scale(each, key).ndim for each in before.values())
-                if self.attached and was_constant and (callable(scale) or as_scale(scale, key).ndim):
-                    self._anew()
-            except BaseException:
-                for term in self.terms:
-                    term.scale = before[id(term)]
-                raise
+            self._set_one(scale, key)
         if self.attached:
             for part in self.parts:
                 part.refresh()
+
+    def _set_one(self, scale: Scale, key: str | Direction) -> None:
+        meant = [term for term in self.terms if _is_key(key, term)]
+        if not meant:
+            said = getattr(key, "full_id", repr(key))
+            message = f"{said} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
+            raise SteerError(message)
+        before = [(term, term.scale) for term in self.terms]
+        for term in meant:
+            term.scale = scale
+        try:
+            _check_scales(self.terms)
+            was_constant = all(not callable(old) and not as_scale(old, term.key).ndim for term, old in before)
+            if self.attached and was_constant and (callable(scale) or as_scale(scale, meant[0].key).ndim):
+                self._anew()
+        except BaseException:
+            for term, old in before:
+                term.scale = old
+            raise
 
     def remove(self) -> None:
         """Take the hooks away; the pipeline is what it was. Harmless when there are none."""
@@ -139,7 +138,8 @@ def steer(
     `edits` maps labels, direction ids or Direction objects to scales: 1 adds a vector as long as a typical token of the
     layer. A sequence of scales gives every sample of the batch its own; a callable gives the scale for a fraction of the
     run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the checkpoint the
-    pipeline was loaded from. All directions of one site become one addition.
+    pipeline was loaded from. All directions of one site become one addition. Sliders, or the path of a sliders file, are
+    looked up in the catalog's set for the model they name; what they say of a direction comes before the arguments here.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
     `output`. `window` replaces the recipe's part of the run. `guidance` acts on one half of classifier-free guidance alone.
@@ -147,56 +147,52 @@ def steer(
     the output into the layer's bias: no cost per step. A pipeline with several denoisers is edited in all that match.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
-    another width or architecture) or SteerError. A deep copy made of the pipeline while it is steered keeps the edit.
+    another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a folded
+    edit goes into the copy.
     """
-    if not isinstance(edits, Mapping) or not edits:
-        message = "an edit needs at least one direction: steer(pipe, {'label': scale})"
-        raise SteerError(message)
-    if guidance not in ("both", "conditional", "unconditional") or (site is not None and site not in _SITES):
-        message = (
-            f"guidance={guidance!r} and site={site!r}: expected guidance 'both', 'conditional' or 'unconditional', "
-            "site 'input', 'projection' or 'output'"
-        )
-        raise SteerError(message)
+    edits = opened(edits)
+    check_guidance(guidance)
+    elsewhere = None if site is None else as_site(site)
+    part_of_run = None if window is None else as_window(window)
     target = target_of(pipe)
-    chosen: list[tuple[str, Direction, int, Scale]] = []
-    for key, scale in edits.items():
-        if isinstance(key, Direction):
-            chosen.append((key.id, key, 1, scale))
-            continue
-        if not isinstance(key, str):
-            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
-            raise SteerError(message)
-        bank = bank_for(target) if bank is None else bank
-        direction, polarity = bank.find(key)
-        chosen.append((key, direction, polarity, scale))
-    directions = [direction for _, direction, _, _ in chosen]
+    wanted = asked(target, edits, bank)
+    directions = [each.direction for each in wanted]
     matches = _matches(target, directions, force)
-    sites = [_SITES[site] if site else direction.recipe.site for direction in directions]
+    sites = [each.site or elsewhere or each.direction.recipe.site for each in wanted]
     lengths = token_lengths(target, list(zip(directions, sites, strict=True)))
     terms = []
-    for number, ((key, direction, polarity, scale), length) in enumerate(zip(chosen, lengths, strict=True)):
+    for number, (each, length) in enumerate(zip(wanted, lengths, strict=True)):
         said = {name: str(found[number]) for name, found in matches.items()}
+        half = each.guidance or guidance
         terms.append(
             Term(
-                key=key,
-                direction=direction,
-                vector=direction.vector * (polarity * length),
-                scale=scale,
+                key=each.key,
+                direction=each.direction,
+                vector=each.direction.vector * (each.weight * length),
+                scale=each.scale,
                 match=merged(said),
                 site=sites[number],
-                window=as_window(window) if window is not None else direction.recipe.window,
+                window=each.window or part_of_run or each.direction.recipe.window,
+                guidance=None if half == "both" else half,
                 matches=said,
             )
         )
     _check_scales(terms)
     where = None if mask is None else as_mask(mask)
     if fold:
-        _check_fold(terms, guidance, where is not None)
+        _check_fold(terms, where is not None)
     name = f"eigenbank-{next(_numbers)}"
-    half = None if guidance == "both" else guidance
-    parts = [Acting(target, part, terms, hook_name=name, guidance=half, mask=where, fold=fold) for part in matches]
+    parts = [Acting(target, part, terms, hook_name=name, mask=where, fold=fold) for part in matches]
     return Steering(target, terms, parts)
+
+
+def as_site(site: str) -> Site:
+    """A site by its short or its full name. Raises SteerError for what is none."""
+    known: dict[str, Site] = {**SITES, **{full: full for full in SITES.values()}}
+    if site not in known:
+        message = f"site={site!r}: expected 'input' of the block, 'projection' (after the norm) or 'output'"
+        raise SteerError(message)
+    return known[site]
 
 
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
@@ -230,18 +226,25 @@ def _matches(target: Target, directions: Sequence[Direction], force: bool) -> di
     return found
 
 
+def _is_key(key: str | Direction, term: Term) -> bool:
+    """Whether a key means a term. A Direction means the one that was given as such, or by its id: a label has its own sign."""
+    if isinstance(key, Direction):
+        return term.direction.full_id == key.full_id and term.key in (key.id, key.full_id)
+    return term.key == key
+
+
 def _check_scales(terms: Sequence[Term]) -> None:
     """Raise SteerError for what is no scale, or gives scales for batches of several sizes at once."""
     batches = set()
     for term in terms:
-        now = [term.scale(done) for done in (0.0, 0.5, 1 - 1e-9)] if callable(term.scale) else [term.scale]
-        batches |= {len(scale) for each in now if (scale := as_scale(each, term.key)).ndim}
+        now = [scale_at(term.scale, done, term.key) for done in (0.0, 0.5, 1 - 1e-9)]
+        batches |= {len(scale) for scale in now if scale.ndim}
     if len(batches) > 1:
         message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
         raise SteerError(message)
 
 
-def _check_fold(terms: Sequence[Term], guidance: str, masked: bool) -> None:
+def _check_fold(terms: Sequence[Term], masked: bool) -> None:
     """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and half."""
     for term in terms:
         why = None
@@ -251,7 +254,7 @@ def _check_fold(terms: Sequence[Term], guidance: str, masked: bool) -> None:
             why = "its scale changes over the run"
         elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
             why = "it has a scale per sample"
-        elif guidance != "both" or masked:
+        elif term.guidance is not None or masked:
             why = "it acts on a half of guidance, or on a part of the image"
         if why is not None:
             message = f"{term.key!r} cannot be folded: {why}. Nothing was changed; steer without fold=True"

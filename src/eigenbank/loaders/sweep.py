@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from eigenbank.loaders.asked import name_of
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.sliders import read_sliders
+from eigenbank.schemas import Sliders
 from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ class Sweep:
 
 def sweep(
     pipe: Any,
-    direction: str | Direction,
+    direction: str | Direction | Composite | Sliders | Path,
     scales: Sequence[float] = SCALES,
     *,
     seeds: Sequence[int] = (0,),
@@ -55,6 +59,7 @@ def sweep(
 ) -> Sweep:
     """Draw `direction` (a label, an id or a Direction) at every scale for every seed, all in one batch.
 
+    Of sliders, or the path of a sliders file, all act at once, and the scales are factors on theirs.
     `steps` and `call` go to the pipeline. Raises as `steer` does.
     """
     scales, seeds = tuple(scales), tuple(seeds)
@@ -62,7 +67,15 @@ def sweep(
         message = f"a sweep over {len(scales)} scales and {len(seeds)} seeds draws nothing: give at least one of each"
         raise SteerError(message)
     per_sample = torch.tensor(scales, dtype=torch.float32).repeat(len(seeds))
-    with steer(pipe, {direction: per_sample}, bank=bank, force=force):
+    if isinstance(direction, (Sliders, Path)):
+        sliders = read_sliders(direction) if isinstance(direction, Path) else direction
+        steering = steer(pipe, sliders, bank=bank, force=force)
+        for slider in sliders.sliders:
+            steering.set_scale(per_sample * slider.scale, slider.key)
+        name = name_of(sliders)
+    else:
+        steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
+        name = direction.id if isinstance(direction, Direction | Composite) else direction
+    with steering:
         pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
-    name = direction.id if isinstance(direction, Direction) else direction
     return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)

@@ -1,76 +1,20 @@
-"""A bank: the directions of one checkpoint, in memory, their vectors read only when asked for."""
+"""A bank: the directions of one checkpoint, and composites of them, in memory, their vectors read only when asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eigenbank.registry.card import model_card, preview_name
+from eigenbank.registry.direction import Composite, Direction, Slider
 from eigenbank.registry.sets import check_vectors, read_manifest, read_previews, read_vectors, write_set
-from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Preview, Quality, Recipe
+from eigenbank.schemas import CompositeRecord, Label, Layer, Manifest, Preview, Quality
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class Direction:
-    """One direction of a bank: its record, and its vector when asked for."""
-
-    __slots__ = ("bank", "record")
-
-    def __init__(self, bank: "Bank", record: DirectionRecord) -> None:
-        self.bank = bank
-        self.record = record
-
-    @property
-    def id(self) -> str:
-        """The name within its model: `LAYER/RECIPE/RANK`."""
-        return self.record.id
-
-    @property
-    def full_id(self) -> str:
-        """The name everywhere: `MODEL_ID#LAYER/RECIPE/RANK`."""
-        return f"{self.bank.model_id}#{self.record.id}"
-
-    @property
-    def layer(self) -> str:
-        """Name of the self-attention layer, as the denoiser's module path."""
-        return self.record.layer
-
-    @property
-    def recipe(self) -> Recipe:
-        """How the vector was made, and where and when it is added."""
-        return self.record.recipe
-
-    @property
-    def rank(self) -> int:
-        """Place in the spectrum; 0 is the largest eigenvalue."""
-        return self.record.rank
-
-    @property
-    def eigenvalue(self) -> float:
-        """Eigenvalue of the recipe's Gram matrix."""
-        return self.record.eigenvalue
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The names it was given, none being the normal state."""
-        return self.record.labels
-
-    @property
-    def quality(self) -> Quality | None:
-        """How it behaves as a slider, None where that was not measured."""
-        return self.record.quality
-
-    @property
-    def vector(self) -> "Tensor":
-        """The unit vector, `(d,)` float32, its largest-magnitude entry positive."""
-        return self.bank.vectors[f"{self.layer}/{self.recipe.basis}"][self.rank]
-
-    def __repr__(self) -> str:
-        names = ", ".join(label.text for label in self.labels)
-        return f"<Direction {self.full_id}{f' ({names})' if names else ''}>"
+__all__ = ["Bank", "Composite", "Direction", "Slider"]
 
 
 class Bank:
@@ -128,11 +72,15 @@ class Bank:
         return {record.id: Direction(self, record) for record in self.manifest.directions}
 
     @cached_property
-    def _by_label(self) -> dict[str, list[tuple[Label, Direction]]]:
-        found: dict[str, list[tuple[Label, Direction]]] = {}
-        for direction in self:
-            for label in direction.labels:
-                found.setdefault(label.text.casefold(), []).append((label, direction))
+    def _composites(self) -> dict[str, Composite]:
+        return {record.id: Composite(self, record) for record in self.manifest.composites}
+
+    @cached_property
+    def _by_label(self) -> "dict[str, list[tuple[Label, Direction | Composite]]]":
+        found: dict[str, list[tuple[Label, Direction | Composite]]] = {}
+        for slider in self.sliders:
+            for label in slider.labels:
+                found.setdefault(label.text.casefold(), []).append((label, slider))
         for named in found.values():
             named.sort(key=lambda pair: _worth(pair[0]), reverse=True)
         return found
@@ -144,28 +92,46 @@ class Bank:
         return len(self._by_id)
 
     def __contains__(self, key: str) -> bool:
-        return self._bare(key) in self._by_id or key.casefold() in self._by_label
+        return self._bare(key) in self._by_id or self._bare(key) in self._composites or key.casefold() in self._by_label
 
-    def __getitem__(self, key: str) -> Direction:
-        """The direction of that id (with or without `MODEL_ID#`), else the best one of that label.
+    @property
+    def composites(self) -> tuple[Composite, ...]:
+        """The composites. Iterating over the bank gives the directions alone."""
+        return tuple(self._composites.values())
+
+    @property
+    def sliders(self) -> tuple[Direction | Composite, ...]:
+        """All that can have a label: the directions, and the composites made of them."""
+        return (*self, *self.composites)
+
+    def direction(self, key: str) -> Direction:
+        """The direction of that id (with or without `MODEL_ID#`). Raises UnknownNameError, with near matches."""
+        direction = self._by_id.get(self._bare(key))
+        if direction is None:
+            raise unknown(kind=f"direction in {self.model_id}:", name=key, known=self._by_id)
+        return direction
+
+    def __getitem__(self, key: str) -> Direction | Composite:
+        """The direction or composite of that id (with or without `MODEL_ID#`), else the best one of that label.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
         return self.find(key)[0]
 
-    def find(self, key: str) -> tuple[Direction, int]:
-        """The direction of that id, or the best one of that label, and the sign that makes it more of what was asked for.
+    def find(self, key: str) -> tuple[Direction | Composite, int]:
+        """What has that id, or is the best of that label, and the sign that makes it more of what was asked for.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
-        direction = self._by_id.get(self._bare(key))
-        if direction is not None:
-            return direction, 1
-        label, direction = self.named(key)
-        return direction, label.polarity
+        bare = self._bare(key)
+        slider = self._by_id.get(bare) or self._composites.get(bare)
+        if slider is not None:
+            return slider, 1
+        label, named = self.named(key)
+        return named, label.polarity
 
-    def named(self, text: str) -> tuple[Label, Direction]:
-        """The best direction labelled `text`, and that label, whose polarity says which way is more of it."""
+    def named(self, text: str) -> tuple[Label, Direction | Composite]:
+        """The best direction or composite labelled `text`, and that label, whose polarity says which way is more of it."""
         found = self._by_label.get(text.casefold())
         if not found:
             if text.count("/") >= 2:
@@ -181,16 +147,16 @@ class Bank:
         order = sorted(self._by_label.values(), key=lambda pairs: _worth(pairs[0][0]), reverse=True)
         return [pairs[0][0].text for pairs in order]
 
-    def search(self, text: str) -> list[Direction]:
-        """The directions with a label that contains every word of `text`; best match and most trusted first."""
+    def search(self, text: str) -> list[Direction | Composite]:
+        """The directions and composites with a label that contains every word of `text`; best match and most trusted first."""
         words = text.casefold().split()
         found = [
-            ((name == " ".join(words), *_worth(label)), direction)
+            ((name == " ".join(words), *_worth(label)), slider)
             for name, pairs in self._by_label.items()
             if words and all(word in name for word in words)
-            for label, direction in pairs
+            for label, slider in pairs
         ]
-        return [direction for _, direction in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        return [slider for _, slider in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def replaced(self, manifest: Manifest) -> "Bank":
         """The same vectors under another manifest (new labels, new token lengths)."""
@@ -198,12 +164,15 @@ class Bank:
 
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "Bank":
         """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
-        drawn = {preview_name(self._by_id[name].record): picture for name, (_, picture) in previews.items()}
+        drawn = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
         manifest = self._with("preview", {name: how for name, (how, _) in previews.items()})
         return Bank(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
 
     def randomised(self, ranks: int, seed: int = 0) -> "Bank":
-        """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null."""
+        """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null.
+
+        Unlabelled, and without composites.
+        """
         import torch
 
         generator = torch.Generator().manual_seed(seed)
@@ -213,23 +182,31 @@ class Bank:
             for name, tensor in sorted(self.vectors.items())
         }
         unlabelled = tuple(record.model_copy(update={"labels": ()}) for record in records)
-        return Bank(self.manifest.model_copy(update={"directions": unlabelled}), vectors=vectors)
+        return Bank(self.manifest.model_copy(update={"directions": unlabelled, "composites": ()}), vectors=vectors)
+
+    def composed(self, composites: Sequence[CompositeRecord]) -> "Bank":
+        """The same bank with other composites. Raises ValueError (pydantic's) for one of directions it does not hold."""
+        manifest = dict(self.manifest)
+        return self.replaced(Manifest(**{**manifest, "composites": tuple(composites)}))
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
-        """The same bank with the labels of the given directions (by id) replaced."""
+        """The same bank with the labels of the given directions and composites (by id) replaced."""
         return self.replaced(self._with("labels", labels))
 
     def measured(self, qualities: Mapping[str, Quality]) -> "Bank":
-        """The same bank with the qualities of the given directions (by id) replaced."""
+        """The same bank with the qualities of the given directions and composites (by id) replaced."""
         return self.replaced(self._with("quality", qualities))
 
     def _with(self, field: str, values: Mapping[str, object]) -> Manifest:
         """The manifest with one field of the records of the given directions (by id) replaced."""
-        records = tuple(
-            record.model_copy(update={field: values[record.id]}) if record.id in values else record
-            for record in self.manifest.directions
+        directions, composites = (
+            tuple(
+                record.model_copy(update={field: values[record.id]}) if record.id in values else record
+                for record in records
+            )
+            for records in (self.manifest.directions, self.manifest.composites)
         )
-        return self.manifest.model_copy(update={"directions": records})
+        return self.manifest.model_copy(update={"directions": directions, "composites": composites})
 
     def save(self, folder: Path) -> "Bank":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""

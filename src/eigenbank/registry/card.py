@@ -1,9 +1,11 @@
 """The model card of a direction set: what README.md in its folder says. Texts of others are escaped, all of them."""
 
+import hashlib
 import json
 import re
 
-from eigenbank.schemas import DirectionRecord, Label, Manifest
+from eigenbank.registry.paths import is_device
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest
 
 _LICENCES = """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -20,10 +22,15 @@ LICENCES = frozenset(_LICENCES.split())
 """Licence names the Hub's validator takes in a card's header; any other is `other` there, and named in the text."""
 
 
-def preview_name(record: DirectionRecord) -> str:
-    """The file, inside a set, that holds a direction's preview, if it has one."""
+def preview_name(record: DirectionRecord | CompositeRecord) -> str:
+    """The file, inside a set, that holds the preview of a direction or composite, if it has one.
+
+    Ids of other letters than ASCII's, or too long for a file's name, are told apart by a digest.
+    """
     plain = re.sub(r"[^\w.-]+", "-", record.id, flags=re.ASCII)
-    return f"previews/{plain}.webp"
+    if not record.id.isascii() or len(plain) > 150:
+        plain = f"{plain[:150].lstrip('.-') or 'direction'}-{hashlib.sha256(record.id.encode()).hexdigest()[:12]}"
+    return f"previews/{'_' if is_device(plain) else ''}{plain}.webp"
 
 
 def model_card(manifest: Manifest, repo: str | None = None) -> str:
@@ -91,7 +98,7 @@ def _facts(manifest: Manifest, recipes: str) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord]]:
+def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord | CompositeRecord]]:
     """Labels with their directions: by text, the most trusted of each text first, and the best text first of all."""
 
     def worth(label: Label) -> tuple[bool, float, float]:
@@ -99,7 +106,7 @@ def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord]]:
         strength = (label.confidence or 0.0) * (evidence.selectivity if evidence else 0.0)
         return label.source.startswith("human:"), strength, abs(evidence.effect) if evidence else 0.0
 
-    pairs = [(label, record) for record in manifest.directions for label in record.labels]
+    pairs = [(label, record) for record in manifest.sliders for label in record.labels]
     pairs.sort(key=lambda pair: worth(pair[0]), reverse=True)
     return pairs
 

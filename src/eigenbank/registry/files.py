@@ -2,9 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from eigenbank.schemas.errors import EigenbankError
 
 
 @contextmanager
@@ -19,8 +21,38 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield work
         work.chmod(0o644)
-        with work.open("rb") as written:
+        with work.open("r+b") as written:  # Windows flushes only what may be written to
             os.fsync(written.fileno())
         os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def check_out(
+    out: Path,
+    suffixes: Sequence[str],
+    kind: str,
+    error: type[EigenbankError],
+    *,
+    outcome: str = "nothing was written",
+    option: str = "--out",
+) -> None:
+    """Raise `error`, before anything is worked out, where a file could not be written, or not be known for its kind.
+
+    `suffixes` are the endings a file of that kind may have, the first the usual one; `outcome` says what did not happen.
+    """
+    end = f": {outcome}. Choose another {option}"
+    try:
+        if out.suffix.lower() not in suffixes:
+            message = f"{out} does not end in {suffixes[0]}, by which a {kind} file is known{end}"
+            raise error(message)
+        if out.exists() and not out.is_file():
+            message = f"{out} is there and is no file{end}"
+            raise error(message)
+        parent = out.absolute().parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            message = f"{parent} is no folder that can be written to{end}"
+            raise error(message)
+    except (OSError, ValueError) as problem:  # a name too long for the file system, or with a null byte
+        message = f"{str(out)[:200]!r} cannot be written ({getattr(problem, 'strerror', None) or problem}){end}"
+        raise error(message) from problem

@@ -1,11 +1,19 @@
-"""Where eigenbank keeps its things on this machine."""
+"""Where eigenbank keeps its things on this machine, and names of files that every system takes."""
 
 import os
+import re
+import unicodedata
 from pathlib import Path
 
 import platformdirs
 
 from eigenbank.schemas.errors import CatalogError
+
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", "conin$", "conout$"]
+    + [f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"]
+)
+"""Names that Windows keeps for devices, whatever stands behind their first dot."""
 
 
 def home() -> Path:
@@ -28,3 +36,20 @@ def sets_folder() -> Path:
 def readings_folder() -> Path:
     """The folder where labelling keeps what it has read, so that a run cut short goes on; safe to delete."""
     return home() / "readings"
+
+
+def file_name(text: str) -> str:
+    """A text made fit to name a file on Linux, macOS and Windows; what is fit already stays as it is.
+
+    `/` becomes `--`, any other character than letters, digits, `_`, `.` and `-` becomes `-`, and a name of one of
+    Windows' devices gets a `_` before it. Different texts can get one name, also where a file system takes `A` for `a`.
+    """
+    # One form of accented letters: macOS' file systems take the two forms for one name, the others for two.
+    composed = unicodedata.normalize("NFC", text).replace("/", "--")
+    plain = re.sub(r"[^\w.\-]", "-", composed)[:150].lstrip(".-").rstrip(".") or "unnamed"
+    return f"_{plain}" if is_device(plain) else plain
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows would take a file's name for one of its devices, as it does `aux.webp`."""
+    return name.partition(".")[0].rstrip().casefold() in _DEVICES

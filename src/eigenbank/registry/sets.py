@@ -181,6 +181,8 @@ def write_set(
             _sync(path)
         work.chmod(0o755)
         _sync(work)
+        if os.name == "nt" and target.is_dir():
+            target.rmdir()  # empty, as was checked; Windows replaces no folder, not even an empty one
         os.replace(work, target)
         _sync(target.parent)
     except BaseException as error:

@@ -1,12 +1,22 @@
 """The data eigenbank reads and writes, as pydantic models, and the errors. Imports nothing of the package above it."""
 
-from eigenbank.schemas.direction import DirectionRecord, Evidence, Label, Preview, Quality
+from eigenbank.schemas.direction import (
+    CompositeRecord,
+    DirectionRecord,
+    Evidence,
+    Label,
+    Preview,
+    Quality,
+    Weighted,
+)
 from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
+from eigenbank.schemas.sliders import Slider, Sliders
 
 __all__ = [
     "Checkpoint",
+    "CompositeRecord",
     "Count",
     "DirectionRecord",
     "Evidence",
@@ -20,6 +30,9 @@ __all__ = [
     "Preview",
     "Quality",
     "Recipe",
+    "Slider",
+    "Sliders",
     "TokenLength",
+    "Weighted",
     "Window",
 ]

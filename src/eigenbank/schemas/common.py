@@ -14,6 +14,8 @@ MAX_DIRECTIONS = 200_000
 """Most directions of one set."""
 MAX_MANIFEST_BYTES = 256 * 2**20
 """Largest manifest.json read."""
+MAX_SCALE = 1e4
+"""Largest scale of a direction, in token lengths; pictures break at a few."""
 
 
 class Model(BaseModel):

@@ -123,3 +123,31 @@ class DirectionRecord(Model):
     def id(self) -> str:
         """The direction's name within its model: `LAYER/RECIPE/RANK`."""
         return f"{self.layer}/{self.recipe.slug}/{self.rank}"
+
+
+class Weighted(Model):
+    """A direction of the same set, by its id, and how much of it."""
+
+    direction: Annotated[
+        str, StringConstraints(max_length=600, pattern=r"^[^\x00-\x1f\x7f#]+/[^\x00-\x1f\x7f#/]+/\d{1,4}$")
+    ]
+    weight: Annotated[float, Field(ge=-10, le=10)]
+
+
+class CompositeRecord(Model):
+    """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
+
+    The weights' squares sum to 1, so that a scale means as much change of the hidden states in all as it does for one
+    direction.
+    """
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+    parts: Annotated[tuple[Weighted, ...], FailFast()] = Field(min_length=1, max_length=1000)
+    labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    quality: Quality | None = None
+    preview: Preview | None = None
+
+    @property
+    def id(self) -> str:
+        """The composite's name within its model: `composite/NAME`."""
+        return f"composite/{self.name}"

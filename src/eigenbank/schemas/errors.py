@@ -44,6 +44,10 @@ class ConflictError(HubError):
     """Somebody else pushed to the repository meanwhile."""
 
 
+class PlanError(EigenbankError):
+    """A plan cannot be read, or not carried out as it is asked for."""
+
+
 class MatchError(EigenbankError):
     """A direction does not belong to the pipeline it was to be applied to."""
 
@@ -54,6 +58,10 @@ class SteerError(EigenbankError):
 
 class ExportError(EigenbankError):
     """An edit cannot be expressed in the format asked for, or the file cannot be written."""
+
+
+class GalleryError(EigenbankError):
+    """A gallery cannot be written where it was asked for, or cannot be served."""
 
 
 class PhotoError(EigenbankError):

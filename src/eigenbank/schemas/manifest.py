@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import FailFast, Field, StringConstraints, model_validator
 
 from eigenbank.schemas.common import MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
-from eigenbank.schemas.direction import DirectionRecord
+from eigenbank.schemas.direction import CompositeRecord, DirectionRecord
 from eigenbank.schemas.layer import Layer
 
 FORMAT: Literal[1] = 1
@@ -43,6 +43,7 @@ class Manifest(Model):
     # The first bad entry ends it: a million bad ones would otherwise make millions of errors, and gigabytes.
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
+    composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=10_000)
     files: dict[FileName, FileEntry] = Field(default={}, max_length=100_000)
 
     @model_validator(mode="after")
@@ -60,4 +61,18 @@ class Manifest(Model):
                 message = f"direction {direction.id} is listed twice"
                 raise ValueError(message)
             seen.add(direction.id)
+        for composite in self.composites:
+            missing = [part.direction for part in composite.parts if part.direction not in seen]
+            if missing:
+                message = f"{composite.id} is made of {missing[0]}, which is not listed"
+                raise ValueError(message)
+            if composite.id in seen:
+                message = f"{composite.id} is listed twice"
+                raise ValueError(message)
+            seen.add(composite.id)
         return self
+
+    @property
+    def sliders(self) -> "tuple[DirectionRecord | CompositeRecord, ...]":
+        """All that can have a label: the directions, and the composites made of them."""
+        return (*self.directions, *self.composites)

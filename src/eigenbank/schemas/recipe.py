@@ -10,6 +10,8 @@ from eigenbank.schemas.errors import UnknownNameError
 
 Side = Literal["input", "output"]
 Site = Literal["projection-input", "block-output", "block-input"]
+SITES: dict[str, Site] = {"input": "block-input", "projection": "projection-input", "output": "block-output"}
+"""The sites by their short names."""
 
 _SLUG = re.compile(
     r"(?P<matrix>[a-z][a-z0-9-]*)(?:\.h(?P<head>\d+))?(?::(?P<side>input|output))?(?:@(?P<start>[\d.]+)-(?P<end>[\d.]+))?"

@@ -107,6 +107,11 @@ CASES: dict[str, tuple[Callable[[Files], object], str]] = {
     "absolute-path": (named("/tmp/stolen"), "no manifest of format 1"),
     "program": (named("stolen.py"), "lists the file 'stolen.py'"),
     "hidden": (named(".bashrc"), "no manifest of format 1"),
+    "device": (named("previews/aux.webp"), "is the name of a device on Windows"),
+    "case": (
+        lambda files: [named(f"previews/{x}.webp")(files) for x in "aA"],
+        "differs from 'previews/a.webp' only in case",
+    ),
     "link": (link, "bytes, the repository has 25"),
     "huge-tensor": (lambda files: vectors(files, HUGE), "truncated or damaged"),
     "huge-header": (lambda files: vectors(files, struct.pack("<Q", 10 * 2**30) + b"{}" * 500), "no whole safetensors"),

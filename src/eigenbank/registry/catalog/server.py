@@ -17,6 +17,44 @@ def open_server(url: URL) -> tuple[Database, bool]:
     Raises CatalogError where psycopg is not installed or the server cannot be reached, for a database that holds other
     tables, and for a catalog of a newer schema; an older one is brought up to date.
     """
+    database = _connect(url)
+    try:
+        with database.reading() as connection:
+            version = _version(connection, database.place)
+            writable = _writable(connection)
+        if version is not None:
+            check_version(database.place, version)
+        if version is None or version < SCHEMA_VERSION:
+            _bring_up_to_date(database)
+    except DBAPIError as error:
+        database.close()
+        known = explain(error, database.place)
+        if known is None:
+            raise
+        raise known from error
+    except BaseException:
+        database.close()
+        raise
+    return database, writable
+
+
+def look_at(url: URL) -> int | None:
+    """The schema of the catalog in a PostgreSQL database, None where the database is empty. Nothing is changed.
+
+    Raises CatalogError as `open_server` does.
+    """
+    database = _connect(url)
+    try:
+        with database.reading() as connection:
+            version = _version(connection, database.place)
+        if version is not None:
+            check_version(database.place, version)
+        return version
+    finally:
+        database.close()
+
+
+def _connect(url: URL) -> Database:
     place = url.render_as_string(hide_password=True)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -25,25 +63,7 @@ def open_server(url: URL) -> tuple[Database, bool]:
     except ModuleNotFoundError as error:
         message = f"the catalog {place} needs psycopg: pip install 'eigenbank[postgres]'. Nothing was changed."
         raise CatalogError(message) from error
-    database = Database(engine, place)
-    try:
-        with database.reading() as connection:
-            version = _version(connection, place)
-            writable = _writable(connection)
-        if version is not None:
-            check_version(place, version)
-        if version is None or version < SCHEMA_VERSION:
-            _bring_up_to_date(database)
-    except DBAPIError as error:
-        database.close()
-        known = explain(error, place)
-        if known is None:
-            raise
-        raise known from error
-    except BaseException:
-        database.close()
-        raise
-    return database, writable
+    return Database(engine, place)
 
 
 def _version(connection: Connection, place: str) -> int | None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from eigenbank.registry.paths import is_device
 from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, check_vectors_file, file_digest
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, PRINTABLE
@@ -54,6 +55,7 @@ def _check_files(manifest: Manifest, where: str) -> None:
     for record in manifest.directions:
         name = f"{record.layer}/{record.recipe.basis}"
         needed[name] = max(needed.get(name, 0), (record.rank + 1) * widths[record.layer] * 4)
+    folded: dict[str, str] = {}
     bounds = {VECTORS: sum(needed.values()) + SPARE_BYTES, CARD: MAX_CARD_BYTES}
     if VECTORS not in manifest.files:
         message = f"the manifest of {where} lists no {VECTORS}: the set is incomplete, and nothing was imported"
@@ -63,6 +65,14 @@ def _check_files(manifest: Manifest, where: str) -> None:
             message = (
                 f"the manifest of {where} lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD} and "
                 f"{PREVIEWS}*.webp: nothing was fetched or imported"
+            )
+            raise HubError(message)
+        same = folded.setdefault(name.casefold(), name)
+        if same != name or is_device(name.removeprefix(PREVIEWS)):
+            why = f"differs from {same[:100]!r} only in case" if same != name else "is the name of a device on Windows"
+            message = (
+                f"the manifest of {where} lists the file {name[:100]!r}, which {why}: not every machine can keep it, and "
+                "nothing was fetched or imported. Tell its owner"
             )
             raise HubError(message)
         if entry.size > bounds.get(name, MAX_PREVIEW_BYTES):
@@ -75,7 +85,8 @@ def _check_files(manifest: Manifest, where: str) -> None:
 
 def _check_texts(manifest: Manifest, where: str) -> None:
     texts = [manifest.builder, manifest.licence, manifest.checkpoint.licence, manifest.checkpoint.revision]
-    for record in manifest.directions:
+    for record in manifest.sliders:
+        texts.append(record.quality.source if record.quality else None)
         for label in record.labels:
             runner_up = label.evidence.runner_up if label.evidence else None
             texts += [label.text, label.source, runner_up, (label.note or "").replace("\n", " ").replace("\t", " ")]

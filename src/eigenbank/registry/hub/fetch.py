@@ -13,7 +13,7 @@ from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import Published, repo_cache
 from eigenbank.registry.hub.remote import Remote, RemoteFile
 from eigenbank.registry.hub.say import Say
-from eigenbank.registry.paths import home
+from eigenbank.registry.paths import file_name, home
 from eigenbank.registry.sets import file_digest
 from eigenbank.schemas import FileEntry
 from eigenbank.schemas.errors import HubError
@@ -55,7 +55,7 @@ def quarantine(path: Path, at: Published, name: str) -> Path:
     real = path.resolve()
     folder = home() / "quarantine"
     folder.mkdir(parents=True, exist_ok=True)
-    plain = f"{at.repo}--{at.commit[:12]}--{name}".replace("/", "--")
+    plain = file_name(f"{at.repo}/{at.commit[:12]}/{name}")
     target = folder / f"{plain}--{file_digest(real)[:12]}"
     # The name first: when the move is cut short, a name without content is fetched again, a damaged file is not.
     if path.is_symlink():

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eigenbank.registry.paths import home
+from eigenbank.registry.paths import file_name, home
 
 
 class Note(BaseModel):
@@ -62,4 +62,4 @@ def _place(repo: str) -> Path:
     from huggingface_hub import constants
 
     hub = hashlib.sha256(constants.ENDPOINT.encode()).hexdigest()[:8]
-    return home() / "hub" / hub / f"{repo.replace('/', '--')}.json"
+    return home() / "hub" / hub / f"{file_name(repo)}.json"

@@ -1,0 +1,257 @@
+"""Do the demo's labels hold? On hundreds of fresh seeds, in blind reruns, and not at all where there is nothing to name.
+
+    python benchmarks/labels.py --out benchmarks/results/labels.json --table docs/trust.md
+
+Labels are those of the set that ships, or of --directions. What was drawn is kept: a run cut short goes on.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from quality import untrained
+from rich.progress import Progress
+from torch import Tensor
+
+from eigenbank.builders.label import Criteria, Effects, confidence, effects, leading
+from eigenbank.builders.labelers.seam import open_labelers
+from eigenbank.faces.attributes import load_attribute_model
+from eigenbank.labelling import Plan, label
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.respond import Responses, respond
+from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.workflows import build, find_checkpoint
+
+HELD = range(100_000, 100_500)
+"""Seeds that nothing else uses."""
+SUBSET = 12
+PAIRS = 2000
+BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+Kind = Direction | Composite
+
+
+@click.command()
+@click.option("--directions", type=click.Path(path_type=Path), help="Set to check [default: the one that ships].")
+@click.option("--held", default=500, show_default=True, help="Fresh seeds for each label's best direction.")
+@click.option("--calibration-seeds", default=96, show_default=True, help="Seeds for everything that has a label.")
+@click.option("--reruns", default=2, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
+@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
+def main(
+    directions: Path | None, held: int, calibration_seeds: int, reruns: int, cache: Path, out: Path, table: Path
+) -> None:
+    """Check the labels of the demo's set, and write what was found."""
+    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    bank = Bank.open(directions or checkpoint / "directions")
+    pipe = open_pipeline(checkpoint)
+    model = load_attribute_model(checkpoint / "attributes")
+    names, std = model.config.names, torch.tensor(model.config.stds)
+    source = next(
+        found.source for each in bank.sliders for found in each.labels if found.source.startswith("attribute")
+    )
+    named = [(each, found) for each in bank.sliders for found in each.labels if found.source == source]
+    document: dict[str, Any] = {"what": "whether the demo's labels hold", "labels": len(named), "source": source}
+    with Progress() as progress:
+        bars: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            bar = bars.setdefault(what, progress.add_task(what, total=total))
+            progress.update(bar, completed=done, total=total)
+
+        def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
+            return respond(
+                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / f"{what}-{len(seeds)}-{at}",
+                progress=lambda done, total: show(what, done, total),
+            )  # fmt: skip
+
+        best = {text: bank.named(text)[1] for text in sorted({found.text for _, found in named})}
+        many = read("held", list(best.values()), HELD[:held])
+        document["held"] = [
+            holding(text, slider, rows, held)
+            for (text, slider), rows in zip(best.items(), _each(many, names, best, std), strict=True)
+        ]
+        every = [slider for slider, _ in named]
+        seen = read("calibration", every, HELD[-calibration_seeds:])
+        found = effects(seen.base, seen.plus, seen.minus, std, seen.scale)
+        document["calibration"] = calibration(found)
+        document["reruns"] = [
+            rerun(bank, pipe, checkpoint, number, cache, lambda what, done, total: show(f"rerun: {what}", done, total))
+            for number in range(reruns)
+        ]
+        document["untrained"] = labels_of_untrained(
+            pipe, checkpoint, bank, cache, lambda what, done, total: show(f"untrained: {what}", done, total)
+        )
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    table.write_text(as_markdown(document), encoding="utf-8")
+    click.echo(f"wrote {out} and {table}")
+
+
+def _each(many: Responses, names: tuple[str, ...], best: dict[str, Kind], std: Tensor) -> list[Tensor]:
+    """For each label the odd part of its own factor `(n,)`, in standard deviations per unit scale."""
+    found = effects(many.base, many.plus, many.minus, std, many.scale)
+    return [found.odd[k, :, names.index(text)] for k, text in enumerate(best)]
+
+
+def holding(text: str, slider: Kind, odd: Tensor, held: int) -> dict[str, Any]:
+    """How a label holds on the fresh seeds."""
+    (found,) = [each for each in slider.labels if each.text == text][:1]
+    agree = float((odd.sign() == found.polarity).float().mean())
+    return {
+        "label": text,
+        "by": slider.id,
+        "seeds": held,
+        "sign_agreement": round(agree, 4),
+        "effect": round(float(odd.mean()) * found.polarity, 4),
+        "stated_effect": round(found.evidence.effect, 4) if found.evidence else None,
+        "confidence": found.confidence,
+    }
+
+
+def calibration(found: Effects) -> list[dict[str, Any]]:
+    """How often a second, disjoint set of seeds gives the label that a first one gave with so much confidence."""
+    generator = torch.Generator().manual_seed(0)
+    criteria = Criteria()
+    said: list[tuple[float, bool]] = []
+    n = found.odd.shape[1]
+    for _ in range(PAIRS // len(found.odd) + 1):
+        order = torch.randperm(n, generator=generator)
+        first, second = (subset(found, order[start : start + SUBSET]) for start in (0, SUBSET))
+        lead, again = leading(first, criteria), leading(second, criteria)
+        trust = confidence(first, lead.clamp_min(0), criteria, resamples=200)
+        sign, sign_again = (part.mean[torch.arange(len(lead)), lead.clamp_min(0)].sign() for part in (first, second))
+        for k in (lead >= 0).nonzero().flatten().tolist():
+            said.append((float(trust[k]), bool(again[k] == lead[k] and sign[k] == sign_again[k])))
+    rows = []
+    for low, high in zip((0.0, *BINS), BINS, strict=False):
+        here = [same for stated, same in said if low <= stated < high or stated == high == 1.0]
+        if here:
+            rows.append({"from": low, "to": high, "pairs": len(here), "same": round(sum(here) / len(here), 4)})
+    return rows
+
+
+def subset(found: Effects, seeds: Tensor) -> Effects:
+    """The effects as they would have been found on some of the seeds. The even part is that of all."""
+    odd = found.odd[:, seeds]
+    return Effects(odd, odd.mean(dim=1), found.asymmetry)
+
+
+def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
+    """Label the same directions again with other seeds: how many labels come back?"""
+    start = 300_000 + 1_000 * number
+    plan = Plan(
+        seeds=tuple(range(start, start + 4)), confirm_seeds=tuple(range(start + 100, start + 112)), quality_seeds=0
+    )
+    plain = bank.composed([]).labelled({each.id: () for each in bank})
+    again = label(
+        plain, pipe, open_labelers(["attributes"], checkpoint), plan, cache=cache / "rerun", progress=progress
+    )
+    texts = {found.text for each in bank.sliders for found in each.labels if found.source.startswith("attribute")}
+    new = {found.text for each in again.sliders for found in each.labels}
+    before = {
+        (each.id, found.text, found.polarity)
+        for each in bank
+        for found in each.labels
+        if found.source.startswith("attribute")
+    }
+    after = {(each.id, found.text, found.polarity) for each in again for found in each.labels}
+    contrary = {(name, text) for name, text, _ in before} & {(name, text) for name, text, _ in after} - {
+        (name, text) for name, text, polarity in before & after
+    }
+    return {
+        "seeds": [start, start + 100],
+        "texts": sorted(texts),
+        "found_again": sorted(texts & new),
+        "new": sorted(new - texts),
+        "directions_named": len(before),
+        "directions_named_again": len(before & after),
+        "directions_named_otherwise": len(
+            {name for name, _, _ in before} & {name for name, _, _ in after} - {name for name, _, _ in before & after}
+        ),
+        "contrary": sorted(map(list, contrary)),
+    }
+
+
+def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, progress: Any) -> dict[str, Any]:
+    """What labelling gives on a copy of the checkpoint that has learned nothing."""
+    recipes = sorted({each.recipe.slug for each in bank})
+    with tempfile.TemporaryDirectory() as folder:
+        blank = untrained(pipe, False, Path(folder))
+        pipe.scheduler.save_pretrained(blank / "scheduler")
+        index = {
+            "_class_name": "DDPMPipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", type(pipe.scheduler).__name__],
+        }
+        (blank / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+        other = build(str(blank), recipes=recipes, top_k=8)
+        labelers = open_labelers(["attributes", "statistics"], checkpoint)
+        named = label(
+            other,
+            open_pipeline(blank),
+            labelers,
+            replace(Plan(), quality_seeds=0),
+            cache=cache / "untrained",
+            progress=progress,
+        )
+    given = [[each.id, found.text, found.source.partition(":")[0]] for each in named.sliders for found in each.labels]
+    return {"directions": len(other), "labels": given}
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """The page docs/trust.md of a run."""
+    lines = [
+        "# Do the labels hold?",
+        "",
+        f"Checked on the demo's {document['labels']} labels by `python benchmarks/labels.py`; this file is written by that command.",
+        "",
+        "## On fresh seeds",
+        "",
+        "Each label's best direction or composite, at ±1, on seeds that nothing else used. Effects in standard deviations of "
+        "the population, per unit scale.",
+        "",
+        "| label | by | sign agrees | effect | effect as stated | confidence as stated |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row['label']} | `{row['by']}` | {row['sign_agreement']:.1%} of {row['seeds']} | {row['effect']:.2f} | "
+            f"{row['stated_effect']:.2f} | {row['confidence']:.2f} |"
+            for row in document["held"]
+        ),
+        "",
+        "## Whether the confidence is right",
+        "",
+        f"Two disjoint sets of {SUBSET} seeds are drawn again and again from the same readings. Where the first gives a label with "
+        "so much confidence (share of bootstrap resamples), how often does the second give the same?",
+        "",
+        "| confidence | pairs | the same label |",
+        "|---|---|---|",
+        *(
+            f"| {row['from']:.2f}–{row['to']:.2f} | {row['pairs']} | {row['same']:.1%} |"
+            for row in document["calibration"]
+        ),
+        "",
+        "## In blind reruns, and on a checkpoint that has learned nothing",
+        "",
+    ]
+    for row in document["reruns"]:
+        lines.append(
+            f"- Seeds from {row['seeds'][0]:,}: {len(row['found_again'])} of {len(row['texts'])} labels found again"
+            + (f", and {', '.join(row['new'])} besides" if row["new"] else "")
+            + f"; {row['directions_named_again']} of {row['directions_named']} single directions got the same name again, "
+            f"{row['directions_named_otherwise']} another one, {len(row['contrary'])} the same with the other sign."
+        )
+    blank = document["untrained"]
+    lines += [
+        f"- An untrained copy: {len(blank['labels'])} labels on {blank['directions']} directions, by attributes and statistics.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Composites: several directions added together so that one score moves and the others stay. Pure."""
+
+import re
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from eigenbank.builders.label import Effects
+
+PARTS = 32
+"""Most directions in a composite."""
+RIDGE = 0.1
+"""Added to what the readings' scatter says of a direction's effect, in squared standard deviations per unit scale."""
+
+
+def fit(found: Effects, parts: int = PARTS) -> Tensor:
+    """For each score the weights `(f, K)`, of unit norm, whose directions together are expected to move it and no other.
+
+    Least squares with noise: the w that minimises E‖Rᵀw − e_j‖², R `(K, f)` being the mean effects, known as well as the
+    readings on n seeds agree, and kept off the directions that do little by `RIDGE`. Of these the `parts` largest are
+    kept, and fitted again. Zero for a score that nothing moves.
+    """
+    mean = found.mean.double()
+    n = found.odd.shape[1]
+    scatter = found.odd.double().var(dim=1, correction=1 if n > 1 else 0).sum(dim=1) / n
+    noise = scatter + RIDGE
+    weights = _solve(mean, noise)
+    if parts < len(mean):
+        kept = torch.zeros_like(weights)
+        for score, row in enumerate(weights):
+            which = row.abs().topk(parts).indices
+            kept[score, which] = _solve(mean[which], noise[which])[score]
+        weights = kept
+    weights = weights / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    moved: Tensor = weights * (found.mean.abs().amax(dim=0) > 0)[:, None]
+    return moved.float()
+
+
+def _solve(mean: Tensor, noise: Tensor) -> Tensor:
+    """`(f, K)`: rows (R Rᵀ + diag(noise))⁻¹ R e_j, by way of an f × f system (Woodbury)."""
+    scaled = mean / noise[:, None]
+    inner = torch.eye(mean.shape[1], dtype=mean.dtype) + mean.T @ scaled
+    solved: Tensor = torch.linalg.solve(inner, scaled.T)
+    return solved
+
+
+def predicted(found: Effects, weights: Tensor) -> Effects:
+    """What composites would do if effects added up: `weights` `(C, K)`; the even part is not predicted, and 0."""
+    odd: Tensor = torch.einsum("ck,knf->cnf", weights, found.odd)
+    mean = odd.mean(dim=1)
+    return Effects(odd, mean, torch.zeros_like(mean))
+
+
+def null_of(null: Tensor, weights: Tensor) -> Tensor:
+    """`(C, f)`: root mean square effect of composites `(C, K)` whose directions are random ones of equal length.
+
+    `null` `(K, f)` is that of single random directions at each direction's place; independent effects add in squares.
+    """
+    squares: Tensor = weights.square() @ null.square()
+    return squares.sqrt()
+
+
+def name_for(text: str, taken: Collection[str]) -> str:
+    """A composite's name from a label's text: `hair length` becomes `hair-length`, or `hair-length-2` if that is taken."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:90] or "composite"
+    name, number = plain, 2
+    while name in taken:
+        name, number = f"{plain}-{number}", number + 1
+    return name

@@ -1,0 +1,41 @@
+"""`eigenbank doctor`: is everything where it should be?"""
+
+from dataclasses import asdict
+
+import click
+
+from eigenbank.cli.options import catalog_option, offline_option
+from eigenbank.cli.output import output_options
+from eigenbank.cli.rows import put_out
+
+COLUMNS = ["check", "status", "found"]
+
+
+@click.command(short_help="Check this installation.")
+@click.option("--devices", is_flag=True, help="Import torch and list what it can compute on; takes seconds.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Seconds to wait for the Hub."
+)
+@offline_option
+@catalog_option
+@output_options
+@click.pass_context
+def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: bool) -> None:
+    """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
+
+    A problem keeps eigenbank from working, and the exit code is 1; a warning concerns a part of it. With -q only the
+    names of the checks with either are printed.
+
+    \b
+    Example:
+      eigenbank doctor --format json
+    """
+    from eigenbank.doctor import examine
+
+    findings = examine(devices=devices, seconds=timeout)
+    rows = [asdict(finding) for finding in findings if not quiet or finding.status != "ok"]
+    if fmt == "table" and not quiet:
+        rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]
+    put_out("finding", rows, COLUMNS, fmt=fmt, quiet=quiet, key="check")
+    if any(finding.status == "problem" for finding in findings):
+        ctx.exit(1)

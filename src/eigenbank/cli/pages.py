@@ -1,0 +1,116 @@
+"""The reference's pages that are made from the code: `python -m eigenbank.cli.pages docs`.
+
+File formats with their JSON Schemas, the catalog's tables. With `--check` nothing is written; the exit code says whether
+all are as they would be. The commands' page is made by `eigenbank.cli.reference`.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eigenbank.cli.diagram import diagram
+from eigenbank.registry.catalog.models import Base
+from eigenbank.registry.catalog.place import SCHEMA_VERSION
+from eigenbank.schemas.formats import FORMATS, json_schema
+
+MADE = "This page is made from the code by `python -m eigenbank.cli.pages docs`; a test compares the two."
+
+
+def pages() -> dict[str, str]:
+    """The text of every page and file, by its path inside docs/."""
+    found = {
+        "formats.md": _formats(),
+        "catalog-tables.md": _tables(),
+        "pictures/catalog-tables.svg": diagram(Base.metadata),
+    }
+    for name in FORMATS:
+        found[f"schemas/{name}.schema.json"] = json.dumps(json_schema(name), indent=1, ensure_ascii=False) + "\n"
+    return found
+
+
+def _formats() -> str:
+    parts = [
+        "# File formats\n",
+        f"{MADE} `eigenbank schema NAME` prints the JSON Schemas. What the numbers promise: [versions](versions.md).\n",
+        "| file | format | JSON Schema |\n|---|---|---|",
+    ]
+    for name, (model, what) in FORMATS.items():
+        number = model.model_fields["format"].default
+        parts.append(f"| {what} | {number} | [{name}.schema.json](schemas/{name}.schema.json) |")
+    parts.append(
+        "\nUnknown fields are refused, as are files of a newer format; numbers are finite. The vectors of a set are in "
+        "`directions.safetensors`, a tensor `(k, d)` of float32 unit rows per layer and basis, named `LAYER/BASIS`."
+    )
+    for name, (_, what) in FORMATS.items():
+        schema = json_schema(name)
+        parts.append(f"\n## {name}\n\n{what}.\n")
+        parts += _fields(schema)
+        for title, inner in schema.get("$defs", {}).items():
+            if "properties" in inner:
+                said = " ".join(inner.get("description", "").split())
+                parts.append(f"\n### {name}: {title}\n\n{said}\n")
+                parts += _fields(inner)
+    return "\n".join(parts) + "\n"
+
+
+def _fields(schema: dict[str, Any]) -> list[str]:
+    rows = ["| field | kind | needed |", "|---|---|---|"]
+    for field, said in schema.get("properties", {}).items():
+        rows.append(f"| `{field}` | {_kind(said)} | {'yes' if field in schema.get('required', []) else ''} |")
+    return rows
+
+
+def _kind(said: dict[str, Any]) -> str:
+    if "$ref" in said:
+        return str(said["$ref"]).rpartition("/")[2]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in said:
+            return " or ".join(_kind(one) for one in said[key])
+    if "const" in said:
+        return f"`{json.dumps(said['const'])}`"
+    if "enum" in said:
+        return ", ".join(f"`{json.dumps(one)}`" for one in said["enum"])
+    if said.get("type") == "array":
+        inner = said.get("items")
+        return f"list of {_kind(inner)}" if isinstance(inner, dict) else "list"
+    if said.get("type") == "object" and isinstance(said.get("additionalProperties"), dict):
+        return f"map to {_kind(said['additionalProperties'])}"
+    return str(said.get("format") or said.get("type", "any"))
+
+
+def _tables() -> str:
+    parts = [
+        "# The catalog's tables\n",
+        f"{MADE} Schema {SCHEMA_VERSION}; one SQLite file or a PostgreSQL database, see [the catalog](catalog.md).\n",
+        "![A box for every table, lines from foreign keys to what they refer to](pictures/catalog-tables.svg)\n",
+    ]
+    for mapper in sorted(Base.registry.mappers, key=lambda one: str(one.local_table)):
+        said = " ".join((mapper.class_.__doc__ or "").split())
+        parts.append(f"- `{mapper.local_table}`: {said}")
+    return "\n".join(parts) + "\n"
+
+
+def main(args: list[str]) -> int:
+    """Write the pages into a folder, or check them there."""
+    check = "--check" in args
+    folder = Path(next((arg for arg in args if arg != "--check"), "docs"))
+    stale = []
+    for name, text in pages().items():
+        path = folder / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(str(path))
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if check and stale:
+        click.echo(f"{', '.join(stale)}: not what the code says. python -m eigenbank.cli.pages {folder}", err=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""The playground: sliders beside a picture.
+
+    from eigenbank.play import launch
+
+    launch("eigenbank/cartoon-faces-32")
+
+`app.py` is the page and `serve.py` its server, which alone know Gradio; `playground.py` is what it can do. Importing this
+imports neither Gradio nor torch.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eigenbank.schemas.errors import EigenbankError
+
+
+class PlayError(EigenbankError):
+    """The playground cannot be served."""
+
+
+def launch(
+    model: str | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str = "cpu",
+    host: str | None = None,
+    port: int | None = None,
+    open_browser: bool = False,
+    wait: bool = True,
+    ready: Callable[[str], None] = print,
+) -> Any:
+    """Serve the playground on this machine until interrupted; with `wait` False, until what is returned is closed.
+
+    `ready` is told its address.
+
+    The page offers every model of the catalog whose checkpoint is on this machine, `model` (an id, or a checkpoint's
+    folder) first, drawn from `checkpoint` if that is given. `host` and `port` default to `GRADIO_SERVER_NAME` and
+    `GRADIO_SERVER_PORT`, as a Gradio Space sets them, else to 127.0.0.1 and the first free port from 7860.
+
+    Raises PlayError where Gradio is not installed, no model can be drawn from, or the port is taken; UnknownNameError,
+    with near matches, and SourceError as `find_checkpoint` does.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        message = "the playground needs Gradio, which is not installed: pip install 'eigenbank[play]'"
+        raise PlayError(message)
+    from eigenbank.workflows import drawable, find_checkpoint
+
+    models = drawable()
+    first = next(iter(models), None)
+    if model is not None:
+        first, folder = find_checkpoint(model)
+        models = {first: Path(checkpoint) if checkpoint is not None else folder, **models}
+        if checkpoint is not None:
+            models[first] = Path(checkpoint)
+    if first is None:
+        message = (
+            "no model of the catalog has its checkpoint on this machine: give one, or its folder (eigenbank models ls)"
+        )
+        raise PlayError(message)
+    # One core is left to the server and the browser; on few cores, threads that wait for each other cost more than they
+    # give. Read by OpenMP when torch is imported.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
+    import torch
+
+    if threads.isdecimal() and int(threads):
+        torch.set_num_threads(int(threads))
+    from eigenbank.play.serve import serve
+
+    return serve(models, first, device=device, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready)

@@ -1,0 +1,57 @@
+"""Sliders files on disk: read within bounds, written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from eigenbank.registry.files import replacing
+from eigenbank.schemas import Sliders
+from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.sliders import MAX_SLIDERS_BYTES
+
+
+def read_sliders(path: str | os.PathLike[str]) -> Sliders:
+    """Read and validate a sliders file. Raises SteerError where it is missing, too large, malformed or of a newer format."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_SLIDERS_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        message = (
+            f"{os.fspath(path)!r} cannot be read as a sliders file ({getattr(error, 'strerror', None) or error}): expected "
+            "a JSON file as steer --save-sliders writes it; for a label or an id give {'label': scale}"
+        )
+        raise SteerError(message) from error
+    if len(text) > MAX_SLIDERS_BYTES:
+        message = f"{path} is larger than the {MAX_SLIDERS_BYTES:,} bytes a sliders file may have: nothing was read"
+        raise SteerError(message)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = f"{path} is no sliders file, for it is not JSON ({error}): nothing was read"
+        raise SteerError(message) from error
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number > 1:
+        message = f"{path} is of format {number}, this eigenbank reads format 1: nothing was read. Upgrade eigenbank"
+        raise SteerError(message)
+    try:
+        return Sliders.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        message = f"{path} is no valid sliders file: {where}: {first['msg']}. Nothing was read; docs/steering.md shows what one holds"
+        raise SteerError(message) from error
+
+
+def write_sliders(path: str | os.PathLike[str], sliders: Sliders) -> None:
+    """Write a sliders file, which appears whole or not at all. Raises SteerError where it cannot be written."""
+    text = sliders.model_dump_json(indent=2, exclude_none=True) + "\n"
+    try:
+        with replacing(Path(path)) as work:
+            work.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = (
+            f"{path} cannot be written ({error.strerror or error}): the sliders were not saved. Choose another name"
+        )
+        raise SteerError(message) from error

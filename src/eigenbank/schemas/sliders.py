@@ -1,0 +1,49 @@
+"""A sliders file: an edit as a small JSON document, written by the playground and the command line, read by `steer`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from eigenbank.schemas.common import MAX_SCALE, PRINTABLE, Model, ModelId
+from eigenbank.schemas.recipe import Site, Window
+
+MAX_SLIDERS = 1_000
+"""Most sliders of one file."""
+MAX_SLIDERS_BYTES = 2**20
+"""Largest sliders file read."""
+
+Guidance = Literal["both", "conditional", "unconditional"]
+
+
+class Slider(Model):
+    """One direction and how far it is pushed. `key` is a label or a direction's id, `scale` counts token lengths.
+
+    What is None is as the direction's recipe has it: the `window` of the run and the `site`; `guidance` None is both halves.
+    """
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=PRINTABLE)]
+    scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
+    window: Window | None = None
+    guidance: Guidance | None = None
+    site: Site | None = None
+
+
+class Sliders(Model):
+    """An edit: directions and their scales. `model` is the checkpoint whose labels and ids the keys are, None if unknown.
+
+    `Sliders.model_json_schema()` is the file's JSON Schema, `registry.sliders` reads and writes it.
+    """
+
+    format: Literal[1] = 1
+    model: ModelId | None = None
+    sliders: tuple[Slider, ...] = Field(min_length=1, max_length=MAX_SLIDERS)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Sliders":
+        seen: set[str] = set()
+        for slider in self.sliders:
+            if slider.key in seen:
+                message = f"the slider {slider.key!r} is listed twice"
+                raise ValueError(message)
+            seen.add(slider.key)
+        return self

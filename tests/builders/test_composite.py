@@ -1,0 +1,74 @@
+"""Composites: found where directions can be added up to one thing, and worth no more than was measured."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from eigenbank.builders.composite import fit, name_for, null_of, predicted
+from eigenbank.builders.label import Criteria, Effects, leading
+
+SEEDS = 6
+
+
+def measured(mean: list[list[float]], noise: float = 0.0) -> Effects:
+    """Effects `(K, f)` seen on six seeds, with so much scatter between them."""
+    truth = torch.tensor(mean)
+    scatter = torch.randn(len(truth), SEEDS, truth.shape[1], generator=torch.Generator().manual_seed(0))
+    odd = truth[:, None] + noise * (scatter - scatter.mean(dim=1, keepdim=True))
+    return Effects(odd, odd.mean(dim=1), torch.zeros_like(truth))
+
+
+MIXED = measured([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.5, 1.0]])
+
+
+def test_two_mixed_directions_make_two_pure_ones() -> None:
+    assert (leading(MIXED, Criteria()) == -1).sum() >= 2
+    weights = fit(MIXED)
+    pure = predicted(MIXED, weights)
+    assert leading(pure, Criteria()).tolist() == [0, 1, 2]
+    assert float(pure.selectivity.diagonal().min()) > 0.8
+    torch.testing.assert_close(weights.norm(dim=1), torch.ones(3))
+
+
+def test_what_is_known_badly_gets_little_weight() -> None:
+    steady, wild = measured([[1.0, 0.0], [0.0, 1.0]]), measured([[1.0, 0.0], [0.0, 1.0]], noise=5.0)
+    both = Effects(torch.cat([steady.odd, wild.odd]), torch.cat([steady.mean, wild.mean]), torch.zeros(4, 2))
+    weights = fit(both)
+    assert weights[0, 0] > 10 * weights[0, 2] > 0
+
+
+def test_only_the_most_useful_parts_are_kept() -> None:
+    weights = fit(MIXED, parts=2)
+    assert ((weights != 0).sum(dim=1) == 2).all()
+    torch.testing.assert_close(weights.norm(dim=1), torch.ones(3))
+    assert weights[0, 2] == 0
+
+
+def test_a_score_that_nothing_moves_has_no_composite() -> None:
+    assert not fit(measured([[1.0, 0.0], [0.5, 0.0]]))[1].any()
+
+
+def test_many_directions_and_one_seed_are_fitted_too() -> None:
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(3000, 4, generator=generator)
+    found = Effects(mean[:, None], mean, torch.zeros_like(mean))
+    direct = torch.linalg.solve(mean[:200] @ mean[:200].T + 0.1 * torch.eye(200), mean[:200])
+    expected: Tensor = (direct / direct.norm(dim=0)).T
+    torch.testing.assert_close(fit(found.rows(range(200)), parts=200), expected, atol=1e-4, rtol=1e-3)
+    assert ((fit(found) != 0).sum(dim=1) == 32).all()
+
+
+def test_the_null_is_what_random_directions_in_their_place_would_do() -> None:
+    generator = torch.Generator().manual_seed(2)
+    sizes = torch.tensor([[0.1, 1.0], [0.3, 0.2], [0.2, 0.4]])
+    weights = torch.tensor([[0.8, -0.6, 0.0], [0.0, 0.6, 0.8]])
+    drawn = torch.einsum("ck,rkf->rcf", weights, torch.randn(20000, 3, 2, generator=generator) * sizes)
+    torch.testing.assert_close(null_of(sizes, weights), drawn.square().mean(dim=0).sqrt(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "taken", "name"),
+    [("Hair length", (), "hair-length"), ("smile", ("smile", "smile-2"), "smile-3"), ("笑顔", (), "composite")],
+)
+def test_names(text: str, taken: tuple[str, ...], name: str) -> None:
+    assert name_for(text, taken) == name

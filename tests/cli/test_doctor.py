@@ -1,0 +1,129 @@
+"""`eigenbank doctor` says what is wrong and what to do, changes nothing, and the first run says what was made."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hub.fixtures import Client
+from hub.server import Hub
+
+from eigenbank.cli.main import run
+from eigenbank.registry.catalog.place import SCHEMA_VERSION
+
+CHECKS = {"eigenbank", "python", "libraries", "extras", "device", "home", "catalog", "cache", "hub", "plugins"}
+Capture = pytest.CaptureFixture[str]
+
+
+def findings(capsys: Capture, *args: str, code: int = 0) -> dict[str, dict[str, str]]:
+    capsys.readouterr()
+    assert run(["doctor", "--format", "json", *args]) == code
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["schema"] == "eigenbank/finding/1" for row in rows)
+    return {row["check"]: row for row in rows}
+
+
+def test_a_fresh_installation_is_well_and_nothing_is_made(home: Path, capsys: Capture) -> None:
+    found = findings(capsys)
+    assert found.keys() == CHECKS
+    assert {row["status"] for row in found.values()} == {"ok"}
+    assert "torch" in found["libraries"]["found"]
+    assert found["catalog"]["found"] == f"none at {home / 'catalog.db'} yet"
+    assert "offline mode is on" in found["hub"]["found"]
+    assert not home.exists()
+
+
+def test_the_catalog_is_counted_and_not_changed(home: Path, capsys: Capture) -> None:
+    assert run(["list"]) == 0
+    before = (home / "catalog.db").read_bytes()
+    assert findings(capsys)["catalog"]["found"].endswith(f"schema {SCHEMA_VERSION}: 1 models, 336 directions")
+    assert (home / "catalog.db").read_bytes() == before
+
+
+def test_an_older_catalog_is_not_brought_up_to_date(home: Path, capsys: Capture) -> None:
+    assert run(["list"]) == 0
+    older = sqlite3.connect(home / "catalog.db")
+    older.execute("PRAGMA user_version = 1")
+    older.close()
+    found = findings(capsys)["catalog"]
+    assert f"schema 1 of {SCHEMA_VERSION}" in found["found"]
+    assert "when next opened" in found["advice"]
+    assert [path.name for path in home.glob("catalog.db.schema*")] == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 10])
+def test_what_is_no_catalog_is_a_problem(content: bytes, home: Path, capsys: Capture) -> None:
+    home.mkdir()
+    (home / "catalog.db").write_bytes(content)
+    found = findings(capsys, code=1)["catalog"]
+    assert found["status"] == "problem"
+    assert "Nothing was changed" in found["found"]
+    assert (home / "catalog.db").read_bytes() == content
+
+
+def test_a_newer_catalog_is_a_problem_that_names_the_version(home: Path, capsys: Capture) -> None:
+    assert run(["list"]) == 0
+    newer = sqlite3.connect(home / "catalog.db")
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    assert "has schema 99" in findings(capsys, code=1)["catalog"]["found"]
+
+
+def test_a_home_that_is_a_file_is_a_problem(home: Path, capsys: Capture) -> None:
+    home.write_text("here already")
+    found = findings(capsys, code=1)
+    assert "is a file" in found["home"]["found"]
+    assert "EIGENBANK_HOME" in found["home"]["advice"]
+
+
+def test_quiet_prints_only_what_is_wrong(home: Path, capsys: Capture) -> None:
+    assert run(["doctor", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+    (home / "quarantine").mkdir(parents=True)
+    (home / "quarantine" / "me--faces--manifest.json").write_text("{")
+    assert run(["doctor", "-q"]) == 0
+    assert capsys.readouterr().out == "quarantine\n"
+
+
+def test_devices_are_asked_for_with_torch(capsys: Capture) -> None:
+    assert "cpu (" in findings(capsys, "--devices")["device"]["found"]
+
+
+def test_the_hub_is_asked_without_the_login(hub: Hub, client: Client) -> None:
+    done = client.run("doctor", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = {row["check"]: row for row in json.loads(done.stdout)}["hub"]
+    assert found["status"] == "ok"
+    assert hub.url in found["found"]
+    assert "a login is set" in found["found"]
+    assert "dummy" not in done.stdout
+    assert hub.requests["list"] == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "extra", "reason"),
+    [("status", [], "the Hub is failing (status 503)"), ("slow", ["--timeout", "0.3"], "ReadTimeout")],
+)
+def test_a_hub_that_does_not_answer_is_a_warning(
+    action: str, extra: list[str], reason: str, hub: Hub, client: Client
+) -> None:
+    hub.fault("list", action, **({"seconds": 5.0} if action == "slow" else {}))
+    done = client.run("doctor", "--format", "json", *extra)
+    assert done.returncode == 0, done.stderr
+    found = {row["check"]: row for row in json.loads(done.stdout)}["hub"]
+    assert found["status"] == "warning"
+    assert reason in found["found"]
+    assert "works without it" in found["advice"]
+
+
+def test_the_first_run_says_what_was_made_and_the_second_is_silent(home: Path, capsys: Capture) -> None:
+    assert run(["list"]) == 0
+    assert f"this was the first run: a catalog was made, {home / 'catalog.db'}" in capsys.readouterr().err
+    assert run(["list"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_version_is_told(capsys: Capture) -> None:
+    for flag in ("--version", "-V"):
+        assert run([flag]) == 0
+        assert capsys.readouterr().out.startswith("eigenbank, version ")

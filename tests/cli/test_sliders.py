@@ -1,0 +1,142 @@
+"""Sliders files on the command line: written by `steer`, taken by `steer`, `sweep` and `edit`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from eigenbank.cli.main import run
+
+MID = "mid_block.attentions.0/output-value/0"
+
+
+@pytest.fixture
+def built(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "2"]) == 0
+    capsys.readouterr()
+    return "acme/tiny"
+
+
+def same(one: Path, other: Path) -> bool:
+    with Image.open(one) as first, Image.open(other) as second:
+        return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
+
+
+def test_what_steer_saves_it_draws_again(built: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    look, first, second = tmp_path / "look.json", tmp_path / "1.png", tmp_path / "2.png"
+    call = ["--seeds", "0", "--steps", "2"]
+    assert run(["steer", built, "--set", f"{MID}=1.5", "--save-sliders", str(look), "--out", str(first), *call]) == 0
+    assert f"wrote {look}" in capsys.readouterr().err
+    assert json.loads(look.read_text()) == {"format": 1, "model": built, "sliders": [{"key": MID, "scale": 1.5}]}
+    assert run(["steer", built, "--sliders", str(look), "--out", str(second), *call]) == 0
+    assert same(first, second)
+    assert run(["steer", built, "--sliders", str(look), "--set", f"{MID}=-3", "--out", str(second), *call]) == 0
+    assert not same(first, second)
+
+
+def test_when_where_and_how_the_directions_act_is_said_and_saved(built: str, tmp_path: Path) -> None:
+    look, mask = tmp_path / "look.json", tmp_path / "mask.png"
+    Image.linear_gradient("L").save(mask)
+    pictures: list[Path] = []
+
+    def steered(*options: str) -> Path:
+        pictures.append(tmp_path / f"{len(pictures)}.png")
+        call = ["steer", built, "--seeds", "0", "--steps", "4", *options, "--out", str(pictures[-1])]
+        assert run(call) == 0
+        return pictures[-1]
+
+    edit = ["--set", f"{MID}=4"]
+    plain = steered(*edit)
+    late = steered(*edit, "--window", "0.5,1", "--save-sliders", str(look))
+    assert json.loads(look.read_text())["sliders"] == [{"key": MID, "scale": 4.0, "window": {"start": 0.5, "end": 1.0}}]
+    at_output = steered(*edit, "--site", "output", "--save-sliders", str(look))
+    assert json.loads(look.read_text())["sliders"][0]["site"] == "block-output"
+    others = [late, at_output, steered(*edit, "--mask", str(mask))]
+    assert not any(same(plain, other) for other in others)
+    assert same(steered("--sliders", str(look)), at_output)
+    assert same(steered(*edit, "--site", "output", "--fold"), at_output)
+    # What a file says of a slider comes before the options.
+    assert same(steered("--sliders", str(look), "--site", "input"), at_output)
+
+
+def test_a_sweep_draws_a_file_as_one_row(built: str, tmp_path: Path) -> None:
+    look, alone, among = tmp_path / "look.json", tmp_path / "1.png", tmp_path / "2.png"
+    look.write_text(json.dumps({"sliders": [{"key": MID, "scale": 1}, {"key": MID[:-1] + "1", "scale": -1}]}))
+    call = ["--sliders", str(look), "--seeds", "0", "--steps", "2", "--scales", "0,1"]
+    assert run(["sweep", built, *call, "--out", str(alone)]) == 0
+    assert run(["sweep", built, MID, *call, "--out", str(among)]) == 0
+    with Image.open(alone) as one, Image.open(among) as two:
+        assert two.height > one.height + 60
+
+
+def test_a_photo_is_edited_with_a_file(built: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    look, photo = tmp_path / "look.json", tmp_path / "photo.png"
+    look.write_text(json.dumps({"sliders": [{"key": MID, "scale": 1, "window": {"start": 0.5}}]}))
+    Image.new("RGB", (64, 64), (120, 90, 60)).save(photo)
+    call = ["edit", str(photo), "--model", built, "--sliders", str(look), "--steps", "2"]
+    assert run([*call, "--out", str(tmp_path / "out.png"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["edit"] == f"{MID} +1"
+
+
+def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
+    built: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tuned = tmp_path / "tuned"
+    shutil.copytree(tiny_checkpoint, tuned)
+    weights = next((tuned / "unet").glob("*.safetensors"))
+    torch.manual_seed(0)
+    save_file({name: each + 1e-3 * torch.randn_like(each) for name, each in load_file(weights).items()}, weights)
+    look, out = tmp_path / "look.json", tmp_path / "out.png"
+    look.write_text(json.dumps({"model": built, "sliders": [{"key": MID, "scale": 1}]}))
+    # No set of the fine-tune is needed: the names are those of the parent.
+    assert run(["steer", str(tuned), "--sliders", str(look), "--steps", "2", "--out", str(out)]) == 0
+    err = capsys.readouterr().err
+    assert "the sliders are of acme/tiny: drawn with local/tuned as far as they match its weights" in err
+    assert f"{MID}: transfer 0.9" in err or f"{MID}: transfer 1.0" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "args", "code", "message"),
+    [
+        (None, [], 2, "an edit of nothing: give --set NAME=SCALE, or --sliders FILE"),
+        ("{", ["--sliders", "FILE"], 1, "is not JSON"),
+        ('{"sliders": []}', ["--sliders", "FILE"], 1, "sliders: "),
+        ('{"sliders": [{"key": "smle", "scale": 1}]}', ["--sliders", "FILE"], 1, "no label in acme/tiny: 'smle'"),
+        (
+            '{"model": "acme/tny", "sliders": [{"key": "smile", "scale": 1}]}',
+            ["--sliders", "FILE"],
+            1,
+            "did you mean 'acme/tiny'",
+        ),
+        (None, ["--sliders", "no/such.json"], 1, "cannot be read as a sliders file"),
+        (None, ["--set", f"{MID}=1", "--save-sliders", "look.png"], 1, "does not end in .json"),
+        (None, ["--set", f"{MID}=1", "--window", "0.8,0.2"], 2, "expected two fractions of the run"),
+        (None, ["--set", f"{MID}=1", "--window", "0.8"], 2, "expected two fractions of the run"),
+        (None, ["--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
+        (None, ["--set", f"{MID}=1", "--guidance", "none"], 2, "--guidance"),
+        (None, ["--set", f"{MID}=1", "--guidance", "conditional"], 1, "use guidance='both'"),
+        (None, ["--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
+        (None, ["--set", f"{MID}=1", "--fold"], 1, "cannot be folded"),
+        (None, ["--set", f"{MID}=1e9"], 2, "less than or equal to 10000"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(
+    content: str | None,
+    args: list[str],
+    code: int,
+    message: str,
+    built: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        (tmp_path / "look.json").write_text(content)
+    args = [str(tmp_path / "look.json") if each == "FILE" else each for each in args]
+    assert run(["steer", built, *args, "--steps", "2", "--out", str(tmp_path / "out.png")]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()

@@ -1,0 +1,52 @@
+"""Opening pipelines and drawing from them: images depend on their seeds alone, whatever the pipeline."""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+import eigenbank as eb
+from eigenbank.faces.train import new_scheduler
+from eigenbank.faces.train_latent import new_autoencoder
+from eigenbank.loaders.pipelines import open_pipeline, sample
+
+
+def class_conditional(folder: Path, classes: int) -> Path:
+    """A tiny DiT checkpoint with DDPM's sampler, as they are published."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=classes,
+    )
+    for block in transformer.transformer_blocks:  # at initialisation blocks are closed, and classes do nothing
+        torch.nn.init.normal_(block.norm1.linear.weight, std=0.5)
+        torch.nn.init.normal_(block.norm1.emb.class_embedder.embedding_table.weight)
+    torch.nn.init.normal_(transformer.proj_out_2.weight, std=0.2)
+    DiTPipeline(transformer, new_autoencoder(0), new_scheduler()).save_pretrained(folder)
+    return folder
+
+
+def test_a_class_conditional_pipeline_draws_a_class_by_seed(tmp_path: Path) -> None:
+    pipe = open_pipeline(class_conditional(tmp_path / "dit", classes=3))
+    assert type(pipe.scheduler) is DDIMScheduler
+    both = sample(pipe, (4, 8), 3, guidance_scale=1.0)
+    torch.testing.assert_close(both[1:], sample(pipe, (8,), 3, guidance_scale=1.0), atol=1e-5, rtol=0)
+    named = sample(pipe, (4, 8), 3, class_labels=[1, 0], guidance_scale=1.0)
+    torch.testing.assert_close(named[0], both[0], atol=1e-5, rtol=0)  # 4 is of class 1, and 8 of class 2
+    assert (named[1] - both[1]).abs().max() > 1e-3
+
+
+def test_a_pipeline_of_one_class_is_not_guided_and_can_be_steered(tmp_path: Path) -> None:
+    folder = class_conditional(tmp_path / "dit", classes=1)
+    pipe = open_pipeline(folder)
+    plain = sample(pipe, (1, 2), 2)
+    bank = eb.build(str(folder), recipes=["output-value"], top_k=1)
+    with eb.steer(pipe, {next(iter(bank)): 5.0}):
+        assert (sample(pipe, (1, 2), 2) - plain).abs().max() > 1e-4
+    assert torch.equal(sample(pipe, (1, 2), 2), plain)
