@@ -64,6 +64,7 @@ def label(
     labelers: Sequence[Labeler],
     plan: Plan | None = None,
     *,
+    call: Mapping[str, Any] | None = None,
     cache: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
     say: Callable[[str], None] = lambda _message: None,
@@ -73,8 +74,9 @@ def label(
     A label is given where one score clearly leads a direction's effect, with one sign on nearly all seeds, several times
     as much as random directions of equal length move it at the same place, and again on seeds it was not found with. A
     score that hardly varies among the unedited images names nothing. For each score a composite of directions is tried
-    too, fitted to what was seen of them singly; what does not earn that score's label is dropped. `cache` is a folder
-    where readings are kept: a run cut short goes on from there.
+    too, fitted to what was seen of them singly; what does not earn that score's label is dropped. `call` is what
+    the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder where readings are kept:
+    a run cut short goes on from there.
 
     Qualities are of the first labeler's scores: of all that was confirmed, labelled or not, and of the composites.
 
@@ -88,7 +90,9 @@ def label(
         try:
             asked = {labeler.source for labeler in remaining}
             others = [each for each in bank.manifest.composites if not _given_by(each, asked)]
-            found = _Study(bank.composed(others), pipe, Panel(remaining), plan, cache, progress).findings()
+            found = _Study(
+                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress
+            ).findings()
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
@@ -116,6 +120,7 @@ class _Study:
         pipe: Any,
         panel: Panel,
         plan: Plan,
+        call: dict[str, Any],
         cache: Path | None,
         progress: Callable[[str, int, int], None],
     ) -> None:
@@ -123,7 +128,8 @@ class _Study:
         self.pipe = pipe
         self.panel = panel
         self.plan = plan
-        self.cache = None if cache is None else cache / _measurement(bank, pipe, panel, plan)
+        self.call = call
+        self.cache = None if cache is None else cache / _measurement(bank, pipe, panel, plan, call)
         self.progress = progress
 
     def findings(self) -> Findings:
@@ -131,7 +137,7 @@ class _Study:
         bank, plan = self.bank, self.plan
         directions, chance = list(bank), list(bank.randomised(plan.null))
         own = None if self.cache is None else self.cache / "population"
-        population = read_unedited(self.pipe, self.panel.read, POPULATION, plan.steps, cache=own)
+        population = read_unedited(self.pipe, self.panel.read, POPULATION, plan.steps, cache=own, **self.call)
         screened = self.measure("screening", directions, plan.seeds)
         random = self.measure("chance", chance, plan.seeds)
         candidates: list[_Candidates] = []
@@ -205,6 +211,7 @@ class _Study:
             force=what == "chance",
             cache=None if self.cache is None else self.cache / f"{what}-{names}",
             progress=lambda done, total: self.progress(what, done, total),
+            **self.call,
         )
 
 
@@ -284,13 +291,21 @@ def _place(direction: Direction) -> tuple[str, str]:
     return direction.layer, direction.recipe.slug
 
 
-def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan) -> str:
+def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
     """A name for a measurement, of the vectors, the denoiser's weights, and how it is done: equal names, equal readings."""
     digest = hashlib.sha256()
     for name, tensor in [*sorted(bank.vectors.items()), *denoiser_of(pipe).state_dict().items()]:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     lengths = {layer.name: {at: found.length for at, found in layer.lengths.items()} for layer in bank.manifest.layers}
-    how = [bank.model_id, lengths, [[each.source, each.names] for each in panel.labelers], plan.scale, plan.steps]
-    digest.update(json.dumps(how).encode())
+    how: list[Any] = [
+        bank.model_id,
+        lengths,
+        [[each.source, each.names] for each in panel.labelers],
+        plan.scale,
+        plan.steps,
+    ]
+    if call:
+        how.append(call)
+    digest.update(json.dumps(how, default=repr).encode())
     return digest.hexdigest()[:32]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.paths import file_name, sets_folder
-from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.sets import manifest_digest, read_manifest
 from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
+from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
@@ -221,36 +222,57 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
     if out is not None:
         folder = bank.save(out).folder
         assert folder is not None
-    else:
-        home = sets_folder() / file_name(bank.model_id)
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
-        except OSError as error:
-            message = (
-                f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
-            )
-            raise SetError(message) from error
-        try:
-            bank.save(staging / "set")
-            folder = home / manifest_digest(staging / "set")[:16]
-            if not folder.exists():
-                os.replace(staging / "set", folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    with Catalog.open() as catalog:
-        before = catalog.get_set(bank.model_id, bank.manifest.checkpoint.revision)
-        catalog.add_set(
-            Bank.open(folder).manifest,
-            location=locate(folder),
-            digest=manifest_digest(folder),
-            checkpoint_path=None if checkpoint is None else locate(checkpoint),
-        )
+        with Catalog.open() as catalog:
+            _enter(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint)
+        return Bank.open(folder)
+    home = sets_folder() / file_name(bank.model_id)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
+    except OSError as error:
+        message = f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
+        raise SetError(message) from error
+    try:
+        bank.save(staging / "set")
+        with Catalog.open() as catalog:
+            return Bank.open(adopt(staging / "set", catalog, checkpoint=checkpoint))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def adopt(written: Path, catalog: Catalog, *, checkpoint: Path | None = None) -> Path:
+    """Move a set, just written on the same disk, among this machine's sets, and enter it into the catalog.
+
+    Returns where it lies: a folder named by its digest, so that the catalog points to the old set until the new one is
+    whole. Raises SetError or CatalogError; then the catalog has not changed.
+    """
+    manifest, digest = read_manifest(written), manifest_digest(written)
+    home = sets_folder() / file_name(manifest.checkpoint.model_id)
+    folder = home / digest[:16]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            os.replace(written, folder)
+    except OSError as error:
+        message = f"{folder} cannot be written ({error.strerror}): nothing was kept. Make room, or set EIGENBANK_HOME"
+        raise SetError(message) from error
+    _enter(folder, manifest, digest, catalog, checkpoint)
+    return folder
+
+
+def _enter(folder: Path, manifest: Manifest, digest: str, catalog: Catalog, checkpoint: Path | None) -> None:
+    """Point the catalog to a set, and remove the one it pointed to before, if that is one of this machine's."""
+    before = catalog.get_set(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
+    catalog.add_set(
+        manifest,
+        location=locate(folder),
+        digest=digest,
+        checkpoint_path=None if checkpoint is None else locate(checkpoint),
+    )
     if before is not None:
         former = resolve(before.location)
         if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
             shutil.rmtree(former, ignore_errors=True)
-    return Bank.open(folder)
 
 
 def export(

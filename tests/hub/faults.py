@@ -1,8 +1,10 @@
 """What goes wrong on purpose: which request, how, how often."""
 
 import fnmatch
+import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 KINDS = (
@@ -11,17 +13,23 @@ KINDS = (
 )  # fmt: skip
 """The kinds of request. `head` and `get` are those of a file (resolve); `cdn` is where a redirect leads."""
 
-ACTIONS = ("status", "refuse", "cut", "reset", "lost", "wrong-size", "other-bytes", "stale-parent", "slow")
+ACTIONS = (
+    "status", "refuse", "cut", "reset", "lost", "wrong-size", "other-bytes", "stale-parent", "slow",
+    "garbled",
+)  # fmt: skip
 """`status`: that HTTP status is answered, and nothing done. `refuse`: the connection is closed unanswered, nothing done.
 `cut`: the request is carried out, half of the answer's body sent, then the connection closed. `reset`: the same, but
 closed by a TCP reset. `lost`: carried out, and closed unanswered. `wrong-size`: the answer's body is a byte longer, and
 its Content-Length says so. `other-bytes`: same length, one byte another. `stale-parent`: somebody else's commit lands
-just before this one. `slow`: wait, then answer as usual."""
+just before this one. `slow`: wait, then answer as usual. `garbled`: carried out, and the answer's body is what
+`garble` makes of it."""
 
 
 @dataclass
 class Fault:
-    """One fault. `kind` and `path` are globs, `path` of the file a request is for; `times` None means always."""
+    """One fault. `kind` and `path` are globs, `path` of the file a request is for; `times` None means always,
+    `chance` how likely each request meets it.
+    """
 
     kind: str
     action: str
@@ -31,6 +39,8 @@ class Fault:
     status: int = 503
     code: str = ""
     seconds: float = 0.0
+    chance: float = 1.0
+    garble: Callable[[bytes], bytes] | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -59,6 +69,7 @@ class Faults:
     requests: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
+    dice: random.Random = field(default_factory=lambda: random.Random(0))
 
     def take(self, kind: str, path: str) -> Fault | None:
         """The fault that this request meets, used up by one. Counts the request."""
@@ -66,6 +77,8 @@ class Faults:
             self.requests[kind] += 1
             for fault in self.active:
                 if not (fnmatch.fnmatchcase(kind, fault.kind) and fnmatch.fnmatchcase(path, fault.path)):
+                    continue
+                if fault.chance < 1 and self.dice.random() >= fault.chance:
                     continue
                 if fault.after > 0:
                     fault.after -= 1

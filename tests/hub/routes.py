@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from hub.store import Blob, Commit, Problem, Repo, Store, card_problems, goes_to_lfs
+from hub.store import SPACE_SDKS, Blob, Commit, Problem, Repo, Store, card_problems, goes_to_lfs, space_problems
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Answer:
 Route = Callable[[Store, Request, re.Match[str]], Answer]
 _ROUTES: list[tuple[str, re.Pattern[str], str, Route]] = []
 _ID = r"(?P<id>[^/]+/[^/]+|[^/]+)"
-_T = r"/api/(?P<t>models|datasets)"
+_T = r"/api/(?P<t>models|datasets|spaces)"
 
 
 def route(method: str, pattern: str, kind: str) -> Callable[[Route], Route]:
@@ -125,6 +125,7 @@ def _shown(repo: Repo, commit: Commit, *, blobs: bool = False) -> dict[str, Any]
         "createdAt": next(iter(repo.commits.values())).date,
         "lastModified": commit.date,
         "siblings": siblings,
+        **({"sdk": card.get("sdk"), "subdomain": repo.id.replace("/", "-")} if repo.kind == "spaces" else {}),
     }
 
 
@@ -143,10 +144,12 @@ def create(store: Store, request: Request, _match: re.Match[str]) -> Answer:
         raise Problem(401, "", "Invalid username or password.")
     owner = asked.get("organization") or request.user
     repo_id = f"{owner}/{asked['name']}"
-    url = f"{request.origin}/{repo_id}"
+    kind = f"{asked.get('type') or 'model'}s"
+    url = f"{request.origin}/{'' if kind == 'models' else f'{kind}/'}{repo_id}"
+    if kind == "spaces" and asked.get("sdk") not in SPACE_SDKS:
+        raise Problem(400, "", f"sdk: expected one of {', '.join(SPACE_SDKS)}, found {asked.get('sdk')!r}")
     if owner != request.user and not owner.startswith("org"):
         raise Problem(403, "", "You don't have the rights to create a repository there")
-    kind = f"{asked.get('type') or 'model'}s"
     private = bool(asked.get("private")) or asked.get("visibility") == "private"
     try:
         store.create(kind, repo_id, private=private)
@@ -167,7 +170,9 @@ def delete(store: Store, request: Request, _match: re.Match[str]) -> Answer:
 
 @route("POST", "/api/validate-yaml", "validate-yaml")
 def validate(_store: Store, request: Request, _match: re.Match[str]) -> Answer:
-    errors = [{"message": problem} for problem in card_problems(request.json()["content"])]
+    asked = request.json()
+    find = space_problems if asked.get("repoType") == "space" else card_problems
+    errors = [{"message": problem} for problem in find(asked["content"])]
     return Answer.of({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
@@ -189,7 +194,7 @@ def preupload(store: Store, request: Request, match: re.Match[str]) -> Answer:
     return Answer.of({"files": answers})
 
 
-@route("POST", f"/(?P<t>datasets/)?{_ID}\\.git/info/lfs/objects/batch", "lfs-batch")
+@route("POST", f"/(?P<t>datasets/|spaces/)?{_ID}\\.git/info/lfs/objects/batch", "lfs-batch")
 def lfs_batch(store: Store, request: Request, match: re.Match[str]) -> Answer:
     _repo(store, request, match, write=True)
     objects = []
@@ -420,7 +425,7 @@ def _ranged(request: Request, blob: Blob, headers: dict[str, str]) -> Answer:
     return Answer(206, b"", headers, blob, (start, end))
 
 
-_FILE = f"/(?P<t>datasets/)?{_ID}/resolve/(?P<rev>[^/]+)/(?P<path>.+)"
+_FILE = f"/(?P<t>datasets/|spaces/)?{_ID}/resolve/(?P<rev>[^/]+)/(?P<path>.+)"
 route("HEAD", _FILE, "head")(_resolve)
 route("GET", _FILE, "get")(_resolve)
 

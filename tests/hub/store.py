@@ -27,6 +27,10 @@ class Problem(Exception):
         self.more = more
 
 
+class Moved(Exception):
+    """An answer that is a redirect: a repository of another name now."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """A file's content, in memory or on disk. `known_sha256` spares hashing a huge file that a test made sparse."""
@@ -85,7 +89,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository. `kind` is `models` or `datasets`."""
+    """A repository. `kind` is `models`, `datasets` or `spaces`."""
 
     id: str
     kind: str = "models"
@@ -131,6 +135,7 @@ class Store:
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large: dict[str, Blob] = {}
+        self.renamed: dict[str, str] = {}
 
     def create(self, kind: str, repo_id: str, *, private: bool = False) -> Repo:
         """Make a repository with the first commit every one has. Raises Problem if it is there."""
@@ -139,8 +144,18 @@ class Store:
                 raise Problem(409, "", "You already created this repo")
             repo = self.repos[kind, repo_id] = Repo(repo_id, kind, private)
             attributes = Blob(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
-            self.commit(repo, "main", "initial commit", add={".gitattributes": attributes})
+            template = SPACE_TEMPLATE if kind == "spaces" else {}
+            files = {name: Blob(text.encode(), lfs=False) for name, text in template.items()}
+            self.commit(repo, "main", "initial commit", add={".gitattributes": attributes, **files})
             return repo
+
+    def rename(self, kind: str, old: str, new: str) -> None:
+        """Give a repository another name; requests for the old one are redirected."""
+        with self.lock:
+            repo = self.repos.pop((kind, old))
+            repo.id = new
+            self.repos[kind, new] = repo
+            self.renamed[old] = new
 
     def commit(
         self,
@@ -216,6 +231,38 @@ def card_problems(text: str) -> list[str]:
         problems.append('"tags" must be an array of strings')
     if "library_name" in card and not isinstance(card["library_name"], str):
         problems.append('"library_name" must be a string')
+    return problems
+
+
+SPACE_SDKS = ("gradio", "docker", "static")
+SPACE_COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+SPACE_TEMPLATE = {
+    "README.md": "---\ntitle: New\nemoji: 👁\ncolorFrom: red\ncolorTo: gray\nsdk: static\npinned: false\n---\n",
+    "index.html": "<!doctype html>\n<title>My static Space</title>\n",
+    "style.css": "body { padding: 2rem; }\n",
+}
+"""What a new static Space holds."""
+
+
+def space_problems(text: str) -> list[str]:
+    """What the Hub's validator finds wrong with a Space's header, by the rules its documentation states."""
+    card, problem = front_matter(text)
+    if problem is not None:
+        return [problem]
+    problems = []
+    if card.get("sdk") not in SPACE_SDKS:
+        problems.append(f'"sdk" must be one of [{", ".join(SPACE_SDKS)}]')
+    for key in ("colorFrom", "colorTo"):
+        if card.get(key, "red") not in SPACE_COLOURS:
+            problems.append(f'"{key}" must be one of [{", ".join(SPACE_COLOURS)}]')
+    if "emoji" in card and not (
+        isinstance(card["emoji"], str) and 0 < len(card["emoji"]) <= 8 and not card["emoji"].isascii()
+    ):
+        problems.append('"emoji" must be an emoji')
+    if len(str(card.get("short_description", ""))) > 60:
+        problems.append('"short_description" length must be less than or equal to 60 characters long')
+    if card.get("license", "other") not in LICENCES:
+        problems.append(f'"license" must be one of [{", ".join(sorted(LICENCES)[:5])}, …]')
     return problems
 
 

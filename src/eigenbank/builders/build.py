@@ -12,6 +12,7 @@ from eigenbank.builders.memory import give_back
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import form, gram_of, matrix_of
+from eigenbank.registry.stamp import build_key, stamped
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SourceError
@@ -66,6 +67,7 @@ def build(
             "Give the checkpoint it was made from"
         )
         raise SourceError(message)
+    key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
     found = choose_layers(find_layers(source).layers, list(layers))
     # Of the trace nothing is left but holes in the heap.
     give_back()
@@ -110,7 +112,7 @@ def build(
             revision=source.revision,
         ),
         created=_now(),
-        builder=f"eigenbank {version('eigenbank')}",
+        builder=stamped(f"eigenbank {version('eigenbank')}", build=key),
         layers=tuple(finished),
         directions=tuple(records),
     )

@@ -36,19 +36,22 @@ ATTEMPTS = 6
 FIRST_LOOK = 64 * 2**10
 
 
-def open_hub(repo: str, *, revision: str | None = None, variant: str | None = None) -> Source:
+def open_hub(
+    repo: str, *, revision: str | None = None, variant: str | None = None, subfolder: str | None = None
+) -> Source:
     """Open the denoiser of a repository on the Hub. Reads its JSON files and tensor headers, no weights.
 
-    Raises SourceError where there is no such repository, revision or denoiser, or it cannot be reached.
+    `variant` and `subfolder` are as in `open_folder`. Raises SourceError where there is no such repository, revision or denoiser, or it cannot be reached.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return _from_cache(repo, revision, variant)
+        return _from_cache(repo, revision, variant, subfolder)
     commit, names = resolve(repo, revision)
     index = read_json(_small(repo, "model_index.json", commit)) if "model_index.json" in names else None
     where = f"{repo} at {commit[:12]}"
-    component = choose_component(index, lambda name: f"{name}/config.json" in names, where)
+    flat = "config.json" in names
+    component = choose_component(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
     prefix = f"{component}/" if component else ""
     if f"{prefix}config.json" not in names:
         message = (
@@ -280,7 +283,7 @@ def _small(repo: str, name: str, commit: str) -> Path:
     raise SourceError(message) from problem
 
 
-def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
+def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder: str | None) -> Source:
     """The repository as the client's cache holds it, when there is no network."""
     from huggingface_hub import snapshot_download
 
@@ -293,7 +296,7 @@ def _from_cache(repo: str, revision: str | None, variant: str | None) -> Source:
         )
         raise SourceError(message) from error
     try:
-        source = open_folder(folder, variant=variant)
+        source = open_folder(folder, variant=variant, subfolder=subfolder)
     except SourceError as error:
         message = (
             f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed: nothing was "

@@ -22,11 +22,11 @@ STEM = "diffusion_pytorch_model"
 MAX_JSON_BYTES = 64 * 2**20
 
 
-def open_folder(folder: Path, *, variant: str | None = None) -> Source:
+def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> Source:
     """Open the denoiser of a local checkpoint folder. Reads its JSON files and tensor headers, no weights.
 
     `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the only one there
-    is. Raises SourceError when the folder is missing, holds no diffusers checkpoint, or is damaged.
+    is. `subfolder` names the denoiser's, where a pipeline has several. Raises SourceError when the folder is missing, holds no diffusers checkpoint, or is damaged.
     """
     if not exists(folder):
         message = f"no such folder: {folder}. Give a diffusers checkpoint's folder"
@@ -35,7 +35,8 @@ def open_folder(folder: Path, *, variant: str | None = None) -> Source:
         message = f"{folder} is a file; expected a diffusers checkpoint's folder (with model_index.json or config.json)"
         raise SourceError(message)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
-    component = choose_component(index, lambda name: (folder / name).is_dir(), str(folder))
+    flat = (folder / "config.json").is_file()
+    component = choose_component(index, lambda name: (folder / name).is_dir(), str(folder), flat, subfolder)
     root = folder / component if component else folder
     if not (root / "config.json").is_file():
         message = (
@@ -66,12 +67,24 @@ def exists(path: Path) -> bool:
     return True
 
 
-def choose_component(index: Mapping[str, Any] | None, has: Any, where: str) -> str:
-    """The denoiser's subfolder: none for a denoiser's own folder, else the first a pipeline's index names that is there."""
+def choose_component(
+    index: Mapping[str, Any] | None, has: Any, where: str, flat: bool = False, subfolder: str | None = None
+) -> str:
+    """The denoiser's subfolder: none for a denoiser's own folder, else the first a pipeline's index names that is there.
+
+    `flat` says that a config.json lies beside the index: old pipelines keep their only model there. `subfolder` is one
+    that was asked for. Raises SourceError where there is none.
+    """
+    if subfolder is not None:
+        if subfolder and not has(subfolder):
+            message = f"{where} has no subfolder {subfolder!r} with a denoiser in it: nothing was built"
+            raise SourceError(message)
+        return subfolder
     if index is None:
         return ""
-    component = next((name for name in COMPONENTS if name in index and has(name)), "")
-    if not component:
+    named = [name for name in COMPONENTS if name in index]
+    component = next((name for name in named if has(name)), "")
+    if not component and not (named and flat):
         message = f"{where} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
         raise SourceError(message)
     return component

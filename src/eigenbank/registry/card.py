@@ -1,5 +1,6 @@
 """The model card of a direction set: what README.md in its folder says. Texts of others are escaped, all of them."""
 
+import hashlib
 import json
 import re
 
@@ -22,8 +23,13 @@ LICENCES = frozenset(_LICENCES.split())
 
 
 def preview_name(record: DirectionRecord | CompositeRecord) -> str:
-    """The file, inside a set, that holds the preview of a direction or composite, if it has one."""
+    """The file, inside a set, that holds the preview of a direction or composite, if it has one.
+
+    Ids of other letters than ASCII's, or too long for a file's name, are told apart by a digest.
+    """
     plain = re.sub(r"[^\w.-]+", "-", record.id, flags=re.ASCII)
+    if not record.id.isascii() or len(plain) > 150:
+        plain = f"{plain[:150].lstrip('.-') or 'direction'}-{hashlib.sha256(record.id.encode()).hexdigest()[:12]}"
     return f"previews/{'_' if is_device(plain) else ''}{plain}.webp"
 
 

@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class EigenbankError(Exception):
@@ -40,6 +44,10 @@ class ConflictError(HubError):
     """Somebody else pushed to the repository meanwhile."""
 
 
+class PlanError(EigenbankError):
+    """A plan cannot be read, or not carried out as it is asked for."""
+
+
 class MatchError(EigenbankError):
     """A direction does not belong to the pipeline it was to be applied to."""
 
@@ -52,8 +60,21 @@ class ExportError(EigenbankError):
     """An edit cannot be expressed in the format asked for, or the file cannot be written."""
 
 
+class GalleryError(EigenbankError):
+    """A gallery cannot be written where it was asked for, or cannot be served."""
+
+
 class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
+
+
+def first_problem(error: "ValidationError", whole: str = "the document") -> str:
+    """Say where the first thing that pydantic found wrong is, and what: `directions.0.rank: Field required`. `whole` is
+    the name of what was validated, for a problem that is not of one of its parts.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

@@ -6,10 +6,11 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.discover import cached
 from eigenbank.registry.hub.errors import check_online, offline
 from eigenbank.registry.hub.location import parse
-from eigenbank.registry.hub.publish import NOTHING, Outcome, publish
+from eigenbank.registry.hub.publish import publish
 from eigenbank.registry.hub.pull import Pulled, bring, enter
 from eigenbank.registry.hub.resolve import folder_for, from_hub, no_set
 from eigenbank.registry.hub.say import Say
+from eigenbank.registry.hub.upload import NOTHING, Outcome
 from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets import MANIFEST, manifest_digest, read_manifest
 from eigenbank.schemas.errors import OfflineError, UnreachableError

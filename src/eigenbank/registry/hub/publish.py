@@ -1,60 +1,29 @@
 """Publishing a set: one commit on the Hub, on top of the one that was looked at, with nothing uploaded twice."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from eigenbank.registry.card import model_card
 from eigenbank.registry.hub.check import check_content, check_manifest
 from eigenbank.registry.hub.errors import check_online, hub_errors
 from eigenbank.registry.hub.pull import fetch_manifest
-from eigenbank.registry.hub.remote import Remote, api, blob_oid, check_repo_id, look
+from eigenbank.registry.hub.remote import Remote, api, check_repo_id, look
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.state import recall, remember_base
+from eigenbank.registry.hub.upload import NOTHING, Outcome, Upload, as_bytes, card_errors, commit, look_or_none
 from eigenbank.registry.own import labelled
 from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
 from eigenbank.schemas import FileEntry, Label, Manifest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError
 
-NOTHING = "nothing was published"
 
+@dataclass(frozen=True, kw_only=True)
+class Publication(Upload):
+    """What is to be in a set's repository: the set as it is on disk, its card made for that repository."""
 
-@dataclass(frozen=True)
-class Publication:
-    """What is to be in a repository: the set as it is on disk, its card made for that repository."""
-
-    repo: str
     manifest: Manifest
-    files: dict[str, bytes | Path]
-
-    def changes(self, remote: Remote | None) -> dict[str, str]:
-        """What a commit has to do, by file: `add`, `change`, or `keep` where the repository has those very bytes."""
-        found = {}
-        for name, content in self.files.items():
-            there = None if remote is None else remote.files.get(name)
-            if there is None:
-                found[name] = "add"
-            elif there.sha256 is not None:
-                found[name] = "keep" if there.sha256 == _sha256(content) else "change"
-            else:
-                found[name] = "keep" if there.oid == blob_oid(_bytes(content)) else "change"
-        return found
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a publish did. `changes` as of `Publication.changes`, and `delete`; `commit` None in a dry run of a new one."""
-
-    repo: str
-    commit: str | None
-    changes: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> bool:
-        return any(change != "keep" for change in self.changes.values())
 
 
 def prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]] | None = None) -> Publication:
@@ -78,7 +47,16 @@ def prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]] | N
     entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
     manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
     files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files if name != CARD}
-    return Publication(repo, manifest, {**files, CARD: card, MANIFEST: manifest_text(manifest).encode()})
+    return Publication(
+        repo=repo,
+        manifest=manifest,
+        files={**files, CARD: card, MANIFEST: manifest_text(manifest).encode()},
+        what="the set",
+        card=(
+            f"the model card of {manifest.checkpoint.model_id}",
+            "Build the set under an id that can be a repository's (--model-id ORG/NAME)",
+        ),
+    )
 
 
 def publish(
@@ -103,7 +81,7 @@ def publish(
     check_online("publishing", NOTHING)
     publication = prepare(folder, repo, labels)
     branch = revision or "main"
-    remote = _look(repo, revision)
+    remote = look_or_none(repo, revision)
     if remote is None and not dry_run:
         remote = _create(repo, revision, private=private)
     old = None if remote is None else _check_target(publication, remote, say)
@@ -111,7 +89,7 @@ def publish(
     if remote is not None and old is not None:
         gone = [name for name in old.files if name.startswith(PREVIEWS) and name in remote.files]
         changes |= {name: "delete" for name in gone if name not in publication.files}
-    sizes = {name: _size(content) for name, content in publication.files.items()}
+    sizes = publication.sizes
     outcome = Outcome(repo, None if remote is None else remote.commit, changes, sizes)
     if outcome.changed and remote is not None:
         _check_base(publication, remote, branch, parent)
@@ -121,23 +99,10 @@ def publish(
     assert remote is not None
     if outcome.changed:
         text = message or f"Directions of {publication.manifest.checkpoint.model_id}"
-        outcome = Outcome(repo, _commit(publication, remote, changes, branch, text, say), changes, sizes)
+        outcome = Outcome(repo, commit(publication, remote, changes, branch, text, say), changes, sizes)
     assert outcome.commit is not None
     remember_base(repo, branch, outcome.commit)
     return outcome
-
-
-def _look(repo: str, revision: str | None) -> Remote | None:
-    """What the repository holds, None when there is none or it lacks the branch. Raises HubError."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return look(repo, revision, outcome=NOTHING)
-    except HubError as error:
-        # A token that is not accepted looks the same; then making the repository fails, and says so.
-        if type(error.__cause__) in (RepositoryNotFoundError, RevisionNotFoundError):
-            return None
-        raise
 
 
 def _create(repo: str, revision: str | None, *, private: bool) -> Remote:
@@ -211,87 +176,5 @@ def _validate(publication: Publication) -> None:
     """Ask the Hub's own validator about the card. Raises HubError."""
     from huggingface_hub import ModelCard
 
-    with hub_errors("checking the model card", NOTHING), _card_errors(publication):
-        ModelCard(_bytes(publication.files[CARD]).decode(), ignore_metadata_errors=True).validate()
-
-
-def _commit(
-    publication: Publication, remote: Remote, changes: dict[str, str], branch: str, message: str, say: Say
-) -> str:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    repo = publication.repo
-    operations: list[CommitOperationAdd | CommitOperationDelete] = []
-    for name, change in changes.items():
-        if change == "delete":
-            operations.append(CommitOperationDelete(name))
-        elif change != "keep":
-            operations.append(CommitOperationAdd(name, publication.files[name]))
-    try:
-        with hub_errors(f"publishing to {repo}", NOTHING), _card_errors(publication):
-            made = api().create_commit(
-                repo,
-                list(operations),
-                commit_message=message,
-                revision=branch,
-                parent_commit=remote.commit,
-            )
-    except HubError as error:
-        return _after_failure(publication, remote, branch, error, say)
-    return made.oid
-
-
-def _after_failure(publication: Publication, remote: Remote, branch: str, error: HubError, say: Say) -> str:
-    """The commit, if what was to be published is there after all: an answer can be lost after the work was done.
-
-    Raises the error, or a ConflictError that says what was pushed meanwhile.
-    """
-    if not isinstance(error, (UnreachableError, ConflictError)):
-        raise error
-    try:
-        now = look(publication.repo, branch)
-    except HubError:
-        message = (
-            f"{error}. Whether the commit arrived is not known, since the Hub could not be asked: run the same command "
-            "again, it finds out and uploads nothing twice"
-        )
-        raise type(error)(message) from error
-    if not any(change != "keep" for change in publication.changes(now).values()):
-        say(f"{publication.repo} holds the set at {now.commit[:8]}, though the Hub's answer was not heard")
-        return now.commit
-    if now.commit != remote.commit:
-        message = (
-            f"somebody pushed to {publication.repo} while this was being published: it was at {remote.commit[:8]}, and "
-            f"is at {now.commit[:8]}. {NOTHING.capitalize()}, and nothing of theirs was lost. Look at it, then publish on "
-            f"top of it: --parent {now.commit}"
-        )
-        raise ConflictError(message) from error
-    raise error
-
-
-@contextmanager
-def _card_errors(publication: Publication) -> Iterator[None]:
-    """Turn the validator's refusal of the card, a bare ValueError, into a HubError."""
-    try:
-        yield
-    except ValueError as error:
-        if type(error) is not ValueError:
-            raise
-        detail = " ".join(str(error).split())[:500]
-        message = (
-            f"the Hub does not accept the model card of {publication.manifest.checkpoint.model_id}: {detail}: "
-            f"{NOTHING}. Build the set under an id that can be a repository's (--model-id ORG/NAME)"
-        )
-        raise HubError(message) from error
-
-
-def _bytes(content: bytes | Path) -> bytes:
-    return content if isinstance(content, bytes) else content.read_bytes()
-
-
-def _sha256(content: bytes | Path) -> str:
-    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
-
-
-def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
+    with hub_errors("checking the model card", NOTHING), card_errors(publication):
+        ModelCard(as_bytes(publication.files[CARD]).decode(), ignore_metadata_errors=True).validate()

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import Published, is_commit, is_repo_id
@@ -12,8 +12,9 @@ from eigenbank.schemas.errors import HubError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.hf_api import ModelInfo, SpaceInfo
 
+Kind = Literal["model", "space"]
 TAG = "eigenbank"
 """The tag, from `library_name` in the card, by which sets are found."""
 
@@ -75,11 +76,14 @@ def answers(seconds: float) -> None:
         raise HfHubHTTPError(message, response=found)
 
 
-def look(repo: str, revision: str | None = None, *, outcome: str = "nothing was changed") -> Remote:
+def look(
+    repo: str, revision: str | None = None, *, kind: Kind = "model", outcome: str = "nothing was changed"
+) -> Remote:
     """Ask what a repository holds. Raises HubError, UnreachableError when the Hub does not answer."""
     check_repo_id(repo)
     with hub_errors(f"looking at {repo}{f'@{revision}' if revision else ''} on the Hub", outcome):
-        info = api().model_info(repo, revision=revision, files_metadata=True)
+        ask = api().space_info if kind == "space" else api().model_info
+        info: ModelInfo | SpaceInfo = ask(repo, revision=revision, files_metadata=True)
     commit = info.sha or ""
     if not is_commit(commit):
         message = f"the Hub names no commit for {repo}, but {commit[:60]!r}: {outcome}. Check HF_ENDPOINT"
@@ -100,7 +104,7 @@ def check_repo_id(repo: str) -> None:
         raise HubError(message)
 
 
-def bases_of(info: "ModelInfo") -> tuple[str, ...]:
+def bases_of(info: "ModelInfo | SpaceInfo") -> tuple[str, ...]:
     """The base checkpoints of a repository, from the tags the Hub derives from its card."""
     named = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
     return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))

@@ -1,0 +1,104 @@
+"""`eigenbank gallery`: a static page to browse the catalog's directions by eye."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.options import catalog_option
+from eigenbank.cli.output import emit, output_options, progress_bar, say
+
+if TYPE_CHECKING:
+    from eigenbank.gallery.site import Site
+
+COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reason"]
+
+
+@click.command(short_help="Write, serve or publish a page of the catalog's directions.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the site to.")
+@click.option("--serve", is_flag=True, help="Show it in a browser, from this machine only, until Ctrl-C.")
+@click.option("--publish", metavar="ORG/NAME", help="Put it on the Hub as a static Space; made if it is not there.")
+@click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Only these models, e.g. 'google/*'.")
+@click.option("--with-labels", is_flag=True, help="Show the labels people gave in this catalog, too, with their names.")
+@click.option("--force", is_flag=True, help="Write though --out holds something else, which is set aside as NAME.1.")
+@click.option("--private", is_flag=True, help="Make the Space private, if it is made.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --serve [default: a free one].")
+@click.option("--no-browser", is_flag=True, help="Serve without opening a browser.")
+@catalog_option
+@output_options
+def gallery(
+    out: Path | None,
+    serve: bool,
+    publish: str | None,
+    model: str | None,
+    with_labels: bool,
+    force: bool,
+    private: bool,
+    port: int,
+    no_browser: bool,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Write a page on which the catalog's directions are browsed by eye: a folder that works anywhere, also from a disk.
+
+    It shows what the catalog and its sets hold, and the previews that `eigenbank preview` drew. A set that is missing or
+    damaged is reported and left out. A site that was written here before is replaced. Without --out, --serve and --publish
+    write to a temporary folder.
+
+    \b
+    Example:
+      eigenbank gallery --out site/
+      eigenbank gallery --serve
+      eigenbank gallery --publish me/eigenbank-gallery
+    """
+    import tempfile
+
+    if out is None and not serve and publish is None:
+        message = "say where to: --out FOLDER, --serve, or --publish ORG/NAME"
+        raise click.UsageError(message)
+    if publish is not None:
+        from eigenbank.registry.hub.space import check_space
+
+        check_space(publish)
+    with tempfile.TemporaryDirectory(prefix="eigenbank-gallery-") as folder:
+        site = _write(out or Path(folder) / "site", model, own=with_labels, force=force)
+        named = sum(entry.named for entry in site.shown)
+        total = sum(entry.directions for entry in site.shown)
+        counts = f"checkpoints: {len(site.shown)}, directions: {total}, named: {named}"
+        say(f"{counts} → {site.folder}" if out else counts)
+        rows = [entry.__dict__ for entry in site.entries]
+        emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="model")
+        if publish is not None:
+            _publish(site.folder, publish, private=private)
+        if serve:
+            from eigenbank.gallery.serve import serve as serve_folder
+
+            serve_folder(site.folder, port=port, browser=not no_browser, say=say)
+
+
+def _write(target: Path, model: str | None, *, own: bool, force: bool) -> "Site":
+    from eigenbank.gallery.site import write_site
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.query import is_glob, matcher
+    from eigenbank.schemas.errors import unknown
+
+    wanted: Callable[[str], bool] = (lambda _: True) if model is None else matcher(model)
+    with Catalog.open() as catalog, progress_bar() as progress:
+        known = catalog.model_ids()
+        if model is not None and not is_glob(model) and model not in known:
+            raise unknown(kind="direction set of", name=model, known=known)
+        arguments: dict[str, Any] = {"wanted": wanted, "own": own, "force": force}
+        return write_site(target, catalog, **arguments, say=say, progress=progress)
+
+
+def _publish(folder: Path, repo: str, *, private: bool) -> None:
+    from eigenbank.gallery.folder import MARK, OURS
+    from eigenbank.registry.hub.space import publish_space
+
+    outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, say=say)
+    if outcome.changed:
+        say(f"published as a Space, {repo} at {outcome.commit}")
+    else:
+        say(f"the Space {repo} has all of it already, at {outcome.commit}: nothing was uploaded")

@@ -1,0 +1,141 @@
+"use strict";
+// The front page: the checkpoints as cards; or, as soon as something is asked for, the directions that answer.
+
+{
+  const { h, quote, breakable, count, percent, link, strip, scrubber, picture } = eigenbank;
+
+  const ASKING = ["q", "kind", "recipe", "source", "min", "named", "family"];
+  const SORTS = { match: "best match", confidence: "confidence", strength: "strength", share: "share of the spectrum", eigenvalue: "eigenvalue" };
+  const CARD_SORTS = { named: "most named", directions: "most directions", newest: "newest", name: "name" };
+
+  function front(state) {
+    const index = eigenbank.index();
+    if (!index.sets.length) return { title: null, content: empty() };
+    const asking = ASKING.some((key) => state[key]);
+    const results = h("div", { class: "results" });
+    const content = h("div", { class: "front" }, asking ? h("h1", { class: "hidden" }, "Search") : hero(index), filters(index, state, asking), results);
+    if (asking) search(index, state, results);
+    else showCards(index.sets, state, results);
+    return { title: state.q ? `“${state.q}”` : null, content };
+  }
+
+  function empty() {
+    return h("section", { class: "empty" }, h("h1", null, "Nothing here yet"),
+      h("p", null, "The catalog this gallery was made from holds no direction sets. Build one, draw its pictures, and write the gallery again:"),
+      h("pre", { tabindex: "0", role: "region", "aria-label": "Commands" }, h("code", null, "eigenbank build MODEL\neigenbank label MODEL\neigenbank preview MODEL\neigenbank gallery --out site/")));
+  }
+
+  // The best slider there is, to be moved at once.
+  function hero(index) {
+    const card = [...index.sets].filter((each) => each.picks.length).sort((a, b) => b.named - a.named)[0];
+    const total = index.sets.reduce((sum, each) => sum + each.directions, 0);
+    const named = index.sets.reduce((sum, each) => sum + each.named, 0);
+    const words = h("div", { class: "say" },
+      h("h1", null, "Sliders found in the weights"),
+      h("p", { class: "lead" }, `${count(total, "editing direction")} of ${count(index.sets.length, "diffusion checkpoint")}, computed from the weights alone. `,
+        named ? `${named.toLocaleString("en")} of them ${named === 1 ? "has" : "have"} earned a name by what ${named === 1 ? "it was" : "they were"} seen to do.` : "None has a name yet: look, and judge for yourself."));
+    if (!card) return h("section", { class: "hero" }, words);
+    const pick = card.picks[0];
+    const name = pick.label ?? pick.id;
+    const scrub = scrubber(picture(card.slug, pick.number, pick.preview, pick.polarity), { name, start: 1 });
+    const where = link({ direction: `${card.name}#${pick.id}` });
+    words.append(h("p", { class: "try" }, "Move the slider: ", h("a", { href: where }, pick.label ? quote(pick.label) : breakable(pick.id)), h("span", { class: "soft" }, ", of ", breakable(card.name), ".")));
+    return h("section", { class: "hero" }, words, scrub.root);
+  }
+
+  function filters(index, state, asking) {
+    const values = (of) => [...new Set(index.sets.flatMap(of))].sort().map((value) => [value, value]);
+    const any = (text, options) => (options.length > 1 ? [["", text], ...options] : []);
+    const change = (changes) => eigenbank.change(changes);
+    const has = index.sets.some((card) => card.confidence !== null);
+    const sorts = asking ? SORTS : CARD_SORTS;
+    const choices = [
+      eigenbank.choice("family", "Family", any("all", values((card) => [card.denoiser])), state, change),
+      eigenbank.choice("kind", "Kind of layer", any("all", values((card) => card.kinds)), state, change),
+      eigenbank.choice("recipe", "Recipe", any("all", values((card) => card.recipes)), state, change),
+      eigenbank.choice("source", "Named by", any("anyone", values((card) => card.sources).map(([kind]) => [kind, index.sourceKinds[kind]])), state, change),
+      eigenbank.choice("named", "Name", index.sets.some((card) => card.named) ? [["", "with and without"], ["yes", "only named ones"]] : [], state, change),
+      eigenbank.choice("min", "Confidence", has ? [["", "any"], ["0.5", "50 % and more"], ["0.8", "80 % and more"], ["0.95", "95 % and more"]] : [], state, change),
+      eigenbank.choice("sort", "Sort by", asking || index.sets.length > 1 ? Object.entries(sorts).map(([value, text], i) => [i ? value : "", text]) : [], state, change),
+    ].filter(Boolean);
+    if (!choices.length) return null;
+    const clear = asking ? h("a", { class: "clear", href: "#" }, "Clear all") : null;
+    return h("section", { class: "filters", "aria-label": "Filters" }, choices, clear);
+  }
+
+  function showCards(cards, state, results) {
+    const ordered = eigenbank.sortedCards(cards, state.sort);
+    const list = h("div", { class: "cards" });
+    results.append(h("h2", { class: "section" }, "Checkpoints"), list, eigenbank.growing(list, ordered, checkpointCard, { size: 12, start: eigenbank.grown ?? 12 }));
+  }
+
+  function checkpointCard(card) {
+    const facts = [count(card.directions, "direction"), card.named ? `${card.named.toLocaleString("en")} named` : "none named yet", count(card.layers.length, "layer")];
+    const strips = card.picks.map((pick) => {
+      const name = pick.label ?? pick.id;
+      const film = strip(picture(card.slug, pick.number, pick.preview, pick.polarity), `${name}, at every scale`);
+      return h("li", null, h("a", { href: link({ direction: `${card.name}#${pick.id}` }) },
+        h("span", { class: "of" }, pick.label ? quote(pick.label) : h("span", { class: "soft" }, "unnamed")), film));
+    });
+    return h("article", { class: "checkpoint" },
+      h("h3", null, h("a", { href: link({ model: card.name }) }, breakable(card.name))),
+      h("p", { class: "facts" }, facts.join(" · ")),
+      strips.length ? h("ul", { class: "strips" }, strips) : h("p", { class: "soft nothing" }, "No pictures drawn yet."),
+      h("p", { class: "where" }, breakable(card.denoiser), " · ", card.licence ? ["licence ", quote(card.licence)] : "licence unknown"));
+  }
+
+  async function search(index, state, results) {
+    const cards = index.sets.filter((card) => eigenbank.mayHold(card, state));
+    const status = h("p", { class: "status" });
+    const chips = h("div", { class: "chips" });
+    const found = h("div", { class: "found" });
+    results.append(status, chips, found);
+    const matching = state.q ? index.sets.filter((card) => eigenbank.words(state.q).every((word) => eigenbank.words(card.name).some((own) => own.startsWith(word))) && cards.includes(card)) : [];
+    chips.append(...matching.slice(0, 12).map((card) => h("a", { href: link({ model: card.name }) }, breakable(card.name), h("span", { class: "soft" }, ` ${card.directions}`))));
+    const sets = [];
+    const lost = [];
+    const turn = eigenbank.turn;
+    let drawn = 0;
+    const draw = (done) => {
+      if (eigenbank.turn !== turn) return;
+      const hits = eigenbank.sorted(eigenbank.find(sets, state), state.sort);
+      found.replaceChildren();
+      const words = hits.length ? count(hits.length, "direction") : done ? "No direction is like that." : "Looking …";
+      status.textContent = done ? words : `${words} so far; ${sets.length} of ${cards.length} checkpoints read`;
+      if (lost.length) status.append(` Not read: ${lost.join(", ")}.`);
+      if (done) eigenbank.announce(words);
+      if (!hits.length && done) found.append(hint(index, state));
+      const list = h("div", { class: "grid" });
+      found.append(list, eigenbank.growing(list, hits, (direction) => eigenbank.directionCard(direction, { model: index.sets.length > 1 }), { start: eigenbank.grown ?? 24 }));
+      drawn = performance.now();
+    };
+    const queue = [...cards];
+    const worker = async () => {
+      for (let card = queue.shift(); card; card = queue.shift()) {
+        try {
+          sets.push(await eigenbank.load(card.slug));
+        } catch {
+          lost.push(card.name);
+        }
+        if (eigenbank.turn !== turn) return;
+        if (queue.length && performance.now() - drawn > 300) draw(false);
+      }
+    };
+    await Promise.all([worker(), worker(), worker(), worker()]);
+    sets.sort((a, b) => index.sets.indexOf(a.card) - index.sets.indexOf(b.card));
+    draw(true);
+    eigenbank.settled();
+  }
+
+  // What there is, for those who asked for what there is not.
+  function hint(index, state) {
+    const labels = new Map();
+    for (const card of index.sets) for (const [text, number] of card.labels) labels.set(text, (labels.get(text) ?? 0) + number);
+    const best = [...labels].sort((a, b) => b[1] - a[1]).slice(0, 24);
+    if (!best.length) return h("p", { class: "soft" }, "No direction here has a name yet. Layers and model ids can be searched, too.");
+    return h("div", { class: "hint" }, h("p", { class: "soft" }, "Labels that are here:"),
+      h("p", { class: "chips" }, best.map(([text, number]) => h("a", { href: link({ q: text }) }, quote(text), h("span", { class: "soft" }, ` ${number}`)))));
+  }
+
+  Object.assign(eigenbank, { front, percent });
+}

@@ -1,0 +1,256 @@
+"""What the page reads: sets as plain data, short, since a browser fetches all of it. No markup is made here.
+
+Repeated things are kept once, in tables, and named by their place in it; numbers keep six digits.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eigenbank.gallery.pictures import Cell
+from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_words, source_kind, source_words
+from eigenbank.registry.catalog import SetRow
+from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Quality
+
+PICKS = 4
+"""How many strips a checkpoint's card shows."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A set that is shown. `newest` says whether the catalog means it by the model id alone."""
+
+    row: SetRow
+    manifest: Manifest
+    newest: bool
+
+    @property
+    def name(self) -> str:
+        """What the page calls it: the model id, and the revision where another set has the plain id."""
+        checkpoint = self.manifest.checkpoint
+        return checkpoint.model_id if self.newest else f"{checkpoint.model_id}@{checkpoint.revision or 'local'}"
+
+    @property
+    def slug(self) -> str:
+        """Its file and folder name: safe anywhere, different for every set."""
+        checkpoint = self.manifest.checkpoint
+        digest = hashlib.sha256(f"{checkpoint.model_id}@{checkpoint.revision or ''}".encode()).hexdigest()
+        plain = re.sub(r"[^a-z0-9]+", "-", checkpoint.model_id.lower()).strip("-")
+        return f"{plain[:60]}-{digest[:8]}".lstrip("-")
+
+
+@dataclass
+class Table:
+    """Different things, each once, by their place."""
+
+    items: list[Any] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, item: Any) -> int:
+        """The place of an item, added if it is new."""
+        key = item if isinstance(item, str) else json.dumps(item)
+        if key not in self.places:
+            self.places[key] = len(self.items)
+            self.items.append(item)
+        return self.places[key]
+
+
+def script(name: str, value: Any) -> str:
+    """A file of data as a script, since a page from a disk may read no other: `eigenbank.receive(NAME, VALUE);`."""
+    text = json.dumps([name, value], ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for letter in "<\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return f"eigenbank.receive(...{text});\n"
+
+
+def set_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
+    """All of a set's directions. `cells`: those that have a picture, by their number in the manifest."""
+    manifest = shown.manifest
+    layers = {layer.name: number for number, layer in enumerate(manifest.layers)}
+    recipes, sources, protocols, previews = Table(), Table(), Table(), Table()
+    words: dict[str, Any] = {}
+    directions = []
+    for number, record in enumerate(manifest.directions):
+        recipe = record.recipe.slug
+        if recipe not in words:
+            words[recipe] = {"slug": recipe, **recipe_words(record.recipe), "exportable": _exportable(record)}
+        directions.append(
+            [
+                layers[record.layer],
+                recipes.place(recipe),
+                record.rank,
+                _short(record.eigenvalue),
+                _short(record.share),
+                _short(record.gap),
+                [_label(label, sources, protocols) for label in record.labels],
+                _quality(record.quality, sources, protocols),
+                _preview(record, cells.get(number), previews),
+            ]
+        )
+    return {
+        "layers": [_layer(layer) for layer in manifest.layers],
+        "recipes": [words[slug] for slug in recipes.items],
+        "sources": _sources(sources.items),
+        "protocols": protocols.items,
+        "previews": previews.items,
+        "directions": directions,
+    }
+
+
+def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
+    """A set as the front page knows it: what to filter and search it by, and a few strips."""
+    row, manifest = shown.row, shown.manifest
+    labels: dict[str, list[Any]] = {}
+    named = 0
+    sources: set[str] = set()
+    confidence: float | None = None
+    for record in manifest.directions:
+        named += bool(record.labels)
+        for label in record.labels:
+            entry = labels.setdefault(label.text, [label.text, 0])
+            entry[1] += 1
+            sources.add(source_kind(label.source))
+            if label.confidence is not None:
+                confidence = max(confidence or 0.0, label.confidence)
+    recipes = Counter(record.recipe.slug for record in manifest.directions)
+    return {
+        "slug": shown.slug,
+        "name": shown.name,
+        "model": manifest.checkpoint.model_id,
+        "revision": manifest.checkpoint.revision,
+        "newest": shown.newest,
+        "denoiser": manifest.checkpoint.denoiser,
+        "licence": manifest.checkpoint.licence,
+        "setLicence": manifest.licence,
+        "builder": manifest.builder,
+        "created": manifest.created.date().isoformat(),
+        "repo": row.repo,
+        "commit": row.commit,
+        "directions": len(manifest.directions),
+        "named": named,
+        "pictures": len(cells),
+        "layers": [layer.name for layer in manifest.layers],
+        "kinds": sorted({layer.kind for layer in manifest.layers}),
+        "recipes": list(recipes),
+        "sources": sorted(sources),
+        "confidence": _short(confidence),
+        "labels": list(labels.values()),
+        "picks": [_pick(manifest, number, cells[number]) for number in _picks(manifest, cells)],
+    }
+
+
+def index_data(cards: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
+    """What the page reads first."""
+    kinds = sorted({kind for card in cards for kind in card["sources"]})
+    return {
+        "eigenbank": version,
+        "measures": measures(),
+        "sourceKinds": {kind: _KINDS.get(kind, kind) for kind in kinds},
+        "sets": list(cards),
+    }
+
+
+_KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
+
+
+def worth(record: DirectionRecord) -> tuple[bool, float]:
+    """How good a slider a direction's labels promise, as in a bank: a person's word first, then the evidence."""
+
+    def of(label: Label) -> tuple[bool, float]:
+        evidence = label.evidence
+        strength = evidence.selectivity * min(1.0, abs(evidence.effect)) if evidence else 0.0
+        return label.source.startswith("human:"), (label.confidence or 0.0) * strength
+
+    return max((of(label) for label in record.labels), default=(False, -1.0))
+
+
+def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:
+    """The directions that stand for a set: the best one of each label, then unlabelled ones by their share."""
+    order = sorted(cells, key=lambda number: worth(manifest.directions[number]), reverse=True)
+    chosen: dict[str, int] = {}
+    for number in order:
+        labels = manifest.directions[number].labels
+        if labels:
+            chosen.setdefault(labels[0].text.casefold(), number)
+    bare = [number for number in order if not manifest.directions[number].labels]
+    bare.sort(key=lambda number: -manifest.directions[number].share)
+    return [*chosen.values(), *bare][:PICKS]
+
+
+def _pick(manifest: Manifest, number: int, cell: Cell) -> dict[str, Any]:
+    record = manifest.directions[number]
+    assert record.preview is not None
+    return {
+        "number": number,
+        "id": record.id,
+        "label": record.labels[0].text if record.labels else None,
+        "polarity": record.labels[0].polarity if record.labels else 1,
+        "preview": _grid(record, cell),
+    }
+
+
+def _layer(layer: Layer) -> dict[str, Any]:
+    digest = layer.digests.get("float32")
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "width": layer.width,
+        "heads": layer.heads,
+        "digest": digest[:16] if digest else None,
+    }
+
+
+def _label(label: Label, sources: Table, protocols: Table) -> list[Any]:
+    evidence = label.evidence
+    found: list[Any] = [label.text, label.polarity, _short(label.confidence), sources.place(label.source)]
+    found += [label.created.date().isoformat(), label.note or None]
+    if evidence is not None:
+        numbers = (evidence.effect, evidence.selectivity, evidence.consistency, evidence.asymmetry, evidence.null)
+        protocol = protocols.place([_short(evidence.scale), seeds_words(evidence.seeds), evidence.steps])
+        runner_up = [evidence.runner_up, _short(evidence.runner_up_effect)]
+        found.append([*(_short(number) for number in numbers), *runner_up, protocol])
+    return found
+
+
+def _quality(quality: Quality | None, sources: Table, protocols: Table) -> list[Any] | None:
+    if quality is None:
+        return None
+    protocol = protocols.place([_short(quality.scale), seeds_words(quality.seeds), quality.steps])
+    numbers = [getattr(quality, measure.key) for measure in MEASURES]
+    span = None if quality.recommended_range is None else list(quality.recommended_range)
+    return [numbers, span, sources.place(quality.source), protocol]
+
+
+def _preview(record: DirectionRecord, cell: Cell | None, previews: Table) -> int | None:
+    return None if cell is None else previews.place(_grid(record, cell))
+
+
+def _grid(record: DirectionRecord, cell: Cell) -> dict[str, Any]:
+    assert record.preview is not None
+    return {
+        "seeds": list(record.preview.seeds),
+        "scales": list(record.preview.scales),
+        "steps": record.preview.steps,
+        "cell": [cell.width, cell.height],
+    }
+
+
+def _sources(sources: Sequence[str]) -> list[dict[str, str]]:
+    return [{"kind": source_kind(source), "words": source_words(source)} for source in sources]
+
+
+def _exportable(record: DirectionRecord) -> bool:
+    """Whether a LoRA can carry the directions of a recipe: added at a block's output, in every step."""
+    return record.recipe.site == "block-output" and record.recipe.window.whole
+
+
+def _short(value: float | None) -> float | None:
+    """A number with six digits; whole ones without a point."""
+    if value is None:
+        return None
+    short = float(f"{value:.6g}")
+    return int(short) if short == int(short) and abs(short) < 1e15 else short

@@ -1,0 +1,169 @@
+"""Plan files and their locks: read, checked whole, chosen from by glob; written in one move."""
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eigenbank.registry.files import replacing
+from eigenbank.registry.paths import home
+from eigenbank.registry.shipped import data_folder
+from eigenbank.schemas.common import Model
+from eigenbank.schemas.errors import PlanError, unknown
+from eigenbank.schemas.plan import Drawing, Entry, Lock, Measurement, Plan, Settings
+
+MAX_BYTES = 64 * 2**20
+_INNER: dict[str, type[Model]] = {"defaults": Settings, "measurement": Measurement, "previews": Drawing}
+SHOWN = 20
+"""Most problems of one file that are told at once."""
+
+
+def shipped_plan() -> Path:
+    """The plan that comes with eigenbank."""
+    return data_folder() / "checkpoints.toml"
+
+
+def lock_path(plan: Path) -> Path:
+    """Where a plan's lock is: beside it, of the same name; that of the shipped plan is among this user's things."""
+    if plan == shipped_plan():
+        return home() / "checkpoints.lock"
+    return plan.with_name(f"{plan.name}.lock") if plan.suffix == ".lock" else plan.with_suffix(".lock")
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file. Raises PlanError, which names every entry that is wrong, and what is wrong with it."""
+    found = _toml(path)
+    problems = []
+    try:
+        plan = Plan.model_validate(found)
+    except ValidationError as error:
+        problems = [_problem(found, each) for each in error.errors(include_url=False, include_context=False)]
+    else:
+        problems = [*_twice(plan.checkpoint), *_blank(plan.checkpoint)]
+        if not problems:
+            return plan
+    more = len(problems) - SHOWN
+    lines = [*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    message = f"{path} is no plan that can be run, and nothing of it was. Mend it:\n  " + "\n  ".join(lines)
+    raise PlanError(message)
+
+
+def choose(plan: Plan, only: Sequence[str]) -> list[Entry]:
+    """The entries whose id matches any of the globs, all without one. Raises UnknownNameError for a glob without any."""
+    for glob in only:
+        if not any(fnmatchcase(entry.id, glob) for entry in plan.checkpoint):
+            raise unknown(kind="checkpoint in the plan", name=glob, known=[entry.id for entry in plan.checkpoint])
+    return [entry for entry in plan.checkpoint if not only or any(fnmatchcase(entry.id, glob) for glob in only)]
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Read a lock file, None where there is none. Raises PlanError for one that is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return Lock.model_validate_json(_bytes(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        message = f"{path} is no lock file of a plan: {where}: {first['msg']}. Write it anew: eigenbank plan check"
+        raise PlanError(message) from error
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write a lock file, whole or not at all. Raises PlanError."""
+    text = json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as work:
+            work.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror}): the lock is as it was. Name another with --lock"
+        raise PlanError(message) from error
+
+
+def pinned(entry: Entry, lock: Lock | None) -> str | None:
+    """The commit an entry is to be built at, as far as that is known without asking the Hub."""
+    if entry.revision is not None and len(entry.revision) == 40 and set(entry.revision) <= set("0123456789abcdef"):
+        return entry.revision
+    pin = lock.checkpoints.get(entry.id) if lock is not None else None
+    return pin.revision if pin and pin.repo == entry.source and pin.asked == entry.revision else None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            message = (
+                f"{path} is {path.stat().st_size:,} bytes long, more than the {MAX_BYTES:,} a plan may have: not read"
+            )
+            raise PlanError(message)
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror or error}): expected a plan, a TOML file. Nothing was done"
+        raise PlanError(message) from error
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    # The same library, which Python has had of its own since 3.11.
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        found: dict[str, Any] = toml.loads(_bytes(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        message = f"{path} is not TOML ({error}): nothing of it was done"
+        raise PlanError(message) from error
+    return found
+
+
+def _problem(found: dict[str, Any], error: Any) -> str:
+    """One of pydantic's findings, with the entry it is about by number and name."""
+    loc = list(error["loc"])
+    where = "the plan"
+    if len(loc) > 1 and loc[0] == "checkpoint" and isinstance(loc[1], int):
+        entry = found["checkpoint"][loc[1]]
+        name = entry.get("id") if isinstance(entry, dict) else None
+        where = f"checkpoint {loc[1] + 1}" + (f" ({str(name)[:200]})" if name is not None else "")
+        loc = loc[2:]
+    key = ".".join(str(part) for part in loc)
+    if error["type"] == "extra_forbidden":
+        schema: type[Model] = Plan if where == "the plan" else Entry
+        for part in loc[:-1]:
+            schema = _INNER.get(str(part), schema)
+        return f"{where}: {unknown(kind='key', name=str(loc[-1]), known=schema.model_fields)}"
+    message = "is missing" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+    value = error.get("input")
+    shown = (
+        f", found {str(value)[:100]!r}" if isinstance(value, (str, int, float)) and error["type"] != "missing" else ""
+    )
+    return f"{where}: {key}: {message}{shown}" if key else f"{where}: {message}{shown}"
+
+
+def _twice(entries: Sequence[Entry]) -> list[str]:
+    """What is said of entries that have the id, or the repository to publish in, of an earlier one."""
+    problems = []
+    for what, names in (
+        ("id", [entry.id for entry in entries]),
+        ("repository to publish in", [entry.directions_name for entry in entries]),
+    ):
+        first: dict[str, int] = {}
+        for number, name in enumerate(names):
+            before = first.setdefault(name, number)
+            if before != number and (what == "id" or entries[before].id != entries[number].id):
+                remedy = "Give each its own id; repo says where it is" if what == "id" else "Set publish_as"
+                problems.append(
+                    f"checkpoint {number + 1} ({entries[number].id}): has the {what} {name} of checkpoint {before + 1}. {remedy}"
+                )
+    return problems
+
+
+def _blank(entries: Sequence[Entry]) -> list[str]:
+    """What is said of entries whose directions' repository could have no such name."""
+    return [
+        f"checkpoint {number + 1} ({entry.id}): {entry.directions_name!r} can be no repository's name on the Hub, which has at most 96 "
+        "characters, no '--' and no '..'. Set publish_as"
+        for number, entry in enumerate(entries)
+        if len(entry.directions_name) > 96 or "--" in entry.directions_name or ".." in entry.directions_name
+    ]

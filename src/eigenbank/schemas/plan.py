@@ -1,0 +1,197 @@
+"""A plan: the checkpoints to build, label and publish; the revisions they are pinned to; and what a run did with each."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from eigenbank.schemas.common import MAX_RANKS, Model, ModelId, Revision, Text
+from eigenbank.schemas.errors import UnknownNameError
+from eigenbank.schemas.recipe import Recipe
+
+Step = Literal["build", "label", "preview", "publish"]
+STEPS: tuple[Step, ...] = ("build", "label", "preview", "publish")
+"""What is done with a checkpoint, in order."""
+Fact = Literal["id", "subfolder", "denoiser", "licence", "gated"]
+"""What a plan says of a checkpoint and `plan check` can compare with the Hub."""
+
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Subfolder = Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")]
+RepoName = Annotated[str, StringConstraints(min_length=1, max_length=96, pattern=r"^[A-Za-z0-9_][\w.\-]*$")]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, max_length=10_000)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+def _recipe(text: str) -> str:
+    try:
+        return Recipe.parse(text).slug
+    except UnknownNameError as error:
+        raise ValueError(str(error)) from None
+
+
+RecipeText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_recipe)]
+
+
+class Measurement(Model):
+    """How directions are measured for labels: see `eigenbank label`, whose options these are."""
+
+    scale: Annotated[float, Field(ge=0.01, le=10)] = 1.0
+    seeds: Seeds = tuple(range(100, 104))
+    confirm_seeds: Seeds = tuple(range(200, 212))
+    steps: Count = 10
+    most: Count = 4
+    null: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+class Drawing(Model):
+    """How previews are drawn: see `eigenbank preview`. `most` bounds how many labelled directions get one."""
+
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=64)] = (0, 1, 2)
+    scales: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)] = (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2)
+    steps: Count = 20
+    most: Annotated[int, Field(ge=0, le=10_000)] = 64
+
+
+class Settings(Model):
+    """What is done with a checkpoint. `labelers` empty: statistics, and CLIP where there is a `vocabulary`.
+
+    `prompt` is what pipelines with text are given while directions are measured and drawn. `steps` leaves some out:
+    a denoiser without its pipeline, or one too large to draw with, can still be built and published.
+    """
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = STEPS
+    layers: Annotated[tuple[Glob, ...], Field(min_length=1, max_length=100)] = ("*",)
+    recipes: Annotated[tuple[RecipeText, ...], Field(min_length=1, max_length=100)] = (
+        "output-value",
+        "output-value:output",
+    )
+    top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 16
+    vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    labelers: Annotated[tuple[Text, ...], Field(max_length=20)] = ()
+    prompt: Text | None = None
+    measurement: Measurement = Measurement()
+    previews: Drawing = Drawing()
+
+    @property
+    def asked_labelers(self) -> tuple[str, ...]:
+        """The labelers as `eigenbank label --labeler` takes them."""
+        if self.labelers or self.vocabulary is None:
+            return self.labelers or ("statistics",)
+        return ("statistics", f"clip:#{self.vocabulary}")
+
+
+class Entry(Model):
+    """A checkpoint of a plan. What is None in its settings is as in the plan's `defaults`.
+
+    `id` is its name in the catalog, and its repository on the Hub unless `repo` says another. `subfolder` is where the
+    denoiser is (None: found through model_index.json). `licence` is the Hub's id for what its owners state. `unchecked`
+    names the facts written here without having been looked up. `publish_as` is the name of the repository to publish
+    its directions in, without the organisation.
+    """
+
+    id: ModelId
+    repo: ModelId | None = None
+    revision: Revision | None = None
+    subfolder: Subfolder | None = None
+    variant: Annotated[str, StringConstraints(pattern=r"^[\w.\-]{1,60}$")] | None = None
+    family: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.\-]{0,60}$")] | None = None
+    denoiser: Annotated[str, StringConstraints(pattern=r"^\w{1,100}$")] | None = None
+    licence: Text | None = None
+    gated: bool | None = None
+    unchecked: tuple[Fact, ...] = ()
+    note: Text | None = None
+    publish_as: RepoName | None = None
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
+    layers: Annotated[tuple[Glob, ...], Field(min_length=1, max_length=100)] | None = None
+    recipes: Annotated[tuple[RecipeText, ...], Field(min_length=1, max_length=100)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] | None = None
+    vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    labelers: Annotated[tuple[Text, ...], Field(max_length=20)] | None = None
+    prompt: Text | None = None
+    measurement: Measurement | None = None
+    previews: Drawing | None = None
+
+    @property
+    def source(self) -> str:
+        """The repository the checkpoint is in."""
+        return self.repo or self.id
+
+    @property
+    def directions_name(self) -> str:
+        """The name of the repository its directions are published in: `OWNER-NAME-directions`, unless it says another."""
+        return self.publish_as or f"{self.id.replace('/', '-')}-directions"
+
+    def settings(self, defaults: Settings) -> Settings:
+        """What is to be done with it, the plan's defaults filled in."""
+        own = {name: getattr(self, name) for name in Settings.model_fields}
+        return defaults.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
+class Plan(Model):
+    """A plan file."""
+
+    format: Literal[1] = 1
+    defaults: Settings = Settings()
+    checkpoint: Annotated[tuple[Entry, ...], Field(max_length=100_000)] = ()
+
+
+class Pin(Model):
+    """A checkpoint as `plan check` found it: its repository at a commit."""
+
+    repo: ModelId
+    revision: Commit
+    asked: Revision | None = None
+    """The revision the plan asked for when it was pinned; another one asks anew."""
+
+
+class Lock(Model):
+    """A lock file: the commit each checkpoint of a plan is built at."""
+
+    format: Literal[1] = 1
+    checked: datetime
+    checkpoints: dict[ModelId, Pin] = Field(default={}, max_length=100_000)
+
+
+StepOutcome = Literal["done", "there", "failed", "not reached"]
+
+
+class StepReport(Model):
+    """What became of a step: `there` where its result existed. `seconds` of work, without waiting for a turn. `attempts` is
+    None where it is not known how often the step was begun.
+    """
+
+    step: Step
+    outcome: StepOutcome
+    seconds: float | None = None
+    bytes_read: int | None = None
+    attempts: int | None = 1
+
+
+class EntryReport(Model):
+    """What a run did with a checkpoint. `status` `unchanged`: nothing was to be done."""
+
+    id: str
+    repo: str
+    revision: str | None = None
+    status: Literal["done", "unchanged", "failed"]
+    steps: tuple[StepReport, ...] = ()
+    directions: int | None = None
+    labels: int | None = None
+    location: str | None = None
+    published: str | None = None
+    commit: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    """Where an error was no expected one, but a bug."""
+
+
+class RunReport(Model):
+    """What a run did with a plan."""
+
+    format: Literal[1] = 1
+    started: datetime
+    seconds: float
+    executor: str
+    jobs: int
+    checkpoints: tuple[EntryReport, ...] = ()

@@ -1,0 +1,413 @@
+"""The page in a real browser, from the disk, as a stranger would open it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from gallery.catalogs import CELL, LAYERS, SCALES, colour
+from gallery.conftest import COMMIT, FAMOUS, HOSTILE, write
+
+from eigenbank.registry.catalog import Catalog
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+    Visit = Callable[..., Page]
+
+pytestmark = pytest.mark.browser
+
+SMILE = f"{FAMOUS}#{LAYERS[0]}/output-value/0"
+
+
+def at(direction: str) -> str:
+    return f"#direction={direction.replace('#', '%23')}"
+
+
+def texts(found: "Locator") -> list[str]:
+    return [text.strip() for text in found.all_inner_texts()]
+
+
+def counted(page: "Page", words: str) -> None:
+    """Wait until the page says how many it found."""
+    page.locator(".status", has_text=re.compile(rf"^{words}\b(?! so far)")).wait_for()
+
+
+def shown(page: "Page", frame: "Locator") -> tuple[int, ...]:
+    """The colour in the middle of a frame, as it is painted."""
+    import io
+
+    from PIL import Image
+
+    frame.locator("img").evaluate("image => image.decode()")
+    image = Image.open(io.BytesIO(frame.screenshot())).convert("RGB")
+    return image.getpixel((image.width // 2, image.height // 2))  # type: ignore[return-value]
+
+
+def test_the_front_page_shows_every_checkpoint(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    assert texts(page.locator(".checkpoint h3")) == [FAMOUS, "acme/cats", "zeta/rooms"]
+    first = page.locator(".checkpoint").first
+    assert "24 directions · 4 named · 2 layers" in first.inner_text()
+    assert "apache-2.0" in first.inner_text()
+    assert "licence unknown" in page.locator(".checkpoint").last.inner_text()
+    assert "No pictures drawn yet." in page.locator(".checkpoint").last.inner_text()
+    assert first.locator(".strip").count() == 4
+
+
+def test_typing_searches_labels_layers_and_models(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    page.get_by_role("searchbox").press_sequentially("warm")
+    counted(page, "2 directions")
+    assert texts(page.locator(".card .name")) == ["warm smile", "warm hat"]
+    page.get_by_role("searchbox").fill("warm smi")
+    counted(page, "1 direction")
+    page.get_by_role("searchbox").fill("zeta")
+    counted(page, "8 directions")
+    page.get_by_role("searchbox").fill("mid_block qkv cats")
+    counted(page, "4 directions")
+    page.get_by_role("searchbox").fill("nothing like it")
+    page.get_by_text("No direction is like that.").wait_for()
+    assert "warm smile" in page.locator(".hint").inner_text()
+    page.get_by_role("searchbox").press("Escape")
+    page.locator(".checkpoint").first.wait_for()
+
+
+def test_filters_narrow_and_the_address_keeps_them(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    page.get_by_label("Named by").focus()
+    page.get_by_label("Named by").select_option("people")
+    counted(page, "1 direction")
+    assert page.get_by_label("Named by").evaluate("select => select === document.activeElement")
+    assert texts(page.locator(".card .name")) == ["grin"]
+    page.get_by_label("Named by").select_option("anyone")
+    page.get_by_label("Confidence").select_option("0.8")
+    counted(page, "3 directions")
+    page.get_by_label("Recipe").select_option("output-value")
+    counted(page, "2 directions")
+    page.get_by_label("Sort by").select_option("eigenvalue")
+    page.reload()
+    counted(page, "2 directions")
+    assert page.get_by_label("Recipe").input_value() == "output-value"
+    page.get_by_label("Confidence").select_option("any")
+    page.get_by_label("Recipe").select_option("all")
+    page.get_by_label("Family").select_option("DiTTransformer2DModel")
+    counted(page, "8 directions")
+    assert page.get_by_label("Sort by").input_value() == "eigenvalue"
+
+
+def test_sorting_orders_the_results(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, "#named=yes&sort=confidence")
+    counted(page, "5 directions")
+    assert texts(page.locator(".card .name")) == ["warm smile", "warm hat", "age", "fluffy ears", "grin"]
+    page.get_by_label("Sort by").select_option("share of the spectrum")
+    page.wait_for_function("() => document.querySelector('.card .name').innerText === 'warm smile'")
+    assert set(texts(page.locator(".card .name"))[-2:]) == {"fluffy ears", "warm hat"}
+
+
+def test_the_slider_scrubs_through_the_scales(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE))
+    slider = page.get_by_role("slider")
+    frames = page.locator(".stage .frame")
+    assert frames.count() == 2
+    for column, scale in enumerate(SCALES):
+        slider.fill(str(column))
+        assert page.locator(".stage output").inner_text() == (
+            "unedited" if scale == 0 else f"{scale:+g}".replace("-", "−")
+        )
+        for row in range(2):
+            assert shown(page, frames.nth(row)) == colour(0, row, column)
+    slider.focus()
+    slider.press("ArrowLeft")
+    assert shown(page, frames.first) == colour(0, 0, len(SCALES) - 2)
+    assert slider.get_attribute("aria-valuetext") == "+1"
+    assert "at scale +1, seed 4" in (frames.first.locator("img").get_attribute("alt") or "")
+    page.get_by_role("button", name="Unedited").click()
+    assert shown(page, frames.first) == colour(0, 0, 2)
+    assert "scale=0" in page.url
+
+
+def test_a_pointer_over_the_picture_scrubs_and_a_click_keeps(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE))
+    box = page.locator(".stage .frames").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 3, box["y"] + 5)
+    assert page.locator(".stage output").inner_text() == "−2"
+    page.mouse.move(box["x"] + 3, 2)
+    assert page.locator(".stage output").inner_text() == "+1"
+    page.mouse.click(box["x"] + 3, box["y"] + 5)
+    page.mouse.move(box["x"] + 3, 2)
+    assert page.locator(".stage output").inner_text() == "−2"
+
+
+def test_a_label_turned_around_turns_the_slider(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(f"{FAMOUS}#{LAYERS[0]}/output-value/1"))
+    page.get_by_role("slider").fill(str(len(SCALES) - 1))
+    assert page.locator(".stage output").inner_text() == "+2"
+    assert shown(page, page.locator(".stage .frame").first) == colour(1, 0, 0), (
+        "more of it is the stored vector's other side"
+    )
+    assert f'"{LAYERS[0]}/output-value/1": -2' in page.locator(".snippet code").first.inner_text()
+    assert "# more: age" in page.locator(".snippet code").first.inner_text()
+
+
+def test_copying_a_snippet(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE) + "&scale=2", permissions=["clipboard-read", "clipboard-write"])
+    copied = {}
+    for name in ("Python", "Command line", "Export the vector"):
+        button = page.get_by_role("button", name=f"Copy: {name}")
+        button.click()
+        page.wait_for_function("button => button.textContent === 'Copied'", arg=button.element_handle())
+        copied[name] = page.evaluate("navigator.clipboard.readText()")
+    assert f'repo="acme/faces-directions", revision="{COMMIT}"' in copied["Python"]
+    assert f'"{LAYERS[0]}/output-value/0": 2' in copied["Python"]
+    compile(copied["Python"], "snippet", "exec")
+    assert copied["Command line"] == f"eigenbank steer acme/faces --set {LAYERS[0]}/output-value/0=2 --out edited.png"
+    assert copied["Export the vector"].startswith("eigenbank export acme/faces --set ")
+    lora = visit(gallery_folder, at(f"{FAMOUS}#{LAYERS[0]}/output-value:output/0"))
+    assert "slider.safetensors" in lora.locator(".snippet code").last.inner_text()
+
+
+def test_copying_works_without_the_clipboard_api(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE))
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    button = page.get_by_role("button", name="Copy: Command line")
+    button.click()
+    page.wait_for_function("button => button.textContent !== 'Copy'", arg=button.element_handle())
+    assert button.inner_text() == "Copied"
+
+
+def test_a_link_leads_to_a_direction_at_its_scale(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE) + "&scale=-1")
+    assert page.get_by_role("heading", level=1).inner_text() == "warm smile"
+    assert page.locator(".stage output").inner_text() == "−1"
+    assert page.title() == "warm smile · eigenbank gallery"
+    text = page.locator("main").inner_text()
+    for word in (
+        "97 %",
+        "attribute model abcdef01",
+        "3 seeds, 10 to 12",
+        "random directions of the same length: 0.1",
+        "sha256 0123456789abcdef…",
+    ):
+        assert word in text, word
+    link = page.get_by_role("link", name="acme/faces-directions at 01234567")
+    assert link.get_attribute("href") == f"https://huggingface.co/acme/faces-directions/tree/{COMMIT}"
+
+
+def test_quality_is_words_where_measured_and_not_measured_elsewhere(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE))
+    words = texts(page.locator(".measure .word"))
+    assert words == [
+        "strong",
+        "moves mostly one thing",
+        "always the same way",
+        "twice the scale, twice the change",
+        "changes the whole picture",
+        "not measured",
+    ]
+    assert "−1 to +2" in page.locator(".range").inner_text()
+    page.goto(page.url.replace("output-value/0", "qkv@0.2-0.6/3"))
+    page.get_by_role("heading", name="An unnamed direction").wait_for()
+    assert texts(page.locator(".measure .word")) == ["not measured"] * 6
+    assert "not measured" in page.locator(".range").inner_text()
+
+
+def test_the_spectrum_marks_the_chosen_rank_and_leads_to_the_others(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, at(SMILE))
+    bars = page.locator(".columns .spectrum a")
+    assert bars.count() == 4
+    assert (
+        page.locator(".spectrum [aria-current]").get_attribute("aria-label") == "rank 0, warm smile: eigenvalue 8, 30 %"
+    )
+    heights = [bar.evaluate("bar => bar.style.getPropertyValue('--size')") for bar in bars.all()]
+    assert [float(height) for height in heights] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=1e-4)
+    bars.nth(1).click()
+    page.get_by_role("heading", name="age", level=1).wait_for()
+    page.get_by_role("link", name="weaker →").click()
+    page.get_by_role("heading", name="An unnamed direction", level=1).wait_for()
+
+
+def test_back_and_forth(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    page.get_by_role("searchbox").press_sequentially("warm", delay=150)
+    counted(page, "2 directions")
+    page.locator(".card .name a").first.click()
+    page.get_by_role("heading", name="warm smile", level=1).wait_for()
+    page.get_by_role("slider").fill("0")
+    page.go_back()
+    counted(page, "2 directions")
+    assert page.get_by_role("searchbox").input_value() == "warm"
+    page.go_back()
+    page.locator(".checkpoint").first.wait_for()
+    assert page.get_by_role("searchbox").input_value() == ""
+    page.go_forward()
+    page.go_forward()
+    page.get_by_role("heading", name="warm smile", level=1).wait_for()
+    assert page.locator(".stage output").inner_text() == "−2"
+
+
+def test_back_returns_to_where_one_was(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, f"#model={FAMOUS}", height=600)
+    page.locator(".layer").last.wait_for()
+    last = page.locator(".layer .card .name a").last
+    last.scroll_into_view_if_needed()
+    page.wait_for_timeout(200)
+    before = page.evaluate("scrollY")
+    assert before > 600
+    last.click()
+    page.get_by_role("heading", level=1, name="An unnamed direction").wait_for()
+    assert page.evaluate("scrollY") < 300
+    page.go_back()
+    page.locator(".layer").last.wait_for()
+    page.wait_for_function(f"() => Math.abs(scrollY - {before}) < 200")
+
+
+def test_a_checkpoint_shows_its_directions_by_layer(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, f"#model={FAMOUS}")
+    page.get_by_role("heading", name="Named sliders").wait_for()
+    assert texts(page.locator(".layer > h3")) == list(LAYERS)
+    assert page.locator(".layer").first.locator(".spectrum").count() == 3
+    page.get_by_label("Layer", exact=True).select_option(LAYERS[1])
+    counted(page, "12 directions")
+    assert texts(page.locator(".layer > h3")) == [LAYERS[1]]
+    page.get_by_role("searchbox").fill("qkv")
+    counted(page, "4 directions")
+    assert "model=acme/faces" in page.url
+    page.get_by_role("link", name="Show all").click()
+    page.get_by_role("heading", name="Named sliders").wait_for()
+
+
+def test_a_keyboard_is_enough(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("/")
+    page.keyboard.type("warm smile")
+    counted(page, "1 direction")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.type") == "range":
+            break
+    before = page.locator(".card output").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".card output").inner_text() != before
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="warm smile", level=1).wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") is not None
+
+
+def test_hostile_texts_stay_texts(visit: "Visit", hostile_folder: Path) -> None:
+    page = visit(hostile_folder)
+    page.locator(".checkpoint").first.wait_for()
+    name = "con/aux.-_模型"
+    assert set(texts(page.locator(".checkpoint h3"))) == {name, "CON/AUX.-_模型"}
+    assert "<b>free</b>" in page.locator("main").inner_text()
+    page.goto(page.url.partition("#")[0] + f"#model={name}")
+    page.get_by_role("heading", name="Named sliders").wait_for()
+    for number, text in enumerate(HOSTILE):
+        layer, recipe, rank = (
+            LAYERS[number // 12],
+            ("output-value", "output-value:output", "qkv@0.2-0.6")[number % 12 // 4],
+            number % 4,
+        )
+        page.goto(page.url.partition("#")[0] + at(f"{name}#{layer}/{recipe}/{rank}"))
+        page.wait_for_function("text => document.querySelector('h1').textContent === text", arg=text)
+        assert page.locator("h1 bdi").count() == 1
+        compile(page.locator(".snippet code").first.text_content() or "", "snippet", "exec")
+    page.get_by_role("searchbox").fill("<script>")
+    page.get_by_text(re.compile("direction")).first.wait_for()
+    assert page.evaluate("window.owned") is None
+    assert page.locator("main script, main iframe, main object").count() == 0
+
+
+def test_hostile_addresses_do_nothing(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder)
+    root = page.url
+    for hash, words in {
+        "#model=%3Cimg%20src=x%20onerror=alert(1)%3E": "No such checkpoint",
+        "#model=__proto__": "No such checkpoint",
+        at(f"{FAMOUS}#no/such/0"): "No such direction",
+        at("no#such/direction/0"): "No such checkpoint",
+        "#direction=x": "No such checkpoint",
+        "#scale=NaN&" + at(SMILE)[1:]: "warm smile",
+        "#q=%E0%A4%A": "No direction is like that.",
+        "#recipe=nothing&sort=constructor": "No direction is like that.",
+        "#min=abc": "No direction is like that.",
+        "#" + "a" * 5000: "Checkpoints",
+    }.items():
+        page.goto(root + hash)
+        page.locator("main").get_by_text(words).first.wait_for()
+
+
+def test_an_empty_catalog_says_what_to_do(visit: "Visit", tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "catalog.db", shipped=False) as catalog:
+        write(tmp_path / "site", catalog)
+    page = visit(tmp_path / "site")
+    page.get_by_role("heading", name="Nothing here yet").wait_for()
+    assert "eigenbank build MODEL" in page.locator("pre").inner_text()
+    page.get_by_role("searchbox").fill("smile")
+    page.get_by_role("heading", name="Nothing here yet").wait_for()
+
+
+def test_without_scripts_it_says_so(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, java_script_enabled=False)
+    assert page.get_by_role("heading", name="This page needs JavaScript").is_visible()
+    assert "warm smile" in page.locator("noscript").inner_text()
+
+
+def test_missing_files_are_told(browser: Any, gallery_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(gallery_folder, tmp_path / "site")
+    for path in (folder / "data").glob("acme-faces*.js"):
+        path.unlink()
+    for path in (folder / "pictures").glob("acme-cats*/*.webp"):
+        path.unlink()
+    page = browser.new_page()
+    page.goto((folder / "index.html").as_uri() + "#model=acme/faces")
+    page.get_by_role("heading", name="This checkpoint could not be read").wait_for()
+    page.goto((folder / "index.html").as_uri() + "#model=acme/cats")
+    page.locator(".broken").first.wait_for()
+    (folder / "data" / "index.js").unlink()
+    page.reload()
+    page.get_by_role("heading", name="The data is missing").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("hash", ["", f"#model={FAMOUS}", at(SMILE), "#q=warm"])
+def test_nothing_is_wider_than_a_phone(visit: "Visit", gallery_folder: Path, hostile_folder: Path, hash: str) -> None:
+    for folder in (gallery_folder, hostile_folder):
+        page = visit(
+            folder,
+            hash.replace(FAMOUS, "con/aux.-_模型") if folder == hostile_folder else hash,
+            width=320,
+            height=640,
+            is_mobile=True,
+        )
+        page.locator("h1").first.wait_for(state="attached")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_the_theme_follows_the_system_and_the_button(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.get_by_role("button", name="Light or dark").click()
+    light = page.evaluate(paper)
+    assert sum(map(int, re.findall(r"\d+", dark))) < 150 < 600 < sum(map(int, re.findall(r"\d+", light)))
+    page.reload()
+    assert page.evaluate(paper) == light
+
+
+def test_pictures_come_only_when_they_are_near(visit: "Visit", gallery_folder: Path) -> None:
+    page = visit(gallery_folder, f"#model={FAMOUS}", height=500)
+    page.get_by_role("heading", name="Named sliders").wait_for()
+    assert page.locator("main img:not([loading=lazy])").count() == 0
+    assert page.locator("main img").first.evaluate("image => image.naturalWidth") == CELL * len(SCALES)
