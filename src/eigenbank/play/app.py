@@ -10,7 +10,7 @@ import gradio as gr
 from eigenbank.play import texts
 from eigenbank.play.layout import Layout
 from eigenbank.play.playground import Playground, Session, Shown
-from eigenbank.play.scene import MAX_SLIDERS, Scene, scene
+from eigenbank.play.scene import MAX_SLIDERS, Scene, moved, scene
 from eigenbank.play.studio import Knob, Studio
 from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import EigenbankError, SteerError
@@ -246,11 +246,6 @@ def known(session: Session | None) -> Session:
         message = "this page was left alone for too long: reload it"
         raise SteerError(message)
     return session
-
-
-def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
-    """The sliders at the values that the page says; an empty field is zero."""
-    return tuple(each.model_copy(update={"scale": value or 0.0}) for each, value in zip(sliders, values, strict=False))
 
 
 def slot(knob: Knob, slider: Slider) -> gr.Slider:
