@@ -151,7 +151,11 @@ def told(info: "ModelInfo | SpaceInfo") -> Told | None:
             for each in info.siblings or []
         )
         return Told(
-            id=info.id, sha=info.sha, downloads=info.downloads or 0, tags=tuple(info.tags or ()), siblings=siblings
+            id=info.id,
+            sha=info.sha,
+            downloads=getattr(info, "downloads", None) or 0,
+            tags=tuple(info.tags or ()),
+            siblings=siblings,
         )
     except (ValidationError, TypeError, AttributeError):  # the client hands on whatever came
         return None
