@@ -226,7 +226,7 @@ def test_the_spectrum_marks_the_chosen_rank_and_leads_to_the_others(visit: "Visi
     assert [float(height) for height in heights] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=1e-4)
     bars.nth(1).click()
     page.get_by_role("heading", name="age", level=1).wait_for()
-    page.get_by_role("link", name="weaker →").click()
+    page.get_by_role("link", name="rank 2 →").click()
     page.get_by_role("heading", name="An unnamed direction", level=1).wait_for()
 
 

@@ -52,8 +52,9 @@
   function around(found) {
     const members = eigenbank.byLayer(found.set.directions).get(found.layer).get(found.recipe);
     const at = members.indexOf(found);
-    const to = (other, text, rel) => (other ? h("a", { href: linkTo(other), rel }, text) : h("span", { class: "soft", "aria-disabled": "true" }, text));
-    return h("nav", { class: "around", "aria-label": "Neighbours in the spectrum" }, to(members[at - 1], "← stronger", "prev"), to(members[at + 1], "weaker →", "next"));
+    const to = (other, text, rel) => (other ? h("a", { href: linkTo(other), rel }, text(other.rank)) : null);
+    return h("nav", { class: "around", "aria-label": "Neighbours in the spectrum" },
+      to(members[at - 1], (rank) => `← rank ${rank}`, "prev"), to(members[at + 1], (rank) => `rank ${rank} →`, "next"));
   }
 
   function said(found) {
