@@ -1,6 +1,7 @@
 """The page in a real browser, from the disk, as a stranger would open it."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import pytest
 from gallery.catalogs import CELL, LAYERS, SCALES, SEEDS, add, colour, label, make_bank, picture
 from gallery.conftest import COMMIT, FAMOUS, HOSTILE, write
 
+from eigenbank.cli.main import run
 from eigenbank.registry.catalog import Catalog
 from eigenbank.schemas import CompositeRecord, Preview
 
@@ -446,3 +448,20 @@ def test_a_composite_shows_what_it_is_made_of(visit: "Visit", tmp_path: Path) ->
     page.goto(page.url.partition("#")[0] + f"#model={FAMOUS}")
     page.get_by_role("heading", name="Named sliders").wait_for()
     assert page.locator(".layer").count() == 2
+
+
+def test_what_is_copied_runs(visit: "Visit", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Catalog.open() as catalog:
+        write(tmp_path / "site", catalog)
+    page = visit(tmp_path / "site", "#named=yes")
+    page.locator(".card .name a").first.click()
+    page.get_by_role("heading", name="Use it").wait_for()
+    python, line, export = (snippet.text_content() or "" for snippet in page.locator(".snippet code").all())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python.replace("num_inference_steps=50", "num_inference_steps=1"), names)
+    assert len(names["images"]) == 1
+    assert run([*shlex.split(line)[1:], "--steps", "1", "--seeds", "0"]) == 0
+    assert (tmp_path / "edited.png").is_file()
+    assert run(shlex.split(export)[1:]) == 0
+    assert list(tmp_path.glob("slider.*"))

@@ -2,7 +2,7 @@
 // The front page: the checkpoints as cards; or, as soon as something is asked for, the directions that answer.
 
 {
-  const { h, quote, breakable, count, percent, link, strip, scrubber, picture } = eigenbank;
+  const { h, quote, breakable, count, link, strip, scrubber, picture } = eigenbank;
 
   const ASKING = ["q", "kind", "recipe", "source", "min", "named", "family"];
   const SORTS = { match: "best match", confidence: "confidence", strength: "strength", share: "share of the spectrum", eigenvalue: "eigenvalue" };
@@ -137,5 +137,5 @@
       h("p", { class: "chips" }, best.map(([text, number]) => h("a", { href: link({ q: text }) }, quote(text), h("span", { class: "soft" }, ` ${number}`)))));
   }
 
-  Object.assign(eigenbank, { front, percent });
+  Object.assign(eigenbank, { front });
 }

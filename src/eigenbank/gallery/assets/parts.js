@@ -2,7 +2,7 @@
 // The pieces that several views are made of.
 
 {
-  const { h, quote, breakable, signed, number, percent, link, scrubber } = eigenbank;
+  const { h, quote, breakable, number, percent, link, scrubber } = eigenbank;
 
   const titleOf = (direction) => direction.labels[0]?.text ?? null;
 
@@ -196,6 +196,6 @@
   }
 
   Object.assign(eigenbank, {
-    titleOf, plainName, confidence, compositeOf, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice, signed,
+    titleOf, plainName, confidence, compositeOf, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice,
   });
 }

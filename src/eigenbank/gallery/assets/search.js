@@ -36,7 +36,7 @@
       (!state.family || card.denoiser === state.family) &&
       (!state.kind || card.kinds.includes(state.kind)) &&
       (!state.recipe || card.recipes.includes(state.recipe)) &&
-      (!state.source || card.named_sources.has(state.source)) &&
+      (!state.source || card.sources.includes(state.source)) &&
       (!state.min || (card.confidence ?? -1) >= Number(state.min)) &&
       (state.named !== "yes" || card.named > 0) &&
       (!state.model || card.name === state.model) &&

@@ -17,7 +17,6 @@
   function receive(name, value) {
     if (name === "index") {
       index = value;
-      for (const card of index.sets) card.named_sources = new Set(card.sources);
       return;
     }
     sets.set(name, decode(cardOf(name), value));
@@ -72,7 +71,6 @@
 
     // What directions and composites have in common.
     function finish(slider, labels, quality, preview) {
-      slider.fullId = `${card.model}#${slider.id}`;
       slider.key = `${card.name}#${slider.id}`;
       slider.labels = labels.map((label) => decodeLabel(label, sources, protocols));
       slider.confidence = Math.max(-1, ...slider.labels.map((label) => label.confidence ?? -1));
