@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces directions bench-quality dist docs hub clean
+.PHONY: help install demo test lint faces directions bench bench-quality torture dist docs hub clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,8 +40,15 @@ directions: install ## Build and label the demo checkpoint's direction set anew 
 	$(BIN)/eigenbank label $(DEMO) --out $$home/directions && \
 	rm -rf catalog/cartoon-faces-32/directions && mv $$home/directions catalog/cartoon-faces-32/ && rm -rf $$home
 
+MINUTES := 20
+torture: install ## Fuzz, break and kill for MINUTES (at most 20); writes benchmarks/results/torture.json
+	$(BIN)/python tests/torture.py --minutes $(MINUTES)
+
 dist: install ## Build wheel and sdist, install the wheel into an empty environment, run the demo from it
 	.ci/dist
+
+bench: install ## Run every benchmark, print one table (hours); ARGS='start peers' for some, ARGS='--compare OLD.json'
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 bench-quality: install ## Hold eigen-directions against chance and against methods that sample (minutes; resumes)
 	$(BIN)/python benchmarks/quality.py

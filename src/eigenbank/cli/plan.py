@@ -87,8 +87,12 @@ def run(
     from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan
     from eigenbank.plans.run import Run
     from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.location import is_repo_id
     from eigenbank.schemas.plan import RunReport
 
+    if publish is not None and ("/" in publish or not is_repo_id(publish)):
+        message = f"{publish!r}: expected the name of a user or organisation on the Hub"
+        raise click.BadParameter(message, param_hint="--publish")
     path = file or shipped_plan()
     found = read_plan(path)
     entries = choose(found, only)
@@ -108,8 +112,6 @@ def run(
         jobs=jobs,
         checkpoints=tuple(reports),
     )
-    if report is not None:
-        _write(report, whole.model_dump(mode="json"))
     rows = [run_row(each) for each in reports]
     counts = Counter(each.status for each in reports)
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])
@@ -118,6 +120,8 @@ def run(
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
     put_out("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    if report is not None:
+        _write(report, whole.model_dump(mode="json"))
     return 1 if counts["failed"] else 0
 
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 PARALLEL = 8
 ATTEMPTS = 6
+_TODAY: dict[Any, str] = {
+    ("Transformer2DModel", "ada_norm_zero"): "DiTTransformer2DModel",
+    ("Transformer2DModel", "ada_norm_single"): "PixArtTransformer2DModel",
+}
+"""What diffusers calls today what a config.json names by a former class and its kind of norm."""
 Said = Callable[[str, int, int], None]
 
 
@@ -119,6 +124,7 @@ def _inside(entry: Entry, revision: str) -> list[str]:
 
     source: Source = open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
     found = source.config.get("_class_name")
+    found = _TODAY.get((found, source.config.get("norm_type")), found)
     if entry.denoiser is not None and found != entry.denoiser:
         return [f"the plan says denoiser = {entry.denoiser!r}, its config.json {found!r}"]
     return []

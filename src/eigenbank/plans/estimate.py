@@ -55,10 +55,14 @@ def estimate(
 
 
 def _opened(entry: Entry, lock: Lock | None) -> "Source | str":
-    from eigenbank.builders.hub import open_hub
+    from eigenbank.builders.hub import open_hub, resolve
 
     try:
-        revision = pinned(entry, lock) or entry.revision
+        revision, names = resolve(entry.source, pinned(entry, lock) or entry.revision)
+        if not any(name.endswith(".safetensors") for name in names):
+            return (
+                f"the weights of {entry.source} are pickles (.bin), which cannot be looked into without fetching them"
+            )
         return open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
     except EigenbankError as error:
         return str(error)

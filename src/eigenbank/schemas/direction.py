@@ -137,8 +137,7 @@ class Weighted(Model):
 class CompositeRecord(Model):
     """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
 
-    The weights' squares sum to 1, so that a scale means as much change of the hidden states in all as it does for one
-    direction.
+    Weights are in token lengths of the direction's own layer, as scales are.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
