@@ -115,7 +115,7 @@ def start(folder: Path, *args: str, **environment: str) -> Served:
             env=own, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
-    for _ in range(600):
+    for _ in range(1500):
         if "the playground is on" in (folder / "log").read_text(encoding="utf-8"):
             return Served(url, process, folder / "reached", folder / "log")
         if process.poll() is not None:

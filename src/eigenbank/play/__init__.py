@@ -10,6 +10,7 @@ imports neither Gradio nor torch.
 
 import importlib.util
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def launch(
             "no model of the catalog has its checkpoint on this machine: give one, or its folder (eigenbank models ls)"
         )
         raise PlayError(message)
+    if port is not None:
+        _check_free(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", port)
     # One core is left to the server and the browser; on few cores, threads that wait for each other cost more than they
     # give. Read by OpenMP when torch is imported.
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
@@ -70,3 +73,13 @@ def launch(
     from eigenbank.play.serve import serve
 
     return serve(models, first, device=device, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise PlayError where nobody could listen, before anything large is loaded."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        message = f"the playground cannot listen on {host}:{port} ({error.strerror or error}): choose another --port or --host"
+        raise PlayError(message) from error
