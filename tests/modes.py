@@ -150,9 +150,10 @@ def _cached(name: str, **options: Any) -> Callable[[Any], Any]:
     def enter(pipe: Any) -> None:
         import diffusers
 
-        if "current_timestep_callback" in options:
-            options["current_timestep_callback"] = lambda: pipe.current_timestep
-        pipe.transformer.enable_cache(getattr(diffusers, name)(**options))
+        made = dict(options)
+        if "current_timestep_callback" in made:
+            made["current_timestep_callback"] = lambda: pipe.current_timestep
+        pipe.transformer.enable_cache(getattr(diffusers, name)(**made))
 
     return enter
 
@@ -162,12 +163,20 @@ _RANGE = {
     "spatial_attention_timestep_skip_range": (-1, 2000),
     "current_timestep_callback": None,
 }
+_FASTER = {
+    **_RANGE,
+    "spatial_attention_timestep_skip_range": (-1, 800),
+    "unconditional_batch_skip_range": 2,
+    "unconditional_batch_timestep_skip_range": (-1, 2000),
+    "attention_weight_callback": lambda _module: 0.3,
+}
 _IP = {"more": lambda n: {"ip_adapter_image_embeds": [torch.ones(2 * n, 1, 8)]}}
 
 MODES = (
     Mode("none", "float32 on the CPU", lambda pipe: None),
     Mode("none, FLUX", "float32 on the CPU", lambda pipe: None, textpipes.flux),
     Mode("none, Wan", "float32 on the CPU", lambda pipe: None, textpipes.wan),
+    Mode("none, CogVideoX", "float32 on the CPU", lambda pipe: None, textpipes.cogvideox),
     Mode("float16", "`pipe.to(dtype=torch.float16)`", _half(torch.float16), dtype=torch.float16, tolerance=0.3),
     Mode("bfloat16", "`pipe.to(dtype=torch.bfloat16)`", _half(torch.bfloat16), dtype=torch.bfloat16, tolerance=None),
     Mode("bfloat16, FLUX", "`pipe.to(dtype=torch.bfloat16)`", _half(torch.bfloat16), textpipes.flux, dtype=torch.bfloat16, tolerance=None),
@@ -192,6 +201,8 @@ MODES = (
     Mode("compile in place, FLUX", "`pipe.transformer.compile()`", _compiled_in_place, textpipes.flux, slow=True, edits=(0, 1)),
     Mode("compile by block, FLUX", "`transformer.compile_repeated_blocks()`", _compiled_blocks, textpipes.flux, slow=True, edits=(0, 1)),
     Mode("Pyramid Attention Broadcast", "`enable_cache(PyramidAttentionBroadcastConfig(…))`", _cached("PyramidAttentionBroadcastConfig", **_RANGE), textpipes.flux, tolerance=None),
+    Mode("FasterCache, CogVideoX", "`enable_cache(FasterCacheConfig(…))`", _cached("FasterCacheConfig", **_FASTER, tensor_format="BFCHW"), textpipes.cogvideox, tolerance=None),
+    Mode("FasterCache, FLUX", "the same, `is_guidance_distilled=True`", _cached("FasterCacheConfig", **_FASTER, is_guidance_distilled=True), textpipes.flux, tolerance=None, more=lambda _n: {"true_cfg_scale": 1.0}),
     Mode("First Block Cache", "`enable_cache(FirstBlockCacheConfig(threshold=0.3))`", _cached("FirstBlockCacheConfig", threshold=0.3), textpipes.flux, tolerance=None),
     Mode("TaylorSeer", "`enable_cache(TaylorSeerCacheConfig(…))`", _cached("TaylorSeerCacheConfig", cache_interval=2, disable_cache_before_step=1), textpipes.flux, tolerance=None),
     Mode("MagCache", "`enable_cache(MagCacheConfig(…))`", _cached("MagCacheConfig", num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS, retention_ratio=0.25, max_skip_steps=1), textpipes.flux, tolerance=None),
@@ -241,12 +252,15 @@ def _outcome(mode: Mode, edit: Edit) -> str:
         mode.enter(pipe)
     before = None if mode.inside else draw()
     hooks = _hooks(pipe)
+    handle = None
     try:
         handle = eb.steer(pipe, edits, **edit.options).attach()
         if mode.inside:
             mode.enter(pipe)
         edited = draw()
     except EigenbankError as error:
+        if handle is not None:
+            handle.remove()
         if before is not None and not torch.equal(draw(), before):
             message = f"{mode.name}, {edit.name}: refused, and yet the picture is another"
             raise ModeError(message) from error

@@ -33,6 +33,23 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_an_old_pipeline_keeps_its_only_model_beside_its_index(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    flat = shutil.copytree(tiny_checkpoint / "unet", tmp_path / "flat")
+    shutil.copy(tiny_checkpoint / "model_index.json", flat)
+    source = open_folder(flat)
+    assert source.component == ""
+    assert source.headers.keys() == open_folder(tiny_checkpoint).headers.keys()
+
+
+def test_a_subfolder_can_be_asked_for(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "two")
+    shutil.copytree(folder / "unet", folder / "unet_2")
+    assert open_folder(folder, subfolder="unet_2").component == "unet_2"
+    assert open_folder(folder).component == "unet"
+    with pytest.raises(SourceError, match="no subfolder 'unet_3'"):
+        open_folder(folder, subfolder="unet_3")
+
+
 def test_a_pipeline_without_a_denoiser(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "X", "vae": ["diffusers", "AutoencoderKL"]}')
     with pytest.raises(SourceError, match="without a denoiser"):

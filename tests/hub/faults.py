@@ -1,6 +1,7 @@
 """What goes wrong on purpose: which request, how, how often."""
 
 import fnmatch
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,9 @@ just before this one. `slow`: wait, then answer as usual. `garbled`: carried out
 
 @dataclass
 class Fault:
-    """One fault. `kind` and `path` are globs, `path` of the file a request is for; `times` None means always."""
+    """One fault. `kind` and `path` are globs, `path` of the file a request is for; `times` None means always,
+    `chance` how likely each request meets it.
+    """
 
     kind: str
     action: str
@@ -36,6 +39,7 @@ class Fault:
     status: int = 503
     code: str = ""
     seconds: float = 0.0
+    chance: float = 1.0
     garble: Callable[[bytes], bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +69,7 @@ class Faults:
     requests: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
+    dice: random.Random = field(default_factory=lambda: random.Random(0))
 
     def take(self, kind: str, path: str) -> Fault | None:
         """The fault that this request meets, used up by one. Counts the request."""
@@ -72,6 +77,8 @@ class Faults:
             self.requests[kind] += 1
             for fault in self.active:
                 if not (fnmatch.fnmatchcase(kind, fault.kind) and fnmatch.fnmatchcase(path, fault.path)):
+                    continue
+                if fault.chance < 1 and self.dice.random() >= fault.chance:
                     continue
                 if fault.after > 0:
                     fault.after -= 1

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from hub.faults import Fault, Faults
 from hub.routes import Answer, Request, find, path_of
-from hub.store import Blob, Commit, Problem, Repo, Store, goes_to_lfs
+from hub.store import Blob, Commit, Moved, Problem, Repo, Store, goes_to_lfs
 
 TOKEN = "dummy"
 
@@ -220,6 +220,9 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Problem(401, "", "Invalid credentials in Authorization header")
             if match is None or function is None:
                 raise Problem(404, "", f"no endpoint {self.command} {urlsplit(self.path).path}")
+            new = hub.store.renamed.get(match.groupdict().get("id", ""))
+            if new is not None:
+                raise Moved(f"{hub.url}{self.path.replace(match['id'], new, 1)}")
             if fault and fault.action == "stale-parent" and kind == "commit":
                 self._push_before(match["id"])
             request = Request(
@@ -233,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
                 page_size=hub.page_size,
             )
             answer = function(hub.store, request, match)
+        except Moved as moved:
+            answer = Answer(307, b"", {"Location": str(moved)})
         except Problem as problem:
             headers = {"X-Error-Message": str(problem)}
             if problem.code:

@@ -27,6 +27,10 @@ class Problem(Exception):
         self.more = more
 
 
+class Moved(Exception):
+    """An answer that is a redirect: a repository of another name now."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """A file's content, in memory or on disk. `known_sha256` spares hashing a huge file that a test made sparse."""
@@ -131,6 +135,7 @@ class Store:
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large: dict[str, Blob] = {}
+        self.renamed: dict[str, str] = {}
 
     def create(self, kind: str, repo_id: str, *, private: bool = False) -> Repo:
         """Make a repository with the first commit every one has. Raises Problem if it is there."""
@@ -143,6 +148,14 @@ class Store:
             files = {name: Blob(text.encode(), lfs=False) for name, text in template.items()}
             self.commit(repo, "main", "initial commit", add={".gitattributes": attributes, **files})
             return repo
+
+    def rename(self, kind: str, old: str, new: str) -> None:
+        """Give a repository another name; requests for the old one are redirected."""
+        with self.lock:
+            repo = self.repos.pop((kind, old))
+            repo.id = new
+            self.repos[kind, new] = repo
+            self.renamed[old] = new
 
     def commit(
         self,

@@ -189,3 +189,48 @@ def test_a_cache_that_leaves_out_the_unconditional_half_refuses_what_needs_it() 
         assert not handle.attached
     assert "_diffusers_hook" not in pipe.transformer.get_submodule(direction.layer).to_q.__dict__
     eb.steer(pipe, {direction: 1.0}).attach().remove()
+
+
+@pytest.mark.parametrize(
+    ("context", "half"),
+    [
+        ("cond", "conditional"),
+        ("uncond", "unconditional"),
+        ("cond_uncond", None),
+        (None, None),
+        ("pred_neg", "unconditional"),
+    ],
+)
+def test_a_pass_is_a_half_by_its_context_unless_that_names_both(context: str | None, half: str | None) -> None:
+    from eigenbank.loaders.passes import half_of
+
+    assert half_of(context) == half
+
+
+def test_a_pipeline_that_stacks_the_halves_and_does_not_say_so_is_refused() -> None:
+    pipe = textpipes.cogvideox()
+    direction = next(iter(textpipes.bank_for(pipe)))
+    for half in ("conditional", "unconditional"):
+        with (
+            pytest.raises(SteerError, match="does not say which of its passes are conditional"),
+            eb.steer(pipe, {direction: 1.0}, guidance=half),  # type: ignore[arg-type]
+        ):
+            textpipes.draw(pipe)
+
+
+def test_image_tokens_are_counted_by_frames_also_where_these_come_before_the_channels() -> None:
+    pipe = textpipes.cogvideox()
+    direction = next(iter(textpipes.bank_for(pipe)))
+    seen: list[Tensor] = []
+    block = pipe.transformer.transformer_blocks[0]
+    hook = block.attn1.to_q.register_forward_hook(lambda _module, _args, output: seen.append(output.clone()))
+    textpipes.draw(pipe, steps=1)
+    with eb.steer(pipe, {direction: 1.0}):
+        textpipes.draw(pipe, steps=1)
+    hook.remove()
+    plain, edited = seen
+    # 6 tokens of text, then 3 frames of 4 × 4.
+    assert plain.shape[1] == 6 + 48
+    assert torch.equal(plain[:, :6], edited[:, :6])
+    expected = block.attn1.to_q.weight @ (2.0 * direction.vector)
+    torch.testing.assert_close(edited[:, 6:] - plain[:, 6:], expected.expand(2, 48, -1), atol=1e-5, rtol=0)

@@ -21,6 +21,7 @@ def test_the_page_lists_every_mode_and_every_way_to_edit() -> None:
 NORMAL = {
     "none": 4,
     "none, Wan": 1,
+    "none, CogVideoX": 2,
     "float16": 0,
     "bfloat16, FLUX": 2,
     "attention backend": 3,
@@ -29,6 +30,7 @@ NORMAL = {
     "IP-Adapter, loaded before": 2,
     "sequential offload": 0,
     "group offload, by leaf": 1,
+    "FasterCache, CogVideoX": 1,
     "First Block Cache": 1,
     "Pyramid Attention Broadcast": 0,
 }

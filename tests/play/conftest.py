@@ -5,13 +5,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from browser import Watch
+from making import make_checkpoint
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
 
@@ -46,6 +48,36 @@ def playground() -> "Playground":
     folder = shipped_checkpoint(DEMO_MODEL_ID)
     assert folder is not None
     return Playground({DEMO_MODEL_ID: folder})
+
+
+def named(home: Path, labels: Mapping[str, tuple[Literal[-1, 1], tuple[float, float] | None]]) -> tuple[str, Path]:
+    """A tiny checkpoint in the catalog of `home`, a direction for each label, its polarity and recommended range.
+
+    Returns its id and folder.
+    """
+    import eigenbank as eb
+    from eigenbank.schemas import Label, Quality
+    from eigenbank.workflows import keep
+
+    folder = make_checkpoint(home / "checkpoint")
+    bank = eb.build(str(folder), recipes=["output-value"])
+    records = list(bank.manifest.directions)
+    for number, (text, (polarity, found)) in enumerate(labels.items()):
+        label = Label(
+            text=text, polarity=polarity, source="human:tester", created=datetime(2026, 1, 1, tzinfo=timezone.utc)
+        )
+        quality = (
+            None
+            if found is None
+            else Quality(source="statistics", recommended_range=found, scale=1.0, seeds=(0,), steps=1)
+        )
+        records[number] = records[number].model_copy(update={"labels": (label,), "quality": quality})
+    manifest = bank.manifest.model_copy(update={"directions": tuple(records)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EIGENBANK_HOME", str(home))
+        kept = keep(bank.replaced(manifest), checkpoint=folder)
+        assert kept.folder is not None
+    return kept.model_id, folder
 
 
 @dataclass

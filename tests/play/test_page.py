@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser import Watch
 from PIL import Image
-from play.conftest import Served
+from play.conftest import Served, named, start
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
     Visit = Callable[..., Page]
 
@@ -140,7 +141,7 @@ def test_an_unknown_direction_gets_near_matches_and_a_known_one_a_slider(visit: 
     page.locator("#python", has_text=UNLABELLED).wait_for()
     page.locator(".knob", has_text=UNLABELLED).locator("button").click()
     page.locator(".knob", has_text=UNLABELLED).wait_for(state="hidden")
-    other(page, source(page)) if source(page) != begun else None
+    page.wait_for_function("than => document.querySelector('#picture-edited img').src === than", arg=begun)
 
 
 def test_a_broken_photo_gets_a_clear_word_and_a_good_one_its_round_trip(
@@ -189,7 +190,46 @@ def test_what_is_taken_along_is_what_is_shown(visit: "Visit", served: Served, tm
     fresh = visit(served)
     fresh.get_by_role("tab", name="Sliders (JSON)").click()
     begun = source(fresh)
-    fresh.set_input_files("input[type=file][data-testid=file-upload] >> nth=-1", file)
+    with fresh.expect_file_chooser() as chooser:
+        fresh.click("#load")
+    chooser.value.set_files(file)
     other(fresh, begun)
     full(fresh)
     assert picture(fresh) == edited
+
+
+HOSTILE = (
+    "<script>window.owned=1</script>",
+    "<img src=x onerror=window.owned=1>",
+    "**bold** [a](javascript:owned)",
+    "\"'><b>x</b>",
+)
+
+
+def test_hostile_labels_are_words(browser: "Browser", tmp_path: Path) -> None:
+    named(tmp_path / "home", dict.fromkeys(HOSTILE, (1, (-1.0, 1.0))))
+    served = start(tmp_path / "home")
+    try:
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        watched = Watch(page, served.url)
+        page.goto(served.url)
+        page.locator("#model input").click()
+        page.get_by_role("option", name="local/checkpoint").click()
+        for text in HOSTILE:
+            page.locator(".knob", has_text=text).first.wait_for()
+        press(page, HOSTILE[1], 0.8)
+        page.mouse.up()
+        page.locator("#python", has_text="onerror").wait_for()
+        full(page)
+        page.fill("#name input", "<img src=x onerror=window.owned=1")
+        page.keyboard.press("Tab")
+        page.click("#add")
+        assert "<img src=x" in page.locator("#add-note [role=alert]").inner_text()
+        assert page.evaluate("window.owned") is None
+        assert page.locator(".knob script, .knob b, .knob a, #add-note img").count() == 0
+        assert watched.wrong == []
+    finally:
+        served.process.terminate()
+        served.process.wait(timeout=30)
+    assert served.outside == ""

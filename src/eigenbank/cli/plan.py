@@ -11,11 +11,12 @@ import click
 
 from eigenbank.cli.live import live
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import output_options, progress_bar, say
 from eigenbank.cli.rows import put_out
 
 if TYPE_CHECKING:
-    from eigenbank.schemas.plan import EntryReport
+    from eigenbank.plans.estimate import Estimate
+    from eigenbank.schemas.plan import Entry, EntryReport
 
 RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "published", "error"]
 
@@ -39,7 +40,9 @@ only_option = click.option(
 lock_option = click.option(
     "--lock", type=click.Path(path_type=Path, dir_okay=False), help="Lock file [default: FILE's name with .lock]."
 )
-jobs_option = click.option("--jobs", type=click.IntRange(1, 256), metavar="N", help="How many at once.")
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", default=2, show_default=True, help="How many at once."
+)
 
 
 @plan.command(short_help="Do what a plan asks for and is not done yet.")
@@ -64,7 +67,7 @@ def run(
     publish: str | None,
     label: bool,
     executor: str,
-    jobs: int | None,
+    jobs: int,
     device: str,
     lock: Path | None,
     report: Path | None,
@@ -84,8 +87,12 @@ def run(
     from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan
     from eigenbank.plans.run import Run
     from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.location import is_repo_id
     from eigenbank.schemas.plan import RunReport
 
+    if publish is not None and ("/" in publish or not is_repo_id(publish)):
+        message = f"{publish!r}: expected the name of a user or organisation on the Hub"
+        raise click.BadParameter(message, param_hint="--publish")
     path = file or shipped_plan()
     found = read_plan(path)
     entries = choose(found, only)
@@ -102,11 +109,9 @@ def run(
         started=started,
         seconds=round(time.perf_counter() - begun, 3),
         executor=executor,
-        jobs=workers.slots,
+        jobs=jobs,
         checkpoints=tuple(reports),
     )
-    if report is not None:
-        _write(report, whole.model_dump(mode="json"))
     rows = [run_row(each) for each in reports]
     counts = Counter(each.status for each in reports)
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])
@@ -115,14 +120,134 @@ def run(
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
     put_out("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    if report is not None:
+        _write(report, whole.model_dump(mode="json"))
     return 1 if counts["failed"] else 0
 
 
-def _executor(name: str, jobs: int | None, device: str) -> Any:
+CHECK_COLUMNS = ["id", "status", "revision", "problems"]
+
+
+@plan.command(short_help="Hold a plan against the Hub, and pin its revisions.")
+@file_argument
+@only_option
+@lock_option
+@click.option("--dry-run", is_flag=True, help="Check only; write no lock file.")
+@output_options
+def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: bool, fmt: str, quiet: bool) -> int:
+    """Hold every line of a plan against the Hub, and pin what was found in a lock file.
+
+    Is the repository there under that name, is it gated, what licence does its card state, where is the denoiser, of
+    which class, can its weights be read? Headers are read, no weights. `plan run` builds at the commits of the lock file
+    and asks the Hub nothing about them. Exit code 1 says that something is not as the plan has it.
+
+    \b
+    Example:
+      eigenbank plan check --only 'google/*' --dry-run
+    """
+    from eigenbank.plans.check import check as check_entries
+    from eigenbank.plans.check import locked
+    from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan, write_lock
+
+    path = file or shipped_plan()
+    entries = choose(read_plan(path), only)
+    place = lock or lock_path(path)
+    before = read_lock(place)
+    with progress_bar() as progress:
+        found = check_entries(entries, progress)
+    pins = locked(found, before)
+    if not dry_run:
+        write_lock(place, pins)
+        say(f"{sum(one.revision is not None for one in found)} of {len(found)} checkpoints are pinned in {place}")
+    rows = [
+        {
+            "id": one.entry.id,
+            "repo": one.entry.source,
+            "status": "gone" if one.gone else "wrong" if one.problems else "right",
+            "revision": one.revision,
+            "problems": list(one.problems),
+            "notes": list(one.notes),
+            "unchecked": list(one.entry.unchecked),
+        }
+        for one in found
+    ]
+    put_out("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    wrong = sum(bool(one.problems) for one in found)
+    say(f"{len(found)} checkpoints: {len(found) - wrong} as the plan says, {wrong} not")
+    return 1 if wrong else 0
+
+
+ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "error"]
+
+
+@plan.command(short_help="Say what building a plan would cost.")
+@file_argument
+@only_option
+@lock_option
+@click.option(
+    "--mbit",
+    type=click.FloatRange(0.001, 1e6),
+    default=100.0,
+    show_default=True,
+    help="Megabits a second that the network brings.",
+)
+@output_options
+def estimate(file: Path | None, only: tuple[str, ...], lock: Path | None, mbit: float, fmt: str, quiet: bool) -> int:
+    """Say what building a plan would cost: bytes to read, seconds, memory; from headers alone.
+
+    Solving is timed here, once for every width, on a random matrix. Labels and previews, which need the whole pipeline
+    and a GPU for all but the smallest, are not part of it. Exit code 1 says that a checkpoint could not be looked at.
+
+    \b
+    Example:
+      eigenbank plan estimate --only 'google/*' --mbit 50
+    """
+    from eigenbank.plans.estimate import estimate as estimate_entries
+    from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan
+
+    path = file or shipped_plan()
+    whole = read_plan(path)
+    entries = choose(whole, only)
+    pins = read_lock(lock or lock_path(path))
+    with progress_bar() as progress:
+        asked = estimate_entries(entries, whole, pins, bytes_per_second=mbit * 125_000, progress=progress)
+        rows = [estimate_row(entry, one) for entry, one in asked]
+    put_out("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    known_rows = [row for row in rows if row["error"] is None]
+    read, seconds = sum(row["bytes_to_read"] for row in known_rows), sum(row["seconds"] for row in known_rows)
+    say(
+        f"{len(known_rows)} of {len(rows)} checkpoints: {megabytes(read)} to read, {seconds:,.0f} s at {mbit:g} Mbit/s, one by one"
+    )
+    return 1 if len(known_rows) < len(rows) else 0
+
+
+def estimate_row(entry: "Entry", found: "Estimate | str") -> dict[str, Any]:
+    """What a checkpoint costs, as the fields every machine format prints; or why that is not known."""
+    fields = (
+        "layers", "widths", "bytes_to_read", "bytes_of_weights", "seconds_to_read", "seconds_to_solve", "bytes_of_memory",
+        "read", "weights", "seconds", "memory",
+    )  # fmt: skip
+    if isinstance(found, str):
+        return {"id": entry.id, **dict.fromkeys(fields), "widths": [], "error": found}
+    seconds = (found.read_seconds, found.solve_seconds)
+    sizes = (found.read, found.total, found.memory)
+    values = (
+        found.layers, list(found.widths), found.read, found.total, round(seconds[0], 2), round(seconds[1], 2), found.memory,
+        megabytes(sizes[0]), megabytes(sizes[1]), round(max(seconds), 1), megabytes(sizes[2]),
+    )  # fmt: skip
+    return {"id": entry.id, **dict(zip(fields, values, strict=True)), "error": None}
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _executor(name: str, jobs: int, device: str) -> Any:
     from eigenbank.plans.local import LocalExecutor
 
     if name == "local":
-        return LocalExecutor(jobs or 2)
+        return LocalExecutor(jobs)
     from eigenbank.plans.cluster import RayExecutor
 
     return RayExecutor(jobs, device)

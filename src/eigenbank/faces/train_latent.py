@@ -1,6 +1,6 @@
 """Train a second checkpoint of another kind on the same faces: a latent pipeline with a transformer denoiser.
 
-    python -m eigenbank.faces.train_latent --out catalog/cartoon-faces-dit-64
+    python -m eigenbank.faces.train_latent --out benchmarks/checkpoints/cartoon-faces-dit-64
 
 A diffusers `DiTPipeline`: an `AutoencoderKL` makes 16×16 latents of 64×64 faces, a `DiTTransformer2DModel` denoises them.
 It exists so that what is found on the U-Net in pixels can be held against something built differently. Resumable, as

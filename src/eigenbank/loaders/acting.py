@@ -178,7 +178,8 @@ class Acting:
         halves = self._halves()
         per_row = halves or any(term.at(0.0).ndim for term in self.terms)
         for name, why in CACHES.items():
-            if registry is not None and name in registry.hooks and per_row:
+            hook = None if registry is None else registry.hooks.get(name)
+            if hook is not None and not getattr(hook, "is_guidance_distilled", False) and per_row:
                 message = (
                     f"{why}: scales per sample and guidance={' and '.join(halves) or 'both'!r} cannot be carried out. Use one scale "
                     "and guidance='both', or disable_cache() first. Nothing was changed"

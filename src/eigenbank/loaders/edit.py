@@ -122,5 +122,5 @@ def edit(
         notes=tuple(trip.notes),
     )
     if found.poor:
-        warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=3)
+        warnings.warn(found.poor, PoorReconstructionWarning, stacklevel=2)
     return found

@@ -106,8 +106,8 @@ class PassWatch(Uncopied):
         self.listener = listener
         self.hook = PassHook(self._called)
         self._progress = run_progress(target.owner, self.denoiser)
+        self._config = getattr(self.denoiser, "config", None)
         self._undo: list[Callable[[], None]] = []
-        self._last: tuple[float, int] = (-1.0, 0)
 
     def attach(self) -> None:
         """Start watching."""
@@ -142,11 +142,10 @@ class PassWatch(Uncopied):
         shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
         batch = len(noisy) if listed else shape[0]
         space = shape[1:] if listed else shape[2:]
+        if len(shape) == 5 and not listed and shape[2] == getattr(self._config, "in_channels", None):
+            space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         done = self._done(arguments, details)
-        half: Half | None = None
-        if context is not None:
-            half = "unconditional" if "uncond" in context or "neg" in context else "conditional"
-        self.listener(Pass(arguments, batch, done, half, space if len(space) in (2, 3) else ()))
+        self.listener(Pass(arguments, batch, done, half_of(context), space if len(space) in (2, 3) else ()))
 
     def _done(self, arguments: Mapping[str, Any], details: Any) -> float:
         step, steps = getattr(details, "step_index", None), getattr(details, "num_inference_steps", None)
@@ -154,6 +153,13 @@ class PassWatch(Uncopied):
             return float(min(step / steps, 1 - 1e-9))
         time = next((arguments[name] for name in TIMES if arguments.get(name) is not None), None)
         return self._progress(time)
+
+
+def half_of(context: str | None) -> Half | None:
+    """The half of guidance that a pass is by the name of its `cache_context`; None where that says nothing, or both."""
+    if context is None or {"cond", "uncond"} <= set(context.split("_")):
+        return None
+    return "unconditional" if "uncond" in context or "neg" in context else "conditional"
 
 
 _THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")

@@ -59,6 +59,14 @@ def open_picture(path: Path) -> "Image":
         raise PhotoError(message) from error
 
 
+def open_photo(path: Path) -> "tuple[Image, list[str]]":
+    """A photo as an upright RGB image, and what was done to it, in words. Of several frames the first is taken.
+
+    What is transparent is laid on white. Raises PhotoError, as `open_picture` and `to_rgb` do.
+    """
+    return to_rgb(open_picture(path))
+
+
 def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
     """The image upright and in RGB, and what was done to it, in words. Raises PhotoError where white is not known."""
     from PIL import Image, ImageOps

@@ -5,6 +5,7 @@ No file and no database is shared. Ray runs a task again when its worker or its 
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 from eigenbank.plans.local import LOST
@@ -23,7 +24,7 @@ class RayExecutor:
     name = "ray"
     ships = True
 
-    def __init__(self, jobs: int | None, device: str) -> None:
+    def __init__(self, jobs: int, device: str) -> None:
         try:
             import ray
         except ImportError as error:
@@ -32,17 +33,22 @@ class RayExecutor:
             )
             raise PlanError(message) from error
         self._ray = ray
-        _connect(ray, jobs)
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self._jobs = jobs
         self._device = device
+
+    @cached_property
+    def slots(self) -> int:
+        """How many tasks at once. The cluster is joined when this is first asked."""
+        _connect(self._ray, self._jobs)
+        resources: dict[str, float] = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
         self._gpus = resources.get("GPU", 0.0)
-        if device == "cuda" and not self._gpus:
+        if self._device == "cuda" and not self._gpus:
             self.close()
             message = "no machine of the Ray cluster has a GPU: nothing was done. Use --device auto or cpu"
             raise PlanError(message)
-        self.slots = jobs or max(1, int(resources.get("CPU", 1)))
-        self._perform = ray.remote(perform)
-        self._threads = ThreadPoolExecutor(self.slots, thread_name_prefix="ray")
+        self._perform = self._ray.remote(perform)
+        self._threads = ThreadPoolExecutor(self._jobs, thread_name_prefix="ray")
+        return self._jobs
 
     def submit(self, task: Task, progress: Progress) -> "Future[tuple[Answer, int | None]]":
         """As `Executor` says; Ray tells of no progress inside a task."""
@@ -71,7 +77,7 @@ class RayExecutor:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _connect(ray: Any, jobs: int | None) -> None:
+def _connect(ray: Any, jobs: int) -> None:
     """Connect to a running cluster, or start one of this machine. Raises PlanError."""
     quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     passed = {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}}
@@ -81,9 +87,11 @@ def _connect(ray: Any, jobs: int | None) -> None:
         except ConnectionError:
             if os.environ.get("RAY_ADDRESS"):
                 raise
+            # By itself Ray gives its workers what the machine has left, which on a busy one is nothing.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(
                 address="local",
-                num_cpus=jobs or os.cpu_count(),
+                num_cpus=jobs,
                 object_store_memory=STORE,
                 include_dashboard=False,
                 runtime_env=passed,

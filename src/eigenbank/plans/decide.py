@@ -20,11 +20,10 @@ class Wish:
         """The repository a checkpoint's directions are published in, None where they are not."""
         return None if self.publish is None else f"{self.publish}/{entry.directions_name}"
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The steps of every checkpoint."""
+    def steps(self, settings: Settings) -> tuple[Step, ...]:
+        """The steps of a checkpoint, in order. Without a build there is nothing to go on with: it is always one."""
         asked = {"build": True, "label": self.label, "preview": self.label, "publish": self.publish is not None}
-        return tuple(step for step in STEPS if asked[step])
+        return tuple(step for step in STEPS if step == "build" or (asked[step] and step in settings.steps))
 
 
 def keys_of(settings: Settings) -> dict[str, str]:
@@ -42,16 +41,17 @@ def remaining(entry: Entry, settings: Settings, row: SetRow | None, wish: Wish) 
 
     `row` is the catalog's set of that checkpoint and revision, if it has one.
     """
+    steps = wish.steps(settings)
     if row is None or not is_there(row):
-        return wish.steps
+        return steps
     done, keys = steps_of(row.builder), keys_of(settings)
-    for number, step in enumerate(wish.steps):
+    for number, step in enumerate(steps):
         if step == "publish":
             there = row.commit is not None and row.repo == wish.repo(entry)
         else:
             there = done.get(step) == keys[step]
         if not there:
-            return wish.steps[number:]
+            return steps[number:]
     return ()
 
 

@@ -30,7 +30,9 @@ def shipped_plan() -> Path:
 
 def lock_path(plan: Path) -> Path:
     """Where a plan's lock is: beside it, of the same name; that of the shipped plan is among this user's things."""
-    return home() / "checkpoints.lock" if plan == shipped_plan() else plan.with_suffix(".lock")
+    if plan == shipped_plan():
+        return home() / "checkpoints.lock"
+    return plan.with_name(f"{plan.name}.lock") if plan.suffix == ".lock" else plan.with_suffix(".lock")
 
 
 def read_plan(path: Path) -> Plan:

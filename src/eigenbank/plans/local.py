@@ -20,11 +20,14 @@ LOST = 3
 
 
 class Executor(Protocol):
-    """Who does the tasks. `slots` is how many at once; `ships`: sets travel as bytes, since workers may be elsewhere."""
+    """Who does the tasks. `ships`: sets travel as bytes, since workers may be elsewhere."""
 
     name: str
-    slots: int
     ships: bool
+
+    @property
+    def slots(self) -> int:
+        """How many tasks at once."""
 
     def submit(self, task: Task, progress: Progress) -> "Future[tuple[Answer, int | None]]":
         """Have a task done: its answer, and how many workers it took, None where that is not known. The future raises nothing but what is a bug."""
@@ -40,45 +43,55 @@ class LocalExecutor:
     ships = False
 
     def __init__(self, jobs: int) -> None:
-        self.slots = jobs
+        self._jobs = jobs
         self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="worker")
         self._own = threading.local()
         self._lock = threading.Lock()
         self._workers: set[_Worker] = set()
         self._closed = False
 
+    @property
+    def slots(self) -> int:
+        """As many as were asked for."""
+        return self._jobs
+
     def submit(self, task: Task, progress: Progress) -> "Future[tuple[Answer, int | None]]":
+        """As `Executor` says."""
         return self._threads.submit(self._run, task, progress)
 
     def _run(self, task: Task, progress: Progress) -> tuple[Answer, int]:
         how = ""
         for attempt in range(1, LOST + 1):
             worker = self._worker()
+            if worker is None:
+                return Failure("the run was ended: nothing was kept"), attempt
             try:
                 return worker.ask(task, progress), attempt
             except (EOFError, OSError):
-                how = worker.end()
+                how = worker.end(0.5)
                 with self._lock:
                     self._workers.discard(worker)
-                if self._closed:
-                    break
         message = (
             f"the process at work was lost {LOST} times ({how}): nothing was kept. If it was out of memory, run fewer at "
             "once (--jobs 1); to see what happens, run the step by itself"
         )
         return Failure(message), LOST
 
-    def _worker(self) -> "_Worker":
+    def _worker(self) -> "_Worker | None":
+        """This thread's worker, a new one where it has none that lives; None when the run was ended."""
         worker: _Worker | None = getattr(self._own, "worker", None)
         with self._lock:
+            if self._closed:
+                return None
             if worker is None or worker not in self._workers:
-                worker = self._own.worker = _Worker(max(1, (os.cpu_count() or 1) // self.slots))
+                worker = self._own.worker = _Worker(max(1, (os.cpu_count() or 1) // self._jobs))
                 self._workers.add(worker)
         return worker
 
     def close(self) -> None:
-        self._closed = True
+        """As `Executor` says."""
         with self._lock:
+            self._closed = True
             for worker in self._workers:
                 worker.end()
         self._threads.shutdown(cancel_futures=True)
@@ -104,13 +117,13 @@ class _Worker:
                 return answer
             progress(*message)
 
-    def end(self) -> str:
-        """Kill it, if it still runs. Returns how it ended."""
-        with contextlib.suppress(OSError):
-            self._pipe.close()
-        self._process.join(0.2)
+    def end(self, patience: float = 0.0) -> str:
+        """Kill it, if it does not end by itself in so many seconds. Returns how it ended."""
+        self._process.join(patience)
         self._process.kill()
         self._process.join()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
         code = self._process.exitcode or 0
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 

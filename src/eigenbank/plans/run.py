@@ -5,7 +5,6 @@ publishing happen here, too, in threads: the login that may write stays on this 
 checkpoint is as its last finished step left it, and the next run goes on from there.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -110,7 +109,7 @@ class Run:
     def _decide(self, job: Job, rows: dict[tuple[str, str | None], SetRow]) -> None:
         job.row = rows.get((job.entry.id, job.revision))
         job.todo = deque(remaining(job.entry, job.settings, job.row, self.wish))
-        steps = self.wish.steps
+        steps = self.wish.steps(job.settings)
         job.reports += [StepReport(step=step, outcome="there") for step in steps[: len(steps) - len(job.todo)]]
         if job.row is not None:
             job.commit = job.row.commit
@@ -254,7 +253,7 @@ class Run:
         if step is not None:
             report = StepReport(step=step, outcome="failed", seconds=round(failure.seconds, 3), attempts=attempts)
             job.reports.append(report)
-        rest = list(job.todo or self.wish.steps)[0 if step is None else 1 :]
+        rest = list(job.todo or self.wish.steps(job.settings))[0 if step is None else 1 :]
         job.reports += [StepReport(step=each, outcome="not reached") for each in rest]
         self._finish(job, "failed", failure)
 
@@ -298,17 +297,24 @@ def _asked(entry: Entry) -> "str | Failure":
 
 @contextmanager
 def staging_folder() -> Iterator[Path]:
-    """A folder for sets on their way into the catalog, on the same disk as they will be. Those of dead runs are removed.
+    """A folder for sets on their way into the catalog, on the same disk as they will be; what killed runs left is removed.
 
-    Raises PlanError where it cannot be made.
+    Raises PlanError where it cannot be made, or another run with the same home has it.
     """
-    root = home() / "staging"
+    from filelock import FileLock, Timeout
+
+    root, lock = home() / "staging", FileLock(home() / "staging.lock", timeout=0)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for former in root.iterdir():
-            if not _alive(former.name.partition("-")[0]):
+        with lock.acquire():
+            for former in root.iterdir():
                 shutil.rmtree(former, ignore_errors=True)
-        place = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+            place = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+            # Held on to for as long as the run lasts.
+            lock.acquire()
+    except Timeout:
+        message = f"another plan is being run with the same home, {home()}: nothing was done. Wait for it, or set EIGENBANK_HOME"
+        raise PlanError(message) from None
     except OSError as error:
         message = f"{root} cannot be written to ({error.strerror}): nothing was built. Make room, or set EIGENBANK_HOME"
         raise PlanError(message) from error
@@ -316,15 +322,4 @@ def staging_folder() -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    if not pid.isdecimal() or os.name == "nt":
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+        lock.release()

@@ -76,7 +76,9 @@ class Page:
         asked = [at.session, at.model, at.name, *at.sliders]
         then_draw(at.add.click(self.added, asked, [*self._board, at.name, at.add_note], **quick))
         clicks = [each.click for each in at.removers]
-        then_draw(gr.on(clicks, self.removed, [at.session, at.model, *at.sliders], self._board, **quick))
+        then_draw(
+            gr.on(clicks, self.removed, [at.session, at.model, *at.sliders], [*self._board, at.add_note], **quick)
+        )
         noted = [at.photo_note, at.upload]
         then_draw(at.upload.upload(self.read_photo, [at.session, at.upload], noted, **quick))
         then_draw(at.upload.clear(self.drop_photo, [at.session], [at.photo_note], **quick))
@@ -85,9 +87,10 @@ class Page:
 
     # What is drawn.
 
-    def draw(self, session: Session, *values: Any) -> list[Any]:
+    def draw(self, session: Session | None, *values: Any) -> list[Any]:
         """The full run: pictures and texts to take along."""
         try:
+            session = known(session)
             wanted, _ = self._scene(session, values)
             shown = self.playground.show(session, wanted)
             if shown is None:
@@ -98,27 +101,26 @@ class Page:
             return [*self._problem(error), *[gr.skip()] * 3]
         return [*self._shown(shown, wanted), *notes]
 
-    def preview(self, session: Session, *values: Any) -> list[Any]:
+    def preview(self, session: Session | None, *values: Any) -> list[Any]:
         """The picture while a slider is being dragged."""
         try:
+            session = known(session)
             wanted, dragging = self._scene(session, values)
             shown = self.playground.show(session, wanted, dragging=dragging)
         except EigenbankError as error:
             return self._problem(error)
         return [gr.skip()] * 4 if shown is None else self._shown(shown, wanted)
 
-    def prepare(self, session: Session, *values: Any) -> None:
+    def prepare(self, session: Session | None, *values: Any) -> None:
         """What the next move will need; what is wrong was said already."""
         try:
+            session = known(session)
             wanted, dragging = self._scene(session, values)
             self.playground.prepare(session, wanted, dragging)
         except EigenbankError:
             return
 
-    def _scene(self, session: Session | None, values: Sequence[Any]) -> tuple[Scene, int]:
-        if session is None:
-            message = "this page was left alone for too long: reload it"
-            raise SteerError(message)
+    def _scene(self, session: Session, values: Sequence[Any]) -> tuple[Scene, int]:
         said = dict(zip(self._names, values, strict=False))
         dragging = said.pop("dragging")
         photo = None if session.photo is None else session.photo.digest
@@ -169,9 +171,10 @@ class Page:
         """All sliders to the middle."""
         return [0.0] * MAX_SLIDERS
 
-    def added(self, session: Session, model: str, name: str | None, *values: float) -> list[Any]:
+    def added(self, session: Session | None, model: str, name: str | None, *values: float) -> list[Any]:
         """A slider more, for a label or an id."""
         try:
+            session = known(session)
             if not name or not str(name).strip():
                 message = "name a label or a direction's id: the list shows them as you type"
                 raise SteerError(message)
@@ -189,21 +192,25 @@ class Page:
             return [*[gr.skip()] * (2 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
         return [*slots, gr.Dropdown(value=None), note(f"{key} has a slider now")]
 
-    def removed(self, event: gr.EventData, session: Session, model: str, *values: float) -> list[Any]:
+    def removed(self, event: gr.EventData, session: Session | None, model: str, *values: float) -> list[Any]:
         """A slider less."""
         number = next(place for place, each in enumerate(self.at.removers) if each is event.target)
-        there = moved(session.sliders, values)
-        return self._slots(session, self.playground.studio(model), [*there[:number], *there[number + 1 :]])
+        try:
+            session = known(session)
+            there = moved(session.sliders, values)
+            slots = self._slots(session, self.playground.studio(model), [*there[:number], *there[number + 1 :]])
+        except EigenbankError as error:
+            return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
+        return [*slots, ""]
 
-    def read_sliders(self, session: Session, model: str, path: str) -> list[Any]:
+    def read_sliders(self, session: Session | None, model: str, path: str) -> list[Any]:
         """The sliders of a file instead of these."""
         try:
-            studio = self.playground.studio(model)
+            session, studio = known(session), self.playground.studio(model)
             found = studio.read(Path(path))
             slots = self._slots(session, studio, found)
         except EigenbankError as error:
-            told = str(error).replace(path, "the file")
-            return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(told, problem=True)]
+            return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(nameless(error, path), problem=True)]
         return [*slots, note(f"sliders of the file: {len(found)}")]
 
     def _slots(self, session: Session, studio: Studio, wanted: Sequence[Slider]) -> list[Any]:
@@ -215,23 +222,30 @@ class Page:
 
     # Photos.
 
-    def read_photo(self, session: Session, path: str) -> list[Any]:
+    def read_photo(self, session: Session | None, path: str) -> list[Any]:
         """A photo was uploaded: taken, or what is wrong with it."""
         try:
+            session = known(session)
+            session.photo = None
             photo = self.playground.read_photo(session, Path(path))
         except EigenbankError as error:
-            session.photo = None
-            return [note(str(error).replace(f"{path} ", "the file "), problem=True), None]
-        said = "; ".join(photo.notes)
-        return [
-            note(f"the photo is run back to its noise and drawn again from there{f' ({said})' if said else ''}"),
-            gr.skip(),
-        ]
+            return [note(nameless(error, path), problem=True), None]
+        said = "; ".join(["the photo is run back to its noise and drawn again from there", *photo.notes])
+        return [note(said), gr.skip()]
 
-    def drop_photo(self, session: Session) -> str:
+    def drop_photo(self, session: Session | None) -> str:
         """Back to pictures from noise."""
-        session.photo = None
+        if session is not None:
+            session.photo = None
         return ""
+
+
+def known(session: Session | None) -> Session:
+    """The session of a tab. Raises SteerError where the server has forgotten it, for others that came since."""
+    if session is None:
+        message = "this page was left alone for too long: reload it"
+        raise SteerError(message)
+    return session
 
 
 def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
@@ -247,6 +261,11 @@ def slot(knob: Knob, slider: Slider) -> gr.Slider:
     extra += [f"window {slider.window.start:g} to {slider.window.end:g}"] if slider.window is not None else []
     info = " · ".join([f"{told} {knob.low:g} to {knob.high:g}", *extra])
     return gr.Slider(minimum=low, maximum=high, value=slider.scale, label=knob.key, info=html.escape(info))
+
+
+def nameless(error: Exception, path: str) -> str:
+    """What an error says of an uploaded file, without the place where the server keeps it."""
+    return str(error).replace(repr(path), "it").replace(path, "the file")
 
 
 def note(text: str, *, problem: bool = False) -> str:

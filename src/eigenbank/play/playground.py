@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.loaders.photo import open_photo
+from eigenbank.loaders.photo import open_picture, to_rgb
 from eigenbank.loaders.sheet import to_image
 from eigenbank.play.kept import Kept
 from eigenbank.play.scene import Scene
@@ -125,7 +125,7 @@ class Playground:
 
     def read_photo(self, session: Session, path: Path) -> Photo:
         """Take a photo for a session. Raises PhotoError for what is no picture, damaged or too large."""
-        image, notes = open_photo(path)
+        image, notes = to_rgb(open_picture(path))
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:

@@ -56,9 +56,11 @@ class Drawing(Model):
 class Settings(Model):
     """What is done with a checkpoint. `labelers` empty: statistics, and CLIP where there is a `vocabulary`.
 
-    `prompt` is what pipelines with text are given while directions are measured and drawn.
+    `prompt` is what pipelines with text are given while directions are measured and drawn. `steps` leaves some out:
+    a denoiser without its pipeline, or one too large to draw with, can still be built and published.
     """
 
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = STEPS
     layers: Annotated[tuple[Glob, ...], Field(min_length=1, max_length=100)] = ("*",)
     recipes: Annotated[tuple[RecipeText, ...], Field(min_length=1, max_length=100)] = (
         "output-value",
@@ -100,6 +102,7 @@ class Entry(Model):
     unchecked: tuple[Fact, ...] = ()
     note: Text | None = None
     publish_as: RepoName | None = None
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] | None = None
     layers: Annotated[tuple[Glob, ...], Field(min_length=1, max_length=100)] | None = None
     recipes: Annotated[tuple[RecipeText, ...], Field(min_length=1, max_length=100)] | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] | None = None

@@ -14,7 +14,7 @@
       content.append(h("p", { class: "status" }, text, " ", h("a", { class: "clear", href: link({ model: card.name }) }, "Show all")));
       eigenbank.announce(text);
     }
-    const best = eigenbank.sorted(set.directions.filter((direction) => direction.labels.length), "confidence");
+    const best = inTurn(eigenbank.sorted(set.directions.filter((direction) => direction.labels.length), "confidence"));
     if (!filtered && best.length) content.append(named(best));
     const layers = [...byLayer(chosen)];
     const whole = byLayer(set.directions);
@@ -27,6 +27,18 @@
     return { title: card.name, content };
   }
 
+  // The best of every name first, then the second best, and so on.
+  function inTurn(directions) {
+    const seen = new Map();
+    const turns = new Map();
+    for (const direction of directions) {
+      const name = eigenbank.titleOf(direction).toLowerCase();
+      turns.set(direction, seen.get(name) ?? 0);
+      seen.set(name, turns.get(direction) + 1);
+    }
+    return [...directions].sort((a, b) => turns.get(a) - turns.get(b));
+  }
+
   function head(card) {
     const facts = [
       ["Directions", card.directions.toLocaleString("en")],
@@ -35,7 +47,7 @@
       ["Denoiser", breakable(card.denoiser)],
       ["Licence of the checkpoint", card.licence ? quote(card.licence) : "unknown"],
       ["Licence of the set", quote(card.setLicence)],
-      ["Made by", quote(card.builder), ` on ${card.created}`],
+      ["Made by", quote(card.builder), " on ", h("time", null, card.created)],
       ["Revision", card.revision ? breakable(card.revision) : "none known"],
       ["On the Hub", hubLink(card) ?? "not published"],
     ];

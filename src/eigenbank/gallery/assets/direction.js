@@ -2,7 +2,7 @@
 // One direction: large pictures, who named it and why, its numbers, whether it fits a model, and how to use it.
 
 {
-  const { h, quote, breakable, count, signed, number, percent, link, linkTo, titleOf, plainName, rangeOf, startOf } = eigenbank;
+  const { h, quote, breakable, confidence, count, signed, number, percent, link, linkTo, titleOf, plainName, rangeOf, startOf } = eigenbank;
 
   function direction(state, set, id) {
     const found = set.byId.get(id);
@@ -19,10 +19,9 @@
           " / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))),
         h("h1", null, title ? quote(title) : "An unnamed direction"),
         h("p", { class: "id" }, breakable(found.id)), around(found)),
-      h("section", { class: "stage", "aria-label": "Pictures" }, found.picture ? stage.root : stage),
-      h("div", { class: "columns" },
-        h("div", null, said(found), behaviour(found)),
-        h("div", null, standing(found), fits(found))),
+      h("div", { class: "look" }, h("section", { class: "stage", "aria-label": "Pictures" }, found.picture ? stage.root : stage), said(found)),
+      h("div", { class: "columns" }, behaviour(found), standing(found)),
+      fits(found),
       h("section", { "aria-labelledby": "use" }, h("h2", { class: "section", id: "use" }, "Use it"), uses.root));
     return { title: title ?? found.id, content };
   }
@@ -66,17 +65,19 @@
     return section;
   }
 
+  const sigma = (value) => signed(Number(value.toPrecision(3)));
+
   function labelBlock(label) {
     const { evidence } = label;
-    const lines = [["Named by", label.source.words, ` on ${label.created}`]];
-    lines.push(["Confidence", label.confidence === null ? "none stated" : `${percent(label.confidence)}: the share of resamples of the seeds in which the name would be given again`]);
+    const lines = [["Named by", label.source.words, " on ", h("time", null, label.created)]];
+    lines.push(["Confidence", confidence(label)]);
     if (evidence) {
       const [scale, seeds, steps] = evidence.protocol;
-      lines.push(["Effect", `${signed(evidence.effect)} σ per unit of scale`, evidence.chance === null ? "; random directions were not measured" : `; random directions of the same length: ${number(evidence.chance)} σ`]);
+      lines.push(["Effect", `${sigma(evidence.effect)} σ per unit of scale`, evidence.chance === null ? "; random directions were not measured" : `; random directions of the same length: ${number(evidence.chance)} σ`]);
       lines.push(["Share of all change", percent(evidence.selectivity)]);
       lines.push(["Same way on", `${percent(evidence.consistency)} of the seeds`]);
       if (evidence.asymmetry !== null) lines.push(["Lopsidedness", `${number(evidence.asymmetry)} (0: left and right mirror each other)`]);
-      if (evidence.runnerUp) lines.push(["Moves next", quote(evidence.runnerUp), evidence.runnerUpEffect === null ? "" : `, ${signed(evidence.runnerUpEffect)} σ`]);
+      if (evidence.runnerUp) lines.push(["Moves next", quote(evidence.runnerUp), evidence.runnerUpEffect === null ? "" : `, ${sigma(evidence.runnerUpEffect)} σ`]);
       lines.push(["Measured on", `${seeds}, at ±${number(scale)}, ${count(steps, "step")}`]);
     } else lines.push(["Evidence", "none recorded"]);
     if (label.polarity < 0) lines.push(["Which way", "the stored vector points to less of it; the slider here is turned, so that right is more"]);
@@ -115,7 +116,7 @@
   function fits(found) {
     const { card } = found.set;
     const hub = eigenbank.hubLink(card);
-    return h("section", { "aria-labelledby": "fits" }, h("h2", { id: "fits" }, "Will it work on my model?"),
+    return h("section", { class: "fits", "aria-labelledby": "fits" }, h("h2", { id: "fits" }, "Will it work on my model?"),
       h("p", null, "The pipeline's own weights are asked, never its name. ", h("strong", null, "Exact"), " when they are the very weights of ", breakable(card.model),
         ", in float32, float16 or bfloat16. ", h("strong", null, "Transfer"), ", for fine-tunes, when this is still an eigenvector of theirs: cos∠(M′v, v) of at least 0.9. ",
         h("strong", null, "Foreign"), " below that, and refused unless forced. ", h("strong", null, "Incompatible"), " when the layer is not there, or not ", `${found.layer.width} wide. `,

@@ -45,10 +45,17 @@
       h("div", { class: "words" }, heading, where, facts));
   }
 
+  // What a label's confidence means, rounded down: 99.6 % is not certainty.
+  function confidence(label) {
+    if (label.confidence === null) return "no confidence stated";
+    const share = `${Math.floor(label.confidence * 100 + 1e-9)} %`;
+    return label.evidence ? `name held in ${share} of resamples` : `${share} confidence, as stated`;
+  }
+
   function cardFacts(direction) {
     const facts = [];
     const [label] = direction.labels;
-    if (label) facts.push(label.confidence === null ? label.source.words : `${percent(label.confidence)} confident`);
+    if (label) facts.push(label.confidence === null ? `named by ${label.source.words}` : confidence(label));
     else facts.push("unnamed");
     const measures = eigenbank.index().measures;
     if (direction.quality) {
@@ -78,7 +85,7 @@
     const all = directions.reduce((sum, direction) => sum + direction.share, 0);
     const part = shown.length < directions.length ? `ranks ${shown[0].rank} to ${shown.at(-1).rank} of ${directions.length}; ` : "";
     return h("figure", { class: "spectrum" }, h("ol", { "aria-label": `Eigenvalues of ${name}` }, bars),
-      h("figcaption", null, part, `${directions.length === 1 ? "1 eigenvalue holds" : `${directions.length} eigenvalues hold`} ${percent(Math.min(1, all))}`));
+      h("figcaption", null, part, `${directions.length === 1 ? "1 eigenvalue holds" : `${directions.length} eigenvalues hold`} ${percent(Math.min(1, all))} of the spectrum`));
   }
 
   // Directions of a set by layer, and within one by recipe, in the set's order; ranks ascending.
@@ -103,7 +110,7 @@
       return h("div", { class: known ? "measure" : "measure unknown" },
         h("dt", null, measure.title),
         h("dd", null,
-          h("span", { class: "bar", "--fill": known ? Math.min(1, value / measure.full) : 0, "aria-hidden": "true" }),
+          known && h("span", { class: "bar", "--fill": Math.min(1, value / measure.full), "aria-hidden": "true" }),
           h("span", { class: "word" }, known ? measureWord(measure, value) : "not measured"),
           h("span", { class: "exact", title: measure.about }, known ? `${number(value)}${measure.unit}` : "")));
     });
@@ -183,6 +190,6 @@
   }
 
   Object.assign(eigenbank, {
-    titleOf, plainName, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice, signed,
+    titleOf, plainName, confidence, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice, signed,
   });
 }

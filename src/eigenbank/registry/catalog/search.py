@@ -140,7 +140,8 @@ class Search:
             own = bound.conditions(indexed=True)
             found.append(Driver(count(self.connection, DirectionTable.id, own, most), own, bound))
         if self.test.sources is not None:
-            found += self._by_labels([among(LabelTable.source_id, sorted(self.test.sources))], most)
+            own = [among(LabelTable.source_id, sorted(self.test.sources)), *self.test.conditions(sources=False)]
+            found += self._by_labels(own, most)
         if self.matches is not None and (self.ranked or self.matches.places is None):
             texts = [*self.matches.tiers, *self.matches.mixed]
             found += self._by_labels([among(LabelTable.text_id, texts)], most, texts=True)
@@ -168,10 +169,10 @@ class Search:
         matched = not self.matches.mixed and self.test.anything
         return [Driver(number, directions, partial=partial, matched=matched)]
 
-    def _conditions(self, indexed: Bound | None = None) -> list[Any]:
-        """The conditions on directions; only the bound `indexed` may be a way in."""
+    def _conditions(self, indexed: Bound | None = None, *, sources: bool = True) -> list[Any]:
+        """The conditions on directions; only the bound `indexed` may be a way in. `sources`: with that on the labels'."""
         found = [condition for bound in self.bounds for condition in bound.conditions(indexed=bound is indexed)]
-        if self.test.sources is not None and not self.ranked:
+        if sources and self.test.sources is not None and not self.ranked:
             found.append(labelled_by(self.test))
         return found
 
@@ -211,7 +212,7 @@ class Search:
     # Gathering
 
     def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
-        others = self._conditions(driver.bound)
+        others = self._conditions(driver.bound, sources=not driver.sources)
         limits = driver.conditions + others
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)

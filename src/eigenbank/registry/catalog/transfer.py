@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import GenericAlias
-from typing import Annotated, Any, Literal
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
@@ -37,7 +37,8 @@ from eigenbank.schemas.common import (
     Text,
     Width,
 )
-from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.direction import ROUNDED
+from eigenbank.schemas.errors import CatalogError, first_problem
 from eigenbank.schemas.layer import Kind
 
 FORMAT = 2
@@ -139,11 +140,27 @@ def _plain(model: type[BaseModel], **parts: Any) -> Any:
         kind: Any = parts.get(name, field.annotation)
         for constraint in field.metadata:
             kind = Annotated[kind, constraint]
+        kind = _unrounded(kind)
         fields[name] = kind if field.is_required() else NotRequired[kind]
     make: Any = TypedDict
     made = make(f"{model.__name__}Fields", fields)
     made.__pydantic_config__ = model.model_config
     return made
+
+
+def _unrounded(kind: Any) -> Any:
+    """Return a type without the rounding of measured numbers: storing them as ten-thousandths is that, and a call for
+    each number of a line takes as long as a fifth of its validation.
+    """
+    if get_origin(kind) is Annotated:
+        base, *constraints = get_args(kind)
+        for constraint in constraints:
+            if constraint is not ROUNDED:
+                base = Annotated[base, constraint]
+        return base
+    if get_origin(kind) in (Union, UnionType):
+        return Union[tuple(map(_unrounded, get_args(kind)))]  # noqa: UP007
+    return kind
 
 
 @lru_cache(maxsize=1)
@@ -291,9 +308,7 @@ def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> A
     try:
         return adapter.validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise _wrong(path, number, f"{where}: {first['msg']}") from None
+        raise _wrong(path, number, first_problem(error, "the line")) from None
 
 
 def _label(found: dict[str, Any]) -> LabelData:

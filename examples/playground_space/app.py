@@ -1,0 +1,13 @@
+"""A Gradio Space that serves the playground. Put this and requirements.txt into a Space of the SDK `gradio`.
+
+It shows the demo checkpoint that ships with eigenbank. For a checkpoint and a direction set on the Hub:
+
+    from huggingface_hub import snapshot_download
+
+    launch("ORG/CHECKPOINT", checkpoint=snapshot_download("ORG/CHECKPOINT"))
+"""
+
+from eigenbank.play import launch
+
+if __name__ == "__main__":
+    launch("eigenbank/cartoon-faces-32")

@@ -1,0 +1,81 @@
+"""`eigenbank gallery` from the command line, on the shipped set."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from eigenbank.cli.main import run
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+
+
+def test_it_writes_a_site_and_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gallery", "--out", str(tmp_path / "site"), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert (row["model"], row["outcome"], row["directions"]) == (DEMO_MODEL_ID, "shown", 336)
+    assert str(tmp_path / "site") in captured.err
+    assert DEMO_MODEL_ID in (tmp_path / "site/data/index.js").read_text(encoding="utf-8")
+
+
+def test_it_is_written_without_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys; from eigenbank.cli.main import run; assert run(['gallery', '--out', {str(tmp_path / 'site')!r}]) == 0; "
+        "bad = {'torch', 'diffusers', 'numpy'} & set(sys.modules); assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["gallery"], 2, "--out FOLDER, --serve, or --publish ORG/NAME"),
+        (["gallery", "--out", "site", "--model", "acme/nothing"], 1, "no direction set of 'acme/nothing'"),
+        (["gallery", "--publish", "me/gallery"], 1, "offline mode is on"),
+        (["gallery", "--serve", "--port", "70000"], 2, "70000"),
+    ],
+)
+def test_a_wrong_call_is_refused(
+    args: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(args) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_glob_chooses_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gallery", "--out", str(tmp_path / "site"), "--model", "google/*", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.tex").write_text("years of it")
+    assert run(["gallery", "--out", str(tmp_path / "work")]) == 1
+    assert "thesis.tex" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+
+
+def test_serving_until_interrupted(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eigenbank", "gallery", "--serve", "--no-browser", "-q"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        assert process.stderr is not None
+        address = next(line.split()[1] for line in process.stderr if line.startswith("serving"))
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b"eigenbank gallery" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0

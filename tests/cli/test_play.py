@@ -1,0 +1,55 @@
+"""`eigenbank play`: where it listens, and what it says when it cannot."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from play.conftest import start
+
+from eigenbank.cli.main import run
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+
+
+def answers(host: str, url: str) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex((host, int(url.rstrip("/").rpartition(":")[2]))) == 0
+
+
+def test_an_unknown_model_gets_near_matches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["play", "eigenbank/cartoon-face-32"]) == 1
+    assert "did you mean 'eigenbank/cartoon-faces-32'" in capsys.readouterr().err
+
+
+def test_without_gradio_it_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run(["play"]) == 1
+    assert "pip install 'eigenbank[play]'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_model_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["play", "--checkpoint", "somewhere"]) == 2
+    assert "name it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
+def test_it_listens_on_this_machine_alone_unless_told_otherwise(tmp_path: Path) -> None:
+    alone = start(tmp_path / "alone", DEMO_MODEL_ID)
+    try:
+        assert not answers("127.0.0.2", alone.url)
+        assert "the playground is on http://127.0.0.1:" in alone.log.read_text(encoding="utf-8")
+        with pytest.raises(AssertionError, match="error: the playground cannot listen on"):
+            start(tmp_path / "taken", "--port", alone.url.rstrip("/").rpartition(":")[2])
+    finally:
+        alone.process.terminate()
+        alone.process.wait(timeout=30)
+    # As a Space sets it.
+    space = start(tmp_path / "space", DEMO_MODEL_ID, GRADIO_SERVER_NAME="0.0.0.0")
+    try:
+        assert answers("127.0.0.2", space.url)
+    finally:
+        space.process.terminate()
+        space.process.wait(timeout=30)
+    assert alone.outside == space.outside == ""

@@ -1,0 +1,58 @@
+"""Serving a gallery to this machine, and to nobody else."""
+
+import http.client
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eigenbank.gallery.serve import make_server
+from eigenbank.schemas.errors import GalleryError
+
+
+@pytest.fixture
+def port(gallery_folder: Path) -> Iterator[int]:
+    """The port of a server of the gallery."""
+    with make_server(gallery_folder, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def ask(port: int, path: str, host: str | None = None) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{port}"})
+    answer = connection.getresponse()
+    found = answer.status, answer.read(), dict(answer.headers)
+    connection.close()
+    return found
+
+
+def test_the_page_and_its_files_are_served(port: int, gallery_folder: Path) -> None:
+    status, body, headers = ask(port, "/")
+    assert (status, body) == (200, (gallery_folder / "index.html").read_bytes())
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert ask(port, "/assets/style.css", f"localhost:{port}")[2]["Content-type"] == "text/css"
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [("/", "evil.example", 403), ("/", "127.0.0.1.evil.example", 403), ("/", "", 403), ("/data/", None, 404),
+     ("/../catalog.db", None, 404), ("/%2e%2e/catalog.db", None, 404), ("/no", None, 404)],
+)  # fmt: skip
+def test_other_names_folders_and_files_outside_are_refused(port: int, path: str, host: str | None, status: int) -> None:
+    assert ask(port, path, " " if host == "" else host)[0] == status
+
+
+def test_a_taken_port_is_told(port: int, gallery_folder: Path) -> None:
+    with pytest.raises(GalleryError, match=f"port {port} of 127.0.0.1 cannot be used"):
+        make_server(gallery_folder, port)
+
+
+@pytest.mark.browser
+def test_the_served_page_works_in_a_browser(visit, port: int) -> None:  # type: ignore[no-untyped-def]
+    page = visit(f"http://127.0.0.1:{port}/", "#q=warm+smile")
+    page.get_by_role("heading", name="warm smile").wait_for()

@@ -1,0 +1,129 @@
+"""Checkpoints of many families, small enough to be built in milliseconds, and what a run of a plan left behind."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import tiny
+import torch
+import zoo
+from hub.server import Hub
+from making import make_checkpoint
+from sqlalchemy import create_engine, text
+
+DEFAULTS = """\
+[defaults]
+top_k = 2
+measurement = {seeds = [100], confirm_seeds = [200, 201], steps = 2, null = 1}
+previews = {seeds = [0], scales = [-1, 1], steps = 2}
+"""
+DRAWN = ("ddpm", "ldm", "sd")
+"""Families that are whole pipelines; the others are denoisers alone, which nothing can be drawn with."""
+
+
+@cache
+def _home() -> Path:
+    return Path(mkdtemp(prefix="plans-"))
+
+
+@cache
+def checkpoint(family: str, seed: int) -> Path:
+    """The folder of a checkpoint: `ddpm`, `ldm`, `sd` with a text encoder, or a denoiser class of the zoo."""
+    folder = _home() / f"{family}-{seed}"
+    if family == "ddpm":
+        return make_checkpoint(folder, seed=seed)
+    if family in DRAWN:
+        pipe = tiny.latent_diffusion() if family == "ldm" else stable_diffusion()
+        stir(pipe.unet, seed)
+        pipe.save_pretrained(folder)
+    else:
+        model = zoo.make(family)
+        stir(model, seed)
+        model.save_pretrained(folder)
+    return folder
+
+
+def stir(model: Any, seed: int) -> None:
+    """Give a model weights of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
+def stable_diffusion() -> Any:
+    """Stable Diffusion with a text encoder and a tokenizer of letters."""
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    pipe = tiny.pipeline("stable-diffusion")
+    words = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *(f"{c}{end}" for c in map(chr, range(97, 123)) for end in ("", "</w>")),
+        "ab",
+    ]
+    folder = Path(mkdtemp(dir=_home()))
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=16, bos_token_id=0, eos_token_id=1, **sizes)
+    return StableDiffusionPipeline(
+        vae=pipe.vae, unet=pipe.unet, scheduler=pipe.scheduler, text_encoder=CLIPTextModel(config),
+        tokenizer=CLIPTokenizer.from_pretrained(str(folder), model_max_length=16), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def put(hub: Hub, repo: str, family: str = "ddpm", seed: int = 0, **more: bytes) -> str:
+    """Push a checkpoint to the Hub. Returns the commit."""
+    folder = checkpoint(family, seed)
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return hub.put(repo, {**files, "README.md": b"---\nlicense: mit\n---\n", **more})
+
+
+def write_plan(path: Path, entries: dict[str, str], more: str = "") -> Path:
+    """Write a plan of these ids and families."""
+    lines = [DEFAULTS + more]
+    for name, family in entries.items():
+        steps = "" if family in DRAWN else '\nsteps = ["build", "publish"]'
+        prompt = '\nprompt = "a face"' if family == "sd" else ""
+        lines.append(f'[[checkpoint]]\nid = "{name}"{steps}{prompt}\n')
+    path.write_text("\n".join(lines))
+    return path
+
+
+_DIRECTIONS = """\
+SELECT c.model_id, c.revision, n.name, r.slug, d.rank, d.eigenvalue, d.share, d.gap, t.text, o.name, l.polarity, l.effect
+FROM directions d JOIN spectra p ON p.id = d.spectrum_id JOIN recipes r ON r.id = p.recipe_id
+JOIN layers y ON y.id = p.layer_id JOIN names n ON n.id = y.name_id JOIN sets s ON s.id = y.set_id
+JOIN checkpoints c ON c.id = s.checkpoint_id LEFT JOIN labels l ON l.direction_id = d.id
+LEFT JOIN texts t ON t.id = l.text_id LEFT JOIN sources o ON o.id = l.source_id
+WHERE c.model_id LIKE 'zoo/%' ORDER BY 1, 2, 3, 4, 5, 9, 10"""
+
+
+def left_behind(home: Path, hub: Hub) -> dict[str, Any]:
+    """What a run left in the catalog, in the sets and on the Hub, but for numbers, times and places."""
+    engine = create_engine(f"sqlite:///{home / 'eigenbank' / 'catalog.db'}")
+    with engine.connect() as connection:
+        columns = "c.model_id, c.revision, c.denoiser, c.component, c.licence, s.builder, s.directions, s.labels, s.repo, s.location"
+        joined = (
+            f"SELECT {columns} FROM sets s JOIN checkpoints c ON c.id = s.checkpoint_id WHERE c.model_id LIKE 'zoo/%'"
+        )
+        sets = connection.execute(text(f"{joined} ORDER BY 1, 2")).all()
+        directions = [tuple(row) for row in connection.execute(text(_DIRECTIONS))]
+        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
+    engine.dispose()
+    found: dict[str, Any] = {"directions": directions, "sets": {}}
+    for *facts, repo, location in sets:
+        vectors = (Path(location) / "directions.safetensors").read_bytes()
+        there = hub.files(repo) if repo else {}
+        assert not there or there["directions.safetensors"] == vectors
+        previews = {
+            name: hashlib.sha256(data).hexdigest() for name, data in there.items() if name.startswith("previews/")
+        }
+        found["sets"][facts[0], facts[1]] = (*facts, repo, hashlib.sha256(vectors).hexdigest(), sorted(there), previews)
+    return found

@@ -1,0 +1,65 @@
+"""Workers are processes: a killed one costs its own task a try, and a bug is one task's failure."""
+
+import multiprocessing
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from eigenbank.plans.local import LOST, LocalExecutor
+from eigenbank.plans.tasks import Failure, Task
+from eigenbank.schemas.plan import Entry, Settings
+
+TASK = Task("build", Entry(id="zoo/none"), Settings(), "1" * 40)
+
+
+def test_a_failure_comes_back_in_words_and_the_worker_lives_on(tmp_path: Path) -> None:
+    executor = LocalExecutor(1)
+    try:
+        found = [executor.submit(TASK, lambda *_: None).result(120) for _ in range(2)]
+    finally:
+        executor.close()
+    for answer, attempts in found:
+        assert isinstance(answer, Failure)
+        assert "is not in the cache, and the client is offline" in answer.message
+        assert attempts == 1
+
+
+def test_a_task_that_costs_worker_after_worker_is_given_up() -> None:
+    executor = LocalExecutor(1)
+    try:
+        for _ in range(2):
+            future = executor.submit(TASK, lambda *_: None)
+            while not future.done():
+                for process in multiprocessing.active_children():
+                    process.kill()
+                time.sleep(0.02)
+            answer, attempts = future.result()
+            assert isinstance(answer, Failure)
+            assert attempts == LOST
+            assert "SIGKILL" in answer.message
+    finally:
+        executor.close()
+
+
+def test_workers_leave_with_their_parent() -> None:
+    code = (
+        "import os, sys, time\n"
+        "from eigenbank.plans.local import LocalExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    executor = LocalExecutor(1)\n"
+        "    worker = executor._worker()\n"
+        "    print(worker._process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    pid = int(done.stdout)
+    for _ in range(600):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError(pid)

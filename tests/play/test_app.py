@@ -1,0 +1,122 @@
+"""What the page's controls do with whatever is sent to them, without a browser."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from eigenbank.play.scene import MAX_SLIDERS
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+
+if TYPE_CHECKING:
+    from eigenbank.play.app import Page
+    from eigenbank.play.playground import Playground, Session
+
+
+@pytest.fixture(scope="module")
+def page(playground: "Playground") -> "Page":
+    gradio: Any = pytest.importorskip("gradio", reason="no playground: Gradio is not installed")
+    from eigenbank.play.app import Page
+    from eigenbank.play.layout import Layout
+
+    with gradio.Blocks(analytics_enabled=False) as blocks:
+        return Page(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
+
+
+@pytest.fixture
+def session(page: "Page") -> "Session":
+    """A session that has opened the demo."""
+    opened: Session = page.open(None, DEMO_MODEL_ID)[0]
+    return opened
+
+
+def said(**changes: Any) -> list[Any]:
+    """What the controls send, two steps and all sliders at zero unless said otherwise."""
+    values = {
+        "model": DEMO_MODEL_ID,
+        "seed": 0,
+        "steps": 2,
+        "sampler": "DDIM",
+        "prompt": "",
+        "guidance": 1,
+        "dragging": 1,
+    }
+    sliders = changes.pop("sliders", [0.0] * MAX_SLIDERS)
+    return [*(values | changes).values(), *sliders]
+
+
+def problem(found: list[Any]) -> str:
+    """The word said beside pictures that stay as they are."""
+    assert 'class="note problem" role="alert"' in found[3]
+    assert not any(hasattr(each, "value") for each in found[:3])
+    return str(found[3])
+
+
+def test_pictures_and_texts_come_together(page: "Page", session: "Session") -> None:
+    photo, unedited, edited, status, python, command, sliders = page.draw(session, *said(sliders=[0.5, *[0.0] * 23]))
+    assert not photo.visible
+    assert unedited.value != edited.value
+    assert "2 steps" in status
+    assert "background hue" in python
+    assert "--set 'background hue=0.5'" in command
+    assert '"scale": 0.5' in sliders
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"seed": 1e30}, "seed"),
+        ({"seed": None}, "seed"),
+        ({"seed": "0; drop table"}, "seed"),
+        ({"steps": 10_000}, "steps"),
+        ({"dragging": -1}, "steps"),
+        ({"model": "<b>x</b>"}, "model"),
+        ({"model": "nobody/nothing"}, "no model here"),
+        ({"sampler": "<b>x</b>"}, "&lt;b&gt;x&lt;/b&gt;"),
+        ({"prompt": "x" * 2_000}, "prompt"),
+        ({"sliders": [float("nan"), *[0.0] * 23]}, "sliders"),
+        ({"sliders": [1e300, *[0.0] * 23]}, "sliders"),
+        ({"sliders": ["<b>", *[0.0] * 23]}, "sliders"),
+    ],
+)
+def test_what_nobody_could_have_set_gets_a_word_and_changes_nothing(
+    page: "Page", session: "Session", changes: dict[str, Any], word: str
+) -> None:
+    for handler in (page.draw, page.preview):
+        found = problem(handler(session, *said(**changes)))
+        assert word in found
+        assert "<b>" not in found
+    page.prepare(session, *said(**changes))
+    assert "2 steps" in page.draw(session, *said())[3]
+
+
+def test_a_session_the_server_has_forgotten_is_told_to_reload(page: "Page") -> None:
+    assert "reload" in problem(page.draw(None, *said()))
+    assert "reload" in page.added(None, DEMO_MODEL_ID, "beard")[-1]
+    assert "reload" in page.read_sliders(None, DEMO_MODEL_ID, "x.json")[-1]
+    assert "reload" in page.read_photo(None, "x.png")[0]
+
+
+def test_there_is_room_for_so_many_sliders_and_no_more(page: "Page", session: "Session") -> None:
+    names = [name for name in page.playground.studio(DEMO_MODEL_ID).names if "/" in name]
+    for name in names[: MAX_SLIDERS - len(session.sliders)]:
+        assert "has a slider now" in page.added(session, DEMO_MODEL_ID, name, *[0.0] * MAX_SLIDERS)[-1]
+    assert len(session.sliders) == MAX_SLIDERS
+    assert "remove one first" in page.added(session, DEMO_MODEL_ID, names[-1], *[0.0] * MAX_SLIDERS)[-1]
+    assert "has a slider already" in page.added(session, DEMO_MODEL_ID, "beard", *[0.0] * MAX_SLIDERS)[-1]
+    for empty in (None, "", "  "):
+        assert "name a label" in page.added(session, DEMO_MODEL_ID, empty, *[0.0] * MAX_SLIDERS)[-1]
+
+
+def test_a_sliders_file_of_another_model_or_none_is_refused(page: "Page", session: "Session", tmp_path: Any) -> None:
+    before = session.sliders
+    for text, word in {
+        '{"format": 1, "model": "a/b", "sliders": [{"key": "beard", "scale": 1}]}': "the sliders are of a/b",
+        '{"format": 1, "sliders": [{"key": "bread", "scale": 1}]}': "did you mean &#x27;beard&#x27;",
+        "no json": "is not JSON",
+        '{"format": 1, "sliders": []}': "is no valid sliders file",
+    }.items():
+        (tmp_path / "sliders.json").write_text(text, encoding="utf-8")
+        found = page.read_sliders(session, DEMO_MODEL_ID, str(tmp_path / "sliders.json"))[-1]
+        assert word in found
+        assert str(tmp_path) not in found
+    assert session.sliders == before

@@ -1,0 +1,134 @@
+"""What is taken along draws what was shown."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from eigenbank.cli.main import run
+from eigenbank.play import texts
+from eigenbank.play.scene import Scene, scene
+from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sliders import read_sliders
+from eigenbank.schemas import Slider
+from eigenbank.schemas.recipe import Window
+
+if TYPE_CHECKING:
+    from eigenbank.play.playground import Playground
+
+SLIDERS = (Slider(key="skin tone", scale=0.8), Slider(key="mid_block.attentions.0/output-value/3", scale=-0.25))
+
+
+def shown(playground: "Playground", wanted: Scene, photo: Path | None = None) -> Image.Image:
+    from eigenbank.play.playground import Session
+
+    session = Session()
+    if photo is not None:
+        wanted = wanted.model_copy(update={"photo": playground.read_photo(session, photo).digest})
+    found = playground.show(session, wanted)
+    assert found is not None
+    return found.edited
+
+
+@pytest.mark.parametrize("sampler", ["DDIM", "DPM-Solver++", "DDPM"])
+@pytest.mark.parametrize("sliders", [SLIDERS, ()], ids=["edited", "unedited"])
+def test_the_python_draws_the_picture(
+    playground: "Playground",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    sliders: tuple[Slider, ...],
+) -> None:
+    wanted = scene(model=DEMO_MODEL_ID, seed=4, steps=3, sampler=sampler, sliders=sliders)
+    code = texts.python(playground.studio(DEMO_MODEL_ID), wanted)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "snippet", "exec"), {})
+    assert Image.open(tmp_path / "edited.png").tobytes() == shown(playground, wanted).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore::eigenbank.loaders.edit.PoorReconstructionWarning")
+def test_the_python_of_a_photo_draws_its_edit(
+    playground: "Playground", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = scene(model=DEMO_MODEL_ID, seed=4, steps=3)
+    shown(playground, plain).save(tmp_path / "photo.png")
+    wanted = plain.model_copy(update={"sliders": SLIDERS, "photo": "0" * 64})
+    code = texts.python(playground.studio(DEMO_MODEL_ID), wanted)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "snippet", "exec"), {})
+    edited = shown(playground, wanted, tmp_path / "photo.png")
+    assert Image.open(tmp_path / "edited.png").tobytes() == edited.tobytes()
+
+
+def test_the_command_and_the_file_are_the_edit(
+    playground: "Playground", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shlex
+
+    wanted = scene(model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, Slider(key="beard", scale=0.0)])
+    line = texts.command(playground.studio(DEMO_MODEL_ID), wanted)
+    (tmp_path / "sliders.json").write_text(texts.sliders(wanted), encoding="utf-8")
+    args = shlex.split(line)
+    assert args[:3] == ["eigenbank", "steer", DEMO_MODEL_ID]
+    monkeypatch.chdir(tmp_path)
+    assert run([*args[1:-1], "said.png"]) == 0
+    assert (
+        run(
+            [
+                "steer",
+                DEMO_MODEL_ID,
+                "--sliders",
+                "sliders.json",
+                "--seeds",
+                "4",
+                "--steps",
+                "2",
+                "--out",
+                "file.png",
+            ]
+        )
+        == 0
+    )
+    edited = shown(playground, wanted)
+    for name in ("said.png", "file.png"):
+        # The sheet enlarges small pictures by whole factors: the edited one is at the bottom right.
+        sheet = Image.open(tmp_path / name)
+        cell = edited.resize((96, 96), Image.Resampling.NEAREST)
+        left = next(
+            x
+            for x in range(sheet.width - 96, -1, -1)
+            if sheet.crop((x, sheet.height - 106, x + 96, sheet.height - 10)).tobytes() == cell.tobytes()
+        )
+        assert left > 0
+
+
+def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground") -> None:
+    import ast
+    import shlex
+
+    names = ["it's; rm -rf ~", '"""', "$(id)", "`id`", "a=b", "\\", "{x}", "-"]
+    sliders = [Slider(key=name, scale=1.0) for name in names]
+    wanted = scene(model=DEMO_MODEL_ID, sliders=sliders)
+    studio = playground.studio(DEMO_MODEL_ID)
+    with_item = next(
+        node
+        for node in ast.walk(
+            ast.parse(texts.python(studio, wanted.model_copy(update={"sliders": wanted.sliders[:-1]})))
+        )
+        if isinstance(node, ast.With)
+    )
+    found = with_item.items[0].context_expr.args[1]  # type: ignore[attr-defined]
+    assert ast.literal_eval(found) == dict.fromkeys(names[:-1], 1.0)
+    spoken = wanted.model_copy(update={"sliders": wanted.sliders[:-1]})
+    assert [f"{name}=1.0" for name in names[:-1]] == shlex.split(texts.command(studio, spoken))[4:-6:2]
+    assert "--sliders sliders.json" in texts.command(studio, wanted), "a name of one dash is stdin to the command line"
+
+
+def test_windows_and_sites_stay_in_the_file(playground: "Playground", tmp_path: Path) -> None:
+    slider = Slider(key="skin tone", scale=1.0, window=Window(start=0.25, end=1.0), guidance="conditional")
+    wanted = scene(model=DEMO_MODEL_ID, sliders=[slider])
+    (tmp_path / "sliders.json").write_text(texts.sliders(wanted), encoding="utf-8")
+    assert read_sliders(tmp_path / "sliders.json").sliders == (slider,)
+    assert playground.studio(DEMO_MODEL_ID).read(tmp_path / "sliders.json") == [slider]
+    assert "'sliders.json'" in texts.python(playground.studio(DEMO_MODEL_ID), wanted)
