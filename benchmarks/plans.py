@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "plans.json"
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
-DELAY = 0.5
+DELAY = 2.0
 """Seconds before the Hub answers a request."""
 SLOW, LARGE, MANY = 12, 5, 5_000
 """How many checkpoints each measurement has."""

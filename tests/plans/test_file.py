@@ -57,9 +57,13 @@ def test_unknown_keys_and_wrong_values_are_told_for_every_entry(tmp_path: Path) 
     [
         (
             '[[checkpoint]]\nid = "a/b"\n[[checkpoint]]\nid = "a/b"\n',
-            "checkpoint 2 (a/b): has the id a/b of checkpoint 1",
+            "checkpoint 2: has the id a/b of checkpoint 1",
         ),
         ('[[checkpoint]]\nid = "a/b-c"\n[[checkpoint]]\nid = "a-b/c"\n', "Set publish_as"),
+        (
+            '[[checkpoint]]\nid = "a/b"\nx = 1\n[[checkpoint]]\nid = "a/b"\n',
+            "checkpoint 2: has the id a/b of checkpoint 1",
+        ),
         (f'[[checkpoint]]\nid = "a/{"b" * 90}"\n', "can be no repository's name"),
         ('[[checkpoint]]\nid = "../../etc"\n', "checkpoint 1 (../../etc): id:"),
         ('[[checkpoint]]\nid = "a/b"\nsubfolder = "../x"\n', "subfolder"),

@@ -115,7 +115,9 @@ def run(
     rows = [run_row(each) for each in reports]
     counts = Counter(each.status for each in reports)
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])
-    say(f"{len(reports)} checkpoints in {whole.seconds:,.1f} s: {told or 'nothing to do'}")
+    say(
+        f"{len(reports)} checkpoint{'' if len(reports) == 1 else 's'} in {whole.seconds:,.1f} s: {told or 'nothing to do'}"
+    )
     if fmt == "table" and not quiet:
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]

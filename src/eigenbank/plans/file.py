@@ -14,7 +14,7 @@ from eigenbank.registry.files import replacing
 from eigenbank.registry.paths import home
 from eigenbank.registry.shipped import data_folder
 from eigenbank.schemas.common import Model
-from eigenbank.schemas.errors import PlanError, unknown
+from eigenbank.schemas.errors import PlanError, first_problem, unknown
 from eigenbank.schemas.plan import Drawing, Entry, Lock, Measurement, Plan, Settings
 
 MAX_BYTES = 64 * 2**20
@@ -43,8 +43,13 @@ def read_plan(path: Path) -> Plan:
         plan = Plan.model_validate(found)
     except ValidationError as error:
         problems = [_problem(found, each) for each in error.errors(include_url=False, include_context=False)]
+        problems += _twice("id", _ids(found), "Give each its own id; repo says where it is")
     else:
-        problems = [*_twice(plan.checkpoint), *_blank(plan.checkpoint)]
+        ids = [entry.id for entry in plan.checkpoint]
+        problems = _twice("id", ids, "Give each its own id; repo says where it is")
+        if not problems:
+            names = [entry.directions_name for entry in plan.checkpoint]
+            problems = _twice("repository to publish in", names, "Set publish_as") + _blank(plan.checkpoint)
         if not problems:
             return plan
     more = len(problems) - SHOWN
@@ -68,9 +73,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         return Lock.model_validate_json(_bytes(path))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no lock file of a plan: {where}: {first['msg']}. Write it anew: eigenbank plan check"
+        message = f"{path} is no lock file of a plan: {first_problem(error)}. Write it anew: eigenbank plan check"
         raise PlanError(message) from error
 
 
@@ -141,22 +144,21 @@ def _problem(found: dict[str, Any], error: Any) -> str:
     return f"{where}: {key}: {message}{shown}" if key else f"{where}: {message}{shown}"
 
 
-def _twice(entries: Sequence[Entry]) -> list[str]:
-    """What is said of entries that have the id, or the repository to publish in, of an earlier one."""
-    problems = []
-    for what, names in (
-        ("id", [entry.id for entry in entries]),
-        ("repository to publish in", [entry.directions_name for entry in entries]),
-    ):
-        first: dict[str, int] = {}
-        for number, name in enumerate(names):
-            before = first.setdefault(name, number)
-            if before != number and (what == "id" or entries[before].id != entries[number].id):
-                remedy = "Give each its own id; repo says where it is" if what == "id" else "Set publish_as"
-                problems.append(
-                    f"checkpoint {number + 1} ({entries[number].id}): has the {what} {name} of checkpoint {before + 1}. {remedy}"
-                )
-    return problems
+def _ids(found: dict[str, Any]) -> list[str | None]:
+    """The ids of a file that is not valid, as far as there are any."""
+    entries = found.get("checkpoint")
+    rows = entries if isinstance(entries, list) else []
+    return [entry["id"] if isinstance(entry, dict) and isinstance(entry.get("id"), str) else None for entry in rows]
+
+
+def _twice(what: str, names: Sequence[str | None], remedy: str) -> list[str]:
+    """What is said of entries that have the id, or something else of which each has its own, of an earlier one."""
+    first: dict[str, int] = {}
+    return [
+        f"checkpoint {number + 1}: has the {what} {name[:200]} of checkpoint {first[name] + 1}. {remedy}"
+        for number, name in enumerate(names)
+        if name is not None and first.setdefault(name, number) != number
+    ]
 
 
 def _blank(entries: Sequence[Entry]) -> list[str]:

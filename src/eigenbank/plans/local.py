@@ -62,15 +62,17 @@ class LocalExecutor:
     def _run(self, task: Task, progress: Progress) -> tuple[Answer, int]:
         how = ""
         for attempt in range(1, LOST + 1):
-            worker = self._worker()
-            if worker is None:
-                return Failure("the run was ended: nothing was kept"), attempt
+            worker: _Worker | None = None
             try:
+                worker = self._worker()
+                if worker is None:
+                    return Failure("the run was ended: nothing was kept"), attempt
                 return worker.ask(task, progress), attempt
-            except (EOFError, OSError):
-                how = worker.end(0.5)
-                with self._lock:
-                    self._workers.discard(worker)
+            except (EOFError, OSError) as error:
+                how = str(error) if worker is None else worker.end(0.5)
+                if worker is not None:
+                    with self._lock:
+                        self._workers.discard(worker)
         message = (
             f"the process at work was lost {LOST} times ({how}): nothing was kept. If it was out of memory, run fewer at "
             "once (--jobs 1); to see what happens, run the step by itself"

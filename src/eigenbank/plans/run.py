@@ -110,7 +110,9 @@ class Run:
         job.row = rows.get((job.entry.id, job.revision))
         job.todo = deque(remaining(job.entry, job.settings, job.row, self.wish))
         steps = self.wish.steps(job.settings)
-        job.reports += [StepReport(step=step, outcome="there") for step in steps[: len(steps) - len(job.todo)]]
+        job.reports += [
+            StepReport(step=step, outcome="there", attempts=0) for step in steps[: len(steps) - len(job.todo)]
+        ]
         if job.row is not None:
             job.commit = job.row.commit
         if job.todo:
@@ -254,7 +256,7 @@ class Run:
             report = StepReport(step=step, outcome="failed", seconds=round(failure.seconds, 3), attempts=attempts)
             job.reports.append(report)
         rest = list(job.todo or self.wish.steps(job.settings))[0 if step is None else 1 :]
-        job.reports += [StepReport(step=each, outcome="not reached") for each in rest]
+        job.reports += [StepReport(step=each, outcome="not reached", attempts=0) for each in rest]
         self._finish(job, "failed", failure)
 
     def _finish(self, job: Job, status: Any, failure: Failure | None = None) -> None:
@@ -287,9 +289,7 @@ def _asked(entry: Entry) -> "str | Failure":
 
     begun = time.perf_counter()
     try:
-        check_online(
-            f"finding the revision of {entry.source}", "nothing was built; `eigenbank plan check` pins it while online"
-        )
+        check_online(f"finding the revision of {entry.source}", "nothing was built")
         return resolve(entry.source, entry.revision)[0]
     except Exception as error:
         return Failure.of(error, begun)

@@ -145,7 +145,9 @@ def _label(task: Task, place: Path, progress: Progress, say: Say) -> "tuple[Bank
         say=say,
     )
     # Without a label there is nothing to be drawn: that step is done, too.
-    steps = {"label": keys["label"]} | ({} if any(each.labels for each in bank) else {"preview": keys["preview"]})
+    steps = {"label": keys["label"]} | (
+        {} if any(each.labels for each in bank.sliders) else {"preview": keys["preview"]}
+    )
     builder = stamped(bank.manifest.builder, without=("preview",), **steps)
     return bank.replaced(bank.manifest.model_copy(update={"builder": builder})), None
 
@@ -155,7 +157,7 @@ def _preview(task: Task, place: Path, progress: Progress, _say: Say) -> "tuple[B
     from eigenbank.registry.stamp import stamped
 
     bank, how = _bank(task, place), task.settings.previews
-    chosen = [direction for direction in bank if direction.labels][: how.most]
+    chosen = [each for each in bank.sliders if each.labels][: how.most]
     drawn = {}
     if chosen:
         pipe = _open_pipeline(task, _fetch_pipeline(task))

@@ -42,6 +42,9 @@ class Measurement(Model):
     steps: Count = 10
     most: Count = 4
     null: Annotated[int, Field(ge=1, le=64)] = 4
+    parts: Annotated[int, Field(ge=0, le=1000)] = 32
+    quality_seeds: Annotated[int, Field(ge=1, le=10_000)] = 6
+    all_qualities: bool = False
 
 
 class Drawing(Model):

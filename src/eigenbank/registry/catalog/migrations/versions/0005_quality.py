@@ -36,7 +36,6 @@ def upgrade() -> None:
     op.create_index("ix_directions_drift", "directions", ["drift"])
     columns: list[Any] = ["text_id", sa.literal_column("confidence DESC"), "direction_id", "rank"]
     op.create_index("ix_labels_text_id_confidence", "labels", columns)
-    op.create_index("ix_labels_direction_id", "labels", ["direction_id", "text_id", "source_id", "confidence"])
 
 
 def _kept(name: str) -> "sa.Column[int]":
