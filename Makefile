@@ -59,7 +59,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 docs: $(VENV)/.docs ## Build the site of docs/ into build/site; it fetches nothing from elsewhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@! grep -rlE '(src|href)="https?://[^"]*\.(js|css|woff2?)"|fonts\.g|unpkg' build/site --include='*.html'
 
 hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine
