@@ -116,9 +116,8 @@ def start(folder: Path, *args: str, **environment: str) -> Served:
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
     for _ in range(600):
-        with socket.socket() as asked:
-            if asked.connect_ex(("127.0.0.1", port)) == 0:
-                return Served(url, process, folder / "reached", folder / "log")
+        if "the playground is on" in (folder / "log").read_text(encoding="utf-8"):
+            return Served(url, process, folder / "reached", folder / "log")
         if process.poll() is not None:
             break
         time.sleep(0.2)
