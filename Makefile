@@ -33,12 +33,13 @@ faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32 --steps 4500
 
 DEMO := eigenbank/cartoon-faces-32
-directions: install ## Build and label the demo checkpoint's direction set anew (minutes)
+directions: install ## Build, label and draw the demo checkpoint's direction set anew (half an hour)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
 	$(BIN)/eigenbank build $(DEMO) --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
-	$(BIN)/eigenbank label $(DEMO) --out $$home/directions && \
-	rm -rf catalog/cartoon-faces-32/directions && mv $$home/directions catalog/cartoon-faces-32/ && rm -rf $$home
+	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics && \
+	$(BIN)/eigenbank preview $(DEMO) && \
+	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
 
 MINUTES := 20
 torture: install ## Fuzz, break and kill for MINUTES (at most 20); writes benchmarks/results/torture.json
@@ -58,7 +59,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 docs: $(VENV)/.docs ## Build the site of docs/ into build/site; it fetches nothing from elsewhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@! grep -rlE '(src|href)="https?://[^"]*\.(js|css|woff2?)"|fonts\.g|unpkg' build/site --include='*.html'
 
 hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine

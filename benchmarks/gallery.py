@@ -30,7 +30,6 @@ from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Laye
 RESULTS = Path(__file__).with_name("results") / "gallery.json"
 DOCS = Path(__file__).parents[1] / "docs" / "gallery.md"
 BEGIN, END = "<!-- written by benchmarks/gallery.py -->", "<!-- end -->"
-RUNS = 3
 CATALOGS = {
     "none": (0, 0),
     "1,000 in 2 sets": (2, 500),
@@ -118,17 +117,20 @@ def write(folder: Path) -> dict[str, float]:
         "import sys; from pathlib import Path; from eigenbank.registry.catalog import Catalog\n"
         "from eigenbank.gallery.site import write_site\n"
         "with Catalog.open(sys.argv[1] + '/catalog.db', shipped=False) as catalog:\n"
-        "    write_site(Path(sys.argv[1]) / 'site', catalog, say=print)\n"
+        "    write_site(Path(sys.argv[1]) / 'site', catalog, say=lambda text: print(text, file=sys.stderr))\n"
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n"
     )
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", program, str(folder)])
+    process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    peak = process.stdout.read()  # the most memory since exec, in kB: getrusage's counts the parent's before it
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         message = f"writing {folder} failed with {process.returncode}"
         raise RuntimeError(message)
     busy = usage.ru_utime + usage.ru_stime
-    return {"seconds": time.perf_counter() - started, "busy": busy, "megabytes": usage.ru_maxrss / 1024}
+    return {"seconds": time.perf_counter() - started, "busy": busy, "megabytes": int(peak) / 1024}
 
 
 def first_page(site: Path) -> int:
@@ -185,7 +187,7 @@ def browse(site: Path) -> dict[str, float]:
     return found
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, runs: int) -> dict[str, Any]:
     """Everything, as the document that is written to results."""
     result: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
@@ -205,7 +207,7 @@ def measure(folder: Path) -> dict[str, Any]:
             place.mkdir(parents=True)
             fill(place, sets, directions)
             (place / "done").touch()
-    for _ in range(RUNS):
+    for _ in range(runs):
         for name in CATALOGS:
             result["runs"][name].append(write(folder / _plain(name)))
             print(name, result["runs"][name][-1], file=sys.stderr, flush=True)
@@ -213,7 +215,7 @@ def measure(folder: Path) -> dict[str, Any]:
         result["first_page"][name] = first_page(folder / _plain(name) / "site")
     pictures = list((folder / _plain(FULL) / "site/pictures").rglob("*.webp"))
     result["pictures"] = {"count": len(pictures), "bytes": sum(path.stat().st_size for path in pictures)}
-    result["browser"] = [browse(folder / _plain(FULL) / "site") for _ in range(RUNS)]
+    result["browser"] = [browse(folder / _plain(FULL) / "site") for _ in range(runs)]
     result["load"].append(os.getloadavg())
     return result
 
@@ -245,13 +247,13 @@ def table(result: dict[str, Any]) -> str:
             f"| {name} | {clock:.1f} s | {busy:.1f} s | {memory:.0f} MB | {result['first_page'][name] / 1000:.0f} kB |"
         )
     browser = {name: [run[name] for run in result["browser"]] for name in result["browser"][0]}
-    seen = ["| in Debian's Chromium, 10,000 directions | middle of three | worst |", "|---|---|---|"]
+    seen = ["| in Debian's Chromium, 10,000 directions | middle | worst |", "|---|---|---|"]
     seen += [f"| {name} | {middle(values):.0f} ms | {max(values):.0f} ms |" for name, values in browser.items()]
     loads = " and ".join(f"{load[0]:.1f}" for load in result["load"])
     total = result["pictures"]["bytes"] / 1e6
     return "\n".join(
         [
-            f"Middle of {RUNS} runs on {result['machine']}, with a load of {loads} before and after. Copying the "
+            f"Middle of {len(result['browser'])} run{'s' * (len(result['browser']) > 1)} on {result['machine']}, with a load of {loads} before and after. Copying the "
             f"{result['pictures']['count']:,} strips ({total:.0f} MB), hashing them included, is part of the time.",
             "",
             *rows,
@@ -264,10 +266,11 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-bench-gallery"))
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     options = parser.parse_args()
     if not options.table:
-        result = measure(options.folder)
+        result = measure(options.folder, options.runs)
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = DOCS.read_text(encoding="utf-8")

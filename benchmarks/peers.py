@@ -61,13 +61,12 @@ def measure(per_layer: int, samples: int, steps: int) -> dict[str, dict[str, flo
     bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=per_layer)
     found = {"eigenvectors": {"seconds": time.perf_counter() - begun, "passes": 0.0}}
     count = len(bank)
-    with torch.no_grad():
-        for name, method in (
-            ("PCA of h-space", lambda: principal(pipe, count, samples, steps)),
-            ("Jacobian, subspace iteration", lambda: jacobian(pipe, count, 4, steps, 4)),
-        ):
-            got = method()
-            found[name] = {"seconds": got.seconds, "passes": float(got.evaluations)}
+    for name, method in (
+        ("PCA of h-space", lambda: principal(pipe, count, samples, steps)),
+        ("Jacobian, subspace iteration", lambda: jacobian(pipe, count, 4, steps, 4)),
+    ):
+        got = method()
+        found[name] = {"seconds": got.seconds, "passes": float(got.evaluations)}
     trained = lora_steps(pipe, MEASURED) / MEASURED * LORA_STEPS
     # A step: two frozen passes, one forwards and backwards, which counts three.
     found["LoRA sliders, extrapolated"] = {"seconds": trained * count, "passes": float(5 * LORA_STEPS * count)}

@@ -21,7 +21,6 @@ from planned import left_behind, put, write_plan
 STEADY = {"OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "1700000000"}
 FEW = {
     "zoo/ddpm": "ddpm",
-    "zoo/ldm": "ldm",
     "zoo/sd": "sd",
     "zoo/dit": "DiTTransformer2DModel",
     "zoo/flux": "FluxTransformer2DModel",
@@ -65,7 +64,7 @@ def killing(
 
     def hunt() -> None:
         while not over.is_set() and len(killed) < times:
-            over.wait(dice.uniform(0.5, 2.0))
+            over.wait(dice.uniform(0.3, 1.5))
             workers = [pid for pid in descendants(process.pid) if any(mark in command(pid) for mark in marks)]
             if workers:
                 victim = dice.choice(workers)
@@ -84,7 +83,8 @@ def killing(
         hunter.join()
 
 
-WORKERS = {"local": (b"multiprocessing.spawn",), "ray": (b"ray::perform",)}
+WORKERS = {"local": (b"multiprocessing.spawn",), "ray": (b"ray::zoo/",)}
+"""What is in the command line of a worker; of Ray's, the name of its task."""
 
 
 def command(pid: int) -> bytes:

@@ -95,7 +95,8 @@
     const sets = [];
     const lost = [];
     const turn = eigenbank.turn;
-    let drawn = 0;
+    const began = performance.now();
+    let drawn = false;
     const draw = (done) => {
       if (eigenbank.turn !== turn) return;
       const hits = eigenbank.sorted(eigenbank.find(sets, state), state.sort);
@@ -107,7 +108,7 @@
       if (!hits.length && done) found.append(hint(index, state));
       const list = h("div", { class: "grid" });
       found.append(list, eigenbank.growing(list, hits, (direction) => eigenbank.directionCard(direction, { model: index.sets.length > 1 }), { start: eigenbank.grown ?? 24 }));
-      drawn = performance.now();
+      drawn = true;
     };
     const queue = [...cards];
     const worker = async () => {
@@ -118,7 +119,8 @@
           lost.push(card.name);
         }
         if (eigenbank.turn !== turn) return;
-        if (queue.length && performance.now() - drawn > 300) draw(false);
+        // What was found so far is shown once; drawing it again and again would keep the rest from being read.
+        if (queue.length && !drawn && performance.now() - began > 400) draw(false);
       }
     };
     await Promise.all([worker(), worker(), worker(), worker()]);
