@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces directions bench-quality dist docs hub clean
+.PHONY: help install demo test lint faces directions bench bench-quality torture dist docs hub clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,15 +33,23 @@ faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32 --steps 4500
 
 DEMO := eigenbank/cartoon-faces-32
-directions: install ## Build and label the demo checkpoint's direction set anew (minutes)
+directions: install ## Build, label and draw the demo checkpoint's direction set anew (half an hour)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
 	$(BIN)/eigenbank build $(DEMO) --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
-	$(BIN)/eigenbank label $(DEMO) --out $$home/directions && \
-	rm -rf catalog/cartoon-faces-32/directions && mv $$home/directions catalog/cartoon-faces-32/ && rm -rf $$home
+	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics && \
+	$(BIN)/eigenbank preview $(DEMO) && \
+	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
+
+MINUTES := 20
+torture: install ## Fuzz, break and kill for MINUTES (at most 20); writes benchmarks/results/torture.json
+	$(BIN)/python tests/torture.py --minutes $(MINUTES)
 
 dist: install ## Build wheel and sdist, install the wheel into an empty environment, run the demo from it
 	.ci/dist
+
+bench: install ## Run every benchmark, print one table (hours); ARGS='start peers' for some, ARGS='--compare OLD.json'
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 bench-quality: install ## Hold eigen-directions against chance and against methods that sample (minutes; resumes)
 	$(BIN)/python benchmarks/quality.py
@@ -51,7 +59,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	@touch $@
 
 docs: $(VENV)/.docs ## Build the site of docs/ into build/site; it fetches nothing from elsewhere
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@! grep -rlE '(src|href)="https?://[^"]*\.(js|css|woff2?)"|fonts\.g|unpkg' build/site --include='*.html'
 
 hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine

@@ -9,11 +9,7 @@ after another. Results go to benchmarks/results/building.json.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +17,8 @@ import time
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from common import about, spread
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "building.json"
@@ -112,11 +110,6 @@ def measure_floor(folder: Path, _pattern: str) -> dict[str, Any]:
     return {"floor_s": time.perf_counter() - begun}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Least, median and most."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def run(name: str, runs: int) -> dict[str, Any]:
     """All that is measured of one checkpoint: floors and builds in turn, each in a fresh process."""
     config, pattern = SHAPES[name]
@@ -143,19 +136,6 @@ def run(name: str, runs: int) -> dict[str, Any]:
             "time": spread([b["build_s"] / f["floor_s"] for b, f in zip(builds, floors, strict=True)]),
             "memory": spread([b["peak_bytes"] / limit for b in builds]),
         },
-    }  # fmt: skip
-
-
-def about() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    import diffusers
-    import torch
-
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "diffusers": diffusers.__version__, "python": platform.python_version(), "commit": commit.stdout.strip(),
-        "load_before": os.getloadavg()[0], "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 
 
@@ -193,9 +173,11 @@ def main() -> None:
             measure = measure_build if what == "build" else measure_floor
             print(json.dumps(measure(Path(folder), pattern)))
         return
+    import torch
+
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in args.names or SHAPES:
-        kept[name] = run(name, args.runs) | about()
+        kept[name] = run(name, args.runs) | {"threads": torch.get_num_threads(), **about()}
         RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
         print(table({name: kept[name]}).splitlines()[-1], flush=True)
     print(table({name: kept[name] for name in SHAPES if name in kept}))

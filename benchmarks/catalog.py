@@ -1,10 +1,10 @@
 """Measure the catalog: import, searches, file size and cold start, on generated catalogs of growing size.
 
-    chrt -f 1 python benchmarks/catalog.py
+    nice -n -5 python benchmarks/catalog.py
 
 The catalogs are kept in --folder and made only once. Everything is measured in five runs or more, the sizes in turns, so
 that what else the machine does is shared by all. Writes results/catalog.json beside this file, and from it the table in
-docs/catalog.md; `--table` makes that alone, of the results that are there. chrt keeps other programs off the core.
+docs/catalog.md; `--table` makes that alone, of the results that are there. Run it on a machine with nothing else to do.
 """
 
 import argparse
@@ -158,6 +158,7 @@ QUERIES: dict[str, list[Query]] = {
         ("word, a person's", lambda c, r: c.search(_noun(r), source="human")),
         ("word, layer glob", lambda c, r: c.search(_noun(r), layer="up_blocks.*")),
         ("word, rank 0", lambda c, r: c.search(_noun(r), rank=0)),
+        ("word, selectivity ≥ 0.8", lambda c, r: c.search(_noun(r), min_selectivity=0.8)),
         ("word by eigenvalue", lambda c, r: c.search(_noun(r), sort="eigenvalue")),
         ("word by share", lambda c, r: c.search(_noun(r), sort="share")),
         ("smile, page 1", lambda c, r: c.search("smile")),
@@ -178,6 +179,9 @@ QUERIES: dict[str, list[Query]] = {
         ("share range", lambda c, r: c.search(min_share=0.05, max_share=0.0501)),
         ("a person's labels", lambda c, r: c.search(source="human:ann")),
         ("unlabelled", lambda c, r: c.search(labelled=False)),
+        ("selectivity ≥ 0.98, drift ≤ 0.05", lambda c, r: c.search(min_selectivity=0.98, max_drift=0.05)),
+        ("all by linearity", lambda c, r: c.search(sort="linearity")),
+        ("layer glob by consistency", lambda c, r: c.search(layer="up_blocks.*", sort="consistency")),
         ("licence by confidence", lambda c, r: c.search(licence="mit", sort="confidence")),
     ],
     "one": [
@@ -213,9 +217,9 @@ def fill(path: Path, size: int) -> dict[str, float]:
 
     entries = Apart(counted())
     with Catalog.open(path, shipped=False) as catalog:
-        started = time.perf_counter()
+        started = time.process_time()
         catalog.put(entries)
-        seconds = time.perf_counter() - started - entries.seconds
+        seconds = time.process_time() - started - entries.seconds
     return {"seconds": seconds, "per_second": size / seconds, "labels": labels}
 
 
@@ -228,9 +232,9 @@ class Apart:
 
     def __iter__(self) -> Iterator[CheckpointData]:
         while True:
-            started = time.perf_counter()
+            started = time.process_time()
             entry = next(self.entries, None)
-            self.seconds += time.perf_counter() - started
+            self.seconds += time.process_time() - started
             if entry is None:
                 return
             yield entry
@@ -263,9 +267,9 @@ def measure_imports(folder: Path, size: int) -> dict[str, Spread]:
         for what, file in (("from JSON lines", lines), ("from a catalog's file", copy)):
             remove(again)
             with Catalog.open(again, shipped=False) as catalog:
-                started = time.perf_counter()
+                started = time.process_time()
                 import_file(catalog, file)
-                rates[what].append(size / (time.perf_counter() - started))
+                rates[what].append(size / (time.process_time() - started))
     for leftover in (again, lines, copy):
         remove(leftover)
     return {what: spread(values) for what, values in rates.items()}
@@ -282,17 +286,17 @@ def measure_sets(path: Path, count: int = 10) -> Spread:
             entries = list(generated(count, seed=run + 1))
             for entry in entries:
                 entry.model_id = f"one-by-one/{run}-{entry.model_id.partition('/')[2]}"
-            started = time.perf_counter()
+            started = time.process_time()
             for entry in entries:
                 catalog.put([entry])
-            rates.append(count * PER_MODEL / (time.perf_counter() - started))
+            rates.append(count * PER_MODEL / (time.process_time() - started))
     remove(copy)
     return spread(rates)
 
 
 def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """Milliseconds of every query at every size: the medians of the runs by the clock, and p99 of all by the clock and
-    by the processor's time. The sizes are asked in turns.
+    """Milliseconds of every query at every size: the medians of the runs and p99 of all, by the processor's time and by
+    the clock. The sizes are asked in turns.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     with ExitStack() as stack:
@@ -302,7 +306,8 @@ def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, 
                 times = _in_turns(catalogs, run, rounds)
                 found[f"{group}: {name}"] = {
                     size: {
-                        "p50": spread([statistics.median(clock for clock, _ in values) for values in runs]),
+                        "p50": spread([statistics.median(busy for _, busy in values) for values in runs]),
+                        "clock_p50": spread([statistics.median(clock for clock, _ in values) for values in runs]),
                         "p99": sorted(busy for _, busy in chain(*runs))[int(len(runs) * rounds * 0.99)],
                         "clock_p99": sorted(clock for clock, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
                     }
@@ -443,8 +448,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['machine']}; Python {result['python']}, SQLite {result['sqlite']}, SQLAlchemy {result['sqlalchemy']}, "
         f"pydantic {result['pydantic']}; commit {result['commit'][:12]}; {result['when'][:10]}. Load average {loads} before "
-        f"and after, so others kept the machine busy. Medians are by the clock; p99 is by the processor's time, since the scheduler stops "
-        "whoever runs under chrt for 50 ms in every second (p99 by the clock is in the results, too). "
+        f"and after, so others kept the machine busy. Milliseconds and rates of import are by the processor's "
+        "time: the clock would count the others' turns, too (the clock's are in the results). "
         f"{large['labels']:,} labels on "
         f"{int(last):,} directions. Three numbers are the least, the median and the most of {RUNS} runs.",
         "",

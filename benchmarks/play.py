@@ -103,7 +103,7 @@ def serving() -> Iterator[str]:
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "eigenbank", "play", DEMO_MODEL_ID, "--port", str(port)],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}/"

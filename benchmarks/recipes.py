@@ -1,6 +1,8 @@
 """Do eigenvectors act more than chance? Every recipe's top directions against random and bottom ones, on the demo faces.
 
     python benchmarks/recipes.py --out benchmarks/results/recipes.json --table docs/results.md
+    python benchmarks/recipes.py --model benchmarks/checkpoints/cartoon-faces-dit-64 \
+        --out benchmarks/results/recipes-dit.json --table docs/results-dit.md
 
 All at the same length, the same number per layer, the same seeds. Columns as in the table's legend.
 """
@@ -18,7 +20,6 @@ from eigenbank.builders.label import effects
 from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.respond import respond
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import build, find_checkpoint, open_pipeline
 
@@ -33,16 +34,6 @@ LEGEND = f"""- **effect**: mean over directions of the largest change of any fac
 - **covered**: factors for which some direction has a change of at least {EFFECT} and a selectivity of at least 1/3
 - **even/odd**: median size of the even part of the response against the odd one; beyond 1 a slider no longer slides
 """
-
-
-def randomised(bank: Bank, seed: int) -> Bank:
-    """The same bank with every vector replaced by a random unit vector."""
-    generator = torch.Generator().manual_seed(seed)
-    vectors = {
-        name: torch.nn.functional.normalize(torch.randn(tensor.shape, generator=generator), dim=1)
-        for name, tensor in sorted(bank.vectors.items())
-    }
-    return Bank(bank.manifest, vectors=vectors)
 
 
 def row(pipe: Any, directions: list[Any], model: Any, scale: float, seeds: range, steps: int) -> dict[str, float]:
@@ -63,30 +54,33 @@ def row(pipe: Any, directions: list[Any], model: Any, scale: float, seeds: range
 
 
 @click.command()
+@click.option("--model", "model_id", default=DEMO_MODEL_ID, show_default=True, help="A checkpoint of cartoon faces.")
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, metavar="RECIPE", help="Recipes to measure.")
 @click.option("--scale", default=0.7, show_default=True)
 @click.option("--seeds", default=4, show_default=True)
 @click.option("--steps", default=10, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/recipes.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/results.md"))
-def main(recipes: tuple[str, ...], scale: float, seeds: int, steps: int, out: Path, table: Path) -> None:
+def main(model_id: str, recipes: tuple[str, ...], scale: float, seeds: int, steps: int, out: Path, table: Path) -> None:
     """Measure every recipe against its controls and write the figures and their table."""
     started = time.perf_counter()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
-    pipe = open_pipeline(DEMO_MODEL_ID)
+    pipe = open_pipeline(model_id)
     rows = []
     for slug in recipes:
-        bank = calibrate(pipe, build(DEMO_MODEL_ID, recipes=[slug], top_k=4096))
+        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=4096))
         top = [direction for direction in bank if direction.rank < PER_LAYER]
         bottom = [d for d in bank if d.rank >= bank.layers[d.layer].width - PER_LAYER]
-        chance = [direction for direction in randomised(bank, 1) if direction.rank < PER_LAYER]
+        chance = list(bank.randomised(PER_LAYER, seed=1))
         for name, directions in (("top", top), ("random", chance), ("bottom", bottom)):
             found = row(pipe, directions, model, scale, range(5000, 5000 + seeds), steps)
             rows.append({"recipe": slug, "site": top[0].recipe.site, "vectors": name, **found})
             click.echo(json.dumps(rows[-1]))
     document = {
         "what": "recipes against random and bottom vectors",
+        "model": model_id,
+        "layers": len(bank.layers),
         "scale": scale,
         "seeds": seeds,
         "steps": steps,
@@ -106,8 +100,8 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# Do eigenvectors act more than chance?",
         "",
-        f"Measured on the demo checkpoint ({document['factors']} known factors) by `python benchmarks/recipes.py`: "
-        f"the first {PER_LAYER} directions of each of its 7 layers, scale ±{document['scale']}, {document['seeds']} seeds, "
+        f"Measured on `{document.get('model', DEMO_MODEL_ID)}` ({document['factors']} known factors) by `python "
+        f"benchmarks/recipes.py`: the first {PER_LAYER} directions of each of its {document.get('layers', 7)} layers, scale ±{document['scale']}, {document['seeds']} seeds, "
         f"{document['steps']} DDIM steps, against random unit vectors and the bottom {PER_LAYER} eigenvectors at the same "
         "place and length. This file is written by that command.",
         "",

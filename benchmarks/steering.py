@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 import torch
+from common import Spread, spread
 from torch import Tensor
 
 import eigenbank as eb
@@ -43,6 +44,8 @@ UNET = {
 """Stable Diffusion's four levels, five times narrower; a latent of 32 × 32."""
 WORDS = ["smile", "hat", "beard"]
 SIDE = 256
+SPREADS: dict[str, Spread] = {}
+"""What `ratios` found, with least and most: by both variants' names."""
 Variants = dict[str, Callable[[], Any]]
 
 
@@ -128,10 +131,11 @@ def ratios(variants: Variants, base: str, rounds: int) -> dict[str, float]:
             started = time.process_time()
             variants[name]()
             times[name].append(time.process_time() - started)
-    table = {
-        name: statistics.median(mine / other for mine, other in zip(found, times[base], strict=True))
-        for name, found in times.items()
+    by_base = {
+        name: [mine / other for mine, other in zip(found, times[base], strict=True)] for name, found in times.items()
     }
+    SPREADS.update({f"{name} by {base}": spread(found) for name, found in by_base.items() if name != base})
+    table = {name: statistics.median(found) for name, found in by_base.items()}
     click.echo(json.dumps({name: round(value, 4) for name, value in table.items()}), err=True)
     return table
 
@@ -405,6 +409,7 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
             "load": round(os.getloadavg()[0], 1),
             "processor seconds": round(time.process_time() - started),
         }
+        document.setdefault("spreads", {}).update(SPREADS)
         out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     home.cleanup()
     if all(name in document for name in PARTS):
@@ -430,7 +435,7 @@ WHAT_CAN_BE_REACHED = [
     "back and one forth: 2/3, and 2/5 for three edits. With classifier-free guidance besides, which LEDITS++ does not do, ours has one back "
     "and two forth: 3/3 and 3/5. Fewer is not to be had with as many steps: 0.70 would leave 1.1 samples a step for the way forth, "
     "guidance in one step of ten. `eb.edit` does more than LEDITS++ does: it draws the unedited round trip too, to report its error, and "
-    "corrects each step back twice; its defaults are slower than LEDITS++, and exact ([inversion.md](inversion.md)).",
+    "corrects each step back twice; its defaults are no faster than LEDITS++ ([inversion.md](inversion.md) has what they gain).",
 ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.composite import fit, name_for, null_of, predicted
+from eigenbank.builders.composite import NORM, fit, name_for, null_of, predicted
 from eigenbank.builders.label import Criteria, Effects, leading
 
 SEEDS = 6
@@ -27,7 +27,7 @@ def test_two_mixed_directions_make_two_pure_ones() -> None:
     pure = predicted(MIXED, weights)
     assert leading(pure, Criteria()).tolist() == [0, 1, 2]
     assert float(pure.selectivity.diagonal().min()) > 0.8
-    torch.testing.assert_close(weights.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(weights.norm(dim=1), torch.full((3,), NORM))
 
 
 def test_what_is_known_badly_gets_little_weight() -> None:
@@ -40,7 +40,7 @@ def test_what_is_known_badly_gets_little_weight() -> None:
 def test_only_the_most_useful_parts_are_kept() -> None:
     weights = fit(MIXED, parts=2)
     assert ((weights != 0).sum(dim=1) == 2).all()
-    torch.testing.assert_close(weights.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(weights.norm(dim=1), torch.full((3,), NORM))
     assert weights[0, 2] == 0
 
 
@@ -53,7 +53,7 @@ def test_many_directions_and_one_seed_are_fitted_too() -> None:
     mean = torch.randn(3000, 4, generator=generator)
     found = Effects(mean[:, None], mean, torch.zeros_like(mean))
     direct = torch.linalg.solve(mean[:200] @ mean[:200].T + 0.1 * torch.eye(200), mean[:200])
-    expected: Tensor = (direct / direct.norm(dim=0)).T
+    expected: Tensor = NORM * (direct / direct.norm(dim=0)).T
     torch.testing.assert_close(fit(found.rows(range(200)), parts=200), expected, atol=1e-4, rtol=1e-3)
     assert ((fit(found) != 0).sum(dim=1) == 32).all()
 

@@ -104,6 +104,8 @@ def test_a_header_longer_than_memory(weights_file: Path) -> None:
         ({"dtype": 5, "shape": "x"}, "malformed"),
         ({"data_offsets": [1]}, "malformed"),
         ({"shape": None}, "malformed"),
+        ({"shape": [float("inf"), 1]}, "malformed"),
+        ({"data_offsets": [0, float("-inf")]}, "malformed"),
     ],
 )
 def test_headers_that_lie(change: dict[str, object], found: str, weights_file: Path) -> None:

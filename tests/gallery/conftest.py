@@ -1,7 +1,5 @@
 """A browser, galleries of made-up catalogs, and pages that fail the test when they complain or ask the outside."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,20 +63,6 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add(catalog, make_bank("CON/AUX.-_模型", ranks=1, layers=["層.ж"]), folder / "two")
         write(folder / "site", catalog)
     return folder / "site"
-
-
-@pytest.fixture(scope="session")
-def browser() -> "Iterator[Browser]":
-    """Debian's Chromium, headless."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no browser tests: Playwright is not installed")
-    program = os.environ.get("EIGENBANK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no browser tests: there is no Chromium here (apt-get install chromium, or EIGENBANK_CHROMIUM)")
-    with playwright.sync_playwright() as running:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to run as root with one
-        started = running.chromium.launch(executable_path=program, args=sandbox)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -1,15 +1,18 @@
 """The page in a real browser, from the disk, as a stranger would open it."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gallery.catalogs import CELL, LAYERS, SCALES, colour
+from gallery.catalogs import CELL, LAYERS, SCALES, SEEDS, add, colour, label, make_bank, picture
 from gallery.conftest import COMMIT, FAMOUS, HOSTILE, write
 
+from eigenbank.cli.main import run
 from eigenbank.registry.catalog import Catalog
+from eigenbank.schemas import CompositeRecord, Preview
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -225,7 +228,7 @@ def test_the_spectrum_marks_the_chosen_rank_and_leads_to_the_others(visit: "Visi
     assert [float(height) for height in heights] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=1e-4)
     bars.nth(1).click()
     page.get_by_role("heading", name="age", level=1).wait_for()
-    page.get_by_role("link", name="weaker →").click()
+    page.get_by_role("link", name="rank 2 →").click()
     page.get_by_role("heading", name="An unnamed direction", level=1).wait_for()
 
 
@@ -411,3 +414,54 @@ def test_pictures_come_only_when_they_are_near(visit: "Visit", gallery_folder: P
     page.get_by_role("heading", name="Named sliders").wait_for()
     assert page.locator("main img:not([loading=lazy])").count() == 0
     assert page.locator("main img").first.evaluate("image => image.naturalWidth") == CELL * len(SCALES)
+
+
+def test_a_composite_shows_what_it_is_made_of(visit: "Visit", tmp_path: Path) -> None:
+    parts = [(f"{LAYERS[0]}/output-value:output/0", 0.8), (f"{LAYERS[1]}/output-value:output/1", -0.6)]
+    made = CompositeRecord.model_validate(
+        {
+            "name": "smile.1",
+            "parts": [{"direction": name, "weight": weight} for name, weight in parts],
+            "labels": [label("big smile")],
+        }
+    )
+    bank = make_bank(FAMOUS, pictures=1).composed([made])
+    bank = bank.with_previews({"composite/smile.1": (Preview(seeds=SEEDS, scales=SCALES, steps=20), picture(3))})
+    with Catalog.open(tmp_path / "catalog.db", shipped=False) as catalog:
+        add(catalog, bank, tmp_path / "set")
+        write(tmp_path / "site", catalog)
+    page = visit(tmp_path / "site")
+    assert "24 directions · 1 composite · 1 named" in page.locator(".checkpoint").inner_text()
+    page.get_by_role("searchbox").fill("big smile")
+    counted(page, "1 direction")
+    assert "composite of 2 directions of 2 layers" in page.locator(".card").inner_text()
+    page.locator(".card .name a").click()
+    page.get_by_role("heading", name="big smile", level=1).wait_for()
+    page.get_by_role("slider").fill("0")
+    assert shown(page, page.locator(".stage .frame").first) == colour(3, 0, 0)
+    assert [text.split("\n")[0] for text in texts(page.locator(".parts li"))] == [name for name, _ in parts]
+    assert texts(page.locator(".parts .weight")) == ["+0.8", "−0.6"]
+    assert '"composite/smile.1": -2' in page.locator(".snippet code").first.inner_text()
+    assert "slider.safetensors" in page.locator(".snippet code").last.inner_text()
+    page.locator(".parts a").last.click()
+    page.get_by_role("heading", name="An unnamed direction", level=1).wait_for()
+    page.goto(page.url.partition("#")[0] + f"#model={FAMOUS}")
+    page.get_by_role("heading", name="Named sliders").wait_for()
+    assert page.locator(".layer").count() == 2
+
+
+def test_what_is_copied_runs(visit: "Visit", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Catalog.open() as catalog:
+        write(tmp_path / "site", catalog)
+    page = visit(tmp_path / "site", "#named=yes")
+    page.locator(".card .name a").first.click()
+    page.get_by_role("heading", name="Use it").wait_for()
+    python, line, export = (snippet.text_content() or "" for snippet in page.locator(".snippet code").all())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python.replace("num_inference_steps=50", "num_inference_steps=1"), names)
+    assert len(names["images"]) == 1
+    assert run([*shlex.split(line)[1:], "--steps", "1", "--seeds", "0"]) == 0
+    assert (tmp_path / "edited.png").is_file()
+    assert run(shlex.split(export)[1:]) == 0
+    assert list(tmp_path.glob("slider.*"))

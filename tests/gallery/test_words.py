@@ -1,5 +1,7 @@
 """Numbers and codes in plain words."""
 
+from pathlib import Path
+
 import pytest
 
 from eigenbank.gallery.words import MEASURES, recipe_words, seeds_words, source_words
@@ -64,3 +66,12 @@ def test_the_page_states_the_threshold_that_matching_uses() -> None:
     from eigenbank.loaders.match import TRANSFER
 
     assert f"of at least {TRANSFER:g}" in files("eigenbank.gallery").joinpath("assets/direction.js").read_text("utf-8")
+
+
+def test_the_docs_state_every_bound() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text(encoding="utf-8")
+    rows = [line for line in docs.splitlines() if line.startswith("| ") and "," in line.split("|")[2]]
+    fractions = {1 / 3: "⅓", 2 / 3: "⅔"}
+    for measure in MEASURES:
+        bounds = [fractions.get(below, f"{below:g}") for below, _ in measure.words if below is not None]
+        assert any(all(f", {bound} " in row for bound in bounds) for row in rows), measure.title

@@ -4,6 +4,7 @@ import fnmatch
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 KINDS = (
@@ -12,12 +13,16 @@ KINDS = (
 )  # fmt: skip
 """The kinds of request. `head` and `get` are those of a file (resolve); `cdn` is where a redirect leads."""
 
-ACTIONS = ("status", "refuse", "cut", "reset", "lost", "wrong-size", "other-bytes", "stale-parent", "slow")
+ACTIONS = (
+    "status", "refuse", "cut", "reset", "lost", "wrong-size", "other-bytes", "stale-parent", "slow",
+    "garbled",
+)  # fmt: skip
 """`status`: that HTTP status is answered, and nothing done. `refuse`: the connection is closed unanswered, nothing done.
 `cut`: the request is carried out, half of the answer's body sent, then the connection closed. `reset`: the same, but
 closed by a TCP reset. `lost`: carried out, and closed unanswered. `wrong-size`: the answer's body is a byte longer, and
 its Content-Length says so. `other-bytes`: same length, one byte another. `stale-parent`: somebody else's commit lands
-just before this one. `slow`: wait, then answer as usual."""
+just before this one. `slow`: wait, then answer as usual. `garbled`: carried out, and the answer's body is what
+`garble` makes of it."""
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Fault:
     code: str = ""
     seconds: float = 0.0
     chance: float = 1.0
+    garble: Callable[[bytes], bytes] | None = None
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

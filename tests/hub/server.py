@@ -257,6 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "lost":
             self._hang_up(reset=False)
             return
+        if fault and fault.garble is not None and not answer.blob:
+            answer.body = fault.garble(answer.body)
         start, end = answer.span if answer.blob else (0, len(answer.body))
         length = end - start + (action == "wrong-size")
         lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('',))[0]}"]

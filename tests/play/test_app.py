@@ -1,5 +1,8 @@
 """What the page's controls do with whatever is sent to them, without a browser."""
 
+import asyncio
+import gc
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,12 +17,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def page(playground: "Playground") -> "Page":
-    gradio: Any = pytest.importorskip("gradio", reason="no playground: Gradio is not installed")
-    from eigenbank.play.app import Page
-    from eigenbank.play.layout import Layout
+    with warnings.catch_warnings():
+        # Gradio makes event loops for a page that is not served, and leaves them open.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gradio: Any = pytest.importorskip("gradio", reason="no playground: Gradio is not installed")
+        from eigenbank.play.app import Page
+        from eigenbank.play.layout import Layout
 
-    with gradio.Blocks(analytics_enabled=False) as blocks:
-        return Page(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
+        with gradio.Blocks(analytics_enabled=False) as blocks:
+            made = Page(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
+        asyncio.set_event_loop(None)
+        gc.collect()
+    return made
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def picture(page: "Page", name: str = "edited") -> bytes:
 
 def full(page: "Page", steps: int = 20) -> None:
     """Wait until the full run is shown."""
-    page.locator("#status", has_text=re.compile(rf"{steps} steps · (kept|[\d.]+ s)")).wait_for()
+    page.locator("#status", has_text=re.compile(rf"{steps} steps · (drawn before|[\d.]+ s)")).wait_for()
 
 
 def other(page: "Page", than: str) -> None:

@@ -1,6 +1,9 @@
-"""An unknown name is answered with the names that are near it."""
+"""An unknown name is answered with the names that are near it, a document that is wrong with the first problem and its place."""
 
-from eigenbank.schemas.errors import unknown
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from eigenbank.schemas.errors import first_problem, unknown
 
 
 def test_near_matches_come_first_whatever_their_case() -> None:
@@ -15,3 +18,21 @@ def test_without_near_matches_some_known_ones_are_named() -> None:
 
 def test_where_nothing_is_known_that_is_said() -> None:
     assert str(unknown("model", "x", [])) == "no model 'x': there is none yet."
+
+
+class Part(BaseModel):
+    ranks: list[int]
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ('{"ranks": [0, "x"]}', "ranks.1: Input should be a valid integer"),
+        ("{}", "ranks: Field required"),
+        ("7", "the document: Input should be an object"),
+    ],
+)
+def test_the_first_problem_of_a_document_is_told_with_its_place(document: str, problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Part.model_validate_json(document)
+    assert first_problem(caught.value).startswith(problem)

@@ -10,12 +10,16 @@ from eigenbank.builders.label import Effects
 
 PARTS = 32
 """Most directions in a composite."""
+NORM = 0.5
+"""Root of the sum of a composite's squared weights. At every layer at once, pictures bear less than at one: at 1 they
+break up where single directions still slide.
+"""
 RIDGE = 0.1
 """Added to what the readings' scatter says of a direction's effect, in squared standard deviations per unit scale."""
 
 
 def fit(found: Effects, parts: int = PARTS) -> Tensor:
-    """For each score the weights `(f, K)`, of unit norm, whose directions together are expected to move it and no other.
+    """For each score the weights `(f, K)`, of norm `NORM`, whose directions together are expected to move it and no other.
 
     Least squares with noise: the w that minimises E‖Rᵀw − e_j‖², R `(K, f)` being the mean effects, known as well as the
     readings on n seeds agree, and kept off the directions that do little by `RIDGE`. Of these the `parts` largest are
@@ -32,7 +36,7 @@ def fit(found: Effects, parts: int = PARTS) -> Tensor:
             which = row.abs().topk(parts).indices
             kept[score, which] = _solve(mean[which], noise[which])[score]
         weights = kept
-    weights = weights / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    weights = NORM * weights / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)
     moved: Tensor = weights * (found.mean.abs().amax(dim=0) > 0)[:, None]
     return moved.float()
 

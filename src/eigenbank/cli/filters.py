@@ -9,9 +9,21 @@ import click
 from eigenbank.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
-SORTS = ("match", "confidence", "eigenvalue", "share", "rank", "catalog", "gap")
-SORTS += ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
-
+SORTS = (
+    "match",
+    "confidence",
+    "eigenvalue",
+    "share",
+    "rank",
+    "catalog",
+    "gap",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+    "drift",
+)
 _RATE = click.FloatRange(0, 1)
 
 _OPTIONS = (

@@ -12,7 +12,7 @@ from eigenbank.cli.filters import names_given
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import output_options, say
 from eigenbank.cli.rows import LABEL_COLUMNS, label_row, put_out
-from eigenbank.schemas.errors import UnknownNameError
+from eigenbank.schemas.errors import UnknownNameError, first_problem
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
@@ -114,8 +114,7 @@ def add(directions: tuple[str, ...], source: str, note: str | None, confidence: 
     try:
         label = Label.model_validate(facts)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = f"no label can be made of this: {first['loc'][0]}: {first['msg']}"
+        message = f"no label can be made of this: {first_problem(error)}"
         raise click.UsageError(message) from None
     with Catalog.open() as catalog:
         catalog.add_labels(names, label)

@@ -129,6 +129,8 @@ def sweep(
 ) -> None:
     """Draw a contact sheet: a row per direction, for each seed the unedited image and every scale.
 
+    A bar shows how strong each is where that was measured: the change of what it is named after, in standard deviations.
+
     NAMEs are labels or direction ids; without any, the best direction of every label is drawn. A full id
     (MODEL#LAYER/RECIPE/RANK) may stand in the model's place, and - reads ids from stdin, one a line, as `search -q`
     prints them. The sliders of a file are one more row: all of them at once, the scales being factors on theirs.
@@ -152,7 +154,7 @@ def sweep(
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
     plain = sample(pipe, seeds, steps)
-    rows, names, notes = [], [], []
+    rows, names, notes, effects = [], [], [], []
     with progress_bar() as progress:
         for number, each in enumerate(chosen):
             name = each if isinstance(each, str) else str(file)
@@ -160,10 +162,20 @@ def sweep(
             swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, steps=steps, force=force)
             rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
             names.append(name)
+            effects.append(_effect(bank, each) if name is each else None)
             notes.append(swept.name if name is not each else bank[name].id if name not in bank[name].id else "")
     columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
-    sheet = contact_sheet(rows, names, columns, notes=notes, group=len(scales) + 1, cell=64)
+    sheet = contact_sheet(rows, names, columns, notes=notes, effects=effects, group=len(scales) + 1, cell=64)
     save_picture(sheet, out)
+
+
+def _effect(bank: Any, name: str) -> float | None:
+    """What a scale of 1 is known to do: to the score of that name, else to the one it moves most; None if unknown."""
+    slider = bank[name]
+    for label in slider.labels:
+        if label.evidence is not None and label.text.casefold() == name.casefold():
+            return float(label.evidence.effect)
+    return None if slider.quality is None else slider.quality.effect
 
 
 def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:

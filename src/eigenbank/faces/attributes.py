@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eigenbank.faces.render import FACTORS, NAMES, render, sample_factors
 from eigenbank.registry.tensorfile import read_header
 from eigenbank.schemas.common import Model, Text
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import SourceError, first_problem
 
 
 class AttributeConfig(Model):
@@ -98,9 +98,7 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     try:
         config = AttributeConfig.model_validate_json(config_file.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{config_file} is no attribute model's config: {where}: {first['msg']}. No label was given"
+        message = f"{config_file} is no attribute model's config: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
     read_header(weights)
     model = AttributeModel(config)

@@ -14,8 +14,9 @@ from typing import Any
 from eigenbank.gallery.pictures import Cell
 from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_words, source_kind, source_words
 from eigenbank.registry.catalog import SetRow
-from eigenbank.schemas import DirectionRecord, Label, Layer, Manifest, Quality
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Manifest, Quality
 
+Slider = DirectionRecord | CompositeRecord
 PICKS = 4
 """How many strips a checkpoint's card shows."""
 
@@ -68,7 +69,7 @@ def script(name: str, value: Any) -> str:
 
 
 def set_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
-    """All of a set's directions. `cells`: those that have a picture, by their number in the manifest."""
+    """All of a set's directions and composites. `cells`: those that have a picture, by their number in the manifest."""
     manifest = shown.manifest
     layers = {layer.name: number for number, layer in enumerate(manifest.layers)}
     recipes, sources, protocols, previews = Table(), Table(), Table(), Table()
@@ -91,6 +92,18 @@ def set_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
                 _preview(record, cells.get(number), previews),
             ]
         )
+    numbers = {record.id: number for number, record in enumerate(manifest.directions)}
+    composites = [
+        [
+            composite.name,
+            [[numbers[part.direction], _short(part.weight)] for part in composite.parts],
+            all(_exportable(manifest.directions[numbers[part.direction]]) for part in composite.parts),
+            [_label(label, sources, protocols) for label in composite.labels],
+            _quality(composite.quality, sources, protocols),
+            _preview(composite, cells.get(len(numbers) + number), previews),
+        ]
+        for number, composite in enumerate(manifest.composites)
+    ]
     return {
         "layers": [_layer(layer) for layer in manifest.layers],
         "recipes": [words[slug] for slug in recipes.items],
@@ -98,6 +111,7 @@ def set_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
         "protocols": protocols.items,
         "previews": previews.items,
         "directions": directions,
+        "composites": composites,
     }
 
 
@@ -108,7 +122,7 @@ def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
     named = 0
     sources: set[str] = set()
     confidence: float | None = None
-    for record in manifest.directions:
+    for record in manifest.sliders:
         named += bool(record.labels)
         for label in record.labels:
             entry = labels.setdefault(label.text, [label.text, 0])
@@ -131,6 +145,7 @@ def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
         "repo": row.repo,
         "commit": row.commit,
         "directions": len(manifest.directions),
+        "composites": len(manifest.composites),
         "named": named,
         "pictures": len(cells),
         "layers": [layer.name for layer in manifest.layers],
@@ -157,8 +172,8 @@ def index_data(cards: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def worth(record: DirectionRecord) -> tuple[bool, float]:
-    """How good a slider a direction's labels promise, as in a bank: a person's word first, then the evidence."""
+def worth(record: Slider) -> tuple[bool, float]:
+    """How good a slider the labels promise, as in a bank: a person's word first, then the evidence."""
 
     def of(label: Label) -> tuple[bool, float]:
         evidence = label.evidence
@@ -169,20 +184,21 @@ def worth(record: DirectionRecord) -> tuple[bool, float]:
 
 
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:
-    """The directions that stand for a set: the best one of each label, then unlabelled ones by their share."""
-    order = sorted(cells, key=lambda number: worth(manifest.directions[number]), reverse=True)
+    """The sliders that stand for a set: the best one of each label, then unlabelled directions by their share."""
+    sliders = manifest.sliders
+    order = sorted(cells, key=lambda number: worth(sliders[number]), reverse=True)
     chosen: dict[str, int] = {}
     for number in order:
-        labels = manifest.directions[number].labels
+        labels = sliders[number].labels
         if labels:
             chosen.setdefault(labels[0].text.casefold(), number)
-    bare = [number for number in order if not manifest.directions[number].labels]
+    bare = [number for number in order if number < len(manifest.directions) and not sliders[number].labels]
     bare.sort(key=lambda number: -manifest.directions[number].share)
     return [*chosen.values(), *bare][:PICKS]
 
 
 def _pick(manifest: Manifest, number: int, cell: Cell) -> dict[str, Any]:
-    record = manifest.directions[number]
+    record = manifest.sliders[number]
     assert record.preview is not None
     return {
         "number": number,
@@ -225,11 +241,11 @@ def _quality(quality: Quality | None, sources: Table, protocols: Table) -> list[
     return [numbers, span, sources.place(quality.source), protocol]
 
 
-def _preview(record: DirectionRecord, cell: Cell | None, previews: Table) -> int | None:
+def _preview(record: Slider, cell: Cell | None, previews: Table) -> int | None:
     return None if cell is None else previews.place(_grid(record, cell))
 
 
-def _grid(record: DirectionRecord, cell: Cell) -> dict[str, Any]:
+def _grid(record: Slider, cell: Cell) -> dict[str, Any]:
     assert record.preview is not None
     return {
         "seeds": list(record.preview.seeds),

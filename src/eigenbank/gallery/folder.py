@@ -76,6 +76,8 @@ def new_site(target: Path, *, force: bool = False) -> Iterator[Path]:
 def _put(work: Path, target: Path) -> None:
     """Move the new site into place. A folder cannot be replaced in one step: the old one steps aside just before."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        if os.name == "nt" and target.is_dir():
+            target.rmdir()  # Windows replaces no folder, not even an empty one
         os.replace(work, target)
         return
     foreign = bool(_strangers(target))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eigenbank.registry.card import preview_name
-from eigenbank.schemas import DirectionRecord, Manifest
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Manifest
 from eigenbank.schemas.errors import SetError
 
 MAX_BYTES = 8 * 2**20
@@ -23,8 +23,10 @@ class Cell:
     height: int
 
 
-def read_picture(folder: Path, manifest: Manifest, record: DirectionRecord) -> tuple[Cell, bytes] | None:
-    """A direction's preview and the size of its cells; None where the set has none.
+def read_picture(
+    folder: Path, manifest: Manifest, record: DirectionRecord | CompositeRecord
+) -> tuple[Cell, bytes] | None:
+    """The preview of a direction or composite, and the size of its cells; None where the set has none.
 
     Raises SetError for one that is missing, altered, no WebP picture, or no grid of equal cells as its record says.
     """

@@ -173,10 +173,10 @@ def _open(row: SetRow, catalog: Catalog, *, newest: bool, own: bool) -> Shown:
 
 
 def _copy_pictures(shown: Shown, folder: Path, target: Path) -> tuple[dict[int, Cell], list[str]]:
-    """Copy a set's pictures, each named by its direction's number. Returns the sizes of their cells, and what is wrong."""
+    """Copy a set's pictures, each named by its direction's or composite's number. Returns the sizes of their cells, and what is wrong."""
     cells: dict[int, Cell] = {}
     damaged = []
-    for number, record in enumerate(shown.manifest.directions):
+    for number, record in enumerate(shown.manifest.sliders):
         try:
             found = read_picture(folder, shown.manifest, record)
         except SetError as error:

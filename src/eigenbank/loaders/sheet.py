@@ -8,6 +8,8 @@ from torch import Tensor
 _INK = (32, 33, 36)
 _PALE = (110, 113, 120)
 _PAPER = (255, 255, 255)
+_BAR = (11, 110, 79)
+_TRACK = (226, 229, 233)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -22,12 +24,14 @@ def contact_sheet(
     *,
     title: str = "",
     notes: Sequence[str] = (),
+    effects: Sequence[float | None] = (),
     group: int = 0,
     cell: int = 96,
 ) -> Image.Image:
     """Draw rows of pictures `(columns, 3, h, w)` in [0, 1] with their names at the left and the columns' above.
 
-    `notes` are smaller second lines under the row names. A gap is left after every `group` columns (0: none). Small
+    `notes` are smaller second lines under the row names, `effects` bars below them, drawn against the longest; None where
+    an effect is not known. A gap is left after every `group` columns (0: none). Small
     pictures are enlarged to about `cell` pixels by a whole factor, without smoothing.
     """
     height, width = rows[0].shape[-2:]
@@ -50,9 +54,17 @@ def contact_sheet(
     for number, (row, name) in enumerate(zip(rows, row_names, strict=True)):
         y = top + number * (high + 6)
         note = notes[number] if notes else ""
-        draw.text((8, y + high / 2 - (9 if note else 0)), name, _INK, font, anchor="lm")
+        effect = effects[number] if effects else None
+        middle = y + high / 2 - (7 if effect is not None else 0)
+        draw.text((8, middle - (9 if note else 0)), name, _INK, font, anchor="lm")
         if note:
-            draw.text((8, y + high / 2 + 10), note, _PALE, small, anchor="lm")
+            draw.text((8, middle + 10), note, _PALE, small, anchor="lm")
+        if effect is not None:
+            longest = max(abs(each) for each in effects if each is not None) or 1.0
+            bar, length = (8, middle + 22), left - 60
+            draw.rectangle((*bar, bar[0] + length, bar[1] + 5), _TRACK)
+            draw.rectangle((*bar, bar[0] + length * abs(effect) / longest, bar[1] + 5), _BAR)
+            draw.text((bar[0] + length + 6, bar[1] + 2), f"{abs(effect):.2f}", _PALE, small, anchor="lm")
         for offset, pixels in zip(offsets, row, strict=True):
             sheet.paste(to_image(pixels).resize((wide, high), Image.Resampling.NEAREST), (offset, y))
     return sheet

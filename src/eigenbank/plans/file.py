@@ -14,7 +14,7 @@ from eigenbank.registry.files import replacing
 from eigenbank.registry.paths import home
 from eigenbank.registry.shipped import data_folder
 from eigenbank.schemas.common import Model
-from eigenbank.schemas.errors import PlanError, unknown
+from eigenbank.schemas.errors import PlanError, first_problem, unknown
 from eigenbank.schemas.plan import Drawing, Entry, Lock, Measurement, Plan, Settings
 
 MAX_BYTES = 64 * 2**20
@@ -73,9 +73,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         return Lock.model_validate_json(_bytes(path))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no lock file of a plan: {where}: {first['msg']}. Write it anew: eigenbank plan check"
+        message = f"{path} is no lock file of a plan: {first_problem(error)}. Write it anew: eigenbank plan check"
         raise PlanError(message) from error
 
 

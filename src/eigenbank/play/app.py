@@ -10,7 +10,7 @@ import gradio as gr
 from eigenbank.play import texts
 from eigenbank.play.layout import Layout
 from eigenbank.play.playground import Playground, Session, Shown
-from eigenbank.play.scene import MAX_SLIDERS, Scene, scene
+from eigenbank.play.scene import MAX_SLIDERS, Scene, moved, scene
 from eigenbank.play.studio import Knob, Studio
 from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import EigenbankError, SteerError
@@ -140,7 +140,7 @@ class Page:
     def _status(self, shown: Shown) -> str:
         parts = [f"{shown.steps} step{'s' * (shown.steps != 1)}"]
         parts += ["while dragging"] if not shown.full else []
-        parts += [f"{shown.seconds:.2f} s" if shown.seconds else "kept"]
+        parts += [f"{shown.seconds:.2f} s" if shown.seconds else "drawn before"]
         if shown.error is not None:
             parts += [f"round trip off by {shown.error:.3f}"]
         return note(" · ".join(parts)) + (note(shown.poor, problem=True) if shown.poor and shown.full else "")
@@ -248,18 +248,13 @@ def known(session: Session | None) -> Session:
     return session
 
 
-def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
-    """The sliders at the values that the page says; an empty field is zero."""
-    return tuple(each.model_copy(update={"scale": value or 0.0}) for each, value in zip(sliders, values, strict=False))
-
-
 def slot(knob: Knob, slider: Slider) -> gr.Slider:
     """A slot that shows a slider; wide enough for its value."""
     low, high = min(knob.low, slider.scale), max(knob.high, slider.scale)
-    told = "recommended" if knob.measured else "range not measured:"
+    told = "recommended" if knob.measured else "default range"
     extra = [f"{name} {value}" for name, value in slider.model_dump(include={"guidance", "site"}).items() if value]
     extra += [f"window {slider.window.start:g} to {slider.window.end:g}"] if slider.window is not None else []
-    info = " · ".join([f"{told} {knob.low:g} to {knob.high:g}", *extra])
+    info = " · ".join([f"{told} {knob.low:g} to {knob.high:g}".replace("-", "−"), *extra])
     return gr.Slider(minimum=low, maximum=high, value=slider.scale, label=knob.key, info=html.escape(info))
 
 

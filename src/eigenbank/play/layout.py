@@ -47,7 +47,7 @@ class Layout:
         self.status = gr.HTML(elem_id="status", padding=False, min_height=24)
 
     def _drawing(self) -> None:
-        with gr.Group():
+        with gr.Group(elem_id="drawing"):
             with gr.Row():
                 self.seed = gr.Number(
                     0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed", min_width=110

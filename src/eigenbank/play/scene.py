@@ -1,5 +1,6 @@
 """What a picture is of: everything that the page's controls say, checked and bounded."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -63,7 +64,18 @@ def scene(**values: Any) -> Scene:
     try:
         return Scene(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = first["loc"][0] if first["loc"] else "the sliders"
-        message = f"{where}: {first['msg'].removeprefix('Value error, ')}. Nothing was drawn"
-        raise SteerError(message) from error
+        raise _worded(error) from error
+
+
+def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
+    """The sliders at the values that a page says; an empty field is zero. Raises SteerError for what is no scale."""
+    pairs = zip(sliders, values, strict=False)
+    try:
+        return tuple(Slider.model_validate({**dict(slider), "scale": value or 0.0}) for slider, value in pairs)
+    except ValidationError as error:
+        raise _worded(error, "sliders: ") from error
+
+
+def _worded(error: ValidationError, where: str = "") -> SteerError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return SteerError(f"{where}{first['loc'][0]}: {first['msg']}. Nothing was drawn")

@@ -41,6 +41,9 @@ def serve(
             show_error=False, max_file_size=MAX_BYTES, state_session_capacity=SESSIONS, enable_monitoring=False,
             ssr_mode=False, pwa=False, mcp_server=False, run_history=False, footer_links=[], theme=theme(), css=CSS,
             js=SCRIPT, app_kwargs={"middleware": POLICY, "docs_url": None, "redoc_url": None, "openapi_url": None},
+            # Without its check whether it reaches itself: that goes through proxies, gives up after three seconds, and then
+            # tells people to make a share link.
+            _frontend=False,
         )  # fmt: skip
     except OSError as error:
         where = f"{host or os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1')}:{port or 'any of 100 ports'}"

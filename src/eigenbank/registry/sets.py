@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from eigenbank.registry.tensorfile import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
-from eigenbank.schemas.errors import SetError
+from eigenbank.schemas.errors import SetError, first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,9 +54,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no manifest of format 1: {where}: {first['msg']}. Nothing was read; build the set again"
+        message = f"{path} is no manifest of format 1: {first_problem(error)}. Nothing was read; build the set again"
         raise SetError(message) from error
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from eigenbank.registry.files import replacing
 from eigenbank.schemas import Sliders
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import SteerError, first_problem
 from eigenbank.schemas.sliders import MAX_SLIDERS_BYTES
 
 
@@ -38,9 +38,7 @@ def read_sliders(path: str | os.PathLike[str]) -> Sliders:
     try:
         return Sliders.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no valid sliders file: {where}: {first['msg']}. Nothing was read; docs/steering.md shows what one holds"
+        message = f"{path} is no valid sliders file: {first_problem(error)}. Nothing was read; docs/steering.md shows what one holds"
         raise SteerError(message) from error
 
 

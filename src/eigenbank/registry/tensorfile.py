@@ -70,7 +70,7 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
             )
             for name, entry in header.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         message = f"{where} is no safetensors file: its header is malformed. Nothing was read; fetch or save it again"
         raise TensorFileError(message) from error
     reached = 0

@@ -13,14 +13,14 @@ def _rounded(value: float) -> float:
     return round(value, 4) + 0.0  # never -0.0
 
 
-_ROUNDED = AfterValidator(_rounded)
-Measured = Annotated[float, Field(ge=0, le=1e6), _ROUNDED]
+ROUNDED = AfterValidator(_rounded)
+Measured = Annotated[float, Field(ge=0, le=1e6), ROUNDED]
 """A measured size, kept to four decimals: what a few seeds can tell is coarser than that."""
-Signed = Annotated[float, Field(ge=-1e6, le=1e6), _ROUNDED]
+Signed = Annotated[float, Field(ge=-1e6, le=1e6), ROUNDED]
 """The same with a sign."""
-Rate = Annotated[float, Field(ge=0, le=1), _ROUNDED]
+Rate = Annotated[float, Field(ge=0, le=1), ROUNDED]
 """A measured share or probability, kept to four decimals."""
-Scale = Annotated[float, Field(ge=-100, le=100), _ROUNDED]
+Scale = Annotated[float, Field(ge=-100, le=100), ROUNDED]
 
 
 class Evidence(Model):
@@ -137,8 +137,7 @@ class Weighted(Model):
 class CompositeRecord(Model):
     """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
 
-    The weights' squares sum to 1, so that a scale means as much change of the hidden states in all as it does for one
-    direction.
+    Weights are in token lengths of the direction's own layer, as scales are.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]

@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class EigenbankError(Exception):
@@ -62,6 +66,15 @@ class GalleryError(EigenbankError):
 
 class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
+
+
+def first_problem(error: "ValidationError", whole: str = "the document") -> str:
+    """Say where the first thing that pydantic found wrong is, and what: `directions.0.rank: Field required`. `whole` is
+    the name of what was validated, for a problem that is not of one of its parts.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

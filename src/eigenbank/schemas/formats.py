@@ -4,11 +4,14 @@ from typing import Any
 
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.manifest import Manifest
+from eigenbank.schemas.plan import Lock, Plan
 from eigenbank.schemas.sliders import Sliders
 
 FORMATS: dict[str, tuple[type[Model], str]] = {
     "manifest": (Manifest, "A direction set's `manifest.json`: everything about the set but its vectors"),
     "sliders": (Sliders, "A sliders file: an edit, as `--save-sliders` writes it and `--sliders` reads it"),
+    "plan": (Plan, "A plan file (TOML): the checkpoints to build and what is done with each"),
+    "lock": (Lock, "A plan's lock file (TOML): the commit each checkpoint is built at"),
 }
 """Name → model, and what the file is. A format's number is its model's field `format`."""
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import field_validator
 
-from eigenbank.registry.catalog import Catalog, transfer
+from eigenbank.registry.catalog import Catalog, lines
 from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.dump import checkpoints
@@ -325,4 +325,4 @@ def test_a_model_that_checks_more_than_its_fields_is_not_taken_for_them() -> Non
             return text.lower()
 
     with pytest.raises(TypeError, match="Checked has validators of its own"):
-        transfer._plain(Checked)
+        lines._plain(Checked)

@@ -1,5 +1,6 @@
 """Every fault at every request of publish and pull: afterwards all is whole, and the same command finishes the job."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,38 @@ def test_a_fault_while_looking_for_a_model(kind: str, name: str, published_set: 
     assert check_home(worker.client.home) == ([("acme/faces", REPO, commit)] if done.code == 0 else [])
     hub.mend()
     assert worker.run("pull", "acme/faces").code == 0
+    assert check_home(worker.client.home) == [("acme/faces", REPO, commit)]
+
+
+GARBLED = {
+    "tags-that-are-lists": ("info", lambda found: found.update(tags=[["eigenbank"], 3])),
+    "files-without-names": ("info", lambda found: [each.update(rfilename=7) for each in found["siblings"]]),
+    "sizes-that-are-texts": ("info", lambda found: [each.update(size="many") for each in found["siblings"]]),
+    "a-commit-that-is-a-number": ("info", lambda found: found.update(sha=12)),
+    "a-date-that-is-none": ("info", lambda found: found.update(lastModified="yesterday")),
+    "a-listing-of-nonsense": ("list", lambda found: [each.update(tags=7, sha=[]) for each in found]),
+}
+
+
+@pytest.mark.parametrize("name", GARBLED)
+def test_an_answer_that_lies_about_its_kinds_is_a_message(name: str, published_set: Path, worker: Worker) -> None:
+    hub = worker.client.hub
+    commit = hub.put(REPO, files_of(published_set))
+    kind, change = GARBLED[name]
+
+    def garble(body: bytes) -> bytes:
+        found = json.loads(body)
+        change(found)  # type: ignore[no-untyped-call]
+        return json.dumps(found).encode()
+
+    hub.fault(kind, "garbled", garble=garble)
+    done = worker.run("pull", "acme/faces" if kind == "list" else REPO)
+    assert done.code == 1, done.out
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.err
+    assert check_home(worker.client.home) == []
+    hub.mend()
+    assert worker.run("pull", REPO).code == 0
     assert check_home(worker.client.home) == [("acme/faces", REPO, commit)]
 
 

@@ -22,7 +22,7 @@ from eigenbank.builders.labelers.seam import Labeler
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.registry.sets import file_digest
 from eigenbank.schemas.common import Model, Text
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import SourceError, first_problem
 
 Positive = Annotated[float, Field(gt=0)]
 BATCH = 64
@@ -96,9 +96,7 @@ def _config(path: Path) -> ReaderConfig:
         message = f"{path} cannot be read ({error.strerror}): no label was given. It must name the model's scores"
         raise SourceError(message) from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no attribute model's config: {where}: {first['msg']}. No label was given"
+        message = f"{path} is no attribute model's config: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
 
 

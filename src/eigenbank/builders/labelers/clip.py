@@ -19,7 +19,7 @@ from torch import Tensor
 from eigenbank.builders.labelers.seam import Labeler
 from eigenbank.registry.shipped import data_folder
 from eigenbank.schemas.common import Model, Text
-from eigenbank.schemas.errors import SourceError, unknown
+from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 BATCH = 64
@@ -68,9 +68,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         message = f"{path} cannot be read ({error.strerror}): no label was given"
         raise SourceError(message) from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"{path} is no vocabulary: {where}: {first['msg']}. No label was given"
+        message = f"{path} is no vocabulary: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
 
 

@@ -14,13 +14,18 @@
       content.append(h("p", { class: "status" }, text, " ", h("a", { class: "clear", href: link({ model: card.name }) }, "Show all")));
       eigenbank.announce(text);
     }
-    const best = inTurn(eigenbank.sorted(set.directions.filter((direction) => direction.labels.length), "confidence"));
+    const best = inTurn(eigenbank.sorted(set.sliders.filter((slider) => slider.labels.length), "confidence"));
     if (!filtered && best.length) content.append(named(best));
-    const layers = [...byLayer(chosen)];
+    const composites = chosen.filter((slider) => slider.parts && (filtered || !slider.labels.length));
+    if (composites.length) {
+      const grid = h("div", { class: "grid" });
+      content.append(h("h2", { class: "section" }, "Composites"), grid, growing(grid, composites, (slider) => directionCard(slider), { size: 12 }));
+    }
+    const layers = [...byLayer(chosen.filter((slider) => !slider.parts))];
     const whole = byLayer(set.directions);
     const list = h("div", { class: "layers" });
     if (layers.length) {
-      if (!filtered) content.append(h("h2", { class: "section" }, "By layer"), legend());
+      if (!filtered || composites.length) content.append(h("h2", { class: "section" }, "By layer"), legend());
       content.append(list, growing(list, layers, ([layer, recipes]) => layerSection(layer, recipes, whole.get(layer), state), { size: 2, start: eigenbank.grown ?? 2 }));
     }
     marking(content);
@@ -41,7 +46,7 @@
 
   function head(card) {
     const facts = [
-      ["Directions", card.directions.toLocaleString("en")],
+      ["Directions", card.directions.toLocaleString("en"), card.composites ? `, and ${count(card.composites, "composite")}` : null],
       ["Named", card.named.toLocaleString("en")],
       ["With pictures", card.pictures.toLocaleString("en")],
       ["Denoiser", breakable(card.denoiser)],

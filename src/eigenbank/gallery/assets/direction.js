@@ -16,11 +16,11 @@
     const content = h("div", { class: "one direction" },
       h("header", { class: "page" },
         h("p", { class: "crumbs" }, h("a", { href: "#" }, "All checkpoints"), " / ", h("a", { href: link({ model: set.card.name }) }, breakable(set.card.name)),
-          " / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))),
-        h("h1", null, title ? quote(title) : "An unnamed direction"),
-        h("p", { class: "id" }, breakable(found.id)), around(found)),
+          found.parts ? null : [" / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))]),
+        h("h1", null, title ? quote(title) : found.parts ? "An unnamed composite" : "An unnamed direction"),
+        h("p", { class: "id" }, breakable(found.id)), found.parts ? null : around(found)),
       h("div", { class: "look" }, h("section", { class: "stage", "aria-label": "Pictures" }, found.picture ? stage.root : stage), said(found)),
-      h("div", { class: "columns" }, behaviour(found), standing(found)),
+      h("div", { class: "columns" }, behaviour(found), found.parts ? madeOf(found) : standing(found)),
       fits(found),
       h("section", { "aria-labelledby": "use" }, h("h2", { class: "section", id: "use" }, "Use it"), uses.root));
     return { title: title ?? found.id, content };
@@ -52,8 +52,9 @@
   function around(found) {
     const members = eigenbank.byLayer(found.set.directions).get(found.layer).get(found.recipe);
     const at = members.indexOf(found);
-    const to = (other, text, rel) => (other ? h("a", { href: linkTo(other), rel }, text) : h("span", { class: "soft", "aria-disabled": "true" }, text));
-    return h("nav", { class: "around", "aria-label": "Neighbours in the spectrum" }, to(members[at - 1], "← stronger", "prev"), to(members[at + 1], "weaker →", "next"));
+    const to = (other, text, rel) => (other ? h("a", { href: linkTo(other), rel }, text(other.rank)) : null);
+    return h("nav", { class: "around", "aria-label": "Neighbours in the spectrum" },
+      to(members[at - 1], (rank) => `← rank ${rank}`, "prev"), to(members[at + 1], (rank) => `rank ${rank} →`, "next"));
   }
 
   function said(found) {
@@ -113,15 +114,27 @@
       eigenbank.spectrum(members, { chosen: found, name: `${layer.name}, ${recipe.slug}` }), facts(lines));
   }
 
+  // A composite's directions, the heaviest first.
+  function madeOf(found) {
+    const parts = [...found.parts].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+    const most = Math.abs(parts[0].weight) || 1;
+    const list = h("ul", { class: "parts" });
+    const more = eigenbank.growing(list, parts, ({ direction: part, weight }) => h("li", null,
+      h("a", { href: linkTo(part) }, breakable(part.id)), h("span", { class: "weight" }, signed(Number(weight.toPrecision(2)))),
+      h("span", { class: "bar", "--fill": Math.abs(weight) / most, "aria-hidden": "true" })), { size: 12 });
+    return h("section", { "aria-labelledby": "made" }, h("h2", { id: "made" }, "Made of"),
+      h("p", { class: "soft" }, `A ${eigenbank.compositeOf(found)}, added together, each at its weight times the scale.`), list, more);
+  }
+
   function fits(found) {
     const { card } = found.set;
     const hub = eigenbank.hubLink(card);
     return h("section", { class: "fits", "aria-labelledby": "fits" }, h("h2", { id: "fits" }, "Will it work on my model?"),
       h("p", null, "The pipeline's own weights are asked, never its name. ", h("strong", null, "Exact"), " when they are the very weights of ", breakable(card.model),
         ", in float32, float16 or bfloat16. ", h("strong", null, "Transfer"), ", for fine-tunes, when this is still an eigenvector of theirs: cos∠(M′v, v) of at least 0.9. ",
-        h("strong", null, "Foreign"), " below that, and refused unless forced. ", h("strong", null, "Incompatible"), " when the layer is not there, or not ", `${found.layer.width} wide. `,
+        h("strong", null, "Foreign"), " below that, and refused unless forced. ", h("strong", null, "Incompatible"), " when the layer is not there, or not ", found.parts ? "as wide. " : `${found.layer.width} wide. `, found.parts ? "A composite is asked direction by direction. " : null,
         "Of quantised weights only the shape can be compared."),
-      facts([["Weights of the layer", found.layer.digest ? h("code", null, `sha256 ${found.layer.digest}…`) : "digest not known"], ["Set on the Hub", hub ?? "not published"]]));
+      facts([!found.parts && ["Weights of the layer", found.layer.digest ? h("code", null, `sha256 ${found.layer.digest}…`) : "digest not known"], ["Set on the Hub", hub ?? "not published"]].filter(Boolean)));
   }
 
   function facts(lines) {

@@ -33,7 +33,7 @@ const eigenbank = {};
 
   // A name that may be broken where it has a dot, a slash or a colon.
   function breakable(name) {
-    const parts = name.split(/(?<=[./:@#_-])/);
+    const parts = name.split(/(?<=[./:@#])/);
     return h("bdi", null, parts.flatMap((part, i) => (i ? [h("wbr"), part] : [part])));
   }
 

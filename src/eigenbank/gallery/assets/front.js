@@ -2,7 +2,7 @@
 // The front page: the checkpoints as cards; or, as soon as something is asked for, the directions that answer.
 
 {
-  const { h, quote, breakable, count, percent, link, strip, scrubber, picture } = eigenbank;
+  const { h, quote, breakable, count, link, strip, scrubber, picture } = eigenbank;
 
   const ASKING = ["q", "kind", "recipe", "source", "min", "named", "family"];
   const SORTS = { match: "best match", confidence: "confidence", strength: "strength", share: "share of the spectrum", eigenvalue: "eigenvalue" };
@@ -33,7 +33,7 @@
     const words = h("div", { class: "say" },
       h("h1", null, "Sliders found in the weights"),
       h("p", { class: "lead" }, `${count(total, "editing direction")} of ${count(index.sets.length, "diffusion checkpoint")}, computed from the weights alone. `,
-        named ? `${named.toLocaleString("en")} of them ${named === 1 ? "has" : "have"} earned a name by what ${named === 1 ? "it was" : "they were"} seen to do.` : "None has a name yet: look, and judge for yourself."));
+        named ? `${count(named, "slider")} ${named === 1 ? "has" : "have"} earned a name by what ${named === 1 ? "it was" : "they were"} seen to do.` : "None has a name yet: look, and judge for yourself."));
     if (!card) return h("section", { class: "hero" }, words);
     const pick = card.picks[0];
     const name = pick.label ?? pick.id;
@@ -70,7 +70,7 @@
   }
 
   function checkpointCard(card) {
-    const facts = [count(card.directions, "direction"), card.named ? `${card.named.toLocaleString("en")} named` : "none named yet", count(card.layers.length, "layer")];
+    const facts = [count(card.directions, "direction"), card.composites ? count(card.composites, "composite") : null, card.named ? `${card.named.toLocaleString("en")} named` : "none named yet", count(card.layers.length, "layer")];
     const strips = card.picks.map((pick) => {
       const name = pick.label ?? pick.id;
       const film = strip(picture(card.slug, pick.number, pick.preview, pick.polarity), `${name}, at every scale`);
@@ -79,7 +79,7 @@
     });
     return h("article", { class: "checkpoint" },
       h("h3", null, h("a", { href: link({ model: card.name }) }, breakable(card.name))),
-      h("p", { class: "facts" }, facts.join(" · ")),
+      h("p", { class: "facts" }, facts.filter(Boolean).join(" · ")),
       strips.length ? h("ul", { class: "strips" }, strips) : h("p", { class: "soft nothing" }, "No pictures drawn yet."),
       h("p", { class: "where" }, breakable(card.denoiser), " · ", card.licence ? ["licence ", quote(card.licence)] : "licence unknown"));
   }
@@ -91,7 +91,7 @@
     const found = h("div", { class: "found" });
     results.append(status, chips, found);
     const matching = state.q ? index.sets.filter((card) => eigenbank.words(state.q).every((word) => eigenbank.words(card.name).some((own) => own.startsWith(word))) && cards.includes(card)) : [];
-    chips.append(...matching.slice(0, 12).map((card) => h("a", { href: link({ model: card.name }) }, breakable(card.name), h("span", { class: "soft" }, ` ${card.directions}`))));
+    chips.append(...matching.slice(0, 12).map((card) => h("a", { href: link({ model: card.name }) }, breakable(card.name), h("span", { class: "soft" }, ` ${card.directions.toLocaleString("en")}`))));
     const sets = [];
     const lost = [];
     const turn = eigenbank.turn;
@@ -137,5 +137,5 @@
       h("p", { class: "chips" }, best.map(([text, number]) => h("a", { href: link({ q: text }) }, quote(text), h("span", { class: "soft" }, ` ${number}`)))));
   }
 
-  Object.assign(eigenbank, { front, percent });
+  Object.assign(eigenbank, { front });
 }

@@ -2,12 +2,17 @@
 // The pieces that several views are made of.
 
 {
-  const { h, quote, breakable, signed, number, percent, link, scrubber } = eigenbank;
+  const { h, quote, breakable, number, percent, link, scrubber } = eigenbank;
 
   const titleOf = (direction) => direction.labels[0]?.text ?? null;
 
   function plainName(direction) {
     return titleOf(direction) ?? `${direction.id}`;
+  }
+
+  function compositeOf({ parts }) {
+    const layers = new Set(parts.map(({ direction }) => direction.layer)).size;
+    return `composite of ${eigenbank.count(parts.length, "direction")} of ${eigenbank.count(layers, "layer")}`;
   }
 
   function linkTo(direction) {
@@ -34,9 +39,10 @@
   // One direction among many: its pictures with their slider, its name, where it is from.
   function directionCard(direction, { model = false } = {}) {
     const title = titleOf(direction);
-    const heading = h("h3", { class: "name" }, h("a", { href: linkTo(direction) }, title ? quote(title) : `rank ${direction.rank}`));
-    const where = h("p", { class: "where" }, model ? [breakable(direction.set.card.name), " · "] : null, breakable(direction.layer.name),
-      " · ", breakable(direction.recipe.slug), title ? ` · rank ${direction.rank}` : null);
+    const heading = h("h3", { class: "name" }, h("a", { href: linkTo(direction) }, title ? quote(title) : direction.parts ? breakable(direction.id) : `rank ${direction.rank}`));
+    const place = direction.parts ? compositeOf(direction)
+      : [breakable(direction.layer.name), " · ", breakable(direction.recipe.slug), title ? ` · rank\u00a0${direction.rank}` : null];
+    const where = h("p", { class: "where" }, model ? [breakable(direction.set.card.name), " · "] : null, place);
     const facts = h("p", { class: "facts" }, cardFacts(direction));
     const picture = direction.picture
       ? scrubber(direction.picture, { name: plainName(direction), start: startOf(direction), range: rangeOf(direction) }).root
@@ -64,7 +70,7 @@
         if (value !== null) facts.push(measureWord(measures[place], value));
       }
     }
-    facts.push(`${percent(direction.share)} of its spectrum`);
+    if (direction.share !== null) facts.push(`${percent(direction.share)} of its spectrum`);
     if (!direction.picture) facts.push("no picture drawn");
     return facts.join(" · ");
   }
@@ -190,6 +196,6 @@
   }
 
   Object.assign(eigenbank, {
-    titleOf, plainName, confidence, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice, signed,
+    titleOf, plainName, confidence, compositeOf, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice,
   });
 }

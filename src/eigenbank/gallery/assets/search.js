@@ -36,7 +36,7 @@
       (!state.family || card.denoiser === state.family) &&
       (!state.kind || card.kinds.includes(state.kind)) &&
       (!state.recipe || card.recipes.includes(state.recipe)) &&
-      (!state.source || card.named_sources.has(state.source)) &&
+      (!state.source || card.sources.includes(state.source)) &&
       (!state.min || (card.confidence ?? -1) >= Number(state.min)) &&
       (state.named !== "yes" || card.named > 0) &&
       (!state.model || card.name === state.model) &&
@@ -71,8 +71,8 @@
     match: (a, b) => b.score - a.score || pictured(b) - pictured(a) || b.confidence - a.confidence || b.share - a.share,
     confidence: (a, b) => b.confidence - a.confidence || b.share - a.share,
     strength: (a, b) => strength(b) - strength(a),
-    share: (a, b) => b.share - a.share,
-    eigenvalue: (a, b) => b.eigenvalue - a.eigenvalue,
+    share: (a, b) => (b.share ?? -1) - (a.share ?? -1),
+    eigenvalue: (a, b) => (b.eigenvalue ?? -1) - (a.eigenvalue ?? -1),
   };
   const pictured = (direction) => (direction.picture ? 1 : 0);
   const strength = (direction) => direction.quality?.values[0] ?? Math.max(-1, ...direction.labels.map((label) => Math.abs(label.evidence?.effect ?? -1)));
@@ -81,7 +81,7 @@
     const query = words(state.q ?? "");
     const found = [];
     for (const set of sets) {
-      for (const direction of set.directions) {
+      for (const direction of set.sliders) {
         const points = score(direction, state, query);
         if (points) {
           direction.score = points;

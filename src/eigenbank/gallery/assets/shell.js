@@ -64,7 +64,7 @@
     main.replaceChildren(content);
     main.dataset.view = eigenbank.shown;
     document.title = title ? `${title} · eigenbank gallery` : "eigenbank gallery";
-    eigenbank.settled = () => scrollTo(0, before?.y ?? 0);
+    eigenbank.settled = () => before && scrollTo(0, before.y);
     if (typing) return;
     scrollTo(0, before?.y ?? 0);
     const heading = main.querySelector("h1");
@@ -86,7 +86,6 @@
     const next = { ...parse(location.hash), ...changes };
     delete next.direction;
     delete next.scale;
-    if (parse(location.hash).direction && !next.model) next.model = "";
     remember();
     const to = link(next);
     if (to === link(parse(location.hash))) return;

@@ -17,7 +17,6 @@
   function receive(name, value) {
     if (name === "index") {
       index = value;
-      for (const card of index.sets) card.named_sources = new Set(card.sources);
       return;
     }
     sets.set(name, decode(cardOf(name), value));
@@ -52,22 +51,34 @@
   }
 
   function decode(card, raw) {
-    const set = { card, layers: raw.layers, recipes: raw.recipes, directions: [], byId: new Map() };
+    const set = { card, layers: raw.layers, recipes: raw.recipes, directions: [], composites: [], byId: new Map() };
     const { sources, protocols } = raw;
     for (const [number, row] of raw.directions.entries()) {
       const [layer, recipe, rank, eigenvalue, share, gap, labels, quality, preview] = row;
-      const direction = { set, number, layer: raw.layers[layer], recipe: raw.recipes[recipe], rank, eigenvalue, share, gap };
+      const direction = { set, number, layer: raw.layers[layer], recipe: raw.recipes[recipe], rank, eigenvalue, share, gap, parts: null };
       direction.id = `${direction.layer.name}/${direction.recipe.slug}/${rank}`;
-      direction.fullId = `${card.model}#${direction.id}`;
-      direction.key = `${card.name}#${direction.id}`;
-      direction.labels = labels.map((label) => decodeLabel(label, sources, protocols));
-      direction.confidence = Math.max(-1, ...direction.labels.map((label) => label.confidence ?? -1));
-      direction.quality = quality && { values: quality[0], range: quality[1], source: sources[quality[2]], protocol: protocols[quality[3]] };
-      const polarity = direction.labels[0]?.polarity ?? 1;
-      direction.polarity = polarity;
-      direction.picture = preview === null ? null : picture(card.slug, number, raw.previews[preview], polarity);
-      set.directions.push(direction);
-      set.byId.set(direction.id, direction);
+      set.directions.push(finish(direction, labels, quality, preview));
+    }
+    for (const [number, [name, parts, exportable, labels, quality, preview]] of raw.composites.entries()) {
+      const composite = { set, number: set.directions.length + number, rank: null, eigenvalue: null, share: null, gap: null };
+      composite.id = `composite/${name}`;
+      composite.layer = { name: "composite", kind: "composite" };
+      composite.recipe = { slug: name, exportable };
+      composite.parts = parts.map(([place, weight]) => ({ direction: set.directions[place], weight }));
+      set.composites.push(finish(composite, labels, quality, preview));
+    }
+    set.sliders = [...set.directions, ...set.composites];
+
+    // What directions and composites have in common.
+    function finish(slider, labels, quality, preview) {
+      slider.key = `${card.name}#${slider.id}`;
+      slider.labels = labels.map((label) => decodeLabel(label, sources, protocols));
+      slider.confidence = Math.max(-1, ...slider.labels.map((label) => label.confidence ?? -1));
+      slider.quality = quality && { values: quality[0], range: quality[1], source: sources[quality[2]], protocol: protocols[quality[3]] };
+      slider.polarity = slider.labels[0]?.polarity ?? 1;
+      slider.picture = preview === null ? null : picture(card.slug, slider.number, raw.previews[preview], slider.polarity);
+      set.byId.set(slider.id, slider);
+      return slider;
     }
     return set;
   }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eigenbank.registry.catalog.models import EPOCH, MICROSECOND
 from eigenbank.schemas import Label, Manifest, Quality
@@ -131,6 +131,11 @@ def microseconds(moment: datetime) -> int:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)) - EPOCH) // MICROSECOND
 
 
+def moment(since: int) -> datetime:
+    """Return the point in time that is so many microseconds after 1970, in UTC."""
+    return EPOCH + MICROSECOND * since
+
+
 def label_data(label: Label) -> LabelData:
     """Return a label's values."""
     found, evidence = label.evidence, None
@@ -138,6 +143,18 @@ def label_data(label: Label) -> LabelData:
         evidence = EvidenceData(**{name: getattr(found, name) for name in EvidenceData._fields})
     created = microseconds(label.created)
     return LabelData(label.text, label.source, label.polarity, label.confidence, created, label.note, evidence)
+
+
+def label_document(label: LabelData) -> dict[str, Any]:
+    """Return a label as JSON, in the form of `schemas.Label`."""
+    document: dict[str, Any] = {"text": label.text, "polarity": label.polarity, "source": label.source}
+    document["confidence"] = label.confidence
+    document["created"] = moment(label.created).isoformat()
+    if label.note is not None:
+        document["note"] = label.note
+    if label.evidence is not None:
+        document["evidence"] = label.evidence._asdict()
+    return document
 
 
 def _quality_data(quality: Quality) -> QualityData:

@@ -14,6 +14,7 @@ from eigenbank.registry.catalog.content import (
     SetData,
     SetFacts,
     label_data,
+    label_document,
 )
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -126,8 +127,6 @@ def labels_by_name(connection: Connection, set_id: int) -> dict[str, list[LabelD
 
 def stray_text(label: LabelData) -> str:
     """Return a label as it is kept while it waits for its direction."""
-    from eigenbank.registry.catalog.transfer import label_document
-
     return json.dumps(label_document(label), ensure_ascii=False)
 
 

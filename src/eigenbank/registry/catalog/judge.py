@@ -1,6 +1,6 @@
 """How well directions match a text: the key that puts them in order, and the condition that they match at all."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
@@ -88,11 +88,13 @@ class Ranges:
         return number <= self._lasts[bisect_right(self._firsts, number)]
 
     def among(self, numbers: list[int]) -> list[int]:
-        """Return those of the directions that are of one of the sets."""
-        if not self._found:
-            return []
-        firsts, lasts = self._firsts, self._lasts
-        return [number for number in numbers if number <= lasts[bisect_right(firsts, number)]]
+        """Return those of the directions that are of one of the sets. Sets are few: each is looked for among them."""
+        ordered = sorted(numbers)
+        return [
+            number
+            for first, last in self._found
+            for number in ordered[bisect_left(ordered, first) : bisect_right(ordered, last)]
+        ]
 
 
 def named_sets(connection: Connection, matches: Matches) -> Ranges | None:
@@ -134,7 +136,8 @@ def labelled_of_source(connection: Connection, matches: Matches, test: LabelTest
     sources = among(LabelTable.source_id, sorted(test.sources or ()))
     statement = select(LabelTable.direction_id, LabelTable.text_id).where(sources, *test.conditions(sources=False))
     rows = rows_of(connection, statement)
-    return {number for number, text in rows if text in matches.tiers or named.holds(number)}
+    tiers = matches.tiers
+    return {row[0] for row in rows if row[1] in tiers}.union(named.among([row[0] for row in rows]))
 
 
 def matching(matches: Matches, test: LabelTest) -> Any:

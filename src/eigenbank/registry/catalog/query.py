@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from eigenbank.schemas.errors import CatalogError, unknown
@@ -68,7 +68,12 @@ class Filters:
     @property
     def digest(self) -> str:
         """A short digest of the whole, so that a cursor of another search is noticed."""
-        return hashlib.sha256(ascii(astuple(self)).encode()).hexdigest()[:12]
+        return hashlib.sha256(ascii(self.values).encode()).hexdigest()[:12]
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """All fields in order. `dataclasses.astuple` would copy each, which takes a tenth of a search's time."""
+        return tuple(vars(self).values())
 
 
 def check_sort(sort: str) -> None:

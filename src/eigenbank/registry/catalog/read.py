@@ -4,14 +4,12 @@ The statements are made once: SQLAlchemy then finds their compiled form without 
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, select
 
+from eigenbank.registry.catalog.content import moment
 from eigenbank.registry.catalog.models import (
-    EPOCH,
-    MICROSECOND,
     CheckpointTable,
     DirectionTable,
     LabelTable,
@@ -216,11 +214,6 @@ def _made(model: type[M], values: dict[str, Any]) -> M:
     put(made, "__pydantic_extra__", None)
     put(made, "__pydantic_private__", None)
     return made
-
-
-def moment(microseconds: int) -> datetime:
-    """Return the point in time that is so many microseconds after 1970, in UTC."""
-    return EPOCH + MICROSECOND * microseconds
 
 
 def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: Any) -> list[Any]:

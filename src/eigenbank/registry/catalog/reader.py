@@ -1,7 +1,6 @@
 """Questions to a catalog: its sets, names and directions."""
 
 import math
-from dataclasses import astuple
 
 from sqlalchemy import func, select
 
@@ -222,7 +221,7 @@ class Reader:
             max_drift=max_drift,
             sort=sort,
         )
-        if any(isinstance(value, float) and math.isnan(value) for value in astuple(filters)):
+        if any(isinstance(value, float) and math.isnan(value) for value in filters.values):
             message = "nan is no bound: give a number."
             raise CatalogError(message)
         with self._database.reading() as connection:

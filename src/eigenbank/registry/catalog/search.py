@@ -11,28 +11,24 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from eigenbank.registry.catalog import read
+from eigenbank.registry.catalog.asked import Asked
 from eigenbank.registry.catalog.judge import (
-    Ranges,
     best_keys,
-    labelled,
     labelled_of_source,
-    matching,
-    named_sets,
     sets_at,
     standing,
 )
-from eigenbank.registry.catalog.match import NAMES, Matches, conditions, match
+from eigenbank.registry.catalog.match import NAMES, conditions
 from eigenbank.registry.catalog.merge_texts import Keep, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
-from eigenbank.registry.catalog.query import Filters, Position, decode, encode
+from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
-from eigenbank.registry.catalog.scope import Bound, bounds, count, label_test, labelled_by, rank_of, resolve
+from eigenbank.registry.catalog.scope import Bound, count, labelled_by, rank_of
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
 
@@ -44,9 +40,6 @@ _FEW_LABELS = 200
 """Labels of matching texts that are gathered rather than merged."""
 MANY = 400_000
 """More rows than this are never gathered."""
-
-_ASCENDING = ("rank", "drift")
-"""The orders in which the smallest comes first; those of other columns begin with the largest."""
 
 _LAST = select(func.max(DirectionTable.id))
 _OF_SPECTRA = (
@@ -74,19 +67,8 @@ class Driver:
     sources: bool = False
 
 
-class Search:
+class Search(Asked):
     """One search in one transaction."""
-
-    def __init__(self, connection: Connection, filters: Filters) -> None:
-        self.connection = connection
-        self.filters = filters
-        self.test = label_test(connection, filters)
-        self.scope = resolve(connection, filters)
-        self.bounds = bounds(filters)
-        self.matches: Matches | None = None if filters.text is None else match(connection, filters.text)
-        self.ranked = self.matches is not None and filters.sort == "match"
-        self.column = None if filters.sort in ("match", "catalog") else getattr(DirectionTable, filters.sort)
-        self.descending = self.ranked or filters.sort not in ("catalog", *_ASCENDING)
 
     def page(self, limit: int, cursor: str | None) -> Page:
         """Return up to `limit` directions after the cursor."""
@@ -140,7 +122,8 @@ class Search:
             own = bound.conditions(indexed=True)
             found.append(Driver(count(self.connection, DirectionTable.id, own, most), own, bound))
         if self.test.sources is not None:
-            found += self._by_labels([among(LabelTable.source_id, sorted(self.test.sources))], most)
+            own = [among(LabelTable.source_id, sorted(self.test.sources)), *self.test.conditions(sources=False)]
+            found += self._by_labels(own, most)
         if self.matches is not None and (self.ranked or self.matches.places is None):
             texts = [*self.matches.tiers, *self.matches.mixed]
             found += self._by_labels([among(LabelTable.text_id, texts)], most, texts=True)
@@ -168,50 +151,10 @@ class Search:
         matched = not self.matches.mixed and self.test.anything
         return [Driver(number, directions, partial=partial, matched=matched)]
 
-    def _conditions(self, indexed: Bound | None = None) -> list[Any]:
-        """The conditions on directions; only the bound `indexed` may be a way in."""
-        found = [condition for bound in self.bounds for condition in bound.conditions(indexed=bound is indexed)]
-        if self.test.sources is not None and not self.ranked:
-            found.append(labelled_by(self.test))
-        return found
-
-    def _fitting(self, statement: Any, limits: list[Any], *, scoped: bool = False, matched: bool = False) -> Any:
-        """Limit a statement on directions to those in the scope that meet the limits and match the text. `scoped`,
-        `matched`: it is limited so already.
-        """
-        statement = statement.where(*limits)
-        if self.scope.spectra is not None and not scoped:
-            statement = statement.where(among(unindexed(DirectionTable.spectrum_id), self.scope.spectra))
-        words = None if self.matches is None or matched else matching(self.matches, self.test)
-        if words is None and (self.scope.everything or self.scope.spectra is not None):
-            return statement
-        statement = statement.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        statement = statement.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        if self.scope.spectra is None:
-            statement = statement.where(*self.scope.conditions(indexed=False))
-        if words is not None:
-            statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
-        return statement
-
-    def _fits(self, numbers: list[int], limits: list[Any], *, matched: bool = False) -> set[int]:
-        """Return those of the directions that are in the scope, meet the limits and match the text (`matched`: as all do)."""
-        if self.matches is not None and self.named is not None and not matched:
-            numbers = sorted(labelled(self.connection, self.matches, self.test, self.named, numbers))
-            matched = True
-        if not numbers or (matched and self.scope.everything and not limits):
-            return set(numbers)
-        statement = select(DirectionTable.id).where(among(DirectionTable.id, numbers))
-        return {row[0] for row in rows_of(self.connection, self._fitting(statement, limits, matched=matched))}
-
-    @cached_property
-    def named(self) -> Ranges | None:
-        """The sets whose names alone match; None where it is not by set."""
-        return None if self.matches is None else named_sets(self.connection, self.matches)
-
     # Gathering
 
     def _gathered(self, driver: Driver, after: Position | None, wanted: int) -> Iterator[Position]:
-        others = self._conditions(driver.bound)
+        others = self.conditions(driver.bound, sources=not driver.sources)
         limits = driver.conditions + others
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
@@ -220,17 +163,17 @@ class Search:
             yield from (Position(0, None, row[0]) for row in rows_of(self.connection, _OF_SPECTRA, values))
             return
         if not self.ranked:
-            statement = self._fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
+            statement = self.fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
             yield from self._sorted_by_database(statement, after, wanted)
             return
         if driver.sources and self.matches is not None and self.named is not None:
             found = labelled_of_source(self.connection, self.matches, self.test, self.named)
-            numbers = sorted(self._fits(sorted(found), self._conditions(), matched=True))
+            numbers = sorted(self.fits(sorted(found), self.conditions(), matched=True))
         else:
-            statement = self._fitting(statement, limits, scoped=driver.scope, matched=True)
+            statement = self.fitting(statement, limits, scoped=driver.scope, matched=True)
             numbers = [row[0] for row in rows_of(self.connection, statement)]
             if not driver.matched:
-                numbers = sorted(self._fits(numbers, []))
+                numbers = sorted(self.fits(numbers, []))
         best = best_keys(self.connection, self.matches, self.test, numbers)
         positions = [standing(number, key) for number, key in best.items() if not (driver.partial and key[0] == NAMES)]
         start = None if after is None else after.order(descending=True)
@@ -282,7 +225,7 @@ class Search:
             yield from batch
 
     def _walked(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
-        limits = self._conditions()
+        limits = self.conditions()
         if self.column is None and not self.scope.everything and self.matches is None:
             start = after.direction if after is not None else 0
             for numbers in by_set(self.connection, self.scope, [], limits, start, wanted, budget):
@@ -292,22 +235,13 @@ class Search:
         yield from by_column(
             self.connection,
             self.column,
-            None if everything else lambda numbers: self._fits(numbers, limits),
+            None if everything else lambda numbers: self.fits(numbers, limits),
             descending=self.descending,
             after=after,
             wanted=wanted,
             budget=budget,
-            own=[condition for bound in self._starting() for condition in bound.conditions(indexed=True)],
+            own=[condition for bound in self.starting() for condition in bound.conditions(indexed=True)],
         )
-
-    def _starting(self) -> list[Bound]:
-        """The bounds that an index in the order asked for can start from: on that column, or on the rank before it."""
-        return [
-            bound
-            for bound in self.bounds
-            if bound.column is self.column
-            or (bound.column is DirectionTable.rank and self.filters.sort in ("eigenvalue", "share"))
-        ]
 
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
         """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
@@ -324,7 +258,7 @@ class Search:
         ]
         if limits or not self.scope.everything:
             statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
-            statement = self._fitting(statement, limits, matched=True)
+            statement = self.fitting(statement, limits, matched=True)
         for tier in range(NAMES):
             texts: dict[int, tuple[Any, Keep]] = {
                 text: (statement, None) for text, found in self.matches.tiers.items() if found == tier
@@ -367,7 +301,7 @@ class Search:
             return
         start = after.direction if after is not None and after.stream == 2 * NAMES else 0
         places = list(self.matches.places)
-        limits = self._conditions()
+        limits = self.conditions()
         if not self.test.anything:
             limits.append(labelled_by(self.test))
         for numbers in by_set(self.connection, self.scope, places, limits, start, wanted, budget):

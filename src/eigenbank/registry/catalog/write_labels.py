@@ -46,7 +46,8 @@ def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]
         source, effect, selectivity, consistency, linearity, between, locality, drift, *_ = quality
         low, high = between or (None, None)
         values = (effect, selectivity, consistency, linearity, low, high, locality, drift)
-        found.append((sources[source], protocols[quality[8:]], *map(parts, values)))
+        kept = [None if value is None else round(value * PARTS) for value in values]
+        found.append((sources[source], protocols[quality[8:]], *kept))
     return found
 
 

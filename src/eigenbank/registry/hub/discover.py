@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import cached_commits, is_commit, is_repo_id
 from eigenbank.registry.hub.pull import Pulled, cached_set
-from eigenbank.registry.hub.remote import TAG, api, bases_of
+from eigenbank.registry.hub.remote import TAG, Told, api, told
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.sets import MANIFEST
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
+    pass
 
 TRUST = "EIGENBANK_TRUST"
 """Environment variable: users and organisations, separated by commas, whose sets are preferred."""
@@ -55,12 +55,13 @@ def candidates(model: str | None = None, *, author: str | None = None) -> list[C
     what = "listing direction sets on the Hub" if model is None else f"looking for direction sets of {model} on the Hub"
     with hub_errors(what, "nothing was changed"):
         listed = list(api().list_models(filter=wanted, author=author, expand=["sha", "tags", "downloads"]))
-    found = [_candidate(info) for info in listed if is_repo_id(info.id) and is_commit(info.sha)]
+    checked = [told(info) for info in listed]
+    found = [_candidate(one) for one in checked if one is not None and is_repo_id(one.id) and is_commit(one.sha)]
     return sorted(found, key=lambda candidate: candidate.order)
 
 
-def _candidate(info: "ModelInfo") -> Candidate:
-    return Candidate(info.id, info.sha or "", info.downloads or 0, bases_of(info))
+def _candidate(found: Told) -> Candidate:
+    return Candidate(found.id, found.sha or "", found.downloads, found.bases)
 
 
 def told_choice(chosen: Candidate, others: list[Candidate], model: str) -> str:

@@ -80,7 +80,7 @@ def explain(error: BaseException) -> tuple[type[HubError], str, str] | None:
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return HubError, f"{error.strerror}{where}", "Make room or check the permissions, then run it again"
-    if isinstance(error, (KeyError, TypeError)) and _from_client(error):
+    if isinstance(error, (AttributeError, LookupError, TypeError, ValueError)) and _from_client(error):
         return UnreachableError, "the Hub's answer was not of the form the client expects", later
     return None
 
@@ -94,11 +94,13 @@ def transport_errors() -> tuple[type[BaseException], ...]:
 
 
 def _from_client(error: BaseException) -> bool:
-    """Whether an exception was raised inside huggingface_hub: then an answer is at fault, else it is a bug of ours."""
+    """Whether an exception came out of huggingface_hub: then an answer is at fault, else it is a bug of ours."""
+    modules = []
     at = error.__traceback__
-    while at is not None and at.tb_next is not None:
+    while at is not None:
+        modules.append(str(at.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         at = at.tb_next
-    return at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("huggingface_hub")
+    return "huggingface_hub" in modules and modules[-1] != "eigenbank"
 
 
 def _status(status: int) -> tuple[type[HubError], str, str]:

@@ -16,7 +16,7 @@ from eigenbank.registry.hub.location import is_repo_id
 from eigenbank.registry.hub.remote import RemoteFile, api, check_repo_id
 from eigenbank.registry.hub.say import Say
 from eigenbank.schemas.common import Model, ModelId
-from eigenbank.schemas.errors import HubError
+from eigenbank.schemas.errors import HubError, first_problem
 
 NAME = "index.json"
 MAX_BYTES = 64 * 2**20
@@ -61,9 +61,7 @@ def from_index(repo: str, *, author: str | None, say: Say) -> list[Candidate]:
     try:
         index = Index.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        message = f"the {NAME} of {repo} is no index of format 1: {where}: {first['msg']}: {nothing}"
+        message = f"the {NAME} of {repo} is no index of format 1: {first_problem(error)}: {nothing}"
         raise HubError(message) from error
     entries = [entry for entry in index.sets if is_repo_id(entry.repo)]
     if len(entries) < len(index.sets):

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import Published, is_commit, is_repo_id
 from eigenbank.registry.sets import file_digest
-from eigenbank.schemas.errors import HubError
+from eigenbank.schemas.errors import HubError, UnreachableError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -84,17 +86,20 @@ def look(
     with hub_errors(f"looking at {repo}{f'@{revision}' if revision else ''} on the Hub", outcome):
         ask = api().space_info if kind == "space" else api().model_info
         info: ModelInfo | SpaceInfo = ask(repo, revision=revision, files_metadata=True)
-    commit = info.sha or ""
+    found = told(info)
+    if found is None:
+        message = (
+            f"what the Hub says of {repo} is not of the form expected: {outcome}. Check HF_ENDPOINT, or try again later"
+        )
+        raise UnreachableError(message)
+    commit = found.sha or ""
     if not is_commit(commit):
         message = f"the Hub names no commit for {repo}, but {commit[:60]!r}: {outcome}. Check HF_ENDPOINT"
         raise HubError(message)
     files = {
-        sibling.rfilename: RemoteFile(
-            sibling.size or 0, sibling.blob_id, sibling.lfs.sha256 if sibling.lfs is not None else None
-        )
-        for sibling in info.siblings or []
+        sibling.rfilename: RemoteFile(sibling.size or 0, sibling.blob_id, sibling.sha256) for sibling in found.siblings
     }
-    return Remote(repo, commit, files, tuple(info.tags or ()), bases_of(info))
+    return Remote(repo, commit, files, found.tags, found.bases)
 
 
 def check_repo_id(repo: str) -> None:
@@ -104,10 +109,56 @@ def check_repo_id(repo: str) -> None:
         raise HubError(message)
 
 
-def bases_of(info: "ModelInfo | SpaceInfo") -> tuple[str, ...]:
-    """The base checkpoints of a repository, from the tags the Hub derives from its card."""
-    named = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
-    return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
+class Sibling(BaseModel):
+    """A file of a repository, as the Hub lists it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    rfilename: str
+    size: int | None
+    blob_id: str | None
+    sha256: str | None
+
+
+class Told(BaseModel):
+    """What the Hub says of a repository, each thing of the kind it should be."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    id: str
+    sha: str | None
+    downloads: int
+    tags: tuple[str, ...]
+    siblings: tuple[Sibling, ...]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The base checkpoints, from the tags the Hub derives from a repository's card."""
+        named = [tag.removeprefix("base_model:") for tag in self.tags if tag.startswith("base_model:")]
+        return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
+
+
+def told(info: "ModelInfo | SpaceInfo") -> Told | None:
+    """What the client made of the Hub's answer, checked; None where something in it is of another kind."""
+    try:
+        siblings = tuple(
+            Sibling(
+                rfilename=each.rfilename,
+                size=each.size,
+                blob_id=each.blob_id,
+                sha256=each.lfs.sha256 if each.lfs is not None else None,
+            )
+            for each in info.siblings or []
+        )
+        return Told(
+            id=info.id,
+            sha=info.sha,
+            downloads=getattr(info, "downloads", None) or 0,
+            tags=tuple(info.tags or ()),
+            siblings=siblings,
+        )
+    except (ValidationError, TypeError, AttributeError):  # the client hands on whatever came
+        return None
 
 
 def git_oid(path: Path) -> str:

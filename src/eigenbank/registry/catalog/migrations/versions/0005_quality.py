@@ -1,5 +1,7 @@
 """How directions behave as sliders; measured numbers as whole ten-thousandths; a direction's rank beside its labels."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -32,7 +34,7 @@ def upgrade() -> None:
     for column in ("gap", *(name for name in DESCENDING[4:])):
         op.create_index(f"ix_directions_{column}", "directions", [sa.literal_column(f"{column} DESC")])
     op.create_index("ix_directions_drift", "directions", ["drift"])
-    columns = ["text_id", sa.literal_column("confidence DESC"), "direction_id", "rank"]
+    columns: list[Any] = ["text_id", sa.literal_column("confidence DESC"), "direction_id", "rank"]
     op.create_index("ix_labels_text_id_confidence", "labels", columns)
 
 
