@@ -3,7 +3,9 @@
 No file and no database is shared. Ray runs a task again when its worker or its machine is lost.
 """
 
+import contextlib
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -35,10 +37,13 @@ class RayExecutor:
         self._ray = ray
         self._jobs = jobs
         self._device = device
+        self._aside = contextlib.ExitStack()
 
     @cached_property
     def slots(self) -> int:
         """How many tasks at once. The cluster is joined when this is first asked."""
+        # Ray prints what befalls its workers on stdout, which is for data.
+        self._aside.enter_context(contextlib.redirect_stdout(sys.stderr))
         _connect(self._ray, self._jobs)
         resources: dict[str, float] = self._ray.cluster_resources()  # type: ignore[no-untyped-call]
         self._gpus = resources.get("GPU", 0.0)
@@ -73,6 +78,7 @@ class RayExecutor:
     def close(self) -> None:
         """Disconnect; a Ray that was started here is stopped."""
         self._ray.shutdown()
+        self._aside.close()
         if hasattr(self, "_threads"):
             self._threads.shutdown(wait=False, cancel_futures=True)
 
