@@ -200,7 +200,7 @@ def jacobian(pipe: Any, count: int, samples: int, steps: int, iterations: int) -
 
             _, back = torch.func.vjp(run, zero)
             for k in range(count):
-                _, out = torch.func.jvp(run, (zero,), (basis[:, k].reshape(shape),))
+                _, out = torch.func.jvp(run, (zero,), (basis[:, k].contiguous().reshape(shape),))
                 product[:, k] += back(out)[0].flatten()
             space.evaluations += len(images) * (1 + count * 4)
         basis = torch.linalg.qr(product)[0]

@@ -14,7 +14,13 @@ from pages import blocks, loose, script
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-RUN = [page for page in PAGES if script(page)]
+SLOW = {"how-it-works", "steering"}
+"""Pages that draw much; CI runs them by themselves."""
+RUN = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+    for page in PAGES
+    if script(page)
+]
 MOST_NOT_RUN = 20
 """Blocks that are shown and not run, in all."""
 
@@ -46,7 +52,7 @@ for text, name in {"smile": "output-value:output/0", "age": "output-value:output
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the pages are run by bash")
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN)
 def test_the_page_runs(page: Path, ready: Path, tmp_path: Path) -> None:
     place = tmp_path / "reader"
     place.mkdir()

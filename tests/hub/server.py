@@ -317,7 +317,10 @@ def main() -> None:
             if name.startswith(("HF_", "EIGENBANK_", "NO_PROXY"))
         }
         print(f"A Hub at {hub.url}, kept in memory until Ctrl-C. In another terminal:\n")
+        home = wanted.pop("EIGENBANK_HOME")
         print("\n".join(f"export {name}={json.dumps(value)}" for name, value in wanted.items()))
+        print("\nWhat you built stays in your own home. To pull as another machine would, with an empty one:\n")
+        print(f"export EIGENBANK_HOME={json.dumps(home)}")
         print("\nThen for example: eigenbank publish MODEL --repo me/directions", flush=True)
         try:
             threading.Event().wait()

@@ -57,7 +57,13 @@ def folder_for(known: SetRow, *, say: Say = announce) -> Path:
 
 def no_set(model: str, catalog: Catalog, remark: str = "") -> UnknownNameError:
     """The error for a model of which there is no set, with near matches and how to build one."""
-    hint = f"{remark}{' ' if remark else ''}Build one: eigenbank build {model}"
+    # `local/NAME` is what a folder without a set is called: it cannot be built by that name.
+    advice = (
+        "Build one: eigenbank build FOLDER; or take the directions of a model above, with --checkpoint FOLDER"
+        if model.startswith("local/")
+        else f"Build one: eigenbank build {model}"
+    )
+    hint = f"{remark}{' ' if remark else ''}{advice}"
     return unknown(kind="direction set of", name=model, known=catalog.model_ids(), hint=hint)
 
 
