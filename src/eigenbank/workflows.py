@@ -41,24 +41,29 @@ class CheckpointElsewhereError(SourceError):
     """A checkpoint that the catalog knows is not on this machine."""
 
 
-def find_checkpoint(model: str) -> tuple[str, Path]:
+def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     """The model id and folder of a checkpoint given by id or by folder. Raises SourceError or UnknownNameError.
 
-    A folder that is in the catalog has the id it was built under; another gets `local/NAME`.
+    A folder that is in the catalog has the id it was built under; another gets `local/NAME`. `at` is a folder to take
+    instead of the checkpoint's own, which then need not be on this machine.
     """
     shipped = shipped_checkpoint(model)
     if shipped is not None:
-        return model, shipped
+        return model, at or shipped
     folder = _path(model)
     with Catalog.open() as catalog:
         if folder.is_dir():
             known = catalog.set_at(locate(folder))
-            return (known.model_id if known else f"local/{file_name(folder.resolve().name)}"), folder
+            return (known.model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
+        if at is not None:
+            return model, at
         found = catalog.get_set(model)
         if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).is_dir():
             return model, resolve(found.checkpoint_path)
         if found is not None:
-            message = f"{model} is in the catalog, but its checkpoint is not on this machine: give its folder"
+            message = (
+                f"{model} is in the catalog, but its checkpoint is not on this machine: give its folder (--checkpoint)"
+            )
             raise CheckpointElsewhereError(message)
         if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
             message = f"no such folder: {model}. Give a diffusers checkpoint's folder, or a model id"

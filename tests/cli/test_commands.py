@@ -231,3 +231,25 @@ def test_labelling_leaves_peoples_labels_to_people(home: Path, tmp_path: Path) -
     assert "grin" in load(DEMO).labels
     assert run(["labels", "rm", one, "grin", "--by", "ann"]) == 0
     assert "grin" not in load(DEMO).labels
+
+
+def test_a_set_whose_checkpoint_lies_elsewhere_is_drawn_from_the_folder_that_is_named(
+    built: str,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moved = tmp_path / "moved.jsonl"
+    assert run(["catalog", "export", str(moved)]) == 0
+    document = [json.loads(line) for line in moved.read_text(encoding="utf-8").splitlines()]
+    text = "\n".join(json.dumps(line) for line in document).replace(str(tiny_checkpoint), "/no/such/place")
+    moved.write_text(text + "\n", encoding="utf-8")
+    monkeypatch.setenv("EIGENBANK_CATALOG", str(tmp_path / "elsewhere.db"))
+    assert run(["catalog", "import", str(moved)]) == 0
+    call = ["steer", built, "--set", f"{MID}=1", "--steps", "2", "--seeds", "0", "--out", str(tmp_path / "out.png")]
+    assert run(call) == 1
+    assert "give its folder (--checkpoint)" in capsys.readouterr().err
+    assert run([*call, "--checkpoint", str(tiny_checkpoint)]) == 0
+    assert (tmp_path / "out.png").is_file()

@@ -206,7 +206,7 @@ def open_model(model: str, checkpoint: Path | None, sliders: "Sliders | None" = 
     from eigenbank.loaders.load import bank_of, load
     from eigenbank.workflows import find_checkpoint
 
-    model_id, folder = find_checkpoint(model)
+    model_id, folder = find_checkpoint(model, checkpoint)
     if sliders is None or sliders.model in (None, model_id):
         bank = load(model_id)
     else:
@@ -217,7 +217,7 @@ def open_model(model: str, checkpoint: Path | None, sliders: "Sliders | None" = 
         bank.find(slider.key)
     from eigenbank.loaders.pipelines import open_pipeline
 
-    return bank, open_pipeline(checkpoint or folder)
+    return bank, open_pipeline(folder)
 
 
 def say_matches(edit: "Steering") -> None:

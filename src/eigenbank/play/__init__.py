@@ -52,10 +52,10 @@ def launch(
     models = drawable()
     first = next(iter(models), None)
     if model is not None:
-        first, folder = find_checkpoint(model)
-        models = {first: Path(checkpoint) if checkpoint is not None else folder, **models}
+        first, folder = find_checkpoint(model, None if checkpoint is None else Path(checkpoint))
+        models = {first: folder, **models}
         if checkpoint is not None:
-            models[first] = Path(checkpoint)
+            models[first] = folder
     if first is None:
         message = (
             "no model of the catalog has its checkpoint on this machine: give one, or its folder (eigenbank models ls)"
