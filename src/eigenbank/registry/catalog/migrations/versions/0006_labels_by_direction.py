@@ -7,4 +7,6 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    op.create_index("ix_labels_direction_id", "labels", ["direction_id", "text_id", "source_id", "confidence"])
+    op.create_index(
+        "ix_labels_direction_id", "labels", ["direction_id", "text_id", "source_id", "confidence"], if_not_exists=True
+    )
