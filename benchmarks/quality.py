@@ -24,11 +24,13 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from eigenbank.builders.composite import NORM, fit
 from eigenbank.builders.label import Effects, effects
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.faces.render import render
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.respond import respond
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.shipped import DEMO_MODEL_ID
@@ -39,6 +41,7 @@ SCALES = (0.5, 1.0)
 COVERED = 0.35, 1 / 3
 """A factor is covered by a direction with at least this effect and this selectivity."""
 BATCH = 48
+FIT_SEEDS = range(6500, 6504)
 RESAMPLES = 400
 
 Added = Callable[[Sequence[tuple[int, float]]], contextlib.AbstractContextManager[Any]]
@@ -76,6 +79,24 @@ def of_bank(name: str, pipe: Any, bank: Bank, per_layer: int, seconds: float, bo
         return steer(pipe, edits, force=True)
 
     return Method(name, len(chosen), added, _digest(torch.cat([each.vector for each in chosen])), 0, seconds)
+
+
+def composites(name: str, pipe: Any, model: AttributeModel, bank: Bank, per_layer: int, steps: int) -> Method:
+    """A composite for every factor, fitted as labelling does it to what the bank's directions do on seeds of their own."""
+    started = time.perf_counter()
+    chosen = [each for each in bank if each.rank < per_layer]
+    seen = respond(pipe, chosen, model.read, scale=1.0, seeds=FIT_SEEDS, steps=steps, force=True)
+    weights = fit(effects(seen.base, seen.plus, seen.minus, torch.tensor(model.config.stds), 1.0))
+    evaluations = (2 * len(chosen) + 1) * len(FIT_SEEDS) * steps
+    seconds = time.perf_counter() - started
+
+    def added(jobs: Sequence[tuple[int, float]]) -> Any:
+        amounts = torch.stack([scale * weights[k] for k, scale in jobs], dim=1)
+        edits = {each: amount for each, amount in zip(chosen, amounts, strict=True) if bool(amount.any())}
+        return steer(pipe, edits, force=True)
+
+    vectors = torch.cat([weights.flatten(), *(each.vector for each in chosen)])
+    return Method(name, len(weights), added, _digest(vectors), evaluations, seconds)
 
 
 def untrained(pipe: Any, gaussian: bool, folder: Path) -> Path:
@@ -329,6 +350,8 @@ LEGEND = f"""- **covered**: of the {{factors}} factors, those that some directio
 - **selectivity**: mean share of that factor in the changes of all; **consistency**: share of seeds whose sign agrees
 - **linearity**: mean R² of a line through zero, at ±0.5 and ±1; **disentanglement**: D of DCI with effects for importance
 - **misfit**: root mean square difference of the edited pictures from the renders of what is read off them (unedited: {{unedited:.3f}})
+- **composites**: one for each factor, fitted to the same directions' effects on
+  {{fit_seeds}} other seeds, {{norm:g}} of the length of a single direction
 - **evaluations**, **seconds**: what it took to get the directions, in passes of the denoiser per picture and step, on two cores
 """
 SHOWN = ("covered", "effect", "best", "selectivity", "consistency", "linearity", "disentanglement")
@@ -355,7 +378,7 @@ def main(
     rows = []
     unedited = 0.0
     with Progress() as progress:
-        for method in methods(pipe, per_layer, samples, steps):
+        for method in methods(pipe, model, per_layer, samples, steps):
             found = measure(method, pipe, model, range(6000, 6000 + seeds), steps, cache, progress)
             told = figures(found, std)
             unedited = told.pop("misfit_unedited")
@@ -378,7 +401,7 @@ def main(
     click.echo(f"wrote {out}, {table} and {figure}")
 
 
-def methods(pipe: Any, per_layer: int, samples: int, steps: int) -> Iterator[Method]:
+def methods(pipe: Any, model: AttributeModel, per_layer: int, samples: int, steps: int) -> Iterator[Method]:
     """Ours, its controls, and the methods that look at samples."""
     started = time.perf_counter()
     bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=4096)
@@ -387,6 +410,8 @@ def methods(pipe: Any, per_layer: int, samples: int, steps: int) -> Iterator[Met
     yield of_bank(OURS, pipe, home, per_layer, seconds)
     yield of_bank("random unit vectors", pipe, home.randomised(per_layer, seed=1), per_layer, 0.0)
     yield of_bank("bottom eigenvectors", pipe, home, per_layer, seconds, bottom=True)
+    yield composites(COMPOSITES, pipe, model, home, per_layer, steps)
+    yield composites(RANDOM_COMPOSITES, pipe, model, home.randomised(per_layer, seed=1), per_layer, steps)
     for name, gaussian in (("of an untrained copy", False), ("of Gaussian matrices", True)):
         with tempfile.TemporaryDirectory() as folder:
             other = build(str(untrained(pipe, gaussian, Path(folder))), recipes=["output-value"], top_k=4096)
@@ -397,6 +422,7 @@ def methods(pipe: Any, per_layer: int, samples: int, steps: int) -> Iterator[Met
 
 
 OURS = "eigenvectors (`output-value`)"
+COMPOSITES, RANDOM_COMPOSITES = "composites of eigenvectors", "composites of random vectors"
 
 
 def _cell(value: Any) -> str:
@@ -413,7 +439,9 @@ def as_markdown(document: dict[str, Any], figure: str) -> str:
         f"method, {document['seeds']} seeds, {document['steps']} DDIM steps, all at the same length relative to what they are "
         "added to. In brackets the 5th and 95th percentile over resamples of the seeds. This file is written by that command.",
         "",
-        LEGEND.format(factors=document["factors"], unedited=document["misfit_unedited"]),
+        LEGEND.format(
+            factors=document["factors"], unedited=document["misfit_unedited"], fit_seeds=len(FIT_SEEDS), norm=NORM
+        ),
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
         *(
@@ -434,14 +462,17 @@ def as_markdown(document: dict[str, Any], figure: str) -> str:
 def findings(document: dict[str, Any]) -> list[str]:
     """What the table says, in words, worked out from its rows."""
     ours, *others = document["rows"]
+    by_name = {row["method"]: row for row in document["rows"]}
+    pairs = [(ours, other) for other in others if not other["method"].startswith("composites")]
+    pairs.append((by_name[COMPOSITES], by_name[RANDOM_COMPOSITES]))
     lines = ["## In words", ""]
-    for other in others:
+    for one, other in pairs:
         said = []
         for name in ("covered", "effect", "selectivity"):
-            (value, low, high), (theirs, from_, to) = ours[name], other[name]
+            (value, low, high), (theirs, from_, to) = one[name], other[name]
             word = "more" if low > to else "less" if high < from_ else "not told apart"
             said.append(f"{name} {value:.2f} against {theirs:.2f} ({word})")
-        lines.append(f"- Eigenvectors against {other['method']}: {', '.join(said)}.")
+        lines.append(f"- {one['method'].capitalize()} against {other['method']}: {', '.join(said)}.")
     sampled = [row for row in others if row["evaluations"]]
     lines += [
         "",
