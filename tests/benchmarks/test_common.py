@@ -1,12 +1,16 @@
 """What got slower is told from what only jitters."""
 
-import sys
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from common import rows, slower, spread
+# By its path: as a folder of modules, benchmarks/ would hide tests' own, such as `gallery` and `play`.
+_SPEC = importlib.util.spec_from_file_location("common", Path(__file__).parents[2] / "benchmarks" / "common.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+common = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(common)
+rows, slower, spread = common.rows, common.slower, common.spread
 
 
 def row(name: str, *values: float, more: bool = False) -> dict[str, Any]:

@@ -55,7 +55,7 @@ REFUSED = [
     (["acme/one", "acme/tow"], 1, "acme/two"),
     (["acme/one", "acme/two", "--layer", "up_*", "--recipe", "q["], 1, "that match 'up_*' and 'q['"),
     (["acme/one", "acme/two", "--recipe", "qkv"], 1, "have no layer and recipe in common"),
-    (["acme/one", "a\x00b"], 1, "no direction set of"),
+    (["acme/one", "a\x00b"], 1, "is no model id"),
     (["acme/one", "x" * 100_000], 2, "expected a model id or a folder, found 100,000 letters"),
     (["acme/one", "acme/two", "--limit", "0"], 2, "--limit"),
     (["acme/one", "eigenbank/cartoon-faces-32"], 1, "wide in acme/one and"),

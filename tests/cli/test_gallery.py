@@ -70,12 +70,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
 
 def test_serving_until_interrupted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eigenbank", "gallery", "--serve", "--no-browser", "-q"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
-        assert process.stderr is not None
-        address = next(line.split()[1] for line in process.stderr if line.startswith("serving"))
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            assert b"eigenbank gallery" in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background may ignore it
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+    with process:
+        try:
+            assert process.stderr is not None
+            address = next(line.split()[1] for line in process.stderr if line.startswith("serving"))
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                assert b"eigenbank gallery" in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import eigenbank as eb
 from eigenbank.play.scene import MAX_SLIDERS
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 
@@ -65,8 +66,9 @@ def test_pictures_and_texts_come_together(page: "Page", session: "Session") -> N
     assert not photo.visible
     assert unedited.value != edited.value
     assert "2 steps" in status
-    assert "background hue" in python
-    assert "--set 'background hue=0.5'" in command
+    first = eb.load(DEMO_MODEL_ID).labels[0]
+    assert first in python
+    assert f"--set '{first}=0.5'" in command
     assert '"scale": 0.5' in sliders
 
 
