@@ -15,7 +15,9 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.bank import Bank
 from eigenbank.schemas.errors import SteerError
 
-PLAN = Plan(scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4), steps=2, null=2)
+PLAN = Plan(
+    scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4), steps=2, null=2, agreement=-1.0
+)  # the tiny one draws noise
 
 
 class Colours:
@@ -140,3 +142,12 @@ def test_qualities_are_measured_of_the_confirmed_or_of_all(every: bool, bank: Ba
     for quality in known.values():
         assert (quality.source, quality.seeds, quality.steps) == ("colours:x", (2, 3), 2)
         assert quality.locality is not None
+
+
+def test_what_draws_noise_has_no_names(bank: Bank, tiny_checkpoint: Path) -> None:
+    said: list[str] = []
+    plan = dataclasses.replace(PLAN, agreement=Plan().agreement)
+    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan, say=said.append)
+    assert not any(each.labels or each.quality for each in found.sliders)
+    assert len(said) == 1
+    assert "the unedited images are noise" in said[0]

@@ -17,7 +17,7 @@ from eigenbank.builders.composite import PARTS, fit, name_for, null_of, predicte
 from eigenbank.builders.label import Criteria, Effects, effects, labels_from, leading, null_effects, shortlist
 from eigenbank.builders.labelers.panel import Panel
 from eigenbank.builders.labelers.seam import Labeler, LabelerError
-from eigenbank.builders.quality import SCALES, qualities, swept, thumbnails
+from eigenbank.builders.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
@@ -35,7 +35,8 @@ class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
     random ones at every place; the `most` promising for each score, and a composite of at most `parts` directions for
     it, confirmed on `confirm_seeds`. The quality of these, or of `all_qualities`, is measured on the first
-    `quality_seeds` of them.
+    `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
+    and nothing there has a name.
     """
 
     scale: float = 1.0
@@ -47,6 +48,7 @@ class Plan:
     parts: int = PARTS
     quality_seeds: int = 6
     all_qualities: bool = False
+    agreement: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def label(
             asked = {labeler.source for labeler in remaining}
             others = [each for each in bank.manifest.composites if not _given_by(each, asked)]
             found = _Study(
-                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress
+                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress, say
             ).findings()
             break
         except LabelerError as error:
@@ -123,7 +125,9 @@ class _Study:
         call: dict[str, Any],
         cache: Path | None,
         progress: Callable[[str, int, int], None],
+        say: Callable[[str], None],
     ) -> None:
+        self.say = say
         self.bank = bank
         self.pipe = pipe
         self.panel = panel
@@ -136,8 +140,19 @@ class _Study:
         """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
         bank, plan = self.bank, self.plan
         directions, chance = list(bank), list(bank.randomised(plan.null))
-        own = None if self.cache is None else self.cache / "population"
-        population = read_unedited(self.pipe, self.panel.read, POPULATION, plan.steps, cache=own, **self.call)
+        own = None if self.cache is None else self.cache / "population-and-agreement"
+
+        def read(images: Tensor) -> Tensor:
+            return torch.cat([self.panel.read(images), agreement(images)], dim=1)
+
+        population = read_unedited(self.pipe, read, POPULATION, plan.steps, cache=own, **self.call)
+        agreed = float(population[:, -1].median())
+        if agreed < plan.agreement:
+            self.say(
+                f"the unedited images are noise: neighbouring pixels agree at {agreed:.2f}, in pictures at {plan.agreement:g} "
+                "or more. No label was given. Is the checkpoint trained, and are there enough steps?"
+            )
+            return Findings({}, {}, [])
         screened = self.measure("screening", directions, plan.seeds)
         random = self.measure("chance", chance, plan.seeds)
         candidates: list[_Candidates] = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.quality import CELLS, SCALES, Swept, qualities, thumbnails
+from eigenbank.builders.quality import CELLS, SCALES, Swept, agreement, qualities, thumbnails
 from eigenbank.schemas import Quality
 
 SEEDS = 5
@@ -80,3 +80,10 @@ def test_thumbnails_are_small_and_keep_where_things_are() -> None:
     assert found[0, 1, :7].min() == 1
     assert not found[0, 1, 9:].any()
     assert not found[1].any()
+
+
+def test_neighbours_agree_in_pictures_and_not_in_noise() -> None:
+    noise = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    picture = torch.linspace(0, 1, 32).expand(2, 3, 32, 32)
+    assert agreement(noise).abs().max() < 0.1
+    assert agreement(picture).min() > 0.9

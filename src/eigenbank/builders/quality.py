@@ -39,6 +39,15 @@ def thumbnails(images: Tensor) -> Tensor:
     return nn.functional.adaptive_avg_pool2d(images.float(), CELLS).flatten(1)
 
 
+def agreement(images: Tensor) -> Tensor:
+    """`(n, 1)`: how far neighbouring pixels of `(n, 3, h, w)` images agree, as a correlation: 0 in noise, near 1 in pictures."""
+    rest = images.float() - images.float().mean(dim=(2, 3), keepdim=True)
+    size = rest.square().mean(dim=(2, 3)).clamp_min(1e-9)
+    across = (rest[..., 1:] * rest[..., :-1]).mean(dim=(2, 3)) / size
+    down = (rest[..., 1:, :] * rest[..., :-1, :]).mean(dim=(2, 3)) / size
+    return ((across + down) / 2).mean(dim=1, keepdim=True)
+
+
 def qualities(
     found: Swept, stds: Tensor, readable: Tensor, *, source: str, scale: float, seeds: Sequence[int], steps: int
 ) -> list[Quality]:
