@@ -61,8 +61,9 @@ def main(
         bars: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
-            bar = bars.setdefault(what, progress.add_task(what, total=total))
-            progress.update(bar, completed=done, total=total)
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
 
         def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
             return respond(
