@@ -11,7 +11,7 @@ SECTIONS: dict[str, list[str]] = {
         "teams", "clusters", "offline", "plugins",
     ],
     "Reference": ["cli", "api", "formats", "versions", "catalog", "catalog-tables", "layers", "modes"],
-    "Results": ["results", "quality", "inversion", "bench", "torture"],
+    "Results": ["quality", "trust", "results", "inversion", "bench", "playground-speed", "torture"],
 }  # fmt: skip
 LINK = re.compile(r"\]\(\.\./((?!decisions/)[\w./-]+)\)")
 
