@@ -19,12 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from common import processor
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.content import (
@@ -375,7 +377,7 @@ def measure(folder: Path, sizes: list[str], rounds: int) -> dict[str, Any]:
     paths = {size: folder / f"{size}.db" for size in sizes}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
         "load": [os.getloadavg()],
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
@@ -398,13 +400,6 @@ def measure(folder: Path, sizes: list[str], rounds: int) -> dict[str, Any]:
     result["milliseconds"] = measure_queries(paths, rounds)
     result["load"].append(os.getloadavg())
     return result
-
-
-def _processor() -> str:
-    with suppress(OSError, IndexError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor()
 
 
 def table(result: dict[str, Any]) -> str:

@@ -17,10 +17,11 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from common import processor
 
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
@@ -190,7 +191,7 @@ def browse(site: Path) -> dict[str, float]:
 def measure(folder: Path, runs: int) -> dict[str, Any]:
     """Everything, as the document that is written to results."""
     result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_processor()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
         "load": [os.getloadavg()],
         "python": platform.python_version(),
         "commit": subprocess.run(
@@ -222,13 +223,6 @@ def measure(folder: Path, runs: int) -> dict[str, Any]:
 
 def _plain(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
-
-
-def _processor() -> str:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor()
 
 
 def table(result: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,17 +25,13 @@ from typing import Any
 
 import click
 import httpx
+from common import spread
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
 
 LABEL = "skin tone"
 LIMIT = 0.5
 """Seconds in which a move is to show its picture, on two cores."""
-
-
-def spread(times: list[float]) -> dict[str, float]:
-    """Best, median and worst."""
-    return {"best": min(times), "median": statistics.median(times), "worst": max(times)}
 
 
 def drawing(moves: int, dragging: int) -> dict[str, Any]:
@@ -232,7 +227,7 @@ def as_page(document: dict[str, Any]) -> str:
         "| | best, s | median, s | worst, s | median, by drawing alone |",
         "|---|---|---|---|---|",
         *[
-            f"| {name} | {row['best']:.2f} | {row['median']:.2f} | {row['worst']:.2f} | {row['median'] / move:.2f} |"
+            f"| {name} | {row['min']:.2f} | {row['median']:.2f} | {row['max']:.2f} | {row['median'] / move:.2f} |"
             for name, row in rows
         ],
         "",

@@ -347,6 +347,6 @@ def test_a_preview_of_the_set_lies_beside_a_comfyui_file(family: tuple[str, Any,
     (folder / name).write_bytes(b"not a picture")
     for each in files:
         each.unlink()
-    with pytest.raises(SetError, match="not the file its manifest lists"):
+    with pytest.raises(SetError, match="not what the manifest says"):
         eb.export(eb.Bank.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
     assert not out.exists()

@@ -7,23 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from eigenbank.cli import complete
+from eigenbank.registry.orders import SORTS
 
 F = TypeVar("F", bound=Callable[..., Any])
-SORTS = (
-    "match",
-    "confidence",
-    "eigenvalue",
-    "share",
-    "rank",
-    "catalog",
-    "gap",
-    "effect",
-    "selectivity",
-    "consistency",
-    "linearity",
-    "locality",
-    "drift",
-)
 _RATE = click.FloatRange(0, 1)
 
 _OPTIONS = (

@@ -1,18 +1,15 @@
 """A direction's preview: drawing one, and reading the set's, checked before it is decoded, as a PNG."""
 
-import hashlib
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from eigenbank.registry.bank import Composite, Direction
 from eigenbank.registry.card import preview_name
+from eigenbank.registry.previews import MAX_SIDE, opened_preview, read_preview
 from eigenbank.schemas import Preview
 from eigenbank.schemas.errors import SetError
 
-MAX_BYTES = 8 * 2**20
-MAX_SIDE = 4096
 SCALES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 CELL = 128
 """Largest side of one picture in a preview; larger ones are reduced to it."""
@@ -60,31 +57,10 @@ def draw_preview(
 
 def preview(direction: Direction) -> bytes | None:
     """The set's preview of a direction as PNG bytes; None where it has none. Raises SetError for a damaged one."""
-    bank = direction.bank
-    name = preview_name(direction.record)
-    entry = bank.manifest.files.get(name)
-    if bank.folder is None or entry is None:
+    bank, name = direction.bank, preview_name(direction.record)
+    if bank.folder is None or name not in bank.manifest.files:
         return None
-    path = bank.folder / name
-    try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
-    except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}): nothing was written. Pull the set again"
-        raise SetError(message) from error
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        message = f"{path} is not the file its manifest lists: nothing was written. Build or pull the set again"
-        raise SetError(message)
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-                if max(image.size) > MAX_SIDE:
-                    raise ValueError(image.size)
-                file = io.BytesIO()
-                image.convert("RGB").save(file, format="PNG")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombWarning) as error:
-        message = f"{path} is no WebP picture of at most {MAX_SIDE} pixels a side ({error}): nothing was written"
-        raise SetError(message) from error
+    file = io.BytesIO()
+    with opened_preview(read_preview(bank.folder, bank.manifest, name), name) as image:
+        image.convert("RGB").save(file, format="PNG")
     return file.getvalue()

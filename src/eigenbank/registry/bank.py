@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from eigenbank.registry.card import model_card, preview_name
 from eigenbank.registry.direction import Composite, Direction, Slider
-from eigenbank.registry.sets import check_vectors, read_manifest, read_previews, read_vectors, write_set
+from eigenbank.registry.previews import read_previews
+from eigenbank.registry.sets import check_vectors, read_manifest, read_vectors, write_set
 from eigenbank.schemas import CompositeRecord, Label, Layer, Manifest, Preview, Quality
 from eigenbank.schemas.errors import unknown
 

@@ -107,22 +107,6 @@ def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
     return load_file(folder / VECTORS)
 
 
-def read_previews(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """The previews of a set by their names in it. Raises SetError where one is not what the manifest says."""
-    found = {}
-    for name, entry in manifest.files.items():
-        if name.startswith(PREVIEWS):
-            try:
-                found[name] = (folder / name).read_bytes()
-            except OSError as error:
-                message = f"{folder / name} cannot be read ({error.strerror}). Pull or build the set again"
-                raise SetError(message) from error
-            if hashlib.sha256(found[name]).hexdigest() != entry.sha256:
-                message = f"{folder / name} is not what the manifest says. Pull or build the set again"
-                raise SetError(message)
-    return found
-
-
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as it is written to manifest.json."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)

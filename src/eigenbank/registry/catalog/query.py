@@ -8,25 +8,11 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
+from eigenbank.registry.orders import SORTS, Sort
 from eigenbank.schemas.errors import CatalogError, unknown
 
-Sort = Literal[
-    "match",
-    "confidence",
-    "eigenvalue",
-    "share",
-    "rank",
-    "catalog",
-    "gap",
-    "effect",
-    "selectivity",
-    "consistency",
-    "linearity",
-    "locality",
-    "drift",
-]
 MAX_LIMIT = 10_000
 
 
@@ -78,8 +64,8 @@ class Filters:
 
 def check_sort(sort: str) -> None:
     """Raise UnknownNameError for an order that there is none of."""
-    if sort not in get_args(Sort):
-        raise unknown(kind="order", name=sort, known=get_args(Sort))
+    if sort not in SORTS:
+        raise unknown(kind="order", name=sort, known=SORTS)
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:

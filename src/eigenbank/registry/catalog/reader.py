@@ -18,11 +18,12 @@ from eigenbank.registry.catalog.models import (
     TextTable,
 )
 from eigenbank.registry.catalog.parts import number
-from eigenbank.registry.catalog.query import MAX_LIMIT, Filters, Sort, check_sort
+from eigenbank.registry.catalog.query import MAX_LIMIT, Filters, check_sort
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Page, SetRow
 from eigenbank.registry.catalog.scope import label_test
 from eigenbank.registry.catalog.search import Search
 from eigenbank.registry.catalog.sql import path_key, storable
+from eigenbank.registry.orders import Sort
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
 

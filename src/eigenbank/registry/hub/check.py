@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 from eigenbank.registry.paths import is_device
+from eigenbank.registry.previews import MAX_BYTES
 from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, check_vectors_file, file_digest
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, PRINTABLE
 from eigenbank.schemas.errors import EigenbankError, HubError
 
 MAX_CARD_BYTES = 32 * 2**20
-MAX_PREVIEW_BYTES = 8 * 2**20
 SPARE_BYTES = 64 * 2**20
 """How much longer a vectors file may be than its directions need: header, and rows that are not listed."""
 
@@ -75,10 +75,10 @@ def _check_files(manifest: Manifest, where: str) -> None:
                 "nothing was fetched or imported. Tell its owner"
             )
             raise HubError(message)
-        if entry.size > bounds.get(name, MAX_PREVIEW_BYTES):
+        if entry.size > bounds.get(name, MAX_BYTES):
             message = (
                 f"the manifest of {where} says {name} has {entry.size:,} bytes, for its directions at most "
-                f"{bounds.get(name, MAX_PREVIEW_BYTES):,} are expected: nothing was fetched or imported"
+                f"{bounds.get(name, MAX_BYTES):,} are expected: nothing was fetched or imported"
             )
             raise HubError(message)
 
