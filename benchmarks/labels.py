@@ -122,7 +122,7 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
     n = found.odd.shape[1]
     for _ in range(PAIRS // len(found.odd) + 1):
         order = torch.randperm(n, generator=generator)
-        first, second = (subset(found, order[start : start + SUBSET]) for start in (0, SUBSET))
+        first, second = (found.on(order[start : start + SUBSET]) for start in (0, SUBSET))
         lead, again = leading(first, criteria), leading(second, criteria)
         trust = confidence(first, lead.clamp_min(0), criteria, resamples=200)
         sign, sign_again = (part.mean[torch.arange(len(lead)), lead.clamp_min(0)].sign() for part in (first, second))
@@ -134,12 +134,6 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
         if here:
             rows.append({"from": low, "to": high, "pairs": len(here), "same": round(sum(here) / len(here), 4)})
     return rows
-
-
-def subset(found: Effects, seeds: Tensor) -> Effects:
-    """The effects as they would have been found on some of the seeds. The even part is that of all."""
-    odd = found.odd[:, seeds]
-    return Effects(odd, odd.mean(dim=1), found.asymmetry)
 
 
 def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def measured(mean: list[list[float]], noise: float = 0.0) -> Effects:
     truth = torch.tensor(mean)
     scatter = torch.randn(len(truth), SEEDS, truth.shape[1], generator=torch.Generator().manual_seed(0))
     odd = truth[:, None] + noise * (scatter - scatter.mean(dim=1, keepdim=True))
-    return Effects(odd, odd.mean(dim=1), torch.zeros_like(truth))
+    return Effects(odd, torch.zeros_like(odd))
 
 
 MIXED = measured([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.5, 1.0]])
@@ -32,7 +32,7 @@ def test_two_mixed_directions_make_two_pure_ones() -> None:
 
 def test_what_is_known_badly_gets_little_weight() -> None:
     steady, wild = measured([[1.0, 0.0], [0.0, 1.0]]), measured([[1.0, 0.0], [0.0, 1.0]], noise=5.0)
-    both = Effects(torch.cat([steady.odd, wild.odd]), torch.cat([steady.mean, wild.mean]), torch.zeros(4, 2))
+    both = Effects(torch.cat([steady.odd, wild.odd]), torch.cat([steady.even, wild.even]))
     weights = fit(both)
     assert weights[0, 0] > 10 * weights[0, 2] > 0
 
@@ -51,7 +51,7 @@ def test_a_score_that_nothing_moves_has_no_composite() -> None:
 def test_many_directions_and_one_seed_are_fitted_too() -> None:
     generator = torch.Generator().manual_seed(1)
     mean = torch.randn(3000, 4, generator=generator)
-    found = Effects(mean[:, None], mean, torch.zeros_like(mean))
+    found = Effects(mean[:, None], torch.zeros_like(mean[:, None]))
     direct = torch.linalg.solve(mean[:200] @ mean[:200].T + 0.1 * torch.eye(200), mean[:200])
     expected: Tensor = NORM * (direct / direct.norm(dim=0)).T
     torch.testing.assert_close(fit(found.rows(range(200)), parts=200), expected, atol=1e-4, rtol=1e-3)

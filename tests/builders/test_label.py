@@ -2,7 +2,7 @@
 
 import torch
 
-from eigenbank.builders.label import Criteria, effects, labels_from, leading, null_effects, shortlist
+from eigenbank.builders.label import Criteria, confidence, effects, labels_from, leading, null_effects, shortlist
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -52,6 +52,21 @@ def test_a_clear_leader_becomes_the_label_with_its_polarity() -> None:
 def test_no_label_for_a_mixed_a_weak_or_an_unsteady_direction() -> None:
     assert _labels([[0.8, 0.7, 0.0], [0.1, 0.0, 0.0]]) == [None, None]
     assert _labels([[0.4, 0.0, 0.0]], noise=2.0) == [None]
+
+
+def test_confidence_is_the_share_of_resamples_in_which_every_criterion_holds() -> None:
+    first = torch.tensor([0])
+
+    def trust(criteria: Criteria, null: float = 0.0, **how: float) -> float:
+        found = effects(*_readings([[0.8, 0.1, 0.1]], noise=0.1, **how), STD, 1.0)
+        return float(confidence(found, first, criteria, torch.full((1, 3), null))[0])
+
+    assert trust(Criteria()) == 1
+    assert 0.05 < trust(Criteria(effect=0.8)) < 0.95
+    assert 0.05 < trust(Criteria(selectivity=0.8)) < 0.95
+    assert 0.05 < trust(Criteria(lead=7.0)) < 0.95
+    assert 0.05 < trust(Criteria(asymmetry=1.0), even=1.0) < 0.95
+    assert 0.05 < trust(Criteria(), null=0.4) < 0.95
 
 
 def test_a_direction_that_does_the_same_at_either_sign_gets_no_label() -> None:

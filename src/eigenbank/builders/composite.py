@@ -52,8 +52,7 @@ def _solve(mean: Tensor, noise: Tensor) -> Tensor:
 def predicted(found: Effects, weights: Tensor) -> Effects:
     """What composites would do if effects added up: `weights` `(C, K)`; the even part is not predicted, and 0."""
     odd: Tensor = torch.einsum("ck,knf->cnf", weights, found.odd)
-    mean = odd.mean(dim=1)
-    return Effects(odd, mean, torch.zeros_like(mean))
+    return Effects(odd, torch.zeros_like(odd))
 
 
 def null_of(null: Tensor, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ labels; drawing the images is the loaders' part.
 import datetime
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,34 +31,54 @@ class Criteria:
     lead: float = 1.2
     consistency: float = 0.9
     asymmetry: float = 1.0
-    confidence: float = 0.9
+    confidence: float = 0.95
     null: float = 2.0
 
     def loosened(self) -> "Criteria":
         """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
-        return replace(self, effect=0.8 * self.effect, lead=1 + 0.5 * (self.lead - 1), consistency=0.8, asymmetry=1.25)
+        return replace(
+            self,
+            effect=0.8 * self.effect,
+            selectivity=0.8 * self.selectivity,
+            lead=1 + 0.5 * (self.lead - 1),
+            consistency=0.8,
+            asymmetry=1.25 * self.asymmetry,
+        )
 
 
 @dataclass(frozen=True)
 class Effects:
     """What K directions do to f attributes, over n seeds.
 
-    `odd` `(K, n, f)`: (f(+α) − f(−α)) / 2α in population standard deviations; `mean` `(K, f)` over seeds;
-    `asymmetry` `(K, f)`: size of the even part (f(+α) + f(−α))/2 − f(0) against the odd one.
+    `odd` and `even` `(K, n, f)`: (f(+α) − f(−α)) / 2α and (f(+α) + f(−α) − 2f(0)) / 2α in population standard deviations.
     """
 
     odd: Tensor
-    mean: Tensor
-    asymmetry: Tensor
+    even: Tensor
 
     def rows(self, directions: Sequence[int]) -> "Effects":
         """The effects of some of the directions."""
         picked = list(directions)
-        return Effects(self.odd[picked], self.mean[picked], self.asymmetry[picked])
+        return Effects(self.odd[picked], self.even[picked])
+
+    def on(self, seeds: Tensor) -> "Effects":
+        """The effects on some of the seeds, `(m,)` long; one may be named more than once."""
+        return Effects(self.odd[:, seeds], self.even[:, seeds])
 
     def of(self, readable: Tensor) -> "Effects":
         """The same with no effect on the attributes that cannot be read, `readable` being `(f,)` bool."""
-        return Effects(self.odd * readable, self.mean * readable, self.asymmetry * readable)
+        return Effects(self.odd * readable, self.even * readable)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """`(K, f)`: the odd part's mean over the seeds."""
+        return self.odd.mean(dim=1)
+
+    @cached_property
+    def asymmetry(self) -> Tensor:
+        """`(K, f)`: size of the even part against the odd one, root mean square over the seeds."""
+        size = self.odd.square().mean(dim=1).sqrt().clamp_min(1e-9)
+        return self.even.square().mean(dim=1).sqrt() / size
 
     @property
     def selectivity(self) -> Tensor:
@@ -72,11 +93,7 @@ class Effects:
 
 def effects(base: Tensor, plus: Tensor, minus: Tensor, std: Tensor, scale: float) -> Effects:
     """Effects from readings: `base` `(n, f)`, `plus` and `minus` `(K, n, f)`, `std` `(f,)` over the population."""
-    odd = (plus - minus) / (2 * scale * std)
-    even = ((plus + minus) / 2 - base) / (scale * std)
-    mean = odd.mean(dim=1)
-    size = odd.square().mean(dim=1).sqrt().clamp_min(1e-9)
-    return Effects(odd, mean, even.square().mean(dim=1).sqrt() / size)
+    return Effects((plus - minus) / (2 * scale * std), ((plus + minus) / 2 - base) / (scale * std))
 
 
 def leading(found: Effects, criteria: Criteria, null: Tensor | None = None) -> Tensor:
@@ -125,19 +142,20 @@ def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
     return sorted(chosen)
 
 
-def confidence(found: Effects, attribute: Tensor, criteria: Criteria, resamples: int = 400, seed: int = 0) -> Tensor:
-    """`(K,)`: share of bootstrap resamples over seeds in which `attribute` leads with the same sign and the same margin."""
+def confidence(
+    found: Effects, attribute: Tensor, criteria: Criteria, null: Tensor | None = None, resamples: int = 400, seed: int = 0
+) -> Tensor:
+    """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of `attribute`, with
+    the same sign.
+    """
     generator = torch.Generator().manual_seed(seed)
     n = found.odd.shape[1]
     rows = torch.arange(len(attribute))
     kept = torch.zeros(len(attribute))
     sign = found.mean[rows, attribute].sign()
     for _ in range(resamples):
-        pick = torch.randint(n, (n,), generator=generator)
-        mean = found.odd[:, pick].mean(dim=1)
-        own = mean[rows, attribute]
-        others = mean.abs().scatter(1, attribute[:, None], 0.0).amax(dim=1)
-        kept += (own.sign() == sign) & (own.abs() >= criteria.lead * others) & (own.abs() >= criteria.effect)
+        again = found.on(torch.randint(n, (n,), generator=generator))
+        kept += (leading(again, criteria, null) == attribute) & (again.mean[rows, attribute].sign() == sign)
     return kept / resamples
 
 
@@ -156,7 +174,7 @@ def labels_from(
     or the bootstrap does not trust it.
     """
     first = leading(found, criteria, null)
-    trust = confidence(found, first.clamp_min(0), criteria)
+    trust = confidence(found, first.clamp_min(0), criteria, null)
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     labels: list[Label | None] = []
     for k, j in enumerate(first.tolist()):
