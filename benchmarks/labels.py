@@ -7,7 +7,6 @@ Labels are those of the set that ships, or of --directions. What was drawn is ke
 
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from eigenbank.workflows import build, find_checkpoint
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
+MOST = 16
+"""Directions confirmed per score, as `make directions` has it."""
 SUBSET = 12
 PAIRS = 2000
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -140,7 +141,10 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     """Label the same directions again with other seeds: how many labels come back?"""
     start = 300_000 + 1_000 * number
     plan = Plan(
-        seeds=tuple(range(start, start + 4)), confirm_seeds=tuple(range(start + 100, start + 112)), quality_seeds=0
+        seeds=tuple(range(start, start + 4)),
+        confirm_seeds=tuple(range(start + 100, start + 112)),
+        most=MOST,
+        quality_seeds=0,
     )
     plain = bank.composed([]).labelled({each.id: () for each in bank})
     again = label(
@@ -190,7 +194,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, pr
             other,
             open_pipeline(blank),
             labelers,
-            replace(Plan(), quality_seeds=0),
+            Plan(most=MOST, quality_seeds=0),
             cache=cache / "untrained",
             progress=progress,
         )

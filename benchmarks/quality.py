@@ -102,7 +102,8 @@ def mixed(
         return steer(pipe, edits, force=True)
 
     vectors = torch.cat([weights.flatten(), *(each.vector for each in parts)])
-    return Method(name, len(weights), added, _digest(vectors), evaluations, seconds, made)
+    places = [parts[0].bank.model_id, *(each.id for each in parts)]
+    return Method(name, len(weights), added, _digest(vectors, *places), evaluations, seconds, made)
 
 
 def composites(name: str, pipe: Any, parts: Sequence[Direction], seen: Effects, most: int, evaluations: int) -> Method:
@@ -264,8 +265,9 @@ def jacobian(pipe: Any, count: int, samples: int, steps: int, iterations: int) -
     return space.method("Jacobian of h-space", _unit(directions), _lengths(seen), started)
 
 
-def _digest(vectors: Tensor) -> str:
-    return hashlib.sha256(vectors.contiguous().numpy().tobytes()).hexdigest()
+def _digest(vectors: Tensor, *places: str) -> str:
+    """Of the vectors, and of where they are added where that is not always the same."""
+    return hashlib.sha256("\n".join(places).encode() + vectors.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _unit(directions: Tensor) -> Tensor:
@@ -296,11 +298,19 @@ class Measure:
     """Draws and reads directions; batches that were drawn before are not again."""
 
     def __init__(
-        self, pipe: Any, model: AttributeModel, seeds: int, steps: int, cache: Path, progress: Progress
+        self,
+        pipe: Any,
+        model: AttributeModel,
+        seeds: int,
+        steps: int,
+        cache: Path,
+        progress: Progress,
+        search: range = SEARCH,
     ) -> None:
         self.pipe = pipe
         self.model = model
         self.std = torch.tensor(model.config.stds)
+        self.search = search
         self.report = range(REPORT, REPORT + seeds)
         self.steps = steps
         self.cache = cache
@@ -311,7 +321,7 @@ class Measure:
         """Everything that is measured of a method."""
         report, misfit = self.effects(method, self.report, SCALE)
         half, _ = self.effects(method, self.report[:LINEAR], SCALE / 2)
-        search = None if method.made else self.effects(method, SEARCH, SCALE)[0]
+        search = None if method.made else self.effects(method, self.search, SCALE)[0]
         return Readings(search, report, half, misfit, float(self.base(self.report)[1].mean()))
 
     def effects(self, method: Method, seeds: range, scale: float) -> tuple[Effects, float]:

@@ -1,93 +1,179 @@
-"""Do eigenvectors act more than chance? Every recipe's top directions against random and bottom ones, on the demo faces.
+"""Which eigenvectors make the best sliders? Recipes, heads, windows and variations, each against random vectors there.
 
     python benchmarks/recipes.py --out benchmarks/results/recipes.json --table docs/results.md
     python benchmarks/recipes.py --model benchmarks/checkpoints/cartoon-faces-dit-64 \
         --out benchmarks/results/recipes-dit.json --table docs/results-dit.md
 
-All at the same length, the same number per layer, the same seeds. Columns as in the table's legend.
+All at the same length, the same number per layer, the same seeds; what a direction does is found out on some and told of
+others (see benchmarks/quality.py). Columns as in the table's legend. A run cut short goes on.
 """
 
 import json
 import platform
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from quality import COVERED, Measure, Method, figures, of_bank
+from rich.progress import Progress
+from torch import Tensor, nn
 
-from eigenbank.builders.label import effects
 from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.respond import respond
+from eigenbank.loaders.pipelines import denoiser_of
+from eigenbank.registry.bank import Bank
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import build, find_checkpoint, open_pipeline
 
-RECIPES = ("output-value", "output-value:output", "qkv@0.2-0.6", "output-value@0.3-0.8")
+DEFAULT = "output-value"
+RECIPES = (
+    DEFAULT,
+    "output-value:output",
+    "value",
+    "qkv",
+    "output-value@0-0.5",
+    "output-value@0.3-0.8",
+    "output-value@0.6-1",
+    "qkv@0.2-0.6",
+)
 """Those measured unless others are named with --recipe."""
-PER_LAYER = 6
-EFFECT, SELECTIVITY = 0.35, 1 / 3
+SEARCH = range(6500, 6504)
+SAME = 0.9999
+"""A cosine: a variation that changes no direction is not measured again."""
 
-LEGEND = f"""- **effect**: mean over directions of the largest change of any factor, in standard deviations of the population per unit scale
-- **selectivity**: mean share of that factor in the sum of all factors' changes
-- **best**: mean over factors of the strongest direction's change
-- **covered**: factors for which some direction has a change of at least {EFFECT} and a selectivity of at least 1/3
-- **even/odd**: median size of the even part of the response against the odd one; beyond 1 a slider no longer slides
+LEGEND = f"""- **covered**: factors that some direction moves by at least {COVERED[0]} with a selectivity of at least 1/3
+- **sliders**: share of the directions that do so
+- **effect**: mean over directions of the change of their factor, in standard deviations of the population per unit scale
+- **best**: mean over factors of the change by the direction that moved it most
+- **selectivity**: mean share of a direction's factor in the sum of all factors' changes
 """
+SHOWN = ("covered", "sliders", "effect", "best", "selectivity")
+
+Vectors = Callable[[list[nn.Module], int, int], Tensor]
+"""From the attention layers in the model's order, the number of one and a count: its directions `(count, d)`."""
 
 
-def row(pipe: Any, directions: list[Any], model: Any, scale: float, seeds: range, steps: int) -> dict[str, float]:
-    """Measure the directions and summarise them as a row of the table."""
-    found = respond(pipe, directions, model.read, scale=scale, seeds=seeds, steps=steps)
-    got = effects(found.base, found.plus, found.minus, torch.tensor(model.config.stds), scale)
-    strength, leader = got.mean.abs().max(dim=1)
-    rows = torch.arange(len(leader))
-    covered = (got.mean.abs() >= EFFECT) & (got.selectivity >= SELECTIVITY)
-    return {
-        "directions": len(directions),
-        "effect": float(strength.mean()),
-        "selectivity": float(got.selectivity[rows, leader].mean()),
-        "best": float(got.mean.abs().amax(dim=0).mean()),
-        "covered": int(covered.any(dim=0).sum()),
-        "asymmetry": float(got.asymmetry[rows, leader].median()),
-    }
+def output_value(layer: nn.Module) -> Tensor:
+    """W_O·W_V `(d, d)`, float64."""
+    product: Tensor = (layer.to_out[0].weight.double() @ layer.to_v.weight.double()).detach()
+    return product
+
+
+def gain(layer: nn.Module) -> Tensor:
+    """The weights γ `(d,)` of the norm inside the layer; ones where it has none of its own."""
+    norm = getattr(layer, "group_norm", None)
+    ones = torch.ones(layer.to_v.weight.shape[1], dtype=torch.float64)
+    return ones if norm is None else norm.weight.detach().double()
+
+
+def leading(matrix: Tensor, count: int) -> Tensor:
+    """The first right singular vectors, `(count, d)`."""
+    return torch.linalg.svd(matrix)[2][:count]
+
+
+def whitened(layers: list[nn.Module], at: int, count: int) -> Tensor:
+    """Eigenvectors of W_O·W_V·diag(γ), in what the norm makes before its weights γ, brought back behind them."""
+    scale = gain(layers[at])
+    return leading(output_value(layers[at]) * scale, count) * scale
+
+
+def along_the_path(layers: list[nn.Module], at: int, count: int) -> Tensor:
+    """Eigenvectors of the product with the next layer of the same width, by the residual path and through this one."""
+    here = output_value(layers[at])
+    for following in layers[at + 1 :]:
+        there = output_value(following) * gain(following)
+        if there.shape == here.shape:
+            return leading(there @ (torch.eye(len(here), dtype=here.dtype) + here), count)
+    return leading(here, count)
+
+
+def turned(layers: list[nn.Module], at: int, count: int) -> Tensor:
+    """The first eigenvectors turned within their span so that each has few large entries (varimax, Kaiser 1958)."""
+    basis = leading(output_value(layers[at]), count)
+    rotation = torch.eye(count, dtype=basis.dtype)
+    for _ in range(500):
+        now = rotation @ basis
+        left, _, right = torch.linalg.svd((now**3 - now * now.square().mean(dim=1, keepdim=True)) @ basis.T)
+        rotation = left @ right
+    return rotation @ basis
+
+
+VARIATIONS: dict[str, Vectors] = {
+    "whitened by the norm's weights": whitened,
+    "along the path to the next layer": along_the_path,
+    "turned to few large entries": turned,
+}
+
+
+def varied(pipe: Any, bank: Bank, vectors: Vectors, per_layer: int) -> Bank:
+    """A bank of output-value's places with other vectors."""
+    modules = dict(denoiser_of(pipe).named_modules())
+    order = [name for name in modules if name in bank.layers]
+    layers = [modules[name] for name in order]
+    changed = {}
+    for each in bank:
+        if each.rank == 0:
+            (key,) = (key for key in bank.vectors if key.startswith(f"{each.layer}/"))
+            found = vectors(layers, order.index(each.layer), per_layer).float()
+            changed[key] = bank.vectors[key].clone()
+            changed[key][:per_layer] = nn.functional.normalize(found, dim=1)
+    return Bank(bank.manifest, vectors=changed)
+
+
+def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) -> Iterator[tuple[str, str, Method]]:
+    """Recipe, kind of vectors, and the directions."""
+    for slug in recipes:
+        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=per_layer))
+        yield slug, "top", of_bank(slug, pipe, bank, per_layer, 0.0)
+        if slug == DEFAULT:
+            heads = min(layer.heads for layer in bank.manifest.layers)
+            single = build(model_id, recipes=[f"{slug}.h{head}" for head in range(heads)], top_k=per_layer // heads)
+            yield slug, "top of each head", of_bank(f"{slug}, heads", pipe, calibrate(pipe, single), per_layer, 0.0)
+            for name, vectors in VARIATIONS.items():
+                other = varied(pipe, bank, vectors, per_layer)
+                if any(float(one.vector @ two.vector) < SAME for one, two in zip(bank, other, strict=True)):
+                    yield slug, name, of_bank(name, pipe, other, per_layer, 0.0)
+        chance = bank.randomised(per_layer, seed=1)
+        yield slug, "random", of_bank(f"{slug}, random", pipe, chance, per_layer, 0.0)
 
 
 @click.command()
 @click.option("--model", "model_id", default=DEMO_MODEL_ID, show_default=True, help="A checkpoint of cartoon faces.")
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, metavar="RECIPE", help="Recipes to measure.")
-@click.option("--scale", default=0.7, show_default=True)
-@click.option("--seeds", default=4, show_default=True)
+@click.option("--per-layer", default=4, show_default=True)
+@click.option("--seeds", default=8, show_default=True, help="Seeds to tell of.")
 @click.option("--steps", default=10, show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/recipes.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/results.md"))
-def main(model_id: str, recipes: tuple[str, ...], scale: float, seeds: int, steps: int, out: Path, table: Path) -> None:
-    """Measure every recipe against its controls and write the figures and their table."""
-    started = time.perf_counter()
+def main(
+    model_id: str, recipes: tuple[str, ...], per_layer: int, seeds: int, steps: int, cache: Path, out: Path, table: Path
+) -> None:
+    """Measure every recipe against chance, and write the figures and their table."""
+    cache.mkdir(parents=True, exist_ok=True)
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
     pipe = open_pipeline(model_id)
     rows = []
-    for slug in recipes:
-        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=4096))
-        top = [direction for direction in bank if direction.rank < PER_LAYER]
-        bottom = [d for d in bank if d.rank >= bank.layers[d.layer].width - PER_LAYER]
-        chance = list(bank.randomised(PER_LAYER, seed=1))
-        for name, directions in (("top", top), ("random", chance), ("bottom", bottom)):
-            found = row(pipe, directions, model, scale, range(5000, 5000 + seeds), steps)
-            rows.append({"recipe": slug, "site": top[0].recipe.site, "vectors": name, **found})
-            click.echo(json.dumps(rows[-1]))
+    with Progress() as progress:
+        measure = Measure(pipe, model, seeds, steps, cache, progress, search=SEARCH)
+        for recipe, kind, method in methods(pipe, model_id, recipes, per_layer):
+            found = figures(measure(method))
+            rows.append({"recipe": recipe, "vectors": kind, **{name: found[name] for name in SHOWN}})
+            progress.console.print_json(json.dumps(rows[-1]))
     document = {
-        "what": "recipes against random and bottom vectors",
+        "what": "recipes and variations against random vectors",
         "model": model_id,
-        "layers": len(bank.layers),
-        "scale": scale,
+        "directions": method.count,
+        "per_layer": per_layer,
+        "search": len(SEARCH),
         "seeds": seeds,
         "steps": steps,
         "factors": len(model.config.names),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - started),
         "rows": rows,
     }
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -98,23 +184,22 @@ def main(model_id: str, recipes: tuple[str, ...], scale: float, seeds: int, step
 def as_markdown(document: dict[str, Any]) -> str:
     """The page docs/results.md of a run."""
     lines = [
-        "# Do eigenvectors act more than chance?",
+        "# Which eigenvectors make the best sliders?",
         "",
-        f"Measured on `{document.get('model', DEMO_MODEL_ID)}` ({document['factors']} known factors) by `python "
-        f"benchmarks/recipes.py`: the first {PER_LAYER} directions of each of its {document.get('layers', 7)} layers, scale ±{document['scale']}, {document['seeds']} seeds, "
-        f"{document['steps']} DDIM steps, against random unit vectors and the bottom {PER_LAYER} eigenvectors at the same "
-        "place and length. This file is written by that command.",
+        f"Measured on `{document['model']}` ({document['factors']} known factors) by `python benchmarks/recipes.py`: the "
+        f"first {document['per_layer']} directions of every layer, {document['directions']} in all, {document['steps']} DDIM steps; "
+        f"which factor a direction moves was found out on {document['search']} seeds, the figures are of {document['seeds']} others. "
+        "Random vectors are added at the same places, in the same window, at the same length. In brackets the 5th and 95th "
+        "percentile over resamples of the seeds. This file is written by that command.",
         "",
         LEGEND,
-        "| recipe | vectors | effect | selectivity | best | covered | even/odd |",
-        "|---|---|---|---|---|---|---|",
+        f"| recipe | vectors | {' | '.join(SHOWN)} |",
+        "|---|---|" + "---|" * len(SHOWN),
     ]
     for found in document["rows"]:
         name = f"`{found['recipe']}`" if found["vectors"] == "top" else ""
-        lines.append(
-            f"| {name} | {found['vectors']} | {found['effect']:.2f} | {found['selectivity']:.2f} | {found['best']:.2f} | "
-            f"{found['covered']} of {document['factors']} | {found['asymmetry']:.2f} |"
-        )
+        cells = (f"{value:.2f} ({low:.2f}–{high:.2f})" for value, low, high in (found[each] for each in SHOWN))
+        lines.append(f"| {name} | {found['vectors']} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *findings(document), ""])
 
 
@@ -122,14 +207,24 @@ def findings(document: dict[str, Any]) -> list[str]:
     """What the table says, in words, worked out from its rows."""
     table = {(found["recipe"], found["vectors"]): found for found in document["rows"]}
     lines = ["## In words", ""]
-    for slug in dict.fromkeys(found["recipe"] for found in document["rows"]):
-        top, chance, bottom = (table[slug, name] for name in ("top", "random", "bottom"))
-        lines.append(
-            f"- `{slug}`: top eigenvectors act {top['effect'] / chance['effect']:.1f} times as strongly as random vectors and "
-            f"{top['effect'] / bottom['effect']:.1f} times as the bottom ones; they cover {top['covered']} factors, random "
-            f"vectors {chance['covered']}; selectivity {top['selectivity']:.2f} against {chance['selectivity']:.2f}."
-        )
+    for (slug, kind), found in table.items():
+        if kind != "random":
+            name = f"`{slug}`" if kind == "top" else f"`{slug}`, {kind},"
+            lines.append(f"- {name} against random vectors: {_compared(found, table[slug, 'random'])}.")
+    lines.append("")
+    for (slug, kind), found in table.items():
+        if kind not in ("top", "random"):
+            lines.append(f"- `{slug}`, {kind}, against its eigenvectors: {_compared(found, table[slug, 'top'])}.")
     return lines
+
+
+def _compared(one: dict[str, Any], other: dict[str, Any]) -> str:
+    said = []
+    for name in SHOWN:
+        (value, low, high), (theirs, from_, to) = one[name], other[name]
+        if low > to or high < from_:
+            said.append(f"{'more' if low > to else 'less'} {name} ({value:.2f}, {theirs:.2f})")
+    return ", ".join(said) or "nothing can be told apart"
 
 
 if __name__ == "__main__":
