@@ -2,12 +2,12 @@
 
 import json
 import sys
-from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from plugging import install
 
 import eigenbank as eb
 from eigenbank.cli.main import run
@@ -18,15 +18,6 @@ from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Norm
 from eigenbank.schemas.errors import MatchError, SteerError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plain_sampler"
-
-
-def install(site: Path, name: str, entry: str, group: str = "eigenbank.loaders") -> None:
-    """What pip leaves of a package's entry points in a folder of installed packages."""
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
-    assert list(Distribution.at(info).entry_points)
 
 
 @pytest.fixture

@@ -143,7 +143,12 @@ def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
 
 
 def confidence(
-    found: Effects, attribute: Tensor, criteria: Criteria, null: Tensor | None = None, resamples: int = 400, seed: int = 0
+    found: Effects,
+    attribute: Tensor,
+    criteria: Criteria,
+    null: Tensor | None = None,
+    resamples: int = 400,
+    seed: int = 0,
 ) -> Tensor:
     """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of `attribute`, with
     the same sign.

@@ -13,7 +13,8 @@ def plugins(fmt: str, quiet: bool) -> None:
     """List the plugins of every kind that are installed, ours among them: loaded, or skipped and why.
 
     A package offers one by an entry point: in the group eigenbank.families, how to find a checkpoint's layers; in
-    eigenbank.labelers, how to name directions; in eigenbank.loaders, how to steer a pipeline.
+    eigenbank.labelers, how to name directions; in eigenbank.recipes, of what matrix the eigenvectors are; in
+    eigenbank.loaders, how to steer a pipeline.
 
     \b
     Example:

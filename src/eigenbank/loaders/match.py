@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Direction
 from eigenbank.registry.digest import weights_digest
-from eigenbank.registry.recipes import matrix_of, weights_by_head
+from eigenbank.registry.plugins import PluginError
+from eigenbank.registry.recipes import form
 from eigenbank.schemas import Layer, Part, Recipe
-from eigenbank.schemas.errors import MatchError
+from eigenbank.schemas.errors import MatchError, UnknownNameError
 from eigenbank.schemas.layer import Role
 
 Verdict = Literal["exact", "transfer", "structure", "foreign", "incompatible"]
@@ -87,7 +88,11 @@ def match_weights(weights: Mapping[Role, Tensor], layer: Layer, directions: Iter
         return [Match(direction, "exact", 1.0) for direction in chosen]
     found = []
     for direction in chosen:
-        score = transfer_score(weights, direction.recipe, direction.vector, layer)
+        try:
+            score = transfer_score(weights, direction.recipe, direction.vector, layer)
+        except (UnknownNameError, PluginError) as error:
+            found.append(Match(direction, "structure", reason=f"only shapes were compared: {error}"))
+            continue
         verdict: Verdict = "transfer" if score >= TRANSFER else "foreign"
         reason = None if verdict == "transfer" else f"cos∠(M′v, v) = {score:.3f}, at least {TRANSFER} expected"
         found.append(Match(direction, verdict, score, reason))
@@ -161,7 +166,7 @@ def is_exact(weights: Mapping[Role, Tensor], layer: Layer) -> bool:
 def transfer_score(weights: Mapping[Role, Tensor], recipe: Recipe, vector: Tensor, layer: Layer) -> float:
     """cos∠(M′v, v) for the recipe's Gram matrix M′ of these weights: 1 for an eigenvector, in [0, 1]."""
     wide = {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1}
-    matrix = matrix_of(recipe).form(weights_by_head(recipe, wide, layer))
+    matrix = form(recipe, wide, layer)
     v = vector.double().to(matrix.device)
     # The Gram matrix itself, a d³ product, is not needed for one vector.
     image = matrix.T @ (matrix @ v) if recipe.side == "input" else matrix @ (matrix.T @ v)

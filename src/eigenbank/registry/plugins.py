@@ -14,6 +14,7 @@ from eigenbank.schemas.errors import EigenbankError
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
     "labelers": ("names directions by what they do", ("name", "applies", "open")),
+    "recipes": ("says of what matrix the eigenvectors are", ("name", "needs", "form", "sides", "summary")),
     "loaders": ("makes pipelines steerable", ("name", "knows", "open")),
 }
 """The kinds of plugins, each the end of a group's name: what they do, and the attributes they must have."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas import Layer, Recipe
 from eigenbank.schemas.errors import UnknownNameError, unknown
 from eigenbank.schemas.layer import Role
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Matrix:
     """An entry of the recipe registry: its name, which weights it needs, how it is formed, which sides are the layer's.
 
-    `form` gets the weights with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors
+    A package adds one by an entry point in the group `eigenbank.recipes`, under the matrix's name. `form` gets the weights with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors
     live in a space where nothing can be added (the output of W_V lies between the projections).
     """
 
@@ -44,37 +45,48 @@ def _output_value(weights: "Mapping[Role, Tensor]") -> "Tensor":
     return weights["output"] @ weights["value"] if "output" in weights else weights["value"]
 
 
-MATRICES = {
-    matrix.name: matrix
-    for matrix in (
-        Matrix("value", ("value",), lambda w: w["value"], ("input",), "W_V: what is carried from token to token"),
-        Matrix(
-            "output-value",
-            ("value", "output"),
-            _output_value,
-            ("input", "output"),
-            "W_O·W_V: what the layer makes of what it reads",
-        ),
-        Matrix(
-            "query-key",
-            ("query", "key"),
-            lambda w: w["query"].T @ w["key"],
-            ("input", "output"),
-            "W_QᵀW_K: which tokens attend to which",
-        ),
-        Matrix("qkv", ("query", "key", "value"), _stack, ("input",), "W_Q, W_K and W_V stacked: all the layer reads"),
-    )
-}
+VALUE = Matrix("value", ("value",), lambda w: w["value"], ("input",), "W_V: what is carried from token to token")
+OUTPUT_VALUE = Matrix(
+    "output-value",
+    ("value", "output"),
+    _output_value,
+    ("input", "output"),
+    "W_O·W_V: what the layer makes of what it reads",
+)
+QUERY_KEY = Matrix(
+    "query-key",
+    ("query", "key"),
+    lambda w: w["query"].T @ w["key"],
+    ("input", "output"),
+    "W_QᵀW_K: which tokens attend to which",
+)
+QKV = Matrix("qkv", ("query", "key", "value"), _stack, ("input",), "W_Q, W_K and W_V stacked: all the layer reads")
+
+MATRICES = {matrix.name: matrix for matrix in (VALUE, OUTPUT_VALUE, QUERY_KEY, QKV)}
+"""Those that ship."""
 
 
 def matrix_of(recipe: Recipe) -> Matrix:
     """The registry's entry for a recipe. Raises UnknownNameError for an unknown matrix or a side it does not have."""
-    if recipe.matrix not in MATRICES:
-        raise unknown(kind="recipe", name=recipe.matrix, known=MATRICES)
-    matrix = MATRICES[recipe.matrix]
+    matrix = MATRICES.get(recipe.matrix) or _plugged(recipe.matrix)
     if recipe.side not in matrix.sides:
         choices = [matrix.name if side == "input" else f"{matrix.name}:{side}" for side in matrix.sides]
         raise unknown(kind="recipe", name=recipe.slug, known=choices)
+    return matrix
+
+
+def _plugged(name: str) -> Matrix:
+    """A matrix that another package offers. Raises UnknownNameError, and PluginError where two do."""
+    plugins = {found.name: found for found in load_plugins("recipes")}
+    if name not in plugins:
+        raise unknown(
+            kind="recipe", name=name, known=[*MATRICES, *plugins], hint="It may be of a package that is not installed."
+        )
+    found = plugins[name]
+    if found.problem is not None:
+        message = f"recipe {name!r} of {found.owner} cannot be used: {found.problem}. Update {found.owner}"
+        raise PluginError(message)
+    matrix: Matrix = found.object
     return matrix
 
 
@@ -87,8 +99,38 @@ def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
 
 
 def form(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
-    """The matrix M a recipe names, the same for both its sides. Raises UnknownNameError for a head that is not there."""
-    return matrix_of(recipe).form(weights_by_head(recipe, weights, layer))
+    """The matrix M a recipe names, the same for both its sides. Raises UnknownNameError for a head that is not there, and
+    PluginError where another package's recipe gives no matrix.
+    """
+    matrix = matrix_of(recipe)
+    given = weights_by_head(recipe, weights, layer)
+    if matrix.name in MATRICES:
+        return matrix.form(given)
+    return _formed(matrix, given, layer)
+
+
+def _formed(matrix: Matrix, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
+    """What a stranger's recipe makes of the weights, if it is a matrix of finite numbers."""
+    import torch
+
+    problem = None
+    try:
+        made = matrix.form(weights)
+    except Exception as error:  # a stranger's code may fail in any way
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if not isinstance(made, torch.Tensor) or made.ndim != 2 or not made.is_floating_point():
+            problem = (
+                f"it gave {list(made.shape) if isinstance(made, torch.Tensor) else type(made).__name__}, no matrix"
+            )
+        elif not bool(made.isfinite().all()):
+            problem = "it gave numbers that are not finite"
+        else:
+            return made.double()
+    message = (
+        f"recipe {matrix.name!r} failed on {layer.name} ({problem}): nothing was built. Tell the package that offers it"
+    )
+    raise PluginError(message)
 
 
 def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
