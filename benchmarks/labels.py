@@ -5,6 +5,7 @@
 Labels are those of the set that ships, or of --directions. What was drawn is kept: a run cut short goes on.
 """
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -39,8 +40,8 @@ Kind = Direction | Composite
 @click.command()
 @click.option("--directions", type=click.Path(path_type=Path), help="Set to check [default: the one that ships].")
 @click.option("--held", default=500, show_default=True, help="Fresh seeds for each label's best direction.")
-@click.option("--calibration-seeds", default=96, show_default=True, help="Seeds for everything that has a label.")
-@click.option("--reruns", default=2, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
+@click.option("--calibration-seeds", default=48, show_default=True, help="Seeds for everything that has a label.")
+@click.option("--reruns", default=1, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
@@ -67,8 +68,10 @@ def main(
             progress.update(bars[what], completed=done, total=total)
 
         def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
+            parts = [[[part.id, weight] for part, weight in each.parts] for each in which]
+            key = hashlib.sha256(json.dumps([parts, *seeds, at]).encode()).hexdigest()[:16]
             return respond(
-                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / f"{what}-{len(seeds)}-{at}",
+                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / f"{what}-{key}",
                 progress=lambda done, total: show(what, done, total),
             )  # fmt: skip
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.plans.decide import keys_of
+from eigenbank.plans.fetch import fetch_pipeline
 from eigenbank.plans.pack import Packed, pack, unpack
-from eigenbank.schemas.errors import EigenbankError, UnreachableError
+from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Settings, Step
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 Made = Path | Packed
 """A set: its folder, or its files."""
-ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _label(task: Task, place: Path, progress: Progress, say: Say) -> "tuple[Bank
     from eigenbank.registry.stamp import stamped
 
     settings, keys = task.settings, keys_of(task.settings)
-    checkpoint = _fetch_pipeline(task)
+    checkpoint = fetch_pipeline(task.entry, task.revision)
     labelers = open_labelers(list(settings.asked_labelers), checkpoint)
     bank = label(
         _bank(task, place),
@@ -160,7 +160,7 @@ def _preview(task: Task, place: Path, progress: Progress, _say: Say) -> "tuple[B
     chosen = [each for each in bank.sliders if each.labels][: how.most]
     drawn = {}
     if chosen:
-        pipe = _open_pipeline(task, _fetch_pipeline(task))
+        pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision))
         for number, each in enumerate(chosen):
             drawn[each.id] = draw_preview(
                 pipe, each, seeds=how.seeds, scales=how.scales, steps=how.steps, **_call(task)
@@ -189,32 +189,6 @@ def _bank(task: Task, place: Path) -> "Bank":
 def _call(task: Task) -> dict[str, Any]:
     """What the pipeline is called with, beside seeds and steps."""
     return {} if task.settings.prompt is None else {"prompt": task.settings.prompt}
-
-
-def _fetch_pipeline(task: Task) -> Path:
-    """The checkpoint's whole pipeline, through the client's cache: what drawing needs, and no other weights.
-
-    Raises HubError.
-    """
-    from diffusers import DiffusionPipeline
-
-    from eigenbank.registry.hub.errors import hub_errors
-
-    repo = task.entry.source
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(8.0, 0.2 * 2**attempt))
-        try:
-            with hub_errors(f"fetching the pipeline of {repo}, to draw with it,", "nothing was labelled or drawn"):
-                return Path(
-                    DiffusionPipeline.download(
-                        repo, revision=task.revision, variant=task.entry.variant, use_safetensors=None
-                    )
-                )
-        except UnreachableError:
-            if attempt + 1 == ATTEMPTS:
-                raise
-    raise AssertionError
 
 
 def _open_pipeline(task: Task, folder: Path) -> Any:

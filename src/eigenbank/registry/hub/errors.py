@@ -71,8 +71,11 @@ def explain(error: BaseException) -> tuple[type[HubError], str, str] | None:
         return UnreachableError, reason, "Check the network, then run it again"
     if isinstance(error, hf.FileMetadataError):
         return HubError, "what answers is not a Hub", "Check HF_ENDPOINT and the proxy settings"
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        return explain(error.__cause__)
+    if isinstance(error, (RuntimeError, OSError)) and error.__cause__ is not None:
+        # The client closes, or diffusers falls back to its cache, after something else went wrong.
+        inner = explain(error.__cause__)
+        if inner is not None:
+            return inner
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return UnreachableError, "the Hub's answer was garbled", "Run it again"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):

@@ -1,0 +1,64 @@
+"""A checkpoint's whole pipeline from the Hub, to draw with."""
+
+import json
+import time
+from pathlib import Path
+
+from eigenbank.schemas.errors import UnreachableError
+from eigenbank.schemas.plan import Entry
+
+ATTEMPTS = 6
+_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".pt", ".gguf")
+
+
+def fetch_pipeline(entry: Entry, revision: str) -> Path:
+    """The folder of a checkpoint's pipeline, through the client's cache: what drawing needs, and no other weights.
+
+    Where the Hub cannot be asked, diffusers takes what its cache holds of the pipeline, and that may be half of it: such
+    an answer counts as none. Raises HubError.
+    """
+    from diffusers import DiffusionPipeline
+
+    from eigenbank.registry.hub.errors import hub_errors
+
+    outcome = "nothing was labelled or drawn"
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(min(8.0, 0.2 * 2**attempt))
+        try:
+            with hub_errors(f"fetching the pipeline of {entry.source}, to draw with it,", outcome):
+                folder = Path(
+                    DiffusionPipeline.download(
+                        entry.source, revision=revision, variant=entry.variant, use_safetensors=None
+                    )
+                )
+                if lacking := missing_part(folder):
+                    message = f"the pipeline of {entry.source} could not be fetched whole: {lacking} is missing, {outcome}. Run it again"
+                    raise UnreachableError(message)
+                return folder
+        except UnreachableError:
+            if attempt + 1 == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def missing_part(folder: Path) -> str | None:
+    """What a pipeline's folder lacks of the components its index names: one of them, or its weights. None where it is whole.
+
+    A component with a config.json is a model, and has weights beside it, all the shards that its index lists.
+    """
+    index: dict[str, object] = json.loads((folder / "model_index.json").read_bytes())
+    for name, kind in index.items():
+        if name.startswith("_") or not (isinstance(kind, list) and len(kind) == 2 and kind[0]):
+            continue
+        part = folder / name
+        if not part.is_dir():
+            return name
+        held = {path.name for path in part.iterdir()}
+        if "config.json" in held and not any(file.endswith(_WEIGHTS) for file in held):
+            return f"{name}'s weights"
+        for shards in part.glob("*.index*.json"):
+            listed = set(json.loads(shards.read_bytes()).get("weight_map", {}).values())
+            if lost := sorted(listed - held):
+                return f"{name}/{lost[0]}"
+    return None
