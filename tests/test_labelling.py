@@ -1,17 +1,22 @@
 """Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import eigenbank as eb
+from eigenbank import labelling
+from eigenbank.builders.label import Effects
 from eigenbank.builders.labelers.seam import LabelerError
 from eigenbank.builders.labelers.statistics import Statistics
 from eigenbank.labelling import Plan, label
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.respond import respond
 from eigenbank.registry.bank import Bank
 from eigenbank.schemas.errors import SteerError
 
@@ -58,6 +63,49 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: Bank,
     assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[0]
     with pytest.raises(LabelerError, match=r"out of ink.*no label was given"):
         label(bank, pipe, [Colours(fails)], PLAN)
+
+
+def test_what_few_seeds_do_not_settle_is_measured_on_more(
+    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def watched(*args: Any, seeds: Sequence[int], **how: Any) -> Any:
+        asked.append(tuple(seeds))
+        return respond(*args, seeds=seeds, **how)
+
+    def drawn(doubtful: bool, most: int) -> list[tuple[int, ...]]:
+        asked.clear()
+        monkeypatch.setattr(
+            labelling, "unsettled", lambda found, *_: torch.full((len(found.odd),), doubtful, dtype=torch.bool)
+        )
+        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, quality_seeds=0))
+        return asked[2:]  # after the screening and chance
+
+    monkeypatch.setattr(labelling, "respond", watched)
+    pipe = open_pipeline(tiny_checkpoint)
+    assert drawn(False, 12) == [(2, 3, 4)]
+    assert drawn(True, 12) == [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
+    assert drawn(True, 5) == [(2, 3, 4), (5, 6)]
+    assert drawn(True, 3) == [(2, 3, 4)]
+
+
+def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
+    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    looks = iter([True, False])
+    monkeypatch.setattr(
+        labelling, "unsettled", lambda found, *_: torch.full((len(found.odd),), next(looks), dtype=torch.bool)
+    )
+    monkeypatch.setattr(labelling, "labels_from", lambda found, *_, seeds, **__: [given(found, seeds)] * len(found.odd))
+    seen: list[tuple[int, int]] = []
+
+    def given(found: Effects, seeds: Sequence[int]) -> None:
+        seen.append((found.odd.shape[1], len(seeds)))
+
+    label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0))
+    assert seen == [(3, 3), (6, 6)]
 
 
 def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Path) -> None:

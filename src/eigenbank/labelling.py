@@ -4,6 +4,7 @@ Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.composite import PARTS, fit, name_for, null_of, predicted
-from eigenbank.builders.label import Criteria, Effects, effects, labels_from, leading, null_effects, shortlist
+from eigenbank.builders.label import (
+    Criteria,
+    Effects,
+    effects,
+    labels_from,
+    leading,
+    null_effects,
+    shortlist,
+    unsettled,
+)
 from eigenbank.builders.labelers.panel import Panel
 from eigenbank.builders.labelers.seam import Labeler, LabelerError
 from eigenbank.builders.quality import SCALES, agreement, qualities, swept, thumbnails
@@ -34,7 +44,8 @@ READABLE = 0.1
 class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
     random ones at every place; the `most` promising for each score, and a composite of at most `parts` directions for
-    it, confirmed on `confirm_seeds`. The quality of these, or of `all_qualities`, is measured on the first
+    it, confirmed on `confirm_seeds`, and where these do not settle it on as many again, and again, up to `confirm_most` in
+    all. The quality of these, or of `all_qualities`, is measured on the first
     `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
     and nothing there has a name.
     """
@@ -42,6 +53,7 @@ class Plan:
     scale: float = 1.0
     seeds: tuple[int, ...] = tuple(range(100, 104))
     confirm_seeds: tuple[int, ...] = tuple(range(200, 212))
+    confirm_most: int = 48
     steps: int = 10
     most: int = 4
     null: int = 4
@@ -168,16 +180,38 @@ class _Study:
         singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
         composites = [bank[new.id] for each in candidates for new in each.records]
         wanted: list[Direction | Composite] = [*singles, *composites]
-        labels: dict[str, list[Label]] = {}
-        if wanted:
-            confirmed = self.measure("confirming", wanted, plan.confirm_seeds)
-            where = {each.id: number for number, each in enumerate(wanted)}
-            for each in candidates:
-                for name, new in each.confirmed(confirmed, where, plan).items():
-                    labels.setdefault(name, []).append(new)
+        labels = self.confirm(candidates, wanted)
         earned = [new for each in candidates for new in each.records if new.id in labels]
         measured = [*(directions if plan.all_qualities else singles), *(bank[new.id] for new in earned)]
         return Findings(labels, self.qualities(candidates[0].judge, measured), earned)
+
+    def confirm(
+        self, candidates: "Sequence[_Candidates]", wanted: "Sequence[Direction | Composite]"
+    ) -> dict[str, list[Label]]:
+        """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it."""
+        labels: dict[str, list[Label]] = {}
+        found: Responses | None = None
+        rows: list[int] = []
+        seeds = self.plan.confirm_seeds
+        while wanted:
+            more = self.measure("confirming", wanted, seeds)
+            found = more if found is None else found.joined(more, rows)
+            where = {each.id: number for number, each in enumerate(wanted)}
+            for each in candidates:
+                for name, new in each.confirmed(found, where).items():
+                    labels.setdefault(name, []).append(new)
+            rows = [number for name, number in where.items() if any(name in each.open for each in candidates)]
+            wanted = [wanted[number] for number in rows]
+            seeds = self.more_seeds(found.seeds)
+            if not seeds:
+                break
+        return labels
+
+    def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
+        """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
+        taken, plan = {*used, *self.plan.seeds}, self.plan
+        fresh = (seed for seed in itertools.count(max(taken) + 1))
+        return tuple(itertools.islice(fresh, max(0, min(len(used), plan.confirm_most - len(used)))))
 
     def qualities(self, judge: "_Judge", which: Sequence[Direction | Composite]) -> dict[str, Quality]:
         """The quality of each, by id, in the eyes of one labeler."""
@@ -233,7 +267,8 @@ class _Study:
 class _Candidates:
     """What one labeler's readings on the screening seeds make worth a second look, on others.
 
-    `singles` are directions by number, `records` composites, whose names join those `taken`.
+    `singles` are directions by number, `records` composites, whose names join those `taken`; `open` are the ids of those
+    that are neither labelled nor settled to have no label.
     """
 
     def __init__(self, judge: "_Judge", seen: Effects, null: Tensor, bank: Bank, plan: Plan, taken: set[str]) -> None:
@@ -242,6 +277,7 @@ class _Candidates:
         self.singles = shortlist(seen, leading(seen, loose, null), plan.most)
         self.records: list[CompositeRecord] = []
         self._ids = [each.id for each in bank]
+        self.open = {self._ids[k] for k in self.singles}
         self._null = null
         self._wanted: dict[str, int] = {}
         self._nulls: dict[str, Tensor] = {}
@@ -258,26 +294,33 @@ class _Candidates:
             taken.add(name)
             parts = tuple(Weighted(direction=self._ids[k], weight=float(weights[score, k])) for k in used)
             self.records.append(CompositeRecord(name=name, parts=parts))
+            self.open.add(self.records[-1].id)
             self._wanted[self.records[-1].id] = score
             self._nulls[self.records[-1].id] = nulls[score]
 
-    def confirmed(self, found: Responses, where: Mapping[str, int], plan: Plan) -> dict[str, Label]:
-        """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for."""
-        ids = [*(self._ids[k] for k in self.singles), *self._wanted]
+    def confirmed(self, found: Responses, where: Mapping[str, int]) -> dict[str, Label]:
+        """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for.
+
+        What they settle is not open any more.
+        """
+        null = {**{self._ids[k]: self._null[k] for k in self.singles}, **self._nulls}
+        ids = [name for name in null if name in self.open]
         if not ids:
             return {}
-        null = torch.stack([*(self._null[k] for k in self.singles), *self._nulls.values()])
+        chance = torch.stack([null[name] for name in ids])
+        seen = self.judge.effects(found).rows([where[name] for name in ids])
+        names = self.judge.labeler.names
         given = labels_from(
-            self.judge.effects(found).rows([where[name] for name in ids]),
-            self.judge.labeler.names,
+            seen,
+            names,
             Criteria(),
             source=self.judge.labeler.source,
-            scale=plan.scale,
-            seeds=plan.confirm_seeds,
-            steps=plan.steps,
-            null=null,
+            scale=found.scale,
+            seeds=found.seeds,
+            steps=found.steps,
+            null=chance,
         )
-        names = self.judge.labeler.names
+        self.open = {name for name, doubtful in zip(ids, unsettled(seen, Criteria(), chance), strict=True) if doubtful}
         return {
             name: new
             for name, new in zip(ids, given, strict=True)

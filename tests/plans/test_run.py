@@ -47,6 +47,10 @@ def rows(done: "subprocess.CompletedProcess[str]") -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in json.loads(done.stdout)}
 
 
+def wrong(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    return {name: row["error"] for name, row in rows(done).items() if row["error"]}
+
+
 def run(client: Client, plan: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     return client.run("plan", "run", str(plan), "--format", "json", *more)
 
@@ -124,7 +128,7 @@ def compare(
     if calm:
         client = make_client("calm", extra=STEADY)
         done = run(client, plan, *whole("local"))
-        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert done.returncode == 0, (wrong(done), done.stderr)
         seen.append(left_behind(client.home, hub))
         assert {row["status"] for row in rows(run(client, plan, *whole("local"))).values()} == {"unchanged"}
     for executor in ("local", "ray"):

@@ -32,6 +32,7 @@ class Criteria:
     consistency: float = 0.9
     asymmetry: float = 1.0
     confidence: float = 0.95
+    doubt: float = 0.05
     null: float = 2.0
 
     def loosened(self) -> "Criteria":
@@ -162,6 +163,12 @@ def confidence(
         again = found.on(torch.randint(n, (n,), generator=generator))
         kept += (leading(again, criteria, null) == attribute) & (again.mean[rows, attribute].sign() == sign)
     return kept / resamples
+
+
+def unsettled(found: Effects, criteria: Criteria, null: Tensor | None = None) -> Tensor:
+    """`(K,)` bool: whether more seeds could tell if the attribute that moves most deserves to be the label."""
+    trust = confidence(found, found.mean.abs().argmax(dim=1), criteria, null)
+    return (trust > criteria.doubt) & (trust < criteria.confidence)
 
 
 def labels_from(

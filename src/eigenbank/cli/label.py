@@ -25,6 +25,13 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @click.option(
     "--confirm-seeds", type=SEEDS, default="200-211", show_default=True, help="Seeds to confirm the found ones on."
 )
+@click.option(
+    "--confirm-most",
+    type=click.IntRange(1, 1000),
+    default=48,
+    show_default=True,
+    help="Where the seeds to confirm on do not settle it, more are taken, up to so many.",
+)
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
@@ -58,6 +65,7 @@ def label(
     scale: float,
     seeds: tuple[int, ...],
     confirm_seeds: tuple[int, ...],
+    confirm_most: int,
     steps: int,
     most: int,
     null: int,
@@ -94,6 +102,7 @@ def label(
         scale=scale,
         seeds=seeds,
         confirm_seeds=confirm_seeds,
+        confirm_most=confirm_most,
         steps=steps,
         most=most,
         null=null,

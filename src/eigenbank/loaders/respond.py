@@ -34,6 +34,18 @@ class Responses:
     seeds: tuple[int, ...]
     steps: int
 
+    def joined(self, more: "Responses", rows: Sequence[int]) -> "Responses":
+        """Of some of the directions, `rows`, with what was read of just these on more seeds."""
+        picked = list(rows)
+        return Responses(
+            torch.cat([self.base, more.base]),
+            torch.cat([self.plus[picked], more.plus], dim=1),
+            torch.cat([self.minus[picked], more.minus], dim=1),
+            self.scale,
+            (*self.seeds, *more.seeds),
+            self.steps,
+        )
+
 
 def respond(
     pipe: Any,
