@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces directions bench bench-quality torture dist docs hub clean
+.PHONY: help install demo test lint faces directions screenshots bench bench-quality torture dist docs hub clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ directions: install ## Build, label and draw the demo checkpoint's direction set
 	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics --most 32 && \
 	$(BIN)/eigenbank preview $(DEMO) && \
 	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
+
+screenshots: install ## Take the docs' screenshots of the gallery and the playground anew; NAMES='gallery-front' for some
+	$(BIN)/python tests/screenshots.py $(NAMES)
 
 MINUTES := 20
 torture: install ## Fuzz, break and kill for MINUTES (at most 20); writes benchmarks/results/torture.json

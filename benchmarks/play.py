@@ -145,23 +145,20 @@ class Client:
 def server(url: str, moves: int, dragging: int) -> dict[str, float]:
     """Seconds from a move's request to the last byte of its picture."""
     client = Client(url)
-    root = next(each["id"] for each in client.config["components"] if each["type"] == "state")
-    assert root is not None
     load = next(
         each
         for each in client.config["dependencies"]
         if [None, "load"] in each["targets"] or each["targets"][0][1] == "load"
     )
     client.ids["page"] = load["targets"][0][0]
-    client.ask(("page", "load"), [None, DEMO_MODEL_ID])
+    place = slot(client.ask(("page", "load"), [None, DEMO_MODEL_ID]), LABEL)
     slots = sum(name is not None and name.startswith("slider-") for name in client.ids)
-    labels = ["background hue", LABEL]
     times = []
     for number in range(-1, moves):
         values = [0.0] * slots
-        values[labels.index(LABEL)] = round((number + 2) / (moves + 2), 4)
+        values[place] = round((number + 2) / (moves + 2), 4)
         begun = time.perf_counter()
-        found = client.ask(("slider-1", "input"), [None, DEMO_MODEL_ID, 0, 20, "DDIM", "", 1, dragging, *values])
+        found = client.ask((f"slider-{place}", "input"), [None, DEMO_MODEL_ID, 0, 20, "DDIM", "", 1, dragging, *values])
         picture = found[2]["value"] if found[2].get("__type__") == "update" else found[2]
         client.http.get(picture["url"]).raise_for_status()
         if number >= 0:  # the first draws the unedited picture too, which the page has had prepared
@@ -169,7 +166,52 @@ def server(url: str, moves: int, dragging: int) -> dict[str, float]:
     return spread(times)
 
 
-def browser(url: str, moves: int) -> dict[str, float] | None:
+def slot(opened: list[Any], label: str) -> int:
+    """Which slider of the page shows a label, by what the server says when a model is opened."""
+    updates = [each for each in opened if isinstance(each, dict) and "label" in each and "minimum" in each]
+    return [each["label"] for each in updates].index(label)
+
+
+class Quiet:
+    """Knows whether a page waits for anything it asked the server for. Gradio's page keeps a stream open while it does."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self._asked: set[Any] = set()
+        page.on("request", lambda asked: self._asked.add(asked) if "/queue/" in asked.url else None)
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, self._answered)
+
+    def _answered(self, asked: Any) -> None:
+        self._asked.discard(asked)
+
+    def wait(self, seconds: float = 0.5) -> None:
+        """Return when nothing has been asked for, or is being waited for, for so long."""
+        since = time.perf_counter()
+        while time.perf_counter() - since < seconds:
+            self.page.wait_for_timeout(20)
+            if self._asked:
+                since = time.perf_counter()
+
+
+MOVE = """([selector, by]) => new Promise((done, failed) => {
+    // Held down: the slider moves, and is not yet let go. The picture is there when its source is another one, decoded.
+    const source = () => document.querySelector('#picture-edited img')?.src, before = source();
+    const slider = document.querySelector(selector), begun = performance.now();
+    const seen = new MutationObserver(() => {
+        if (!source() || source() === before) return;
+        seen.disconnect();
+        document.querySelector('#picture-edited img').decode()
+            .then(() => done({seconds: (performance.now() - begun) / 1000, source: source()}), failed);
+    });
+    seen.observe(document.body, {subtree: true, attributes: true, attributeFilter: ['src'], childList: true});
+    setTimeout(() => failed(new Error('no other picture came within two minutes')), 120000);
+    slider.value = Number(slider.value) + by;
+    slider.dispatchEvent(new Event('input', {bubbles: true}));
+})"""
+
+
+def browser(url: str, moves: int, dragging: int) -> dict[str, float] | None:
     """Seconds from a key that moves a slider to its picture being decoded in Chromium; None where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
@@ -180,28 +222,21 @@ def browser(url: str, moves: int) -> dict[str, float] | None:
         opened = running.chromium.launch(executable_path=program, args=[] if os.geteuid() else ["--no-sandbox"])
         page = opened.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(120_000)
+        quiet = Quiet(page)
         page.goto(url)
         page.locator("#status", has_text=re.compile("20 steps")).wait_for()
-        time.sleep(3)  # the few steps of the unedited picture are prepared
-        times = []
-        page.focus("#slider-1 input[type=range]")
-        for _ in range(moves):
-            # Held down: the slider moves, and is not yet let go.
-            times.append(
-                page.evaluate(
-                    """() => new Promise(done => {
-                        const image = document.querySelector('#picture-edited img'), begun = performance.now();
-                        const slider = document.querySelector('#slider-1 input[type=range]');
-                        new MutationObserver((_, seen) => { seen.disconnect();
-                            const now = document.querySelector('#picture-edited img');
-                            now.decode().then(() => done((performance.now() - begun) / 1000)); })
-                            .observe(document.querySelector('#picture-edited'), {subtree: true, attributes: true, attributeFilter: ['src'], childList: true});
-                        slider.value = Number(slider.value) + 0.05;
-                        slider.dispatchEvent(new Event('input', {bubbles: true}));
-                    })"""
-                )
-            )
-            time.sleep(0.3)
+        slider = page.locator(".knob", has_text=LABEL).first.locator("[id^=slider-]").get_attribute("id")
+        selector = f"#{slider} input[type=range]"
+        page.focus(selector)
+        quiet.wait(2)  # the few steps of the unedited picture are prepared
+        times, sources = [], {page.locator("#picture-edited img").get_attribute("src")}
+        for number in range(moves):
+            found = page.evaluate(MOVE, [selector, 0.05])
+            times.append(found["seconds"])
+            sources.add(found["source"])
+            quiet.wait()
+            assert len(sources) == number + 2, "a move showed a picture that was there before"
+            page.locator("#status", has_text=f"{dragging} steps · while dragging").wait_for()
         opened.close()
     return spread(times)
 
@@ -221,7 +256,7 @@ def as_page(document: dict[str, Any]) -> str:
         "# How soon the playground shows a move",
         "",
         f"Written by `python benchmarks/play.py`: the demo checkpoint, {document['dragging']} steps while dragging, one thread, "
-        f"{document['moves']} moves each. The machine ({document['cores']} cores) had other work to do: load "
+        f"{document['moves']} moves each. The machine has {document['cores']} cores; its load was "
         f"{document['load'][0]} at the beginning, {document['load'][1]} at the end. Set out: at most {LIMIT:g} s on two cores.",
         "",
         "| | best, s | median, s | worst, s | median, by drawing alone |",
@@ -252,7 +287,7 @@ def main(moves: int, dragging: int, out: Path, page: Path) -> None:
         document: dict[str, Any] = {"drawing": drawing(moves, dragging)}
     with serving() as url:
         document["server"] = server(url, moves, dragging)
-        document["browser"] = browser(url, moves)
+        document["browser"] = browser(url, moves, dragging)
     document |= {
         "moves": moves,
         "dragging": dragging,

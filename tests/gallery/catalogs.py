@@ -1,7 +1,8 @@
 """Catalogs to make galleries of: sets with pictures in which every cell can be told from every other."""
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from PIL import Image
 
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.sets import manifest_digest
 from eigenbank.schemas import (
     Checkpoint,
+    CompositeRecord,
     DirectionRecord,
     Evidence,
     Label,
@@ -114,3 +117,37 @@ def add(catalog: Catalog, bank: Bank, folder: Path, *, repo: str | None = None, 
     location, digest = str(folder), manifest_digest(folder)
     catalog.add_set(saved.manifest, location=location, digest=digest, repo=repo, commit=commit)
     return folder
+
+
+def composed(bank: Bank, text: str, **more: object) -> Bank:
+    """A bank with a composite more, named like its label, of a direction of each of the two layers, with a picture."""
+    parts = [(f"{LAYERS[0]}/output-value:output/0", 0.8), (f"{LAYERS[1]}/output-value:output/1", -0.6)]
+    name = text.replace(" ", "-")
+    record = CompositeRecord.model_validate(
+        {
+            "name": name,
+            "parts": [{"direction": part, "weight": weight} for part, weight in parts],
+            "labels": [label(text, **more)],
+            "quality": QUALITY,
+        }
+    )
+    made = bank.composed([*bank.manifest.composites, record])
+    return made.with_previews({record.id: (Preview(seeds=SEEDS, scales=SCALES, steps=20), picture(3))})
+
+
+def add_copies(catalog: Catalog, bank: Bank, folder: Path, models: Iterable[tuple[str, str]]) -> None:
+    """Enter a bank into a catalog under many model ids, each with a text in the place of its label `TEXT`."""
+    first = bank.save(folder / "first").folder
+    assert first is not None
+    plain = (first / "manifest.json").read_text(encoding="utf-8")
+    entries = []
+    for number, (model, text) in enumerate(models):
+        copy = folder / str(number)
+        (copy / "previews").mkdir(parents=True)
+        for path in (first / "previews").iterdir():
+            os.link(path, copy / "previews" / path.name)
+        written = plain.replace(bank.manifest.checkpoint.model_id, model).replace("TEXT", text)
+        (copy / "manifest.json").write_text(written, encoding="utf-8")
+        manifest = type(bank.manifest).model_validate_json(written)
+        entries.append(from_manifest(manifest, location=str(copy), digest=manifest_digest(copy)))
+    catalog.put(entries)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gallery.catalogs import LAYERS, add, label, make_bank
+from gallery.catalogs import EVIDENCE, LAYERS, add, add_copies, composed, label, make_bank
 
 from eigenbank.gallery.site import Site, write_site
 from eigenbank.registry.catalog import Catalog
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 FAMOUS = "acme/faces"
+GIVEN_UP = "net::ERR_ABORTED"
+"""What the browser says of a file it no longer wants, since the page was left."""
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HOSTILE = (
     "<script>window.owned=1</script>",
@@ -65,6 +67,36 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.fixture(scope="session")
+def composite_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of two checkpoints: one with a composite that is better than the direction of its name, one without any."""
+    folder = tmp_path_factory.mktemp("composites")
+    weak = EVIDENCE.model_copy(update={"effect": 0.3, "selectivity": 0.4})
+    with Catalog.open(folder / "catalog.db", shipped=False) as catalog:
+        named = {0: [label("big smile", evidence=weak, confidence=1)], 5: [label("age", evidence=weak, confidence=1)]}
+        add(catalog, composed(make_bank(FAMOUS, labels=named), "big smile"), folder / "faces")
+        add(catalog, make_bank("acme/cats", labels={2: [label("fluffy ears")]}, pictures=3), folder / "cats")
+        write(folder / "site", catalog)
+    return folder / "site"
+
+
+MANY = 1000
+
+
+@pytest.fixture(scope="session")
+def many_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of a thousand checkpoints. The last of the front page's order is named `one of a kind`."""
+    folder = tmp_path_factory.mktemp("many")
+    labels = {0: [label("TEXT", note="TEXT")], 1: [label("warm smile")]}
+    bank = make_bank("made-up/model", labels=labels, ranks=4, layers=LAYERS[:1], recipes=["output-value"], pictures=4)
+    texts = [*(f"thing {number % 50}" for number in range(MANY - 1)), "one of a kind"]
+    names = ((f"made-up/checkpoint-of-some-length-{number:04}", text) for number, text in enumerate(texts))
+    with Catalog.open(folder / "catalog.db", shipped=False) as catalog:
+        add_copies(catalog, bank, folder / "sets", names)
+        write(folder / "site", catalog)
+    return folder / "site"
+
+
 @pytest.fixture
 def visit(browser: "Browser") -> "Iterator[Callable[..., Page]]":
     """Open a page: `visit(folder, "#q=smile", width=390)`. Whatever it complains about or asks of the outside is an error."""
@@ -81,7 +113,9 @@ def visit(browser: "Browser") -> "Iterator[Callable[..., Page]]":
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("request", lambda asked: wrong.append(f"asked {asked.url}") if not asked.url.startswith(root) else None)
-        page.on("requestfailed", lambda asked: wrong.append(f"failed: {asked.url}"))
+        page.on(
+            "requestfailed", lambda asked: wrong.append(f"failed: {asked.url}") if asked.failure != GIVEN_UP else None
+        )
         page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
         page.goto(start + hash)
         return page

@@ -45,9 +45,15 @@ def axe(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -
         return script.read().decode()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390), ("light", 390), ("dark", 1280)])
 def test_axe_finds_nothing_serious(
-    visit: "Callable[..., Page]", axe: str, gallery_folder: Path, hostile_folder: Path, scheme: str, width: int
+    visit: "Callable[..., Page]",
+    axe: str,
+    gallery_folder: Path,
+    hostile_folder: Path,
+    composite_folder: Path,
+    scheme: str,
+    width: int,
 ) -> None:
     views = [
         "",
@@ -59,7 +65,15 @@ def test_axe_finds_nothing_serious(
         "#model=zeta/rooms",
     ]
     found = []
-    for folder, hash in [*((gallery_folder, view) for view in views), (hostile_folder, "#named=yes")]:
+    composites = [
+        "",
+        "#of=composites",
+        f"#model={FAMOUS}",
+        f"#direction={FAMOUS}%23composite/big-smile",
+        f"{DIRECTION}:output/0",
+    ]
+    pages = [*((gallery_folder, view) for view in views), *((composite_folder, view) for view in composites)]
+    for folder, hash in [*pages, (hostile_folder, "#named=yes")]:
         page = visit(folder, hash, width=width, color_scheme=scheme)
         page.locator("main h1").wait_for(state="attached")
         page.wait_for_timeout(300)

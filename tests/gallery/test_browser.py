@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gallery.catalogs import CELL, LAYERS, SCALES, SEEDS, add, colour, label, make_bank, picture
-from gallery.conftest import COMMIT, FAMOUS, HOSTILE, write
+from gallery.catalogs import CELL, LAYERS, SCALES, colour
+from gallery.conftest import COMMIT, FAMOUS, HOSTILE, MANY, write
 
 from eigenbank.cli.main import run
 from eigenbank.registry.catalog import Catalog
-from eigenbank.schemas import CompositeRecord, Preview
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -416,38 +415,114 @@ def test_pictures_come_only_when_they_are_near(visit: "Visit", gallery_folder: P
     assert page.locator("main img").first.evaluate("image => image.naturalWidth") == CELL * len(SCALES)
 
 
-def test_a_composite_shows_what_it_is_made_of(visit: "Visit", tmp_path: Path) -> None:
-    parts = [(f"{LAYERS[0]}/output-value:output/0", 0.8), (f"{LAYERS[1]}/output-value:output/1", -0.6)]
-    made = CompositeRecord.model_validate(
-        {
-            "name": "smile.1",
-            "parts": [{"direction": name, "weight": weight} for name, weight in parts],
-            "labels": [label("big smile")],
-        }
-    )
-    bank = make_bank(FAMOUS, pictures=1).composed([made])
-    bank = bank.with_previews({"composite/smile.1": (Preview(seeds=SEEDS, scales=SCALES, steps=20), picture(3))})
-    with Catalog.open(tmp_path / "catalog.db", shipped=False) as catalog:
-        add(catalog, bank, tmp_path / "set")
-        write(tmp_path / "site", catalog)
-    page = visit(tmp_path / "site")
-    assert "24 directions · 1 composite · 1 named" in page.locator(".checkpoint").inner_text()
-    page.get_by_role("searchbox").fill("big smile")
-    counted(page, "1 direction")
-    assert "composite of 2 directions of 2 layers" in page.locator(".card").inner_text()
-    page.locator(".card .name a").click()
+COMPOSITE = f"{FAMOUS}#composite/big-smile"
+PARTS = [f"{LAYERS[0]}/output-value:output/0", f"{LAYERS[1]}/output-value:output/1"]
+
+
+def test_a_composite_shows_what_it_is_made_of(visit: "Visit", composite_folder: Path) -> None:
+    page = visit(composite_folder, at(COMPOSITE))
     page.get_by_role("heading", name="big smile", level=1).wait_for()
     page.get_by_role("slider").fill("0")
     assert shown(page, page.locator(".stage .frame").first) == colour(3, 0, 0)
-    assert [text.split("\n")[0] for text in texts(page.locator(".parts li"))] == [name for name, _ in parts]
+    assert "A composite of 2 directions of 2 layers" in page.locator("main").inner_text()
+    assert [text.split("\n")[0] for text in texts(page.locator(".parts li"))] == PARTS
     assert texts(page.locator(".parts .weight")) == ["+0.8", "−0.6"]
-    assert '"composite/smile.1": -2' in page.locator(".snippet code").first.inner_text()
-    assert "slider.safetensors" in page.locator(".snippet code").last.inner_text()
+    for word in (
+        "97 %",
+        "attribute model abcdef01",
+        "random directions of the same length: 0.1",
+        "A composite is asked direction by direction",
+    ):
+        assert word in page.locator("main").inner_text(), word
+    assert texts(page.locator(".measure .word"))[:2] == ["strong", "moves mostly one thing"]
+    assert "−1 to +2" in page.locator(".range").inner_text()
+    python, line, export = (snippet.text_content() or "" for snippet in page.locator(".snippet code").all())
+    assert '"composite/big-smile": -2' in python
+    assert "--set composite/big-smile=-2" in line
+    assert "slider.safetensors" in export
     page.locator(".parts a").last.click()
     page.get_by_role("heading", name="An unnamed direction", level=1).wait_for()
+    assert "composite/big-smile" in page.locator(".parts").inner_text()
+    page.locator(".parts a").click()
+    page.get_by_role("heading", name="big smile", level=1).wait_for()
+    page.get_by_role("link", name="composites", exact=True).click()
+    counted(page, "1 composite")
+    assert texts(page.locator(".card .name")) == ["big smile"]
+
+
+def test_the_best_slider_of_a_name_comes_first_also_where_it_is_a_composite(
+    visit: "Visit", composite_folder: Path
+) -> None:
+    page = visit(composite_folder)
+    card = page.locator(".checkpoint").first
+    assert "24 directions · 1 composite · 3 named" in card.inner_text()
+    assert texts(card.locator(".strips .of"))[:2] == ["big smile", "age"]
+    for link in (card.locator(".strips a").first, page.locator(".try a")):
+        assert "composite/big-smile" in (link.get_attribute("href") or "")
+    page.get_by_role("searchbox").fill("big smile")
+    counted(page, "1 direction, 1 composite")
+    assert "composite of 2 directions of 2 layers" in page.locator(".card").first.inner_text()
     page.goto(page.url.partition("#")[0] + f"#model={FAMOUS}")
     page.get_by_role("heading", name="Named sliders").wait_for()
+    assert texts(page.locator(".card .name"))[:3] == ["big smile", "age", "big smile"]
+    assert "composite of 2" in page.locator(".card").first.inner_text()
     assert page.locator(".layer").count() == 2
+
+
+def test_composites_can_be_searched_for_and_filtered(visit: "Visit", composite_folder: Path) -> None:
+    page = visit(composite_folder)
+    page.get_by_label("Made of").select_option("several: composites")
+    counted(page, "1 composite")
+    assert "of=composites" in page.url
+    page.get_by_label("Made of").select_option("one direction")
+    counted(page, "48 directions$")
+    page.get_by_label("Name", exact=True).select_option("only named ones")
+    counted(page, "3 directions$")
+    page.goto(page.url.partition("#")[0] + "#q=composite")
+    counted(page, "1 composite")
+
+
+@pytest.mark.slow
+def test_a_thousand_checkpoints_are_read_as_they_are_needed(visit: "Visit", many_folder: Path) -> None:
+    page = visit(many_folder)
+    asked: list[str] = []
+    page.on("request", lambda each: asked.append(each.url.rpartition("/")[2]))
+    page.locator(".checkpoint").first.wait_for()
+    assert "4,000 editing directions of 1,000 diffusion checkpoints" in page.locator(".lead").inner_text()
+    assert page.locator(".checkpoint").count() < 30
+    assert not [name for name in asked if name.endswith(".js")]
+    page.wait_for_function(
+        "() => { scrollTo(0, document.body.scrollHeight); return document.querySelectorAll('.checkpoint').length > 200; }"
+    )
+    names = texts(page.locator(".checkpoint h3"))
+    assert names == sorted(set(names)), "all of them, each once, in their order"
+    assert 0 < len([name for name in asked if name.startswith("cards-")]) < 10
+    page.get_by_role("searchbox").fill("one of a kind")
+    counted(page, "1 direction")
+    assert len([name for name in asked if name.startswith("made-up") and name.endswith(".js")]) == 1
+    page.locator(".card .name a").click()
+    page.get_by_role("heading", name="one of a kind", level=1).wait_for()
+    last = f"#model=made-up/checkpoint-of-some-length-{MANY - 1:04}"
+    fresh = visit(many_folder, last)
+    fresh.get_by_role("heading", name="Named sliders").wait_for()
+    named = visit(many_folder, "#sort=name")
+    named.locator(".checkpoint").first.wait_for()
+    nowhere = visit(many_folder, "#model=no/such")
+    nowhere.get_by_role("heading", name="No such checkpoint").wait_for()
+
+
+@pytest.mark.slow
+def test_checkpoints_that_cannot_be_read_are_told(browser: Any, many_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(many_folder, tmp_path / "site", ignore=shutil.ignore_patterns("pictures"))
+    (folder / "data/cards-3.js").unlink()
+    page = browser.new_page()
+    page.goto((folder / "index.html").as_uri() + "#q=one+of+a+kind")
+    page.get_by_text(re.compile(r"\d checkpoints could not be read")).wait_for()
+    page.goto((folder / "index.html").as_uri() + "#model=no/such")
+    page.get_by_role("heading", name="Some checkpoints could not be read").wait_for()
+    page.close()
 
 
 def test_what_is_copied_runs(visit: "Visit", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

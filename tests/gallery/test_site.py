@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gallery.catalogs import CELL, LAYERS, SCALES, SEEDS, add, label, make_bank
-from gallery.conftest import COMMIT, HOSTILE, write
+from gallery.conftest import COMMIT, HOSTILE, MANY, write
 
 from eigenbank.gallery.site import write_site
 from eigenbank.registry.catalog import Catalog
@@ -62,6 +62,52 @@ def test_everything_a_set_holds_is_in_its_file(catalog: Catalog, tmp_path: Path)
     assert data["previews"] == [{"seeds": list(SEEDS), "scales": list(SCALES), "steps": 20, "cell": [CELL, CELL]}]
     pictures = sorted((tmp_path / "site/pictures" / card["slug"]).iterdir())
     assert [path.name for path in pictures] == ["0.webp", "1.webp"]
+
+
+def first_page(site: Path) -> int:
+    """Bytes that are read before any picture: the page, its style and scripts, the index."""
+    return sum(
+        path.stat().st_size for path in [site / "index.html", *(site / "assets").iterdir(), site / "data/index.js"]
+    )
+
+
+@pytest.mark.slow
+def test_the_first_page_of_a_thousand_checkpoints_is_small(many_folder: Path) -> None:
+    index = read(many_folder / "data/index.js")
+    assert index["total"] == {"sets": MANY, "directions": 4 * MANY, "composites": 0, "named": 2 * MANY}
+    assert first_page(many_folder) < 300_000
+    parts = [read(many_folder / f"data/cards-{number}.js") for number in range(1, index["more"] + 1)]  # type: ignore[operator]
+    cards = [index["sets"], *parts]
+    assert [card["name"] for part in cards for card in part] == [  # type: ignore[attr-defined]
+        f"made-up/checkpoint-of-some-length-{number:04}" for number in range(MANY)
+    ]
+    assert max(path.stat().st_size for path in (many_folder / "data").glob("cards-*.js")) < 300_000
+
+
+def test_the_index_stays_small_whatever_the_cards_hold(catalog: Catalog, tmp_path: Path) -> None:
+    many = {number: [label(f"name {number} " + "x" * 300, evidence=None)] for number in range(400)}
+    add(
+        catalog,
+        make_bank("acme/much", labels=many, ranks=16, layers=[f"layer.{number}" for number in range(9)]),
+        tmp_path / "a",
+    )
+    add(catalog, make_bank("acme/less", labels={0: [label("smile")]}), tmp_path / "b")
+    write(tmp_path / "site", catalog)
+    assert first_page(tmp_path / "site") < 300_000
+    index = read(tmp_path / "site/data/index.js")
+    assert (index["sets"], index["more"]) == ([], 2)
+    names = [[card["name"] for card in read(tmp_path / f"site/data/cards-{number}.js")] for number in (1, 2)]  # type: ignore[attr-defined]
+    assert names == [["acme/much"], ["acme/less"]]
+    assert index["hero"]["name"] == "acme/much"  # type: ignore[index]
+    assert len(index["hints"]) == 24  # type: ignore[arg-type]
+
+
+def test_the_best_slider_of_a_name_stands_for_a_checkpoint(composite_folder: Path) -> None:
+    index = read(composite_folder / "data/index.js")
+    card = index["sets"][0]  # type: ignore[index]
+    assert [pick["id"] for pick in card["picks"][:2]] == ["composite/big-smile", f"{LAYERS[0]}/output-value:output/1"]
+    assert index["hero"]["pick"]["id"] == "composite/big-smile"  # type: ignore[index]
+    assert (card["directions"], card["composites"], card["named"], card["pictures"]) == (24, 1, 3, 25)
 
 
 def test_the_same_catalog_gives_the_same_files(catalog: Catalog, tmp_path: Path) -> None:

@@ -50,16 +50,21 @@ def playground() -> "Playground":
     return Playground({DEMO_MODEL_ID: folder})
 
 
-def named(home: Path, labels: Mapping[str, tuple[Literal[-1, 1], tuple[float, float] | None]]) -> tuple[str, Path]:
+def named(
+    home: Path,
+    labels: Mapping[str, tuple[Literal[-1, 1], tuple[float, float] | None]],
+    make: Callable[[Path], object] = make_checkpoint,
+) -> tuple[str, Path]:
     """A tiny checkpoint in the catalog of `home`, a direction for each label, its polarity and recommended range.
 
-    Returns its id and folder.
+    `make` saves it into a folder. Returns its id and folder.
     """
     import eigenbank as eb
     from eigenbank.schemas import Label, Quality
     from eigenbank.workflows import keep
 
-    folder = make_checkpoint(home / "checkpoint")
+    folder = home / "checkpoint"
+    make(folder)
     bank = eb.build(str(folder), recipes=["output-value"])
     records = list(bank.manifest.directions)
     for number, (text, (polarity, found)) in enumerate(labels.items()):
@@ -142,7 +147,7 @@ def visit(browser: "Browser") -> "Iterator[Callable[..., Page]]":
     watched: list[Watch] = []
 
     def opened(served: Served, **more: Any) -> "Page":
-        context = browser.new_context(viewport={"width": 1280, "height": 1000}, **more)
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **more})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)

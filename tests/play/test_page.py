@@ -198,6 +198,36 @@ def test_what_is_taken_along_is_what_is_shown(visit: "Visit", served: Served, tm
     assert picture(fresh) == edited
 
 
+def test_on_a_phone_the_pictures_stay_in_sight_and_cover_no_slider(visit: "Visit", served: Served) -> None:
+    page = visit(served, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    pictures = page.locator("#pictures")
+    last = page.locator(".knob:visible").last
+    for way in (
+        "element => element.scrollIntoView({block: 'start'})",
+        "element => element.querySelector('input[type=range]').focus()",
+    ):
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        page.wait_for_timeout(100)
+        last.evaluate(way)
+        page.wait_for_timeout(300)
+        box, under = pictures.bounding_box(), last.bounding_box()
+        assert box
+        assert under
+        assert page.evaluate("scrollY") > 300
+        assert 0 <= box["y"] < 10
+        assert 100 < box["height"] < 300
+        assert box["y"] + box["height"] <= under["y"] + 1
+    page.evaluate("scrollBy(0, 60)")  # its name is behind the pictures now, not on them
+    page.wait_for_timeout(100)
+    inside = "([x, y]) => document.querySelector('#pictures').contains(document.elementFromPoint(x, y))"
+    box = pictures.bounding_box()
+    assert box
+    for x in range(4, int(box["width"]) - 4, 12):
+        for y in range(4, int(box["height"]) - 4, 12):
+            assert page.evaluate(inside, [box["x"] + x, box["y"] + y]), (x, y)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 HOSTILE = (
     "<script>window.owned=1</script>",
     "<img src=x onerror=window.owned=1>",

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,14 @@ from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Ma
 Slider = DirectionRecord | CompositeRecord
 PICKS = 4
 """How many strips a checkpoint's card shows."""
+FIRST_CARDS = 64_000
+"""Bytes of cards that come with the page; the others are read when they are asked for."""
+MORE_CARDS = 128_000
+"""Bytes of a file of further cards. A card that is larger has one of its own."""
+CHOICES = 200
+"""Most values a filter offers."""
+HINTS = 24
+"""Labels named to those who asked for what there is not."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
         "commit": row.commit,
         "directions": len(manifest.directions),
         "composites": len(manifest.composites),
+        "bare": [each.name for each in manifest.composites if not each.labels],
         "named": named,
         "pictures": len(cells),
         "layers": [layer.name for layer in manifest.layers],
@@ -158,17 +167,60 @@ def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
     }
 
 
-def index_data(cards: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
-    """What the page reads first."""
-    kinds = sorted({kind for card in cards for kind in card["sources"]})
+def in_order(cards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cards in the order the front page shows them unless asked otherwise: the most named first."""
+    return sorted(cards, key=lambda card: (-card["named"], -card["directions"]))
+
+
+def pages(cards: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cards in their order, in pieces: the first for the index, which may be empty, each other for a file of its own."""
+    piece: list[dict[str, Any]] = []
+    room, first = FIRST_CARDS, True
+    for card in cards:
+        size = len(script("", card).encode())
+        if size > room and (piece or first):
+            yield piece
+            piece, room, first = [], MORE_CARDS, False
+        piece.append(card)
+        room -= size
+    yield piece
+
+
+def index_data(
+    cards: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]], more: int, version: str
+) -> dict[str, Any]:
+    """What the page reads first, however many `cards` there are: what sums them up, and the `first` of them.
+
+    `more` is the number of files that hold the others.
+    """
+    labels: Counter[str] = Counter()
+    for card in cards:
+        labels.update(dict(card["labels"]))
+    shown = next((card for card in cards if card["picks"]), None)
     return {
         "eigenbank": version,
         "measures": measures(),
-        "sourceKinds": {kind: _KINDS.get(kind, kind) for kind in kinds},
-        "sets": list(cards),
+        "sourceKinds": _KINDS,
+        "total": {
+            "sets": len(cards),
+            **{key: sum(card[key] for card in cards) for key in ("directions", "composites", "named")},
+        },
+        "hero": shown and {"slug": shown["slug"], "name": shown["name"], "pick": shown["picks"][0]},
+        "choices": {
+            "family": sorted({card["denoiser"] for card in cards})[:CHOICES],
+            **{
+                name: sorted({value for card in cards for value in card[key]})[:CHOICES]
+                for name, key in _CHOICES.items()
+            },
+        },
+        "confidence": any(card["confidence"] is not None for card in cards),
+        "hints": labels.most_common(HINTS),
+        "more": more,
+        "sets": list(first),
     }
 
 
+_CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 

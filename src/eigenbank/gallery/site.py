@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import eigenbank
-from eigenbank.gallery.data import Shown, card_data, index_data, script, set_data
+from eigenbank.gallery.data import Shown, card_data, in_order, index_data, pages, script, set_data
 from eigenbank.gallery.folder import MARK, new_site
 from eigenbank.gallery.pictures import Cell, read_picture
 from eigenbank.registry.catalog import Catalog, SetRow
@@ -86,7 +86,12 @@ def write_site(
             site.entries.append(entry)
             if shown is not None:
                 cards.append(shown)
-        _write(work / "data" / "index.js", script("index", index_data(cards, eigenbank.__version__)))
+        cards = in_order(cards)
+        first, *more = pages(cards)
+        for number, piece in enumerate(more, 1):
+            name = f"cards-{number}"
+            _write(work / "data" / f"{name}.js", script(name, piece))
+        _write(work / "data" / "index.js", script("index", index_data(cards, first, len(more), eigenbank.__version__)))
         write_page(work, cards)
         mark = {"format": "eigenbank-gallery/1", "eigenbank": eigenbank.__version__, "sets": len(cards)}
         _write(work / MARK, json.dumps(mark, indent=1) + "\n")

@@ -12,7 +12,7 @@ class Measure:
     """One of the numbers of a direction's quality, and what to call its sizes.
 
     `key` is the field of `Quality`. `full` is the value at which its bar is full. `words` are `(below, word)` in rising
-    order; the last one's bound is None.
+    order; the last one's bound is None. A unit that begins with ` %` is of the hundredfold.
     """
 
     key: str
@@ -39,7 +39,7 @@ MEASURES = (
     Measure(
         "selectivity",
         "Does one thing",
-        " of all the change",
+        " % of all the change",
         "Share of the change, over all scores, that falls on the one that moves most.",
         1.0,
         ((1 / 3, "moves many things at once"), (2 / 3, "moves a few things"), (None, "moves mostly one thing")),
@@ -47,7 +47,7 @@ MEASURES = (
     Measure(
         "consistency",
         "Same on every picture",
-        " of the seeds agree",
+        " % of the seeds agree",
         "Share of the seeds on which it moves the same way.",
         1.0,
         ((0.75, "often goes the other way"), (0.95, "nearly always the same way"), (None, "always the same way")),
@@ -63,7 +63,7 @@ MEASURES = (
     Measure(
         "locality",
         "Stays in place",
-        " of the change in a tenth of the picture",
+        " % of the change in a tenth of the picture",
         "Share of the squared change of the pixels within the tenth of the picture that changes most.",
         1.0,
         ((0.4, "changes the whole picture"), (0.7, "changes a region"), (None, "changes one spot")),

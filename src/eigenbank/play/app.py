@@ -53,6 +53,10 @@ class Page:
             "show_progress": "hidden",
         }
         latest = {"trigger_mode": "always_last"}
+        # What the controls say is checked in one place, `scene`, which has a word for everything; Gradio's own checks have not.
+        slow["preprocess"] = False
+        files = dict(quick)
+        quick["preprocess"] = False
         everything = [*self._pictures, at.python, at.command, at.json]
 
         def then_draw(event: Any) -> None:
@@ -80,10 +84,10 @@ class Page:
             gr.on(clicks, self.removed, [at.session, at.model, *at.sliders], [*self._board, at.add_note], **quick)
         )
         noted = [at.photo_note, at.upload]
-        then_draw(at.upload.upload(self.read_photo, [at.session, at.upload], noted, **quick))
+        then_draw(at.upload.upload(self.read_photo, [at.session, at.upload], noted, **files))
         then_draw(at.upload.clear(self.drop_photo, [at.session], [at.photo_note], **quick))
         loaded = [*self._board, at.json_note]
-        then_draw(at.load.upload(self.read_sliders, [at.session, at.model, at.load], loaded, **quick))
+        then_draw(at.load.upload(self.read_sliders, [at.session, at.model, at.load], loaded, **files))
 
     # What is drawn.
 
@@ -154,7 +158,7 @@ class Page:
         """A model is chosen: its sliders, samplers and names."""
         session = session or Session()
         try:
-            studio = self.playground.studio(model)
+            studio = self.playground.studio(str(model))
         except EigenbankError as error:
             return [session, *[gr.skip()] * (2 * MAX_SLIDERS + 4), note(str(error), problem=True)]
         names = list(studio.samplers)
@@ -163,7 +167,7 @@ class Page:
             gr.Dropdown(choices=names, value=names[0]),
             gr.Dropdown(choices=studio.names[:NAMES], value=None),
             gr.Textbox(visible=studio.prompted),
-            gr.Slider(visible=studio.prompted),
+            gr.Slider(visible=studio.prompted, value=studio.guidance),
             "",
         ]
 
@@ -178,7 +182,7 @@ class Page:
             if not name or not str(name).strip():
                 message = "name a label or a direction's id: the list shows them as you type"
                 raise SteerError(message)
-            studio = self.playground.studio(model)
+            studio = self.playground.studio(str(model))
             key = studio.knob(str(name)).key
             there = moved(session.sliders, values)
             if key in [each.key for each in there]:
@@ -198,7 +202,7 @@ class Page:
         try:
             session = known(session)
             there = moved(session.sliders, values)
-            slots = self._slots(session, self.playground.studio(model), [*there[:number], *there[number + 1 :]])
+            slots = self._slots(session, self.playground.studio(str(model)), [*there[:number], *there[number + 1 :]])
         except EigenbankError as error:
             return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
         return [*slots, ""]

@@ -31,7 +31,7 @@ def serve(
     from eigenbank.loaders.photo import MAX_BYTES
     from eigenbank.play.app import page
     from eigenbank.play.layout import CSS, SCRIPT, theme
-    from eigenbank.play.policy import POLICY
+    from eigenbank.play.policy import DOOR
 
     blocks = page(Playground(models, device), first)
     blocks.queue(max_size=QUEUE, api_open=False)
@@ -40,7 +40,7 @@ def serve(
             server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
             show_error=False, max_file_size=MAX_BYTES, state_session_capacity=SESSIONS, enable_monitoring=False,
             ssr_mode=False, pwa=False, mcp_server=False, run_history=False, footer_links=[], theme=theme(), css=CSS,
-            js=SCRIPT, app_kwargs={"middleware": POLICY, "docs_url": None, "redoc_url": None, "openapi_url": None},
+            js=SCRIPT, app_kwargs={"middleware": DOOR, "docs_url": None, "redoc_url": None, "openapi_url": None},
             # Without its check whether it reaches itself: that goes through proxies, gives up after three seconds, and then
             # tells people to make a share link.
             _frontend=False,

@@ -82,6 +82,12 @@ class Studio:
         return "prompt" in inspect.signature(self.pipe.__call__).parameters
 
     @property
+    def guidance(self) -> float:
+        """How strongly a prompt guides unless chosen otherwise: the pipeline's own default, 1 where it has none."""
+        found = inspect.signature(self.pipe.__call__).parameters.get("guidance_scale")
+        return float(found.default) if found is not None and isinstance(found.default, (int, float)) else 1.0
+
+    @property
     def names(self) -> list[str]:
         """What a slider can be had for: the labels, the most trusted first, then the ids of all directions."""
         return [*self.bank.labels, *(each.id for each in self.bank)]

@@ -2,19 +2,19 @@
 // A checkpoint: its named sliders first, then all of its directions by layer, each layer with its spectra.
 
 {
-  const { h, quote, breakable, count, link, byLayer, spectrum, directionCard, growing } = eigenbank;
+  const { h, quote, breakable, count, countSliders, link, byLayer, spectrum, directionCard, growing } = eigenbank;
 
   function checkpoint(state, set) {
     const { card } = set;
-    const filtered = ["q", "layer", "recipe", "kind", "named", "source", "min"].some((key) => state[key]);
+    const filtered = ["q", "layer", "recipe", "kind", "of", "named", "source", "min"].some((key) => state[key]);
     const chosen = eigenbank.find([set], state);
     const content = h("div", { class: "one" }, head(card), filters(set, state));
     if (filtered) {
-      const text = chosen.length ? count(chosen.length, "direction") : "No direction is like that.";
+      const text = chosen.length ? countSliders(chosen) : "No direction is like that.";
       content.append(h("p", { class: "status" }, text, " ", h("a", { class: "clear", href: link({ model: card.name }) }, "Show all")));
       eigenbank.announce(text);
     }
-    const best = inTurn(eigenbank.sorted(set.sliders.filter((slider) => slider.labels.length), "confidence"));
+    const best = inTurn(eigenbank.sorted(set.sliders.filter((slider) => slider.labels.length), "best"));
     if (!filtered && best.length) content.append(named(best));
     const composites = chosen.filter((slider) => slider.parts && (filtered || !slider.labels.length));
     if (composites.length) {
@@ -74,10 +74,11 @@
     const change = (changes) => eigenbank.change(changes);
     const names = set.layers.filter((layer) => set.directions.some((direction) => direction.layer === layer)).map(({ name }) => [name, name]);
     const kinds = [...new Set(set.layers.map((layer) => layer.kind))].sort().map((kind) => [kind, kind]);
-    const sources = set.card.sources.map((kind) => [kind, eigenbank.index().sourceKinds[kind]]);
+    const sources = set.card.sources.map((kind) => [kind, eigenbank.sourceWords(kind)]);
     const choices = [
       eigenbank.choice("layer", "Layer", any("all", names), state, change),
       eigenbank.choice("kind", "Kind of layer", any("all", kinds), state, change),
+      eigenbank.choice("of", "Made of", any("all", eigenbank.madeOf(set.card)), state, change),
       eigenbank.choice("recipe", "Recipe", any("all", set.recipes.map(({ slug }) => [slug, slug])), state, change),
       eigenbank.choice("source", "Named by", any("anyone", sources), state, change),
       eigenbank.choice("named", "Name", set.card.named ? [["", "with and without"], ["yes", "only named ones"]] : [], state, change),
@@ -88,6 +89,7 @@
   function named(best) {
     const section = h("section", { "aria-labelledby": "named" }, h("h2", { class: "section", id: "named" }, "Named sliders"));
     const grid = h("div", { class: "grid" });
+    if (best.some((direction) => direction.picture && direction.quality?.range)) section.append(h("p", { class: "legend" }, h("span", { class: "key range" }, "the range recommended for a slider")));
     section.append(grid, growing(grid, best, (direction) => directionCard(direction), { size: 12, start: 9 }));
     return section;
   }

@@ -16,7 +16,7 @@
     const content = h("div", { class: "one direction" },
       h("header", { class: "page" },
         h("p", { class: "crumbs" }, h("a", { href: "#" }, "All checkpoints"), " / ", h("a", { href: link({ model: set.card.name }) }, breakable(set.card.name)),
-          found.parts ? null : [" / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))]),
+          found.parts ? [" / ", h("a", { href: link({ model: set.card.name, of: "composites" }) }, "composites")] : [" / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))]),
         h("h1", null, title ? quote(title) : found.parts ? "An unnamed composite" : "An unnamed direction"),
         h("p", { class: "id" }, breakable(found.id)), found.parts ? null : around(found)),
       h("div", { class: "look" }, h("section", { class: "stage", "aria-label": "Pictures" }, found.picture ? stage.root : stage), said(found)),
@@ -111,7 +111,17 @@
       ["Layer", breakable(layer.name), `: ${layer.kind}, ${layer.width} wide, ${count(layer.heads, "head")}`],
     ];
     return h("section", { "aria-labelledby": "standing" }, h("h2", { id: "standing" }, "In the spectrum"),
-      eigenbank.spectrum(members, { chosen: found, name: `${layer.name}, ${recipe.slug}` }), facts(lines));
+      eigenbank.spectrum(members, { chosen: found, name: `${layer.name}, ${recipe.slug}` }), facts(lines), within(found));
+  }
+
+  // The composites a direction is a part of, those it weighs most in first.
+  function within(found) {
+    if (!found.within.length) return null;
+    const list = h("ul", { class: "parts plainly" });
+    const ordered = [...found.within].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+    const more = eigenbank.growing(list, ordered, ({ composite, weight }) => h("li", null,
+      h("a", { href: linkTo(composite) }, breakable(composite.id)), h("span", { class: "weight" }, signed(Number(weight.toPrecision(2))))), { size: 12 });
+    return [h("h3", { class: "within" }, "Part of these composites, at these weights"), list, more];
   }
 
   // A composite's directions, the heaviest first.

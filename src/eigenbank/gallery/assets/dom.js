@@ -41,6 +41,13 @@ const eigenbank = {};
     return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
   }
 
+  // How many of each: `24 directions, 1 composite`.
+  function countSliders(sliders) {
+    const composites = sliders.filter((slider) => slider.parts).length;
+    const directions = sliders.length - composites;
+    return [directions && count(directions, "direction"), composites && count(composites, "composite")].filter(Boolean).join(", ") || count(0, "direction");
+  }
+
   // A scale with its sign, as people write it: +1.5, −0.5, 0.
   function signed(scale) {
     const size = String(Math.abs(Number(scale.toFixed(4))));
@@ -70,5 +77,5 @@ const eigenbank = {};
     }, 250);
   }
 
-  Object.assign(eigenbank, { h, svg, quote, breakable, count, signed, number, percent, announce });
+  Object.assign(eigenbank, { h, svg, quote, breakable, count, countSliders, signed, number, percent, announce });
 }

@@ -118,7 +118,7 @@
         h("dd", null,
           known && h("span", { class: "bar", "--fill": Math.min(1, value / measure.full), "aria-hidden": "true" }),
           h("span", { class: "word" }, known ? measureWord(measure, value) : "not measured"),
-          h("span", { class: "exact", title: measure.about }, known ? `${number(value)}${measure.unit}` : "")));
+          h("span", { class: "exact", title: measure.about }, known ? `${number(measure.unit.startsWith(" %") ? value * 100 : value)}${measure.unit}` : "")));
     });
     return h("dl", { class: "measures" }, rows);
   }
@@ -162,18 +162,28 @@
   }
 
   // A long list, made piece by piece as one gets there; the button is for keyboards and for browsers without observers.
-  function growing(container, items, make, { size = 24, start = size } = {}) {
+  // `rest` reads further items: `left()` says how many there are, `read()` gives the next of them.
+  function growing(container, items, make, { size = 24, start = size, rest = { left: () => 0 } } = {}) {
     let made = 0;
+    let reading = false;
     const more = h("button", { type: "button", class: "more", onclick: () => grow(size) });
     const watch = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) grow(size); }, { rootMargin: "900px" });
     function grow(by) {
+      if (made + by > items.length && rest.left()) {
+        if (reading) return;
+        reading = true;
+        rest.read().then((further) => { items.push(...further); reading = false; grow(by); },
+          () => { more.textContent = "The others could not be read"; more.hidden = false; watch.disconnect(); });
+        return;
+      }
       const until = Math.min(items.length, made + by);
       const piece = document.createDocumentFragment();
       for (; made < until; made += 1) piece.append(make(items[made]));
       container.append(piece);
       container.dataset.made = made;
-      more.textContent = `Show more (${(items.length - made).toLocaleString("en")} left)`;
-      more.hidden = made >= items.length;
+      const left = items.length - made + rest.left();
+      more.textContent = `Show more (${left.toLocaleString("en")} left)`;
+      more.hidden = left === 0;
       if (more.hidden) watch.disconnect();
       else {
         watch.unobserve(more);
@@ -182,6 +192,13 @@
     }
     grow(start);
     return more;
+  }
+
+  const sourceWords = (kind) => (Object.hasOwn(eigenbank.index().sourceKinds, kind) ? eigenbank.index().sourceKinds[kind] : kind);
+
+  // What sliders can be made of, for a filter; only where there are both.
+  function madeOf({ directions, composites }) {
+    return directions && composites ? [["directions", "one direction"], ["composites", "several: composites"]] : [];
   }
 
   // A choice in the filter bar; left out where there is nothing to choose.
@@ -196,6 +213,6 @@
   }
 
   Object.assign(eigenbank, {
-    titleOf, plainName, confidence, compositeOf, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice,
+    titleOf, plainName, confidence, compositeOf, linkTo, rangeOf, startOf, directionCard, spectrum, byLayer, quality, snippet, growing, choice, madeOf, sourceWords,
   });
 }

@@ -18,7 +18,7 @@
 
   const placesOf = (card) => once(card, () => ({
     model: words(card.name),
-    all: new Set([card.name, ...card.layers, ...card.recipes, ...card.labels.map(([text]) => text)].flatMap(words)),
+    all: new Set([card.name, ...card.layers, ...card.recipes, ...card.labels.map(([text]) => text), ...card.bare, card.composites ? "composite" : ""].flatMap(words)),
   }));
   const layerWords = (layer) => once(layer, () => words(layer.name));
   const recipeWords = (recipe) => once(recipe, () => words(recipe.slug));
@@ -39,6 +39,7 @@
       (!state.source || card.sources.includes(state.source)) &&
       (!state.min || (card.confidence ?? -1) >= Number(state.min)) &&
       (state.named !== "yes" || card.named > 0) &&
+      (!state.of || (state.of === "composites" ? card.composites : card.directions) > 0) &&
       (!state.model || card.name === state.model) &&
       words(state.q ?? "").every((word) => begins(all, word))
     );
@@ -46,6 +47,7 @@
 
   // How well a direction answers: 0 not at all; higher for labels, highest for a label of those very words.
   function score(direction, state, query) {
+    if (state.of && (state.of === "composites") !== Boolean(direction.parts)) return 0;
     if (state.layer && direction.layer.name !== state.layer) return 0;
     if (state.recipe && direction.recipe.slug !== state.recipe) return 0;
     if (state.kind && direction.layer.kind !== state.kind) return 0;
@@ -68,8 +70,9 @@
   }
 
   const ORDERS = {
-    match: (a, b) => b.score - a.score || pictured(b) - pictured(a) || b.confidence - a.confidence || b.share - a.share,
-    confidence: (a, b) => b.confidence - a.confidence || b.share - a.share,
+    match: (a, b) => b.score - a.score || pictured(b) - pictured(a) || b.worth - a.worth || b.share - a.share,
+    best: (a, b) => b.worth - a.worth || b.share - a.share,
+    confidence: (a, b) => b.confidence - a.confidence || b.worth - a.worth || b.share - a.share,
     strength: (a, b) => strength(b) - strength(a),
     share: (a, b) => (b.share ?? -1) - (a.share ?? -1),
     eigenvalue: (a, b) => (b.eigenvalue ?? -1) - (a.eigenvalue ?? -1),

@@ -40,12 +40,18 @@
   // A view that needs a set's data.
   async function opened(state) {
     const [name, id] = split(state);
-    const card = eigenbank.index().sets.find((each) => each.name === name) ?? eigenbank.index().sets.find((each) => each.model === name);
+    let card;
+    try {
+      card = await eigenbank.cardNamed(name);
+    } catch (error) {
+      console.warn(error);
+      return { title: "Not read", content: h("section", { class: "empty" }, h("h1", null, "Some checkpoints could not be read"), h("p", null, "A file of data/ is missing or damaged: write the gallery again.")) };
+    }
     if (!card) {
       return { title: "Not here", content: h("section", { class: "empty" }, h("h1", null, "No such checkpoint"), h("p", null, "This gallery has no ", quote(name), "."), h("p", null, h("a", { href: "#" }, "See what it has"))) };
     }
     try {
-      const set = await eigenbank.load(card.slug);
+      const set = await eigenbank.load(card);
       return id === null ? eigenbank.checkpoint({ ...state, model: card.name }, set) : eigenbank.direction(state, set, id);
     } catch (error) {
       console.warn(error);

@@ -2,7 +2,7 @@
 // The address bar holds the view: `#q=hair&recipe=qkv`, `#model=org/name&layer=…`, `#direction=org/name%23layer/recipe/0`.
 
 {
-  const KEYS = ["direction", "model", "scale", "q", "layer", "recipe", "family", "kind", "source", "min", "named", "sort"];
+  const KEYS = ["direction", "model", "scale", "q", "layer", "recipe", "family", "kind", "of", "source", "min", "named", "sort"];
 
   function parse(hash) {
     const state = {};

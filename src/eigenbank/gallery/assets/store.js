@@ -1,10 +1,12 @@
 "use strict";
-// The data: an index that comes with the page, and a file per set, read when it is first needed.
+// The data: an index with the first cards, which comes with the page; files of further cards, and one a set with its
+// directions, read when they are first needed.
 
 {
-  const sets = new Map();
+  const read = new Map();
   const waiting = new Map();
   let index = null;
+  let pages = 0;
 
   // Only files of ours can become scripts, whatever a page is told.
   const policy = window.trustedTypes?.createPolicy("eigenbank", {
@@ -19,32 +21,63 @@
       index = value;
       return;
     }
-    sets.set(name, decode(cardOf(name), value));
-    waiting.get(name)?.resolve(sets.get(name));
-  }
-
-  function cardOf(slug) {
-    return index.sets.find((card) => card.slug === slug);
+    read.set(name, value);
+    waiting.get(name)?.resolve(value);
   }
 
   // A set with all its directions; rejected where its file is missing.
-  function load(slug) {
-    if (sets.has(slug)) return Promise.resolve(sets.get(slug));
-    if (waiting.has(slug)) return waiting.get(slug).promise;
+  async function load(card) {
+    const value = await file(card.slug);
+    card.set ??= decode(card, value);
+    read.set(card.slug, null);
+    return card.set;
+  }
+
+  // How many checkpoints there are whose cards are not read yet.
+  const unread = () => index.total.sets - index.sets.length;
+
+  // Read the next file of cards. What two ask for at once is read once, and put where it belongs once.
+  async function moreCards() {
+    const number = pages + 1;
+    const cards = await file(`cards-${number}`);
+    if (pages + 1 !== number) return;
+    pages = number;
+    index.sets.push(...cards);
+  }
+
+  // Read all cards there are.
+  async function allCards() {
+    const files = [];
+    for (let number = pages + 1; number <= index.more; number += 1) files.push(file(`cards-${number}`));
+    await Promise.all(files);
+    while (unread()) await moreCards();
+  }
+
+  // The checkpoint of a name, or of a model id; undefined where there is none.
+  async function cardNamed(name) {
+    const known = () => index.sets.find((card) => card.name === name);
+    while (!known() && unread()) await moreCards();
+    return known() ?? index.sets.find((card) => card.model === name);
+  }
+
+  // The value in a file of data; rejected where it is missing.
+  function file(name) {
+    if (read.has(name)) return Promise.resolve(read.get(name));
+    if (waiting.has(name)) return waiting.get(name).promise;
     const entry = {};
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
-    waiting.set(slug, entry);
+    waiting.set(name, entry);
     const script = document.createElement("script");
-    const url = `data/${slug}.js`;
+    const url = `data/${name}.js`;
     script.src = policy ? policy.createScriptURL(url) : url;
     script.onerror = () => {
-      waiting.delete(slug);
+      waiting.delete(name);
       script.remove();
       entry.reject(new Error(`${url} is missing or damaged`));
     };
     script.onload = () => {
       script.remove();
-      if (!sets.has(slug)) script.onerror();
+      if (!read.has(name)) script.onerror();
     };
     document.head.append(script);
     return entry.promise;
@@ -55,7 +88,7 @@
     const { sources, protocols } = raw;
     for (const [number, row] of raw.directions.entries()) {
       const [layer, recipe, rank, eigenvalue, share, gap, labels, quality, preview] = row;
-      const direction = { set, number, layer: raw.layers[layer], recipe: raw.recipes[recipe], rank, eigenvalue, share, gap, parts: null };
+      const direction = { set, number, layer: raw.layers[layer], recipe: raw.recipes[recipe], rank, eigenvalue, share, gap, parts: null, within: [] };
       direction.id = `${direction.layer.name}/${direction.recipe.slug}/${rank}`;
       set.directions.push(finish(direction, labels, quality, preview));
     }
@@ -65,6 +98,7 @@
       composite.layer = { name: "composite", kind: "composite" };
       composite.recipe = { slug: name, exportable };
       composite.parts = parts.map(([place, weight]) => ({ direction: set.directions[place], weight }));
+      for (const { direction, weight } of composite.parts) direction.within.push({ composite, weight });
       set.composites.push(finish(composite, labels, quality, preview));
     }
     set.sliders = [...set.directions, ...set.composites];
@@ -74,6 +108,7 @@
       slider.key = `${card.name}#${slider.id}`;
       slider.labels = labels.map((label) => decodeLabel(label, sources, protocols));
       slider.confidence = Math.max(-1, ...slider.labels.map((label) => label.confidence ?? -1));
+      slider.worth = Math.max(-1, ...slider.labels.map(worth));
       slider.quality = quality && { values: quality[0], range: quality[1], source: sources[quality[2]], protocol: protocols[quality[3]] };
       slider.polarity = slider.labels[0]?.polarity ?? 1;
       slider.picture = preview === null ? null : picture(card.slug, slider.number, raw.previews[preview], slider.polarity);
@@ -81,6 +116,12 @@
       return slider;
     }
     return set;
+  }
+
+  // How good a slider a label promises, as in a bank: a person's word first, then the evidence.
+  function worth({ source, confidence, evidence }) {
+    const strength = evidence ? evidence.selectivity * Math.min(1, Math.abs(evidence.effect)) : 0;
+    return (source.kind === "human" ? 1 : 0) + (confidence ?? 0) * strength;
   }
 
   function decodeLabel([text, polarity, confidence, source, created, note, evidence], sources, protocols) {
@@ -99,5 +140,5 @@
     return { url: `pictures/${slug}/${number}.webp`, seeds: preview.seeds, steps: preview.steps, cell: preview.cell, columns };
   }
 
-  Object.assign(eigenbank, { receive, load, picture, index: () => index });
+  Object.assign(eigenbank, { receive, load, picture, unread, moreCards, allCards, cardNamed, index: () => index });
 }

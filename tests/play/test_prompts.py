@@ -1,0 +1,117 @@
+"""A pipeline that reads prompts, Stable Diffusion's layout at a tiny size, in the playground."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+from play.conftest import Served, named, start
+
+from eigenbank.play import texts
+from eigenbank.play.scene import scene
+from eigenbank.schemas import Slider
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+LABELS: dict[str, Any] = {"warmth": (1, (-1.0, 1.0)), "size": (-1, None)}
+
+
+def save(folder: Path) -> None:
+    """A Stable Diffusion of random weights, with a tokenizer of letters."""
+    pytest.importorskip(
+        "transformers", reason="no prompts: transformers is not installed (pip install 'eigenbank[clip]')"
+    )
+    from planned import stable_diffusion
+
+    stable_diffusion().save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
+    """A home whose catalog has such a model, its id and its folder."""
+    home = tmp_path_factory.mktemp("prompted")
+    return home, *named(home, LABELS, save)
+
+
+@pytest.fixture(scope="module")
+def prompting(prompted: tuple[Path, str, Path]) -> Iterator[Served]:
+    """Its playground."""
+    home, model, folder = prompted
+    found = start(home, model, "--checkpoint", str(folder))
+    yield found
+    found.process.terminate()
+    found.process.wait(timeout=30)
+    assert found.outside == ""
+
+
+def test_prompt_and_guidance_and_sliders_make_the_picture_and_the_python_draws_it(
+    prompted: tuple[Path, str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from eigenbank.play.playground import Playground, Session
+
+    home, model, folder = prompted
+    monkeypatch.setenv("EIGENBANK_HOME", str(home))
+    playground, session = Playground({model: folder}), Session()
+    studio = playground.studio(model)
+    assert studio.prompted
+    assert studio.guidance == 7.5
+
+    def shown(**more: Any) -> Any:
+        found = playground.show(
+            session, scene(**{"model": model, "steps": 3, "prompt": "a b", "guidance": 4.0, **more})
+        )
+        assert found is not None
+        return found
+
+    slider = Slider(key="warmth", scale=1.0)
+    first, edited = shown(), shown(sliders=[slider])
+    assert first.unedited.tobytes() == first.edited.tobytes() == edited.unedited.tobytes()
+    others = [edited.edited, shown(prompt="c").edited, shown(guidance=1.0).edited, shown(seed=1).edited]
+    assert len({first.edited.tobytes(), *(each.tobytes() for each in others)}) == 5
+    code = texts.python(studio, scene(model=model, steps=3, prompt="a b", guidance=4.0, sliders=[slider]))
+    assert "prompt='a b', guidance_scale=4.0" in code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "snippet", "exec"), {})
+    assert Image.open(tmp_path / "edited.png").tobytes() == edited.edited.tobytes()
+    assert texts.command(studio, scene(model=model, prompt="a", sliders=[slider])).startswith("# ")
+
+
+@pytest.mark.browser
+def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(browser: "Browser", prompting: Served) -> None:
+    from browser import Watch
+
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.set_default_timeout(60_000)
+    watched = Watch(page, prompting.url)
+    page.goto(prompting.url)
+    image = page.locator("#picture-edited img")
+    image.wait_for()
+    page.locator("#status", has_text="20 steps").wait_for()
+
+    def changed(by: Callable[[], object]) -> bytes:
+        before = image.get_attribute("src")
+        by()
+        page.wait_for_function("than => document.querySelector('#picture-edited img').src !== than", arg=before)
+        source = image.get_attribute("src")
+        assert source
+        return page.request.get(source).body()
+
+    def type_prompt() -> None:
+        page.get_by_label("Prompt").fill("a cat")
+        page.get_by_label("Prompt").press("Enter")
+
+    assert page.locator("#guidance input[type=number]").input_value() == "7.5"
+    seen = {changed(type_prompt)}
+    page.locator("#python", has_text="prompt='a cat'").wait_for()
+    knob = page.locator(".knob", has_text="warmth").first
+    seen.add(
+        changed(
+            lambda: (knob.locator("input[type=number]").fill("1"), knob.locator("input[type=number]").press("Enter"))
+        )
+    )
+    page.locator("#python", has_text="'warmth': 1.0").wait_for()
+    assert len(seen) == 2
+    assert watched.wrong == []
+    page.close()
