@@ -45,7 +45,7 @@ class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
     random ones at every place; the `most` promising for each score, and a composite of at most `parts` directions for
     it, confirmed on `confirm_seeds`, and where these do not settle it on as many again, and again, up to `confirm_most` in
-    all. The quality of these, or of `all_qualities`, is measured on the first
+    all. The quality of those that got a label, or of `all_qualities`, is measured on the first
     `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
     and nothing there has a name.
     """
@@ -92,7 +92,7 @@ def label(
     the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder where readings are kept:
     a run cut short goes on from there.
 
-    Qualities are of the first labeler's scores: of all that was confirmed, labelled or not, and of the composites.
+    Qualities are of the first labeler's scores: of all that got a label.
 
     A labeler that fails is left out, which is said; what it gave before is kept. Raises LabelerError when none is left,
     SteerError for a pipeline that draws nothing.
@@ -182,7 +182,8 @@ class _Study:
         wanted: list[Direction | Composite] = [*singles, *composites]
         labels = self.confirm(candidates, wanted)
         earned = [new for each in candidates for new in each.records if new.id in labels]
-        measured = [*(directions if plan.all_qualities else singles), *(bank[new.id] for new in earned)]
+        named = directions if plan.all_qualities else [each for each in singles if each.id in labels]
+        measured = [*named, *(bank[new.id] for new in earned)]
         return Findings(labels, self.qualities(candidates[0].judge, measured), earned)
 
     def confirm(

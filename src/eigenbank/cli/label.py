@@ -51,7 +51,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
     help="Most directions in a composite, one of which is tried for each score; 0 for none.",
 )
 @click.option(
-    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the confirmed alone."
+    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda, …")
 @click.option(
