@@ -9,6 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from eigenbank.registry.catalog.content import (
     CheckpointData,
+    CompositeData,
     DirectionData,
     EvidenceData,
     LabelData,
@@ -21,6 +22,7 @@ from eigenbank.registry.catalog.content import (
 )
 from eigenbank.schemas import Checkpoint, Evidence, Label, Quality
 from eigenbank.schemas.common import (
+    MAX_COMPOSITES,
     MAX_DIRECTIONS,
     MAX_LAYERS,
     MAX_RANKS,
@@ -31,7 +33,7 @@ from eigenbank.schemas.common import (
     Text,
     Width,
 )
-from eigenbank.schemas.direction import ROUNDED
+from eigenbank.schemas.direction import ROUNDED, CompositeName
 from eigenbank.schemas.layer import Kind
 
 Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
@@ -69,6 +71,12 @@ class _Direction(Model):
     quality: Quality | None = None
 
 
+class _Composite(Model):
+    name: CompositeName
+    labels: list[Label] = Field(default=[], max_length=10_000)
+    quality: Quality | None = None
+
+
 class _Stray(Model):
     direction: Annotated[str, Field(max_length=600, pattern=r"^[^\x00]*$")]
     labels: list[Label] = Field(max_length=10_000)
@@ -81,6 +89,7 @@ class _Entry(Model):
     set: _Set | None = None
     layers: list[_Layer] = Field(default=[], max_length=MAX_LAYERS)
     directions: list[_Direction] = Field(default=[], max_length=MAX_DIRECTIONS)
+    composites: list[_Composite] = Field(default=[], max_length=MAX_COMPOSITES)
     strays: list[_Stray] = Field(default=[], max_length=MAX_DIRECTIONS)
 
 
@@ -89,8 +98,13 @@ def _consistent(found: dict[str, Any]) -> dict[str, Any]:
     listed, records = found.get("layers", []), found.get("directions", [])
     layers = {layer.name for layer in listed}
     names = {(record["layer"], record["recipe"], record["rank"]) for record in records}
+    composites = found.get("composites", [])
     if found.get("set") is None and listed:
         message = "there are layers, but no set"
+    elif found.get("set") is None and composites:
+        message = "there are composites, but no set"
+    elif len({composite["name"] for composite in composites}) != len(composites):
+        message = "a composite is listed twice"
     elif len(layers) != len(listed):
         message = "a layer is listed twice"
     elif len(names) != len(records):
@@ -144,14 +158,18 @@ def entries() -> TypeAdapter[dict[str, Any]]:
     """What validates the lines of checkpoints: as `_Entry` does, but into plain dictionaries."""
     labels = GenericAlias(list, (_plain(Label, evidence=_plain(Evidence) | None),))
     directions = GenericAlias(list, (_plain(_Direction, labels=labels, quality=_plain(Quality) | None),))
+    composites = GenericAlias(list, (_plain(_Composite, labels=labels, quality=_plain(Quality) | None),))
     strays = GenericAlias(list, (_plain(_Stray, labels=labels),))
-    entry: Any = Annotated[_plain(_Entry, directions=directions, strays=strays), AfterValidator(_consistent)]
+    fields = _plain(_Entry, directions=directions, composites=composites, strays=strays)
+    entry: Any = Annotated[fields, AfterValidator(_consistent)]
     return TypeAdapter(entry)
 
 
-def _direction_document(record: DirectionData) -> dict[str, Any]:
+def _slider_document(record: DirectionData | CompositeData) -> dict[str, Any]:
     document = record._asdict() | {"labels": [label_document(label) for label in record.labels]}
     quality = document.pop("quality")
+    if isinstance(record, CompositeData):
+        document = {"name": document.pop("bare"), **document}
     return document if quality is None else document | {"quality": quality._asdict()}
 
 
@@ -162,7 +180,9 @@ def document(entry: CheckpointData) -> dict[str, Any]:
     if entry.set is not None:
         document["set"] = entry.set.facts._asdict()
         document["layers"] = [layer._asdict() for layer in entry.set.layers]
-        document["directions"] = [_direction_document(record) for record in entry.set.directions]
+        document["directions"] = [_slider_document(record) for record in entry.set.directions]
+        if entry.set.composites:
+            document["composites"] = [_slider_document(record) for record in entry.set.composites]
     if entry.strays:
         document["strays"] = [
             {"direction": name, "labels": [label_document(label) for label in labels]}
@@ -210,7 +230,10 @@ def entry(found: dict[str, Any]) -> CheckpointData:
             )
             for record in found.get("directions", ())
         ]
-        own = SetData(facts, layers, directions)
+        composites = [
+            CompositeData(record["name"], _labels(record), _quality(record)) for record in found.get("composites", ())
+        ]
+        own = SetData(facts, layers, directions, composites)
     checkpoint = found["checkpoint"]
     return CheckpointData(
         checkpoint.model_id,

@@ -51,8 +51,8 @@ def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]
     return found
 
 
-def insert_labels(connection: Connection, labels: list[tuple[int, int, LabelData]]) -> None:
-    """Insert labels, given with the number and the rank of their direction. The caller keeps the counts."""
+def insert_labels(connection: Connection, labels: list[tuple[int, int | None, LabelData]]) -> None:
+    """Insert labels, given with the number of their direction and its rank, where it has one. The caller keeps the counts."""
     if not labels:
         return
     names = {label.text for *_, label in labels}
