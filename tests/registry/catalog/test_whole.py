@@ -15,7 +15,7 @@ from pydantic import field_validator
 
 from eigenbank.registry.catalog import Catalog, lines
 from eigenbank.registry.catalog.care import stats, vacuum, verify
-from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.content import CheckpointData, moment
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
 from eigenbank.schemas import Manifest
@@ -172,12 +172,29 @@ def test_a_merge_takes_the_quality_from_whoever_knows_it(catalog: Catalog, tmp_p
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_export_of_an_earlier_format_is_read(catalog: Catalog, tmp_path: Path, version: int) -> None:
-    file = exported(catalog)
-    text = file.read_text().replace('"version": 3', f'"version": {version}')
-    file.write_text(text.replace(', "composites": 0', ""))
+    """When labels and qualities held their protocols themselves, times were texts, and there were no composites."""
+    told = {"labels": {MID: [measured("smile", 0.9), label("grin")]}, "qualities": {MID: quality(effect=1.0)}}
+    catalog.add_set(manifest(**told), location="/a", digest="1")  # type: ignore[arg-type]
+    export_file(catalog, tmp_path / "new.jsonl")
+    head, line, end = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
+    protocols = line.pop("protocols")
+    for record in line["directions"]:
+        for item in record["labels"]:
+            item["created"] = moment(item["created"]).isoformat()
+            if "evidence" in item:
+                item["evidence"] |= protocols[item["evidence"].pop("protocol")]
+        if "quality" in record:
+            record["quality"] |= protocols[record["quality"].pop("protocol")]
+    head["version"] = version
+    del end["composites"]
+    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
     with Catalog.open(tmp_path / "target.db", shipped=False) as target:
-        import_file(target, file)
+        import_file(target, tmp_path / "old.jsonl")
         assert content(target) == content(catalog)
+    line["directions"][0]["labels"] = [{"text": "x", "source": "statistics", "created": 5, "confidence": 2}]
+    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
+    with pytest.raises(CatalogError, match=r"directions\.0\.labels\.0\.confidence: Input should be less than or equal"):
+        import_file(catalog, tmp_path / "old.jsonl")
 
 
 def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, tmp_path: Path) -> None:
@@ -214,6 +231,17 @@ def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, 
         (
             lambda entry: entry["composites"][0]["quality"].update(effect=-1),
             "composites.0.quality.effect: Input should",
+        ),
+        (lambda entry: entry["protocols"][0].update(scale=0), "protocols.0.scale: Input should be greater than 0"),
+        (
+            lambda entry: entry["protocols"][0].update(seeds=["x"]),
+            "protocols.0.seeds.0: Input should be a valid integer",
+        ),
+        (lambda entry: entry["protocols"][0].pop("steps"), "protocols.0.steps: Field required"),
+        (lambda entry: entry.pop("protocols"), "names a protocol that the line does not have"),
+        (
+            lambda entry: entry["set"].update(created=10**18 - 1),
+            "set.created: Input should be less than or equal to 2534",
         ),
         (lambda entry: entry["composites"].clear(), "the end says 1 models, 12 directions, 1 composites, 1 labels"),
     ],
@@ -355,7 +383,10 @@ def test_every_label_of_an_export_is_validated_as_a_label(
         ({"selectivity": 1.5}, "directions.0.quality.selectivity: Input should be less than or equal to 1"),
         ({"effect": -1}, "directions.0.quality.effect: Input should be greater than or equal to 0"),
         ({"drift": float("inf")}, "directions.0.quality.drift: Input should be a finite number"),
-        ({"steps": None}, "directions.0.quality.steps: Input should be a valid integer"),
+        ({"protocol": None}, "directions.0.quality.protocol: Input should be a valid integer"),
+        ({"protocol": -1}, "directions.0.quality.protocol: Input should be greater than or equal to 0"),
+        ({"protocol": 1}, "a label or quality names a protocol that the line does not have"),
+        ({"steps": 5}, "directions.0.quality.steps: Extra inputs are not permitted"),
     ],
 )
 def test_every_quality_of_an_export_is_validated_as_a_quality(

@@ -16,7 +16,7 @@ from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
 from eigenbank.schemas.errors import CatalogError, first_problem
 
 FORMAT = 3
-"""2: directions have a quality. 3: sets have composites."""
+"""2: directions have a quality. 3: sets have composites; a line has each protocol once, and times are numbers."""
 _MOST_HEAD = 1_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 
@@ -114,7 +114,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                 if ended:
                     raise _wrong(path, number, "there is more after the end")
                 if number == 1:
-                    _check_head(path, line)
+                    adapter = lines.entries(whole=_version(path, line) < 3)
                 elif line.startswith(b'{"end"'):
                     end = _parse(path, number, _ends(), line)
                     promised = Counts(end.checkpoints, end.directions, end.labels, end.composites)
@@ -123,7 +123,11 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                     ended = True
                     yield list(end.shipped)
                 else:
-                    entry = lines.entry(_parse(path, number, lines.entries(), line))
+                    try:
+                        entry = lines.entry(_parse(path, number, adapter, line))
+                    except IndexError:
+                        problem = "a label or quality names a protocol that the line does not have"
+                        raise _wrong(path, number, problem) from None
                     total = total.with_(entry)
                     yield entry
     except OSError as error:
@@ -133,7 +137,8 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
 
 
-def _check_head(path: Path, line: bytes) -> None:
+def _version(path: Path, line: bytes) -> int:
+    """Return the version that an export's first line says."""
     expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
     try:
         head = _Head.model_validate_json(line)
@@ -142,6 +147,7 @@ def _check_head(path: Path, line: bytes) -> None:
     if head.version > FORMAT:
         problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: update eigenbank"
         raise _wrong(path, 1, problem)
+    return head.version
 
 
 def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> Any:

@@ -216,7 +216,7 @@ def _own_labels(
     own = record.labels
     if waiting:
         own = own + waiting.pop(record.name, [])
-    if len(own) > 1:
+    if len({(label.text, label.source) for label in own}) < len(own):
         own = distinct(own)
-    best = max((label.confidence for label in own if label.confidence is not None), default=None)
-    return own, (len(own), parts(best))
+    sure = [label.confidence for label in own if label.confidence is not None]
+    return own, (len(own), parts(max(sure)) if sure else None)
