@@ -30,7 +30,7 @@ from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, count, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
-from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
+from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_number, by_set
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
@@ -232,6 +232,11 @@ class Search(Asked):
                 yield [Position(0, None, number) for number in numbers]
             return
         everything = not limits and self.scope.everything and self.matches is None
+        if self.column is None and self.scope.everything and self.matches is None and limits:
+            start = after.direction if after is not None else 0
+            for numbers in by_number(self.connection, limits, start, wanted, budget):
+                yield [Position(0, None, number) for number in numbers]
+            return
         yield from by_column(
             self.connection,
             self.column,
