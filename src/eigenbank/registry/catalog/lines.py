@@ -175,7 +175,7 @@ def entries(*, whole: bool) -> TypeAdapter[dict[str, Any]]:
     if whole:
         evidence, quality, label = _plain(Evidence), _plain(Quality), partial(_plain, Label)
     else:
-        own = {"leaving": _PROTOCOL, "protocol": Annotated[int, Field(ge=0)]}
+        own: dict[str, Any] = {"leaving": _PROTOCOL, "protocol": Annotated[int, Field(ge=0)]}
         evidence, quality, label = (
             _plain(Evidence, **own),
             _plain(Quality, **own),
@@ -260,7 +260,10 @@ class _Read:
             created = microseconds(created)
         confidence, note = found.get("confidence"), found.get("note")
         polarity = found.get("polarity", 1)
-        return _MAKE(LabelData, (found["text"], found["source"], polarity, confidence, created, note, evidence))
+        made: LabelData = _MAKE(
+            LabelData, (found["text"], found["source"], polarity, confidence, created, note, evidence)
+        )
+        return made
 
     def labels(self, found: dict[str, Any]) -> list[LabelData]:
         return [self.label(label) for label in found.get("labels", ())]
