@@ -31,6 +31,7 @@ from common import processor
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.content import (
     CheckpointData,
+    CompositeData,
     DirectionData,
     EvidenceData,
     LabelData,
@@ -39,6 +40,7 @@ from eigenbank.registry.catalog.content import (
     SetData,
     SetFacts,
 )
+from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.registry.catalog.whole import export_file, import_file
 
 RESULTS = Path(__file__).with_name("results") / "catalog.json"
@@ -68,7 +70,7 @@ NOW = int(datetime(2026, 11, 23, tzinfo=timezone.utc).timestamp()) * 1_000_000
 
 def generated(models: int, seed: int = 0) -> Iterator[CheckpointData]:
     """Checkpoints with a set of 500 directions each, three labels per direction on average, and the quality of all that
-    have a measured label.
+    have a measured label; and with up to 11 composites, as labelling by eleven factors leaves.
     """
     rng = random.Random(seed)
     weights = [1 / (place + 3) for place in range(len(TEXTS))]
@@ -99,7 +101,17 @@ def generated(models: int, seed: int = 0) -> Iterator[CheckpointData]:
         layers = [LayerData(layer, "spatial", (320, 640, 1280)[number % 3], 8) for layer in LAYERS]
         denoiser = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")[number % 3]
         licence = ("mit", "apache-2.0", "openrail++", None)[number % 4]
-        yield CheckpointData(name, "", denoiser, "", licence, None, SetData(facts, layers, directions))
+        composites = _composites(random.Random(f"{seed} {number}"))
+        yield CheckpointData(name, "", denoiser, "", licence, None, SetData(facts, layers, directions, composites))
+
+
+def _composites(rng: random.Random) -> list[CompositeData]:
+    """By a source of numbers of its own: the directions stay what they are without."""
+    found = []
+    for noun in rng.sample(NOUNS, rng.randint(0, 11)):
+        labels = [_label(rng, noun)]
+        found.append(CompositeData(noun, labels, _quality(rng, labels)))
+    return found
 
 
 def _label(rng: random.Random, text: str) -> LabelData:
@@ -161,6 +173,8 @@ QUERIES: dict[str, list[Query]] = {
         ("word, layer glob", lambda c, r: c.search(_noun(r), layer="up_blocks.*")),
         ("word, rank 0", lambda c, r: c.search(_noun(r), rank=0)),
         ("word, selectivity ≥ 0.8", lambda c, r: c.search(_noun(r), min_selectivity=0.8)),
+        ("word, composites alone", lambda c, r: c.search(_noun(r), composites=True)),
+        ("word, no composites", lambda c, r: c.search(_noun(r), composites=False)),
         ("word by eigenvalue", lambda c, r: c.search(_noun(r), sort="eigenvalue")),
         ("word by share", lambda c, r: c.search(_noun(r), sort="share")),
         ("smile, page 1", lambda c, r: c.search("smile")),
@@ -184,6 +198,9 @@ QUERIES: dict[str, list[Query]] = {
         ("selectivity ≥ 0.98, drift ≤ 0.05", lambda c, r: c.search(min_selectivity=0.98, max_drift=0.05)),
         ("all by linearity", lambda c, r: c.search(sort="linearity")),
         ("layer glob by consistency", lambda c, r: c.search(layer="up_blocks.*", sort="consistency")),
+        ("composites", lambda c, r: c.search(composites=True)),
+        ("composites by selectivity", lambda c, r: c.search(composites=True, sort="selectivity")),
+        ("one organisation's composites", lambda c, r: c.search(model=f"{r.choice(ORGS)}/*", composites=True)),
         ("licence by confidence", lambda c, r: c.search(licence="mit", sort="confidence")),
     ],
     "one": [
@@ -196,6 +213,7 @@ QUERIES: dict[str, list[Query]] = {
             "one direction by its name",
             lambda c, r: c.get_direction(f"{r.choice(_models(c))}#{LAYERS[3]}/output-value/7"),
         ),
+        ("one composite by its name", lambda c, r: c.get_direction(f"{r.choice(_models(c))}#composite/{_noun(r)}")),
     ],
 }
 _known: dict[str, list[str]] = {}
@@ -209,12 +227,12 @@ def _models(catalog: Catalog) -> list[str]:
 
 def fill(path: Path, size: int) -> dict[str, float]:
     """Make the catalog of a size, by one bulk import."""
-    labels = 0
+    total = Counts()
 
     def counted() -> Iterator[CheckpointData]:
-        nonlocal labels
+        nonlocal total
         for entry in generated(size // PER_MODEL):
-            labels += sum(len(record.labels) for record in (entry.set.directions if entry.set else ()))
+            total = total.with_(entry)
             yield entry
 
     entries = Apart(counted())
@@ -222,7 +240,7 @@ def fill(path: Path, size: int) -> dict[str, float]:
         started = time.process_time()
         catalog.put(entries)
         seconds = time.process_time() - started - entries.seconds
-    return {"seconds": seconds, "per_second": size / seconds, "labels": labels}
+    return {"seconds": seconds, "per_second": size / seconds, "labels": total.labels, "composites": total.composites}
 
 
 class Apart:
@@ -446,7 +464,7 @@ def table(result: dict[str, Any]) -> str:
         f"and after, so others kept the machine busy. Milliseconds and rates of import are by the processor's "
         "time: the clock would count the others' turns, too (the clock's are in the results). "
         f"{large['labels']:,} labels on "
-        f"{int(last):,} directions. Three numbers are the least, the median and the most of {RUNS} runs.",
+        f"{int(last):,} directions and {large['composites']:,} composites. Three numbers are the least, the median and the most of {RUNS} runs.",
         "",
         "| asked for | found | |",
         "|---|---:|---|",

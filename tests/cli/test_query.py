@@ -330,3 +330,58 @@ def test_completing_makes_no_catalog(tmp_path: Path) -> None:
     }
     subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
     assert not (tmp_path / "new").exists()
+
+
+MADE = "nord/made#composite/hair-length"
+
+
+@pytest.fixture
+def made(filled: Path) -> None:
+    """One model more, of which a composite has the label that a direction has, too."""
+    with Catalog.open() as catalog:
+        labels = {"composite/hair-length": [measured("hair cut", 0.9)], MID: [label("hair cut", 0.4)]}
+        known = {"composite/hair-length": quality(effect=0.9)}
+        one = manifest("nord/made", labels, qualities=known, composites=("hair-length", "age"))
+        catalog.add_set(one, location="/sets/made", digest="3")
+
+
+def test_a_composite_is_searched_listed_and_shown(call, made) -> None:  # type: ignore[no-untyped-def]
+    assert ids(call, "search", "hair cut") == [MADE, f"nord/made#{MID}"]
+    assert ids(call, "search", "hair cut", "--composites") == [MADE]
+    assert ids(call, "search", "hair cut", "--no-composites") == [f"nord/made#{MID}"]
+    assert ids(call, "directions", "ls", "--model", "nord/made")[-2:] == [MADE, "nord/made#composite/age"]
+    assert len(ids(call, "directions", "ls", "--model", "nord/made", "--layer", "*")) == 12
+    assert ids(call, "show", "composite/hair-length", "--model", "nord/made") == [MADE]
+    (row,) = json.loads(call("show", MADE, "--format", "json")[1])
+    assert (row["schema"], row["id"], row["composite"]) == ("eigenbank/direction/1", MADE, "hair-length")
+    nothing = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
+    assert [row[name] for name in nothing] == [None] * len(nothing)
+    assert (row["labels"], row["confidence"], row["quality"]["effect"]) == (["hair cut"], 0.9, 0.9)
+    assert json.loads(call("show", FACES, "--format", "json")[1])[0]["composite"] is None
+    code, out, _ = call("show", MADE)
+    assert (code, "hair-length" in out, "eigenvalue" in out, "0.9 standard deviations" in out) == (0, True, False, True)
+    code, out, _ = call("show", FACES)
+    assert (code, "composite" in out, "eigenvalue" in out) == (0, False, True)
+    code, _, err = call("show", "nord/made#composite/hair-lenght")
+    assert (code, f"did you mean '{MADE}'" in err) == (1, True)
+
+
+def test_a_person_labels_a_composite(call, made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{MADE}\n"))
+    assert call("labels", "add", "-", "mane", "--by", "ann")[0] == 0
+    assert ids(call, "search", "mane", "--source", "human") == [MADE]
+    (row,) = json.loads(call("labels", "ls", MADE, "--source", "human", "--format", "json")[1])
+    assert (row["id"], row["text"], row["source"]) == (MADE, "mane", "human:ann")
+    assert "mane" in ids(call, "labels", "ls", "--model", "nord/made")
+    assert call("labels", "rm", MADE, "hair cut", "--by", "ann")[0] == 1  # a labeler says that
+    assert call("labels", "rm", MADE, "mane", "--by", "ann")[0] == 0
+    assert ids(call, "search", "mane") == []
+    (stats,) = json.loads(call("catalog", "stats", "--format", "json")[1])
+    assert stats["composites"] >= 2
+
+
+def test_an_export_and_an_import_say_how_many_composites(call, made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = call("catalog", "export", str(tmp_path / "all.jsonl"))
+    assert (code, "composites, " in err) == (0, True)
+    assert call("catalog", "import", str(tmp_path / "all.jsonl"), "--catalog", str(tmp_path / "other.db"))[0] == 0
+    assert ids(call, "search", "hair cut", "--catalog", str(tmp_path / "other.db"))[0] == MADE

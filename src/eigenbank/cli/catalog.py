@@ -71,7 +71,7 @@ def export(file: Path) -> None:
 
     with Catalog.open() as opened:
         found = export_file(opened, file)
-    say(f"{found.checkpoints} models, {found.directions} directions, {found.labels} labels → {file}")
+    say(f"{found} → {file}")
 
 
 @catalog.command("import", short_help="Bring in what an export holds.")
@@ -91,7 +91,7 @@ def import_(file: Path) -> None:
 
     with Catalog.open() as opened:
         found = import_file(opened, file)
-        say(f"{found.checkpoints} models, {found.directions} directions, {found.labels} labels → {opened.place}")
+        say(f"{found} → {opened.place}")
 
 
 @catalog.command(short_help="Merge another catalog into this one.")

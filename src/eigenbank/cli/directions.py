@@ -8,7 +8,7 @@ from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options, names_given
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import output_options, say
-from eigenbank.cli.rows import direction_row, facts, put_out, put_out_page, quality_facts
+from eigenbank.cli.rows import NOT_OF_COMPOSITES, direction_row, facts, put_out, put_out_page, quality_facts
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog, DirectionRow
@@ -33,7 +33,7 @@ def directions() -> None:
 @catalog_option
 @output_options
 def ls(fmt: str, quiet: bool, **filters: Any) -> None:
-    """List the directions that meet all filters, in catalog order.
+    """List the directions that meet all filters, in catalog order: a set's composites follow its directions.
 
     \b
     Example:
@@ -48,13 +48,15 @@ def ls(fmt: str, quiet: bool, **filters: Any) -> None:
 
 @click.command(short_help="Show directions, their quality and the evidence for their labels.")
 @click.argument("names", nargs=-1, required=True, metavar="DIRECTION...", shell_complete=complete.directions)
-@click.option("--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK.")
+@click.option(
+    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
+)
 @catalog_option
 @output_options
 def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> None:
     """Show everything known of directions.
 
-    DIRECTION is MODEL_ID#LAYER/RECIPE/RANK; `-` reads them from standard input, one a line.
+    DIRECTION is MODEL_ID#LAYER/RECIPE/RANK, or MODEL_ID#composite/NAME; `-` reads them from standard input, one a line.
 
     \b
     Example:
@@ -73,7 +75,8 @@ def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> No
         if number:
             click.echo()
         plain = direction_row(row)
-        facts({key: value for key, value in plain.items() if key not in _APART})
+        apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
+        facts({key: value for key, value in plain.items() if key not in apart})
         if row.quality is not None:
             click.echo()
             facts(quality_facts(row.quality))

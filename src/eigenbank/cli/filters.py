@@ -36,6 +36,9 @@ _OPTIONS = (
     ),
     click.option("--max-drift", type=float, metavar="X", help="Most change of the other scores, in deviations."),
     click.option("--min-gap", type=float, metavar="X", help="Least distance to the next eigenvalue, over the largest."),
+    click.option(
+        "--composites/--no-composites", default=None, help="Only composites of directions, or only single directions."
+    ),
     click.option("--licence", metavar="GLOB", help="Licence of the checkpoint."),
     click.option("--location", metavar="GLOB", help="Where the set is: a folder, or shipped:NAME."),
     click.option("--sort", type=click.Choice(SORTS), default="match", show_default=True, help="Order of the rows."),

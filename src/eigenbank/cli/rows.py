@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from eigenbank.schemas import Label, Quality
 
 DIRECTION_COLUMNS = ["id", "labels", "confidence", "eigenvalue", "share"]
+NOT_OF_COMPOSITES = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
+"""What a composite has none of."""
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
 LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
 
@@ -24,7 +26,7 @@ def put_out(
 
 
 def put_out_page(page: "Page", *, fmt: str, quiet: bool, limit: int) -> None:
-    """Print a page of directions, and on stderr how to go on."""
+    """Print a page of directions and composites, and on stderr how to go on."""
     machine = fmt != "table" and not quiet
     rows = [direction_row(row) if machine else short_row(row) for row in page]
     put_out("direction", rows, DIRECTION_COLUMNS, fmt=fmt, quiet=quiet, key="id")
@@ -58,6 +60,7 @@ def direction_row(row: "DirectionRow") -> dict[str, Any]:
         "eigenvalue": row.eigenvalue,
         "share": row.share,
         "gap": row.gap,
+        "composite": row.composite,
         "labels": row.label_texts,
         "confidence": row.confidence,
         "evidence": [label.model_dump(mode="json") for label in row.labels],

@@ -7,10 +7,10 @@ from eigenbank.schemas import Label, Manifest
 
 
 def own_labels(manifest: Manifest, catalog: Catalog) -> dict[str, tuple[Label, ...]]:
-    """People's labels of this catalog, by the id of the set's direction, less those that the set holds itself."""
+    """People's labels of this catalog, by the id of the set's direction or composite, less those that the set holds itself."""
     if catalog.get_set(manifest.checkpoint.model_id) is None:
         return {}
-    records = {record.id: record for record in manifest.directions}
+    records = {record.id: record for record in manifest.sliders}
     given: dict[str, tuple[Label, ...]] = {}
     cursor = None
     while True:
@@ -31,8 +31,11 @@ def own_labels(manifest: Manifest, catalog: Catalog) -> dict[str, tuple[Label, .
 
 def labelled(manifest: Manifest, more: Mapping[str, tuple[Label, ...]]) -> Manifest:
     """The manifest with more labels, added behind those it has."""
-    directions = tuple(
-        record.model_copy(update={"labels": (*record.labels, *more[record.id])}) if record.id in more else record
-        for record in manifest.directions
+    directions, composites = (
+        tuple(
+            record.model_copy(update={"labels": (*record.labels, *more[record.id])}) if record.id in more else record
+            for record in records
+        )
+        for records in (manifest.directions, manifest.composites)
     )
-    return manifest.model_copy(update={"directions": directions})
+    return manifest.model_copy(update={"directions": directions, "composites": composites})

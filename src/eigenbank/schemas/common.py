@@ -12,6 +12,8 @@ MAX_LAYERS = 4_096
 """Most layers of one set."""
 MAX_DIRECTIONS = 200_000
 """Most directions of one set."""
+MAX_COMPOSITES = 10_000
+"""Most composites a set may hold."""
 MAX_MANIFEST_BYTES = 256 * 2**20
 """Largest manifest.json read."""
 MAX_SCALE = 1e4

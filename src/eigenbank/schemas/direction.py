@@ -134,13 +134,16 @@ class Weighted(Model):
     weight: Annotated[float, Field(ge=-10, le=10)]
 
 
+CompositeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+
+
 class CompositeRecord(Model):
     """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
 
     Weights are in token lengths of the direction's own layer, as scales are.
     """
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+    name: CompositeName
     parts: Annotated[tuple[Weighted, ...], FailFast()] = Field(min_length=1, max_length=1000)
     labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
     quality: Quality | None = None

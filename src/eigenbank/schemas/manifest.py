@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import FailFast, Field, StringConstraints, model_validator
 
-from eigenbank.schemas.common import MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
+from eigenbank.schemas.common import MAX_COMPOSITES, MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
 from eigenbank.schemas.direction import CompositeRecord, DirectionRecord
 from eigenbank.schemas.layer import Layer
 
@@ -43,7 +43,7 @@ class Manifest(Model):
     # The first bad entry ends it: a million bad ones would otherwise make millions of errors, and gigabytes.
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
-    composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=10_000)
+    composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)
     files: dict[FileName, FileEntry] = Field(default={}, max_length=100_000)
 
     @model_validator(mode="after")

@@ -2,7 +2,17 @@
 
 from datetime import datetime, timedelta, timezone
 
-from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Layer, Manifest, Quality, Recipe
+from eigenbank.schemas import (
+    Checkpoint,
+    CompositeRecord,
+    DirectionRecord,
+    Evidence,
+    Label,
+    Layer,
+    Manifest,
+    Quality,
+    Recipe,
+)
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 DIGEST = "d" * 64
@@ -45,9 +55,10 @@ def manifest(
     days: int = 0,
     licence: str | None = "mit",
     qualities: dict[str, Quality] | None = None,
+    composites: tuple[str, ...] = (),
 ) -> Manifest:
-    """A set of made-up numbers. `labels` and `qualities` by direction name; names that are no direction of the set are an
-    error.
+    """A set of made-up numbers. `labels` and `qualities` by the names of directions and of `composite/NAME`; names that are
+    not in the set are an error.
     """
     labels, qualities = dict(labels or {}), dict(qualities or {})
     records = []
@@ -65,6 +76,12 @@ def manifest(
                 )
                 told = {"labels": tuple(labels.pop(record.id, ())), "quality": qualities.pop(record.id, None)}
                 records.append(record.model_copy(update=told))
+    made = []
+    for name in composites:
+        parts = [{"direction": records[0].id, "weight": 0.5}]
+        composite = CompositeRecord.model_validate({"name": name, "parts": parts})
+        told = {"labels": tuple(labels.pop(composite.id, ())), "quality": qualities.pop(composite.id, None)}
+        made.append(composite.model_copy(update=told))
     assert not labels
     assert not qualities
     return Manifest(
@@ -76,4 +93,5 @@ def manifest(
             for index, name in enumerate(layers)
         ),
         directions=tuple(records),
+        composites=tuple(made),
     )

@@ -40,6 +40,7 @@ QUALITIES = st.builds(
     seeds=st.lists(st.integers(0, 3), max_size=2).map(tuple),
 )
 LAYERS = ["mid_block.attentions.0", "up.smile", "x"]
+COMPOSITES = ["smile", "x", "hair-length"]
 QUERIES = st.lists(st.sampled_from([*WORDS, "sm", "h", '"long hair"', '"smil"', "mid_block", "groß", "0"]), max_size=3)
 
 
@@ -49,16 +50,19 @@ def manifests(draw: st.DrawFn) -> list[Manifest]:
     for model_id in draw(st.lists(st.sampled_from(["acme/faces", "acme/smile", "hair"]), unique=True, max_size=3)):
         layers = draw(st.lists(st.sampled_from(LAYERS), unique=True, min_size=1))
         names = [f"{layer}/value/{rank}" for layer in layers for rank in range(3)]
+        composites = tuple(draw(st.lists(st.sampled_from(COMPOSITES), unique=True)))
+        names += [f"composite/{name}" for name in composites]
         labels = draw(st.dictionaries(st.sampled_from(names), st.lists(LABELS, max_size=4)))
         qualities = draw(st.dictionaries(st.sampled_from(names), QUALITIES))
-        sets.append(manifest(model_id, labels, layers=tuple(layers), recipes=("value",), qualities=qualities))
+        told = {"labels": labels, "qualities": qualities, "composites": composites}
+        sets.append(manifest(model_id, layers=tuple(layers), recipes=("value",), **told))
     return sets
 
 
 def best(row: DirectionRow, query: str, source: str | None, floor: float | None) -> tuple[int, bool, float] | None:
     """The direction's place by the rules that the search's docstring states."""
     terms = parse(query)
-    names = [split(row.model_id), split(row.layer)]
+    names = [split(row.model_id), split(row.layer or "")]
 
     def passes(item: Label) -> bool:
         if source is not None and item.source.partition(":")[0] != source:
@@ -102,11 +106,23 @@ def low_drift(row: DirectionRow) -> bool:
 FILTERS: list[tuple[dict[str, object], Callable[[DirectionRow], bool]]] = [
     ({}, lambda row: True),
     ({"model": "acme/*"}, lambda row: row.model_id.startswith("acme/")),
-    ({"layer": "*mi*"}, lambda row: "mi" in row.layer),
+    ({"layer": "*mi*"}, lambda row: row.layer is not None and "mi" in row.layer),
+    ({"layer": "*"}, lambda row: row.layer is not None),
+    ({"recipe": "**"}, lambda row: row.recipe is not None),
+    ({"kind": "*"}, lambda row: row.kind is not None),
+    ({"composites": True}, lambda row: row.composite is not None),
+    ({"composites": False}, lambda row: row.composite is None),
+    ({"composites": True, "model": "acme/*"}, lambda row: row.composite is not None and row.model_id[0] == "a"),
+    ({"composites": True, "rank": 0}, lambda row: False),
+    ({"composites": True, "layer": "*"}, lambda row: False),
+    (
+        {"composites": True, "min_selectivity": 0.3333},
+        lambda row: row.rank is None and at_least("selectivity", 0.3333)(row),
+    ),
     ({"width": 128}, lambda row: row.width == 128),
     ({"rank": 1}, lambda row: row.rank == 1),
-    ({"min_eigenvalue": 5.0, "max_eigenvalue": 10.0}, lambda row: 5 <= row.eigenvalue <= 10),
-    ({"max_share": 0.2}, lambda row: row.share <= 0.2),
+    ({"min_eigenvalue": 5.0, "max_eigenvalue": 10.0}, lambda row: 5 <= (row.eigenvalue or 0) <= 10),
+    ({"max_share": 0.2}, lambda row: row.share is not None and row.share <= 0.2),
     ({"labelled": True}, lambda row: bool(row.labels)),
     ({"labelled": False, "rank": 2}, lambda row: not row.labels and row.rank == 2),
     ({"min_gap": 0.1}, lambda row: row.gap is not None and row.gap >= 0.1),
@@ -142,9 +158,9 @@ def by(name: str, sign: int) -> Callable[[DirectionRow], tuple[object, ...]]:
 ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
     "match": lambda row: (),
     "catalog": lambda row: (),
-    "eigenvalue": lambda row: (-row.eigenvalue,),
-    "share": lambda row: (-row.share,),
-    "rank": lambda row: (row.rank,),
+    "eigenvalue": lambda row: (row.eigenvalue is None, -(row.eigenvalue or 0)),
+    "share": lambda row: (row.share is None, -(row.share or 0)),
+    "rank": lambda row: (row.rank is None, row.rank or 0),
     "confidence": lambda row: (row.confidence is None, -(row.confidence or 0)),
     **{name: by(name, -1) for name in ("gap", "effect", "selectivity", "consistency", "linearity", "locality")},
     "drift": by("drift", 1),
@@ -192,7 +208,7 @@ def test_a_search_finds_what_a_plain_scan_finds_in_the_same_order(
         for index, one in enumerate(sets):
             catalog.add_set(one, location=str(index), digest=str(index))
         rows = [row for name in (one.checkpoint.model_id for one in sets) for row in catalog.search(model=name)]
-        assert [row.id for row in rows] == [f"{one.checkpoint.model_id}#{d.id}" for one in sets for d in one.directions]
+        assert [row.id for row in rows] == [f"{one.checkpoint.model_id}#{d.id}" for one in sets for d in one.sliders]
         for query, source, floor, (filters, fits), sort, way, limit in searches:
             keys = {}
             for index, row in enumerate(rows):

@@ -44,6 +44,12 @@ FILTERS: list[dict[str, Any]] = [
     {"min_linearity": 0.99},
     {"min_locality": 0.9},
     {"max_drift": 0.01},
+    {"composites": True},
+    {"composites": False},
+    {"composites": True, "min_selectivity": 0.5},
+    {"composites": False, "source": "human"},
+    {"composites": True, "model": "acme/*"},
+    {"recipe": "*"},
 ]
 TEXTS = ("smile", "smi", '"big smile"', "smile mid_block", "smile acme", "mid_block", "nothing")
 SEARCHES: list[dict[str, Any]] = [
@@ -70,6 +76,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
                 for layer in ("mid_block.attentions.0", "up.1")
                 for rank in range(180)
             }
+            composites = tuple(f"c{rank}" for rank in range(20))
+            labels |= {f"composite/{name}": [label(texts[rank % 5], rank / 20)] for rank, name in enumerate(composites)}
             layers = ("mid_block.attentions.0", "up.1")
             qualities = {
                 name: quality(
@@ -80,9 +88,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
                     locality=rank / 200,
                     drift=rank / 100,
                 )
-                for rank, name in ((int(name.rpartition("/")[2]), name) for name in labels)
+                for rank, name in ((int(name.rpartition("/")[2].lstrip("c")), name) for name in labels)
             }
-            one = manifest(f"acme/faces-{number}", labels, layers=layers, ranks=200, qualities=qualities)
+            told = {"labels": labels, "qualities": qualities, "composites": composites}
+            one = manifest(f"acme/faces-{number}", layers=layers, ranks=200, **told)
             catalog.add_set(one, location=f"/sets/{number}", digest=str(number))
         yield catalog
 
@@ -137,6 +146,7 @@ def test_every_search_goes_by_an_index(filled: Catalog, sort: str, large: bool) 
 def test_a_direction_a_set_and_labels_are_found_by_an_index(filled: Catalog) -> None:
     def work() -> None:
         assert filled.get_direction("acme/faces-1#up.1/value/7") is not None
+        assert filled.get_direction("acme/faces-1#composite/c7") is not None
         assert filled.get_set("acme/faces-1") is not None
         filled.set_at("/nowhere")
         filled.label_texts("acme/faces-1")

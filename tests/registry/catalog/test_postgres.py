@@ -103,6 +103,9 @@ def test_a_set_is_read_back_as_it_was_added(catalog: Catalog) -> None:
 def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) -> None:
     with Catalog.open(tmp_path / "same.db", shipped=False) as opened:
         twin = test_search.fill(opened)
+        labels = {"composite/smile": [label("smile", 0.5), label("grin")], "composite/x": [label("long hair", 0.9)]}
+        for one in (filled, twin):
+            one.add_set(manifest("acme/made", labels, composites=("x", "smile", "y")), location="/m", digest="m")
         texts = [
             None,
             "smile",
@@ -118,7 +121,8 @@ def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) ->
         for text in texts:
             for sort in ("match", "confidence", "eigenvalue", "share", "rank", "catalog"):
                 for more in ({}, {"model": "acme/*"}, {"source": "human"}, {"min_confidence": 0.5}, {"layer": "mid*"},
-                             {"width": 128}, {"labelled": False}, {"min_eigenvalue": 5.0, "rank": 0}):  # fmt: skip
+                             {"width": 128}, {"labelled": False}, {"min_eigenvalue": 5.0, "rank": 0},
+                             {"composites": True}, {"composites": False}, {"layer": "*"}):  # fmt: skip
                     search = {"text": text, "sort": sort, **more}
                     whole = list(every(twin, 3, **search))
                     assert list(every(filled, 3, **search)) == whole, search
@@ -160,6 +164,50 @@ def test_every_search_could_go_by_an_index(filled: Catalog) -> None:
 
 
 FTS = {"texts_fts", "names_fts", "models_fts"}
+
+
+def test_a_composite_is_found_labelled_and_rebuilt(catalog: Catalog) -> None:
+    name, grin = "acme/faces#composite/smile", label("grin", 0.8, "human:ann")
+    told = {"labels": {"composite/smile": [measured("smile", 0.5)]}, "composites": ("age", "smile")}
+    catalog.add_set(manifest(**told), location="a", digest="1")  # type: ignore[arg-type]
+    catalog.add_label(name, grin)
+    assert [row.id for row in catalog.search("smile", composites=True)] == [name]
+    catalog.add_set(manifest(), location="a", digest="2")
+    assert catalog.get_direction(name) is None
+    catalog.add_set(manifest(**told), location="a", digest="3")  # type: ignore[arg-type]
+    row = catalog.get_direction(name)
+    assert row is not None
+    assert (row.rank, row.labels) == (None, (grin, measured("smile", 0.5)))
+    assert stats(catalog)["composites"] == 2
+    assert verify(catalog) == []
+
+
+def test_an_earlier_schema_is_brought_to_todays_and_told_of_composites(url: str) -> None:
+    from sqlalchemy import make_url
+
+    from eigenbank.registry.catalog.server import _connect
+    from eigenbank.registry.shipped import shipped_sets
+
+    location, checkpoint, shipped, digest = shipped_sets()[0]
+    bare = shipped.model_copy(update={"composites": ()})
+    with Catalog.open(url, shipped=False) as catalog:
+        catalog.add_set(bare, location=location, digest=digest, checkpoint_path=checkpoint)
+        catalog.add_set(manifest(), location="/nowhere", digest="1")
+    database = _connect(make_url(url))
+    with database.writing() as connection:  # as schema 6 left it
+        connection.exec_driver_sql("ALTER TABLE directions DROP COLUMN composite")
+        for table, column in (
+            ("labels", "rank"),
+            ("directions", "rank"),
+            ("layers", "width"),
+            ("spectra", "recipe_id"),
+        ):
+            connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0006'")
+    database.close()
+    with Catalog.open(url, shipped=False) as catalog:
+        assert stats(catalog)["composites"] == len(shipped.composites)
+        assert verify(catalog) == []
 
 
 def test_labels_are_added_and_removed_and_a_rebuild_keeps_a_persons(catalog: Catalog) -> None:
@@ -218,8 +266,8 @@ def test_another_programs_database_is_refused(url: str) -> None:
 
 def test_a_newer_schema_is_refused_and_named(url: str, catalog: Catalog) -> None:
     with catalog._database.writing() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
-    with pytest.raises(CatalogError, match="has schema 7, this eigenbank knows up to"):
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(CatalogError, match="has schema 99, this eigenbank knows up to"):
         Catalog.open(url)
 
 

@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.seed import offer
+from eigenbank.registry.own import labelled, own_labels
 from eigenbank.schemas.errors import UnknownNameError
 
-from .made import DIGEST, NOW, label, manifest, measured
+from .made import DIGEST, NOW, label, manifest, measured, quality
 
 MID = "mid_block.attentions.0/value/1"
 
@@ -77,6 +79,67 @@ def test_a_persons_label_waits_while_its_direction_is_left_out(catalog: Catalog)
     assert found.labels == (grin,)
 
 
+def test_a_composite_is_found_by_its_label_and_its_name(catalog: Catalog) -> None:
+    found_to = quality(effect=0.8, selectivity=0.6)
+    labels = {"composite/hair-length": [measured("hair length", 0.9)], MID: [label("hair length", 0.4)]}
+    added = manifest(labels=labels, composites=("beard", "hair-length"), qualities={"composite/hair-length": found_to})
+    catalog.add_set(added, location="/a", digest="1")
+    name = "acme/faces#composite/hair-length"
+    assert [row.id for row in catalog.search("hair length")] == [name, f"acme/faces#{MID}"]
+    assert [row.id for row in catalog.search("hair", composites=False)] == [f"acme/faces#{MID}"]
+    assert [row.name for row in catalog.search(composites=True)] == ["composite/beard", "composite/hair-length"]
+    assert len(catalog.search("composite")) == 0  # no layer's name
+    row = catalog.get_direction(name)
+    assert row is not None
+    assert (row.id, row.composite, row.labels, row.quality) == (
+        name,
+        "hair-length",
+        (measured("hair length", 0.9),),
+        found_to,
+    )
+    assert (
+        row.layer is row.kind is row.width is row.recipe is row.rank is row.eigenvalue is row.share is row.gap is None
+    )
+    (one,) = catalog.sets()
+    assert (one.directions, one.labels) == (12, 2)
+    assert catalog.layer_names("acme/faces") == ["down_blocks.2.attentions.0", "mid_block.attentions.0"]
+    counted = stats(catalog)
+    assert {key: counted[key] for key in ("layers", "directions", "composites", "labelled_directions", "labels")} == {
+        "layers": 2, "directions": 12, "composites": 2, "labelled_directions": 1, "labels": 2,
+    }  # fmt: skip
+    assert verify(catalog) == []
+
+
+def test_a_persons_label_on_a_composite_is_theirs(catalog: Catalog) -> None:
+    name, grin = "acme/faces#composite/smile", label("grin", source="human:ann")
+    catalog.add_set(manifest(composites=("smile",)), location="a", digest="1")
+    catalog.add_label(name, label("laugh", source="human:ann"))
+    assert catalog.remove_label(name, "laugh", "human:ann")
+    assert not catalog.remove_label(name, "laugh", "human:ann")
+    catalog.add_label(name, grin)
+    assert [row.id for row in catalog.search("grin", source="human")] == [name]
+    assert [row.labels for row in catalog.sets()] == [1]
+    catalog.add_set(manifest(days=1), location="a", digest="2")  # built again, not yet labelled again
+    assert (len(catalog.search("grin")), catalog.get_direction(name)) == (0, None)
+    catalog.add_set(manifest(composites=("smile",), days=2), location="a", digest="3")
+    row = catalog.get_direction(name)
+    assert row is not None
+    assert row.labels == (grin,)
+    with pytest.raises(UnknownNameError, match=r"no composite .* did you mean 'acme/faces#composite/smile'"):
+        catalog.add_label("acme/faces#composite/smiel", grin)
+    assert verify(catalog) == []
+
+
+def test_a_bank_has_the_labels_that_people_gave_its_composites(catalog: Catalog) -> None:
+    grin = label("grin", source="human:ann")
+    one = manifest(composites=("smile",))
+    catalog.add_set(one, location="a", digest="1")
+    catalog.add_label("acme/faces#composite/smile", grin)
+    given = own_labels(one, catalog)
+    assert given == {"composite/smile": (grin,)}
+    assert labelled(one, given).composites[0].labels == (grin,)
+
+
 def test_revisions_are_kept_apart_and_the_newest_set_is_meant(catalog: Catalog) -> None:
     for index, revision in enumerate(["one", "two", None]):
         days = {"one": 1, "two": 5, None: 0}[revision]
@@ -144,7 +207,7 @@ def test_labelling_what_is_not_there_suggests_what_is(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", "#", "a#b", "acme/face", f"acme/faces#{MID}x", "acme/faces#mid_block.attentions.0/value/01", "a#b/c/³",
-     "a#b/c/-1", f"a#b/c/{10**40}", "\x00#\udc80/value/1", "acme/faces#a/b/1\n", "'; DROP TABLE sets; --#a/b/1"],
+     "a#b/c/-1", f"a#b/c/{10**40}", "\x00#\udc80/value/1", "acme/faces#a/b/1\n", "acme/faces#composite/", "#composite/x", "acme/faces#composite/x", "composite/x", "'; DROP TABLE sets; --#a/b/1"],
 )  # fmt: skip
 def test_what_names_no_direction_is_none(catalog: Catalog, name: str) -> None:
     catalog.add_set(manifest(), location="a", digest="1")

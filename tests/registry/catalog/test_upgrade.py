@@ -12,6 +12,7 @@ from eigenbank.registry.catalog.care import verify
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION
 from eigenbank.registry.catalog.schema import MIGRATIONS, migrate, open_file
+from eigenbank.registry.shipped import shipped_sets
 from eigenbank.schemas.errors import CatalogError
 
 from .made import label, manifest, measured
@@ -131,6 +132,36 @@ def structure(path: Path) -> set[tuple[str, str]]:
     }
     plain.close()
     return found
+
+
+@pytest.mark.parametrize("number", [3, 6])
+def test_sets_of_an_earlier_schema_get_their_composites(tmp_path: Path, number: int) -> None:
+    """Those that are where the catalog says, unchanged."""
+    location, checkpoint, shipped, digest = shipped_sets()[0]
+    bare = shipped.model_copy(update={"composites": ()})
+    changed = bare.model_copy(update={"checkpoint": shipped.checkpoint.model_copy(update={"model_id": "acme/changed"})})
+    path = tmp_path / "catalog.db"
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.add_set(bare, location=location, digest=digest, checkpoint_path=checkpoint)
+        catalog.add_set(changed, location=location, digest="another's")
+        catalog.add_set(manifest(), location="/nowhere", digest="1")
+        catalog.add_set(manifest("acme/hub"), location=f"hub:me/it@{'c' * 40}", digest="1")
+        catalog.add_label(
+            f"{shipped.checkpoint.model_id}#{shipped.directions[0].id}", label("mine", source="human:ann")
+        )
+        before = content(catalog)
+    of_schema(path, number)
+    with Catalog.open(path, shipped=False) as catalog:
+        found = [row.id for row in catalog.search(composites=True)]
+        assert found == [f"{shipped.checkpoint.model_id}#{record.id}" for record in shipped.composites]
+        assert verify(catalog) == []
+        after = content(catalog)
+        for entry in after:
+            assert entry.set is not None
+            entry.set.composites = []
+        if number > 4:  # before, there were no qualities and nulls
+            assert after == before
+        assert [row.label_texts for row in catalog.search("mine")] == [["mine"]]
 
 
 @pytest.mark.parametrize("number", range(1, SCHEMA_VERSION))

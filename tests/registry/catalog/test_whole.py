@@ -3,9 +3,10 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from pydantic import field_validator
 
 from eigenbank.registry.catalog import Catalog, lines
 from eigenbank.registry.catalog.care import stats, vacuum, verify
-from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.content import CheckpointData, moment
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
 from eigenbank.schemas import Manifest
@@ -111,7 +112,7 @@ def names(entries: list[CheckpointData]) -> set[tuple[str, str, str, str]]:
     found = set()
     for entry in entries:
         own = dict(entry.strays)
-        for record in entry.set.directions if entry.set else ():
+        for record in entry.set.sliders if entry.set else ():
             own[record.name] = own.get(record.name, []) + record.labels
         found |= {(entry.model_id, name, item.text, item.source) for name, labels in own.items() for item in labels}
     return found
@@ -169,12 +170,98 @@ def test_a_merge_takes_the_quality_from_whoever_knows_it(catalog: Catalog, tmp_p
         assert row.quality is None  # another set's directions are others
 
 
-def test_an_export_of_format_1_is_read(catalog: Catalog, tmp_path: Path) -> None:
-    file = exported(catalog)
-    file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_export_of_an_earlier_format_is_read(catalog: Catalog, tmp_path: Path, version: int) -> None:
+    """When labels and qualities held their protocols themselves, times were texts, and there were no composites."""
+    told = {"labels": {MID: [measured("smile", 0.9), label("grin")]}, "qualities": {MID: quality(effect=1.0)}}
+    catalog.add_set(manifest(**told), location="/a", digest="1")  # type: ignore[arg-type]
+    export_file(catalog, tmp_path / "new.jsonl")
+    head, line, end = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
+    protocols = line.pop("protocols")
+    for record in line["directions"]:
+        for item in record["labels"]:
+            item["created"] = moment(item["created"]).isoformat()
+            if "evidence" in item:
+                item["evidence"] |= protocols[item["evidence"].pop("protocol")]
+        if "quality" in record:
+            record["quality"] |= protocols[record["quality"].pop("protocol")]
+    head["version"] = version
+    del end["composites"]
+    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
     with Catalog.open(tmp_path / "target.db", shipped=False) as target:
-        import_file(target, file)
+        import_file(target, tmp_path / "old.jsonl")
         assert content(target) == content(catalog)
+    line["directions"][0]["labels"] = [{"text": "x", "source": "statistics", "created": 5, "confidence": 2}]
+    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
+    with pytest.raises(CatalogError, match=r"directions\.0\.labels\.0\.confidence: Input should be less than or equal"):
+        import_file(catalog, tmp_path / "old.jsonl")
+
+
+def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, tmp_path: Path) -> None:
+    """As a catalog of an earlier schema has none of them: the same set, but for those."""
+    known = quality(effect=0.5)
+    smile = {"composite/smile": [label("smile", 0.5)]}
+    with Catalog.open(tmp_path / "other.db", shipped=False) as other:
+        catalog.add_set(manifest(), location="/a", digest="1")
+        whole = manifest(labels=smile, qualities={"composite/smile": known}, composites=("smile", "age"))
+        other.add_set(whole, location="/a", digest="1")
+        assert [(one.what, one.count) for one in merge(catalog, other)] == [
+            ("composites only there: added", 2),
+            ("labels only there: added", 1),
+        ]
+        row = catalog.get_direction("acme/faces#composite/smile")
+        assert row is not None
+        assert (row.quality, row.label_texts) == (known, ["smile"])
+        assert content(catalog) == content(other)
+        assert merge(catalog, other) == merge(other, catalog) == []
+        assert verify(catalog) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda entry: entry["composites"].append(entry["composites"][0]), "a composite is listed twice"),
+        (
+            lambda entry: [entry.pop("set"), entry.pop("layers"), entry.pop("directions")],
+            "there are composites, but no",
+        ),
+        (lambda entry: entry["composites"][0].update(name="a/b"), "composites.0.name: String should match pattern"),
+        (lambda entry: entry["composites"][0].update(rank=1), "composites.0.rank: Extra inputs are not permitted"),
+        (lambda entry: entry["composites"][0]["labels"][0].pop("text"), "composites.0.labels.0.text: Field required"),
+        (
+            lambda entry: entry["composites"][0]["quality"].update(effect=-1),
+            "composites.0.quality.effect: Input should",
+        ),
+        (lambda entry: entry["protocols"][0].update(scale=0), "protocols.0.scale: Input should be greater than 0"),
+        (
+            lambda entry: entry["protocols"][0].update(seeds=["x"]),
+            "protocols.0.seeds.0: Input should be a valid integer",
+        ),
+        (lambda entry: entry["protocols"][0].pop("steps"), "protocols.0.steps: Field required"),
+        (lambda entry: entry.pop("protocols"), "names a protocol that the line does not have"),
+        (
+            lambda entry: entry["set"].update(created=10**18 - 1),
+            "set.created: Input should be less than or equal to 2534",
+        ),
+        (lambda entry: entry["composites"].clear(), "the end says 1 models, 12 directions, 1 composites, 1 labels"),
+    ],
+)
+def test_every_composite_of_an_export_is_validated(
+    catalog: Catalog, tmp_path: Path, change: Callable[[Any], object], message: str
+) -> None:
+    told = {"labels": {"composite/smile": [label("smile", 0.5)]}, "qualities": {"composite/smile": quality(effect=1.0)}}
+    catalog.add_set(manifest(**told, composites=("smile",)), location="x", digest="d")
+    export_file(catalog, tmp_path / "out.jsonl")
+    written = (tmp_path / "out.jsonl").read_text().splitlines()
+    entry = json.loads(written[1])
+    change(entry)
+    written[1] = json.dumps(entry)
+    (tmp_path / "bad.jsonl").write_text("\n".join(written) + "\n")
+    with (
+        Catalog.open(tmp_path / "target.db", shipped=False) as target,
+        pytest.raises(CatalogError, match=re.escape(message)),
+    ):
+        import_file(target, tmp_path / "bad.jsonl")
 
 
 def test_merging_entries_is_pure_and_symmetric(catalog: Catalog) -> None:
@@ -196,7 +283,7 @@ def exported(catalog: Catalog) -> Path:
         (lambda text: text[: len(text) // 2], "line 2: .*"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "cut short"),
         (lambda text: text + "more\n", "there is more after the end"),
-        (lambda text: text.replace('"version": 2', '"version": 9'), "version 9, this eigenbank reads up to 2"),
+        (lambda text: text.replace('"version": 3', '"version": 9'), "version 9, this eigenbank reads up to 3"),
         (lambda text: "a shopping list", "line 1: expected a catalog's export"),
         (lambda text: "", "cut short"),
         (lambda text: text.replace('"rank":0', '"rank":-1'), r"line 2: directions\.0\.rank"),
@@ -232,7 +319,7 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(catalog: Cat
 
 def test_a_line_of_an_export_is_json_that_names_its_format(catalog: Catalog) -> None:
     lines = exported(catalog).read_text().splitlines()
-    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 2}
+    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 3}
     assert json.loads(lines[-1])["labels"] == 1
     assert len(lines) == 3
 
@@ -296,7 +383,10 @@ def test_every_label_of_an_export_is_validated_as_a_label(
         ({"selectivity": 1.5}, "directions.0.quality.selectivity: Input should be less than or equal to 1"),
         ({"effect": -1}, "directions.0.quality.effect: Input should be greater than or equal to 0"),
         ({"drift": float("inf")}, "directions.0.quality.drift: Input should be a finite number"),
-        ({"steps": None}, "directions.0.quality.steps: Input should be a valid integer"),
+        ({"protocol": None}, "directions.0.quality.protocol: Input should be a valid integer"),
+        ({"protocol": -1}, "directions.0.quality.protocol: Input should be greater than or equal to 0"),
+        ({"protocol": 1}, "a label or quality names a protocol that the line does not have"),
+        ({"steps": 5}, "directions.0.quality.steps: Extra inputs are not permitted"),
     ],
 )
 def test_every_quality_of_an_export_is_validated_as_a_quality(

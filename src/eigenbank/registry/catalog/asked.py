@@ -76,5 +76,9 @@ class Asked:
             bound
             for bound in self.bounds
             if bound.column is self.column
-            or (bound.column is DirectionTable.rank and self.filters.sort in ("eigenvalue", "share"))
+            or (
+                bound.column is DirectionTable.rank
+                and bound.known is not True
+                and self.filters.sort in ("eigenvalue", "share")
+            )
         ]

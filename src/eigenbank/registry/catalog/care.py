@@ -19,6 +19,7 @@ from eigenbank.registry.catalog.models import (
     TextTable,
 )
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
+from eigenbank.registry.catalog.sql import unindexed
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog.catalog import Catalog
@@ -41,9 +42,16 @@ def stats(catalog: "Catalog") -> dict[str, Any]:
     with catalog._database.reading() as connection:
         for name, table in counted.items():
             found[name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        nameless = select(func.count()).where(LayerTable.name_id.is_(None))
+        found["layers"] -= connection.execute(nameless).scalar_one()
+        composites = select(func.count()).where(DirectionTable.rank.is_(None))
+        found["composites"] = connection.execute(composites).scalar_one()
+        found["directions"] -= found["composites"]
         found["labelled_directions"] = connection.execute(
             select(func.count()).select_from(DirectionTable).where(DirectionTable.labels > 0)
         ).scalar_one()
+        labelled = connection.execute(composites.where(unindexed(DirectionTable.labels) > 0)).scalar_one()
+        found["labelled_directions"] -= labelled
         found["bytes"] = _size(catalog, connection)
     found["bytes_per_direction"] = found["bytes"] / found["directions"] if found["directions"] else None
     return found
@@ -95,7 +103,8 @@ _DERIVED = (
     (
         "labels",
         "{} whose rank is not their direction's",
-        "SELECT count(*) FROM labels l JOIN directions d ON d.id = l.direction_id WHERE l.rank <> d.rank",
+        "SELECT count(*) FROM labels l JOIN directions d ON d.id = l.direction_id "
+        "WHERE coalesce(l.rank, -1) <> coalesce(d.rank, -1)",
     ),
     (
         "directions",
@@ -109,7 +118,7 @@ _DERIVED = (
         "{} whose count of directions or labels is not theirs",
         "SELECT count(*) FROM (SELECT s.id FROM sets s LEFT JOIN layers y ON y.set_id = s.id "
         "LEFT JOIN spectra p ON p.layer_id = y.id LEFT JOIN directions d ON d.spectrum_id = p.id "
-        "GROUP BY s.id, s.directions, s.labels HAVING s.directions <> count(d.id) "
+        "GROUP BY s.id, s.directions, s.labels HAVING s.directions <> count(d.rank) "
         "OR s.labels <> coalesce(sum(d.labels), 0)) AS wrong",
     ),
     (

@@ -13,7 +13,7 @@ from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.place import locate
 from eigenbank.registry.catalog.reader import Reader
-from eigenbank.registry.catalog.rows import DirectionName
+from eigenbank.registry.catalog.rows import parse_name
 from eigenbank.registry.catalog.schema import open_file
 from eigenbank.registry.catalog.server import open_server
 from eigenbank.registry.catalog.sql import among, storable
@@ -154,7 +154,7 @@ class Catalog(Reader):
             return missing
 
     def _number(self, connection: Any, full_id: str) -> int:
-        name = DirectionName.parse(full_id)
+        name = parse_name(full_id)
         number = read.direction_id(connection, name) if name is not None and storable(full_id) else None
         if number is None:
             raise names.unknown_direction(connection, full_id)

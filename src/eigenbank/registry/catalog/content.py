@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from eigenbank.registry.catalog.models import EPOCH, MICROSECOND
 from eigenbank.schemas import Label, Manifest, Quality
 
+COMPOSITE = "composite/"
+"""What the name of a composite begins with."""
+
 
 class EvidenceData(NamedTuple):
     """What was measured for a label; see `schemas.Evidence`."""
@@ -42,7 +45,7 @@ class LabelData(NamedTuple):
 
 
 class QualityData(NamedTuple):
-    """How a direction behaves as a slider; see `schemas.Quality`."""
+    """How a direction or composite behaves as a slider; see `schemas.Quality`."""
 
     source: str
     effect: float | None
@@ -84,6 +87,19 @@ class DirectionData(NamedTuple):
         return f"{self.layer}/{self.recipe}/{self.rank}"
 
 
+class CompositeData(NamedTuple):
+    """A composite of a set, with its labels and its quality, where that is known. What it is made of is in the set."""
+
+    bare: str
+    labels: list[LabelData]
+    quality: QualityData | None = None
+
+    @property
+    def name(self) -> str:
+        """The name within its model, `composite/NAME`."""
+        return f"{COMPOSITE}{self.bare}"
+
+
 class SetFacts(NamedTuple):
     """A set but for its layers and directions. `created` in microseconds since 1970."""
 
@@ -103,6 +119,12 @@ class SetData:
     facts: SetFacts
     layers: list[LayerData]
     directions: list[DirectionData]
+    composites: list[CompositeData] = field(default_factory=list)
+
+    @property
+    def sliders(self) -> "list[DirectionData | CompositeData]":
+        """All that can have a label."""
+        return [*self.directions, *self.composites]
 
 
 @dataclass
@@ -161,6 +183,18 @@ def _quality_data(quality: Quality) -> QualityData:
     return QualityData(**{name: getattr(quality, name) for name in QualityData._fields})
 
 
+def composites_of(manifest: Manifest) -> list[CompositeData]:
+    """Return what the catalog keeps of a set's composites."""
+    return [
+        CompositeData(
+            record.name,
+            [label_data(label) for label in record.labels],
+            None if record.quality is None else _quality_data(record.quality),
+        )
+        for record in manifest.composites
+    ]
+
+
 def from_manifest(
     manifest: Manifest,
     *,
@@ -195,7 +229,7 @@ def from_manifest(
         component=checkpoint.component,
         licence=checkpoint.licence,
         path=checkpoint_path,
-        set=SetData(facts, layers, directions),
+        set=SetData(facts, layers, directions, composites_of(manifest)),
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 
 from eigenbank.registry.catalog.content import (
     CheckpointData,
+    CompositeData,
     DirectionData,
     LabelData,
     LayerData,
@@ -52,13 +53,13 @@ _SET = select(
 ).where(SetTable.checkpoint_id == bindparam("checkpoint"))
 _LAYERS = (
     select(LayerTable.id, NameTable.name, LayerTable.kind, LayerTable.width, LayerTable.heads)
-    .join(NameTable, NameTable.id == LayerTable.name_id)
+    .outerjoin(NameTable, NameTable.id == LayerTable.name_id)
     .where(LayerTable.set_id == bindparam("set"))
     .order_by(LayerTable.id)
 )
 _SPECTRA = (
     select(SpectrumTable.id, SpectrumTable.layer_id, RecipeTable.slug)
-    .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
+    .outerjoin(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
     .where(among(SpectrumTable.layer_id, "layers"))
 )
 _DIRECTIONS = (
@@ -69,6 +70,7 @@ _DIRECTIONS = (
         DirectionTable.eigenvalue,
         DirectionTable.share,
         DirectionTable.gap,
+        DirectionTable.composite,
         *QUALITY_COLUMNS,
     )
     .where(among(DirectionTable.spectrum_id, "spectra"))
@@ -96,33 +98,41 @@ def _checkpoint(connection: Connection, stored: Stored, number: int, facts: Any)
     row = connection.execute(_SET, {"checkpoint": number}).first()
     found = None
     if row is not None:
-        layers = connection.execute(_LAYERS, {"set": row[0]}).all()
-        directions = [record for _, record in _read_directions(connection, stored, row[0])]
-        found = SetData(SetFacts(*row[1:]), [LayerData(*layer[1:]) for layer in layers], directions)
+        layers: list[Any] = rows_of(connection, _LAYERS, {"set": row[0]})
+        named = [LayerData(*layer[1:]) for layer in layers if layer[1] is not None]
+        found = SetData(SetFacts(*row[1:]), named, [])
+        for record in _read_sliders(connection, stored, row[0]):
+            if isinstance(record, CompositeData):
+                found.composites.append(record)
+            else:
+                found.directions.append(record)
     model_id, revision, denoiser, component, licence, path = facts
     strays = read_strays(connection, number)
     return CheckpointData(model_id, revision, denoiser, component, licence, path, found, strays)
 
 
-def _read_directions(connection: Connection, stored: Stored, set_id: int) -> Iterator[tuple[int, DirectionData]]:
+def _read_sliders(connection: Connection, stored: Stored, set_id: int) -> Iterator[DirectionData | CompositeData]:
     layers = {row[0]: row[1] for row in connection.execute(_LAYERS, {"set": set_id})}
     spectra = {row[0]: (layers[row[1]], row[2]) for row in connection.execute(_SPECTRA, {"layers": list(layers)})}
     rows = rows_of(connection, _DIRECTIONS, {"spectra": list(spectra)})
     found = rows_of(connection, _LABELS, {"directions": [row[0] for row in rows]})
-    stored.learn(connection, found, [row[6:] for row in rows])
+    stored.learn(connection, found, [row[7:] for row in rows])
     labels: dict[int, list[LabelData]] = {}
     for row in found:
         labels.setdefault(row[0], []).append(stored.label(row))
-    for number, spectrum, rank, eigenvalue, share, gap, *measured in rows:
+    for number, spectrum, rank, eigenvalue, share, gap, composite, *measured in rows:
         own = sorted(labels.get(number, []), key=lambda label: label[:2])
         quality = stored.quality(measured)
-        yield number, DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own, quality)
+        if composite is not None:
+            yield CompositeData(composite, own, quality)
+        else:
+            yield DirectionData(*spectra[spectrum], rank, eigenvalue, share, gap, own, quality)
 
 
 def labels_by_name(connection: Connection, set_id: int) -> dict[str, list[LabelData]]:
-    """Return the labels of a set by the name of their direction."""
-    found = _read_directions(connection, Stored(), set_id)
-    return {record.name: list(record.labels) for _, record in found if record.labels}
+    """Return the labels of a set by the name of their direction or composite."""
+    found = _read_sliders(connection, Stored(), set_id)
+    return {record.name: list(record.labels) for record in found if record.labels}
 
 
 def stray_text(label: LabelData) -> str:

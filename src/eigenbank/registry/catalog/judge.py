@@ -22,10 +22,11 @@ def _end(*, last: bool) -> Any:
     layer = select(which(LayerTable.id)).where(LayerTable.set_id == SetTable.id).correlate(SetTable).scalar_subquery()
     spectrum = select(which(SpectrumTable.id)).where(SpectrumTable.layer_id == layer).scalar_subquery()
     # Within a spectrum, numbers are in the order of ranks, as its index is: one entry is read, not all.
-    end = DirectionTable.rank.desc() if last else DirectionTable.rank
-    return (
-        select(DirectionTable.id).where(DirectionTable.spectrum_id == spectrum).order_by(end).limit(1).scalar_subquery()
-    )
+    # Composites have no ranks: among those, the number decides.
+    columns = DirectionTable.rank, DirectionTable.id
+    ends = [column.desc() for column in columns] if last else columns
+    own = select(DirectionTable.id).where(DirectionTable.spectrum_id == spectrum)
+    return own.order_by(*ends).limit(1).scalar_subquery()
 
 
 _LABELS = select(LabelTable.direction_id, LabelTable.text_id, LabelTable.source_id, LabelTable.confidence).where(

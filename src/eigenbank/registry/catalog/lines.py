@@ -1,6 +1,9 @@
 """A checkpoint as a line of JSON: its form, checked field by field, to and from plain values."""
 
-from functools import lru_cache
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from functools import lru_cache, partial
+from operator import itemgetter
 from types import GenericAlias, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -9,6 +12,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from eigenbank.registry.catalog.content import (
     CheckpointData,
+    CompositeData,
     DirectionData,
     EvidenceData,
     LabelData,
@@ -16,11 +20,11 @@ from eigenbank.registry.catalog.content import (
     QualityData,
     SetData,
     SetFacts,
-    label_document,
     microseconds,
 )
 from eigenbank.schemas import Checkpoint, Evidence, Label, Quality
 from eigenbank.schemas.common import (
+    MAX_COMPOSITES,
     MAX_DIRECTIONS,
     MAX_LAYERS,
     MAX_RANKS,
@@ -31,7 +35,7 @@ from eigenbank.schemas.common import (
     Text,
     Width,
 )
-from eigenbank.schemas.direction import ROUNDED
+from eigenbank.schemas.direction import ROUNDED, CompositeName
 from eigenbank.schemas.layer import Kind
 
 Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
@@ -41,10 +45,16 @@ class _Checkpoint(Checkpoint):
     path: Place | None = None
 
 
+Moment = Annotated[int, Field(ge=microseconds(datetime.min), le=microseconds(datetime.max))]
+"""A point in time in microseconds since 1970."""
+_PROTOCOL = ("scale", "steps", "seeds")
+"""The fields of evidence and qualities that many of a line have in common: kept once, and referred to by number."""
+
+
 class _Set(Model):
     location: Place
     digest: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-    created: Annotated[int, Field(gt=-(10**18), lt=10**18)]
+    created: Moment
     builder: Text
     licence: Text
     repo: Revision | None = None
@@ -69,6 +79,12 @@ class _Direction(Model):
     quality: Quality | None = None
 
 
+class _Composite(Model):
+    name: CompositeName
+    labels: list[Label] = Field(default=[], max_length=10_000)
+    quality: Quality | None = None
+
+
 class _Stray(Model):
     direction: Annotated[str, Field(max_length=600, pattern=r"^[^\x00]*$")]
     labels: list[Label] = Field(max_length=10_000)
@@ -81,7 +97,9 @@ class _Entry(Model):
     set: _Set | None = None
     layers: list[_Layer] = Field(default=[], max_length=MAX_LAYERS)
     directions: list[_Direction] = Field(default=[], max_length=MAX_DIRECTIONS)
+    composites: list[_Composite] = Field(default=[], max_length=MAX_COMPOSITES)
     strays: list[_Stray] = Field(default=[], max_length=MAX_DIRECTIONS)
+    protocols: list[Any] = Field(default=[], max_length=MAX_DIRECTIONS)
 
 
 def _consistent(found: dict[str, Any]) -> dict[str, Any]:
@@ -89,8 +107,13 @@ def _consistent(found: dict[str, Any]) -> dict[str, Any]:
     listed, records = found.get("layers", []), found.get("directions", [])
     layers = {layer.name for layer in listed}
     names = {(record["layer"], record["recipe"], record["rank"]) for record in records}
+    composites = found.get("composites", [])
     if found.get("set") is None and listed:
         message = "there are layers, but no set"
+    elif found.get("set") is None and composites:
+        message = "there are composites, but no set"
+    elif len({composite["name"] for composite in composites}) != len(composites):
+        message = "a composite is listed twice"
     elif len(layers) != len(listed):
         message = "a layer is listed twice"
     elif len(names) != len(records):
@@ -102,10 +125,10 @@ def _consistent(found: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(message)
 
 
-def _plain(model: type[BaseModel], **parts: Any) -> Any:
+def _plain(model: type[BaseModel], *, leaving: Collection[str] = (), **parts: Any) -> Any:
     """Return the type of dictionaries with a model's fields, validated as the model does: a line has thousands of labels,
-    and objects that nobody keeps take longer than all checks. `parts`: the types of fields that hold such dictionaries.
-    A field that the model has a default for may be missing.
+    and objects that nobody keeps take longer than all checks. `parts`: the types of fields that hold such dictionaries, or
+    that the model lacks; `leaving`: the fields to be left out. A field that the model has a default for may be missing.
     """
     own = model.__pydantic_decorators__
     if own.validators or own.field_validators or own.root_validators or own.model_validators:
@@ -113,13 +136,15 @@ def _plain(model: type[BaseModel], **parts: Any) -> Any:
         raise TypeError(message)
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        kind: Any = parts.get(name, field.annotation)
+        if name in leaving:
+            continue
+        kind: Any = parts.pop(name, field.annotation)
         for constraint in field.metadata:
             kind = Annotated[kind, constraint]
         kind = _unrounded(kind)
         fields[name] = kind if field.is_required() else NotRequired[kind]
     make: Any = TypedDict
-    made = make(f"{model.__name__}Fields", fields)
+    made = make(f"{model.__name__}Fields", {**fields, **parts})
     made.__pydantic_config__ = model.model_config
     return made
 
@@ -136,63 +161,131 @@ def _unrounded(kind: Any) -> Any:
         return base
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(map(_unrounded, get_args(kind)))]  # noqa: UP007
+    if get_origin(kind) is tuple:
+        return GenericAlias(tuple, tuple(map(_unrounded, get_args(kind))))
     return kind
 
 
-@lru_cache(maxsize=1)
-def entries() -> TypeAdapter[dict[str, Any]]:
-    """What validates the lines of checkpoints: as `_Entry` does, but into plain dictionaries."""
-    labels = GenericAlias(list, (_plain(Label, evidence=_plain(Evidence) | None),))
-    directions = GenericAlias(list, (_plain(_Direction, labels=labels, quality=_plain(Quality) | None),))
+@lru_cache(maxsize=2)
+def entries(*, whole: bool) -> TypeAdapter[dict[str, Any]]:
+    """What validates the lines of checkpoints: as `_Entry` does, but into plain dictionaries.
+
+    `whole`: before format 3, when labels and qualities held their protocols themselves, and times were texts.
+    """
+    if whole:
+        evidence, quality, label = _plain(Evidence), _plain(Quality), partial(_plain, Label)
+    else:
+        own: dict[str, Any] = {"leaving": _PROTOCOL, "protocol": Annotated[int, Field(ge=0)]}
+        evidence, quality, label = (
+            _plain(Evidence, **own),
+            _plain(Quality, **own),
+            partial(_plain, Label, created=Moment),
+        )
+    labels = GenericAlias(list, (label(evidence=evidence | None),))
+    directions = GenericAlias(list, (_plain(_Direction, labels=labels, quality=quality | None),))
+    composites = GenericAlias(list, (_plain(_Composite, labels=labels, quality=quality | None),))
     strays = GenericAlias(list, (_plain(_Stray, labels=labels),))
-    entry: Any = Annotated[_plain(_Entry, directions=directions, strays=strays), AfterValidator(_consistent)]
+    protocols = GenericAlias(list, (_plain(Evidence, leaving=Evidence.model_fields.keys() - set(_PROTOCOL)),))
+    fields = _plain(_Entry, directions=directions, composites=composites, strays=strays, protocols=protocols)
+    entry: Any = Annotated[fields, AfterValidator(_consistent)]
     return TypeAdapter(entry)
 
 
-def _direction_document(record: DirectionData) -> dict[str, Any]:
-    document = record._asdict() | {"labels": [label_document(label) for label in record.labels]}
-    quality = document.pop("quality")
-    return document if quality is None else document | {"quality": quality._asdict()}
+class _Written:
+    """A line while it is written: its protocols, each once."""
+
+    def __init__(self) -> None:
+        self.protocols: dict[tuple[Any, ...], int] = {}
+
+    def _measured(self, found: EvidenceData | QualityData) -> dict[str, Any]:
+        document = found._asdict()
+        protocol = tuple(document.pop(name) for name in _PROTOCOL)
+        return document | {"protocol": self.protocols.setdefault(protocol, len(self.protocols))}
+
+    def label(self, label: LabelData) -> dict[str, Any]:
+        document = {name: value for name, value in label._asdict().items() if value is not None}
+        if label.evidence is not None:
+            document["evidence"] = self._measured(label.evidence)
+        return document
+
+    def slider(self, record: DirectionData | CompositeData) -> dict[str, Any]:
+        document = record._asdict() | {"labels": [self.label(label) for label in record.labels]}
+        quality = document.pop("quality")
+        if isinstance(record, CompositeData):
+            document = {"name": document.pop("bare"), **document}
+        return document if quality is None else document | {"quality": self._measured(quality)}
 
 
 def document(entry: CheckpointData) -> dict[str, Any]:
     facts = {"model_id": entry.model_id, "revision": entry.revision or None, "denoiser": entry.denoiser}
     facts |= {"component": entry.component, "licence": entry.licence, "path": entry.path}
     document: dict[str, Any] = {"checkpoint": facts}
+    line = _Written()
     if entry.set is not None:
         document["set"] = entry.set.facts._asdict()
         document["layers"] = [layer._asdict() for layer in entry.set.layers]
-        document["directions"] = [_direction_document(record) for record in entry.set.directions]
+        document["directions"] = [line.slider(record) for record in entry.set.directions]
+        if entry.set.composites:
+            document["composites"] = [line.slider(record) for record in entry.set.composites]
     if entry.strays:
         document["strays"] = [
-            {"direction": name, "labels": [label_document(label) for label in labels]}
+            {"direction": name, "labels": [line.label(label) for label in labels]}
             for name, labels in entry.strays.items()
         ]
+    if line.protocols:
+        document["protocols"] = [dict(zip(_PROTOCOL, protocol, strict=True)) for protocol in line.protocols]
     return document
 
 
-def _label(found: dict[str, Any]) -> LabelData:
-    get = found.get
-    evidence = get("evidence")
-    if evidence is not None:
-        evidence = EvidenceData(*map(evidence.get, EvidenceData._fields))
-    created = microseconds(found["created"])
-    return LabelData(
-        found["text"], found["source"], get("polarity", 1), get("confidence"), created, get("note"), evidence
-    )
+class _Read:
+    """A line while it is read: its protocols by number."""
+
+    def __init__(self, protocols: Sequence[dict[str, Any]]) -> None:
+        self.protocols = [tuple(protocol[name] for name in _PROTOCOL) for protocol in protocols]
+
+    def _protocol(self, found: dict[str, Any]) -> tuple[Any, ...]:
+        number = found.get("protocol")
+        return self.protocols[number] if number is not None else tuple(found[name] for name in _PROTOCOL)
+
+    def label(self, found: dict[str, Any]) -> LabelData:
+        evidence = found.get("evidence")
+        if evidence is not None:
+            try:
+                facts = _ALL_EVIDENCE(evidence)
+            except KeyError:  # some are left out: not written by us, but allowed
+                facts = tuple(map(evidence.get, _EVIDENCE))
+            evidence = _MAKE(EvidenceData, facts + self._protocol(evidence))
+        created = found["created"]
+        if not isinstance(created, int):
+            created = microseconds(created)
+        confidence, note = found.get("confidence"), found.get("note")
+        polarity = found.get("polarity", 1)
+        made: LabelData = _MAKE(
+            LabelData, (found["text"], found["source"], polarity, confidence, created, note, evidence)
+        )
+        return made
+
+    def labels(self, found: dict[str, Any]) -> list[LabelData]:
+        return [self.label(label) for label in found.get("labels", ())]
+
+    def quality(self, found: dict[str, Any]) -> QualityData | None:
+        quality = found.get("quality")
+        if quality is None:
+            return None
+        return QualityData(*map(quality.get, _QUALITY), *self._protocol(quality))
 
 
-def _quality(found: dict[str, Any]) -> QualityData | None:
-    quality = found.get("quality")
-    return None if quality is None else QualityData(*map(quality.get, QualityData._fields))
-
-
-def _labels(found: dict[str, Any]) -> list[LabelData]:
-    return [_label(label) for label in found.get("labels", ())]
+_EVIDENCE = EvidenceData._fields[: -len(_PROTOCOL)]
+_QUALITY = QualityData._fields[: -len(_PROTOCOL)]
+_ALL_EVIDENCE = itemgetter(*_EVIDENCE)
+_MAKE: Any = tuple.__new__
+"""A named tuple of a tuple: for millions, its own way takes twice as long."""
 
 
 def entry(found: dict[str, Any]) -> CheckpointData:
+    """Return what a validated line holds. Raises IndexError where it refers to a protocol that it does not have."""
     own = None
+    line = _Read(found.get("protocols", ()))
     if found.get("set") is not None:
         one = found["set"]
         facts = SetFacts(one.location, one.digest, one.created, one.builder, one.licence, one.repo, one.commit)
@@ -205,12 +298,16 @@ def entry(found: dict[str, Any]) -> CheckpointData:
                 record["eigenvalue"],
                 record["share"],
                 record["gap"],
-                _labels(record),
-                _quality(record),
+                line.labels(record),
+                line.quality(record),
             )
             for record in found.get("directions", ())
         ]
-        own = SetData(facts, layers, directions)
+        composites = [
+            CompositeData(record["name"], line.labels(record), line.quality(record))
+            for record in found.get("composites", ())
+        ]
+        own = SetData(facts, layers, directions, composites)
     checkpoint = found["checkpoint"]
     return CheckpointData(
         checkpoint.model_id,
@@ -220,5 +317,5 @@ def entry(found: dict[str, Any]) -> CheckpointData:
         checkpoint.licence,
         checkpoint.path,
         own,
-        {stray["direction"]: _labels(stray) for stray in found.get("strays", ())},
+        {stray["direction"]: line.labels(stray) for stray in found.get("strays", ())},
     )

@@ -8,6 +8,10 @@ labels share it. Measured numbers are whole ten-thousandths (see `parts`). `dire
 
 Numbers grow along the chain: within a set, layers, spectra and directions are numbered in order, and a later set has
 higher ones throughout. Searches in catalog order rely on it.
+
+A composite is a row among the directions that has a name instead of a rank, an eigenvalue and a share. Those of a set stand
+in a spectrum without a recipe, of a layer without a name, the last of their set: whatever asks for a layer, a recipe or a
+number passes them by, and everything else finds them by the same indexes as directions.
 """
 
 from datetime import datetime, timedelta, timezone
@@ -118,15 +122,15 @@ class NameTable(Base):
 
 
 class LayerTable(Base):
-    """A layer of a set."""
+    """A layer of a set, or, with nothing but its set, the place of its composites."""
 
     __tablename__ = "layers"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     set_id: Mapped[int] = mapped_column(_to("sets.id"))
-    name_id: Mapped[int] = mapped_column(ForeignKey("names.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(20), index=True)
-    width: Mapped[int] = mapped_column(Integer, index=True)
-    heads: Mapped[int] = mapped_column(Integer)
+    name_id: Mapped[int | None] = mapped_column(ForeignKey("names.id"), index=True)
+    kind: Mapped[str | None] = mapped_column(String(20), index=True)
+    width: Mapped[int | None] = mapped_column(Integer, index=True)
+    heads: Mapped[int | None] = mapped_column(Integer)
     __table_args__ = (UniqueConstraint("set_id", "name_id"), CheckConstraint("width > 0", name="width"))
 
 
@@ -139,27 +143,28 @@ class RecipeTable(Base):
 
 
 class SpectrumTable(Base):
-    """The directions that one recipe gave at one layer."""
+    """The directions that one recipe gave at one layer; without a recipe, a set's composites."""
 
     __tablename__ = "spectra"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     layer_id: Mapped[int] = mapped_column(_to("layers.id"))
-    recipe_id: Mapped[int] = mapped_column(ForeignKey("recipes.id"), index=True)
+    recipe_id: Mapped[int | None] = mapped_column(ForeignKey("recipes.id"), index=True)
     directions: Mapped[int] = mapped_column(Integer)
     __table_args__ = (UniqueConstraint("layer_id", "recipe_id"),)
 
 
 class DirectionTable(Base):
-    """A direction. `labels` is how many it has, `confidence` the highest of theirs (NULL where none says one). From
-    `source_id` on its quality, all NULL where there is none.
+    """A direction, or a composite, which has a name and neither rank, eigenvalue nor share. `labels` is how many it has,
+    `confidence` the highest of theirs (NULL where none says one). From `source_id` on its quality, all NULL where there is
+    none.
     """
 
     __tablename__ = "directions"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     spectrum_id: Mapped[int] = mapped_column(_to("spectra.id"))
-    rank: Mapped[int] = mapped_column(Integer)
-    eigenvalue: Mapped[float] = mapped_column()
-    share: Mapped[float] = mapped_column()
+    rank: Mapped[int | None] = mapped_column(Integer)
+    eigenvalue: Mapped[float | None] = mapped_column()
+    share: Mapped[float | None] = mapped_column()
     gap: Mapped[float | None] = mapped_column()
     labels: Mapped[int] = mapped_column(Integer, index=True)
     confidence: Mapped[int | None] = mapped_column(Integer)
@@ -173,6 +178,7 @@ class DirectionTable(Base):
     range_high: Mapped[int | None] = mapped_column(Integer)
     locality: Mapped[int | None] = mapped_column(Integer)
     drift: Mapped[int | None] = mapped_column(BigInteger, index=True)
+    composite: Mapped[str | None] = mapped_column(_name(100))
     __table_args__ = (
         UniqueConstraint("spectrum_id", "rank"),
         # Descending, with the number ascending behind it: pages go from the largest down, ties in catalog order.
@@ -193,6 +199,11 @@ class DirectionTable(Base):
         CheckConstraint("eigenvalue >= 0", name="eigenvalue"),
         CheckConstraint("share BETWEEN 0 AND 1", name="share"),
         CheckConstraint("labels >= 0", name="labels"),
+        CheckConstraint(
+            "(rank IS NULL) = (composite IS NOT NULL) AND (eigenvalue IS NULL) = (rank IS NULL) "
+            "AND (share IS NULL) = (rank IS NULL)",
+            name="composite",
+        ),
     )
 
 
@@ -245,7 +256,7 @@ class LabelTable(Base):
     runner_up_id: Mapped[int | None] = mapped_column(ForeignKey("texts.id"))
     runner_up_effect: Mapped[int | None] = mapped_column(BigInteger)
     null_effect: Mapped[int | None] = mapped_column(BigInteger)
-    rank: Mapped[int] = mapped_column(Integer)
+    rank: Mapped[int | None] = mapped_column(Integer)
     __table_args__ = (
         Index("ix_labels_text_id_confidence", text_id, confidence.desc(), direction_id, rank),
         # All that judging a match takes, in a quarter of the room of the rows, which lie far apart for most searches.

@@ -5,6 +5,7 @@ import difflib
 from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog import fts, read
+from eigenbank.registry.catalog.content import COMPOSITE
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
@@ -14,11 +15,11 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     TextTable,
 )
-from eigenbank.registry.catalog.rows import DirectionName
+from eigenbank.registry.catalog.rows import CompositeName, parse_name
 from eigenbank.registry.catalog.words import MAX_TERMS, MAX_WORD, Term, parse, split
 from eigenbank.schemas.errors import UnknownNameError, unknown
 
-_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK."
+_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK or MODEL_ID#composite/NAME."
 _MOST_TEXTS = 100_000
 """So many texts are looked through for near matches."""
 
@@ -31,13 +32,16 @@ def unknown_model(connection: Connection, model_id: str) -> UnknownNameError:
 
 def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     """Return the error for a direction that is not there: for its model, if that is what is missing."""
-    name = DirectionName.parse(full_id)
+    name = parse_name(full_id)
     models = read.strings(connection, select(CheckpointTable.model_id).distinct())
     if name is None or name.model_id not in models:
         model_id = full_id.partition("#")[0]
         if model_id not in models:
             return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
         return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")
+    composites = [f"{name.model_id}#{COMPOSITE}{one}" for one in read.composite_names(connection, name.model_id)]
+    if isinstance(name, CompositeName):
+        return unknown(kind="composite", name=full_id[:800], known=composites, hint=_HINT)
     near = select(NameTable.name, RecipeTable.slug).where(
         LayerTable.set_id == read.newest_set_id(name.model_id).scalar_subquery(),
         NameTable.id == LayerTable.name_id,

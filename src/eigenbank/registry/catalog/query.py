@@ -21,7 +21,8 @@ class Filters:
     """What a search asks for. `model`, `layer` and `recipe` are names or globs (`*`, `?`, `[…]`); bounds are inclusive.
 
     `source` is a label's source, its first part (`human`) or a glob. `source`, `min_confidence` and the text must be
-    met by the same label. `labelled` False: directions without any label. What is not known of a direction is within no
+    met by the same label. `labelled` False: directions without any label. `composites`: only those, or none of them; they
+    have no layer, recipe, rank, eigenvalue, share and gap, and filters on these leave them out. What is not known of a direction is within no
     bounds, and comes last in its order.
     """
 
@@ -49,6 +50,7 @@ class Filters:
     min_linearity: float | None = None
     min_locality: float | None = None
     max_drift: float | None = None
+    composites: bool | None = None
     sort: Sort = "match"
 
     @property

@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.models import (
     SetTable,
     SpectrumTable,
 )
-from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, SetRow
+from eigenbank.registry.catalog.rows import CompositeName, DirectionName, DirectionRow, SetRow
 from eigenbank.registry.catalog.sql import among, between, rows_of
 from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Evidence, Label, Quality
@@ -50,6 +50,7 @@ _FACTS = select(
     DirectionTable.eigenvalue,
     DirectionTable.share,
     DirectionTable.gap,
+    DirectionTable.composite,
     *QUALITY_COLUMNS,
 )
 _DIRECTIONS = _FACTS.where(among(DirectionTable.id, "numbers"))
@@ -66,9 +67,9 @@ _SPECTRA = (
         RecipeTable.slug,
         SetTable.location,
     )
-    .join(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
+    .outerjoin(RecipeTable, RecipeTable.id == SpectrumTable.recipe_id)
     .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-    .join(NameTable, NameTable.id == LayerTable.name_id)
+    .outerjoin(NameTable, NameTable.id == LayerTable.name_id)
     .join(SetTable, SetTable.id == LayerTable.set_id)
     .join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
     .where(among(SpectrumTable.id, "numbers"))
@@ -131,9 +132,31 @@ _BY_NAME = (
 )
 
 
-def direction_id(connection: Connection, name: DirectionName) -> int | None:
-    """Return the number of a direction in the newest set of its model."""
-    found: int | None = connection.execute(
+_COMPOSITES = (
+    select(DirectionTable.id, DirectionTable.composite)
+    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+    .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+    .where(
+        LayerTable.set_id == _newest_set_id(bindparam("model_id")).scalar_subquery(),
+        LayerTable.name_id.is_(None),
+    )
+)
+_BY_COMPOSITE = _COMPOSITES.where(DirectionTable.composite == bindparam("composite"))
+
+
+def composite_names(connection: Connection, model_id: str) -> list[str]:
+    """Return the names of the composites in the newest set of a model."""
+    return [row[1] for row in rows_of(connection, _COMPOSITES, {"model_id": model_id})]
+
+
+def direction_id(connection: Connection, name: DirectionName | CompositeName) -> int | None:
+    """Return the number of a direction or composite in the newest set of its model."""
+    found: int | None
+    if isinstance(name, CompositeName):
+        values = {"model_id": name.model_id, "composite": name.composite}
+        found = connection.execute(_BY_COMPOSITE, values).scalar()
+        return found
+    found = connection.execute(
         _BY_NAME, {"model_id": name.model_id, "layer": name.layer, "recipe": name.recipe, "rank": name.rank}
     ).scalar()
     return found
@@ -148,11 +171,11 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     spectra = {row[0]: row for row in rows_of(connection, _SPECTRA, {"numbers": wanted})}
     labels = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
     stored = Stored()
-    stored.learn(connection, labels, [row[6:] for row in rows.values()])
+    stored.learn(connection, labels, [row[7:] for row in rows.values()])
     told, raw = Told(stored), _by_direction(labels)
     found = []
     for number in numbers:
-        _, spectrum, rank, eigenvalue, share, gap, *measured = rows[number]
+        _, spectrum, rank, eigenvalue, share, gap, composite, *measured = rows[number]
         _, model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
         own = raw.get(number, ())
         row = DirectionRow(
@@ -166,6 +189,7 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
             eigenvalue,
             share,
             gap,
+            composite,
             location,
             own,
             measured,

@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.models import (
 )
 from eigenbank.registry.catalog.parts import number
 from eigenbank.registry.catalog.query import MAX_LIMIT, Filters, check_sort
-from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Page, SetRow
+from eigenbank.registry.catalog.rows import DirectionRow, Page, SetRow, parse_name
 from eigenbank.registry.catalog.scope import label_test
 from eigenbank.registry.catalog.search import Search
 from eigenbank.registry.catalog.sql import path_key, storable
@@ -142,8 +142,10 @@ class Reader:
     # Directions
 
     def get_direction(self, full_id: str) -> DirectionRow | None:
-        """Return a direction by `MODEL_ID#LAYER/RECIPE/RANK`, of the newest set of its model."""
-        name = DirectionName.parse(full_id)
+        """Return a direction by `MODEL_ID#LAYER/RECIPE/RANK`, or a composite by `MODEL_ID#composite/NAME`, of the newest set
+        of its model.
+        """
+        name = parse_name(full_id)
         if name is None or not storable(full_id):
             return None
         with self._database.reading() as connection:
@@ -177,11 +179,12 @@ class Reader:
         min_linearity: float | None = None,
         min_locality: float | None = None,
         max_drift: float | None = None,
+        composites: bool | None = None,
         sort: Sort = "match",
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Return a page of the directions that meet every filter (see `Filters`), best match first.
+        """Return a page of the directions and composites that meet every filter (see `Filters`), best match first.
 
         Words of `text` match the beginnings of words in labels, layers and model ids, `"in quotes"` they match as they
         stand. An empty text means no text. `limit` is 1 to 10,000; `cursor` is the one of the page before.
@@ -220,6 +223,7 @@ class Reader:
             min_linearity=min_linearity,
             min_locality=min_locality,
             max_drift=max_drift,
+            composites=composites,
             sort=sort,
         )
         if any(isinstance(value, float) and math.isnan(value) for value in filters.values):

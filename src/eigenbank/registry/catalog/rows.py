@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from eigenbank.registry.catalog.content import COMPOSITE
 from eigenbank.registry.catalog.parts import number
 from eigenbank.schemas import Label, Quality
 
@@ -46,7 +47,8 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class DirectionRow:
-    """A direction with everything the catalog knows of it.
+    """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
+    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
 
     Its labels and quality were read with it; they are made objects when they are asked for, since most rows are only
     looked at.
@@ -54,14 +56,15 @@ class DirectionRow:
 
     model_id: str
     revision: str | None
-    layer: str
-    kind: str
-    width: int
-    recipe: str
-    rank: int
-    eigenvalue: float
-    share: float
+    layer: str | None
+    kind: str | None
+    width: int | None
+    recipe: str | None
+    rank: int | None
+    eigenvalue: float | None
+    share: float | None
     gap: float | None
+    composite: str | None
     location: str
     _raw: Sequence[Any] = field(repr=False)
     _measured: Sequence[Any] = field(repr=False)
@@ -92,12 +95,14 @@ class DirectionRow:
 
     @property
     def name(self) -> str:
-        """The name within its model, `LAYER/RECIPE/RANK`."""
+        """The name within its model, `LAYER/RECIPE/RANK` or `composite/NAME`."""
+        if self.composite is not None:
+            return f"{COMPOSITE}{self.composite}"
         return f"{self.layer}/{self.recipe}/{self.rank}"
 
     @property
     def id(self) -> str:
-        """The full name, `MODEL_ID#LAYER/RECIPE/RANK`."""
+        """The full name: `MODEL_ID#`, and the name within the model."""
         return f"{self.model_id}#{self.name}"
 
 
@@ -116,8 +121,16 @@ class Page:
 
 
 @dataclass(frozen=True)
+class CompositeName:
+    """A composite's full name taken apart."""
+
+    model_id: str
+    composite: str
+
+
+@dataclass(frozen=True)
 class DirectionName:
-    """A full name taken apart."""
+    """A direction's full name taken apart."""
 
     model_id: str
     layer: str
@@ -136,3 +149,12 @@ class DirectionName:
         if not (rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank):
             return None
         return cls(model_id, layer, recipe, int(rank))
+
+
+def parse_name(text: str) -> DirectionName | CompositeName | None:
+    """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+    model_id, _, name = text.partition("#")
+    bare = name.removeprefix(COMPOSITE)
+    if model_id and bare and bare != name and "/" not in bare:
+        return CompositeName(model_id, bare)
+    return DirectionName.parse(text)

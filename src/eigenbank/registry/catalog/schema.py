@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from eigenbank.registry.catalog import adopt
 from eigenbank.registry.catalog.disk import check_folder, remove_leftovers
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
@@ -144,6 +145,8 @@ def upgrade(database: Database, path: Path, version: int, schema: int, migration
         found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
         if found == version:  # otherwise another process has just done it
             migrate(connection, migrations)
+            if version < adopt.SINCE:
+                adopt.adopt_composites(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {schema}")
 
 

@@ -76,7 +76,7 @@ def resolve(connection: Connection, filters: Filters) -> Scope:
             scope.layers.append((SpectrumTable.recipe_id, recipes))
     if filters.kind is not None:
         matches = matcher(filters.kind)
-        kinds = [kind for kind in connection.scalars(select(LayerTable.kind).distinct()) if matches(kind)]
+        kinds = [kind for kind in connection.scalars(select(LayerTable.kind).distinct()) if kind and matches(kind)]
         scope.layers.append((LayerTable.kind, kinds))
     if filters.width is not None:
         # Beyond what the database can hold there is no layer either.
@@ -206,15 +206,20 @@ def label_test(connection: Connection, filters: Filters) -> LabelTest:
 
 @dataclass(frozen=True)
 class Bound:
-    """A range that a column of directions must be in, both ends included, in the column's own unit."""
+    """A range that a column of directions must be in, both ends included, in the column's own unit; or, as `known` says,
+    that it must be known or must not be.
+    """
 
     column: Any
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+    known: bool | None = None
 
     def conditions(self, *, indexed: bool) -> list[Any]:
         """The same as conditions. `indexed`: whether the database may come in by this column's index."""
         column = self.column if indexed else unindexed(self.column)
+        if self.known is not None:
+            return [column.is_not(None) if self.known else column.is_(None)]
         if self.low is not None and self.low == self.high:
             return [column == self.low]
         found = [column >= self.low] if self.low is not None else []
@@ -240,7 +245,12 @@ def bounds(filters: Filters) -> list[Bound]:
         found.append(Bound(DirectionTable.rank, rank_of(filters), rank_of(filters)))
     if filters.labelled is not None:
         found.append(Bound(DirectionTable.labels, *((1, None) if filters.labelled else (0, 0))))
-    return [bound for bound in found if bound.low is not None or bound.high is not None]
+    found = [bound for bound in found if bound.low is not None or bound.high is not None]
+    if filters.composites is not None:
+        found.append(Bound(DirectionTable.rank, known=not filters.composites))
+    elif any(pattern is not None and set(pattern) == {"*"} for pattern in (filters.layer, filters.recipe)):
+        found.append(Bound(DirectionTable.rank, known=True))  # any layer or recipe, but there must be one
+    return found
 
 
 def rank_of(filters: Filters) -> int:

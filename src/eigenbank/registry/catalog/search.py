@@ -10,7 +10,7 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -28,9 +28,9 @@ from eigenbank.registry.catalog.merge_texts import Keep, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
-from eigenbank.registry.catalog.scope import Bound, count, labelled_by, rank_of
+from eigenbank.registry.catalog.scope import Bound, count, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
-from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_set
+from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_number, by_set
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
@@ -232,6 +232,11 @@ class Search(Asked):
                 yield [Position(0, None, number) for number in numbers]
             return
         everything = not limits and self.scope.everything and self.matches is None
+        if self.column is None and self.scope.everything and self.matches is None and limits:
+            start = after.direction if after is not None else 0
+            for numbers in by_number(self.connection, limits, start, wanted, budget):
+                yield [Position(0, None, number) for number in numbers]
+            return
         yield from by_column(
             self.connection,
             self.column,
@@ -247,8 +252,9 @@ class Search(Asked):
         """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
         assert self.matches is not None
         own = self.test.conditions()
-        if self.filters.rank is not None:
-            own.append(LabelTable.rank == rank_of(self.filters))  # the text's own index tells it
+        for bound in self.bounds:
+            if bound.column is DirectionTable.rank:  # the text's own index tells it
+                own += replace(bound, column=LabelTable.rank).conditions(indexed=True)
         statement = select(LabelTable.direction_id, LabelTable.confidence).where(*own)
         limits = [
             condition

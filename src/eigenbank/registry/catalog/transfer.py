@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,8 +15,8 @@ from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
 from eigenbank.schemas.errors import CatalogError, first_problem
 
-FORMAT = 2
-"""2: directions have a quality."""
+FORMAT = 3
+"""2: directions have a quality. 3: sets have composites; a line has each protocol once, and times are numbers."""
 _MOST_HEAD = 1_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 
@@ -31,6 +31,7 @@ class _End(Model):
     checkpoints: int
     directions: int
     labels: int
+    composites: int = 0
     shipped: tuple[str, ...] = ()
 
 
@@ -39,22 +40,36 @@ def _ends() -> TypeAdapter[_End]:
     return TypeAdapter(_End)
 
 
-def counts(entry: CheckpointData) -> tuple[int, int]:
-    """Return how many directions and how many labels on them an entry has."""
-    records = entry.set.directions if entry.set is not None else []
-    return len(records), sum(len(record.labels) for record in records)
+class Counts(NamedTuple):
+    """How much there is, or was moved. `labels`: of directions and composites."""
+
+    checkpoints: int = 0
+    directions: int = 0
+    labels: int = 0
+    composites: int = 0
+
+    def with_(self, entry: CheckpointData) -> "Counts":
+        """The same with one more entry."""
+        checkpoints, directions, labels, composites = self
+        if entry.set is not None:
+            directions += len(entry.set.directions)
+            composites += len(entry.set.composites)
+            labels += sum(len(record.labels) for record in entry.set.sliders)
+        return Counts(checkpoints + 1, directions, labels, composites)
+
+    def __str__(self) -> str:
+        made = f", {self.composites} composites" if self.composites else ""
+        return f"{self.checkpoints} models, {self.directions} directions{made}, {self.labels} labels"
 
 
 def export_lines(entries: Iterable[CheckpointData], shipped: list[str]) -> Iterator[str]:
     """Yield the lines of an export, without their ends."""
     yield json.dumps({"format": "eigenbank-catalog", "version": FORMAT})
-    checkpoints = directions = labels = 0
+    total = Counts()
     for entry in entries:
-        own = counts(entry)
-        checkpoints, directions, labels = checkpoints + 1, directions + own[0], labels + own[1]
+        total = total.with_(entry)
         yield json.dumps(lines.document(entry), ensure_ascii=False, separators=(",", ":"))
-    end = {"end": True, "checkpoints": checkpoints, "directions": directions, "labels": labels, "shipped": shipped}
-    yield json.dumps(end)
+    yield json.dumps({"end": True, **total._asdict(), "shipped": shipped})
 
 
 def write_file(path: Path, written: Iterable[str]) -> None:
@@ -89,7 +104,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
 
     Raises CatalogError for what is no export, one cut short, or one of a newer format.
     """
-    checkpoints = directions = labels = 0
+    total = Counts()
     ended = False
     number = 0
     try:
@@ -99,19 +114,21 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                 if ended:
                     raise _wrong(path, number, "there is more after the end")
                 if number == 1:
-                    _check_head(path, line)
+                    adapter = lines.entries(whole=_version(path, line) < 3)
                 elif line.startswith(b'{"end"'):
                     end = _parse(path, number, _ends(), line)
-                    if (end.checkpoints, end.directions, end.labels) != (checkpoints, directions, labels):
-                        problem = f"the end says {end.checkpoints} checkpoints, {end.directions} directions and "
-                        problem += f"{end.labels} labels, there were {checkpoints}, {directions} and {labels}"
-                        raise _wrong(path, number, problem)
+                    promised = Counts(end.checkpoints, end.directions, end.labels, end.composites)
+                    if promised != total:
+                        raise _wrong(path, number, f"the end says {promised}, there were {total}")
                     ended = True
                     yield list(end.shipped)
                 else:
-                    entry = lines.entry(_parse(path, number, lines.entries(), line))
-                    own = counts(entry)
-                    checkpoints, directions, labels = checkpoints + 1, directions + own[0], labels + own[1]
+                    try:
+                        entry = lines.entry(_parse(path, number, adapter, line))
+                    except IndexError:
+                        problem = "a label or quality names a protocol that the line does not have"
+                        raise _wrong(path, number, problem) from None
+                    total = total.with_(entry)
                     yield entry
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
@@ -120,7 +137,8 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
 
 
-def _check_head(path: Path, line: bytes) -> None:
+def _version(path: Path, line: bytes) -> int:
+    """Return the version that an export's first line says."""
     expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
     try:
         head = _Head.model_validate_json(line)
@@ -129,6 +147,7 @@ def _check_head(path: Path, line: bytes) -> None:
     if head.version > FORMAT:
         problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: update eigenbank"
         raise _wrong(path, 1, problem)
+    return head.version
 
 
 def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> Any:

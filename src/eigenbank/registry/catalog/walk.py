@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog.match import Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SetTable, SpectrumTable
@@ -99,6 +99,27 @@ def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: 
         bound = value <= place.value if descending else value >= place.value
         statement = statement.where(bound, beyond | (number > place.direction))
     return statement.order_by(value.desc() if descending else value, number)
+
+
+def by_number(
+    connection: Connection, limits: list[Any], start: int, wanted: int, budget: Budget
+) -> Iterator[list[int]]:
+    """Yield the directions after number `start` that meet the limits, in catalog order. The database sifts the rows where
+    they lie, one after the other: a fifth of the time of asking which of their numbers fit.
+    """
+    number = DirectionTable.id
+    size, looked, fit = max(wanted, _BLOCK), 0, 0
+    while True:
+        first = connection.execute(select(func.min(number)).where(number > start)).scalar()
+        if first is None:
+            return
+        start = first + size - 1
+        statement = select(number).where(number.between(first, start), *limits).order_by(number)
+        found = [row[0] for row in rows_of(connection, statement)]
+        yield found
+        budget.spend(size)
+        looked, fit = looked + size, fit + len(found)
+        size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
 
 
 def by_set(

@@ -8,28 +8,22 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, insert, select
 
 from eigenbank.registry.catalog import dump, transfer, write
-from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, SetData, distinct
+from eigenbank.registry.catalog.content import (
+    CheckpointData,
+    CompositeData,
+    DirectionData,
+    LabelData,
+    SetData,
+    distinct,
+)
 from eigenbank.registry.catalog.models import ShippedTable
+from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.schemas.errors import CatalogError
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog.catalog import Catalog
 
 _MAGIC = b"SQLite format 3\x00"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much was moved."""
-
-    checkpoints: int = 0
-    directions: int = 0
-    labels: int = 0
-
-    def with_(self, entry: CheckpointData) -> "Counts":
-        """The same with one more entry."""
-        directions, labels = transfer.counts(entry)
-        return Counts(self.checkpoints + 1, self.directions + directions, self.labels + labels)
 
 
 @dataclass(frozen=True)
@@ -163,8 +157,10 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
         if count:
             found.append(Difference(ours.model_id, ours.revision or None, what, count, example))
 
-    ours, theirs, gained = _with_qualities_of(ours, theirs)
-    note("qualities only there: added", gained)
+    before = ours
+    ours, theirs = _with_what_either_knows(ours, theirs)
+    note("qualities only there: added", _qualities(ours) - _qualities(before))
+    note("composites only there: added", _composites(ours) - _composites(before))
     winner = max((ours, theirs), key=_standing)
     if ours.set is not None and theirs.set is not None and _bare(ours) != _bare(theirs):
         newer = ", which is newer" if ours.set.facts.created != theirs.set.facts.created else ""
@@ -186,7 +182,8 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
     merged = winner.set
     if merged is not None:
         directions = [record._replace(labels=labels.pop(record.name, [])) for record in merged.directions]
-        merged = SetData(merged.facts, merged.layers, directions)
+        composites = [record._replace(labels=labels.pop(record.name, [])) for record in merged.composites]
+        merged = SetData(merged.facts, merged.layers, directions, composites)
     note("labels whose direction the kept set lacks: they wait for it", sum(map(len, labels.values())))
     paths = [entry.path for entry in (winner, ours, theirs) if entry.path is not None]
     path = winner.path if winner.path is not None else max(paths, default=None)
@@ -196,20 +193,30 @@ def merge_entries(ours: CheckpointData, theirs: CheckpointData) -> tuple[Checkpo
     return entry, found
 
 
-def _with_qualities_of(ours: CheckpointData, theirs: CheckpointData) -> tuple[CheckpointData, CheckpointData, int]:
-    """The same, where the sets are the same, with what one knows of the other's directions; and how much ours gained."""
+def _with_what_either_knows(ours: CheckpointData, theirs: CheckpointData) -> tuple[CheckpointData, CheckpointData]:
+    """The same, where the sets are the same, each with the qualities and composites that the other has of it: catalogs of
+    earlier schemas kept none.
+    """
     if ours.set is None or theirs.set is None or ours.set.facts.digest != theirs.set.facts.digest:
-        return ours, theirs, 0
+        return ours, theirs
+    return _filled(ours, ours.set, theirs.set), _filled(theirs, theirs.set, ours.set)
 
-    def filled(entry: CheckpointData, found: SetData, other: SetData) -> CheckpointData:
-        known = {record.name: record.quality for record in other.directions}
-        directions = [record._replace(quality=record.quality or known.get(record.name)) for record in found.directions]
-        return replace(entry, set=replace(found, directions=directions))
 
-    ours_filled, theirs_filled = filled(ours, ours.set, theirs.set), filled(theirs, theirs.set, ours.set)
-    before = sum(record.quality is not None for record in ours.set.directions)
-    assert ours_filled.set is not None
-    return ours_filled, theirs_filled, sum(record.quality is not None for record in ours_filled.set.directions) - before
+def _filled(entry: CheckpointData, found: SetData, other: SetData) -> CheckpointData:
+    known = {record.name: record.quality for record in other.sliders}
+    directions = [record._replace(quality=record.quality or known.get(record.name)) for record in found.directions]
+    composites = [record._replace(quality=record.quality or known.get(record.name)) for record in found.composites]
+    own = {record.name for record in composites}
+    composites += [record._replace(labels=[]) for record in other.composites if record.name not in own]
+    return replace(entry, set=replace(found, directions=directions, composites=composites))
+
+
+def _qualities(entry: CheckpointData) -> int:
+    return 0 if entry.set is None else sum(record.quality is not None for record in entry.set.directions)
+
+
+def _composites(entry: CheckpointData) -> int:
+    return 0 if entry.set is None else len(entry.set.composites)
 
 
 def _only_here(own: dict[str, list[LabelData]], other: dict[str, list[LabelData]]) -> int:
@@ -221,7 +228,7 @@ def _bare(entry: CheckpointData) -> tuple[object, ...]:
     """A set without its labels, to be compared."""
     if entry.set is None:
         return ()
-    records: list[DirectionData] = [record._replace(labels=[]) for record in entry.set.directions]
+    records: list[DirectionData | CompositeData] = [record._replace(labels=[]) for record in entry.set.sliders]
     return entry.set.facts.digest, entry.set.layers, records
 
 
@@ -236,7 +243,7 @@ def _standing(entry: CheckpointData) -> tuple[object, ...]:
 def _labels(entry: CheckpointData) -> dict[str, list[LabelData]]:
     """The labels by direction, those included that wait for one."""
     found = {name: list(labels) for name, labels in entry.strays.items()}
-    for record in entry.set.directions if entry.set is not None else ():
+    for record in entry.set.sliders if entry.set is not None else ():
         if record.labels:
             found.setdefault(record.name, []).extend(record.labels)
     return found

@@ -9,7 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from eigenbank.registry.catalog import fts
-from eigenbank.registry.catalog.content import CheckpointData, DirectionData, LabelData, LayerData, distinct
+from eigenbank.registry.catalog.content import (
+    CheckpointData,
+    CompositeData,
+    DirectionData,
+    LabelData,
+    LayerData,
+    distinct,
+)
 from eigenbank.registry.catalog.dump import labels_by_name, read_strays, stray_text
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -88,6 +95,7 @@ def _put_set(
         insert_rows(connection, SetTable, [row])
         layers = _layers(connection, set_id, entry.set.layers)
         labels = _directions(connection, layers, entry.set.directions, waiting)
+        labels += _composites(connection, set_id, entry.set.composites, waiting)
         connection.execute(_COUNT, {"set": set_id, "count": labels})
     left = [(name, stray_text(label)) for name, labels in waiting.items() for label in distinct(labels)]
     if left:
@@ -161,18 +169,13 @@ def _directions(
     spectrum, number = next_id(connection, SpectrumTable), next_id(connection, DirectionTable)
     spectra: list[tuple[Any, ...]] = []
     directions: list[tuple[Any, ...]] = []
-    labels: list[tuple[int, int, LabelData]] = []
+    labels: list[tuple[int, int | None, LabelData]] = []
     for (layer, recipe), group in sorted(groups.items(), key=itemgetter(0)):
         spectra.append((spectrum, layer, recipe, len(group)))
         for record, quality in sorted(group, key=lambda pair: pair[0].rank):
-            own = record.labels
-            if waiting:
-                own = own + waiting.pop(record.name, [])
-            if len(own) > 1:
-                own = distinct(own)
-            best = max((label.confidence for label in own if label.confidence is not None), default=None)
-            facts = (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, len(own), parts(best))
-            directions.append((*facts, *quality))
+            own, counted = _own_labels(record, waiting)
+            facts = (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, *counted)
+            directions.append((*facts, *quality, None))
             labels.extend([(number, record.rank, label) for label in own])
             number += 1
         spectrum += 1
@@ -180,3 +183,40 @@ def _directions(
     insert_rows(connection, DirectionTable, directions)
     insert_labels(connection, labels)
     return len(labels)
+
+
+def _composites(
+    connection: Connection, set_id: int, records: Sequence[CompositeData], waiting: dict[str, list[LabelData]]
+) -> int:
+    """Insert the composites behind the set's directions, with their labels and those that wait for them, which are taken
+    from there. Returns how many labels.
+    """
+    if not records:
+        return 0
+    layer, spectrum = next_id(connection, LayerTable), next_id(connection, SpectrumTable)
+    insert_rows(connection, LayerTable, [(layer, set_id, None, None, None, None)])
+    insert_rows(connection, SpectrumTable, [(spectrum, layer, None, len(records))])
+    qualities = quality_rows(connection, [record.quality for record in records])
+    composites: list[tuple[Any, ...]] = []
+    labels: list[tuple[int, int | None, LabelData]] = []
+    first = next_id(connection, DirectionTable)
+    for number, (record, quality) in enumerate(zip(records, qualities, strict=True), first):
+        own, counted = _own_labels(record, waiting)
+        composites.append((number, spectrum, None, None, None, None, *counted, *quality, record.bare))
+        labels.extend([(number, None, label) for label in own])
+    insert_rows(connection, DirectionTable, composites)
+    insert_labels(connection, labels)
+    return len(labels)
+
+
+def _own_labels(
+    record: DirectionData | CompositeData, waiting: dict[str, list[LabelData]]
+) -> tuple[list[LabelData], tuple[int, int | None]]:
+    """The labels of a record with those that wait for it, each once; and what is derived of them: count and confidence."""
+    own = record.labels
+    if waiting:
+        own = own + waiting.pop(record.name, [])
+    if len({(label.text, label.source) for label in own}) < len(own):
+        own = distinct(own)
+    sure = [label.confidence for label in own if label.confidence is not None]
+    return own, (len(own), parts(max(sure)) if sure else None)

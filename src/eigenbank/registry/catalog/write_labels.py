@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, update
 
 from eigenbank.registry.catalog import fts
-from eigenbank.registry.catalog.content import LabelData, QualityData, label_data
+from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData, label_data
 from eigenbank.registry.catalog.models import (
     DirectionTable,
     LabelTable,
@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     TextTable,
 )
-from eigenbank.registry.catalog.parts import PARTS, parts
+from eigenbank.registry.catalog.parts import PARTS
 from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, rows_of
 from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
 from eigenbank.schemas import Label
@@ -37,47 +37,51 @@ def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]
     """Return what qualities are stored as (see `stored.QUALITY_COLUMNS`), their sources and protocols put in."""
     known = [quality for quality in qualities if quality is not None]
     sources = intern(connection, SourceTable, "name", sorted({quality.source for quality in known}))
-    protocols = _protocols(connection, {quality[8:] for quality in known})
+    protocols = _by_identity(connection, known)
     found: list[tuple[Any, ...]] = []
     for quality in qualities:
         if quality is None:
             found.append(_NONE)
             continue
-        source, effect, selectivity, consistency, linearity, between, locality, drift, *_ = quality
+        source, effect, selectivity, consistency, linearity, between, locality, drift, scale, steps, seeds = quality
         low, high = between or (None, None)
         values = (effect, selectivity, consistency, linearity, low, high, locality, drift)
         kept = [None if value is None else round(value * PARTS) for value in values]
-        found.append((sources[source], protocols[quality[8:]], *kept))
+        found.append((sources[source], protocols[scale, steps, id(seeds)], *kept))
     return found
 
 
-def insert_labels(connection: Connection, labels: list[tuple[int, int, LabelData]]) -> None:
-    """Insert labels, given with the number and the rank of their direction. The caller keeps the counts."""
+def insert_labels(connection: Connection, labels: list[tuple[int, int | None, LabelData]]) -> None:
+    """Insert labels, given with the number of their direction and its rank, where it has one. The caller keeps the counts."""
     if not labels:
         return
-    names = {label.text for *_, label in labels}
-    evidences = [label.evidence for *_, label in labels if label.evidence is not None]
-    names |= {evidence.runner_up for evidence in evidences if evidence.runner_up}
+    names = {label.text for _, _, label in labels}
+    evidences = [label.evidence for _, _, label in labels if label.evidence is not None]
+    names.update([evidence.runner_up for evidence in evidences if evidence.runner_up])
     texts = intern_texts(connection, sorted(names))
-    sources = intern(connection, SourceTable, "name", sorted({label.source for *_, label in labels}))
-    protocols = _protocols(connection, {evidence[7:] for evidence in evidences})
+    sources = intern(connection, SourceTable, "name", sorted({label.source for _, _, label in labels}))
+    protocols = _by_identity(connection, evidences)
     rows: list[tuple[Any, ...]] = []
     for number, rank, (text, source, polarity, confidence, created, note, evidence) in labels:
-        measured: tuple[Any, ...] = (None,) * 8
-        if evidence is not None:
-            effect, selectivity, consistency, asymmetry, other, other_effect, null, *_ = evidence
-            measured = (
-                protocols[evidence[7:]],
-                round(effect * PARTS),
-                round(selectivity * PARTS),
-                round(consistency * PARTS),
-                parts(asymmetry),
-                texts[other] if other else None,
-                parts(other_effect),
-                parts(null),
-            )
-        facts = (number, texts[text], sources[source], polarity, parts(confidence), created, note)
-        rows.append((*facts, *measured, rank))
+        sure = None if confidence is None else round(confidence * PARTS)
+        facts = (number, texts[text], sources[source], polarity, sure, created, note)
+        if evidence is None:
+            rows.append((*facts, None, None, None, None, None, None, None, None, rank))
+            continue
+        effect, selectivity, consistency, asymmetry, other, other_effect, null, scale, steps, seeds = evidence
+        # `parts`, spelled out: a call for each would take as long as the rest.
+        measured = (
+            protocols[scale, steps, id(seeds)],
+            round(effect * PARTS),
+            round(selectivity * PARTS),
+            round(consistency * PARTS),
+            None if asymmetry is None else round(asymmetry * PARTS),
+            texts[other] if other else None,
+            None if other_effect is None else round(other_effect * PARTS),
+            None if null is None else round(null * PARTS),
+            rank,
+        )
+        rows.append(facts + measured)
     # In the order of the key, which no two share: pages are then filled one after the other.
     rows.sort()
     insert_rows(connection, LabelTable, rows)
@@ -89,6 +93,16 @@ def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]
     numbers = intern(connection, TextTable, "text", texts)
     fts.add(connection, "texts", ((number, text) for text, number in numbers.items() if number >= first))
     return numbers
+
+
+def _by_identity(connection: Connection, measured: Sequence[EvidenceData | QualityData]) -> dict[Any, int]:
+    """Return the numbers of protocols by scale, steps and the identity of their seeds: most share few lists of those, which
+    are long to compare. They must live on while the result is used.
+    """
+    different = {(one.scale, one.steps, id(one.seeds)): one for one in measured}
+    found = {key: (one.scale, one.steps, one.seeds) for key, one in different.items()}
+    numbers = _protocols(connection, set(found.values()))
+    return {key: numbers[protocol] for key, protocol in found.items()}
 
 
 def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
