@@ -283,13 +283,13 @@ def _lengths(seen: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Readings:
     """What a method's directions did: `search` and `report`, the effects on the one and the other seeds, `half` at half the
-    scale on the first of those that report. `misfit` and `base_misfit`: root mean square difference of the edited and of the
+    scale on the first of those that report, if at all. `misfit` and `base_misfit`: root mean square difference of the edited and of the
     unedited pictures from a render of what was read off them, images in [0, 1].
     """
 
     search: Effects | None
     report: Effects
-    half: Effects
+    half: Effects | None
     misfit: float
     base_misfit: float
 
@@ -306,11 +306,13 @@ class Measure:
         cache: Path,
         progress: Progress,
         search: range = SEARCH,
+        linear: int = LINEAR,
     ) -> None:
         self.pipe = pipe
         self.model = model
         self.std = torch.tensor(model.config.stds)
         self.search = search
+        self.linear = linear
         self.report = range(REPORT, REPORT + seeds)
         self.steps = steps
         self.cache = cache
@@ -320,7 +322,7 @@ class Measure:
     def __call__(self, method: Method) -> Readings:
         """Everything that is measured of a method."""
         report, misfit = self.effects(method, self.report, SCALE)
-        half, _ = self.effects(method, self.report[:LINEAR], SCALE / 2)
+        half = self.effects(method, self.report[: self.linear], SCALE / 2)[0] if self.linear else None
         search = None if method.made else self.effects(method, self.search, SCALE)[0]
         return Readings(search, report, half, misfit, float(self.base(self.report)[1].mean()))
 
@@ -361,27 +363,43 @@ def misfits(model: AttributeModel, images: Tensor) -> Tensor:
 
 def figures(found: Readings) -> dict[str, Any]:
     """The columns of the table for one method, each with the 5th and 95th percentile over resamples of the seeds."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(part: Effects) -> Effects:
-        n = part.odd.shape[1]
-        return part.on(torch.randint(n, (n,), generator=generator))
-
-    whole = columns(found.search, found.report, found.half)
-    again = [
-        columns(found.search and drawn(found.search), drawn(found.report), drawn(found.half)) for _ in range(RESAMPLES)
-    ]
-    spread = {name: torch.tensor([each[name] for each in again]) for name in whole}
+    drawn = resampled(found)
     told: dict[str, Any] = {
-        name: [round(value, 4), *(round(float(spread[name].quantile(q)), 4) for q in (0.05, 0.95))]
-        for name, value in whole.items()
+        name: [round(value, 4), *_percentiles(drawn[name])]
+        for name, value in columns(found.search, found.report, found.half).items()
     }
     told["misfit"] = round(found.misfit, 4)
     told["misfit_unedited"] = round(found.base_misfit, 4)
     return told
 
 
-def columns(search: Effects | None, report: Effects, half: Effects) -> dict[str, float]:
+def resampled(found: Readings) -> dict[str, Tensor]:
+    """Every column over resamples of the seeds, `(RESAMPLES,)`: the same resamples for all methods on as many seeds."""
+    generator = torch.Generator().manual_seed(0)
+    counts = [LINEAR if part is None else part.odd.shape[1] for part in (found.search, found.report, found.half)]
+    rows = []
+    for _ in range(RESAMPLES):
+        search, report, half = (torch.randint(n, (n,), generator=generator) for n in counts)
+        rows.append(
+            columns(
+                found.search and found.search.on(search), found.report.on(report), found.half and found.half.on(half)
+            )
+        )
+    return {name: torch.tensor([each[name] for each in rows]) for name in rows[0]}
+
+
+def against(one: Readings, other: Readings) -> dict[str, list[float]]:
+    """How much more of the columns one method has than another, with percentiles over the same resamples for both."""
+    mine, theirs = resampled(one), resampled(other)
+    whole, rest = columns(one.search, one.report, one.half), columns(other.search, other.report, other.half)
+    return {name: [round(whole[name] - rest[name], 4), *_percentiles(mine[name] - theirs[name])] for name in COMPARED}
+
+
+def _percentiles(values: Tensor) -> list[float]:
+    return [round(float(values.quantile(q)), 4) for q in (0.05, 0.95)]
+
+
+def columns(search: Effects | None, report: Effects, half: Effects | None) -> dict[str, float]:
     """What is told of a method, where `search` says which factor is whose, and which way."""
     mean = report.mean
     factors = torch.arange(mean.shape[1])
@@ -393,16 +411,18 @@ def columns(search: Effects | None, report: Effects, half: Effects) -> dict[str,
     effect = mean[rows, led] * sign
     selectivity = effect / mean.abs().sum(dim=1).clamp_min(1e-12)
     slides = (effect >= COVERED[0]) & (selectivity >= COVERED[1])
-    return {
+    told = {
         "covered": float(len(set(led[slides].tolist()))),
         "sliders": float(slides.float().mean()),
         "effect": float(effect.mean()),
         "best": float((mean[strongest, factors] * guess[strongest, factors].sign()).mean()),
         "selectivity": float(selectivity.mean()),
         "consistency": float((report.odd[rows, :, led].sign() == sign[:, None]).float().mean()),
-        "linearity": float(_linearity(mean[rows, led], half.mean[rows, led]).mean()),
         "disentanglement": disentanglement(report),
     }
+    if half is not None:
+        told["linearity"] = float(_linearity(mean[rows, led], half.mean[rows, led]).mean())
+    return told
 
 
 def _linearity(whole: Tensor, half: Tensor) -> Tensor:
@@ -437,6 +457,7 @@ LEGEND = f"""Which factor a direction moves, and which way, was found out on {{s
 - **evaluations**, **seconds**: what it took to get the directions, in passes of the denoiser per picture and step, and on this
   machine; composites and turned ones are made of readings that are kept, and were not timed
 """
+COMPARED = ("covered", "sliders", "effect", "selectivity")
 SHOWN = (
     "covered", "sliders", "effect", "best", "selectivity", "consistency", "linearity", "disentanglement",
 )  # fmt: skip
@@ -460,11 +481,13 @@ def main(
     model = load_attribute_model(checkpoint / "attributes")
     pipe = open_pipeline(DEMO_MODEL_ID)
     rows = []
+    readings: dict[str, Readings] = {}
     unedited = 0.0
     with Progress() as progress:
         measure = Measure(pipe, model, seeds, steps, cache, progress)
         for method in methods(pipe, measure, per_layer, samples, steps):
-            told = figures(measure(method))
+            readings[method.name] = measure(method)
+            told = figures(readings[method.name])
             unedited = told.pop("misfit_unedited")
             cost = {"evaluations": method.evaluations, "seconds": method.seconds and round(method.seconds, 2)}
             rows.append({"method": method.name, "directions": method.count, **told, **cost})
@@ -478,6 +501,10 @@ def main(
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "rows": rows,
+        "differences": [
+            {"one": one, "other": other, **against(readings[one], readings[other])}
+            for one, other in pairs(list(readings))
+        ],
     }
     out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     table.write_text(as_markdown(document, figure.name), encoding="utf-8")
@@ -552,31 +579,38 @@ def as_markdown(document: dict[str, Any], figure: str) -> str:
     return "\n".join(lines)
 
 
-def findings(document: dict[str, Any]) -> list[str]:
-    """What the table says, in words, worked out from its rows."""
-    ours, *others = document["rows"]
-    by_name = {row["method"]: row for row in document["rows"]}
-    pairs = [(ours, other) for other in others if not _made_of(other["method"])]
-    pairs += [
-        (by_name[one], by_name[other])
-        for one, other in (
-            *((f"composites of {OURS}, {most} parts", f"composites of {RANDOM}, {most} parts") for most in (4, 8, 32)),
-            *((f"composites of {OURS}, 8 parts", f"composites of {name}, 8 parts") for name in (UNTRAINED, GAUSSIAN)),
-            (f"{OURS}, turned", f"{RANDOM}, turned"),
-        )
+def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Which method is held against which."""
+    return [
+        *((OURS, other) for other in methods if other != OURS and not _made_of(other)),
+        *((f"composites of {OURS}, {most} parts", f"composites of {RANDOM}, {most} parts") for most in (4, 8, 32)),
+        *((f"composites of {OURS}, 8 parts", f"composites of {name}, 8 parts") for name in (UNTRAINED, GAUSSIAN)),
+        (f"{OURS}, turned", f"{RANDOM}, turned"),
     ]
-    lines = ["## In words", ""]
-    for one, other in pairs:
+
+
+def findings(document: dict[str, Any]) -> list[str]:
+    """What the table says, in words, worked out from its rows and their differences."""
+    by_name = {row["method"]: row for row in document["rows"]}
+    lines = [
+        "## In words",
+        "",
+        "Differences over the same resamples of the seeds for both; *more* and *less* where the 5th and the 95th percentile of the "
+        "difference have one sign.",
+        "",
+    ]
+    for each in document["differences"]:
         said = []
-        for name in ("covered", "effect", "selectivity"):
-            (value, low, high), (theirs, from_, to) = one[name], other[name]
-            word = "more" if low > to else "less" if high < from_ else "not told apart"
-            said.append(f"{name} {value:.2f} against {theirs:.2f} ({word})")
-        lines.append(f"- {one['method'].capitalize()} against {other['method']}: {', '.join(said)}.")
+        for name in COMPARED:
+            _, low, high = each[name]
+            word = "more" if low > 0 else "less" if high < 0 else "not told apart"
+            value, theirs = by_name[each["one"]][name][0], by_name[each["other"]][name][0]
+            said.append(f"{name} {value:.2f} against {theirs:.2f} ({word}, {low:+.2f} to {high:+.2f})")
+        lines.append(f"- {each['one'].capitalize()} against {each['other']}: {', '.join(said)}.")
     lines += ["", "What it took to get them, in evaluations of the denoiser: none for the eigenvectors; "]
     lines[-1] += "; ".join(
         f"{row['evaluations']:,} for {row['method']}"
-        for row in others
+        for row in document["rows"]
         if row["evaluations"] and ", turned" not in row["method"]
     )
     lines[-1] += "."

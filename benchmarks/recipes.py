@@ -31,12 +31,9 @@ DEFAULT = "output-value"
 RECIPES = (
     DEFAULT,
     "output-value:output",
-    "value",
     "qkv",
     "output-value@0-0.5",
     "output-value@0.3-0.8",
-    "output-value@0.6-1",
-    "qkv@0.2-0.6",
 )
 """Those measured unless others are named with --recipe."""
 SEARCH = range(6500, 6504)
@@ -158,7 +155,7 @@ def main(
     pipe = open_pipeline(model_id)
     rows = []
     with Progress() as progress:
-        measure = Measure(pipe, model, seeds, steps, cache, progress, search=SEARCH)
+        measure = Measure(pipe, model, seeds, steps, cache, progress, search=SEARCH, linear=0)
         for recipe, kind, method in methods(pipe, model_id, recipes, per_layer):
             found = figures(measure(method))
             rows.append({"recipe": recipe, "vectors": kind, **{name: found[name] for name in SHOWN}})

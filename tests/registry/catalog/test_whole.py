@@ -18,6 +18,7 @@ from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.content import CheckpointData, moment
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
+from eigenbank.registry.hub import location
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import CatalogError
@@ -334,6 +335,19 @@ def test_counts_that_lie_and_sets_that_are_gone_are_found(catalog: Catalog, tmp_
         connection.exec_driver_sql("UPDATE sets SET directions = 5")
         connection.exec_driver_sql("UPDATE spectra SET directions = 5 WHERE id = 1")
     assert [one.where for one in verify(catalog)] == ["directions", "sets", "spectra"]
+
+
+def test_a_published_set_is_looked_at_where_the_hubs_cache_holds_it(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(location, "cache_root", lambda: tmp_path / "hub")
+    published = location.Published("acme/faces-directions", "5d" * 20)
+    catalog.add_set(manifest(), location=str(published), digest="1")
+    assert verify(catalog, files=True) == []  # it would be fetched
+    published.folder.mkdir(parents=True)
+    (published.folder / "manifest.json").write_text("{}")
+    (problem,) = verify(catalog, files=True)
+    assert "is not the one that was entered" in problem.problem
 
 
 def test_vacuum_gives_room_back(catalog: Catalog) -> None:

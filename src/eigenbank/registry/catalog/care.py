@@ -78,7 +78,7 @@ class Problem:
 
 def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
     """Check the database, that counts agree with what they count, and with `files` that every set is where the catalog
-    says, unchanged. Returns the problems; nothing is changed.
+    says, unchanged; of published ones those that the Hub's cache holds. Returns the problems; nothing is changed.
     """
     found: list[Problem] = []
     with catalog._database.reading() as connection:
@@ -131,11 +131,15 @@ _DERIVED = (
 
 
 def _set_problem(location: str, digest: str) -> str | None:
+    from eigenbank.registry.hub.location import parse
     from eigenbank.registry.sets import MANIFEST, manifest_digest
     from eigenbank.registry.shipped import resolve
 
-    folder = resolve(location)
+    published = parse(location)
+    folder = resolve(location) if published is None else published.folder
     if not (folder / MANIFEST).is_file():
+        if published is not None:
+            return None  # not in the client's cache now: it is fetched when it is used
         return f"there is no set at {location}: build or pull it again"
     if manifest_digest(folder) != digest:
         return f"the manifest at {location} is not the one that was entered: build or pull the set again"
