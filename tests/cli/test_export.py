@@ -31,7 +31,7 @@ def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.C
     assert len(entries) == len(eb.load(DEMO)["skin tone"].parts)
     capsys.readouterr()
     assert run(["list", "--model", DEMO, "-q"]) == 0
-    ids = capsys.readouterr().out.splitlines()
+    ids = [each for each in capsys.readouterr().out.splitlines() if "#composite/" not in each]
     assert sorted(found["full_id"] for found in json.loads(whole.read_text(encoding="utf-8"))["directions"]) == sorted(
         ids
     )
