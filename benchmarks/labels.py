@@ -128,7 +128,7 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
         order = torch.randperm(n, generator=generator)
         first, second = (found.on(order[start : start + SUBSET]) for start in (0, SUBSET))
         lead, again = leading(first, criteria), leading(second, criteria)
-        trust = confidence(first, lead.clamp_min(0), criteria, resamples=200)
+        trust = confidence(first, criteria, resamples=200)
         sign, sign_again = (part.mean[torch.arange(len(lead)), lead.clamp_min(0)].sign() for part in (first, second))
         for k in (lead >= 0).nonzero().flatten().tolist():
             said.append((float(trust[k]), bool(again[k] == lead[k] and sign[k] == sign_again[k])))

@@ -77,7 +77,7 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
     def drawn(doubtful: bool, most: int) -> list[tuple[int, ...]]:
         asked.clear()
         monkeypatch.setattr(
-            labelling, "unsettled", lambda found, *_: torch.full((len(found.odd),), doubtful, dtype=torch.bool)
+            labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
         )
         label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, quality_seeds=0))
         return asked[2:]  # after the screening and chance
@@ -96,7 +96,7 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     pipe = open_pipeline(tiny_checkpoint)
     looks = iter([True, False])
     monkeypatch.setattr(
-        labelling, "unsettled", lambda found, *_: torch.full((len(found.odd),), next(looks), dtype=torch.bool)
+        labelling, "unsettled", lambda trust, _: torch.full((len(trust),), next(looks), dtype=torch.bool)
     )
     monkeypatch.setattr(labelling, "labels_from", lambda found, *_, seeds, **__: [given(found, seeds)] * len(found.odd))
     seen: list[tuple[int, int]] = []

@@ -4,7 +4,6 @@ Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from eigenbank.builders.composite import PARTS, fit, name_for, null_of, predicte
 from eigenbank.builders.label import (
     Criteria,
     Effects,
+    confidence,
     effects,
     labels_from,
     leading,
@@ -210,9 +210,8 @@ class _Study:
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
-        taken, plan = {*used, *self.plan.seeds}, self.plan
-        fresh = (seed for seed in itertools.count(max(taken) + 1))
-        return tuple(itertools.islice(fresh, max(0, min(len(used), plan.confirm_most - len(used)))))
+        first = max(*used, *self.plan.seeds) + 1
+        return tuple(range(first, first + min(len(used), self.plan.confirm_most - len(used))))
 
     def qualities(self, judge: "_Judge", which: Sequence[Direction | Composite]) -> dict[str, Quality]:
         """The quality of each, by id, in the eyes of one labeler."""
@@ -310,6 +309,7 @@ class _Candidates:
             return {}
         chance = torch.stack([null[name] for name in ids])
         seen = self.judge.effects(found).rows([where[name] for name in ids])
+        trust = confidence(seen, Criteria(), chance)
         names = self.judge.labeler.names
         given = labels_from(
             seen,
@@ -320,8 +320,9 @@ class _Candidates:
             seeds=found.seeds,
             steps=found.steps,
             null=chance,
+            trust=trust,
         )
-        self.open = {name for name, doubtful in zip(ids, unsettled(seen, Criteria(), chance), strict=True) if doubtful}
+        self.open = {name for name, doubtful in zip(ids, unsettled(trust, Criteria()), strict=True) if doubtful}
         return {
             name: new
             for name, new in zip(ids, given, strict=True)

@@ -55,11 +55,9 @@ def test_no_label_for_a_mixed_a_weak_or_an_unsteady_direction() -> None:
 
 
 def test_confidence_is_the_share_of_resamples_in_which_every_criterion_holds() -> None:
-    first = torch.tensor([0])
-
     def trust(criteria: Criteria, null: float = 0.0, **how: float) -> float:
         found = effects(*_readings([[0.8, 0.1, 0.1]], noise=0.1, **how), STD, 1.0)
-        return float(confidence(found, first, criteria, torch.full((1, 3), null))[0])
+        return float(confidence(found, criteria, torch.full((1, 3), null))[0])
 
     assert trust(Criteria()) == 1
     assert 0.05 < trust(Criteria(effect=0.8)) < 0.95

@@ -73,3 +73,24 @@ def test_what_a_pipeline_lacks_is_named(tmp_path: Path) -> None:
     assert missing_part(tmp_path) == "unet/model-00002-of-00002.safetensors"
     (tmp_path / "unet" / "model-00002-of-00002.safetensors").write_text("")
     assert missing_part(tmp_path) is None
+    (tmp_path / "unet" / "model.fp16.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model.fp16-1-of-2.safetensors"}}'
+    )
+    assert missing_part(tmp_path) is None  # of a variant nobody asked for
+
+
+@pytest.mark.parametrize(
+    "index", ["[]", "{", "null", "[" * 100_000, '{"../../etc": ["a", "b"], "/": ["a", "b"], "unet": 7, "vae": []}']
+)
+def test_a_stranger_s_index_leads_nowhere(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    assert missing_part(tmp_path) is None
+
+
+@pytest.mark.parametrize("shards", ["[]", "{", '{"weight_map": 7}', '{"weight_map": {"a": 7, "b": "no.safetensors"}}'])
+def test_a_stranger_s_list_of_shards_is_read_with_care(tmp_path: Path, shards: str) -> None:
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
+    (tmp_path / "unet").mkdir()
+    for name, text in (("config.json", "{}"), ("one.safetensors", ""), ("one.safetensors.index.json", shards)):
+        (tmp_path / "unet" / name).write_text(text)
+    assert missing_part(tmp_path) is None

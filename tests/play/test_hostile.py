@@ -60,6 +60,7 @@ def sliders(first: Any) -> list[Any]:
         ({"prompt": ["a"]}, "prompt"),
         ({"guidance": "<b>"}, "guidance"),
         ({"sliders": sliders(1e308)}, "sliders"),
+        ({"sliders": sliders(50)}, "goes from"),
         ({"sliders": sliders("much")}, "sliders"),
         ({"sliders": sliders({"path": "/etc/passwd"})}, "sliders"),
         ({"session": {"sliders": LONG}}, None),

@@ -144,18 +144,14 @@ def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
 
 
 def confidence(
-    found: Effects,
-    attribute: Tensor,
-    criteria: Criteria,
-    null: Tensor | None = None,
-    resamples: int = 400,
-    seed: int = 0,
+    found: Effects, criteria: Criteria, null: Tensor | None = None, resamples: int = 400, seed: int = 0
 ) -> Tensor:
-    """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of `attribute`, with
-    the same sign.
+    """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of the attribute that
+    each direction moves most, with the same sign.
     """
     generator = torch.Generator().manual_seed(seed)
     n = found.odd.shape[1]
+    attribute = found.mean.abs().argmax(dim=1)
     rows = torch.arange(len(attribute))
     kept = torch.zeros(len(attribute))
     sign = found.mean[rows, attribute].sign()
@@ -165,9 +161,8 @@ def confidence(
     return kept / resamples
 
 
-def unsettled(found: Effects, criteria: Criteria, null: Tensor | None = None) -> Tensor:
-    """`(K,)` bool: whether more seeds could tell if the attribute that moves most deserves to be the label."""
-    trust = confidence(found, found.mean.abs().argmax(dim=1), criteria, null)
+def unsettled(trust: Tensor, criteria: Criteria) -> Tensor:
+    """`(K,)` bool: whether more seeds could tell if there is a label, where the `confidence` is `trust`."""
     return (trust > criteria.doubt) & (trust < criteria.confidence)
 
 
@@ -181,12 +176,13 @@ def labels_from(
     seeds: Sequence[int],
     steps: int,
     null: Tensor | None = None,
+    trust: Tensor | None = None,
 ) -> list[Label | None]:
     """A label for each direction, None where no attribute leads clearly, it does not beat the `null` (as in `leading`),
-    or the bootstrap does not trust it.
+    or the bootstrap does not trust it. `trust` is the `confidence`, if it is known already.
     """
     first = leading(found, criteria, null)
-    trust = confidence(found, first.clamp_min(0), criteria, null)
+    trust = confidence(found, criteria, null) if trust is None else trust
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     labels: list[Label | None] = []
     for k, j in enumerate(first.tolist()):

@@ -45,20 +45,34 @@ def fetch_pipeline(entry: Entry, revision: str) -> Path:
 def missing_part(folder: Path) -> str | None:
     """What a pipeline's folder lacks of the components its index names: one of them, or its weights. None where it is whole.
 
-    A component with a config.json is a model, and has weights beside it, all the shards that its index lists.
+    A component with a config.json is a model, and has weights beside it: one file, or all the shards of one index.
     """
-    index: dict[str, object] = json.loads((folder / "model_index.json").read_bytes())
-    for name, kind in index.items():
-        if name.startswith("_") or not (isinstance(kind, list) and len(kind) == 2 and kind[0]):
+    for name, kind in _document(folder / "model_index.json").items():
+        if not name.isidentifier() or name.startswith("_") or not (isinstance(kind, list) and kind and kind[0]):
             continue
         part = folder / name
         if not part.is_dir():
             return name
         held = {path.name for path in part.iterdir()}
-        if "config.json" in held and not any(file.endswith(_WEIGHTS) for file in held):
+        weights = {file for file in held if file.endswith(_WEIGHTS)}
+        if "config.json" in held and not weights:
             return f"{name}'s weights"
-        for shards in part.glob("*.index*.json"):
-            listed = set(json.loads(shards.read_bytes()).get("weight_map", {}).values())
-            if lost := sorted(listed - held):
-                return f"{name}/{lost[0]}"
+        listed = [_shards(part / file) for file in sorted(held) if ".index." in file and file.endswith(".json")]
+        # An index of another variant may lie beside the weights that were asked for.
+        if listed and weights <= set().union(*listed) and all(shards - held for shards in listed):
+            return f"{name}/{min(listed[0] - held)}"
     return None
+
+
+def _shards(index: Path) -> set[str]:
+    shards = _document(index).get("weight_map")
+    return {each for each in shards.values() if isinstance(each, str)} if isinstance(shards, dict) else set()
+
+
+def _document(path: Path) -> dict[str, object]:
+    """A JSON file of a stranger's: empty where it is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

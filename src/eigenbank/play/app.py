@@ -128,7 +128,7 @@ class Page:
         said = dict(zip(self._names, values, strict=False))
         dragging = said.pop("dragging")
         photo = None if session.photo is None else session.photo.digest
-        found = scene(**said, sliders=moved(session.sliders, values[len(self._names) :]), photo=photo)
+        found = scene(**said, sliders=moved(session.sliders, session.ranges, values[len(self._names) :]), photo=photo)
         return found, scene(model=found.model, steps=dragging).steps
 
     def _shown(self, shown: Shown, wanted: Scene) -> list[Any]:
@@ -184,7 +184,7 @@ class Page:
                 raise SteerError(message)
             studio = self.playground.studio(str(model))
             key = studio.knob(str(name)).key
-            there = moved(session.sliders, values)
+            there = moved(session.sliders, session.ranges, values)
             if key in [each.key for each in there]:
                 message = f"{key!r} has a slider already"
                 raise SteerError(message)
@@ -201,7 +201,7 @@ class Page:
         number = next(place for place, each in enumerate(self.at.removers) if each is event.target)
         try:
             session = known(session)
-            there = moved(session.sliders, values)
+            there = moved(session.sliders, session.ranges, values)
             slots = self._slots(session, self.playground.studio(str(model)), [*there[:number], *there[number + 1 :]])
         except EigenbankError as error:
             return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
@@ -221,6 +221,7 @@ class Page:
         """What the session, rows and sliders become, for these to be the sliders."""
         shown = [slot(studio.knob(each.key), each) for each in wanted]
         session.sliders = tuple(wanted)
+        session.ranges = tuple((each.minimum, each.maximum) for each in shown)
         rows = [gr.Row(visible=number < len(wanted)) for number in range(MAX_SLIDERS)]
         return [session, *rows, *shown, *[gr.skip()] * (MAX_SLIDERS - len(wanted))]
 

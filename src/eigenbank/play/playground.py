@@ -50,6 +50,8 @@ class Session:
     def __init__(self) -> None:
         self.sliders: tuple[Slider, ...] = ()
         """The sliders on the page, in its order; their scales are what the page says."""
+        self.ranges: tuple[tuple[float, float], ...] = ()
+        """From where to where each of them goes."""
         self.photo: Photo | None = None
         self._lock = threading.Lock()
         self.now: _Task | None = None

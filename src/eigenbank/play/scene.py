@@ -67,13 +67,22 @@ def scene(**values: Any) -> Scene:
         raise _worded(error) from error
 
 
-def moved(sliders: Sequence[Slider], values: Sequence[float | None]) -> tuple[Slider, ...]:
-    """The sliders at the values that a page says; an empty field is zero. Raises SteerError for what is no scale."""
+def moved(
+    sliders: Sequence[Slider], ranges: Sequence[tuple[float, float]], values: Sequence[float | None]
+) -> tuple[Slider, ...]:
+    """The sliders at the values that a page says; an empty field is zero. Raises SteerError for what is no scale, or beyond
+    a slider's range.
+    """
     pairs = zip(sliders, values, strict=False)
     try:
-        return tuple(Slider.model_validate({**dict(slider), "scale": value or 0.0}) for slider, value in pairs)
+        found = tuple(Slider.model_validate({**dict(slider), "scale": value or 0.0}) for slider, value in pairs)
     except ValidationError as error:
         raise _worded(error, "sliders: ") from error
+    for slider, (low, high) in zip(found, ranges, strict=False):
+        if not low <= slider.scale <= high:
+            message = f"sliders: {slider.key} goes from {low:g} to {high:g}, not to {slider.scale:g}. Nothing was drawn"
+            raise SteerError(message)
+    return found
 
 
 def _worded(error: ValidationError, where: str = "") -> SteerError:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Matrix:
     """An entry of the recipe registry: its name, which weights it needs, how it is formed, which sides are the layer's.
 
-    A package adds one by an entry point in the group `eigenbank.recipes`, under the matrix's name. `form` gets the weights with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors
-    live in a space where nothing can be added (the output of W_V lies between the projections).
+    A package adds one by an entry point in the group `eigenbank.recipes`, under the matrix's name. `form` gets the weights
+    with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors live in a space where
+    nothing can be added (the output of W_V lies between the projections).
     """
 
     name: str

@@ -131,14 +131,12 @@ _DERIVED = (
 
 
 def _set_problem(location: str, digest: str) -> str | None:
-    from eigenbank.registry.hub.location import parse
+    from eigenbank.registry.hub.location import folder_of, parse
     from eigenbank.registry.sets import MANIFEST, manifest_digest
-    from eigenbank.registry.shipped import resolve
 
-    published = parse(location)
-    folder = resolve(location) if published is None else published.folder
+    folder = folder_of(location)
     if not (folder / MANIFEST).is_file():
-        if published is not None:
+        if parse(location) is not None:
             return None  # not in the client's cache now: it is fetched when it is used
         return f"there is no set at {location}: build or pull it again"
     if manifest_digest(folder) != digest:
