@@ -80,7 +80,9 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
             labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
         )
         label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, quality_seeds=0))
-        return asked[2:]  # after the screening and chance
+        confirming, chance = asked[1::2], asked[2::2]  # after the screening
+        assert confirming == chance
+        return confirming
 
     monkeypatch.setattr(labelling, "respond", watched)
     pipe = open_pipeline(tiny_checkpoint)

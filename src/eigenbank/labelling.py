@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenbank.builders.composite import PARTS, fit, name_for, null_of, predicted
+from eigenbank.builders.composite import PARTS, fit, name_for, predicted
 from eigenbank.builders.label import (
+    Chance,
     Criteria,
     Effects,
     confidence,
     effects,
     labels_from,
     leading,
-    null_effects,
     shortlist,
     unsettled,
 )
@@ -33,6 +33,7 @@ from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
 from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
+from eigenbank.schemas.common import MAX_RANKS
 
 POPULATION = tuple(range(2_000_000, 2_000_064))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
@@ -40,18 +41,21 @@ READABLE = 0.1
 """A score that varies less among a checkpoint's own images, in its stated standard deviations, is not read off them."""
 
 
+Place = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`, with `null`
-    random ones at every place; the `most` promising for each score, and a composite of at most `parts` directions for
-    it, confirmed on `confirm_seeds`, and where these do not settle it on as many again, and again, up to `confirm_most` in
+    """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`; the `most`
+    promising for each score, and a composite of at most `parts` directions for it, confirmed on `confirm_seeds` beside `null`
+    random ones at the place of each, and where these do not settle it on as many again, and again, up to `confirm_most` in
     all. The quality of those that got a label, or of `all_qualities`, is measured on the first
     `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
     and nothing there has a name.
     """
 
     scale: float = 1.0
-    seeds: tuple[int, ...] = tuple(range(100, 104))
+    seeds: tuple[int, ...] = tuple(range(100, 108))
     confirm_seeds: tuple[int, ...] = tuple(range(200, 212))
     confirm_most: int = 48
     steps: int = 10
@@ -85,8 +89,8 @@ def label(
 ) -> Bank:
     """The bank with the labels that the labelers' readings justify; earlier labels of theirs are replaced.
 
-    A label is given where one score clearly leads a direction's effect, with one sign on nearly all seeds, several times
-    as much as random directions of equal length move it at the same place, and again on seeds it was not found with. A
+    A label is given where one score clearly leads a direction's effect, on seeds it was not found with: with one sign on nearly
+    all of them, and several times as much as random directions of equal length move it at the same place on these seeds. A
     score that hardly varies among the unedited images names nothing. For each score a composite of directions is tried
     too, fitted to what was seen of them singly; what does not earn that score's label is dropped. `call` is what
     the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder where readings are kept:
@@ -151,7 +155,7 @@ class _Study:
     def findings(self) -> Findings:
         """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
         bank, plan = self.bank, self.plan
-        directions, chance = list(bank), list(bank.randomised(plan.null))
+        directions = list(bank)
         own = None if self.cache is None else self.cache / "population-and-agreement"
 
         def read(images: Tensor) -> Tensor:
@@ -166,47 +170,51 @@ class _Study:
             )
             return Findings({}, {}, [])
         screened = self.measure("screening", directions, plan.seeds)
-        random = self.measure("chance", chance, plan.seeds)
         candidates: list[_Candidates] = []
         taken = {each.name for each in bank.manifest.composites}
         for labeler in self.panel.labelers:
             judge = _Judge(labeler, self.panel.columns[labeler.source], population, plan.scale)
-            null = null_effects(
-                judge.effects(random), [_place(each) for each in chance], [_place(each) for each in bank]
-            )
-            candidates.append(_Candidates(judge, judge.effects(screened), null, bank, plan, taken))
+            candidates.append(_Candidates(judge, judge.effects(screened), bank, plan, taken))
         bank = bank.composed([*bank.manifest.composites, *(new for each in candidates for new in each.records)])
         everything = list(bank)
         singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
         composites = [bank[new.id] for each in candidates for new in each.records]
-        wanted: list[Direction | Composite] = [*singles, *composites]
-        labels = self.confirm(candidates, wanted)
+        labels = self.confirm(candidates, bank, [*singles, *composites])
         earned = [new for each in candidates for new in each.records if new.id in labels]
         named = directions if plan.all_qualities else [each for each in singles if each.id in labels]
         measured = [*named, *(bank[new.id] for new in earned)]
         return Findings(labels, self.qualities(candidates[0].judge, measured), earned)
 
     def confirm(
-        self, candidates: "Sequence[_Candidates]", wanted: "Sequence[Direction | Composite]"
+        self, candidates: "Sequence[_Candidates]", bank: Bank, wanted: "Sequence[Direction | Composite]"
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it."""
         labels: dict[str, list[Label]] = {}
-        found: Responses | None = None
-        rows: list[int] = []
+        seen: _Seen | None = None
         seeds = self.plan.confirm_seeds
         while wanted:
-            more = self.measure("confirming", wanted, seeds)
-            found = more if found is None else found.joined(more, rows)
-            where = {each.id: number for number, each in enumerate(wanted)}
+            more = self.beside_chance(bank, wanted, seeds)
+            seen = more if seen is None else seen.joined(more)
+            seeds = self.more_seeds(seen.found.seeds)
             for each in candidates:
-                for name, new in each.confirmed(found, where).items():
+                for name, new in each.confirmed(seen, last=not seeds).items():
                     labels.setdefault(name, []).append(new)
-            rows = [number for name, number in where.items() if any(name in each.open for each in candidates)]
-            wanted = [wanted[number] for number in rows]
-            seeds = self.more_seeds(found.seeds)
-            if not seeds:
-                break
+            wanted = [slider for slider in wanted if any(slider.id in each.open for each in candidates)]
         return labels
+
+    def beside_chance(self, bank: Bank, wanted: "Sequence[Direction | Composite]", seeds: Sequence[int]) -> "_Seen":
+        """What sliders do on some seeds, and random ones in their places: vectors of equal length where a direction's is added,
+        the same for all of that place, and a composite's weights on such vectors.
+        """
+        places = {each.id: _place(each) for each in wanted}
+        first = dict(zip(reversed(places.values()), reversed(places), strict=True))
+        draws = [
+            bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites)
+            for number in range(self.plan.null)
+        ]
+        chance = [drawn[name] for drawn in draws for name in first.values()]
+        found = self.measure("confirming", wanted, seeds)
+        return _Seen(places, found, list(first), self.measure("chance", chance, seeds))
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
@@ -264,6 +272,27 @@ class _Study:
         )
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What was read of sliders, and on the same seeds of random ones in their places, a draw of all after the other.
+
+    `places`: each slider's, by its id. `at`: the places of one draw.
+    """
+
+    places: dict[str, Place]
+    found: Responses
+    at: list[Place]
+    chance: Responses
+
+    def joined(self, more: "_Seen") -> "_Seen":
+        """Of those that were read on more seeds, with what was read then."""
+        own = list(self.places)
+        draws = range(0, len(self.chance.plus), len(self.at))
+        rows = [draw + self.at.index(place) for draw in draws for place in more.at]
+        found = self.found.joined(more.found, [own.index(name) for name in more.places])
+        return _Seen(more.places, found, more.at, self.chance.joined(more.chance, rows))
+
+
 class _Candidates:
     """What one labeler's readings on the screening seeds make worth a second look, on others.
 
@@ -271,62 +300,58 @@ class _Candidates:
     that are neither labelled nor settled to have no label.
     """
 
-    def __init__(self, judge: "_Judge", seen: Effects, null: Tensor, bank: Bank, plan: Plan, taken: set[str]) -> None:
+    def __init__(self, judge: "_Judge", seen: Effects, bank: Bank, plan: Plan, taken: set[str]) -> None:
         loose = Criteria().loosened()
         self.judge = judge
-        self.singles = shortlist(seen, leading(seen, loose, null), plan.most)
+        self.singles = shortlist(seen, leading(seen, loose), plan.most)
         self.records: list[CompositeRecord] = []
-        self._ids = [each.id for each in bank]
-        self.open = {self._ids[k] for k in self.singles}
-        self._null = null
-        self._wanted: dict[str, int] = {}
-        self._nulls: dict[str, Tensor] = {}
+        ids = [each.id for each in bank]
+        self.open = {ids[k] for k in self.singles}
+        self._wanted: dict[str, str] = {}
         if plan.parts < 2:
             return
         weights = fit(seen, plan.parts)
-        nulls = null_of(null, weights)
-        leads = leading(predicted(seen, weights), loose, nulls)
+        leads = leading(predicted(seen, weights), loose)
         for score, text in enumerate(judge.labeler.names):
             used = weights[score].nonzero().flatten().tolist()
             if leads[score] != score or len(used) < 2:
                 continue
             name = name_for(text, taken)
             taken.add(name)
-            parts = tuple(Weighted(direction=self._ids[k], weight=float(weights[score, k])) for k in used)
+            parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
             self.records.append(CompositeRecord(name=name, parts=parts))
-            self.open.add(self.records[-1].id)
-            self._wanted[self.records[-1].id] = score
-            self._nulls[self.records[-1].id] = nulls[score]
+            self._wanted[self.records[-1].id] = text
+        self.open |= self._wanted.keys()
 
-    def confirmed(self, found: Responses, where: Mapping[str, int]) -> dict[str, Label]:
+    def confirmed(self, seen: _Seen, *, last: bool) -> dict[str, Label]:
         """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for.
 
-        What they settle is not open any more.
+        What they settle is not open any more, and nothing is after the `last`.
         """
-        null = {**{self._ids[k]: self._null[k] for k in self.singles}, **self._nulls}
-        ids = [name for name in null if name in self.open]
+        ids = [name for name in seen.places if name in self.open]
         if not ids:
             return {}
-        chance = torch.stack([null[name] for name in ids])
-        seen = self.judge.effects(found).rows([where[name] for name in ids])
-        trust = confidence(seen, Criteria(), chance)
-        names = self.judge.labeler.names
+        rows = [number for number, name in enumerate(seen.places) if name in self.open]
+        found = self.judge.effects(seen.found).rows(rows)
+        chance = self.judge.chance(seen).rows([seen.at.index(seen.places[name]) for name in ids])
+        trust = confidence(found, Criteria(), chance)
         given = labels_from(
-            seen,
-            names,
+            found,
+            self.judge.labeler.names,
             Criteria(),
             source=self.judge.labeler.source,
-            scale=found.scale,
-            seeds=found.seeds,
-            steps=found.steps,
-            null=chance,
+            scale=seen.found.scale,
+            seeds=seen.found.seeds,
+            steps=seen.found.steps,
+            chance=chance,
             trust=trust,
         )
-        self.open = {name for name, doubtful in zip(ids, unsettled(trust, Criteria()), strict=True) if doubtful}
+        doubtful = unsettled(trust, Criteria())
+        self.open = set() if last else {name for name, doubt in zip(ids, doubtful, strict=True) if doubt}
         return {
             name: new
             for name, new in zip(ids, given, strict=True)
-            if new is not None and (name not in self._wanted or new.text == names[self._wanted[name]])
+            if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
         }
 
 
@@ -346,9 +371,15 @@ class _Judge:
         base, plus, minus = (each[..., self.columns] for each in (found.base, found.plus, found.minus))
         return effects(base, plus, minus, self.stds, self._scale).of(self.readable)
 
+    def chance(self, seen: _Seen) -> Chance:
+        """What random directions do at each place, likewise."""
+        odd = self.effects(seen.chance).odd
+        return Chance(odd.unflatten(0, (-1, len(seen.at))))
 
-def _place(direction: Direction) -> tuple[str, str]:
-    return direction.layer, direction.recipe.slug
+
+def _place(slider: Direction | Composite) -> Place:
+    """Where random directions stand for a slider: those at a direction's place are the same for all there."""
+    return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)
 
 
 def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.composite import NORM, fit, name_for, null_of, predicted
+from eigenbank.builders.composite import NORM, fit, name_for, predicted
 from eigenbank.builders.label import Criteria, Effects, leading
 
 SEEDS = 6
@@ -56,14 +56,6 @@ def test_many_directions_and_one_seed_are_fitted_too() -> None:
     expected: Tensor = NORM * (direct / direct.norm(dim=0)).T
     torch.testing.assert_close(fit(found.rows(range(200)), parts=200), expected, atol=1e-4, rtol=1e-3)
     assert ((fit(found) != 0).sum(dim=1) == 32).all()
-
-
-def test_the_null_is_what_random_directions_in_their_place_would_do() -> None:
-    generator = torch.Generator().manual_seed(2)
-    sizes = torch.tensor([[0.1, 1.0], [0.3, 0.2], [0.2, 0.4]])
-    weights = torch.tensor([[0.8, -0.6, 0.0], [0.0, 0.6, 0.8]])
-    drawn = torch.einsum("ck,rkf->rcf", weights, torch.randn(20000, 3, 2, generator=generator) * sizes)
-    torch.testing.assert_close(null_of(sizes, weights), drawn.square().mean(dim=0).sqrt(), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize(

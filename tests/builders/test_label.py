@@ -2,7 +2,7 @@
 
 import torch
 
-from eigenbank.builders.label import Criteria, confidence, effects, labels_from, leading, null_effects, shortlist
+from eigenbank.builders.label import Chance, Criteria, confidence, effects, labels_from, leading, shortlist
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -57,7 +57,7 @@ def test_no_label_for_a_mixed_a_weak_or_an_unsteady_direction() -> None:
 def test_confidence_is_the_share_of_resamples_in_which_every_criterion_holds() -> None:
     def trust(criteria: Criteria, null: float = 0.0, **how: float) -> float:
         found = effects(*_readings([[0.8, 0.1, 0.1]], noise=0.1, **how), STD, 1.0)
-        return float(confidence(found, criteria, torch.full((1, 3), null))[0])
+        return float(confidence(found, criteria, Chance(torch.full((1, 1, 12, 3), null)))[0])
 
     assert trust(Criteria()) == 1
     assert 0.05 < trust(Criteria(effect=0.8)) < 0.95
@@ -93,20 +93,36 @@ def test_a_first_look_loses_nothing_that_would_pass() -> None:
 def test_a_label_must_beat_random_directions_at_its_place() -> None:
     found = effects(*_readings([[0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]), STD, 1.0)
     null = torch.tensor([[0.3, 9.0, 9.0], [0.5, 0.0, 0.0]])  # what random ones do to other scores does not matter
-    assert leading(found, Criteria(), null).tolist() == [0, -1]
+    chance = Chance(null[None, :, None].expand(1, 2, 12, 3))
+    assert leading(found, Criteria(), chance).tolist() == [0, -1]
     how = {"source": "attribute-model:x", "scale": 1.0, "seeds": range(12), "steps": 5}
-    first, second = labels_from(found, NAMES, Criteria(), null=null, **how)  # type: ignore[arg-type]
+    first, second = labels_from(found, NAMES, Criteria(), chance=chance, **how)  # type: ignore[arg-type]
     assert first is not None
     assert first.evidence is not None
     assert first.evidence.null == round(float(null[0, 0]), 4)
     assert second is None
 
 
-def test_the_null_is_of_the_same_place_and_a_root_mean_square() -> None:
-    found = effects(*_readings([[0.3, 0.0, 0.0], [-0.4, 0.0, 0.0], [2.0, 0.0, 0.0]], noise=0.0), STD, 1.0)
-    null = null_effects(found, ["here", "here", "there"], ["there", "here", "here"])
-    expected = torch.tensor([2.0, (0.125) ** 0.5, (0.125) ** 0.5])
-    torch.testing.assert_close(null[:, 0], expected)
+def test_the_null_is_the_root_mean_square_over_draws_of_the_mean_over_seeds() -> None:
+    odd = torch.tensor([[[0.1, 0.5], [2.0, 2.0]], [[-0.4, -0.4], [0.0, 0.0]]])[
+        ..., None
+    ]  # 2 draws at 2 places, 2 seeds
+    chance = Chance(odd)
+    torch.testing.assert_close(chance.null, torch.tensor([[0.125**0.5], [2.0**0.5]]))
+    torch.testing.assert_close(chance.rows([1]).null, chance.null[1:])
+    torch.testing.assert_close(chance.on(torch.tensor([0, 0])).null[0], torch.tensor([0.085**0.5]))
+
+
+def test_what_moves_on_the_same_seeds_by_chance_too_is_trusted() -> None:
+    """Of a score that only some seeds show, a direction moves three times what random ones do wherever that is something."""
+    shown = torch.tensor([1.0] * 4 + [0.2] * 8)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    base = torch.zeros(12, 3)
+    step = 0.9 * shown * STD
+    found = effects(base, (base + step)[None], (base - step)[None], STD, 1.0)
+    criteria = Criteria(effect=0.05)
+    assert confidence(found, criteria, Chance(0.3 * shown[None, None])) == 1
+    apart = 0.3 * shown.roll(4, dims=0)  # as measured on other seeds
+    assert confidence(found, criteria, Chance(apart[None, None])) < 0.95
 
 
 def test_what_cannot_be_read_has_no_effect() -> None:

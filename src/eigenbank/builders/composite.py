@@ -55,15 +55,6 @@ def predicted(found: Effects, weights: Tensor) -> Effects:
     return Effects(odd, torch.zeros_like(odd))
 
 
-def null_of(null: Tensor, weights: Tensor) -> Tensor:
-    """`(C, f)`: root mean square effect of composites `(C, K)` whose directions are random ones of equal length.
-
-    `null` `(K, f)` is that of single random directions at each direction's place; independent effects add in squares.
-    """
-    squares: Tensor = weights.square() @ null.square()
-    return squares.sqrt()
-
-
 def name_for(text: str, taken: Collection[str]) -> str:
     """A composite's name from a label's text: `hair length` becomes `hair-length`, or `hair-length-2` if that is taken."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:90] or "composite"

@@ -5,7 +5,7 @@ labels; drawing the images is the loaders' part.
 """
 
 import datetime
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +23,8 @@ class Criteria:
     `lead`: how many times the next attribute's change; `consistency`: least share of seeds that agree in sign;
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
     bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
-    same attribute, of random directions of equal length at the same place.
+    same attribute and seeds, of random directions of equal length at the same place. `doubt`: a confidence that is further
+    than this from 0 and from 1 is worth more seeds.
     """
 
     effect: float = 0.2
@@ -32,8 +33,8 @@ class Criteria:
     consistency: float = 0.9
     asymmetry: float = 1.0
     confidence: float = 0.95
-    doubt: float = 0.05
     null: float = 2.0
+    doubt: float = 0.02
 
     def loosened(self) -> "Criteria":
         """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
@@ -92,16 +93,37 @@ class Effects:
         return (self.odd.sign() == self.mean.sign()[:, None]).float().mean(dim=1)
 
 
+@dataclass(frozen=True)
+class Chance:
+    """What D random directions of equal length do at the place of each of K others, on the very seeds those were measured on:
+    what is easily moved differs more between seeds than between directions.
+
+    `odd` `(D, K, n, f)`: as in `Effects`.
+    """
+
+    odd: Tensor
+
+    def rows(self, directions: Sequence[int]) -> "Chance":
+        """What stands against some of the directions."""
+        return Chance(self.odd[:, list(directions)])
+
+    def on(self, seeds: Tensor) -> "Chance":
+        """The same on some of the seeds, `(m,)` long; one may be named more than once."""
+        return Chance(self.odd[:, :, seeds])
+
+    @cached_property
+    def null(self) -> Tensor:
+        """`(K, f)`: root mean square of the mean effects."""
+        return self.odd.mean(dim=2).square().mean(dim=0).sqrt()
+
+
 def effects(base: Tensor, plus: Tensor, minus: Tensor, std: Tensor, scale: float) -> Effects:
     """Effects from readings: `base` `(n, f)`, `plus` and `minus` `(K, n, f)`, `std` `(f,)` over the population."""
     return Effects((plus - minus) / (2 * scale * std), ((plus + minus) / 2 - base) / (scale * std))
 
 
-def leading(found: Effects, criteria: Criteria, null: Tensor | None = None) -> Tensor:
-    """`(K,)` long: the attribute that clearly leads each direction's effect, −1 where none does.
-
-    `null` `(K, f)`: what random directions of equal length do at each direction's place, root mean square.
-    """
+def leading(found: Effects, criteria: Criteria, chance: Chance | None = None) -> Tensor:
+    """`(K,)` long: the attribute that clearly leads each direction's effect, −1 where none does, or not more than by `chance`."""
     strength, order = found.mean.abs().sort(dim=1, descending=True)
     first = order[:, 0]
     rows = torch.arange(len(first))
@@ -112,21 +134,9 @@ def leading(found: Effects, criteria: Criteria, null: Tensor | None = None) -> T
         & (found.consistency[rows, first] >= criteria.consistency)
         & (found.asymmetry[rows, first] <= criteria.asymmetry)
     )
-    if null is not None:
-        clear &= strength[:, 0] >= criteria.null * null[rows, first]
+    if chance is not None:
+        clear &= strength[:, 0] >= criteria.null * chance.null[rows, first]
     return torch.where(clear, first, -1)
-
-
-def null_effects(found: Effects, places: Sequence[Hashable], wanted: Sequence[Hashable]) -> Tensor:
-    """`(len(wanted), f)`: root mean square of the mean effects of the random directions at each wanted place.
-
-    `found` is of random directions, `places` says where each was added.
-    """
-    by_place = {
-        place: found.mean[[k for k, at in enumerate(places) if at == place]].square().mean(dim=0).sqrt()
-        for place in set(places)
-    }
-    return torch.stack([by_place[place] for place in wanted])
 
 
 def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
@@ -144,7 +154,7 @@ def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
 
 
 def confidence(
-    found: Effects, criteria: Criteria, null: Tensor | None = None, resamples: int = 400, seed: int = 0
+    found: Effects, criteria: Criteria, chance: Chance | None = None, resamples: int = 400, seed: int = 0
 ) -> Tensor:
     """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of the attribute that
     each direction moves most, with the same sign.
@@ -156,14 +166,16 @@ def confidence(
     kept = torch.zeros(len(attribute))
     sign = found.mean[rows, attribute].sign()
     for _ in range(resamples):
-        again = found.on(torch.randint(n, (n,), generator=generator))
-        kept += (leading(again, criteria, null) == attribute) & (again.mean[rows, attribute].sign() == sign)
+        seeds = torch.randint(n, (n,), generator=generator)
+        again = found.on(seeds)
+        lead = leading(again, criteria, None if chance is None else chance.on(seeds))
+        kept += (lead == attribute) & (again.mean[rows, attribute].sign() == sign)
     return kept / resamples
 
 
 def unsettled(trust: Tensor, criteria: Criteria) -> Tensor:
     """`(K,)` bool: whether more seeds could tell if there is a label, where the `confidence` is `trust`."""
-    return (trust > criteria.doubt) & (trust < criteria.confidence)
+    return (trust > criteria.doubt) & (trust < 1 - criteria.doubt)
 
 
 def labels_from(
@@ -175,14 +187,14 @@ def labels_from(
     scale: float,
     seeds: Sequence[int],
     steps: int,
-    null: Tensor | None = None,
+    chance: Chance | None = None,
     trust: Tensor | None = None,
 ) -> list[Label | None]:
-    """A label for each direction, None where no attribute leads clearly, it does not beat the `null` (as in `leading`),
+    """A label for each direction, None where no attribute leads clearly, it does not beat `chance` (as in `leading`),
     or the bootstrap does not trust it. `trust` is the `confidence`, if it is known already.
     """
-    first = leading(found, criteria, null)
-    trust = confidence(found, criteria, null) if trust is None else trust
+    first = leading(found, criteria, chance)
+    trust = confidence(found, criteria, chance) if trust is None else trust
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     labels: list[Label | None] = []
     for k, j in enumerate(first.tolist()):
@@ -204,7 +216,7 @@ def labels_from(
                     asymmetry=float(found.asymmetry[k, j]),
                     runner_up=names[second],
                     runner_up_effect=float(found.mean[k, second]) * (1 if effect > 0 else -1),
-                    null=None if null is None else float(null[k, j]),
+                    null=None if chance is None else float(chance.null[k, j]),
                     scale=scale,
                     seeds=tuple(seeds),
                     steps=steps,

@@ -21,7 +21,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 @click.option(
     "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
 )
-@click.option("--seeds", type=SEEDS, default="100-103", show_default=True, help="Seeds to screen all directions on.")
+@click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen all directions on.")
 @click.option(
     "--confirm-seeds", type=SEEDS, default="200-211", show_default=True, help="Seeds to confirm the found ones on."
 )

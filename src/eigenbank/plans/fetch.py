@@ -46,6 +46,7 @@ def missing_part(folder: Path) -> str | None:
     """What a pipeline's folder lacks of the components its index names: one of them, or its weights. None where it is whole.
 
     A component with a config.json is a model, and has weights beside it: one file, or all the shards of one index.
+    Of a tokenizer's files only the Hub's listing could tell which are missing; loading it fails by itself.
     """
     for name, kind in _document(folder / "model_index.json").items():
         if not name.isidentifier() or name.startswith("_") or not (isinstance(kind, list) and kind and kind[0]):

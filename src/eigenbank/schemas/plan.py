@@ -37,7 +37,7 @@ class Measurement(Model):
     """How directions are measured for labels: see `eigenbank label`, whose options these are."""
 
     scale: Annotated[float, Field(ge=0.01, le=10)] = 1.0
-    seeds: Seeds = tuple(range(100, 104))
+    seeds: Seeds = tuple(range(100, 108))
     confirm_seeds: Seeds = tuple(range(200, 212))
     confirm_most: Count = 48
     steps: Count = 10

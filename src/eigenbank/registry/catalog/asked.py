@@ -71,14 +71,17 @@ class Asked:
         return None if self.matches is None else named_sets(self.connection, self.matches)
 
     def starting(self) -> list[Bound]:
-        """The bounds that an index in the order asked for can start from: on that column, or on the rank before it."""
+        """The bounds that an index in the order asked for can start from: on that column, or on the rank before it; or that
+        there is none, as of composites, which have indexes of their own.
+        """
+        ranked = self.filters.sort in ("eigenvalue", "share")
         return [
             bound
             for bound in self.bounds
             if bound.column is self.column
             or (
                 bound.column is DirectionTable.rank
-                and bound.known is not True
-                and self.filters.sort in ("eigenvalue", "share")
+                and (bound.known is False or (ranked and bound.known is None))
+                and self.column is not None
             )
         ]

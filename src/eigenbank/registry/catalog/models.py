@@ -207,6 +207,18 @@ class DirectionTable(Base):
     )
 
 
+# Composites are one in a hundred: in the order of all, they would be found late.
+for _column in ("confidence", "effect", "selectivity", "consistency", "linearity", "locality", "drift"):
+    _order: Any = getattr(DirectionTable, _column)
+    _alone = DirectionTable.rank.is_(None)
+    Index(
+        f"ix_composites_{_column}",
+        _order if _column == "drift" else _order.desc(),
+        sqlite_where=_alone,
+        postgresql_where=_alone,
+    )
+
+
 class TextTable(Base):
     """A label's text, once. Its words are in `texts_fts` under the same number."""
 

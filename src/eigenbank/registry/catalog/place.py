@@ -12,7 +12,7 @@ from eigenbank.schemas.errors import CatalogError
 
 APPLICATION_ID = 0x45694264
 """`EiBd`, in the header of every catalog file: tells ours from other SQLite databases."""
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The number of the newest migration; `PRAGMA user_version` of a catalog."""
 
 _MAGIC = b"SQLite format 3\x00"
