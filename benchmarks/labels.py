@@ -144,7 +144,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     """Label the same directions again with other seeds: how many labels come back?"""
     start = 300_000 + 1_000 * number
     plan = Plan(
-        seeds=tuple(range(start, start + 4)),
+        seeds=tuple(range(start, start + 8)),
         confirm_seeds=tuple(range(start + 100, start + 112)),
         most=MOST,
         quality_seeds=0,

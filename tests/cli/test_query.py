@@ -366,6 +366,27 @@ def test_a_composite_is_searched_listed_and_shown(call, made) -> None:  # type: 
     assert (code, f"did you mean '{MADE}'" in err) == (1, True)
 
 
+def test_what_a_composite_is_made_of_is_shown_where_its_set_is_here(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    one = manifest("nord/made", {}, composites=("age",))
+    part = one.composites[0].parts[0]
+    with Catalog.open() as catalog:
+        catalog.add_set(one, location=str(tmp_path / "set"), digest="3")
+    made = "nord/made#composite/age"
+    code, out, err = call("show", made)
+    assert (code, part.direction in out) == (0, False)
+    assert f"what {made} is made of is in its set, which is not on this machine: eigenbank pull nord/made" in err
+    assert json.loads(call("show", made, "--format", "json")[1])[0]["parts"] is None
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "manifest.json").write_text(one.model_dump_json())
+    code, out, err = call("show", made)
+    assert (code, part.direction in out, err) == (0, True, "")
+    (row,) = json.loads(call("show", made, "--format", "json")[1])
+    assert row["parts"] == [{"direction": part.direction, "weight": part.weight}]
+    (tmp_path / "set" / "manifest.json").write_text("{")
+    code, _, err = call("show", made)
+    assert (code, "is not JSON" in err) == (0, True)
+
+
 def test_a_person_labels_a_composite(call, made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{MADE}\n"))
     assert call("labels", "add", "-", "mane", "--by", "ann")[0] == 0

@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options, names_given
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import emit, output_options, say
 from eigenbank.cli.rows import NOT_OF_COMPOSITES, direction_row, facts, put_out, put_out_page, quality_facts
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> No
     with Catalog.open() as catalog:
         found = [_one(catalog, name) for name in full]
     if fmt != "table" or quiet:
-        rows = [direction_row(row) for row in found]
+        rows = [direction_row(row) | {"parts": _parts(row)} for row in found]
         put_out("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")
         return
     for number, row in enumerate(found):
@@ -77,6 +77,9 @@ def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> No
         plain = direction_row(row)
         apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
         facts({key: value for key, value in plain.items() if key not in apart})
+        if parts := _parts(row):
+            click.echo()
+            emit(parts, ["direction", "weight"], fmt="table", quiet=False, key="direction")
         if row.quality is not None:
             click.echo()
             facts(quality_facts(row.quality))
@@ -100,6 +103,29 @@ def _one(catalog: "Catalog", name: str) -> "DirectionRow":
     if found is None:
         raise catalog.unknown_direction(name)
     return found
+
+
+def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
+    """What a composite is made of, the heaviest part first; None for a direction, or where its set cannot be read, which is
+    said.
+    """
+    from eigenbank.registry.hub.location import folder_of
+    from eigenbank.registry.sets import MANIFEST, read_manifest
+    from eigenbank.schemas.errors import SetError
+
+    if row.composite is None:
+        return None
+    folder = folder_of(row.location)
+    if not (folder / MANIFEST).is_file():
+        say(f"what {row.id} is made of is in its set, which is not on this machine: eigenbank pull {row.model_id}")
+        return None
+    try:
+        composites = read_manifest(folder).composites
+    except SetError as error:
+        say(str(error))
+        return None
+    parts = next((each.parts for each in composites if each.name == row.composite), ())
+    return [part.model_dump() for part in sorted(parts, key=lambda part: -abs(part.weight))]
 
 
 def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:

@@ -1,5 +1,6 @@
 """What a search asks, resolved: as conditions on directions, and as a test of some of them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,9 +31,13 @@ class Asked:
         self.column = None if filters.sort in ("match", "catalog") else getattr(DirectionTable, filters.sort)
         self.descending = self.ranked or filters.sort not in ("catalog", *_ASCENDING)
 
-    def conditions(self, indexed: Bound | None = None, *, sources: bool = True) -> list[Any]:
+    def conditions(
+        self, indexed: Bound | None = None, *, sources: bool = True, without: Sequence[Bound] = ()
+    ) -> list[Any]:
         """The conditions on directions; only the bound `indexed` may be a way in. `sources`: with that on the labels'."""
-        found = [condition for bound in self.bounds for condition in bound.conditions(indexed=bound is indexed)]
+        told = {id(bound) for bound in without}
+        bounds = [bound for bound in self.bounds if id(bound) not in told]
+        found = [condition for bound in bounds for condition in bound.conditions(indexed=bound is indexed)]
         if sources and self.test.sources is not None and not self.ranked:
             found.append(labelled_by(self.test))
         return found
@@ -71,17 +76,13 @@ class Asked:
         return None if self.matches is None else named_sets(self.connection, self.matches)
 
     def starting(self) -> list[Bound]:
-        """The bounds that an index in the order asked for can start from: on that column, or on the rank before it; or that
-        there is none, as of composites, which have indexes of their own.
+        """The bounds that an index in the order asked for tells by itself: on that column, on the rank before it, or that there
+        is none, of composites, which have indexes of their own.
         """
         ranked = self.filters.sort in ("eigenvalue", "share")
         return [
             bound
             for bound in self.bounds
             if bound.column is self.column
-            or (
-                bound.column is DirectionTable.rank
-                and (bound.known is False or (ranked and bound.known is None))
-                and self.column is not None
-            )
+            or (bound.column is DirectionTable.rank and (bound.known is False or (ranked and bound.known is None)))
         ]

@@ -210,7 +210,7 @@ class DirectionTable(Base):
 # Composites are one in a hundred: in the order of all, they would be found late.
 for _column in ("confidence", "effect", "selectivity", "consistency", "linearity", "locality", "drift"):
     _order: Any = getattr(DirectionTable, _column)
-    _alone = DirectionTable.rank.is_(None)
+    _alone = DirectionTable.composite.is_not(None)
     Index(
         f"ix_composites_{_column}",
         _order if _column == "drift" else _order.desc(),

@@ -121,7 +121,7 @@ def _sets(connection: Connection, filters: Filters) -> list[int] | None:
     if not conditions:
         return None
     statement = select(SetTable.id).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
-    return sorted(connection.scalars(statement.where(*conditions)))
+    return sorted(row[0] for row in rows_of(connection, statement.where(*conditions)))
 
 
 def _unknown_model(connection: Connection, model_id: str) -> UnknownNameError:
@@ -143,7 +143,7 @@ def _pick(connection: Connection, number: Any, name: Any, pattern: str) -> list[
         # Names are compared by code points: everything that begins so lies between these two.
         statement = statement.where(name >= prefix, name < prefix + "\U0010ffff")
     matches = matcher(pattern)
-    return [row[0] for row in connection.execute(statement) if matches(row[1])]
+    return [row[0] for row in rows_of(connection, statement) if matches(row[1])]
 
 
 def _explain(connection: Connection, filters: Filters, sets: list[int] | None) -> None:
@@ -248,7 +248,8 @@ def bounds(filters: Filters) -> list[Bound]:
     found = [bound for bound in found if bound.low is not None or bound.high is not None]
     if filters.composites is not None:
         found.append(Bound(DirectionTable.rank, known=not filters.composites))
-    elif any(pattern is not None and set(pattern) == {"*"} for pattern in (filters.layer, filters.recipe)):
+    any_but_one = any(pattern is not None and set(pattern) == {"*"} for pattern in (filters.layer, filters.recipe))
+    if any_but_one and filters.composites is not False:
         found.append(Bound(DirectionTable.rank, known=True))  # any layer or recipe, but there must be one
     return found
 

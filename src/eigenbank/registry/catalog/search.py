@@ -225,18 +225,18 @@ class Search(Asked):
             yield from batch
 
     def _walked(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
-        limits = self.conditions()
-        if self.column is None and not self.scope.everything and self.matches is None:
+        if self.column is None and self.matches is None and not (self.scope.everything and not self.conditions()):
             start = after.direction if after is not None else 0
-            for numbers in by_set(self.connection, self.scope, [], limits, start, wanted, budget):
+            if self.scope.everything:
+                found = by_number(self.connection, self.conditions(), start, wanted, budget)
+            else:
+                found = by_set(self.connection, self.scope, [], self.conditions(), start, wanted, budget)
+            for numbers in found:
                 yield [Position(0, None, number) for number in numbers]
             return
+        told = self.starting()
+        limits = self.conditions(without=told)
         everything = not limits and self.scope.everything and self.matches is None
-        if self.column is None and self.scope.everything and self.matches is None and limits:
-            start = after.direction if after is not None else 0
-            for numbers in by_number(self.connection, limits, start, wanted, budget):
-                yield [Position(0, None, number) for number in numbers]
-            return
         yield from by_column(
             self.connection,
             self.column,
@@ -245,7 +245,7 @@ class Search(Asked):
             after=after,
             wanted=wanted,
             budget=budget,
-            own=[condition for bound in self.starting() for condition in bound.conditions(indexed=True)],
+            own=[condition for bound in told for condition in _in_order(bound)],
         )
 
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
@@ -287,16 +287,17 @@ class Search(Asked):
             .join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
             .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
             .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-            .join(SetTable, SetTable.id == LayerTable.set_id)
             .where(*limits, *self.scope.conditions(indexed=False))
         )
+        in_sets = base.join(SetTable, SetTable.id == LayerTable.set_id)
         made: dict[tuple[int, ...], tuple[Any, Keep]] = {}
         found = {}
         for text, places in self.matches.mixed.items():
             key = tuple(map(id, places))
             if key not in made:
                 sets = sets_at(self.connection, places)
-                made[key] = (base.where(*conditions(places)), None) if sets is None else (plain, sets.holds)
+                whole = in_sets if any(place.checkpoints for place in places) else base
+                made[key] = (whole.where(*conditions(places)), None) if sets is None else (plain, sets.holds)
             found[text] = made[key]
         return found
 
@@ -315,3 +316,10 @@ class Search(Asked):
             for number in numbers:
                 if best[number][0] == NAMES:
                     yield Position(2 * NAMES, None, number)
+
+
+def _in_order(bound: Bound) -> list[Any]:
+    """The conditions of a bound as an index in the order asked for has them."""
+    if bound.column is DirectionTable.rank and bound.known is False:
+        return [DirectionTable.composite.is_not(None)]
+    return bound.conditions(indexed=True)

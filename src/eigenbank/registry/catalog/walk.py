@@ -152,13 +152,17 @@ def by_set(
     number = DirectionTable.id
     size, batch = 2, wanted
     while True:
-        sets = list(connection.scalars(candidates.where(SetTable.id >= first).limit(size)))
-        found = sorted(connection.scalars(spectra.where(among(LayerTable.set_id, sets)))) if sets else []
+        sets = [row[0] for row in rows_of(connection, candidates.where(SetTable.id >= first).limit(size))]
+        found = (
+            sorted(row[0] for row in rows_of(connection, spectra.where(among(LayerTable.set_id, sets)))) if sets else []
+        )
         budget.spend(len(found))
         for begin in range(0, len(found), 200):
             rows = select(number).where(among(DirectionTable.spectrum_id, found[begin : begin + 200]), *limits)
             while True:
-                numbers = list(connection.scalars(rows.where(number > start).order_by(number).limit(batch)))
+                numbers = [
+                    row[0] for row in rows_of(connection, rows.where(number > start).order_by(number).limit(batch))
+                ]
                 yield numbers
                 if len(numbers) < batch:
                     break

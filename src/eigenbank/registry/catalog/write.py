@@ -29,7 +29,7 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     StrayTable,
 )
-from eigenbank.registry.catalog.parts import parts
+from eigenbank.registry.catalog.parts import PARTS
 from eigenbank.registry.catalog.sql import insert_rows, intern, next_id, path_key
 from eigenbank.registry.catalog.write_labels import insert_labels, quality_rows
 
@@ -40,6 +40,7 @@ _CHECKPOINT = select(CheckpointTable.id).where(
 )
 _DELETE_STRAYS = delete(StrayTable).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 _COUNT = update(SetTable).where(SetTable.id == bindparam("set")).values(labels=bindparam("count"))
+_TEXT_AND_SOURCE = itemgetter(0, 1)
 _SELDOM = 200_000
 """After so many new objects the garbage collector looks for cycles while a catalog is filled."""
 
@@ -216,7 +217,9 @@ def _own_labels(
     own = record.labels
     if waiting:
         own = own + waiting.pop(record.name, [])
-    if len({(label.text, label.source) for label in own}) < len(own):
+    if not own:
+        return own, (0, None)
+    if len(own) > 1 and len(set(map(_TEXT_AND_SOURCE, own))) < len(own):
         own = distinct(own)
     sure = [label.confidence for label in own if label.confidence is not None]
-    return own, (len(own), parts(max(sure)) if sure else None)
+    return own, (len(own), round(max(sure) * PARTS) if sure else None)

@@ -45,9 +45,19 @@ def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]
             continue
         source, effect, selectivity, consistency, linearity, between, locality, drift, scale, steps, seeds = quality
         low, high = between or (None, None)
-        values = (effect, selectivity, consistency, linearity, low, high, locality, drift)
-        kept = [None if value is None else round(value * PARTS) for value in values]
-        found.append((sources[source], protocols[scale, steps, id(seeds)], *kept))
+        kept = (
+            sources[source],
+            protocols[scale, steps, id(seeds)],
+            None if effect is None else round(effect * PARTS),
+            None if selectivity is None else round(selectivity * PARTS),
+            None if consistency is None else round(consistency * PARTS),
+            None if linearity is None else round(linearity * PARTS),
+            None if low is None else round(low * PARTS),
+            None if high is None else round(high * PARTS),
+            None if locality is None else round(locality * PARTS),
+            None if drift is None else round(drift * PARTS),
+        )
+        found.append(kept)
     return found
 
 

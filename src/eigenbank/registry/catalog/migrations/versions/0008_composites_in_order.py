@@ -11,7 +11,7 @@ ORDERS = ("confidence", "effect", "selectivity", "consistency", "linearity", "lo
 
 
 def upgrade() -> None:
-    only = sa.text("rank IS NULL")
+    only = sa.text("composite IS NOT NULL")
     for name in (*ORDERS, "drift"):
         order = sa.text(f"{name} DESC" if name in ORDERS else name)
         op.create_index(f"ix_composites_{name}", "directions", [order], sqlite_where=only, postgresql_where=only)
