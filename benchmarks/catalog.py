@@ -28,7 +28,7 @@ from typing import Any
 
 from common import processor
 
-from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog import Catalog, Page
 from eigenbank.registry.catalog.content import (
     CheckpointData,
     CompositeData,
@@ -326,10 +326,11 @@ def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, 
                 times = _in_turns(catalogs, run, rounds)
                 found[f"{group}: {name}"] = {
                     size: {
-                        "p50": spread([statistics.median(busy for _, busy in values) for values in runs]),
-                        "clock_p50": spread([statistics.median(clock for clock, _ in values) for values in runs]),
-                        "p99": sorted(busy for _, busy in chain(*runs))[int(len(runs) * rounds * 0.99)],
-                        "clock_p99": sorted(clock for clock, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                        "p50": spread([statistics.median(busy for _, busy, _ in values) for values in runs]),
+                        "clock_p50": spread([statistics.median(clock for clock, _, _ in values) for values in runs]),
+                        "p99": sorted(busy for _, busy, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                        "clock_p99": sorted(clock for clock, _, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                        "rows": statistics.mean(rows for _, _, rows in chain(*runs)),
                     }
                     for size, runs in times.items()
                 }
@@ -337,8 +338,9 @@ def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, 
     return found
 
 
-def _in_turns(catalogs: dict[str, Catalog], run: Any, rounds: int) -> dict[str, list[list[tuple[float, float]]]]:
-    times: dict[str, list[list[tuple[float, float]]]] = {size: [] for size in catalogs}
+def _in_turns(catalogs: dict[str, Catalog], run: Any, rounds: int) -> dict[str, list[list[tuple[float, float, int]]]]:
+    """Milliseconds by the clock and by the processor, and the rows of the answer."""
+    times: dict[str, list[list[tuple[float, float, int]]]] = {size: [] for size in catalogs}
     for number in range(RUNS):
         sources = {size: random.Random(number) for size in catalogs}
         for size, catalog in catalogs.items():
@@ -347,9 +349,10 @@ def _in_turns(catalogs: dict[str, Catalog], run: Any, rounds: int) -> dict[str, 
         for _ in range(rounds):
             for size, catalog in catalogs.items():
                 started, before = time.perf_counter(), time.process_time()
-                run(catalog, sources[size])
+                answer = run(catalog, sources[size])
                 busy, clock = time.process_time() - before, time.perf_counter() - started
-                times[size][-1].append((clock * 1000, busy * 1000))
+                rows = len(answer) if isinstance(answer, Page | list) else answer is not None
+                times[size][-1].append((clock * 1000, busy * 1000, int(rows)))
     return times
 
 
@@ -432,6 +435,7 @@ def table(result: dict[str, Any]) -> str:
     slow = [name for name, one in text.items() if one["p50"]["median"] > 10]
     late = [name for name, one in text.items() if one["p99"] > 50]
     many = [name for name, one in growth.items() if one >= 2]
+    alike = [name for name in many if queries[name][last].get("rows", 0) <= 1.5 * queries[name][first].get("rows", 0)]
     whole = queries["one: one model, 500 rows"][last]["p50"]
     rows = [
         ("text search, p50 ≤ 10 ms", f"{max(one['p50']['median'] for one in text.values()):.1f} ms the slowest", slow),
@@ -443,6 +447,11 @@ def table(result: dict[str, Any]) -> str:
             max(deep.values()) > 1.25,
         ),
         (f"growth from {int(first):,} to {int(last):,} < 2 ×", f"{max(growth.values()):.2f} × the worst", many),
+        (
+            "… of those whose answers are about as long",
+            f"{max((growth[name] for name in alike), default=0):.2f} × the worst" if alike else "all below",
+            alike,
+        ),
         ("import ≥ 20,000 directions/s, in bulk", f"{large['per_second']:,.0f}", large["per_second"] < 20_000),
         *(
             (f"… {what}, {int(result['imports']['size']):,}", _three(rate, ",.0f"), rate["median"] < 20_000)
@@ -478,7 +487,9 @@ def table(result: dict[str, Any]) -> str:
     ]
     for query, own in queries.items():
         cells = [f"{one['p50']['median']:.1f} / {one['p99']:.1f}" for one in own.values()]
-        lines.append(f"| {query} | {' | '.join(cells)} | {growth[query]:.2f} × |")
+        rows_of = [own[size].get("rows", 0) for size in (first, last)]
+        longer = f" (of {rows_of[0]:.0f} → {rows_of[1]:.0f} rows)" if rows_of[1] > 1.5 * rows_of[0] else ""
+        lines.append(f"| {query} | {' | '.join(cells)} | {growth[query]:.2f} ×{longer} |")
     lines += ["", "| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
     for title, value in (
         ("filled in bulk, directions/s", lambda one: f"{one['per_second']:,.0f}"),

@@ -375,11 +375,13 @@ def figures(found: Readings) -> dict[str, Any]:
 
 def resampled(found: Readings) -> dict[str, Tensor]:
     """Every column over resamples of the seeds, `(RESAMPLES,)`: the same resamples for all methods on as many seeds."""
-    generator = torch.Generator().manual_seed(0)
+    generators = [torch.Generator().manual_seed(number) for number in range(3)]
     counts = [LINEAR if part is None else part.odd.shape[1] for part in (found.search, found.report, found.half)]
     rows = []
     for _ in range(RESAMPLES):
-        search, report, half = (torch.randint(n, (n,), generator=generator) for n in counts)
+        search, report, half = (
+            torch.randint(n, (n,), generator=own) for n, own in zip(counts, generators, strict=True)
+        )
         rows.append(
             columns(
                 found.search and found.search.on(search), found.report.on(report), found.half and found.half.on(half)
@@ -465,7 +467,7 @@ SHOWN = (
 
 @click.command()
 @click.option("--per-layer", default=8, show_default=True, help="Directions of each of the seven layers.")
-@click.option("--seeds", default=12, show_default=True, help="Seeds to tell of, none of which found anything.")
+@click.option("--seeds", default=36, show_default=True, help="Seeds to tell of, none of which found anything.")
 @click.option("--steps", default=10, show_default=True)
 @click.option("--samples", default=512, show_default=True, help="Unedited runs for PCA.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
@@ -526,10 +528,12 @@ def methods(pipe: Any, measure: Measure, per_layer: int, samples: int, steps: in
     for name, basis in bases.items():
         yield of_bank(name, pipe, basis, per_layer, seconds if name == OURS else 0.0)
     yield of_bank("random unit vectors, drawn again", pipe, home.randomised(per_layer, seed=2), per_layer, 0.0)
-    yield of_bank("bottom eigenvectors", pipe, home, per_layer, seconds, bottom=True)
+    yield of_bank(BOTTOM, pipe, home, per_layer, seconds, bottom=True)
+    bases[BOTTOM] = home
     for name, sizes in COMPOSED.items():
-        parts = chosen_of(bases[name], per_layer)
-        seen, _ = measure.effects(of_bank(name, pipe, bases[name], per_layer, 0.0), SEARCH, SCALE)
+        bottom = name == BOTTOM
+        parts = chosen_of(bases[name], per_layer, bottom)
+        seen, _ = measure.effects(of_bank(name, pipe, bases[name], per_layer, 0.0, bottom), SEARCH, SCALE)
         evaluations = (2 * len(parts) + 1) * len(SEARCH) * steps
         for most in sizes:
             yield composites(f"composites of {name}", pipe, parts, seen, most, evaluations)
@@ -542,7 +546,9 @@ def methods(pipe: Any, measure: Measure, per_layer: int, samples: int, steps: in
 
 OURS, RANDOM = "eigenvectors", "random unit vectors"
 UNTRAINED, GAUSSIAN = "eigenvectors of an untrained copy", "eigenvectors of Gaussian matrices"
-COMPOSED = {OURS: (4, 8, 32), RANDOM: (4, 8, 32), UNTRAINED: (8,), GAUSSIAN: (8,)}
+BOTTOM = "bottom eigenvectors"
+SIZES = (4, 8, 32)
+COMPOSED = {OURS: SIZES, RANDOM: SIZES, UNTRAINED: SIZES, GAUSSIAN: SIZES, BOTTOM: SIZES}
 """Of whose directions composites are made, and of how many at most."""
 
 
@@ -583,8 +589,18 @@ def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Which method is held against which."""
     return [
         *((OURS, other) for other in methods if other != OURS and not _made_of(other)),
-        *((f"composites of {OURS}, {most} parts", f"composites of {RANDOM}, {most} parts") for most in (4, 8, 32)),
-        *((f"composites of {OURS}, 8 parts", f"composites of {name}, 8 parts") for name in (UNTRAINED, GAUSSIAN)),
+        *(
+            (f"composites of {OURS}, {most} parts", f"composites of {name}, {most} parts")
+            for most in SIZES
+            for name in COMPOSED
+            if name != OURS
+        ),
+        *(
+            (f"composites of {OURS}, {most} parts", other)
+            for most in SIZES
+            for other in methods
+            if other.endswith("of h-space")
+        ),
         (f"{OURS}, turned", f"{RANDOM}, turned"),
     ]
 

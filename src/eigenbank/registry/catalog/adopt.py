@@ -4,6 +4,7 @@ from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import dump, read, write
 from eigenbank.registry.catalog.content import composites_of
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError
 
@@ -34,4 +35,4 @@ def adopt_composites(connection: Connection) -> None:
         entry = dump.checkpoint(connection, row.model_id, row.revision or "") if found else None
         if entry is not None and entry.set is not None and not entry.set.composites:
             entry.set.composites = found
-            write.replace(connection, entry)
+            write.replace(Numbering(connection), entry)

@@ -11,6 +11,7 @@ from eigenbank.registry.catalog import names, read, seed, write, write_labels
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.place import locate
 from eigenbank.registry.catalog.reader import Reader
 from eigenbank.registry.catalog.rows import parse_name
@@ -99,13 +100,13 @@ class Catalog(Reader):
             manifest, location=location, digest=digest, checkpoint_path=checkpoint_path, repo=repo, commit=commit
         )
         with self._change() as connection:
-            write.add(connection, entry)
+            write.add(Numbering(connection), entry)
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
-        with self._change(much=True) as connection, write.filling(connection):
+        with self._change(much=True) as connection, write.filling(connection) as numbers:
             for entry in entries:
-                write.add(connection, entry)
+                write.add(numbers, entry)
 
     def set_published(self, digest: str, repo: str, commit: str) -> bool:
         """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""

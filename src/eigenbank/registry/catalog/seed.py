@@ -8,6 +8,7 @@ from eigenbank.registry.catalog import write
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import ShippedTable
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.schemas import Manifest
 
 Entry = tuple[str, str, Manifest, str]
@@ -36,11 +37,12 @@ def offer(database: Database, entries: Iterable[Entry]) -> None:
     with database.writing() as connection:
         # Asked again: another process may have been faster.
         seen = set(connection.scalars(select(ShippedTable.digest)))
+        numbers = Numbering(connection)
         for location, checkpoint_path, manifest, digest in entries:
             if digest in seen:
                 continue
             write.add(
-                connection,
+                numbers,
                 from_manifest(manifest, location=location, digest=digest, checkpoint_path=checkpoint_path),
             )
             connection.execute(insert(ShippedTable), {"digest": digest})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Double, Integer, Text, bindparam, func, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Dialect, Double, Integer, Text, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -81,22 +81,6 @@ def unindexed(column: Any) -> Any:
     return column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
 
 
-def next_id(connection: Connection, table: type[Base]) -> int:
-    """Return the first free number of a table. Safe because only one transaction at a time may write."""
-    return int(connection.execute(_next_id(table)).scalar_one())
-
-
-@lru_cache(maxsize=64)
-def _next_id(table: type[Base]) -> Any:
-    return select(func.coalesce(func.max(table.__table__.c.id), 0) + 1)
-
-
-@lru_cache(maxsize=64)
-def _known(table: type[Base], column: str) -> Any:
-    key = table.__table__.c[column]
-    return select(key, table.__table__.c.id).where(among(key, "values"))
-
-
 @lru_cache(maxsize=64)
 def _insertion(table: type[Base], dialect: str) -> str:
     def quote(name: str) -> str:
@@ -120,21 +104,6 @@ def insert_rows(connection: Connection, table: type[Base], rows: Sequence[tuple[
                 copy.write_row(row)
     else:
         connection.exec_driver_sql(statement, list(rows))
-
-
-def intern(connection: Connection, table: type[Base], column: str, values: Iterable[str]) -> dict[str, int]:
-    """Return the number of every string in a table that holds each once, adding those it lacks."""
-    wanted = list(dict.fromkeys(values))
-    if not wanted:
-        return {}
-    known: dict[str, int] = dict(rows_of(connection, _known(table, column), {"values": wanted}))
-    missing = [value for value in wanted if value not in known]
-    if missing:
-        first = next_id(connection, table)
-        added = {value: first + index for index, value in enumerate(missing)}
-        insert_rows(connection, table, [(number, value) for value, number in added.items()])
-        known.update(added)
-    return known
 
 
 def rows_of(connection: Connection, statement: Any, values: dict[str, Any] | None = None) -> list[Any]:

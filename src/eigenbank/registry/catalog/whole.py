@@ -17,6 +17,7 @@ from eigenbank.registry.catalog.content import (
     distinct,
 )
 from eigenbank.registry.catalog.models import ShippedTable
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.schemas.errors import CatalogError
 
@@ -84,9 +85,9 @@ def _copy(catalog: "Catalog", path: Path) -> Counts:
 def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
-        with write.filling(writing):
+        with write.filling(writing) as numbers:
             for entry in dump.checkpoints(reading):
-                write.replace(writing, entry)
+                write.replace(numbers, entry)
                 total = total.with_(entry)
         _offered(writing, _shipped(reading))
     return total
@@ -108,19 +109,19 @@ def import_file(catalog: "Catalog", path: Path) -> Counts:
         with Catalog.open(path, shipped=False) as source, source._database.reading() as reading:
             with catalog._change(much=True) as writing:
                 total = Counts()
-                with write.filling(writing):
+                with write.filling(writing) as numbers:
                     for entry in dump.checkpoints(reading):
-                        write.add(writing, entry)
+                        write.add(numbers, entry)
                         total = total.with_(entry)
                 _offered(writing, _shipped(reading))
             return total
     total = Counts()
-    with catalog._change(much=True) as connection, write.filling(connection):
+    with catalog._change(much=True) as connection, write.filling(connection) as numbers:
         for found in transfer.read_file(path):
             if isinstance(found, list):
                 _offered(connection, found)
             else:
-                write.add(connection, found)
+                write.add(numbers, found)
                 total = total.with_(found)
     return total
 
@@ -135,16 +136,17 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
         raise CatalogError(message)
     differences: list[Difference] = []
     with other._database.reading() as reading, catalog._change(much=True) as writing:
+        numbers = Numbering(writing)
         for theirs in dump.checkpoints(reading):
             ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
             if ours is None:
-                write.replace(writing, theirs)
+                write.replace(numbers, theirs)
                 differences.append(Difference(theirs.model_id, theirs.revision or None, "model only there: added", 1))
                 continue
             merged, found = merge_entries(ours, theirs)
             differences += found
             if merged != ours:
-                write.replace(writing, merged)
+                write.replace(numbers, merged)
         _offered(writing, _shipped(reading))
     return differences
 

@@ -29,8 +29,9 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     StrayTable,
 )
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.parts import PARTS
-from eigenbank.registry.catalog.sql import insert_rows, intern, next_id, path_key
+from eigenbank.registry.catalog.sql import insert_rows, path_key
 from eigenbank.registry.catalog.write_labels import insert_labels, quality_rows
 
 _SET_ID = select(SetTable.id)
@@ -45,26 +46,26 @@ _SELDOM = 200_000
 """After so many new objects the garbage collector looks for cycles while a catalog is filled."""
 
 
-def add(connection: Connection, entry: CheckpointData) -> None:
+def add(numbers: Numbering, entry: CheckpointData) -> None:
     """Put a checkpoint's set in, in the place of the one it had. People's labels are carried over; those whose direction
     the new set lacks wait for one that has it.
     """
-    checkpoint_id = put_checkpoint(connection, entry)
+    checkpoint_id = put_checkpoint(numbers, entry)
     waiting: dict[str, list[LabelData]] = {name: list(labels) for name, labels in entry.strays.items()}
-    for name, labels in _take_out(connection, checkpoint_id).items():
+    for name, labels in _take_out(numbers.connection, checkpoint_id).items():
         waiting.setdefault(name, []).extend(label for label in labels if label.human)
-    _put_set(connection, checkpoint_id, entry, waiting)
+    _put_set(numbers, checkpoint_id, entry, waiting)
 
 
-def replace(connection: Connection, entry: CheckpointData) -> None:
+def replace(numbers: Numbering, entry: CheckpointData) -> None:
     """Put a checkpoint's set and strays in as they are, whatever was there before."""
-    checkpoint_id = put_checkpoint(connection, entry)
-    _take_out(connection, checkpoint_id)
-    _put_set(connection, checkpoint_id, entry, {name: list(labels) for name, labels in entry.strays.items()})
+    checkpoint_id = put_checkpoint(numbers, entry)
+    _take_out(numbers.connection, checkpoint_id)
+    _put_set(numbers, checkpoint_id, entry, {name: list(labels) for name, labels in entry.strays.items()})
 
 
 @contextmanager
-def filling(connection: Connection) -> Iterator[None]:
+def filling(connection: Connection) -> Iterator[Numbering]:
     """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
     once takes a fraction of the time of putting each in its place.
     """
@@ -78,7 +79,7 @@ def filling(connection: Connection) -> Iterator[None]:
     # Millions of short-lived rows pass, none of them part of a cycle: looking for cycles would take as long as the rest.
     gc.set_threshold(thresholds[0] and max(thresholds[0], _SELDOM), *thresholds[1:])
     try:
-        yield
+        yield Numbering(connection)
     finally:
         gc.set_threshold(*thresholds)
     if empty:
@@ -87,22 +88,22 @@ def filling(connection: Connection) -> Iterator[None]:
 
 
 def _put_set(
-    connection: Connection, checkpoint_id: int, entry: CheckpointData, waiting: dict[str, list[LabelData]]
+    numbers: Numbering, checkpoint_id: int, entry: CheckpointData, waiting: dict[str, list[LabelData]]
 ) -> None:
     """Insert the set with the labels that wait for its directions; keep those that go on waiting."""
     if entry.set is not None:
-        set_id = next_id(connection, SetTable)
+        set_id = numbers.take(SetTable)
         row = (set_id, checkpoint_id, *entry.set.facts, len(entry.set.directions), 0)
-        insert_rows(connection, SetTable, [row])
-        layers = _layers(connection, set_id, entry.set.layers)
-        labels = _directions(connection, layers, entry.set.directions, waiting)
-        labels += _composites(connection, set_id, entry.set.composites, waiting)
-        connection.execute(_COUNT, {"set": set_id, "count": labels})
+        insert_rows(numbers.connection, SetTable, [row])
+        layers = _layers(numbers, set_id, entry.set.layers)
+        labels = _directions(numbers, layers, entry.set.directions, waiting)
+        labels += _composites(numbers, set_id, entry.set.composites, waiting)
+        numbers.connection.execute(_COUNT, {"set": set_id, "count": labels})
     left = [(name, stray_text(label)) for name, labels in waiting.items() for label in distinct(labels)]
     if left:
-        first = next_id(connection, StrayTable)
+        first = numbers.take(StrayTable, len(left))
         rows = [(first + index, checkpoint_id, name, text) for index, (name, text) in enumerate(left)]
-        insert_rows(connection, StrayTable, rows)
+        insert_rows(numbers.connection, StrayTable, rows)
 
 
 def set_published(connection: Connection, digest: str, repo: str, commit: str) -> bool:
@@ -111,16 +112,17 @@ def set_published(connection: Connection, digest: str, repo: str, commit: str) -
     return bool(connection.execute(statement).rowcount)
 
 
-def put_checkpoint(connection: Connection, entry: CheckpointData) -> int:
+def put_checkpoint(numbers: Numbering, entry: CheckpointData) -> int:
     """Insert a checkpoint, or bring the one of that model and revision up to date. Returns its number."""
     values: dict[str, Any] = {"denoiser": entry.denoiser, "component": entry.component, "licence": entry.licence}
     if entry.path is not None:
         values["path"] = path_key(entry.path)
+    connection = numbers.connection
     found: int | None = connection.execute(_CHECKPOINT, {"model": entry.model_id, "revision": entry.revision}).scalar()
     if found is not None:
         connection.execute(update(CheckpointTable).where(CheckpointTable.id == found).values(values))
         return found
-    number = next_id(connection, CheckpointTable)
+    number = numbers.take(CheckpointTable)
     values |= {"id": number, "model_id": entry.model_id, "revision": entry.revision}
     connection.execute(insert(CheckpointTable), values)
     fts.add(connection, "models", [(number, entry.model_id)])
@@ -139,22 +141,20 @@ def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[Labe
     return found
 
 
-def _layers(connection: Connection, set_id: int, layers: Sequence[LayerData]) -> dict[str, int]:
+def _layers(numbers: Numbering, set_id: int, layers: Sequence[LayerData]) -> dict[str, int]:
     """Insert the layers. Returns their numbers by name."""
-    before = next_id(connection, NameTable)
-    names = intern(connection, NameTable, "name", (layer.name for layer in layers))
-    fts.add(connection, "names", ((number, name) for name, number in names.items() if number >= before))
-    first = next_id(connection, LayerTable)
+    names = numbers.strings(NameTable, "name", (layer.name for layer in layers), words="names")
+    first = numbers.take(LayerTable, len(layers))
     rows = [
         (first + index, set_id, names[layer.name], layer.kind, layer.width, layer.heads)
         for index, layer in enumerate(layers)
     ]
-    insert_rows(connection, LayerTable, rows)
+    insert_rows(numbers.connection, LayerTable, rows)
     return {layer.name: first + index for index, layer in enumerate(layers)}
 
 
 def _directions(
-    connection: Connection,
+    numbers: Numbering,
     layers: Mapping[str, int],
     records: Sequence[DirectionData],
     waiting: dict[str, list[LabelData]],
@@ -162,12 +162,12 @@ def _directions(
     """Insert the directions, grouped by spectrum and in order of rank, with their labels and those that wait for them,
     which are taken from there. Returns how many labels.
     """
-    recipes = intern(connection, RecipeTable, "slug", (record.recipe for record in records))
-    qualities = quality_rows(connection, [record.quality for record in records])
+    recipes = numbers.strings(RecipeTable, "slug", (record.recipe for record in records))
+    qualities = quality_rows(numbers, [record.quality for record in records])
     groups: dict[tuple[int, int], list[tuple[DirectionData, tuple[Any, ...]]]] = {}
     for record, quality in zip(records, qualities, strict=True):
         groups.setdefault((layers[record.layer], recipes[record.recipe]), []).append((record, quality))
-    spectrum, number = next_id(connection, SpectrumTable), next_id(connection, DirectionTable)
+    spectrum, number = numbers.take(SpectrumTable, len(groups)), numbers.take(DirectionTable, len(records))
     spectra: list[tuple[Any, ...]] = []
     directions: list[tuple[Any, ...]] = []
     labels: list[tuple[int, int | None, LabelData]] = []
@@ -180,33 +180,33 @@ def _directions(
             labels.extend([(number, record.rank, label) for label in own])
             number += 1
         spectrum += 1
-    insert_rows(connection, SpectrumTable, spectra)
-    insert_rows(connection, DirectionTable, directions)
-    insert_labels(connection, labels)
+    insert_rows(numbers.connection, SpectrumTable, spectra)
+    insert_rows(numbers.connection, DirectionTable, directions)
+    insert_labels(numbers, labels)
     return len(labels)
 
 
 def _composites(
-    connection: Connection, set_id: int, records: Sequence[CompositeData], waiting: dict[str, list[LabelData]]
+    numbers: Numbering, set_id: int, records: Sequence[CompositeData], waiting: dict[str, list[LabelData]]
 ) -> int:
     """Insert the composites behind the set's directions, with their labels and those that wait for them, which are taken
     from there. Returns how many labels.
     """
     if not records:
         return 0
-    layer, spectrum = next_id(connection, LayerTable), next_id(connection, SpectrumTable)
-    insert_rows(connection, LayerTable, [(layer, set_id, None, None, None, None)])
-    insert_rows(connection, SpectrumTable, [(spectrum, layer, None, len(records))])
-    qualities = quality_rows(connection, [record.quality for record in records])
+    layer, spectrum = numbers.take(LayerTable), numbers.take(SpectrumTable)
+    insert_rows(numbers.connection, LayerTable, [(layer, set_id, None, None, None, None)])
+    insert_rows(numbers.connection, SpectrumTable, [(spectrum, layer, None, len(records))])
+    qualities = quality_rows(numbers, [record.quality for record in records])
     composites: list[tuple[Any, ...]] = []
     labels: list[tuple[int, int | None, LabelData]] = []
-    first = next_id(connection, DirectionTable)
+    first = numbers.take(DirectionTable, len(records))
     for number, (record, quality) in enumerate(zip(records, qualities, strict=True), first):
         own, counted = _own_labels(record, waiting)
         composites.append((number, spectrum, None, None, None, None, *counted, *quality, record.bare))
         labels.extend([(number, None, label) for label in own])
-    insert_rows(connection, DirectionTable, composites)
-    insert_labels(connection, labels)
+    insert_rows(numbers.connection, DirectionTable, composites)
+    insert_labels(numbers, labels)
     return len(labels)
 
 

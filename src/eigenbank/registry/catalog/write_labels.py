@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData, label_data
 from eigenbank.registry.catalog.models import (
     DirectionTable,
@@ -19,8 +18,9 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     TextTable,
 )
+from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.parts import PARTS
-from eigenbank.registry.catalog.sql import among, insert_rows, intern, next_id, rows_of
+from eigenbank.registry.catalog.sql import among, insert_rows, rows_of
 from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
 from eigenbank.schemas import Label
 
@@ -33,11 +33,11 @@ _PROTOCOLS = select(ProtocolTable.digest, ProtocolTable.id).where(among(Protocol
 _NONE = (None,) * len(QUALITY_COLUMNS)
 
 
-def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]) -> list[tuple[Any, ...]]:
+def quality_rows(numbers: Numbering, qualities: Sequence[QualityData | None]) -> list[tuple[Any, ...]]:
     """Return what qualities are stored as (see `stored.QUALITY_COLUMNS`), their sources and protocols put in."""
     known = [quality for quality in qualities if quality is not None]
-    sources = intern(connection, SourceTable, "name", sorted({quality.source for quality in known}))
-    protocols = _by_identity(connection, known)
+    sources = numbers.strings(SourceTable, "name", sorted({quality.source for quality in known}))
+    protocols = _by_identity(numbers, known)
     found: list[tuple[Any, ...]] = []
     for quality in qualities:
         if quality is None:
@@ -61,16 +61,16 @@ def quality_rows(connection: Connection, qualities: Sequence[QualityData | None]
     return found
 
 
-def insert_labels(connection: Connection, labels: list[tuple[int, int | None, LabelData]]) -> None:
+def insert_labels(numbers: Numbering, labels: list[tuple[int, int | None, LabelData]]) -> None:
     """Insert labels, given with the number of their direction and its rank, where it has one. The caller keeps the counts."""
     if not labels:
         return
     names = {label.text for _, _, label in labels}
     evidences = [label.evidence for _, _, label in labels if label.evidence is not None]
     names.update([evidence.runner_up for evidence in evidences if evidence.runner_up])
-    texts = intern_texts(connection, sorted(names))
-    sources = intern(connection, SourceTable, "name", sorted({label.source for _, _, label in labels}))
-    protocols = _by_identity(connection, evidences)
+    texts = label_texts(numbers, sorted(names))
+    sources = numbers.strings(SourceTable, "name", sorted({label.source for _, _, label in labels}))
+    protocols = _by_identity(numbers, evidences)
     rows: list[tuple[Any, ...]] = []
     for number, rank, (text, source, polarity, confidence, created, note, evidence) in labels:
         sure = None if confidence is None else round(confidence * PARTS)
@@ -94,28 +94,25 @@ def insert_labels(connection: Connection, labels: list[tuple[int, int | None, La
         rows.append(facts + measured)
     # In the order of the key, which no two share: pages are then filled one after the other.
     rows.sort()
-    insert_rows(connection, LabelTable, rows)
+    insert_rows(numbers.connection, LabelTable, rows)
 
 
-def intern_texts(connection: Connection, texts: Iterable[str]) -> dict[str, int]:
+def label_texts(numbers: Numbering, texts: Iterable[str]) -> dict[str, int]:
     """Return the numbers of label texts, adding those that are new to the table and to the word index."""
-    first = next_id(connection, TextTable)
-    numbers = intern(connection, TextTable, "text", texts)
-    fts.add(connection, "texts", ((number, text) for text, number in numbers.items() if number >= first))
-    return numbers
+    return numbers.strings(TextTable, "text", texts, words="texts")
 
 
-def _by_identity(connection: Connection, measured: Sequence[EvidenceData | QualityData]) -> dict[Any, int]:
+def _by_identity(numbers: Numbering, measured: Sequence[EvidenceData | QualityData]) -> dict[Any, int]:
     """Return the numbers of protocols by scale, steps and the identity of their seeds: most share few lists of those, which
     are long to compare. They must live on while the result is used.
     """
     different = {(one.scale, one.steps, id(one.seeds)): one for one in measured}
     found = {key: (one.scale, one.steps, one.seeds) for key, one in different.items()}
-    numbers = _protocols(connection, set(found.values()))
-    return {key: numbers[protocol] for key, protocol in found.items()}
+    known = _protocols(numbers, set(found.values()))
+    return {key: known[protocol] for key, protocol in found.items()}
 
 
-def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
+def _protocols(numbers: Numbering, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
     digests: dict[str, Protocol] = {}
     seeds_of: dict[str, str] = {}
     for scale, steps, seeds in sorted(protocols):
@@ -125,23 +122,24 @@ def _protocols(connection: Connection, protocols: Iterable[Protocol]) -> dict[Pr
         seeds_of[digest] = text
     if not digests:
         return {}
-    known: dict[str, int] = dict(rows_of(connection, _PROTOCOLS, {"digests": list(digests)}))
+    known: dict[str, int] = dict(rows_of(numbers.connection, _PROTOCOLS, {"digests": list(digests)}))
     missing = [digest for digest in digests if digest not in known]
     if missing:
-        first = next_id(connection, ProtocolTable)
+        first = numbers.take(ProtocolTable, len(missing))
         known.update({digest: first + index for index, digest in enumerate(missing)})
         rows = [(known[digest], *digests[digest][:2], digest, seeds_of[digest]) for digest in missing]
-        insert_rows(connection, ProtocolTable, rows)
+        insert_rows(numbers.connection, ProtocolTable, rows)
     return {protocol: known[digest] for digest, protocol in digests.items()}
 
 
 def put_label(connection: Connection, direction_id: int, label: Label) -> None:
     """Give a direction a label, in the place of the one of the same text and source."""
-    texts = intern_texts(connection, [label.text])
-    sources = intern(connection, SourceTable, "name", [label.source])
+    numbers = Numbering(connection)
+    texts = label_texts(numbers, [label.text])
+    sources = numbers.strings(SourceTable, "name", [label.source])
     remove_label(connection, direction_id, texts[label.text], sources[label.source])
     rank = connection.execute(select(DirectionTable.rank).where(DirectionTable.id == direction_id)).scalar_one()
-    insert_labels(connection, [(direction_id, rank, label_data(label))])
+    insert_labels(numbers, [(direction_id, rank, label_data(label))])
     recount(connection, direction_id)
 
 
