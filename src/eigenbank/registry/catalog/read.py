@@ -43,7 +43,7 @@ _SETS = select(
     SetTable.builder,
 ).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
 
-_FACTS = select(
+FACTS = (
     DirectionTable.id,
     DirectionTable.spectrum_id,
     DirectionTable.rank,
@@ -53,8 +53,8 @@ _FACTS = select(
     DirectionTable.composite,
     *QUALITY_COLUMNS,
 )
-_DIRECTIONS = _FACTS.where(among(DirectionTable.id, "numbers"))
-_DIRECTIONS_IN_ROW = _FACTS.where(between(DirectionTable.id))
+_DIRECTIONS = select(*FACTS).where(among(DirectionTable.id, "numbers"))
+_DIRECTIONS_IN_ROW = select(*FACTS).where(between(DirectionTable.id))
 
 _SPECTRA = (
     select(
@@ -171,31 +171,12 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     spectra = {row[0]: row for row in rows_of(connection, _SPECTRA, {"numbers": wanted})}
     labels = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
     stored = Stored()
-    stored.learn(connection, labels, [row[7:] for row in rows.values()])
+    stored.learn(connection, labels, [row[7:9] for row in rows.values()])
     told, raw = Told(stored), _by_direction(labels)
     found = []
     for number in numbers:
-        _, spectrum, rank, eigenvalue, share, gap, composite, *measured = rows[number]
-        _, model_id, revision, layer, kind, width, recipe, location = spectra[spectrum]
-        own = raw.get(number, ())
-        row = DirectionRow(
-            model_id,
-            revision or None,
-            layer,
-            kind,
-            width,
-            recipe,
-            rank,
-            eigenvalue,
-            share,
-            gap,
-            composite,
-            location,
-            own,
-            measured,
-            told,
-        )
-        found.append(row)
+        facts = rows[number]
+        found.append(DirectionRow(spectra[facts[1]], facts, raw.get(number, ()), told))
     return found
 
 

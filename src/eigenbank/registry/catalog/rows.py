@@ -1,7 +1,7 @@
 """What the catalog gives back: plain rows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -45,31 +45,91 @@ class Source(Protocol):
         ...
 
 
-@dataclass(slots=True)
+Place = tuple[int, str, str, str | None, str | None, int | None, str | None, str]
+"""Where a direction is of: the spectrum's number, model id, revision ('' for none), layer, kind, width, recipe, location."""
+
+
 class DirectionRow:
     """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
     for layer, kind, width, recipe, rank, eigenvalue, share and gap.
 
-    Its labels and quality were read with it; they are made objects when they are asked for, since most rows are only
-    looked at.
+    Its labels and quality were read with it. Everything is made when it is asked for, since most rows are only looked at.
     """
 
-    model_id: str
-    revision: str | None
-    layer: str | None
-    kind: str | None
-    width: int | None
-    recipe: str | None
-    rank: int | None
-    eigenvalue: float | None
-    share: float | None
-    gap: float | None
-    composite: str | None
-    location: str
-    _raw: Sequence[Any] = field(repr=False)
-    _measured: Sequence[Any] = field(repr=False)
-    _source: Source = field(repr=False, compare=False)
-    _labels: tuple[Label, ...] | None = field(default=None, repr=False, compare=False)
+    __slots__ = ("_facts", "_labels", "_place", "_raw", "_source")
+
+    def __init__(self, place: Place, facts: Sequence[Any], raw: Sequence[Any], source: Source) -> None:
+        """Hold what was read: `facts` are a row of `read.FACTS`, `raw` rows of `stored.LABEL_COLUMNS`."""
+        self._place = place
+        self._facts = facts
+        self._raw = raw
+        self._source = source
+        self._labels: tuple[Label, ...] | None = None
+
+    @property
+    def model_id(self) -> str:
+        """The checkpoint's id."""
+        return self._place[1]
+
+    @property
+    def revision(self) -> str | None:
+        """The checkpoint's revision; None where there is none."""
+        return self._place[2] or None
+
+    @property
+    def layer(self) -> str | None:
+        """Name of the self-attention layer."""
+        return self._place[3]
+
+    @property
+    def kind(self) -> str | None:
+        """What the layer's tokens are."""
+        return self._place[4]
+
+    @property
+    def width(self) -> int | None:
+        """The layer's width."""
+        return self._place[5]
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe in its written form."""
+        return self._place[6]
+
+    @property
+    def location(self) -> str:
+        """Where the set is: a folder, or a place such as `shipped:NAME` or `hub:REPO@COMMIT`."""
+        return self._place[7]
+
+    @property
+    def rank(self) -> int | None:
+        """Place in the spectrum; 0 is the largest eigenvalue."""
+        rank: int | None = self._facts[2]
+        return rank
+
+    @property
+    def eigenvalue(self) -> float | None:
+        """Eigenvalue of the recipe's Gram matrix."""
+        eigenvalue: float | None = self._facts[3]
+        return eigenvalue
+
+    @property
+    def share(self) -> float | None:
+        """The eigenvalue's share of the spectrum's sum."""
+        share: float | None = self._facts[4]
+        return share
+
+    @property
+    def gap(self) -> float | None:
+        """Distance to the next eigenvalue, over the largest; None where it is not known."""
+        gap: float | None = self._facts[5]
+        return gap
+
+    @property
+    def composite(self) -> str | None:
+        """A composite's name; None for a direction."""
+        composite: str | None = self._facts[6]
+        return composite
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -91,7 +151,7 @@ class DirectionRow:
     @property
     def quality(self) -> Quality | None:
         """How it behaves as a slider; None where that is not known."""
-        return self._source.quality(self._measured)
+        return self._source.quality(self._facts[7:])
 
     @property
     def name(self) -> str:
@@ -104,6 +164,19 @@ class DirectionRow:
     def id(self) -> str:
         """The full name: `MODEL_ID#`, and the name within the model."""
         return f"{self.model_id}#{self.name}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DirectionRow):
+            return NotImplemented
+        return self._told() == other._told()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _told(self) -> tuple[object, ...]:
+        return self._place[1:], self._facts[2:], self._raw
+
+    def __repr__(self) -> str:
+        return f"<DirectionRow {self.id}>"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ class Search(Asked):
                 driver = self._driver(MANY)
         if driver is None:
             return self._page(self._stepwise(after, wanted, Budget(None)), wanted)
+        if driver.scope and after is None and self.column is None and self.matches is None and not self.conditions():
+            values = {"numbers": self.scope.spectra, "count": wanted}
+            return [Position(0, None, row[0]) for row in rows_of(self.connection, _OF_SPECTRA, values)]
         return self._page(self._gathered(driver, after, wanted), wanted)
 
     def _few(self, wanted: int) -> int:
@@ -158,10 +161,6 @@ class Search(Asked):
         limits = driver.conditions + others
         column = self.column
         statement = select(DirectionTable.id) if column is None else select(DirectionTable.id, column)
-        if driver.scope and not others and column is None and self.matches is None and after is None:
-            values = {"numbers": self.scope.spectra, "count": wanted}
-            yield from (Position(0, None, row[0]) for row in rows_of(self.connection, _OF_SPECTRA, values))
-            return
         if not self.ranked:
             statement = self.fitting(statement, limits, scoped=driver.scope, matched=driver.matched)
             yield from self._sorted_by_database(statement, after, wanted)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, select, type_coerce
@@ -57,12 +58,12 @@ class Stored:
         self.protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
 
     def learn(self, connection: Connection, labels: Sequence[Any], qualities: Sequence[Any]) -> None:
-        """Look up what rows of LABEL_COLUMNS and QUALITY_COLUMNS refer to."""
-        texts = {row[1] for row in labels}.union({row[12] for row in labels})
+        """Look up what rows of LABEL_COLUMNS, and rows that begin as QUALITY_COLUMNS do, refer to."""
+        texts = set(map(itemgetter(1), labels)).union(map(itemgetter(12), labels))
         self.texts.update(_missing(connection, _TEXTS, texts, self.texts))
-        sources = {row[2] for row in labels}.union({row[0] for row in qualities})
+        sources = set(map(itemgetter(2), labels)).union(map(itemgetter(0), qualities))
         self.sources.update(_missing(connection, _SOURCES, sources, self.sources))
-        protocols = {row[7] for row in labels}.union({row[1] for row in qualities})
+        protocols = set(map(itemgetter(7), labels)).union(map(itemgetter(1), qualities))
         for key, scale, steps, seeds in _missing(connection, _PROTOCOLS, protocols, self.protocols):
             self.protocols[key] = (scale, steps, tuple(json.loads(seeds)))
 

@@ -72,23 +72,23 @@ def insert_labels(numbers: Numbering, labels: list[tuple[int, int | None, LabelD
     sources = numbers.strings(SourceTable, "name", sorted({label.source for _, _, label in labels}))
     protocols = _by_identity(numbers, evidences)
     rows: list[tuple[Any, ...]] = []
+    nearest, whole = round, PARTS  # `parts`, spelled out: a call for each number would take as long as the rest
     for number, rank, (text, source, polarity, confidence, created, note, evidence) in labels:
-        sure = None if confidence is None else round(confidence * PARTS)
+        sure = None if confidence is None else nearest(confidence * whole)
         facts = (number, texts[text], sources[source], polarity, sure, created, note)
         if evidence is None:
             rows.append((*facts, None, None, None, None, None, None, None, None, rank))
             continue
         effect, selectivity, consistency, asymmetry, other, other_effect, null, scale, steps, seeds = evidence
-        # `parts`, spelled out: a call for each would take as long as the rest.
         measured = (
             protocols[scale, steps, id(seeds)],
-            round(effect * PARTS),
-            round(selectivity * PARTS),
-            round(consistency * PARTS),
-            None if asymmetry is None else round(asymmetry * PARTS),
+            nearest(effect * whole),
+            nearest(selectivity * whole),
+            nearest(consistency * whole),
+            None if asymmetry is None else nearest(asymmetry * whole),
             texts[other] if other else None,
-            None if other_effect is None else round(other_effect * PARTS),
-            None if null is None else round(null * PARTS),
+            None if other_effect is None else nearest(other_effect * whole),
+            None if null is None else nearest(null * whole),
             rank,
         )
         rows.append(facts + measured)
