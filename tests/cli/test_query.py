@@ -287,7 +287,8 @@ def test_no_query_imports_torch_or_alembic(args: list[str]) -> None:
     code = (
         "import sys\nfrom eigenbank.cli.main import run\n"
         f"code = run({args!r})\n"
-        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'alembic', 'numpy', 'psycopg'} & set(sys.modules)\n"
+        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'alembic', 'numpy', 'psycopg', 'sqlalchemy.dialects.postgresql'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -207,18 +207,6 @@ class DirectionTable(Base):
     )
 
 
-# Composites are one in a hundred: in the order of all, they would be found late.
-for _column in ("confidence", "effect", "selectivity", "consistency", "linearity", "locality", "drift"):
-    _order: Any = getattr(DirectionTable, _column)
-    _alone = DirectionTable.composite.is_not(None)
-    Index(
-        f"ix_composites_{_column}",
-        _order if _column == "drift" else _order.desc(),
-        sqlite_where=_alone,
-        postgresql_where=_alone,
-    )
-
-
 class TextTable(Base):
     """A label's text, once. Its words are in `texts_fts` under the same number."""
 
@@ -315,7 +303,23 @@ FTS = {
         )
     ],
 }
+# Composites are one in a hundred: in the order of all, they would be found late. As text: SQLAlchemy would load PostgreSQL's
+# dialect, and asyncio with it, to look at the condition.
+ALONE = [
+    f"CREATE INDEX ix_composites_{name} ON directions ({order}) WHERE composite IS NOT NULL"
+    for name, order in (
+        ("confidence", "confidence DESC"),
+        ("effect", "effect DESC"),
+        ("selectivity", "selectivity DESC"),
+        ("consistency", "consistency DESC"),
+        ("linearity", "linearity DESC"),
+        ("locality", "locality DESC"),
+        ("drift", "drift"),
+    )
+]
+_ddl: Any = DDL
 for _dialect, _statements in FTS.items():
     for _statement in _statements:
-        _ddl: Any = DDL
         event.listen(Base.metadata, "after_create", _ddl(_statement).execute_if(dialect=_dialect))
+for _statement in ALONE:
+    event.listen(Base.metadata, "after_create", _ddl(_statement))
