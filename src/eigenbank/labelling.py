@@ -192,8 +192,10 @@ class _Study:
         labels: dict[str, list[Label]] = {}
         seen: _Seen | None = None
         seeds = self.plan.confirm_seeds
+        # The same random vectors on all seeds, whichever sliders are left at their place.
+        twins = {_place(each): each.id for each in reversed(wanted)}
         while wanted:
-            more = self.beside_chance(bank, wanted, seeds)
+            more = self.beside_chance(bank, wanted, seeds, twins)
             seen = more if seen is None else seen.joined(more)
             seeds = self.more_seeds(seen.found.seeds)
             for each in candidates:
@@ -202,19 +204,21 @@ class _Study:
             wanted = [slider for slider in wanted if any(slider.id in each.open for each in candidates)]
         return labels
 
-    def beside_chance(self, bank: Bank, wanted: "Sequence[Direction | Composite]", seeds: Sequence[int]) -> "_Seen":
+    def beside_chance(
+        self, bank: Bank, wanted: "Sequence[Direction | Composite]", seeds: Sequence[int], twins: Mapping[Place, str]
+    ) -> "_Seen":
         """What sliders do on some seeds, and random ones in their places: vectors of equal length where a direction's is added,
-        the same for all of that place, and a composite's weights on such vectors.
+        the same for all of that place, and a composite's weights on such vectors. `twins`: whose id they go by.
         """
         places = {each.id: _place(each) for each in wanted}
-        first = dict(zip(reversed(places.values()), reversed(places), strict=True))
+        at = list(dict.fromkeys(places.values()))
         draws = [
             bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites)
             for number in range(self.plan.null)
         ]
-        chance = [drawn[name] for drawn in draws for name in first.values()]
+        chance = [drawn[twins[place]] for drawn in draws for place in at]
         found = self.measure("confirming", wanted, seeds)
-        return _Seen(places, found, list(first), self.measure("chance", chance, seeds))
+        return _Seen(places, found, at, self.measure("chance", chance, seeds))
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
