@@ -110,6 +110,26 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     assert seen == [(3, 3), (6, 6)]
 
 
+def test_the_same_random_directions_stand_at_a_place_on_all_seeds(
+    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[set[str]] = []
+
+    def watched(pipe: Any, directions: Sequence[Any], *args: Any, force: bool = False, **how: Any) -> Any:
+        if force:
+            drawn.append({each.id for each in directions})
+        return respond(pipe, directions, *args, force=force, **how)
+
+    # All that is confirmed, and after a first look all but one of the directions at each place.
+    monkeypatch.setattr(labelling, "shortlist", lambda found, *_: list(range(len(found.odd))))
+    monkeypatch.setattr(labelling, "unsettled", lambda trust, _: torch.arange(len(trust)) % 3 != 0)
+    monkeypatch.setattr(labelling, "respond", watched)
+    label(bank, open_pipeline(tiny_checkpoint), [Colours()], dataclasses.replace(PLAN, quality_seeds=0, parts=0))
+    first, *later = drawn
+    assert later
+    assert all(after <= first for after in later)
+
+
 def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     once = label(bank, pipe, [Statistics()], PLAN)
