@@ -153,30 +153,40 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     again = label(
         plain, pipe, open_labelers(["attributes"], checkpoint), plan, cache=cache / "rerun", progress=progress
     )
-    texts = {found.text for each in bank.sliders for found in each.labels if found.source.startswith("attribute")}
-    new = {found.text for each in again.sliders for found in each.labels}
-    before = {
-        (each.id, found.text, found.polarity)
-        for each in bank
-        for found in each.labels
-        if found.source.startswith("attribute")
-    }
-    after = {(each.id, found.text, found.polarity) for each in again for found in each.labels}
-    contrary = {(name, text) for name, text, _ in before} & {(name, text) for name, text, _ in after} - {
-        (name, text) for name, text, polarity in before & after
-    }
+    before, after = given(bank, "attribute"), given(again, "attribute")
+    texts, new = {text for _, text, _ in before}, {text for _, text, _ in after}
+    lost = {name for name, *_ in before - after}
+    otherwise = {(name, text) for name, text, _ in after if name in lost}
     return {
         "seeds": [start, start + 100],
         "texts": sorted(texts),
         "found_again": sorted(texts & new),
         "new": sorted(new - texts),
-        "directions_named": len(before),
-        "directions_named_again": len(before & after),
-        "directions_named_otherwise": len(
-            {name for name, _, _ in before} & {name for name, _, _ in after} - {name for name, _, _ in before & after}
-        ),
-        "contrary": sorted(map(list, contrary)),
+        **{
+            kind: {"given": len(own), "again": len(own & after)}
+            for kind, own in (
+                ("directions", {each for each in before if not is_composite(each[0])}),
+                ("composites", {each for each in before if is_composite(each[0])}),
+            )
+        },
+        "only_in_the_rerun": len(after - before),
+        "otherwise": sorted(map(list, otherwise)),
     }
+
+
+def given(bank: Bank, source: str) -> set[tuple[str, str, int]]:
+    """The labels that sources of a kind gave: id, text and polarity."""
+    return {
+        (each.id, found.text, found.polarity)
+        for each in bank.sliders
+        for found in each.labels
+        if found.source.startswith(source)
+    }
+
+
+def is_composite(name: str) -> bool:
+    """Whether an id is a composite's."""
+    return name.startswith("composite/")
 
 
 def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, progress: Any) -> dict[str, Any]:
@@ -241,11 +251,15 @@ def as_markdown(document: dict[str, Any]) -> str:
         "",
     ]
     for row in document["reruns"]:
+        kinds = {kind: row[kind] for kind in ("directions", "composites")}
+        total = {key: sum(each[key] for each in kinds.values()) for key in ("given", "again")}
         lines.append(
-            f"- Seeds from {row['seeds'][0]:,}: {len(row['found_again'])} of {len(row['texts'])} labels found again"
+            f"- Seeds from {row['seeds'][0]:,}: {len(row['found_again'])} of {len(row['texts'])} names found again"
             + (f", and {', '.join(row['new'])} besides" if row["new"] else "")
-            + f"; {row['directions_named_again']} of {row['directions_named']} single directions got the same name again, "
-            f"{row['directions_named_otherwise']} another one, {len(row['contrary'])} the same with the other sign."
+            + f"; {total['again']} of {total['given']} labels ({total['again'] / total['given']:.0%}) are given again: "
+            + ", ".join(f"{each['again']} of {each['given']} on {kind}" for kind, each in kinds.items())
+            + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign; "
+            f"{row['only_in_the_rerun']} labels are given in the rerun alone."
         )
     blank = document["untrained"]
     lines += [
