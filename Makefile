@@ -13,12 +13,18 @@ help: ## List the targets
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing eigenbank with torch and diffusers into $(VENV): minutes on a slow line"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	@echo "installing what the tests, linters and benchmarks need into $(VENV): as much again"
 	$(PIP) -e '.[dev,postgres,ray]'
 	@touch $@
 
-install: $(VENV)/.installed ## Make .venv and install the project into it, once
+install: $(VENV)/.dev ## Make .venv and install the project with all for its development into it, once
 
-demo: install ## Build, label, catalog, load, steer on the shipped checkpoint; writes demo.png
+demo: $(VENV)/.installed ## Build, label, catalog, load, steer on the shipped checkpoint; writes demo.png
 	$(BIN)/eigenbank demo
 
 test: install ## Run the tests, as many at once as there are cores
@@ -57,7 +63,7 @@ bench: install ## Run every benchmark, print one table (hours); ARGS='start peer
 bench-quality: install ## Hold eigen-directions against chance and against methods that sample (minutes; resumes)
 	$(BIN)/python benchmarks/quality.py
 
-$(VENV)/.docs: $(VENV)/.installed
+$(VENV)/.docs: $(VENV)/.dev
 	$(PIP) -e '.[docs]'
 	@touch $@
 

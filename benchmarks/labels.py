@@ -5,7 +5,6 @@
 Labels are those of the set that ships, or of --directions. What was drawn is kept: a run cut short goes on.
 """
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -68,10 +67,8 @@ def main(
             progress.update(bars[what], completed=done, total=total)
 
         def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
-            parts = [[[part.id, weight] for part, weight in each.parts] for each in which]
-            key = hashlib.sha256(json.dumps([parts, *seeds, at]).encode()).hexdigest()[:16]
             return respond(
-                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / f"{what}-{key}",
+                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / "readings",
                 progress=lambda done, total: show(what, done, total),
             )  # fmt: skip
 

@@ -143,7 +143,7 @@ def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Pat
 def test_a_run_cut_short_goes_on_from_there(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     whole = Colours()
-    expected = texts(label(bank, pipe, [whole], PLAN))
+    expected = texts(label(bank, pipe, [whole], PLAN, cache=tmp_path / "whole"))
 
     class Cut(Colours):
         def read(self, images: Tensor) -> Tensor:
@@ -153,13 +153,32 @@ def test_a_run_cut_short_goes_on_from_there(bank: Bank, tiny_checkpoint: Path, t
 
     cut = Cut()
     with pytest.raises(KeyboardInterrupt):
-        label(bank, pipe, [cut], PLAN, cache=tmp_path)
+        label(bank, pipe, [cut], PLAN, cache=tmp_path / "cut")
     rest = Colours()
-    assert texts(label(bank, pipe, [rest], PLAN, cache=tmp_path)) == expected
+    assert texts(label(bank, pipe, [rest], PLAN, cache=tmp_path / "cut")) == expected
     assert cut.seen + rest.seen == whole.seen
     third = Colours()
-    assert texts(label(bank, pipe, [third], PLAN, cache=tmp_path)) == expected
+    assert texts(label(bank, pipe, [third], PLAN, cache=tmp_path / "cut")) == expected
     assert third.seen == 0
+
+
+def test_what_was_drawn_for_one_plan_serves_another(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    label(bank, pipe, [Colours()], dataclasses.replace(PLAN, most=1), cache=tmp_path)
+    alone, after = Colours(), Colours()
+    expected = texts(label(bank, pipe, [alone], PLAN, cache=tmp_path / "alone"))
+    assert texts(label(bank, pipe, [after], PLAN, cache=tmp_path)) == expected
+    assert after.seen < alone.seen
+
+
+def test_a_damaged_reading_is_drawn_again(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    expected = texts(label(bank, pipe, [Colours()], PLAN, cache=tmp_path))
+    damaged = next(tmp_path.glob("*/scores/*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    again = Colours()
+    assert texts(label(bank, pipe, [again], PLAN, cache=tmp_path)) == expected
+    assert 0 < again.seen <= 64
 
 
 def test_what_was_read_is_not_taken_for_another_measurement(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:

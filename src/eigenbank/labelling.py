@@ -156,7 +156,7 @@ class _Study:
         """The labels of all labelers of the panel, and the qualities in the eyes of the first."""
         bank, plan = self.bank, self.plan
         directions = list(bank)
-        own = None if self.cache is None else self.cache / "population-and-agreement"
+        own = None if self.cache is None else self.cache / "agreement"
 
         def read(images: Tensor) -> Tensor:
             return torch.cat([self.panel.read(images), agreement(images)], dim=1)
@@ -260,8 +260,6 @@ class _Study:
         times: float = 1.0,
     ) -> Responses:
         """Readings of some directions on some seeds, at so many times the plan's scale."""
-        parts = [[[part.id, weight] for part, weight in each.parts] for each in which]
-        names = hashlib.sha256(json.dumps([parts, *on, times]).encode()).hexdigest()[:16]
         return respond(
             self.pipe,
             which,
@@ -270,7 +268,7 @@ class _Study:
             seeds=on,
             steps=self.plan.steps,
             force=what == "chance",
-            cache=None if self.cache is None else self.cache / f"{what}-{names}",
+            cache=None if self.cache is None else self.cache / ("scores" if read is None else what),
             progress=lambda done, total: self.progress(what, done, total),
             **self.call,
         )
@@ -387,20 +385,14 @@ def _place(slider: Direction | Composite) -> Place:
 
 
 def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
-    """A name for a measurement, of the vectors, the denoiser's weights, and how it is done: equal names, equal readings."""
+    """A name for measurements of the same pictures, read alike: of the denoiser's weights, and how it is done."""
     digest = hashlib.sha256()
-    for name, tensor in [*sorted(bank.vectors.items()), *denoiser_of(pipe).state_dict().items()]:
+    for name, tensor in sorted(denoiser_of(pipe).state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     lengths = {layer.name: {at: found.length for at, found in layer.lengths.items()} for layer in bank.manifest.layers}
-    how: list[Any] = [
-        bank.model_id,
-        lengths,
-        [[each.source, each.names] for each in panel.labelers],
-        plan.scale,
-        plan.steps,
-    ]
+    how: list[Any] = [bank.model_id, lengths, [[each.source, each.names] for each in panel.labelers], plan.steps]
     if call:
         how.append(call)
-    digest.update(json.dumps(how, default=repr).encode())
+    digest.update(json.dumps(how, default=repr, sort_keys=True).encode())
     return digest.hexdigest()[:32]

@@ -305,8 +305,16 @@ def test_no_query_imports_torch_or_alembic(args: list[str]) -> None:
         ("eigenbank models show ze", "zeta/cats"),
         ("eigenbank show acme/faces#mid", FACES),
         ("eigenbank labels l", "ls"),
+        *((f"eigenbank {command} acme/f", "acme/faces") for command in
+          ("build", "label", "layers", "preview", "steer", "sweep", "export", "publish", "pull", "verify")),
+        ("eigenbank edit photo.png --model acme/f", "acme/faces"),
+        ("eigenbank sweep acme/faces gla", "glasses"),
+        ("eigenbank sweep acme/faces mid_block.attentions.0/v", "mid_block.attentions.0/value/0"),
+        ("eigenbank export acme/faces gla", "glasses"),
+        ("eigenbank preview acme/faces gla", "glasses"),
+        ("eigenbank steer acme/faces --set gla", "glasses="),
     ],
-)
+)  # fmt: skip
 def test_the_shell_is_offered_commands_models_and_labels(words: str, offered: str) -> None:
     count = len(words.split()) - 1
     code = "from eigenbank.cli.main import cli; cli(prog_name='eigenbank')"
@@ -344,6 +352,22 @@ def made(filled: Path) -> None:
         known = {"composite/hair-length": quality(effect=0.9)}
         one = manifest("nord/made", labels, qualities=known, composites=("hair-length", "age"))
         catalog.add_set(one, location="/sets/made", digest="3")
+
+
+def test_a_search_that_finds_nothing_says_so(call, filled) -> None:  # type: ignore[no-untyped-def]
+    """Also where the word is known: of a label that filters leave out, or of a runner-up."""
+    code, out, err = call("search", "glasses", "--min-eigenvalue", "1000000")
+    assert (code, out) == (0, "")
+    assert "nothing found for 'glasses': `eigenbank labels ls` lists the labels there are" in err
+    code, _, err = call("show", "glasses")
+    assert code == 1
+    assert "What has a label is found by `eigenbank search LABEL`" in err
+
+
+def test_tables_in_a_file_have_no_blanks_at_the_end_of_lines(call, filled) -> None:  # type: ignore[no-untyped-def]
+    lines = call("list")[1].splitlines()
+    assert len(lines) > 1
+    assert lines == [line.rstrip() for line in lines]
 
 
 def test_a_composite_is_searched_listed_and_shown(call, made) -> None:  # type: ignore[no-untyped-def]

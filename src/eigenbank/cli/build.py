@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option, source_options
 from eigenbank.cli.output import emit, output_options, progress_bar, say
 from eigenbank.schemas.errors import SourceError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models_or_folders)
 @click.option("--layers", multiple=True, default=["*"], metavar="GLOB", help="Layers to build; may be repeated.")
 @click.option(
     "--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog
@@ -33,6 +34,30 @@ def _offer(find: "Callable[[Catalog, click.Context, str], list[str]]", ctx: clic
 def models(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Model ids that begin so."""
     return _offer(lambda catalog, _ctx, _begun: catalog.model_ids(), ctx, incomplete)
+
+
+def models_or_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Model ids that begin so, and folders."""
+    return [*map(CompletionItem, models(ctx, param, incomplete)), CompletionItem(incomplete, type="dir")]
+
+
+def sliders(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Label texts, directions and composites of the model named before, that begin so; of all labels where there is none."""
+
+    def find(catalog: "Catalog", ctx: click.Context, begun: str) -> list[str]:
+        model = _model(ctx)
+        names = catalog.label_texts(model)
+        # Thousands of directions only once it is plain that one is meant.
+        if model in catalog.model_ids() and begun and not any(name.startswith(begun) for name in names):
+            names += [row.name for row in catalog.search(model=model, sort="catalog", limit=10_000)]
+        return names
+
+    return _offer(find, ctx, incomplete)
+
+
+def scaled(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The same, with the `=` that a scale follows."""
+    return [] if "=" in incomplete else [f"{name}=" for name in sliders(ctx, param, incomplete)]
 
 
 def words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -71,5 +96,5 @@ def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 def _model(ctx: click.Context) -> str | None:
-    model = ctx.params.get("model")
+    model = next((ctx.params[name] for name in ("model", "first") if ctx.params.get(name)), None)
     return model if isinstance(model, str) and not any(sign in model for sign in "*?[") else None

@@ -62,7 +62,9 @@ def _demo(top_k: int, out: Path) -> None:
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
 
-    say("2. Label: what does each direction do to the faces?")
+    say(
+        "2. Label: what does each direction do to the faces? Thousands of small pictures are drawn to tell: some minutes"
+    )
     started = time.perf_counter()
     with progress_bar() as progress:
         bank = label(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.edits import set_option, sliders_option, wanted_sliders
 from eigenbank.cli.options import catalog_option, parse_sets
 from eigenbank.cli.output import emit, output_options, say
@@ -20,7 +21,13 @@ COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "noise_std
 
 @click.command(short_help="Edit a photo.")
 @click.argument("photo", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="ID", help="Model of the catalog, or a checkpoint's folder.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="ID",
+    shell_complete=complete.models_or_folders,
+    help="Model of the catalog, or a checkpoint's folder.",
+)
 @set_option
 @sliders_option
 @click.option("--prompt", help="What the photo shows, for models with prompts.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import Numbers
 from eigenbank.cli.output import say
 from eigenbank.schemas.recipe import SITES
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 set_option = click.option(
-    "--set", "edits", multiple=True, metavar="NAME=SCALE", help="A label or id and its scale; repeatable."
+    "--set",
+    "edits",
+    multiple=True,
+    metavar="NAME=SCALE",
+    shell_complete=complete.scaled,
+    help="A label or id and its scale; repeatable.",
 )
 sliders_option = click.option(
     "--sliders",

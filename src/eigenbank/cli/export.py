@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option, parse_sets
 from eigenbank.cli.output import say
 
@@ -12,10 +13,15 @@ FORMATS = ("diffusers", "comfyui", "npz", "json")
 
 
 @click.command(short_help="Write directions as a LoRA, npz or json file.")
-@click.argument("model", metavar="SET|MODEL")
-@click.argument("directions", nargs=-1, metavar="[DIRECTION]...")
+@click.argument("model", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
+@click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.sliders)
 @click.option(
-    "--set", "edits", multiple=True, metavar="NAME=SCALE", help="A label or id and its scale at strength 1; repeatable."
+    "--set",
+    "edits",
+    multiple=True,
+    metavar="NAME=SCALE",
+    shell_complete=complete.scaled,
+    help="A label or id and its scale at strength 1; repeatable.",
 )
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="diffusers", show_default=True, help="Kind of file."

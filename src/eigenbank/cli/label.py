@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import SEEDS, catalog_option
 from eigenbank.cli.output import emit, output_options, progress_bar, say
 
 
 @click.command(short_help="Name directions by what they do to the images.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models_or_folders)
 @click.option(
     "--labeler",
     "labelers",

@@ -2,6 +2,7 @@
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option, source_options
 from eigenbank.cli.output import emit, output_options, say
 
@@ -9,7 +10,7 @@ COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
 
 
 @click.command(short_help="List a checkpoint's self-attention layers.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models_or_folders)
 @source_options
 @catalog_option
 @output_options

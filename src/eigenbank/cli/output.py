@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -54,19 +55,35 @@ def say(message: str) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, fed with (what, done, total); silent where stderr is no terminal."""
+    """A progress bar on stderr, fed with (what, done, total); a line now and then where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _now_and_then()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
         def update(what: str, done: int, total: int) -> None:
             bars.update(task, description=what, completed=done, total=total)
 
         yield update
+
+
+def _now_and_then(seconds: float = 30.0) -> Callable[[str, int, int], None]:
+    """Says how far the work is, at most once in so many seconds: a log shows that it goes on."""
+    said = time.monotonic()
+
+    def update(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            say(f"{what}: {done:,} of {total:,}")
+
+    return update
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -84,8 +101,13 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         # Text, not markup: what comes from a set or a catalog is shown as it is.
         table.add_row(*[Text(_shown(row[column])) for column in columns])
     # Off a terminal a line is as long as it must be, so that a row stays a row.
-    console = Console() if sys.stdout.isatty() else Console(width=400, no_color=True)
-    console.print(table)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=400, no_color=True)
+    with console.capture() as written:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in written.get().splitlines()))
 
 
 def _shown(value: Any) -> str:

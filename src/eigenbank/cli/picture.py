@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.edits import acting_options, set_option, sliders_option, wanted_sliders
 from eigenbank.cli.edits import save_sliders as keep_sliders
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
@@ -34,7 +35,7 @@ checkpoint_option = click.option(
 
 
 @click.command(short_help="Draw edited images into a PNG.")
-@click.argument("model")
+@click.argument("model", shell_complete=complete.models_or_folders)
 @set_option
 @sliders_option
 @acting_options
@@ -104,10 +105,15 @@ def steer(
 
 
 @click.command(short_help="Draw directions at several scales as a contact sheet.")
-@click.argument("first", metavar="MODEL|ID|-")
-@click.argument("directions", nargs=-1, metavar="[NAME]...")
+@click.argument("first", metavar="MODEL|ID|-", shell_complete=complete.models_or_folders)
+@click.argument("directions", nargs=-1, metavar="[NAME]...", shell_complete=complete.sliders)
 @sliders_option
-@click.option("--model", metavar="ID", help="Model of ids that do not name it, as those read from stdin may not.")
+@click.option(
+    "--model",
+    metavar="ID",
+    shell_complete=complete.models,
+    help="Model of ids that do not name it, as those read from stdin may not.",
+)
 @click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
 @steps_option

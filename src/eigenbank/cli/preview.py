@@ -2,13 +2,14 @@
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option
 from eigenbank.cli.output import emit, output_options, progress_bar, say
 
 
 @click.command(short_help="Draw the previews of a set.")
-@click.argument("model")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("model", shell_complete=complete.models_or_folders)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.sliders)
 @click.option("--all", "everything", is_flag=True, help="Draw all directions, not only the labelled ones.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="A row of pictures per seed.")
 @click.option(

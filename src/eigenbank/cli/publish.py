@@ -2,12 +2,13 @@
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import emit, output_options, say
 
 
 @click.command(short_help="Publish a direction set on the Hub.")
-@click.argument("target", metavar="SET|MODEL")
+@click.argument("target", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
 @click.option("--repo", required=True, metavar="ORG/NAME", help="Repository to publish in; made if it is not there.")
 @click.option(
     "--with-labels", is_flag=True, help="Publish the labels people gave in this catalog, too, with their names."

@@ -2,12 +2,13 @@
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option, offline_option
 from eigenbank.cli.output import emit, output_options, say
 
 
 @click.command(short_help="Fetch a published direction set.")
-@click.argument("name", metavar="REPO|MODEL")
+@click.argument("name", metavar="REPO|MODEL", shell_complete=complete.models)
 @click.option("--revision", metavar="REV", help="Commit, branch or tag of the repository [default: main].")
 @offline_option
 @catalog_option

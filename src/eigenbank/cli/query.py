@@ -51,7 +51,7 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
     """Search the directions of all models by label text and more; best match first.
 
     Words match the beginnings of words in labels, layers and model ids; all must be there. A phrase "in double quotes"
-    matches as it stands. No match is an empty result, exit code 0; near matches are then named on stderr.
+    matches as it stands. No match is an empty result, exit code 0; stderr says so then, and names near matches.
 
     \b
     Example:
@@ -63,7 +63,12 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
     with Catalog.open() as catalog:
         page = catalog.search(text, **filters)
         if text and not len(page) and filters["cursor"] is None:
-            for word, near in catalog.near(text).items():
+            strange = catalog.near(text)
+            if not strange:
+                say(
+                    f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are, without filters"
+                )
+            for word, near in strange.items():
                 hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
                 say(f"no label, layer or model has a word {word!r}: {hint}")
     put_out_page(page, fmt=fmt, quiet=quiet, limit=filters["limit"])

@@ -2,12 +2,13 @@
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option, offline_option
 from eigenbank.cli.output import emit, output_options, say
 
 
 @click.command(short_help="Hash the sets on this machine again.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete.models)
 @click.option("--all", "every", is_flag=True, help="All sets of the catalog.")
 @click.option("--repair", is_flag=True, help="Pull damaged sets again, where they were published.")
 @offline_option

@@ -1,6 +1,7 @@
 """What a pipeline's images do when directions are added: readings of the edited and the unedited images."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,27 +65,30 @@ def respond(
     """Measure every direction at ±`scale` on every seed. Different directions share a batch: scales are per sample.
 
     `force` takes directions that are none of the pipeline's weights, as in `steer`. `cache` is a folder that keeps what
-    was read, batch by batch, so that a run cut short goes on from there; it must be of this very measurement.
+    was read of each picture: what was drawn before, for these directions or among others, is not drawn again. It must be of
+    this pipeline, `read`, `steps` and `call`.
     """
     base = read_unedited(pipe, read, seeds, steps, batch=batch, cache=cache, **call)
+    kept = _Kept(cache)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
-    readings = []
-    done = 0
-    for number, part in enumerate(_parts(jobs, batch)):
-
-        def draw(part: Sequence[tuple[int, float, int]] = part) -> Tensor:
-            edits = {
-                directions[k]: torch.tensor([sign * scale if k == job else 0.0 for job, sign, _ in part])
-                for k in sorted({k for k, _, _ in part})
-            }
-            with steer(pipe, edits, force=force):
-                images = sample(pipe, [seed for _, _, seed in part], steps, **call)
-            return _checked(read(images), len(part))
-
-        readings.append(_kept(cache, f"edited-{number}", draw))
+    names = [_name(each) for each in directions]
+    keys = [_key(names[k], sign * scale, seed) for k, sign, seed in jobs]
+    missing = [number for number, key in enumerate(keys) if key not in kept]
+    done = len(jobs) - len(missing)
+    for part in _parts(missing, batch):
+        wanted = [jobs[number] for number in part]
+        edits = {
+            directions[k]: torch.tensor([sign * scale if k == job else 0.0 for job, sign, _ in wanted])
+            for k in sorted({k for k, _, _ in wanted})
+        }
+        with steer(pipe, edits, force=force):
+            images = sample(pipe, [seed for _, _, seed in wanted], steps, **call)
+        kept.put([keys[number] for number in part], _checked(read(images), len(part)))
         done += len(part)
         progress(done, len(jobs))
-    table = torch.cat(readings).reshape(len(directions), 2, len(seeds), -1)
+    if not missing:
+        progress(len(jobs), len(jobs))
+    table = torch.stack([kept[key] for key in keys]).reshape(len(directions), 2, len(seeds), -1)
     return Responses(base, table[:, 0], table[:, 1], scale, tuple(seeds), steps)
 
 
@@ -98,38 +102,68 @@ def read_unedited(
     cache: Path | None = None,
     **call: Any,
 ) -> Tensor:
-    """Readings `(n, f)` of the pipeline's own images.
+    """Readings `(n, f)` of the pipeline's own images, kept in `cache` as in `respond`.
 
     Raises SteerError where these are all one colour: a pipeline that draws nothing has nothing to be named.
     """
-
-    def draw() -> Tensor:
-        images = torch.cat([sample(pipe, part, steps, **call) for part in _parts(seeds, batch)])
+    kept = _Kept(cache)
+    keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
+    missing = [number for number, key in enumerate(keys) if key not in kept]
+    if missing:
+        images = torch.cat([sample(pipe, [seeds[n] for n in part], steps, **call) for part in _parts(missing, batch)])
         if not bool(images.isfinite().all()) or float(images.flatten(1).std(dim=1).max()) < 1e-3:
             message = (
-                f"the pipeline's {len(seeds)} unedited images are blank or not finite: no label was given. "
+                f"the pipeline's {len(missing)} unedited images are blank or not finite: no label was given. "
                 "Draw one and look at it; a half-precision overflow makes such images"
             )
             raise SteerError(message)
-        return _checked(read(images), len(seeds))
+        kept.put([keys[number] for number in missing], _checked(read(images), len(missing)))
+    return torch.stack([kept[key] for key in keys])
 
-    return _kept(cache, "unedited", draw)
+
+class _Kept:
+    """Readings of single pictures by their keys, on disk too where there is a folder: a file for each batch."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._known: dict[bytes, Tensor] = {}
+        for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
+            with contextlib.suppress(OSError, SafetensorError, KeyError):  # one that is damaged is drawn again
+                found = load_file(path)
+                keys = [key.numpy().tobytes() for key in found["keys"]]
+                self._known.update(zip(keys, found["readings"], strict=True))
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: bytes) -> Tensor:
+        return self._known[key]
+
+    def put(self, keys: Sequence[bytes], readings: Tensor) -> None:
+        """Keep a batch of readings, `(n, f)`."""
+        self._known.update(zip(keys, readings, strict=True))
+        if self.folder is None:
+            return
+        name = hashlib.blake2b(b"".join(keys), digest_size=16).hexdigest()
+        partial = self.folder / f"{name}.{os.getpid()}"
+        tensors = {"keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(len(keys), -1)}
+        with contextlib.suppress(OSError):  # a full disk costs the cache, not the work
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({**tensors, "readings": readings.contiguous()}, partial)
+            os.replace(partial, self.folder / f"{name}.safetensors")
 
 
-def _kept(cache: Path | None, name: str, draw: Callable[[], Tensor]) -> Tensor:
-    """What `draw` gives, from the cache where it has been drawn before."""
-    if cache is None:
-        return draw()
-    path = cache / f"{name}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, KeyError):
-        return load_file(path)["readings"]
-    readings = draw()
-    with contextlib.suppress(OSError):  # a full disk costs the cache, not the work
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        save_file({"readings": readings.contiguous()}, partial)
-        os.replace(partial, path)
-    return readings
+def _name(slider: Direction | Composite) -> bytes:
+    """A digest of what is added: the vectors, their weights, where and when."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part, weight in slider.parts:
+        digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} ".encode())
+        digest.update(part.vector.contiguous().numpy().tobytes())
+    return digest.digest()
+
+
+def _key(name: bytes, scale: float, seed: int) -> bytes:
+    return hashlib.blake2b(name + f" {scale!r} {seed}".encode(), digest_size=16).digest()
 
 
 def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

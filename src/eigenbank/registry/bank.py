@@ -219,7 +219,7 @@ class Bank:
 
     def __repr__(self) -> str:
         return (
-            f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} labels>"
+            f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} names>"
         )
 
 

@@ -153,6 +153,20 @@ def test_an_answer_that_lies_about_its_kinds_is_a_message(name: str, published_s
     assert check_home(worker.client.home) == [("acme/faces", REPO, commit)]
 
 
+@pytest.mark.parametrize("oid", [[[]], 12, "main", None])
+def test_an_answer_that_names_no_commit_is_looked_into(oid: object, published_set: Path, worker: Worker) -> None:
+    """The commit was made: what the answer lacks is asked for, and nothing false is kept."""
+    hub = worker.client.hub
+    hub.fault("commit", "garbled", garble=lambda body: json.dumps({**json.loads(body), "commitOid": oid}).encode())
+    done = worker.run("publish", str(published_set), "--repo", REPO)
+    assert "Traceback" not in done.err
+    assert done.code == 0, done.err
+    assert "though the Hub's answer was not heard" in done.err
+    hub.mend()
+    again = worker.run("publish", str(published_set), "--repo", REPO)
+    assert (again.code, "Traceback" in again.err) == (0, False)
+
+
 @pytest.mark.parametrize("kind", ["info", "head", "get", "list"])
 @pytest.mark.slow
 def test_a_hub_that_stays_down_is_said(kind: str, published_set: Path, worker: Worker) -> None:

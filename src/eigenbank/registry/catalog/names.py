@@ -36,6 +36,12 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     models = read.strings(connection, select(CheckpointTable.model_id).distinct())
     if name is None or name.model_id not in models:
         model_id = full_id.partition("#")[0]
+        if "#" not in full_id and model_id not in models:
+            message = (
+                f"no direction {full_id[:200]!r}: a full name is MODEL#LAYER/RECIPE/RANK or MODEL#composite/NAME, or the part "
+                "behind the # with --model. What has a label is found by `eigenbank search LABEL`."
+            )
+            return UnknownNameError(message)
         if model_id not in models:
             return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
         return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")

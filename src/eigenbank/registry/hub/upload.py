@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eigenbank.registry.hub.errors import hub_errors
+from eigenbank.registry.hub.location import is_commit
 from eigenbank.registry.hub.remote import Kind, Remote, api, blob_oid, look
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.sets import file_digest
@@ -95,6 +96,11 @@ def commit(upload: Upload, remote: Remote, changes: dict[str, str], branch: str,
                 revision=branch,
                 parent_commit=remote.commit,
             )
+        if not (isinstance(made.oid, str) and is_commit(made.oid)):
+            message = (
+                f"the Hub answered the publishing to {repo} without naming the commit: {NOTHING}. Check HF_ENDPOINT"
+            )
+            raise UnreachableError(message)
     except HubError as error:
         return _after_failure(upload, remote, branch, error, say)
     return made.oid
