@@ -28,7 +28,7 @@ from eigenbank.workflows import build, find_checkpoint
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
-MOST = 32
+MOST = 100
 """Directions confirmed per score, as `make directions` has it."""
 SUBSET = 12
 PAIRS = 2000

@@ -41,10 +41,10 @@ class Criteria:
         return replace(
             self,
             effect=0.8 * self.effect,
-            selectivity=0.8 * self.selectivity,
-            lead=1 + 0.5 * (self.lead - 1),
-            consistency=0.8,
-            asymmetry=1.25 * self.asymmetry,
+            selectivity=0.6 * self.selectivity,
+            lead=1.0,
+            consistency=0.75,
+            asymmetry=1.6 * self.asymmetry,
         )
 
 
