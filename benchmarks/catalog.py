@@ -4,7 +4,7 @@
 
 The catalogs are kept in --folder and made only once. Everything is measured in five runs or more, the sizes in turns, so
 that what else the machine does is shared by all. Writes results/catalog.json beside this file, and from it the table in
-docs/catalog.md; `--table` makes that alone, of the results that are there. Run it on a machine with nothing else to do.
+docs/catalog-speed.md; `--table` makes that alone, of the results that are there. Run it on a machine with nothing else to do.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.registry.catalog.whole import export_file, import_file
 
 RESULTS = Path(__file__).with_name("results") / "catalog.json"
-DOCS = Path(__file__).parents[1] / "docs" / "catalog.md"
+DOCS = Path(__file__).parents[1] / "docs" / "catalog-speed.md"
 BEGIN, END = "<!-- written by benchmarks/catalog.py -->", "<!-- end -->"
 RUNS = 5
 PER_MODEL = 500

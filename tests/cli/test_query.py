@@ -364,6 +364,15 @@ def test_a_search_that_finds_nothing_says_so(call, filled) -> None:  # type: ign
     assert "What has a label is found by `eigenbank search LABEL`" in err
 
 
+def test_a_table_shows_what_was_asked_for(call, made) -> None:  # type: ignore[no-untyped-def]
+    head, row = call("search", "hair cut", "--composites", "--sort", "drift", "--min-effect", "0.5")[1].splitlines()
+    assert head.split()[-2:] == ["effect", "drift"]
+    assert "0.9" in row.split()
+    assert "effect" not in call("search", "hair cut")[1].splitlines()[0]
+    rows = json.loads(call("search", "hair cut", "--sort", "effect", "--format", "json")[1])
+    assert "effect" not in rows[0]
+
+
 def test_tables_in_a_file_have_no_blanks_at_the_end_of_lines(call, filled) -> None:  # type: ignore[no-untyped-def]
     lines = call("list")[1].splitlines()
     assert len(lines) > 1

@@ -43,7 +43,7 @@ def ls(fmt: str, quiet: bool, **filters: Any) -> None:
 
     with Catalog.open() as catalog:
         page = catalog.search(None, **filters)
-    put_out_page(page, fmt=fmt, quiet=quiet, limit=filters["limit"])
+    put_out_page(page, filters, fmt=fmt, quiet=quiet)
 
 
 @click.command(short_help="Show directions, their quality and the evidence for their labels.")

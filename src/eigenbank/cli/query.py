@@ -36,7 +36,7 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
     with Catalog.open() as catalog:
         if model is not None:
             page = catalog.search(model=model, sort="catalog", limit=limit, cursor=cursor)
-            put_out_page(page, fmt=fmt, quiet=quiet, limit=limit)
+            put_out_page(page, {"sort": "catalog", "limit": limit}, fmt=fmt, quiet=quiet)
             return
         rows = [model_row(found) for found in catalog.sets()]
     put_out("model", rows, MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
@@ -71,4 +71,4 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
             for word, near in strange.items():
                 hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
                 say(f"no label, layer or model has a word {word!r}: {hint}")
-    put_out_page(page, fmt=fmt, quiet=quiet, limit=filters["limit"])
+    put_out_page(page, filters, fmt=fmt, quiet=quiet)

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from eigenbank.schemas import Label, Quality
 
 DIRECTION_COLUMNS = ["id", "labels", "confidence", "eigenvalue", "share"]
+BOUND = dict.fromkeys(("effect", "selectivity", "consistency", "linearity", "locality", "gap"), "min") | {
+    "drift": "max"
+}
+"""What was measured of a direction, and which bound a search can set to it."""
+MEASURES = tuple(BOUND)
 NOT_OF_COMPOSITES = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
 """What a composite has none of."""
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
@@ -25,24 +30,30 @@ def put_out(
     emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
 
 
-def put_out_page(page: "Page", *, fmt: str, quiet: bool, limit: int) -> None:
-    """Print a page of directions and composites, and on stderr how to go on."""
+def put_out_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) -> None:
+    """Print a page of directions and composites, and on stderr how to go on. Tables show what was `asked` for too: the
+    measures that the filters and the order are of.
+    """
     machine = fmt != "table" and not quiet
-    rows = [direction_row(row) if machine else short_row(row) for row in page]
-    put_out("direction", rows, DIRECTION_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    measures = [name for name in MEASURES if asked["sort"] == name or asked.get(f"{BOUND[name]}_{name}") is not None]
+    rows = [direction_row(row) if machine else short_row(row, measures) for row in page]
+    put_out("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
+    limit = asked["limit"]
     if page.cursor is not None:
         say(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
         say(f"search and --cursor {page.cursor}")
 
 
-def short_row(row: "DirectionRow") -> dict[str, Any]:
-    """A direction as the fields that a table shows."""
+def short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:
+    """A direction as the fields that a table shows, with some `measures`."""
+    quality = row.quality if measures else None
     return {
         "id": row.id,
         "labels": row.label_texts,
         "confidence": row.confidence,
         "eigenvalue": row.eigenvalue,
         "share": row.share,
+        **{name: row.gap if name == "gap" else getattr(quality, name, None) for name in measures},
     }
 
 
