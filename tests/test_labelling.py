@@ -171,6 +171,43 @@ def test_what_was_drawn_for_one_plan_serves_another(bank: Bank, tiny_checkpoint:
     assert after.seen < alone.seen
 
 
+def test_a_recipe_more_costs_what_it_adds(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Also where it adds at another site, whose token length is measured first."""
+    pipe = open_pipeline(tiny_checkpoint)
+    plan = dataclasses.replace(PLAN, parts=0, quality_seeds=0)
+    label(bank, pipe, [Colours()], plan, cache=tmp_path)
+    both = eb.build(str(tiny_checkpoint), recipes=["output-value", "output-value:output"], top_k=3)
+    alone, after = Colours(), Colours()
+    expected = texts(label(both, pipe, [alone], plan, cache=tmp_path / "alone"))
+    assert texts(label(both, pipe, [after], plan, cache=tmp_path)) == expected
+    screened = 2 * len(plan.seeds) * len(bank)
+    assert after.seen <= alone.seen - screened
+
+
+def test_what_is_added_otherwise_is_another_picture(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    first, *_ = bank
+    longer = bank.manifest.layers[0].model_copy(
+        update={"lengths": {at: found.model_copy(update={"length": 2 * found.length}) for at, found in
+                            bank.layers[first.layer].lengths.items()}}
+    )  # fmt: skip
+    assert longer.name == first.layer
+    assert longer.lengths
+    stretched = bank.replaced(bank.manifest.model_copy(update={"layers": (longer, *bank.manifest.layers[1:])}))
+    others = [next(iter(bank.randomised(3))), next(iter(stretched))]
+
+    def drawn(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
+        reader = Colours()
+        respond(pipe, which, reader.read, scale=scale, seeds=seeds, steps=2, force=True, cache=tmp_path)
+        return reader.seen
+
+    assert drawn([first]) == 3  # unedited, plus and minus
+    assert drawn([first]) == 0
+    assert [drawn([other]) for other in others] == [2, 2]
+    assert drawn([first], scale=0.5) == 2
+    assert drawn([first], seeds=(0, 1)) == 3
+
+
 def test_a_damaged_reading_is_drawn_again(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     expected = texts(label(bank, pipe, [Colours()], PLAN, cache=tmp_path))

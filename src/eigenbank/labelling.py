@@ -149,7 +149,7 @@ class _Study:
         self.panel = panel
         self.plan = plan
         self.call = call
-        self.cache = None if cache is None else cache / _measurement(bank, pipe, panel, plan, call)
+        self.cache = None if cache is None else cache / _measurement(pipe, panel, plan, call)
         self.progress = progress
 
     def findings(self) -> Findings:
@@ -384,14 +384,13 @@ def _place(slider: Direction | Composite) -> Place:
     return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)
 
 
-def _measurement(bank: Bank, pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
+def _measurement(pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
     """A name for measurements of the same pictures, read alike: of the denoiser's weights, and how it is done."""
     digest = hashlib.sha256()
     for name, tensor in sorted(denoiser_of(pipe).state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    lengths = {layer.name: {at: found.length for at, found in layer.lengths.items()} for layer in bank.manifest.layers}
-    how: list[Any] = [bank.model_id, lengths, [[each.source, each.names] for each in panel.labelers], plan.steps]
+    how: list[Any] = [[[each.source, each.names] for each in panel.labelers], plan.steps]
     if call:
         how.append(call)
     digest.update(json.dumps(how, default=repr, sort_keys=True).encode())

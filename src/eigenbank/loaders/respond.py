@@ -68,8 +68,8 @@ def respond(
     was read of each picture: what was drawn before, for these directions or among others, is not drawn again. It must be of
     this pipeline, `read`, `steps` and `call`.
     """
-    base = read_unedited(pipe, read, seeds, steps, batch=batch, cache=cache, **call)
     kept = _Kept(cache)
+    base = _unedited(pipe, read, seeds, steps, batch, kept, **call)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
     names = [_name(each) for each in directions]
     keys = [_key(names[k], sign * scale, seed) for k, sign, seed in jobs]
@@ -106,7 +106,12 @@ def read_unedited(
 
     Raises SteerError where these are all one colour: a pipeline that draws nothing has nothing to be named.
     """
-    kept = _Kept(cache)
+    return _unedited(pipe, read, seeds, steps, batch, _Kept(cache), **call)
+
+
+def _unedited(
+    pipe: Any, read: Read, seeds: Sequence[int], steps: int, batch: int, kept: "_Kept", **call: Any
+) -> Tensor:
     keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
     missing = [number for number, key in enumerate(keys) if key not in kept]
     if missing:
@@ -128,7 +133,7 @@ class _Kept:
         self.folder = folder
         self._known: dict[bytes, Tensor] = {}
         for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
-            with contextlib.suppress(OSError, SafetensorError, KeyError):  # one that is damaged is drawn again
+            with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):  # what is damaged is drawn again
                 found = load_file(path)
                 keys = [key.numpy().tobytes() for key in found["keys"]]
                 self._known.update(zip(keys, found["readings"], strict=True))
@@ -154,10 +159,11 @@ class _Kept:
 
 
 def _name(slider: Direction | Composite) -> bytes:
-    """A digest of what is added: the vectors, their weights, where and when."""
+    """A digest of what is added: the vectors, their weights, the length that a scale of 1 has, where and when."""
     digest = hashlib.blake2b(digest_size=16)
     for part, weight in slider.parts:
-        digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} ".encode())
+        length = part.bank.layers[part.layer].lengths.get(part.recipe.site)
+        digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} {length and length.length!r} ".encode())
         digest.update(part.vector.contiguous().numpy().tobytes())
     return digest.digest()
 

@@ -118,6 +118,17 @@ def test_filters_narrow_a_search(filled: Catalog) -> None:
     assert len(filled.search(min_confidence=0.9)) == 4
 
 
+@pytest.mark.parametrize("text", [None, "smile"])
+@pytest.mark.parametrize("given", [{"layer": "*"}, {"recipe": "*"}, {"layer": "*", "recipe": "*"}])
+def test_a_composite_is_of_no_layer_and_recipe_not_even_of_any(
+    text: str | None, given: dict[str, str], catalog: Catalog
+) -> None:
+    one = manifest("acme/made", {"composite/smile": [label("smile", 0.9)]}, composites=("smile",))
+    catalog.add_set(one, location="/made", digest="9")
+    assert names(catalog.search(text, composites=True)) == ["composite/smile"]
+    assert names(catalog.search(text, composites=True, **given)) == []
+
+
 def test_source_confidence_and_text_are_of_one_label(filled: Catalog) -> None:
     assert len(filled.search("smile", source="human")) == 1
     assert len(filled.search("grin", source="clip")) == 0

@@ -37,11 +37,10 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     if name is None or name.model_id not in models:
         model_id = full_id.partition("#")[0]
         if "#" not in full_id and model_id not in models:
-            message = (
-                f"no direction {full_id[:200]!r}: a full name is MODEL#LAYER/RECIPE/RANK or MODEL#composite/NAME, or the part "
-                "behind the # with --model. What has a label is found by `eigenbank search LABEL`."
+            more = (
+                "With --model, the part behind the # is enough. What has a label is found by `eigenbank search LABEL`."
             )
-            return UnknownNameError(message)
+            return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
         if model_id not in models:
             return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
         return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")

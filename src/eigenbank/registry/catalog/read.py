@@ -56,7 +56,7 @@ FACTS = (
 _DIRECTIONS = select(*FACTS).where(among(DirectionTable.id, "numbers"))
 _DIRECTIONS_IN_ROW = select(*FACTS).where(between(DirectionTable.id))
 
-_SPECTRA = (
+SPECTRA = (
     select(
         SpectrumTable.id,
         CheckpointTable.model_id,
@@ -168,7 +168,7 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
         return []
     rows = {row[0]: row for row in _of(connection, numbers, _DIRECTIONS, _DIRECTIONS_IN_ROW)}
     wanted = list({row[1] for row in rows.values()})
-    spectra = {row[0]: row for row in rows_of(connection, _SPECTRA, {"numbers": wanted})}
+    spectra = {row[0]: row for row in rows_of(connection, SPECTRA, {"numbers": wanted})}
     labels = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
     stored = Stored()
     stored.learn(connection, labels, [row[7:9] for row in rows.values()])

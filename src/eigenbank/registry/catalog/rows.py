@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eigenbank.registry.catalog.content import COMPOSITE
 from eigenbank.registry.catalog.parts import number
@@ -45,8 +45,13 @@ class Source(Protocol):
         ...
 
 
-Place = tuple[int, str, str, str | None, str | None, int | None, str | None, str]
-"""Where a direction is of: the spectrum's number, model id, revision ('' for none), layer, kind, width, recipe, location."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    Spectrum = tuple[int, str, str, str | None, str | None, int | None, str | None, str]
+    Facts = tuple[
+        int, int, int | None, float | None, float | None, float | None, str | None, Unpack[tuple[int | None, ...]]
+    ]
 
 
 class DirectionRow:
@@ -56,11 +61,13 @@ class DirectionRow:
     Its labels and quality were read with it. Everything is made when it is asked for, since most rows are only looked at.
     """
 
-    __slots__ = ("_facts", "_labels", "_place", "_raw", "_source")
+    __slots__ = ("_facts", "_labels", "_raw", "_source", "_spectrum")
 
-    def __init__(self, place: Place, facts: Sequence[Any], raw: Sequence[Any], source: Source) -> None:
-        """Hold what was read: `facts` are a row of `read.FACTS`, `raw` rows of `stored.LABEL_COLUMNS`."""
-        self._place = place
+    def __init__(self, spectrum: "Spectrum", facts: "Facts", raw: Sequence[Any], source: Source) -> None:
+        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` of `read.FACTS`, `raw` rows of
+        `stored.LABEL_COLUMNS`.
+        """
+        self._spectrum = spectrum
         self._facts = facts
         self._raw = raw
         self._source = source
@@ -69,67 +76,62 @@ class DirectionRow:
     @property
     def model_id(self) -> str:
         """The checkpoint's id."""
-        return self._place[1]
+        return self._spectrum[1]
 
     @property
     def revision(self) -> str | None:
         """The checkpoint's revision; None where there is none."""
-        return self._place[2] or None
+        return self._spectrum[2] or None
 
     @property
     def layer(self) -> str | None:
         """Name of the self-attention layer."""
-        return self._place[3]
+        return self._spectrum[3]
 
     @property
     def kind(self) -> str | None:
         """What the layer's tokens are."""
-        return self._place[4]
+        return self._spectrum[4]
 
     @property
     def width(self) -> int | None:
         """The layer's width."""
-        return self._place[5]
+        return self._spectrum[5]
 
     @property
     def recipe(self) -> str | None:
         """The recipe in its written form."""
-        return self._place[6]
+        return self._spectrum[6]
 
     @property
     def location(self) -> str:
         """Where the set is: a folder, or a place such as `shipped:NAME` or `hub:REPO@COMMIT`."""
-        return self._place[7]
+        return self._spectrum[7]
 
     @property
     def rank(self) -> int | None:
         """Place in the spectrum; 0 is the largest eigenvalue."""
-        rank: int | None = self._facts[2]
-        return rank
+        return self._facts[2]
 
     @property
     def eigenvalue(self) -> float | None:
         """Eigenvalue of the recipe's Gram matrix."""
-        eigenvalue: float | None = self._facts[3]
-        return eigenvalue
+        return self._facts[3]
 
     @property
     def share(self) -> float | None:
         """The eigenvalue's share of the spectrum's sum."""
-        share: float | None = self._facts[4]
-        return share
+        return self._facts[4]
 
     @property
     def gap(self) -> float | None:
         """Distance to the next eigenvalue, over the largest; None where it is not known."""
-        gap: float | None = self._facts[5]
-        return gap
+        return self._facts[5]
 
     @property
     def composite(self) -> str | None:
         """A composite's name; None for a direction."""
-        composite: str | None = self._facts[6]
-        return composite
+        return self._facts[6]
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -173,7 +175,7 @@ class DirectionRow:
     __hash__ = None  # type: ignore[assignment]
 
     def _told(self) -> tuple[object, ...]:
-        return self._place[1:], self._facts[2:], self._raw
+        return self._spectrum[1:], self._facts[2:], self._raw
 
     def __repr__(self) -> str:
         return f"<DirectionRow {self.id}>"
