@@ -142,7 +142,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     start = 300_000 + 1_000 * number
     plan = Plan(
         seeds=tuple(range(start, start + 8)),
-        confirm_seeds=tuple(range(start + 100, start + 112)),
+        confirm_seeds=tuple(range(start + 100, start + 124)),
         most=MOST,
         quality_seeds=0,
     )

@@ -56,7 +56,7 @@ class Plan:
 
     scale: float = 1.0
     seeds: tuple[int, ...] = tuple(range(100, 108))
-    confirm_seeds: tuple[int, ...] = tuple(range(200, 212))
+    confirm_seeds: tuple[int, ...] = tuple(range(200, 224))
     confirm_most: int = 48
     steps: int = 10
     most: int = 4

@@ -67,6 +67,21 @@ def test_confidence_is_the_share_of_resamples_in_which_every_criterion_holds() -
     assert 0.05 < trust(Criteria(), null=0.4) < 0.95
 
 
+def test_a_confidence_that_is_just_reached_is_enough() -> None:
+    shares = set()
+    for seed in range(40):
+        found = effects(*_readings([[0.5, 0.3, 0.1]], noise=0.5, seed=seed), STD, 1.0)
+        if leading(found, Criteria())[0] < 0:
+            continue
+        count = round(float(confidence(found, Criteria())[0]) * 400)
+        (given,) = labels_from(
+            found, NAMES, Criteria(confidence=count / 400), source="x", scale=1.0, seeds=range(12), steps=5
+        )
+        assert given is not None
+        shares.add(count)
+    assert len(shares) > 5
+
+
 def test_a_direction_that_does_the_same_at_either_sign_gets_no_label() -> None:
     assert _labels([[0.8, 0.1, 0.1]], even=1.5) == [None]
 

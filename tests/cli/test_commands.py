@@ -55,6 +55,27 @@ def test_out_chooses_the_folder_and_never_overwrites(
     assert (tmp_path / "set" / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("out", ["taken", "n" * 300])
+@pytest.mark.parametrize("command", ["build", "label"])
+def test_out_is_looked_at_before_the_work(
+    command: str,
+    out: str,
+    built: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def work(*_given: object, **_more: object) -> None:
+        pytest.fail("the work was done")
+
+    monkeypatch.setattr("eigenbank.workflows.open_source", work)
+    monkeypatch.setattr("eigenbank.loaders.pipelines.open_pipeline", work)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    assert run([command, built, "--out", str(tmp_path / out)]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fmt", ["table", "json", "jsonl", "csv", "tsv"])
 def test_search_prints_every_format(fmt: str, built: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["search", "--model", built, "--layer", "mid_block.*", "--format", fmt]) == 0

@@ -16,6 +16,12 @@ def test_its_json_is_read_back_as_it_was() -> None:
     assert Sliders.model_validate_json(sliders.model_dump_json(exclude_none=True)) == sliders
 
 
+def test_a_site_is_understood_in_short_and_written_in_full() -> None:
+    short, full = (Slider(key="smile", scale=1, site=site) for site in ("output", "block-output"))  # type: ignore[arg-type]
+    assert short == full
+    assert '"site":"block-output"' in short.model_dump_json()
+
+
 def test_its_json_schema_says_what_a_file_holds() -> None:
     schema = Sliders.model_json_schema()
     assert schema["additionalProperties"] is False

@@ -163,7 +163,7 @@ def confidence(
     n = found.odd.shape[1]
     attribute = found.mean.abs().argmax(dim=1)
     rows = torch.arange(len(attribute))
-    kept = torch.zeros(len(attribute))
+    kept = torch.zeros(len(attribute), dtype=torch.float64)  # in 32 bits 380 of 400 are less than 0.95
     sign = found.mean[rows, attribute].sign()
     for _ in range(resamples):
         seeds = torch.randint(n, (n,), generator=generator)

@@ -55,9 +55,12 @@ def build(
     Example:
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
     """
+    from eigenbank.registry.sets import check_new
     from eigenbank.workflows import build as build_bank
     from eigenbank.workflows import check_model_id, keep, open_source
 
+    if out is not None:
+        check_new(out)
     if model_id is not None:
         try:
             check_model_id(model_id)

@@ -72,7 +72,7 @@ def _demo(top_k: int, out: Path) -> None:
             open_pipeline(checkpoint),
             open_labelers(["attributes"], checkpoint),
             # Minutes rather than half an hour: fewer seeds, and no qualities. The set that ships has them.
-            Plan(seeds=tuple(range(100, 104)), confirm_most=12, quality_seeds=0),
+            Plan(seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0),
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)

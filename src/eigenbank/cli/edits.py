@@ -59,7 +59,12 @@ def acting_options(command: F) -> F:
             metavar="PICTURE",
             help="Act where this picture is white.",
         ),
-        click.option("--site", type=click.Choice(list(SITES)), help="Add there instead of at the recipe's site."),
+        click.option(
+            "--site",
+            type=click.Choice([*SITES, *SITES.values()]),
+            metavar=f"[{'|'.join(SITES)}]",
+            help="Add there instead of at the recipe's site; the full names of sliders files are understood too.",
+        ),
         click.option(
             "--guidance",
             type=click.Choice(["both", "conditional", "unconditional"]),
@@ -96,7 +101,7 @@ def wanted_sliders(
     said = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
     for key, scale in edits.items():
         said[key] = {**said.get(key, {"key": key}), "scale": scale}
-    options = {"window": window, "guidance": guidance, "site": SITES[site] if site else None}
+    options = {"window": window, "guidance": guidance, "site": site}
     for slider in said.values():
         slider.update({name: value for name, value in options.items() if slider.get(name) is None})
     try:

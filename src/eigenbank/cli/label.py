@@ -24,7 +24,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 )
 @click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen all directions on.")
 @click.option(
-    "--confirm-seeds", type=SEEDS, default="200-211", show_default=True, help="Seeds to confirm the found ones on."
+    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on."
 )
 @click.option(
     "--confirm-most",
@@ -88,16 +88,20 @@ def label(
     Example:
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
+    from eigenbank.loaders.load import set_of
+    from eigenbank.registry.paths import readings_folder
+    from eigenbank.registry.sets import check_new
+    from eigenbank.workflows import find_checkpoint, keep
+
+    if out is not None:
+        check_new(out)
+    model_id, checkpoint = find_checkpoint(model)
+    bank = set_of(model_id)
     from eigenbank.builders.labelers.seam import open_labelers
     from eigenbank.labelling import Plan
     from eigenbank.labelling import label as label_bank
-    from eigenbank.loaders.load import set_of
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.registry.paths import readings_folder
-    from eigenbank.workflows import find_checkpoint, keep
 
-    model_id, checkpoint = find_checkpoint(model)
-    bank = set_of(model_id)
     opened = open_labelers(list(labelers), checkpoint)
     plan = Plan(
         scale=scale,

@@ -44,8 +44,6 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.loaders.load import set_of
-    from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.loaders.preview import draw_preview
     from eigenbank.registry.card import preview_name
     from eigenbank.schemas.errors import SteerError
     from eigenbank.workflows import find_checkpoint, keep
@@ -59,6 +57,9 @@ def preview(
     if not chosen:
         message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
         raise SteerError(message)
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.loaders.preview import draw_preview
+
     pipe = open_pipeline(checkpoint, device)
     drawn = {}
     with progress_bar() as progress:

@@ -149,7 +149,9 @@ class Bank:
         return [pairs[0][0].text for pairs in order]
 
     def search(self, text: str) -> list[Direction | Composite]:
-        """The directions and composites with a label that contains every word of `text`; best match and most trusted first."""
+        """The directions and composites with a label that contains every word of `text`: exact matches first, and of those
+        what promises the best slider, which is what the label alone stands for. The catalog ranks by confidence instead.
+        """
         words = text.casefold().split()
         found = [
             ((name == " ".join(words), *_worth(label)), slider)

@@ -113,6 +113,18 @@ def manifest_text(manifest: Manifest) -> str:
     return text + "\n"
 
 
+def check_new(target: Path) -> None:
+    """Raise SetError when `target` exists and is not an empty folder: a set is never overwritten in place."""
+    try:
+        taken = target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir())))
+    except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte
+        message = f"{str(target)[:200]!r} cannot be written ({error}): nothing was written. Choose another --out"
+        raise SetError(message) from error
+    if taken:
+        message = f"{target} exists and is not an empty folder: nothing was written. Choose another --out, or remove it"
+        raise SetError(message)
+
+
 def write_set(
     target: Path,
     manifest: Manifest,
@@ -129,9 +141,7 @@ def write_set(
     """
     from safetensors.torch import save_file
 
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        message = f"{target} exists and is not an empty folder: nothing was written. Choose another --out, or remove it"
-        raise SetError(message)
+    check_new(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))

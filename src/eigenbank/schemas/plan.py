@@ -38,7 +38,7 @@ class Measurement(Model):
 
     scale: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     seeds: Seeds = tuple(range(100, 108))
-    confirm_seeds: Seeds = tuple(range(200, 212))
+    confirm_seeds: Seeds = tuple(range(200, 224))
     confirm_most: Count = 48
     steps: Count = 10
     most: Count = 4

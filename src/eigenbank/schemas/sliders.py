@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from eigenbank.schemas.common import MAX_SCALE, PRINTABLE, Model, ModelId
-from eigenbank.schemas.recipe import Site, Window
+from eigenbank.schemas.recipe import SITES, Site, Window
 
 MAX_SLIDERS = 1_000
 """Most sliders of one file."""
@@ -15,17 +15,22 @@ MAX_SLIDERS_BYTES = 2**20
 Guidance = Literal["both", "conditional", "unconditional"]
 
 
+def _in_full(site: object) -> object:
+    return SITES.get(site, site) if isinstance(site, str) else site
+
+
 class Slider(Model):
     """One direction and how far it is pushed. `key` is a label or a direction's id, `scale` counts token lengths.
 
     What is None is as the direction's recipe has it: the `window` of the run and the `site`; `guidance` None is both halves.
+    A site may be given by its short name (`input`, `projection`, `output`), and is written in full.
     """
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=PRINTABLE)]
     scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
     window: Window | None = None
     guidance: Guidance | None = None
-    site: Site | None = None
+    site: Annotated[Site | None, BeforeValidator(_in_full)] = None
 
 
 class Sliders(Model):
