@@ -49,7 +49,7 @@ def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.C
         (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "added to what the layer reads"),
         (["export", DEMO, OUTPUT, "--checkpoint", "/no/such", "--out", "a.safetensors"], 1, "no such folder"),
         (["export", "no/such-model", OUTPUT, "--out", "a.safetensors"], 1, "no/such-model"),
-        (["export", DEMO, "--set", "smile=1", "--out", "a.safetensors"], 1, "no label"),
+        (["export", DEMO, "--set", "no such name=1", "--out", "a.safetensors"], 1, "no label"),
         (["export", DEMO, "--format", "exe", "--out", "a.exe"], 2, "--format"),
     ],
 )

@@ -52,7 +52,7 @@ def ids(call, *args: str) -> list[str]:  # type: ignore[no-untyped-def]
 
 
 def test_a_search_finds_the_best_match_first(call) -> None:  # type: ignore[no-untyped-def]
-    assert ids(call, "search", "smile") == [FACES]
+    assert ids(call, "search", "smile", "--model", "acme/*") == [FACES]
     assert ids(call, "search", "smi", "--model", "acme/*") == [FACES]
     assert ids(call, "search", '"big smile"') == [FACES]
 

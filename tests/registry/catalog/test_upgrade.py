@@ -146,9 +146,8 @@ def test_sets_of_an_earlier_schema_get_their_composites(tmp_path: Path, number: 
         catalog.add_set(changed, location=location, digest="another's")
         catalog.add_set(manifest(), location="/nowhere", digest="1")
         catalog.add_set(manifest("acme/hub"), location=f"hub:me/it@{'c' * 40}", digest="1")
-        catalog.add_label(
-            f"{shipped.checkpoint.model_id}#{shipped.directions[0].id}", label("mine", source="human:ann")
-        )
+        unnamed = next(record for record in shipped.directions if not record.labels)
+        catalog.add_label(f"{shipped.checkpoint.model_id}#{unnamed.id}", label("mine", source="human:ann"))
         before = content(catalog)
     of_schema(path, number)
     with Catalog.open(path, shipped=False) as catalog:

@@ -21,7 +21,7 @@ def test_entries_come_without_tensors_and_tensors_when_loaded(published_set: Pat
     assert client.run("sync").returncode == 0
     assert hub.served["get"] < 100_000
     assert not list(client.home.rglob("directions.safetensors"))
-    found = client.run("search", "smile", "--format", "json")
+    found = client.run("search", "smile", "--model", "acme/faces", "--format", "json")
     assert [row["location"] for row in json.loads(found.stdout)] == [f"hub:{REPO}@{hub.head(REPO).sha}"]
     assert json.loads(client.run("verify", "acme/faces", "--format", "json").stdout)[0]["status"] == "remote"
     load = "import eigenbank as eb; print(len(eb.load('acme/faces')))"
