@@ -224,15 +224,9 @@ _CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def worth(record: Slider) -> tuple[bool, float]:
-    """How good a slider the labels promise, as in a bank: a person's word first, then the evidence."""
-
-    def of(label: Label) -> tuple[bool, float]:
-        evidence = label.evidence
-        strength = evidence.selectivity * min(1.0, abs(evidence.effect)) if evidence else 0.0
-        return label.source.startswith("human:"), (label.confidence or 0.0) * strength
-
-    return max((of(label) for label in record.labels), default=(False, -1.0))
+def worth(record: Slider) -> tuple[bool, float, float]:
+    """How good a slider the best of the labels promises."""
+    return max((label.worth for label in record.labels), default=(False, -1.0, 0.0))
 
 
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:

@@ -83,7 +83,7 @@ class Bank:
             for label in slider.labels:
                 found.setdefault(label.text.casefold(), []).append((label, slider))
         for named in found.values():
-            named.sort(key=lambda pair: _worth(pair[0]), reverse=True)
+            named.sort(key=lambda pair: pair[0].worth, reverse=True)
         return found
 
     def __iter__(self) -> Iterator[Direction]:
@@ -145,7 +145,7 @@ class Bank:
     @property
     def labels(self) -> list[str]:
         """All label texts, those of the most trusted directions first."""
-        order = sorted(self._by_label.values(), key=lambda pairs: _worth(pairs[0][0]), reverse=True)
+        order = sorted(self._by_label.values(), key=lambda pairs: pairs[0][0].worth, reverse=True)
         return [pairs[0][0].text for pairs in order]
 
     def search(self, text: str) -> list[Direction | Composite]:
@@ -154,7 +154,7 @@ class Bank:
         """
         words = text.casefold().split()
         found = [
-            ((name == " ".join(words), *_worth(label)), slider)
+            ((name == " ".join(words), *label.worth), slider)
             for name, pairs in self._by_label.items()
             if words and all(word in name for word in words)
             for label, slider in pairs
@@ -223,14 +223,3 @@ class Bank:
         return (
             f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} names>"
         )
-
-
-def _worth(label: Label) -> tuple[bool, float, float]:
-    """How good a slider a label promises: a person's word first, then confidence, selectivity and effect together.
-
-    Beyond one standard deviation per unit scale more effect is no better.
-    """
-    human, trust = label.source.startswith("human:"), label.confidence or 0.0
-    if label.evidence is None:
-        return human, 0.0, trust
-    return human, trust * label.evidence.selectivity * min(1.0, abs(label.evidence.effect)), trust

@@ -99,15 +99,9 @@ def _facts(manifest: Manifest, recipes: str) -> str:
 
 
 def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord | CompositeRecord]]:
-    """Labels with their directions: by text, the most trusted of each text first, and the best text first of all."""
-
-    def worth(label: Label) -> tuple[bool, float, float]:
-        evidence = label.evidence
-        strength = (label.confidence or 0.0) * (evidence.selectivity if evidence else 0.0)
-        return label.source.startswith("human:"), strength, abs(evidence.effect) if evidence else 0.0
-
+    """Labels with their directions, what promises the best slider first."""
     pairs = [(label, record) for record in manifest.sliders for label in record.labels]
-    pairs.sort(key=lambda pair: worth(pair[0]), reverse=True)
+    pairs.sort(key=lambda pair: pair[0].worth, reverse=True)
     return pairs
 
 

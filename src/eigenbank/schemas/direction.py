@@ -62,6 +62,19 @@ class Label(Model):
     note: Note | None = None
     created: datetime
 
+    @property
+    def worth(self) -> tuple[bool, float, float]:
+        """How good a slider it promises, the better the greater: a person's word first, then the evidence.
+
+        That is confidence, selectivity, effect (more than one standard deviation per unit scale is no better), and the odd
+        part's share of the response: a slider does at −1 the contrary of what it does at +1.
+        """
+        human, trust = self.source.startswith("human:"), self.confidence or 0.0
+        if self.evidence is None:
+            return human, 0.0, trust
+        odd = 1 / (1 + (self.evidence.asymmetry or 0.0))
+        return human, trust * self.evidence.selectivity * min(1.0, abs(self.evidence.effect)) * odd, trust
+
 
 class Preview(Model):
     """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins.

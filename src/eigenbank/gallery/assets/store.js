@@ -120,7 +120,9 @@
 
   // How good a slider a label promises, as in a bank: a person's word first, then the evidence.
   function worth({ source, confidence, evidence }) {
-    const strength = evidence ? evidence.selectivity * Math.min(1, Math.abs(evidence.effect)) : 0;
+    const strength = evidence
+      ? (evidence.selectivity * Math.min(1, Math.abs(evidence.effect))) / (1 + (evidence.asymmetry ?? 0))
+      : 0;
     return (source.kind === "human" ? 1 : 0) + (confidence ?? 0) * strength;
   }
 
