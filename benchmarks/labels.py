@@ -29,7 +29,7 @@ from eigenbank.workflows import build, find_checkpoint
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
 MOST = 100
-"""Directions confirmed per score, as `make directions` has it."""
+"""Directions confirmed per score in a rerun: all that the screening finds, so that a label is lost by its evidence alone."""
 SUBSET = 12
 PAIRS = 2000
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)

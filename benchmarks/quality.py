@@ -357,7 +357,7 @@ class Measure:
 
 def misfits(model: AttributeModel, images: Tensor) -> Tensor:
     """`(n,)`: how far pictures are from any face: from the render of the factors read off them."""
-    again = (render(model.read(images)) + 1) / 2
+    again = (render(model.read(images), size=images.shape[-1]) + 1) / 2
     return (images - again).square().flatten(1).mean(dim=1).sqrt()
 
 

@@ -63,7 +63,7 @@ def test_one_scale_moves_all_parts(pipe: Any, bank: eb.Bank, expected: torch.Ten
         torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
 
 
-def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.Bank, expected: torch.Tensor) -> None:
+def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.Bank, expected: torch.Tensor, tmp_path: Path) -> None:
     swept = eb.sweep(pipe, "wide", [-2.0], seeds=(1, 2), steps=3, bank=bank)
     torch.testing.assert_close(swept.pixels[:, 0], expected, atol=1e-4, rtol=0)
     how, picture = draw_preview(pipe, bank.composites[0], seeds=(1,), scales=(-1.0, 1.0), steps=2)
@@ -71,6 +71,8 @@ def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.Bank, expected: torch.T
     kept = bank.with_previews({"composite/wide": (how, picture)})
     assert kept["composite/wide"].record.preview == how
     assert kept.previews == {"previews/composite-wide.webp": picture}
+    assert kept.save(tmp_path / "with").composed([]).save(tmp_path / "without").previews == {}
+    assert not (tmp_path / "without" / "previews").exists()
 
 
 def test_a_file_holds_all_its_parts(bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:

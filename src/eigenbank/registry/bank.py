@@ -59,9 +59,12 @@ class Bank:
 
     @property
     def previews(self) -> dict[str, bytes]:
-        """The previews, WebP pictures by their names in the set. Raises SetError where one is damaged or missing."""
+        """The previews, WebP pictures by their names in the set: of what the bank holds, not of a composite that it was without
+        since. Raises SetError where one is damaged or missing.
+        """
         held = {} if self.folder is None else read_previews(self.folder, self.manifest)
-        return {**held, **self._drawn}
+        named = {preview_name(each.record) for each in self.sliders}
+        return {name: picture for name, picture in {**held, **self._drawn}.items() if name in named}
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
