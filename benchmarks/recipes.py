@@ -130,7 +130,7 @@ def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) 
             yield slug, "top of each head", of_bank(f"{slug}, heads", pipe, calibrate(pipe, single), per_layer, 0.0)
             for name, vectors in VARIATIONS.items():
                 other = varied(pipe, bank, vectors, per_layer)
-                if any(float(one.vector @ two.vector) < SAME for one, two in zip(bank, other, strict=True)):
+                if any(abs(float(one.vector @ two.vector)) < SAME for one, two in zip(bank, other, strict=True)):
                     yield slug, name, of_bank(name, pipe, other, per_layer, 0.0)
         chance = bank.randomised(per_layer, seed=1)
         yield slug, "random", of_bank(f"{slug}, random", pipe, chance, per_layer, 0.0)
@@ -179,9 +179,9 @@ def main(
 
 
 def as_markdown(document: dict[str, Any]) -> str:
-    """The page docs/results.md of a run."""
+    """The page of a run, as docs/results.md."""
     lines = [
-        "# Which eigenvectors make the best sliders?",
+        f"# Which eigenvectors make the best sliders of {document['model'].rpartition('/')[2]}?",
         "",
         f"Measured on `{document['model']}` ({document['factors']} known factors) by `python benchmarks/recipes.py`: the "
         f"first {document['per_layer']} directions of every layer, {document['directions']} in all, {document['steps']} DDIM steps; "
