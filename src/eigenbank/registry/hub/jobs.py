@@ -94,7 +94,9 @@ def _pull(name: str, catalog: Catalog, revision: str | None, say: Say) -> Pulled
             say(f"{error}. The copy in the cache is used, {found.at.short}, which may not be the newest")
             return found
         if pulled is None:
-            raise no_set(name, catalog, "The Hub has no repository of that name, and none with directions for such a checkpoint.")
+            raise no_set(
+                name, catalog, "The Hub has no repository of that name, and none with directions for such a checkpoint."
+            )
         return pulled
     found = _cached(name, revision, say)
     if found is None:
