@@ -28,8 +28,10 @@ from eigenbank.workflows import build, find_checkpoint
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
-MOST = 12
-"""Directions confirmed per score, as `make directions` has it."""
+AS_SHIPPED: dict[str, int] = {"most": 100, "confirm_most": 192}
+"""How `make directions` labels: all that the screening finds is confirmed, on up to so many seeds."""
+FIRST_RERUN = 302_000
+"""From here on each blind rerun has a thousand seeds. Those from 300,000 had a part in choosing how labels are given."""
 SUBSET = 12
 PAIRS = 2000
 BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -40,7 +42,7 @@ Kind = Direction | Composite
 @click.option("--directions", type=click.Path(path_type=Path), help="Set to check [default: the one that ships].")
 @click.option("--held", default=500, show_default=True, help="Fresh seeds for each label's best direction.")
 @click.option("--calibration-seeds", default=48, show_default=True, help="Seeds for everything that has a label.")
-@click.option("--reruns", default=2, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
+@click.option("--reruns", default=1, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
@@ -139,12 +141,12 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
 
 def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
     """Label the same directions again with other seeds: how many labels come back?"""
-    start = 300_000 + 1_000 * number
+    start = FIRST_RERUN + 1_000 * number
     plan = Plan(
         seeds=tuple(range(start, start + 8)),
         confirm_seeds=tuple(range(start + 100, start + 124)),
-        most=MOST,
         quality_seeds=0,
+        **AS_SHIPPED,
     )
     plain = bank.composed([]).labelled({each.id: () for each in bank})
     again = label(
@@ -204,7 +206,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, pr
             other,
             open_pipeline(blank),
             labelers,
-            Plan(most=MOST, quality_seeds=0),
+            Plan(quality_seeds=0, **AS_SHIPPED),
             cache=cache / "untrained",
             progress=progress,
         )

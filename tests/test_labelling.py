@@ -1,7 +1,7 @@
 """Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import eigenbank as eb
 from eigenbank import labelling
-from eigenbank.builders.label import Effects
+from eigenbank.builders.label import Criteria, Effects
 from eigenbank.builders.labelers.seam import LabelerError
 from eigenbank.builders.labelers.statistics import Statistics
 from eigenbank.labelling import Plan, label
@@ -80,9 +80,9 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
             labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
         )
         label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, quality_seeds=0))
-        confirming, chance = asked[1::2], asked[2::2]  # after the screening
-        assert confirming == chance
-        return confirming
+        _, first, chance, *more = asked  # the screening comes first
+        assert chance == first  # random directions are read on the first seeds alone
+        return [first, *more]
 
     monkeypatch.setattr(labelling, "respond", watched)
     pipe = open_pipeline(tiny_checkpoint)
@@ -110,7 +110,7 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     assert seen == [(3, 3), (6, 6)]
 
 
-def test_the_same_random_directions_stand_at_a_place_on_all_seeds(
+def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
     bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[set[str]] = []
@@ -120,14 +120,39 @@ def test_the_same_random_directions_stand_at_a_place_on_all_seeds(
             drawn.append({each.id for each in directions})
         return respond(pipe, directions, *args, force=force, **how)
 
-    # All that is confirmed, and after a first look all but one of the directions at each place.
-    monkeypatch.setattr(labelling, "shortlist", lambda found, *_: list(range(len(found.odd))))
-    monkeypatch.setattr(labelling, "unsettled", lambda trust, _: torch.arange(len(trust)) % 3 != 0)
+    def confirming(picked: Callable[[int], list[int]]) -> None:
+        monkeypatch.setattr(labelling, "shortlist", lambda found, *_: picked(len(found.odd)))
+        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0, parts=0))
+
+    pipe = open_pipeline(tiny_checkpoint)
+    monkeypatch.setattr(labelling, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
     monkeypatch.setattr(labelling, "respond", watched)
-    label(bank, open_pipeline(tiny_checkpoint), [Colours()], dataclasses.replace(PLAN, quality_seeds=0, parts=0))
-    first, *later = drawn
-    assert later
-    assert all(after <= first for after in later)
+    confirming(lambda count: list(range(count)))
+    confirming(lambda count: list(range(1, count, 2)))
+    every, some = drawn
+    assert some
+    assert some <= every
+
+
+def test_chance_is_not_drawn_for_what_cannot_have_a_label(
+    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def watched(*args: Any, force: bool = False, **how: Any) -> Any:
+        asked.append(force)
+        return respond(*args, force=force, **how)
+
+    def forced(trust: float) -> list[bool]:
+        asked.clear()
+        monkeypatch.setattr(labelling, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
+        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0))
+        return asked
+
+    pipe = open_pipeline(tiny_checkpoint)
+    monkeypatch.setattr(labelling, "respond", watched)
+    assert not any(forced(Criteria().doubt))
+    assert any(forced(0.5))
 
 
 def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Path) -> None:

@@ -48,8 +48,8 @@ Place = tuple[str, ...]
 class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`; the `most`
     promising for each score, and a composite of at most `parts` directions for it, confirmed on `confirm_seeds` beside `null`
-    random ones at the place of each, and where these do not settle it on as many again, and again, up to `confirm_most` in
-    all. The quality of those that got a label, or of `all_qualities`, is measured on the first
+    random ones at the place of each, and where these do not settle it on as many again, and on twice as many, up to
+    `confirm_most` in all. The quality of those that got a label, or of `all_qualities`, is measured on the first
     `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
     and nothing there has a name.
     """
@@ -188,37 +188,44 @@ class _Study:
     def confirm(
         self, candidates: "Sequence[_Candidates]", bank: Bank, wanted: "Sequence[Direction | Composite]"
     ) -> dict[str, list[Label]]:
-        """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it."""
+        """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
+
+        Chance is read on the first of these seeds alone, at the places of what holds there by itself.
+        """
         labels: dict[str, list[Label]] = {}
-        seen: _Seen | None = None
         seeds = self.plan.confirm_seeds
-        # The same random vectors on all seeds, whichever sliders are left at their place.
-        twins = {_place(each): each.id for each in reversed(wanted)}
-        while wanted:
-            more = self.beside_chance(bank, wanted, seeds, twins)
-            seen = more if seen is None else seen.joined(more)
+        found = self.measure("confirming", wanted, seeds)
+        for one in candidates:
+            one.keep_hopeful([each.id for each in wanted], found)
+        hopeful = [k for k, each in enumerate(wanted) if any(each.id in one.open for one in candidates)]
+        wanted = [wanted[k] for k in hopeful]
+        if not wanted:
+            return labels
+        seen = self.beside_chance(bank, wanted, found.rows(hopeful))
+        while True:
             seeds = self.more_seeds(seen.found.seeds)
             for each in candidates:
                 for name, new in each.confirmed(seen, last=not seeds).items():
                     labels.setdefault(name, []).append(new)
             wanted = [slider for slider in wanted if any(slider.id in each.open for each in candidates)]
-        return labels
+            if not wanted:
+                return labels
+            seen = seen.joined([each.id for each in wanted], self.measure("confirming", wanted, seeds))
 
-    def beside_chance(
-        self, bank: Bank, wanted: "Sequence[Direction | Composite]", seeds: Sequence[int], twins: Mapping[Place, str]
-    ) -> "_Seen":
-        """What sliders do on some seeds, and random ones in their places: vectors of equal length where a direction's is added,
-        the same for all of that place, and a composite's weights on such vectors. `twins`: whose id they go by.
+    def beside_chance(self, bank: Bank, wanted: "Sequence[Direction | Composite]", found: Responses) -> "_Seen":
+        """What was found of sliders, and what random ones in their places do on the same seeds: vectors of equal length where a
+        direction's is added, the same for all of that place, and a composite's weights on such vectors.
         """
         places = {each.id: _place(each) for each in wanted}
         at = list(dict.fromkeys(places.values()))
+        # By the first that stands there: the same random vectors, whatever else is asked about.
+        twins = {_place(each): each.id for each in reversed(list(bank.sliders))}
         draws = [
             bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites)
             for number in range(self.plan.null)
         ]
         chance = [drawn[twins[place]] for drawn in draws for place in at]
-        found = self.measure("confirming", wanted, seeds)
-        return _Seen(places, found, at, self.measure("chance", chance, seeds))
+        return _Seen(places, found, at, self.measure("chance", chance, found.seeds))
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
@@ -276,7 +283,7 @@ class _Study:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was read of sliders, and on the same seeds of random ones in their places, a draw of all after the other.
+    """What was read of sliders, and on the first of these seeds of random ones in their places, a draw of all after the other.
 
     `places`: each slider's, by its id. `at`: the places of one draw.
     """
@@ -286,13 +293,11 @@ class _Seen:
     at: list[Place]
     chance: Responses
 
-    def joined(self, more: "_Seen") -> "_Seen":
+    def joined(self, names: Sequence[str], more: Responses) -> "_Seen":
         """Of those that were read on more seeds, with what was read then."""
         own = list(self.places)
-        draws = range(0, len(self.chance.plus), len(self.at))
-        rows = [draw + self.at.index(place) for draw in draws for place in more.at]
-        found = self.found.joined(more.found, [own.index(name) for name in more.places])
-        return _Seen(more.places, found, more.at, self.chance.joined(more.chance, rows))
+        found = self.found.joined(more, [own.index(name) for name in names])
+        return _Seen({name: self.places[name] for name in names}, found, self.at, self.chance)
 
 
 class _Candidates:
@@ -324,6 +329,11 @@ class _Candidates:
             self.records.append(CompositeRecord(name=name, parts=parts))
             self._wanted[self.records[-1].id] = text
         self.open |= self._wanted.keys()
+
+    def keep_hopeful(self, names: Sequence[str], found: Responses) -> None:
+        """What cannot get a label by what was `found` of it, chance aside, is not open any more. `names`: of the rows found."""
+        trust = confidence(self.judge.effects(found), Criteria())
+        self.open -= {name for name, share in zip(names, trust.tolist(), strict=True) if share <= Criteria().doubt}
 
     def confirmed(self, seen: _Seen, *, last: bool) -> dict[str, Label]:
         """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for.

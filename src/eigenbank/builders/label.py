@@ -95,8 +95,8 @@ class Effects:
 
 @dataclass(frozen=True)
 class Chance:
-    """What D random directions of equal length do at the place of each of K others, on the very seeds those were measured on:
-    what is easily moved differs more between seeds than between directions.
+    """What D random directions of equal length do at the place of each of K others, on the very seeds those were measured on,
+    or the first n of them: what is easily moved differs more between seeds than between directions.
 
     `odd` `(D, K, n, f)`: as in `Effects`.
     """
@@ -108,8 +108,8 @@ class Chance:
         return Chance(self.odd[:, list(directions)])
 
     def on(self, seeds: Tensor) -> "Chance":
-        """The same on some of the seeds, `(m,)` long; one may be named more than once."""
-        return Chance(self.odd[:, :, seeds])
+        """The same on those of some seeds, `(m,)` long, that are its own; one may be named more than once."""
+        return Chance(self.odd[:, :, seeds[seeds < self.odd.shape[2]]])
 
     @cached_property
     def null(self) -> Tensor:

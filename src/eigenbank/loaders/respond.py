@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class Responses:
     scale: float
     seeds: tuple[int, ...]
     steps: int
+
+    def rows(self, directions: Sequence[int]) -> "Responses":
+        """The readings for some of the directions."""
+        picked = list(directions)
+        return replace(self, plus=self.plus[picked], minus=self.minus[picked])
 
     def joined(self, more: "Responses", rows: Sequence[int]) -> "Responses":
         """Of some of the directions, `rows`, with what was read of just these on more seeds."""
