@@ -194,6 +194,8 @@ class _Study:
         """
         labels: dict[str, list[Label]] = {}
         seeds = self.plan.confirm_seeds
+        if not wanted:
+            return labels
         found = self.measure("confirming", wanted, seeds)
         for one in candidates:
             one.keep_hopeful([each.id for each in wanted], found)
