@@ -1,6 +1,7 @@
-"""What the benchmarks have in common: where and with what was measured, spreads, and rows to compare."""
+"""What the benchmarks have in common: where and with what was measured, results as files, spreads, and rows to compare."""
 
 import datetime
+import json
 import os
 import platform
 import statistics
@@ -28,10 +29,17 @@ def about() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[name] = "none"
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "accelerator": accelerator(), **versions,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}", "accelerator": accelerator(), **versions,
         "python": platform.python_version(), "commit": commit.stdout.strip(), "load_before": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip
+
+
+def save(path: Path, document: dict[str, Any]) -> None:
+    """Write a benchmark's document. Raises KeyError where it does not say `about` what and where it was measured."""
+    document["about"]["commit"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def accelerator() -> str | None:

@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -21,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from common import processor
+from common import about, save
 
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
@@ -191,13 +190,8 @@ def browse(site: Path) -> dict[str, float]:
 def measure(folder: Path, runs: int) -> dict[str, Any]:
     """Everything, as the document that is written to results."""
     result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}",
+        "about": about(),
         "load": [os.getloadavg()],
-        "python": platform.python_version(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "runs": {name: [] for name in CATALOGS},
         "first_page": {},
     }
@@ -247,7 +241,7 @@ def table(result: dict[str, Any]) -> str:
     total = result["pictures"]["bytes"] / 1e6
     return "\n".join(
         [
-            f"Middle of {len(result['browser'])} run{'s' * (len(result['browser']) > 1)} on {result['machine']}, with a load of {loads} before and after. Copying the "
+            f"Middle of {len(result['browser'])} run{'s' * (len(result['browser']) > 1)} on {result['about']['machine']}, with a load of {loads} before and after. Copying the "
             f"{result['pictures']['count']:,} strips ({total:.0f} MB), hashing them included, is part of the time.",
             "",
             *rows,
@@ -260,13 +254,12 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-bench-gallery"))
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     options = parser.parse_args()
     if not options.table:
         result = measure(options.folder, options.runs)
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        save(RESULTS, result)
     text = DOCS.read_text(encoding="utf-8")
     before, mark, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]

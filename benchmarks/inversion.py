@@ -1,18 +1,18 @@
 """How well do photos come back from their noise, and do edits act on them? Measured on faces rendered, not generated.
 
-    python benchmarks/inversion.py --out benchmarks/results/inversion.json --table docs/inversion.md
+    python benchmarks/inversion.py
 
 diffusers' own DDIMInverseScheduler beside ours without and with repeats, on the demo checkpoint.
 """
 
 import json
-import platform
 import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from common import about, save
 from torch import Tensor
 
 from eigenbank.faces.attributes import load_attribute_model
@@ -91,8 +91,6 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
     return {
         "photos": photos,
         "labels": len(bank.labels),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
         "rows": rows,
     }
 
@@ -142,15 +140,15 @@ def _way(repeats: int | None) -> str:
 @click.command()
 @click.option("--photos", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--steps", multiple=True, type=click.IntRange(2, 1000), default=(10, 20, 50), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON to write.")
-@click.option("--table", type=click.Path(path_type=Path), help="Markdown to write.")
-def main(photos: int, steps: tuple[int, ...], out: Path, table: Path | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/inversion.json"))
+@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/inversion.md"))
+def main(photos: int, steps: tuple[int, ...], out: Path, table: Path) -> None:
     """Measure round trips and edits of rendered faces."""
     warnings.simplefilter("ignore", FutureWarning)
-    document = measure(photos, steps)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if table is not None:
-        table.write_text(as_markdown(document), encoding="utf-8")
+    facts = about()
+    document = {"about": facts, **measure(photos, steps)}
+    save(out, document)
+    table.write_text(as_markdown(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

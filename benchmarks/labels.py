@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import torch
+from common import about, save
 from quality import untrained
 from rich.progress import Progress
 from torch import Tensor
@@ -50,6 +51,7 @@ def main(
     directions: Path | None, held: int, calibration_seeds: int, reruns: int, cache: Path, out: Path, table: Path
 ) -> None:
     """Check the labels of the demo's set, and write what was found."""
+    facts = about()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     bank = Bank.open(directions or checkpoint / "directions")
     pipe = open_pipeline(checkpoint)
@@ -59,7 +61,9 @@ def main(
         found.source for each in bank.sliders for found in each.labels if found.source.startswith("attribute")
     )
     named = [(each, found) for each in bank.sliders for found in each.labels if found.source == source]
-    document: dict[str, Any] = {"what": "whether the demo's labels hold", "labels": len(named), "source": source}
+    document: dict[str, Any] = {
+        "about": facts, "what": "whether the demo's labels hold", "labels": len(named), "source": source,
+    }  # fmt: skip
     with Progress() as progress:
         bars: dict[str, Any] = {}
 
@@ -91,7 +95,7 @@ def main(
         document["untrained"] = labels_of_untrained(
             pipe, checkpoint, bank, cache, lambda what, done, total: show(f"untrained: {what}", done, total)
         )
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(out, document)
     table.write_text(as_markdown(document), encoding="utf-8")
     click.echo(f"wrote {out} and {table}")
 
@@ -140,11 +144,16 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
 
 
 def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
-    """Label the same directions again with other seeds: how many labels come back?"""
+    """Label the same directions again with other seeds: how many labels come back?
+
+    All are screened, and a composite is fitted for every score; confirmed are those alone that have a label to lose.
+    """
     start = FIRST_RERUN + 1_000 * number
+    before = given(bank, "attribute")
     plan = Plan(
         seeds=tuple(range(start, start + 8)),
         confirm_seeds=tuple(range(start + 100, start + 124)),
+        only=frozenset(name for name, *_ in before),
         quality_seeds=0,
         **AS_SHIPPED,
     )
@@ -152,7 +161,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     again = label(
         plain, pipe, open_labelers(["attributes"], checkpoint), plan, cache=cache / "rerun", progress=progress
     )
-    before, after = given(bank, "attribute"), given(again, "attribute")
+    after = given(again, "attribute")
     texts, new = {text for _, text, _ in before}, {text for _, text, _ in after}
     lost = {name for name, *_ in before - after}
     otherwise = {(name, text) for name, text, _ in after if name in lost}
@@ -168,7 +177,6 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
                 ("composites", {each for each in before if is_composite(each[0])}),
             )
         },
-        "only_in_the_rerun": len(after - before),
         "otherwise": sorted(map(list, otherwise)),
     }
 
@@ -257,8 +265,8 @@ def as_markdown(document: dict[str, Any]) -> str:
             + (f", and {', '.join(row['new'])} besides" if row["new"] else "")
             + f"; {total['again']} of {total['given']} labels ({total['again'] / total['given']:.0%}) are given again: "
             + ", ".join(f"{each['again']} of {each['given']} on {kind}" for kind, each in kinds.items())
-            + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign; "
-            f"{row['only_in_the_rerun']} labels are given in the rerun alone."
+            + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign. "
+            "Directions without a label were not asked again."
         )
     blank = document["untrained"]
     lines += [

@@ -8,7 +8,6 @@ training steps are measured, and the rest is extrapolated. Each run does all of 
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, about, spread
+from common import RESULTS, about, save, spread
 from quality import jacobian, principal
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID
@@ -105,7 +104,7 @@ def main() -> None:
         "about": facts, "runs": args.runs, "directions": count, "samples": args.samples, "steps": args.steps,
         "lora": f"extrapolated from {MEASURED} measured training steps to {LORA_STEPS} a direction, batch {BATCH}", "ways": ways,
     }  # fmt: skip
-    args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(args.out, document)
     for name, way in ways.items():
         print(
             f"{name}: {way['passes']:,.0f} passes, {way['seconds']['median']:.2f} s, {way['by_ours']['median']:.1f} × ours"

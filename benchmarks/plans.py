@@ -1,6 +1,6 @@
 """Running plans: two jobs against one, the cost beyond the builds themselves, and recognising what is done.
 
-    python benchmarks/plans.py [--runs 3] [jobs] [overhead] [unchanged]
+    python benchmarks/plans.py [--runs 5] [jobs] [overhead] [unchanged]
 
 All on the loopback Hub of the tests, every measurement in processes of its own, the compared ones in turn.
 jobs: checkpoints that take milliseconds to solve, on a Hub that answers each request late; wall time of `plan run --jobs 1`
@@ -13,8 +13,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "plans.json"
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE)]
+from common import about, spread  # noqa: E402
+
 DELAY = 2.0
 """Seconds before the Hub answers a request."""
 SLOW, LARGE, MANY = 12, 5, 5_000
@@ -163,20 +163,6 @@ def unchanged(scratch: Path, runs: int) -> dict[str, Any]:
         }
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Least, median and most."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
-def about() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version(),
-        "commit": commit.stdout.strip(), "load_before": os.getloadavg()[0], "date": datetime.date.today().isoformat(),
-    }  # fmt: skip
-
-
 def table(results: dict[str, Any]) -> str:
     """The results as a Markdown table: medians, least and most in brackets."""
 
@@ -209,7 +195,7 @@ def main() -> None:
     measures = {"jobs": jobs, "overhead": overhead, "unchanged": unchanged}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measures)}")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in args.names or measures:

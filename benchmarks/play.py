@@ -8,7 +8,6 @@ own process; in a browser it is from the key that moves the slider to the pictur
 
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -25,7 +24,7 @@ from typing import Any
 
 import click
 import httpx
-from common import spread
+from common import about, save, spread
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
 
@@ -256,7 +255,7 @@ def as_page(document: dict[str, Any]) -> str:
         "# How soon the playground shows a move",
         "",
         f"Written by `python benchmarks/play.py`: the demo checkpoint, {document['dragging']} steps while dragging, one thread, "
-        f"{document['moves']} moves each. The machine has {document['cores']} cores; its load was "
+        f"{document['moves']} moves each. The machine: {document['about']['machine']}; its load was "
         f"{document['load'][0]} at the beginning, {document['load'][1]} at the end. Set out: at most {LIMIT:g} s on two cores.",
         "",
         "| | best, s | median, s | worst, s | median, by drawing alone |",
@@ -280,22 +279,21 @@ def as_page(document: dict[str, Any]) -> str:
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/playground-speed.md"))
 def main(moves: int, dragging: int, out: Path, page: Path) -> None:
     """Measure, and write the figures and their page."""
+    facts = about()
     begun = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="eigenbank-benchmark-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
-        document: dict[str, Any] = {"drawing": drawing(moves, dragging)}
+        document: dict[str, Any] = {"about": facts, "drawing": drawing(moves, dragging)}
     with serving() as url:
         document["server"] = server(url, moves, dragging)
         document["browser"] = browser(url, moves, dragging)
     document |= {
         "moves": moves,
         "dragging": dragging,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
         "load": [round(begun, 1), round(os.getloadavg()[0], 1)],
     }
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(out, document)
     page.write_text(as_page(document), encoding="utf-8")
     click.echo(f"wrote {out} and {page}")
 

@@ -10,7 +10,6 @@ of them and told of others. A run cut short goes on.
 import contextlib
 import hashlib
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import click
 import torch
+from common import about, save
 from diffusers import UNet2DModel
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
@@ -478,6 +478,7 @@ def main(
     per_layer: int, seeds: int, steps: int, samples: int, cache: Path, out: Path, table: Path, figure: Path
 ) -> None:
     """Measure every method on the demo's factors, and write the figures, their table and their picture."""
+    facts = about()
     cache.mkdir(parents=True, exist_ok=True)
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
@@ -495,20 +496,19 @@ def main(
             rows.append({"method": method.name, "directions": method.count, **told, **cost})
             progress.console.print_json(json.dumps(rows[-1]))
     document = {
+        "about": facts,
         "what": "eigen-directions against controls and against methods that sample",
         "seeds": seeds,
         "steps": steps,
         "factors": len(model.config.names),
         "misfit_unedited": unedited,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
         "rows": rows,
         "differences": [
             {"one": one, "other": other, **against(readings[one], readings[other])}
             for one, other in pairs(list(readings))
         ],
     }
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(out, document)
     table.write_text(as_markdown(document, figure.name), encoding="utf-8")
     draw(document, figure)
     click.echo(f"wrote {out}, {table} and {figure}")

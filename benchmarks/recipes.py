@@ -9,13 +9,13 @@ others (see benchmarks/quality.py). Columns as in the table's legend. A run cut 
 """
 
 import json
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from common import about, save
 from quality import COVERED, Measure, Method, figures, of_bank
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -149,6 +149,7 @@ def main(
     model_id: str, recipes: tuple[str, ...], per_layer: int, seeds: int, steps: int, cache: Path, out: Path, table: Path
 ) -> None:
     """Measure every recipe against chance, and write the figures and their table."""
+    facts = about()
     cache.mkdir(parents=True, exist_ok=True)
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
@@ -161,6 +162,7 @@ def main(
             rows.append({"recipe": recipe, "vectors": kind, **{name: found[name] for name in SHOWN}})
             progress.console.print_json(json.dumps(rows[-1]))
     document = {
+        "about": facts,
         "what": "recipes and variations against random vectors",
         "model": model_id,
         "directions": method.count,
@@ -169,11 +171,9 @@ def main(
         "seeds": seeds,
         "steps": steps,
         "factors": len(model.config.names),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
         "rows": rows,
     }
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(out, document)
     table.write_text(as_markdown(document), encoding="utf-8")
     click.echo(f"wrote {out} and {table}")
 

@@ -6,7 +6,6 @@ Commands and what they are held against take turns, each in a process of its own
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import HERE, RESULTS, about, spread
+from common import HERE, RESULTS, about, save, spread
 
 COMMANDS = {
     "python": ["-c", "pass"],
@@ -72,7 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     size = float(wheel())
     document = {"about": about(), "runs": args.runs, **starts(args.runs), "wheel_bytes": spread([size])}
-    args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(args.out, document)
     for name, found in document["ratios"].items():
         print(f"{name}: {found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})")
     print(f"wheel: {size / 1e6:.2f} MB")

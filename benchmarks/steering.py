@@ -9,9 +9,7 @@ turns, and the ratio of a variant is the median over the rounds of its time by i
 import copy
 import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -22,7 +20,7 @@ from typing import Any
 
 import click
 import torch
-from common import Spread, spread
+from common import Spread, about, save, spread
 from torch import Tensor
 
 import eigenbank as eb
@@ -175,7 +173,7 @@ def overhead(shared: dict[str, Any], steps: int, rounds: int) -> dict[str, float
         "unedited",
         rounds,
     )
-    second = ratios({"one pass": lambda: draw(1.0), "two passes": draw}, "one pass", max(3, rounds // 3))
+    second = ratios({"one pass": lambda: draw(1.0), "two passes": draw}, "one pass", min(rounds, 5))
     found["a second pass, as classifier-free guidance has (NoiseCLR, Asyrp)"] = second["two passes"]
     from peft import LoraConfig
 
@@ -188,7 +186,7 @@ def overhead(shared: dict[str, Any], steps: int, rounds: int) -> dict[str, float
         draw()
         pipe.unet = plain
 
-    lora = ratios({"plain": draw, "with a LoRA": with_lora}, "plain", max(3, rounds // 2))
+    lora = ratios({"plain": draw, "with a LoRA": with_lora}, "plain", min(rounds, 5))
     found["an unfused LoRA of rank 4 (Concept Sliders)"] = lora["with a LoRA"]
     return found
 
@@ -387,17 +385,15 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
     os.environ.pop("EIGENBANK_CATALOG", None)
     document = json.loads(out.read_text(encoding="utf-8")) if chosen and out.is_file() else {}
     document |= {
+        "about": about(),
         "what": "steering: cost by that of unedited runs and of other methods, growth of the effect",
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
     }
     shared = parts()
     measured: dict[str, Callable[[], Any]] = {
         "overhead": lambda: overhead(shared, steps, rounds),
-        "beside": lambda: beside_others(shared, steps, max(3, rounds // 3)),
+        "beside": lambda: beside_others(shared, steps, min(rounds, 5)),
         "evaluations": lambda: evaluations(shared, steps),
-        "sweep": lambda: sweeps(steps, max(3, rounds // 3)),
+        "sweep": lambda: sweeps(steps, min(rounds, 5)),
         "growth": lambda: growth(6),
     }
     for name in chosen or PARTS:
@@ -405,12 +401,12 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
         document[name] = measured[name]()
         document.setdefault("runs", {})[name] = {
             "steps": 6 if name == "growth" else steps,
-            "rounds": rounds if name == "overhead" else max(3, rounds // 3),
+            "rounds": rounds if name == "overhead" else min(rounds, 5),
             "load": round(os.getloadavg()[0], 1),
             "processor seconds": round(time.process_time() - started),
         }
         document.setdefault("spreads", {}).update(SPREADS)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        save(out, document)
     home.cleanup()
     if all(name in document for name in PARTS):
         guide = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""

@@ -1,8 +1,11 @@
 """What got slower is told from what only jitters."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 # By its path: as a folder of modules, benchmarks/ would hide tests' own, such as `gallery` and `play`.
 _SPEC = importlib.util.spec_from_file_location("common", Path(__file__).parents[2] / "benchmarks" / "common.py")
@@ -38,3 +41,12 @@ def test_only_what_is_worse_beyond_its_own_spread_is_told() -> None:
     assert found[0][1] == 2.0
     assert slower(new, new) == []
     assert slower(new, old) == []
+
+
+def test_results_that_do_not_say_where_they_are_from_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "one.json"
+    with pytest.raises(KeyError):
+        common.save(path, {"seconds": 1.0})
+    assert not path.exists()
+    common.save(path, {"about": common.about(), "seconds": 1.0})
+    assert json.loads(path.read_text(encoding="utf-8"))["about"]["python"]
