@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, select, type_coerce
 
-from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData
+from eigenbank.registry.catalog.content import MAKE, EvidenceData, LabelData, QualityData
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import PARTS, number
 from eigenbank.registry.catalog.sql import among, rows_of
@@ -80,21 +80,26 @@ class Stored:
 
     def label(self, row: Sequence[Any]) -> LabelData:
         """Return the label that a row of LABEL_COLUMNS stands for."""
-        _, text, source, polarity, confidence, created, note, protocol, *measured = row
+        # In one piece, and without calls: of millions of labels, each takes as long as reading one.
+        _, text, source, polarity, sure, created, note, protocol, *measured = row
         evidence = None
         if protocol is not None:
             effect, selectivity, consistency, asymmetry, other, other_effect, null = measured
-            evidence = EvidenceData(
+            facts = (
                 effect / PARTS,
                 selectivity / PARTS,
                 consistency / PARTS,
-                number(asymmetry),
+                None if asymmetry is None else asymmetry / PARTS,
                 None if other is None else self.texts[other],
-                number(other_effect),
-                number(null),
-                *self.protocols[protocol],
+                None if other_effect is None else other_effect / PARTS,
+                None if null is None else null / PARTS,
             )
-        return LabelData(self.texts[text], self.sources[source], polarity, number(confidence), created, note, evidence)
+            evidence = MAKE(EvidenceData, facts + self.protocols[protocol])
+        confidence = None if sure is None else sure / PARTS
+        found: LabelData = MAKE(
+            LabelData, (self.texts[text], self.sources[source], polarity, confidence, created, note, evidence)
+        )
+        return found
 
     def quality(self, row: Sequence[Any]) -> QualityData | None:
         """Return the quality that a row of QUALITY_COLUMNS stands for."""
