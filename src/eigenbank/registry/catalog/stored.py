@@ -65,7 +65,8 @@ class Stored:
         texts = set(map(itemgetter(1), labels)).union(map(itemgetter(12), labels))
         sources = set(map(itemgetter(2), labels)).union(map(itemgetter(0), qualities))
         protocols = set(map(itemgetter(7), labels)).union(map(itemgetter(1), qualities))
-        wanted = (texts, self.texts), (sources, self.sources), (protocols, self.protocols)
+        wanted: list[tuple[set[Any], Mapping[int, Any]]]
+        wanted = [(texts, self.texts), (sources, self.sources), (protocols, self.protocols)]
         self._take_in(*(_missing(connection, statement, *keys) for statement, keys in zip(_NAMED, wanted, strict=True)))
 
     def learn_all(self, connection: Connection) -> None:

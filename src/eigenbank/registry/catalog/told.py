@@ -81,7 +81,7 @@ class Told:
 
     def _label(self, raw: Any) -> Label:
         found = self._stored.label(raw)
-        values = dict(zip(LabelData._fields, found, strict=True))
+        values: dict[str, Any] = dict(zip(LabelData._fields, found, strict=True))
         values["created"] = moment(found.created)
         if found.evidence is not None:
             values["evidence"] = _made(Evidence, dict(zip(EvidenceData._fields, found.evidence, strict=True)))
