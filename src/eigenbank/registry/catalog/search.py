@@ -104,7 +104,8 @@ class Search(Asked):
         if self.scope.spectra is not None and self.scope.directions <= _FEW:
             return _FEW
         total = self.connection.execute(_LAST).scalar() or 0
-        in_row = self.column is self.matches is self.test.sources is None and self.scope.everything
+        asked = self.column, self.matches, self.test.sources
+        in_row = all(one is None for one in asked) and self.scope.everything
         few = int((wanted * total / (5 if in_row else 1)) ** 0.5)
         return min(max(few // 2 if self.ranked else few, _FEW), _MOST)
 
