@@ -5,6 +5,7 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import stats, verify
+from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.seed import offer
 from eigenbank.registry.own import labelled, own_labels
 from eigenbank.schemas.errors import UnknownNameError
@@ -247,6 +248,23 @@ def test_a_failed_change_leaves_the_catalog_as_it_was(catalog: Catalog, path: Pa
         catalog.add_set(broken.model_copy(update={"directions": directions}), location="b", digest="2")
     assert [(row.location, row.labels) for row in catalog.sets()] == [("a", 1)]
     assert len(catalog.search("smile")) == 1
+
+
+def test_a_set_put_in_twice_at_once_leaves_nothing_of_the_first(catalog: Catalog) -> None:
+    """Foreign keys are off while much is written, and on again after."""
+    first = from_manifest(manifest("acme/faces", {MID: [label("smile", 0.5)]}), location="a", digest="1")
+    second = from_manifest(manifest("acme/faces", layers=("mid",)), location="b", digest="2")
+    catalog.put([first, second])
+    assert verify(catalog) == []
+    found = stats(catalog)
+    assert (found["sets"], found["layers"], found["labels"], found["directions"]) == (
+        1,
+        1,
+        0,
+        len(second.set.directions),
+    )
+    with catalog._database.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
 
 
 def test_rows_that_refer_to_nothing_are_refused_by_the_database(catalog: Catalog) -> None:

@@ -10,6 +10,8 @@ from eigenbank.schemas import Label, Manifest, Quality
 
 COMPOSITE = "composite/"
 """What the name of a composite begins with."""
+MAKE: Any = tuple.__new__
+"""A named tuple of a tuple: for millions, its own way takes twice as long."""
 
 
 class EvidenceData(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
@@ -77,6 +78,7 @@ _DIRECTIONS = (
     .order_by(DirectionTable.id)
 )
 _LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "directions"))
+_TEXT_AND_SOURCE = itemgetter(0, 1)
 _STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 
 
@@ -121,7 +123,7 @@ def _read_sliders(connection: Connection, stored: Stored, set_id: int) -> Iterat
     for row in found:
         labels.setdefault(row[0], []).append(stored.label(row))
     for number, spectrum, rank, eigenvalue, share, gap, composite, *measured in rows:
-        own = sorted(labels.get(number, []), key=lambda label: label[:2])
+        own = sorted(labels.get(number, ()), key=_TEXT_AND_SOURCE)
         quality = stored.quality(measured)
         if composite is not None:
             yield CompositeData(composite, own, quality)

@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, and_, false, func, or_, select
+from sqlalchemy import Connection, and_, exists, false, func, or_, select
 
 from eigenbank.registry.catalog.match import NAMES, Matches, Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
@@ -141,15 +141,40 @@ def labelled_of_source(connection: Connection, matches: Matches, test: LabelTest
     return {row[0] for row in rows if row[1] in tiers}.union(named.among([row[0] for row in rows]))
 
 
+def of_source(label: Any, test: LabelTest) -> Any:
+    """The condition that a label, given by its direction, text and confidence, is of one of the test's sources."""
+    own = LabelTable.direction_id == label.direction_id, LabelTable.text_id == label.text_id
+    same = LabelTable.confidence.is_not_distinct_from(label.confidence)
+    return exists().where(*own, same, *test.conditions())
+
+
+def placed(label: Any, matches: Matches) -> Any:
+    """The condition that a label whose text lacks some terms is of a direction at names that have them."""
+    ways: list[Any] = []
+    for places, texts in _groups(matches):
+        own = select(DirectionTable.id).where(DirectionTable.id == label.direction_id, *conditions(places))
+        own = own.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+        own = own.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+        if any(place.checkpoints for place in places):
+            own = own.join(SetTable, SetTable.id == LayerTable.set_id)
+        ways.append(and_(among(unindexed(label.text_id), texts), own.exists()))
+    return or_(*ways)
+
+
+def _groups(matches: Matches) -> list[tuple[tuple[Place, ...], list[int]]]:
+    """The texts that lack some terms, together where those are in the same places."""
+    groups: dict[tuple[int, ...], tuple[tuple[Place, ...], list[int]]] = {}
+    for text, places in matches.mixed.items():
+        groups.setdefault(tuple(map(id, places)), (places, []))[1].append(text)
+    return list(groups.values())
+
+
 def matching(matches: Matches, test: LabelTest) -> Any:
     """The condition that a direction, joined with its layer and set, matches the text in any tier."""
     ways: list[Any] = [false()]
     if matches.tiers:
         ways.append(labelled_by(test, matches.tiers))
-    groups: dict[tuple[int, ...], tuple[tuple[Place, ...], list[int]]] = {}
-    for text, places in matches.mixed.items():
-        groups.setdefault(tuple(map(id, places)), (places, []))[1].append(text)
-    for places, texts in groups.values():
+    for places, texts in _groups(matches):
         ways.append(and_(*conditions(places), labelled_by(test, texts)))
     if matches.places is not None:
         some = [] if test.anything else [labelled_by(test)]

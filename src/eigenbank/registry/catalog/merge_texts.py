@@ -1,10 +1,14 @@
-"""The labels of many texts in one order: a merge of the index's ranges, each read no further than needed."""
+"""The labels of many texts in one order: the database merges the index's ranges, each read no further than needed, and
+sifts them on the way. A few texts are one statement; of many, those are merged first that have the best labels.
+"""
 
 import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, text
 
 from eigenbank.registry.catalog.models import LabelTable, TextTable
 from eigenbank.registry.catalog.parts import PARTS
@@ -12,10 +16,14 @@ from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.registry.catalog.walk import Budget
 
-_AT_ONCE = 4
-"""Up to this many texts are read without first asking which of them begin where."""
-_LEAST = 4
-"""Labels of one text that are read at first, unless fewer are wanted."""
+_TOGETHER = 32
+"""So many texts are merged by one statement."""
+_LEAST = 8
+"""So many labels are read at once, at least."""
+_SIFTING = 4
+"""Looking a label's direction up costs as much as reading so many labels."""
+_ALL = 2**31 - 1
+"""More labels than there are."""
 
 _OF_TEXT = LabelTable.text_id == TextTable.id
 _BEST = (
@@ -35,108 +43,131 @@ Row = tuple[int, int]
 """The negated confidence (0 where there is none) and the direction: less comes first."""
 _BEYOND = PARTS + 1
 """More than any confidence."""
-Keep = Callable[[int], bool] | None
-"""Which directions to keep; None: all."""
+# The bound by itself is what the index can start from; the rest cuts off the ties already seen.
+_KNOWN = (
+    "confidence IS NOT NULL AND confidence <= :value AND (confidence < :value OR direction_id > :number)",
+    "confidence DESC, direction_id",
+)
+_UNKNOWN = "confidence IS NULL AND direction_id > :number", "direction_id"
 
 
-class _Text:
-    """The labels of one text, in order."""
+Sieve = Callable[[Any], list[ColumnElement[bool]]]
+"""What is asked of labels beyond their own table, as conditions on the columns of `_labels_of`."""
 
-    def __init__(
-        self, connection: Connection, text: int, statement: Any, keep: Keep, *, unknown: bool, after: Position | None
-    ) -> None:
-        self.keep = keep
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which labels are wanted. `own`: conditions that the texts' index tells, with their `values`. `sieve`: those that
+    something must be looked up for.
+    """
+
+    own: tuple[str, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    sieve: Sieve | None = None
+
+
+@lru_cache(maxsize=256)
+def _labels_of(count: int, own: tuple[str, ...], *, unknown: bool) -> Any:
+    """The labels of so many texts after a place, in order, as a table. As text: SQLAlchemy would take longer to put it
+    together than the database to answer it.
+    """
+    condition, order = _UNKNOWN if unknown else _KNOWN
+    columns = LabelTable.direction_id, LabelTable.text_id, LabelTable.confidence
+    limits = " AND ".join((condition, *own, "text_id = :text_"))
+    one = f"SELECT {', '.join(column.key for column in columns)} FROM labels WHERE {limits}"
+    parts = " UNION ALL ".join(f"{one}{place}" for place in range(count))
+    return text(f"{parts} ORDER BY {order} LIMIT :most").columns(*columns).subquery("merged")
+
+
+class _Texts:
+    """The labels of some texts, in order."""
+
+    def __init__(self, connection: Connection, texts: list[int], wanted: Wanted, place: Row, *, unknown: bool) -> None:
         self.connection = connection
-        self.text = text
-        self.statement = statement
-        self.place = (0 if unknown else -_BEYOND, 0) if after is None else (-_value(after), after.direction)
-        self.batch = 0
+        self.place = place
         self.done = False
         self.rows: list[Row] = []
+        """What was read and not yet taken, the next one last."""
+        self._sifted = wanted.sieve is not None
+        self._texts = {f"text_{place}": text for place, text in enumerate(texts)} | wanted.values
+        self._labels = _labels_of(len(texts), wanted.own, unknown=unknown)
+        columns = self._labels.c
+        self._statement = select(columns.direction_id, columns.confidence).limit(bindparam("count"))
+        if wanted.sieve is not None:
+            self._statement = self._statement.where(*wanted.sieve(columns))
+        if connection.dialect.name == "postgresql":  # SQLite keeps their order, and would sort all of them anew
+            order = [columns.direction_id] if unknown else [columns.confidence.desc(), columns.direction_id]
+            self._statement = self._statement.order_by(*order)
 
-    def next(self, wanted: int, budget: Budget) -> Row | None:
-        """Return the next label; None at the end."""
-        while not self.rows:
-            if self.done:
-                return None
-            # Rows that are still to be sifted are read from the index alone, and cost little.
-            self.batch = min(max(self.batch * 4, wanted if self.keep is None else 12 * wanted), 4_096)
-            values = {"text": self.text, "value": -self.place[0], "number": self.place[1], "count": self.batch}
-            found = rows_of(self.connection, self.statement, values)
-            budget.spend(self.batch)
-            self.done = len(found) < self.batch
-            if found:
-                self.place = (-(found[-1][1] or 0), found[-1][0])
-            keep = self.keep
-            self.rows = [(-(row[1] or 0), row[0]) for row in reversed(found) if keep is None or keep(row[0])]
-        return self.rows.pop()
+    def read(self, count: int, budget: Budget) -> None:
+        """Read the next labels, up to `count`. Raises TooFarError where too many would have to be looked at."""
+        most = _ALL if budget.rows is None or not self._sifted else budget.rows // _SIFTING + 1
+        values = self._texts | {"value": -self.place[0], "number": self.place[1], "count": count, "most": most}
+        found = rows_of(self.connection, self._statement, values)
+        self.done = len(found) < count
+        if self.done and most < _ALL:
+            looked = rows_of(self.connection, select(func.count()).select_from(self._labels), values)[0][0]
+            budget.spend(_SIFTING * looked)
+        else:
+            budget.spend(len(found))
+        self.rows = [(-(row[1] or 0), row[0]) for row in reversed(found)]
+        if found:
+            self.place = self.rows[0]
 
 
 def merged(
     connection: Connection,
-    texts: dict[int, tuple[Any, Keep]],
+    texts: list[int],
+    which: Wanted,
     stream: int,
     after: Position | None,
     wanted: int,
     budget: Budget,
 ) -> Iterator[list[Position]]:
-    """Yield batches of positions of the labels of texts: an odd stream is of those without a confidence.
-
-    `texts` gives for each text the statement for its labels, (direction, confidence), without text and order, and which
-    directions of those to keep.
+    """Yield batches of positions of the labels of texts, those that are asked for: an odd stream is of those without a
+    confidence.
     """
     unknown = bool(stream % 2)
-    heads = _heads(connection, list(texts), after, unknown=unknown)
-    completed: dict[int, Any] = {}
-    share = min(max(2 * wanted // max(len(heads), 1), _LEAST), wanted)
-    heap: list[tuple[int, int, int, _Text | None]] = [(*head, text, None) for text, head in heads]
-    heapq.heapify(heap)
+    place = (0 if unknown else -_BEYOND, 0) if after is None else (-_value(after), after.direction)
+    heads = _heads(connection, texts, after, unknown=unknown)
+    heap: list[tuple[Row, int, _Texts | None]] = [
+        (heads[first][0], first, None) for first in range(0, len(heads), _TOGETHER)
+    ]
+    # Of several statements each gives a part of a page, and what is sifted in vain costs most.
+    share = wanted if which.sieve is None else min(wanted, max(2 * wanted // max(len(heap), 1), _LEAST))
     batch: list[Position] = []
     while heap:
-        negated, number, text, opened = heap[0]
+        row, first, opened = heap[0]
         if opened is None:
-            base, keep = texts[text]
-            if id(base) not in completed:
-                completed[id(base)] = _complete(base, unknown=unknown)
-            opened = _Text(connection, text, completed[id(base)], keep, unknown=unknown, after=after)
+            together = [text for _, text in heads[first : first + _TOGETHER]]
+            opened = _Texts(connection, together, which, place, unknown=unknown)
         else:
-            position = Position(stream, None if unknown else -negated, number)
-            if not batch or batch[-1] != position:
-                batch.append(position)
+            batch.append(Position(stream, None if unknown else -row[0], row[1]))
             if len(batch) >= wanted:
                 yield batch
                 batch = []
-        row = opened.next(share, budget)
-        if row is None:
-            heapq.heappop(heap)
+        if not opened.rows and not opened.done:
+            opened.read(share, budget)
+        if opened.rows:
+            heapq.heapreplace(heap, (opened.rows.pop(), first, opened))
         else:
-            heapq.heapreplace(heap, (*row, text, opened))
+            heapq.heappop(heap)
     if batch:
         yield batch
 
 
-def _heads(connection: Connection, texts: list[int], after: Position | None, *, unknown: bool) -> list[tuple[int, Row]]:
-    """The texts that have labels left, with a place that none of theirs comes before."""
-    if len(texts) <= _AT_ONCE:
-        return [(text, (-_BEYOND, 0)) for text in texts]
+def _heads(connection: Connection, texts: list[int], after: Position | None, *, unknown: bool) -> list[tuple[Row, int]]:
+    """A place that none of a text's labels comes before, for each text that has some left; the first of them first."""
+    if len(texts) <= _TOGETHER:
+        return [((-_BEYOND, 0), text) for text in texts]
     if unknown:
         found = connection.execute(_FIRST_HEADS, {"texts": texts, "number": after.direction if after else 0})
-        return [(row[0], (0, row[1])) for row in found if row[1] is not None]
+        return sorted(((0, row[1]), row[0]) for row in found if row[1] is not None)
     value = _value(after) if after is not None and after.value is not None else _BEYOND
     found = connection.execute(_BEST_HEADS, {"texts": texts, "value": value})
-    return [(row[0], (-row[1], 0)) for row in found if row[1] is not None]
+    return sorted(((-row[1], 0), row[0]) for row in found if row[1] is not None)
 
 
 def _value(after: Position) -> int:
     """The confidence that a position is at. A cursor may be made up, and hold any number."""
     return int(after.value or 0)
-
-
-def _complete(base: Any, *, unknown: bool) -> Any:
-    number, value = LabelTable.direction_id, LabelTable.confidence
-    statement = base.where(LabelTable.text_id == bindparam("text")).limit(bindparam("count"))
-    if unknown:
-        return statement.where(value.is_(None), number > bindparam("number")).order_by(number)
-    # The bound by itself is what the index can start from; the rest cuts off the ties already seen.
-    beyond = (value < bindparam("value")) | (number > bindparam("number"))
-    return statement.where(value.is_not(None), value <= bindparam("value"), beyond).order_by(value.desc(), number)

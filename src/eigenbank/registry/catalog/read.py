@@ -4,15 +4,13 @@ The statements are made once: SQLAlchemy then finds their compiled form without 
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from eigenbank.registry.catalog.content import moment
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
-    LabelTable,
     LayerTable,
     NameTable,
     RecipeTable,
@@ -21,11 +19,8 @@ from eigenbank.registry.catalog.models import (
 )
 from eigenbank.registry.catalog.rows import CompositeName, DirectionName, DirectionRow, SetRow
 from eigenbank.registry.catalog.sql import among, between, rows_of
-from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
-from eigenbank.schemas import Evidence, Label, Quality
-from eigenbank.schemas.common import Model
-
-M = TypeVar("M", bound=Model)
+from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
+from eigenbank.registry.catalog.told import Told
 
 _SETS = select(
     CheckpointTable.model_id,
@@ -74,9 +69,6 @@ SPECTRA = (
     .join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
     .where(among(SpectrumTable.id, "numbers"))
 )
-
-_LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
-_LABELS_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
 
 
 def _set(row: Any) -> SetRow:
@@ -169,56 +161,8 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     rows = {row[0]: row for row in _of(connection, numbers, _DIRECTIONS, _DIRECTIONS_IN_ROW)}
     wanted = list({row[1] for row in rows.values()})
     spectra = {row[0]: row for row in rows_of(connection, SPECTRA, {"numbers": wanted})}
-    labels = _of(connection, numbers, _LABELS, _LABELS_IN_ROW)
-    stored = Stored()
-    stored.learn(connection, labels, [row[7:9] for row in rows.values()])
-    told, raw = Told(stored), _by_direction(labels)
-    found = []
-    for number in numbers:
-        facts = rows[number]
-        found.append(DirectionRow(spectra[facts[1]], facts, raw.get(number, ()), told))
-    return found
-
-
-class Told:
-    """What stored labels and qualities stand for, as objects. They were validated when they were put in."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-
-    def _order(self, raw: Any) -> tuple[bool, int, str, str]:
-        return raw[4] is None, -(raw[4] or 0), self._stored.texts[raw[1]], self._stored.sources[raw[2]]
-
-    def texts(self, raw: Sequence[Any]) -> list[str]:
-        """Return the texts of stored labels, the most confident first, those without a confidence last."""
-        return [self._stored.texts[one[1]] for one in sorted(raw, key=self._order)]
-
-    def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
-        """Return the labels that stored ones stand for, in the same order."""
-        return tuple(map(self._label, sorted(raw, key=self._order)))
-
-    def _label(self, raw: Any) -> Label:
-        found = self._stored.label(raw)
-        evidence = None if found.evidence is None else _made(Evidence, found.evidence._asdict())
-        return _made(Label, found._asdict() | {"created": moment(found.created), "evidence": evidence})
-
-    def quality(self, raw: Sequence[Any]) -> Quality | None:
-        """Return the quality that a stored one stands for."""
-        found = self._stored.quality(raw)
-        return None if found is None else _made(Quality, found._asdict())
-
-
-def _made(model: type[M], values: dict[str, Any]) -> M:
-    """Return a model of values that were validated when they were put in. A quarter of the time of `model_construct`,
-    which looks for defaults and aliases: every field is given here.
-    """
-    made = model.__new__(model)
-    put = object.__setattr__
-    put(made, "__dict__", values)
-    put(made, "__pydantic_fields_set__", set(values))
-    put(made, "__pydantic_extra__", None)
-    put(made, "__pydantic_private__", None)
-    return made
+    told = Told(connection, rows)
+    return [DirectionRow(spectra[rows[number][1]], rows[number], told) for number in numbers]
 
 
 def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: Any) -> list[Any]:
@@ -227,14 +171,3 @@ def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: 
     if last - first == len(numbers) - 1:
         return rows_of(connection, in_row, {"first": first, "last": last})
     return rows_of(connection, statement, {"numbers": numbers})
-
-
-def _by_direction(rows: Sequence[Any]) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for row in rows:
-        number = row[0]
-        if number in found:
-            found[number].append(row)
-        else:
-            found[number] = [row]
-    return found

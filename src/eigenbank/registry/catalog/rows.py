@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eigenbank.registry.catalog.content import COMPOSITE
-from eigenbank.registry.catalog.parts import number
 from eigenbank.schemas import Label, Quality
 
 
@@ -32,12 +31,20 @@ class SetRow:
 class Source(Protocol):
     """What a direction's labels and quality are made of when they are asked for."""
 
-    def labels(self, raw: Sequence[Any]) -> tuple[Label, ...]:
+    def labels(self, direction: int) -> tuple[Label, ...]:
         """Return the labels, the most confident first."""
         ...
 
-    def texts(self, raw: Sequence[Any]) -> list[str]:
+    def texts(self, direction: int) -> list[str]:
         """Return the labels' texts, the most confident first."""
+        ...
+
+    def confidence(self, direction: int) -> float | None:
+        """Return the highest confidence of the labels."""
+        ...
+
+    def raw(self, direction: int) -> Sequence[Any]:
+        """Return the labels as they are stored."""
         ...
 
     def quality(self, raw: Sequence[Any]) -> Quality | None:
@@ -61,15 +68,12 @@ class DirectionRow:
     Its labels and quality were read with it. Everything is made when it is asked for, since most rows are only looked at.
     """
 
-    __slots__ = ("_facts", "_labels", "_raw", "_source", "_spectrum")
+    __slots__ = ("_facts", "_labels", "_source", "_spectrum")
 
-    def __init__(self, spectrum: "Spectrum", facts: "Facts", raw: Sequence[Any], source: Source) -> None:
-        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` of `read.FACTS`, `raw` rows of
-        `stored.LABEL_COLUMNS`.
-        """
+    def __init__(self, spectrum: "Spectrum", facts: "Facts", source: Source) -> None:
+        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` of `read.FACTS`."""
         self._spectrum = spectrum
         self._facts = facts
-        self._raw = raw
         self._source = source
         self._labels: tuple[Label, ...] | None = None
 
@@ -137,18 +141,18 @@ class DirectionRow:
     def labels(self) -> tuple[Label, ...]:
         """The labels, the most confident first, those without a confidence last."""
         if self._labels is None:
-            self._labels = self._source.labels(self._raw)
+            self._labels = self._source.labels(self._facts[0])
         return self._labels
 
     @property
     def label_texts(self) -> list[str]:
         """The labels' texts, the most confident first."""
-        return self._source.texts(self._raw)
+        return self._source.texts(self._facts[0])
 
     @property
     def confidence(self) -> float | None:
         """The highest confidence of any of its labels; None where none says one."""
-        return number(max((raw[4] for raw in self._raw if raw[4] is not None), default=None))
+        return self._source.confidence(self._facts[0])
 
     @property
     def quality(self) -> Quality | None:
@@ -175,7 +179,7 @@ class DirectionRow:
     __hash__ = None  # type: ignore[assignment]
 
     def _told(self) -> tuple[object, ...]:
-        return self._spectrum[1:], self._facts[2:], self._raw
+        return self._spectrum[1:], self._facts[2:], self._source.raw(self._facts[0])
 
     def __repr__(self) -> str:
         return f"<DirectionRow {self.id}>"

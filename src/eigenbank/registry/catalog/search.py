@@ -11,6 +11,7 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -20,12 +21,13 @@ from eigenbank.registry.catalog.asked import Asked
 from eigenbank.registry.catalog.judge import (
     best_keys,
     labelled_of_source,
-    sets_at,
+    of_source,
+    placed,
     standing,
 )
-from eigenbank.registry.catalog.match import NAMES, conditions
-from eigenbank.registry.catalog.merge_texts import Keep, merged
-from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
+from eigenbank.registry.catalog.match import NAMES
+from eigenbank.registry.catalog.merge_texts import Wanted, merged
+from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, count, labelled_by
@@ -96,12 +98,15 @@ class Search(Asked):
 
     def _few(self, wanted: int) -> int:
         """Up to how many rows gathering is the shorter way: a walk past the others that finds as many as are wanted looks
-        at `wanted · all / few` rows. Judging a match takes about twice as long as sorting it.
+        at `wanted · all / few` rows. Judging a match takes about twice as long as sorting it; in catalog order the rows lie
+        one after the other, and five are looked at while one is fetched from where it is.
         """
         if self.scope.spectra is not None and self.scope.directions <= _FEW:
             return _FEW
         total = self.connection.execute(_LAST).scalar() or 0
-        few = int((wanted * total) ** 0.5)
+        asked = self.column, self.matches, self.test.sources
+        in_row = all(one is None for one in asked) and self.scope.everything
+        few = int((wanted * total / (5 if in_row else 1)) ** 0.5)
         return min(max(few // 2 if self.ranked else few, _FEW), _MOST)
 
     @staticmethod
@@ -250,54 +255,54 @@ class Search(Asked):
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:
         """The labels of the matching texts, tier by tier: those with a confidence, then those without."""
         assert self.matches is not None
-        own = self.test.conditions()
-        for bound in self.bounds:
-            if bound.column is DirectionTable.rank:  # the text's own index tells it
-                own += replace(bound, column=LabelTable.rank).conditions(indexed=True)
-        statement = select(LabelTable.direction_id, LabelTable.confidence).where(*own)
-        limits = [
-            condition
-            for bound in self.bounds
-            if bound.column is not DirectionTable.rank
-            for condition in bound.conditions(indexed=False)
-        ]
-        if limits or not self.scope.everything:
-            statement = statement.join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
-            statement = self.fitting(statement, limits, matched=True)
+        which = self._wanted()
         for tier in range(NAMES):
-            texts: dict[int, tuple[Any, Keep]] = {
-                text: (statement, None) for text, found in self.matches.tiers.items() if found == tier
-            }
+            texts = [text for text, found in self.matches.tiers.items() if found == tier]
             if tier == 3:
-                texts = self._mixed_statements(statement, [*own, *limits])
+                texts, which = list(self.matches.mixed), replace(which, sieve=partial(self._sifted, mixed=True))
             for unknown in (False, True):
                 stream = 2 * tier + unknown
                 if texts and (after is None or after.stream <= stream):
                     start = after if after is not None and after.stream == stream else None
-                    yield from merged(self.connection, texts, stream, start, wanted, budget)
+                    yield from merged(self.connection, texts, which, stream, start, wanted, budget)
 
-    def _mixed_statements(self, plain: Any, limits: list[Any]) -> dict[int, tuple[Any, Keep]]:
-        """For each text that lacks some terms, the statement for its labels on layers whose names have those: the `plain`
-        one, where a direction's number tells.
+    def _wanted(self) -> Wanted:
+        """What is asked of the labels of matching texts."""
+        own: list[str] = []
+        values: dict[str, Any] = {}
+        if self.test.min_confidence is not None:
+            own.append("confidence >= :least")
+            values["least"] = self.test.min_confidence
+        for bound in self.bounds:
+            if bound.column is not DirectionTable.rank:
+                continue
+            if bound.known is not None:
+                own.append("rank IS NOT NULL" if bound.known else "rank IS NULL")
+            else:
+                own.append("rank = :rank")
+                values["rank"] = bound.low
+        sifted = self.test.sources is not None or self._limits() or not self.scope.everything
+        return Wanted(tuple(own), values, self._sifted if sifted else None)
+
+    def _limits(self) -> list[Any]:
+        """The conditions on directions that a label does not tell."""
+        found = [bound for bound in self.bounds if bound.column is not DirectionTable.rank]
+        return [condition for bound in found for condition in bound.conditions(indexed=False)]
+
+    def _sifted(self, label: Any, *, mixed: bool = False) -> list[Any]:
+        """The conditions on a label, given as its columns, that its text's index does not tell. `mixed`: its text lacks some
+        terms.
         """
         assert self.matches is not None
-        base = (
-            select(LabelTable.direction_id, LabelTable.confidence)
-            .join(DirectionTable, DirectionTable.id == LabelTable.direction_id)
-            .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-            .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-            .where(*limits, *self.scope.conditions(indexed=False))
-        )
-        in_sets = base.join(SetTable, SetTable.id == LayerTable.set_id)
-        made: dict[tuple[int, ...], tuple[Any, Keep]] = {}
-        found = {}
-        for text, places in self.matches.mixed.items():
-            key = tuple(map(id, places))
-            if key not in made:
-                sets = sets_at(self.connection, places)
-                whole = in_sets if any(place.checkpoints for place in places) else base
-                made[key] = (whole.where(*conditions(places)), None) if sets is None else (plain, sets.holds)
-            found[text] = made[key]
+        found: list[Any] = []
+        if self.test.sources is not None:
+            found.append(of_source(label, self.test))
+        if mixed:
+            found.append(placed(label, self.matches))
+        limits = self._limits()
+        if limits or not self.scope.everything:
+            own = select(DirectionTable.id).where(DirectionTable.id == label.direction_id)
+            found.append(self.fitting(own, limits, matched=True).exists())
         return found
 
     def _by_names(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[Position]:

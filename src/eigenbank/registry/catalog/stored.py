@@ -1,13 +1,13 @@
 """Labels and qualities as they are stored: the columns they take, and what the values there stand for."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, select, type_coerce
 
-from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData
+from eigenbank.registry.catalog.content import MAKE, EvidenceData, LabelData, QualityData
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import PARTS, number
 from eigenbank.registry.catalog.sql import among, rows_of
@@ -42,10 +42,13 @@ QUALITY_COLUMNS = (
     DirectionTable.drift,
 )
 
-_TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
-_SOURCES = select(SourceTable.id, SourceTable.name).where(among(SourceTable.id, "numbers"))
-_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds).where(
-    among(ProtocolTable.id, "numbers")
+_TEXTS = select(TextTable.id, TextTable.text)
+_SOURCES = select(SourceTable.id, SourceTable.name)
+_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
+# In order, and so by the key's index.
+_ALL = tuple(statement.where(statement.selected_columns[0] > 0) for statement in (_TEXTS, _SOURCES, _PROTOCOLS))
+_NAMED = tuple(
+    statement.where(among(statement.selected_columns[0], "numbers")) for statement in (_TEXTS, _SOURCES, _PROTOCOLS)
 )
 
 
@@ -60,30 +63,44 @@ class Stored:
     def learn(self, connection: Connection, labels: Sequence[Any], qualities: Sequence[Any]) -> None:
         """Look up what rows of LABEL_COLUMNS, and rows that begin as QUALITY_COLUMNS do, refer to."""
         texts = set(map(itemgetter(1), labels)).union(map(itemgetter(12), labels))
-        self.texts.update(_missing(connection, _TEXTS, texts, self.texts))
         sources = set(map(itemgetter(2), labels)).union(map(itemgetter(0), qualities))
-        self.sources.update(_missing(connection, _SOURCES, sources, self.sources))
         protocols = set(map(itemgetter(7), labels)).union(map(itemgetter(1), qualities))
-        for key, scale, steps, seeds in _missing(connection, _PROTOCOLS, protocols, self.protocols):
+        wanted: list[tuple[set[Any], Mapping[int, Any]]]
+        wanted = [(texts, self.texts), (sources, self.sources), (protocols, self.protocols)]
+        self._take_in(*(_missing(connection, statement, *keys) for statement, keys in zip(_NAMED, wanted, strict=True)))
+
+    def learn_all(self, connection: Connection) -> None:
+        """Look up everything that labels and qualities can refer to."""
+        self._take_in(*(rows_of(connection, statement) for statement in _ALL))
+
+    def _take_in(self, texts: Sequence[Any], sources: Sequence[Any], protocols: Sequence[Any]) -> None:
+        self.texts.update(texts)
+        self.sources.update(sources)
+        for key, scale, steps, seeds in protocols:
             self.protocols[key] = (scale, steps, tuple(json.loads(seeds)))
 
     def label(self, row: Sequence[Any]) -> LabelData:
         """Return the label that a row of LABEL_COLUMNS stands for."""
-        _, text, source, polarity, confidence, created, note, protocol, *measured = row
+        # In one piece, and without calls: of millions of labels, each takes as long as reading one.
+        _, text, source, polarity, sure, created, note, protocol, *measured = row
         evidence = None
         if protocol is not None:
             effect, selectivity, consistency, asymmetry, other, other_effect, null = measured
-            evidence = EvidenceData(
+            facts = (
                 effect / PARTS,
                 selectivity / PARTS,
                 consistency / PARTS,
-                number(asymmetry),
+                None if asymmetry is None else asymmetry / PARTS,
                 None if other is None else self.texts[other],
-                number(other_effect),
-                number(null),
-                *self.protocols[protocol],
+                None if other_effect is None else other_effect / PARTS,
+                None if null is None else null / PARTS,
             )
-        return LabelData(self.texts[text], self.sources[source], polarity, number(confidence), created, note, evidence)
+            evidence = MAKE(EvidenceData, facts + self.protocols[protocol])
+        confidence = None if sure is None else sure / PARTS
+        found: LabelData = MAKE(
+            LabelData, (self.texts[text], self.sources[source], polarity, confidence, created, note, evidence)
+        )
+        return found
 
     def quality(self, row: Sequence[Any]) -> QualityData | None:
         """Return the quality that a row of QUALITY_COLUMNS stands for."""
@@ -103,7 +120,9 @@ class Stored:
         )
 
 
-def _missing(connection: Connection, statement: Any, wanted: Iterable[int | None], known: dict[int, Any]) -> list[Any]:
+def _missing(
+    connection: Connection, statement: Any, wanted: Iterable[int | None], known: Mapping[int, Any]
+) -> list[Any]:
     """Return the rows of those that are not known yet."""
     missing = [key for key in wanted if key is not None and key not in known]
     return rows_of(connection, statement, {"numbers": missing}) if missing else []

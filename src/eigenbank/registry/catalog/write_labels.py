@@ -37,17 +37,17 @@ def quality_rows(numbers: Numbering, qualities: Sequence[QualityData | None]) ->
     """Return what qualities are stored as (see `stored.QUALITY_COLUMNS`), their sources and protocols put in."""
     known = [quality for quality in qualities if quality is not None]
     sources = numbers.strings(SourceTable, "name", sorted({quality.source for quality in known}))
-    protocols = _by_identity(numbers, known)
+    protocols = iter(_protocols_of(numbers, known))
     found: list[tuple[Any, ...]] = []
     for quality in qualities:
         if quality is None:
             found.append(_NONE)
             continue
-        source, effect, selectivity, consistency, linearity, between, locality, drift, scale, steps, seeds = quality
+        source, effect, selectivity, consistency, linearity, between, locality, drift, *_ = quality
         low, high = between or (None, None)
         kept = (
             sources[source],
-            protocols[scale, steps, id(seeds)],
+            next(protocols),
             None if effect is None else round(effect * PARTS),
             None if selectivity is None else round(selectivity * PARTS),
             None if consistency is None else round(consistency * PARTS),
@@ -66,22 +66,29 @@ def insert_labels(numbers: Numbering, labels: list[tuple[int, int | None, LabelD
     if not labels:
         return
     names = {label.text for _, _, label in labels}
-    evidences = [label.evidence for _, _, label in labels if label.evidence is not None]
+    evidences = [label[-1] for _, _, label in labels if label[-1] is not None]
     names.update([evidence.runner_up for evidence in evidences if evidence.runner_up])
     texts = label_texts(numbers, sorted(names))
     sources = numbers.strings(SourceTable, "name", sorted({label.source for _, _, label in labels}))
-    protocols = _by_identity(numbers, evidences)
+    protocols = iter(_protocols_of(numbers, evidences))
     rows: list[tuple[Any, ...]] = []
     nearest, whole = round, PARTS  # `parts`, spelled out: a call for each number would take as long as the rest
     for number, rank, (text, source, polarity, confidence, created, note, evidence) in labels:
         sure = None if confidence is None else nearest(confidence * whole)
-        facts = (number, texts[text], sources[source], polarity, sure, created, note)
         if evidence is None:
+            facts = (number, texts[text], sources[source], polarity, sure, created, note)
             rows.append((*facts, None, None, None, None, None, None, None, None, rank))
             continue
-        effect, selectivity, consistency, asymmetry, other, other_effect, null, scale, steps, seeds = evidence
-        measured = (
-            protocols[scale, steps, id(seeds)],
+        effect, selectivity, consistency, asymmetry, other, other_effect, null, _, _, _ = evidence
+        row = (
+            number,
+            texts[text],
+            sources[source],
+            polarity,
+            sure,
+            created,
+            note,
+            next(protocols),
             nearest(effect * whole),
             nearest(selectivity * whole),
             nearest(consistency * whole),
@@ -91,7 +98,7 @@ def insert_labels(numbers: Numbering, labels: list[tuple[int, int | None, LabelD
             None if null is None else nearest(null * whole),
             rank,
         )
-        rows.append(facts + measured)
+        rows.append(row)
     # In the order of the key, which no two share: pages are then filled one after the other.
     rows.sort()
     insert_rows(numbers.connection, LabelTable, rows)
@@ -102,14 +109,15 @@ def label_texts(numbers: Numbering, texts: Iterable[str]) -> dict[str, int]:
     return numbers.strings(TextTable, "text", texts, words="texts")
 
 
-def _by_identity(numbers: Numbering, measured: Sequence[EvidenceData | QualityData]) -> dict[Any, int]:
-    """Return the numbers of protocols by scale, steps and the identity of their seeds: most share few lists of those, which
-    are long to compare. They must live on while the result is used.
+def _protocols_of(numbers: Numbering, measured: Sequence[EvidenceData | QualityData]) -> list[int]:
+    """Return the number of each one's protocol. They are told apart by scale, steps and the identity of their seeds: most share
+    few lists of those, which are long to compare.
     """
-    different = {(one.scale, one.steps, id(one.seeds)): one for one in measured}
-    found = {key: (one.scale, one.steps, one.seeds) for key, one in different.items()}
-    known = _protocols(numbers, set(found.values()))
-    return {key: known[protocol] for key, protocol in found.items()}
+    keys = [(one[-3], one[-2], id(one[-1])) for one in measured]
+    different = dict(zip(keys, measured, strict=True))
+    known = _protocols(numbers, {(one.scale, one.steps, one.seeds) for one in different.values()})
+    found = {key: known[one.scale, one.steps, one.seeds] for key, one in different.items()}
+    return [found[key] for key in keys]
 
 
 def _protocols(numbers: Numbering, protocols: Iterable[Protocol]) -> dict[Protocol, int]:
