@@ -144,16 +144,11 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
 
 
 def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
-    """Label the same directions again with other seeds: how many labels come back?
-
-    All are screened, and a composite is fitted for every score; confirmed are those alone that have a label to lose.
-    """
+    """Label the same directions again with other seeds: how many labels come back?"""
     start = FIRST_RERUN + 1_000 * number
-    before = given(bank, "attribute")
     plan = Plan(
         seeds=tuple(range(start, start + 8)),
         confirm_seeds=tuple(range(start + 100, start + 124)),
-        only=frozenset(name for name, *_ in before),
         quality_seeds=0,
         **AS_SHIPPED,
     )
@@ -161,7 +156,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     again = label(
         plain, pipe, open_labelers(["attributes"], checkpoint), plan, cache=cache / "rerun", progress=progress
     )
-    after = given(again, "attribute")
+    before, after = given(bank, "attribute"), given(again, "attribute")
     texts, new = {text for _, text, _ in before}, {text for _, text, _ in after}
     lost = {name for name, *_ in before - after}
     otherwise = {(name, text) for name, text, _ in after if name in lost}
@@ -177,6 +172,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
                 ("composites", {each for each in before if is_composite(each[0])}),
             )
         },
+        "only_in_the_rerun": len(after - before),
         "otherwise": sorted(map(list, otherwise)),
     }
 
@@ -265,8 +261,8 @@ def as_markdown(document: dict[str, Any]) -> str:
             + (f", and {', '.join(row['new'])} besides" if row["new"] else "")
             + f"; {total['again']} of {total['given']} labels ({total['again'] / total['given']:.0%}) are given again: "
             + ", ".join(f"{each['again']} of {each['given']} on {kind}" for kind, each in kinds.items())
-            + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign. "
-            "Directions without a label were not asked again."
+            + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign; "
+            f"{row['only_in_the_rerun']} labels are given in the rerun alone."
         )
     blank = document["untrained"]
     lines += [

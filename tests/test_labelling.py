@@ -134,24 +134,6 @@ def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
     assert some <= every
 
 
-def test_only_the_directions_asked_for_are_confirmed(
-    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[set[str]] = []
-
-    def watched(pipe: Any, directions: Sequence[Any], *args: Any, **how: Any) -> Any:
-        asked.append({each.id for each in directions if not each.id.startswith("composite/")})
-        return respond(pipe, directions, *args, **how)
-
-    pipe, (wanted, *_) = open_pipeline(tiny_checkpoint), (each.id for each in bank)
-    monkeypatch.setattr(labelling, "shortlist", lambda found, *_: list(range(len(found.odd))))
-    monkeypatch.setattr(labelling, "respond", watched)
-    label(bank, pipe, [Colours()], dataclasses.replace(PLAN, only=frozenset([wanted]), quality_seeds=0))
-    screened, confirmed = asked[:2]
-    assert screened == {each.id for each in bank}
-    assert confirmed == {wanted}
-
-
 def test_chance_is_not_drawn_for_what_cannot_have_a_label(
     bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

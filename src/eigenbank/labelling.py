@@ -49,9 +49,9 @@ class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`; the `most`
     promising for each score, and a composite of at most `parts` directions for it, confirmed on `confirm_seeds` beside `null`
     random ones at the place of each, and where these do not settle it on as many again, and on twice as many, up to
-    `confirm_most` in all. With `only`, ids, no other directions get a label; composites are made of all as ever. The
-    quality of those that got a label, or of `all_qualities`, is measured on the first `quality_seeds` of them. A checkpoint
-    whose own images' neighbouring pixels agree less than `agreement` draws noise, and nothing there has a name.
+    `confirm_most` in all. The quality of those that got a label, or of `all_qualities`, is measured on the first
+    `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
+    and nothing there has a name.
     """
 
     scale: float = 1.0
@@ -62,7 +62,6 @@ class Plan:
     most: int = 4
     null: int = 4
     parts: int = PARTS
-    only: frozenset[str] | None = None
     quality_seeds: int = 6
     all_qualities: bool = False
     agreement: float = 0.3
@@ -312,11 +311,10 @@ class _Candidates:
 
     def __init__(self, judge: "_Judge", seen: Effects, bank: Bank, plan: Plan, taken: set[str]) -> None:
         loose = Criteria().loosened()
-        ids = [each.id for each in bank]
-        found = shortlist(seen, leading(seen, loose), plan.most)
         self.judge = judge
-        self.singles = [k for k in found if plan.only is None or ids[k] in plan.only]
+        self.singles = shortlist(seen, leading(seen, loose), plan.most)
         self.records: list[CompositeRecord] = []
+        ids = [each.id for each in bank]
         self.open = {ids[k] for k in self.singles}
         self._wanted: dict[str, str] = {}
         if plan.parts < 2:
