@@ -12,7 +12,7 @@ from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.numbering import Numbering
-from eigenbank.registry.catalog.place import locate
+from eigenbank.registry.catalog.place import is_named, locate
 from eigenbank.registry.catalog.reader import Reader
 from eigenbank.registry.catalog.rows import parse_name
 from eigenbank.registry.catalog.schema import open_file
@@ -40,11 +40,14 @@ class Catalog(Reader):
         """Open a catalog, made if it is not there yet. With `shipped`, what comes with eigenbank is put in, once.
 
         `url` is a path, `sqlite:///PATH` or `postgresql+psycopg://…`. None: the environment's `EIGENBANK_CATALOG`, else
-        `catalog.db` at home. Raises CatalogError for what is not a catalog, or one of a newer schema; nothing is
-        written then.
+        `catalog.db` at home, whose folder is made, too. Raises CatalogError for what is not a catalog, one of a newer
+        schema, or a path in a folder that does not exist; nothing is written then.
         """
         place = locate(url)
-        database, writable = open_server(place) if isinstance(place, URL) else open_file(place)
+        if isinstance(place, URL):
+            database, writable = open_server(place)
+        else:
+            database, writable = open_file(place, folder=not is_named(url))
         catalog = cls(database, writable=writable)
         try:
             if shipped and writable:

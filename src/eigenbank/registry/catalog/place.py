@@ -43,6 +43,11 @@ def locate(url: str | os.PathLike[str] | None) -> Path | URL:
     raise CatalogError(message)
 
 
+def is_named(url: str | os.PathLike[str] | None) -> bool:
+    """Whether somebody named the catalog that `locate` returns; the one at home is nobody's choice."""
+    return url is not None or bool(os.environ.get("EIGENBANK_CATALOG"))
+
+
 def check(path: Path) -> None:
     """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes.
 
