@@ -66,7 +66,7 @@ def preview(
         for number, each in enumerate(chosen):
             drawn[each.id] = draw_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
             progress("previews", number + 1, len(chosen))
-    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint)
+    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
     say(f"{len(drawn)} previews of {model_id} → {bank.folder}")
     rows = [
         {

@@ -27,6 +27,11 @@ def resolve(location: str) -> Path:
     return data_folder() / location.removeprefix(PREFIX) if location.startswith(PREFIX) else Path(location)
 
 
+def is_shipped(location: str) -> bool:
+    """Whether a catalog's location is inside the package."""
+    return location.startswith(PREFIX)
+
+
 def shipped_checkpoint(model_id: str) -> Path | None:
     """The folder of a shipped checkpoint, or None if no such one ships."""
     folder = _FOLDERS.get(model_id)

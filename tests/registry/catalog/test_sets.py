@@ -8,7 +8,7 @@ from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.seed import offer
 from eigenbank.registry.own import labelled, own_labels
-from eigenbank.schemas.errors import UnknownNameError
+from eigenbank.schemas.errors import ReplaceError, UnknownNameError
 
 from .made import DIGEST, NOW, label, manifest, measured, quality
 
@@ -291,3 +291,18 @@ def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> N
     assert found is not None
     assert (found.repo, found.commit, found.location) == ("me/faces", "c" * 40, "/set")
     assert not catalog.set_published("0" * 64, "me/other", "d" * 40)
+
+
+def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
+    full = manifest(labels={MID: [label("smile", 0.5), label("ann's", source="human:ann")]}, composites=("beard",))
+    catalog.add_set(full, location="a", digest="1")
+    for new in (manifest(), manifest(labels={MID: [label("smile", 0.5)]}), manifest(composites=("beard",))):
+        with pytest.raises(ReplaceError, match=r"acme/faces with 1 (label by labelers|composite)"):
+            catalog.add_set(new, location="b", digest="2", sparing=True)
+    assert str(catalog.losses("acme/faces", None)) == "1 label by labelers and 1 composite"
+    assert not catalog.losses("acme/cats", None)
+    more = manifest(labels={MID: [label("smile", 0.9), label("laugh")]}, composites=("beard", "hat"))
+    catalog.add_set(more, location="b", digest="2", sparing=True)
+    catalog.add_set(manifest(revision="r2"), location="c", digest="3", sparing=True)
+    catalog.add_set(manifest(), location="d", digest="4")
+    assert sorted(row.location for row in catalog.sets()) == ["c", "d"]

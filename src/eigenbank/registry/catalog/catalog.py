@@ -10,6 +10,7 @@ from sqlalchemy import URL, select
 from eigenbank.registry.catalog import names, read, seed, write, write_labels
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
+from eigenbank.registry.catalog.losses import check_place
 from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.place import is_named, locate
@@ -92,18 +93,28 @@ class Catalog(Reader):
         checkpoint_path: str | None = None,
         repo: str | None = None,
         commit: str | None = None,
+        sparing: bool = False,
     ) -> None:
         """Put a set in, in the place of the one of the same model id and revision.
 
         People's labels (`human:…`) are carried over; those whose direction the new set lacks wait for one that has it.
         `location` is where the set is, `digest` its manifest's, `checkpoint_path` the local folder it was computed
-        from (None leaves the known one), `repo` and `commit` where it was published.
+        from (None leaves the known one), `repo` and `commit` where it was published. `sparing`: raise ReplaceError
+        rather than take the place of a set with labels by labelers, composites or previews that this one lacks.
         """
         entry = from_manifest(
             manifest, location=location, digest=digest, checkpoint_path=checkpoint_path, repo=repo, commit=commit
         )
+        self.add_sets([(manifest, entry)], sparing=sparing)
+
+    def add_sets(self, sets: Sequence[tuple[Manifest, CheckpointData]], *, sparing: bool = False) -> None:
+        """Put sets in, each as `add_set` does, given by their manifests and what the catalog keeps of them: all or none."""
         with self._change() as connection:
-            write.add(Numbering(connection), entry)
+            numbers = Numbering(connection)
+            for manifest, entry in sets:
+                if sparing:
+                    check_place(connection, entry.model_id, entry.revision, manifest, "it was not entered")
+                write.add(numbers, entry)
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
