@@ -15,6 +15,7 @@ from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.folders import is_own, remove_folder
 from eigenbank.registry.hub.location import folder_of
+from eigenbank.registry.origin import sets_of
 from eigenbank.registry.paths import file_name, sets_folder
 from eigenbank.registry.sets import manifest_digest, read_manifest
 from eigenbank.registry.shipped import is_shipped, locate, resolve, shipped_checkpoint
@@ -46,8 +47,9 @@ class CheckpointElsewhereError(SourceError):
 def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     """The model id and folder of a checkpoint given by id or by folder. Raises SourceError or UnknownNameError.
 
-    A folder that is in the catalog has the id it was built under; another gets `local/NAME`. `at` is a folder to take
-    instead of the checkpoint's own, which then need not be on this machine.
+    A folder that is in the catalog has the id it was built under, of several its own (see `registry.origin`), else the
+    newest; another gets `local/NAME`. `at` is a folder to take instead of the checkpoint's own, which then need not be on
+    this machine.
     """
     shipped = shipped_checkpoint(model)
     if shipped is not None:
@@ -55,8 +57,8 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     folder = _path(model)
     with Catalog.open() as catalog:
         if folder.is_dir():
-            known = catalog.set_at(locate(folder))
-            return (known.model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
+            known = sets_of(locate(folder), catalog)
+            return (known[0].model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
         if at is not None:
             return model, at
         found = catalog.get_set(model)
@@ -176,7 +178,8 @@ def open_pipeline(model: str, *, device: str = "cpu") -> Any:
     """
     from eigenbank.loaders.pipelines import open_pipeline as open_folder_pipeline
 
-    return open_folder_pipeline(find_checkpoint(model)[1], device)
+    model_id, folder = find_checkpoint(model)
+    return open_folder_pipeline(folder, device, model_id=model_id)
 
 
 def open_source(

@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
-from eigenbank.loaders.load import bank_for, bank_of
+from eigenbank.loaders.load import bank_for, bank_of, find
 from eigenbank.loaders.schedule import Scale
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Composite, Direction
@@ -71,6 +72,7 @@ def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[As
     if isinstance(edits, Sliders):
         return _of_sliders(target, edits, bank)
     found: list[Asked] = []
+    look: Callable[[str], tuple[Direction | Composite, int]] | None = None
     for key, scale in edits.items():
         if isinstance(key, Direction | Composite):
             found.extend(Asked(key.id, part, weight, scale) for part, weight in key.parts)
@@ -78,8 +80,10 @@ def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[As
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
             raise SteerError(message)
-        bank = bank_for(target) if bank is None else bank
-        named, polarity = bank.find(key)
+        if look is None:
+            # What the catalog has, `find` can compare with what else it has.
+            look = bank.find if bank is not None else partial(find, bank_for(target))
+        named, polarity = look(key)
         found.extend(Asked(key, part, polarity * weight, scale) for part, weight in named.parts)
     return found
 

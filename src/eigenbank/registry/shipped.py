@@ -38,6 +38,11 @@ def shipped_checkpoint(model_id: str) -> Path | None:
     return None if folder is None else data_folder() / folder
 
 
+def shipped_id(location: str) -> str | None:
+    """The model id of the shipped checkpoint at a catalog's location, or None if no such one ships."""
+    return next((model_id for model_id, folder in _FOLDERS.items() if location == f"{PREFIX}{folder}"), None)
+
+
 def locate(folder: Path) -> str:
     """The location to store in a catalog for `folder`: `shipped:NAME` when it lies in the package's data."""
     folder = folder.resolve()

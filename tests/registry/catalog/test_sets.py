@@ -162,11 +162,10 @@ def test_a_set_is_found_by_its_checkpoints_folder(catalog: Catalog, tmp_path: Pa
     (tmp_path / "link").symlink_to(folder)
     catalog.add_set(manifest(), location="a", digest="1", checkpoint_path=str(tmp_path / "link"))
     catalog.add_set(manifest("acme/cats"), location="b", digest="2", checkpoint_path="shipped:cats")
-    by_path, by_name = catalog.set_at(f"{folder}/../model"), catalog.set_at("shipped:cats")
-    assert by_path is not None
-    assert by_name is not None
-    assert (by_path.location, by_name.location) == ("a", "b")
-    assert catalog.set_at(str(tmp_path)) is None
+    catalog.add_set(manifest("acme/late", days=1), location="c", digest="3", checkpoint_path=str(folder))
+    assert [row.location for row in catalog.sets_at(f"{folder}/../model")] == ["c", "a"]
+    assert [row.location for row in catalog.sets_at("shipped:cats")] == ["b"]
+    assert catalog.sets_at(str(tmp_path)) == []
 
 
 def test_a_set_without_directions_is_a_set(catalog: Catalog) -> None:
@@ -214,7 +213,7 @@ def test_what_names_no_direction_is_none(catalog: Catalog, name: str) -> None:
     catalog.add_set(manifest(), location="a", digest="1")
     assert catalog.get_direction(name) is None
     assert catalog.get_set(name) is None
-    assert catalog.set_at(name) is None
+    assert catalog.sets_at(name) == []
     assert catalog.layer_names(name) == catalog.label_texts(name) == catalog.recipe_slugs(name) == []
 
 

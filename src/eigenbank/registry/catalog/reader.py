@@ -47,12 +47,12 @@ class Reader:
         with self._database.reading() as connection:
             return read.newest(connection, *conditions)
 
-    def set_at(self, checkpoint_path: str) -> SetRow | None:
-        """Return the newest set that was computed from the checkpoint in a local folder."""
+    def sets_at(self, checkpoint_path: str) -> list[SetRow]:
+        """Return the sets that were computed from the checkpoint in a local folder, the newest first."""
         if not storable(checkpoint_path):
-            return None
+            return []
         with self._database.reading() as connection:
-            return read.newest(connection, CheckpointTable.path == path_key(checkpoint_path))
+            return read.newest_first(connection, CheckpointTable.path == path_key(checkpoint_path))
 
     def losses(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Losses:
         """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites
