@@ -312,5 +312,13 @@ def test_a_database_that_is_not_there_is_told(server: str) -> None:
         Catalog.open(server.format("nowhere"))
 
 
+def test_a_set_is_taken_out_as_on_sqlite(catalog: Catalog) -> None:
+    test_sets.test_a_set_is_taken_out_and_peoples_labels_wait(catalog)
+
+
+def test_what_takes_a_removed_sets_place_is_as_on_sqlite(catalog: Catalog) -> None:
+    test_sets.test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog)
+
+
 def test_labelled_sets_are_spared_as_on_sqlite(catalog: Catalog) -> None:
     test_sets.test_a_set_spares_one_with_what_it_lacks(catalog)

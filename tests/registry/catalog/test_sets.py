@@ -292,6 +292,41 @@ def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> N
     assert not catalog.set_published("0" * 64, "me/other", "d" * 40)
 
 
+def test_a_set_is_taken_out_and_peoples_labels_wait(catalog: Catalog) -> None:
+    grin = label("grin", source="human:ann")
+    added = manifest(labels={MID: [label("smile", 0.5)]}, composites=("beard",))
+    catalog.add_set(added, location="a", digest="1", checkpoint_path="/m")
+    catalog.add_set(manifest("acme/cats"), location="b", digest="2")
+    catalog.add_label(f"acme/faces#{MID}", grin)
+    assert catalog.remove_set("acme/faces", None, digest="1") == 1
+    assert catalog.remove_set("acme/cats", None, digest="2") == 0
+    assert (catalog.sets(), catalog.model_ids(), catalog.label_texts()) == ([], [], [])
+    counted = stats(catalog)
+    assert [counted[key] for key in ("models", "layers", "directions", "labels", "waiting_labels")] == [1, 0, 0, 0, 1]
+    assert verify(catalog) == []
+    # Numbers are given out again: nothing of the former models may be found under them.
+    catalog.add_set(manifest("zeta/dogs"), location="c", digest="3")
+    assert len(catalog.search("cats")) == 0
+    assert len(catalog.search("dogs")) == 12
+    catalog.add_set(added, location="a", digest="1")
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert sorted(item.text for item in found.labels) == ["grin", "smile"]
+    assert catalog.get_set("acme/faces").checkpoint_path == "/m"  # type: ignore[union-attr]
+
+
+def test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog: Catalog) -> None:
+    catalog.add_set(manifest(layers=("mid_block.attentions.0",)), location="a", digest="1")
+    for rank in (0, 2):
+        catalog.add_label(f"acme/faces#{MID[:-1]}{rank}", label("grin", source="human:ann"))
+    ships = manifest(layers=("mid_block.attentions.0",), ranks=2, labels={MID: [label("smile", 0.5)]})
+    instead = from_manifest(ships, location="shipped:x", digest="2", checkpoint_path="shipped:y")
+    assert catalog.remove_set("acme/faces", None, digest="1", instead=instead) == 1
+    (row,) = catalog.sets()
+    assert (row.location, row.checkpoint_path, row.labels) == ("shipped:x", "shipped:y", 2)
+    assert verify(catalog) == []
+
+
 def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
     full = manifest(labels={MID: [label("smile", 0.5), label("ann's", source="human:ann")]}, composites=("beard",))
     catalog.add_set(full, location="a", digest="1")

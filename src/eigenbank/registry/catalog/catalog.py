@@ -11,7 +11,7 @@ from eigenbank.registry.catalog import names, read, seed, write, write_labels
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.losses import check_place
-from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
+from eigenbank.registry.catalog.models import CheckpointTable, LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.place import is_named, locate
 from eigenbank.registry.catalog.reader import Reader
@@ -115,6 +115,25 @@ class Catalog(Reader):
                 if sparing:
                     check_place(connection, entry.model_id, entry.revision, manifest, "it was not entered")
                 write.add(numbers, entry)
+
+    def remove_set(
+        self, model_id: str, revision: str | None, *, digest: str, instead: CheckpointData | None = None
+    ) -> int:
+        """Take the set of a checkpoint out, by its manifest's digest too; `instead` is put into its place. People's labels
+        wait for a set that has their directions. Returns how many do. Raises CatalogError where another set is there now.
+        """
+        with self._change() as connection:
+            numbers = Numbering(connection)
+            found = read.newest(
+                connection, CheckpointTable.model_id == model_id, CheckpointTable.revision == (revision or "")
+            )
+            if found is None or found.digest != digest:
+                message = f"another program has just replaced or removed the set of {model_id}: nothing was removed. Try again."
+                raise CatalogError(message)
+            if instead is not None:
+                write.add(numbers, instead)
+                return write.waiting(connection, model_id, revision or "")
+            return write.remove(numbers, model_id, revision or "")
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
