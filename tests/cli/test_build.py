@@ -39,7 +39,7 @@ def test_the_shipped_set_is_not_replaced_unasked(
     for more in ((), ("--out", str(tmp_path / "set"))):
         assert run(["build", DEMO, *MIDDLE, *more]) == 1
         error = capsys.readouterr().err
-        assert f"the catalog has a set of {DEMO} with " in error
+        assert f"the catalog's set of {DEMO}, at shipped:cartoon-faces-32/directions, has " in error
         for part in (
             "labels by labelers",
             "composites and",
@@ -56,7 +56,7 @@ def test_the_shipped_set_is_not_replaced_unasked(
 
 def test_a_set_of_ones_own_keeps_its_folder(labelled: Bank, tiny_checkpoint: Path, capsys: Capture) -> None:
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", *MIDDLE]) == 1
-    assert "with 1 label by labelers and 1 preview, which" in capsys.readouterr().err
+    assert "has 1 label by labelers and 1 preview that the new one lacks" in capsys.readouterr().err
     assert (labelled.folder / "manifest.json").is_file()  # type: ignore[operator]
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/middle", *MIDDLE]) == 0
     assert load("acme/tiny").labels == ["smile"]

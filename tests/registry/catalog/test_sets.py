@@ -331,7 +331,7 @@ def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
     full = manifest(labels={MID: [label("smile", 0.5), label("ann's", source="human:ann")]}, composites=("beard",))
     catalog.add_set(full, location="a", digest="1")
     for new in (manifest(), manifest(labels={MID: [label("smile", 0.5)]}), manifest(composites=("beard",))):
-        with pytest.raises(ReplaceError, match=r"acme/faces with 1 (label by labelers|composite)"):
+        with pytest.raises(ReplaceError, match=r"acme/faces, at a, has 1 (label by labelers|composite)"):
             catalog.add_set(new, location="b", digest="2", sparing=True)
     assert str(catalog.losses("acme/faces", None)) == "1 label by labelers and 1 composite"
     assert not catalog.losses("acme/cats", None)

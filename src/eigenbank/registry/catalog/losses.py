@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import dump
-from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.content import SetData
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import ReplaceError, SetError
 
@@ -32,8 +32,25 @@ class Losses:
 def losses(connection: Connection, model_id: str, revision: str, new: Manifest | None) -> Losses:
     """What the catalog's set of a checkpoint has that `new` lacks; None is a set that has none of these, as after a build."""
     former = dump.checkpoint(connection, model_id, revision)
+    return Losses() if former is None or former.set is None else _lost(former.set, new)
+
+
+def check_place(connection: Connection, model_id: str, revision: str, new: Manifest | None, outcome: str) -> None:
+    """Raise ReplaceError where a set would take the place of one that has what it lacks. `outcome` is what became of it."""
+    former = dump.checkpoint(connection, model_id, revision)
     if former is None or former.set is None:
-        return Losses()
+        return
+    lost = _lost(former.set, new)
+    if lost:
+        message = (
+            f"the catalog's set of {model_id}, at {former.set.facts.location}, has {lost} that the new one lacks and would be "
+            f"replaced by it: {outcome}, and the catalog is as it was. Build the new one under another name, as with --model-id "
+            "me/middle, or give --replace"
+        )
+        raise ReplaceError(message)
+
+
+def _lost(former: SetData, new: Manifest | None) -> Losses:
     records = () if new is None else new.sliders
     ids = {record.id for record in records}
     named = {(record.id, label.text, label.source) for record in records for label in record.labels}
@@ -41,34 +58,21 @@ def losses(connection: Connection, model_id: str, revision: str, new: Manifest |
     return Losses(
         labels=sum(
             not label.human and (record.name, label.text, label.source) not in named
-            for record in former.set.sliders
+            for record in former.sliders
             for label in record.labels
         ),
-        composites=sum(record.name not in ids for record in former.set.composites),
+        composites=sum(record.name not in ids for record in former.composites),
         previews=len(_drawn(former) - drawn),
     )
 
 
-def check_place(connection: Connection, model_id: str, revision: str, new: Manifest | None, outcome: str) -> None:
-    """Raise ReplaceError where a set would take the place of one that has what it lacks. `outcome` is what became of it."""
-    lost = losses(connection, model_id, revision, new)
-    if lost:
-        message = (
-            f"the catalog has a set of {model_id} with {lost}, which the new one lacks and would take the place of: "
-            f"{outcome}. Build it under another name, as with --model-id me/middle, or give --replace to have the former "
-            "one replaced"
-        )
-        raise ReplaceError(message)
-
-
-def _drawn(former: CheckpointData) -> set[str]:
+def _drawn(former: SetData) -> set[str]:
     """What a set has previews of, as its own manifest says, which the catalog does not keep; nothing where it is not here."""
     from eigenbank.registry.hub.location import folder_of
     from eigenbank.registry.sets import read_manifest
 
-    assert former.set is not None
     try:
-        manifest = read_manifest(folder_of(former.set.facts.location))
+        manifest = read_manifest(folder_of(former.facts.location))
     except (OSError, ValueError, SetError):
         return set()
     return {record.id for record in manifest.sliders if record.preview is not None}
