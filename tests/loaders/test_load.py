@@ -13,6 +13,7 @@ from eigenbank.cli.main import run
 from eigenbank.loaders.load import bank_for, set_of
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.schemas import Slider, Sliders
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 from eigenbank.workflows import find_checkpoint, keep
 
@@ -113,6 +114,7 @@ def test_a_word_of_another_set_of_the_checkpoint_says_which(
     pipe, message = eb.open_pipeline("me/middle"), "The set eigenbank/cartoon-faces-32 of the same checkpoint has it"
     tried: list[Callable[[], object]] = [
         lambda: eb.steer(pipe, {"Skin Tone": 1.0}),
+        lambda: eb.steer(pipe, Sliders(sliders=(Slider(key="skin tone", scale=1.0),))),
         lambda: eb.sweep(pipe, "skin tone", [1.0], steps=1),
         lambda: eb.edit(pipe, torch.zeros(3, 32, 32), {f"{DEMO}#mid_block.attentions.0/qkv/0": 1.0}, steps=1),
     ]

@@ -12,7 +12,7 @@ from eigenbank.registry.catalog import adopt
 from eigenbank.registry.catalog.disk import check_folder, remove_leftovers
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
-from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_version
+from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_parent, check_version
 from eigenbank.schemas.errors import CatalogError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -34,12 +34,8 @@ def create(path: Path, *, folder: bool = False) -> None:
     """Make a new catalog at `path`, whole or not at all; where another process is faster, its catalog stays. With `folder`
     its folder is made, too, if it is not there. Raises CatalogError.
     """
-    if not folder and not path.parent.is_dir():
-        message = (
-            f"no catalog can be made at {path}: there is no folder {path.parent}. Nothing was made. Check the path (--catalog "
-            "or EIGENBANK_CATALOG), or make the folder first."
-        )
-        raise CatalogError(message)
+    if not folder:
+        check_parent(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
