@@ -41,7 +41,7 @@ faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 DEMO := eigenbank/cartoon-faces-32
 directions: install ## Build, label and draw the demo checkpoint's direction set anew (two hours)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
-	$(BIN)/eigenbank build $(DEMO) --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
+	$(BIN)/eigenbank build $(DEMO) --replace --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
 	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics --most 100 --confirm-most 192 && \
 	$(BIN)/eigenbank preview $(DEMO) && \

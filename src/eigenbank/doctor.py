@@ -161,10 +161,12 @@ def _home() -> Iterator[Finding]:
 def _catalog() -> Iterator[Finding]:
     from eigenbank.registry.catalog.disk import check_folder
     from eigenbank.registry.catalog.peek import peek
-    from eigenbank.registry.catalog.place import SCHEMA_VERSION, locate
+    from eigenbank.registry.catalog.place import SCHEMA_VERSION, check_parent, is_named, locate
 
     try:
         place = locate(None)
+        if isinstance(place, Path) and is_named(None):
+            check_parent(place)
         if isinstance(place, Path) and place.parent.is_dir():
             check_folder(place.parent)
         seen = peek(place)

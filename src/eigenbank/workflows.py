@@ -7,17 +7,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.folders import is_own, remove_folder
+from eigenbank.registry.hub.location import folder_of
+from eigenbank.registry.origin import sets_of
 from eigenbank.registry.paths import file_name, sets_folder
 from eigenbank.registry.sets import manifest_digest, read_manifest
-from eigenbank.registry.shipped import locate, resolve, shipped_checkpoint
+from eigenbank.registry.shipped import is_shipped, locate, resolve, shipped_checkpoint
 from eigenbank.schemas import Manifest
-from eigenbank.schemas.errors import SetError, SourceError, UnknownNameError, unknown
+from eigenbank.schemas.errors import ReplaceError, SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +47,9 @@ class CheckpointElsewhereError(SourceError):
 def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     """The model id and folder of a checkpoint given by id or by folder. Raises SourceError or UnknownNameError.
 
-    A folder that is in the catalog has the id it was built under; another gets `local/NAME`. `at` is a folder to take
-    instead of the checkpoint's own, which then need not be on this machine.
+    A folder that is in the catalog has the id it was built under, of several its own (see `registry.origin`), else the
+    newest; another gets `local/NAME`. `at` is a folder to take instead of the checkpoint's own, which then need not be on
+    this machine.
     """
     shipped = shipped_checkpoint(model)
     if shipped is not None:
@@ -53,8 +57,8 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     folder = _path(model)
     with Catalog.open() as catalog:
         if folder.is_dir():
-            known = catalog.set_at(locate(folder))
-            return (known.model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
+            known = sets_of(locate(folder), catalog)
+            return (known[0].model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
         if at is not None:
             return model, at
         found = catalog.get_set(model)
@@ -174,7 +178,8 @@ def open_pipeline(model: str, *, device: str = "cpu") -> Any:
     """
     from eigenbank.loaders.pipelines import open_pipeline as open_folder_pipeline
 
-    return open_folder_pipeline(find_checkpoint(model)[1], device)
+    model_id, folder = find_checkpoint(model)
+    return open_folder_pipeline(folder, device, model_id=model_id)
 
 
 def open_source(
@@ -218,17 +223,40 @@ def open_source(
         raise
 
 
-def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None) -> Bank:
+def check_place(model_id: str, revision: str | None, new: Manifest | None = None, *, outcome: str) -> None:
+    """Raise ReplaceError where a set would take the place of one with labels by labelers, composites or previews that it
+    lacks. Without `new` it is one that has none, as after a build. `outcome` is what became of it.
+    """
+    with Catalog.open() as catalog:
+        catalog.check_place(model_id, revision, new, outcome=outcome)
+
+
+def keep(
+    bank: Bank,
+    *,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    replace: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Bank:
     """Write a bank as a direction set and enter it into the catalog. Returns it, opened where it lies.
 
     Without `out` it lies among this machine's sets, in a folder named by its digest: the catalog points to the old set
-    until the new one is whole. Raises SetError or CatalogError; then nothing has changed.
+    until the new one is whole. Only with `replace` it takes the place of a set with labels by labelers, composites or
+    previews that it lacks; `say` is told what it took the place of. Raises ReplaceError, SetError or CatalogError; then
+    nothing has changed.
     """
+    if not replace:
+        check_place(bank.model_id, bank.manifest.checkpoint.revision, bank.manifest, outcome="nothing was kept")
     if out is not None:
         folder = bank.save(out).folder
         assert folder is not None
         with Catalog.open() as catalog:
-            _enter(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint)
+            try:
+                _enter(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint, replace, say)
+            except ReplaceError:
+                remove_folder(folder)
+                raise
         return Bank.open(folder)
     home = sets_folder() / file_name(bank.model_id)
     try:
@@ -240,44 +268,75 @@ def keep(bank: Bank, *, checkpoint: Path | None = None, out: Path | None = None)
     try:
         bank.save(staging / "set")
         with Catalog.open() as catalog:
-            return Bank.open(adopt(staging / "set", catalog, checkpoint=checkpoint))
+            return Bank.open(adopt(staging / "set", catalog, checkpoint=checkpoint, replace=replace, say=say))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def adopt(written: Path, catalog: Catalog, *, checkpoint: Path | None = None) -> Path:
+def adopt(
+    written: Path,
+    catalog: Catalog,
+    *,
+    checkpoint: Path | None = None,
+    replace: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Path:
     """Move a set, just written on the same disk, among this machine's sets, and enter it into the catalog.
 
     Returns where it lies: a folder named by its digest, so that the catalog points to the old set until the new one is
-    whole. Raises SetError or CatalogError; then the catalog has not changed.
+    whole. `replace` and `say` are as for `keep`. Raises ReplaceError, SetError or CatalogError; then the catalog has not
+    changed.
     """
     manifest, digest = read_manifest(written), manifest_digest(written)
     home = sets_folder() / file_name(manifest.checkpoint.model_id)
     folder = home / digest[:16]
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
+        new = not folder.exists()
+        if new:
             os.replace(written, folder)
     except OSError as error:
         message = f"{folder} cannot be written ({error.strerror}): nothing was kept. Make room, or set EIGENBANK_HOME"
         raise SetError(message) from error
-    _enter(folder, manifest, digest, catalog, checkpoint)
+    try:
+        _enter(folder, manifest, digest, catalog, checkpoint, replace, say)
+    except ReplaceError:
+        if new:
+            remove_folder(folder)
+        raise
     return folder
 
 
-def _enter(folder: Path, manifest: Manifest, digest: str, catalog: Catalog, checkpoint: Path | None) -> None:
+def _enter(
+    folder: Path,
+    manifest: Manifest,
+    digest: str,
+    catalog: Catalog,
+    checkpoint: Path | None,
+    replace: bool,
+    say: Callable[[str], None] | None,
+) -> None:
     """Point the catalog to a set, and remove the one it pointed to before, if that is one of this machine's."""
-    before = catalog.get_set(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
+    model_id, revision = manifest.checkpoint.model_id, manifest.checkpoint.revision
+    before = catalog.get_set(model_id, revision or "")
+    told = replace and say is not None and before is not None and before.digest != digest
+    lost = catalog.losses(model_id, revision, manifest) if told else None
     catalog.add_set(
         manifest,
         location=locate(folder),
         digest=digest,
         checkpoint_path=None if checkpoint is None else locate(checkpoint),
+        sparing=not replace,
     )
-    if before is not None:
-        former = resolve(before.location)
-        if former.parent == sets_folder() / former.parent.name and former != folder and former.is_dir():
-            shutil.rmtree(former, ignore_errors=True)
+    if before is None:
+        return
+    former = folder_of(before.location)
+    removed = is_own(former) and former.resolve() != folder.resolve() and former.is_dir() and remove_folder(former)
+    if lost is not None and say is not None:
+        gone = f"; gone with it: {lost}" if lost else ""
+        left = "Its folder was removed" if removed else f"Its folder is left, {former}"
+        back = f": eigenbank models rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
+        say(f"took the place of a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
 
 
 def export(

@@ -243,7 +243,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_labelling_leaves_peoples_labels_to_people(home: Path, tmp_path: Path) -> None:
-    assert run(["build", DEMO, "--layers", "mid_block*", "--recipe", "value", "--top-k", "1"]) == 0
+    assert run(["build", DEMO, "--layers", "mid_block*", "--recipe", "value", "--top-k", "1", "--replace"]) == 0
     one = f"{DEMO}#mid_block.attentions.0/value/0"
     assert run(["labels", "add", one, "grin", "--by", "ann"]) == 0
     options = ["--steps", "1", "--seeds", "0", "--confirm-seeds", "1", "--out", str(tmp_path / "labelled")]

@@ -61,6 +61,13 @@ def test_what_is_no_catalog_is_a_problem(content: bytes, home: Path, capsys: Cap
     assert (home / "catalog.db").read_bytes() == content
 
 
+def test_a_named_catalog_in_no_folder_is_a_problem(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EIGENBANK_CATALOG", str(tmp_path / "nowhere" / "x.db"))
+    assert f"there is no folder {tmp_path / 'nowhere'}" in findings(capsys, code=1)["catalog"]["found"]
+
+
 def test_a_newer_catalog_is_a_problem_that_names_the_version(home: Path, capsys: Capture) -> None:
     assert run(["list"]) == 0
     newer = sqlite3.connect(home / "catalog.db")

@@ -303,6 +303,7 @@ def test_no_query_imports_torch_or_alembic(args: list[str]) -> None:
         ("eigenbank search gla", "glasses"),
         ("eigenbank search --model acme/faces --layer mid", "mid_block.attentions.0"),
         ("eigenbank models show ze", "zeta/cats"),
+        ("eigenbank models rm ze", "zeta/cats"),
         ("eigenbank show acme/faces#mid", FACES),
         ("eigenbank labels l", "ls"),
         *((f"eigenbank {command} acme/f", "acme/faces") for command in

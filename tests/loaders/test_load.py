@@ -1,13 +1,19 @@
 """A bank is found by its model id, by its folder, and for a pipeline by where that was loaded from."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 import eigenbank as eb
+from eigenbank.cli.main import run
 from eigenbank.loaders.load import bank_for, set_of
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.schemas import Slider, Sliders
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 from eigenbank.workflows import find_checkpoint, keep
 
@@ -85,6 +91,57 @@ def test_a_checkpoint_that_was_moved_away_is_said(kept: eb.Bank, tmp_path: Path)
     keep(kept, checkpoint=tmp_path / "gone")
     with pytest.raises(SourceError, match="not on this machine"):
         find_checkpoint("acme/tiny")
+
+
+def test_of_several_sets_of_one_checkpoint_the_one_it_was_opened_as(demo_checkpoint: Path) -> None:
+    few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
+    keep(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    for model_id in (DEMO, "me/middle"):
+        assert bank_for(eb.open_pipeline(model_id)).model_id == model_id
+    for where in (demo_checkpoint, str(demo_checkpoint)):
+        assert bank_for(open_pipeline(Path(where))).model_id == DEMO
+    assert bank_for(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO
+    pipe = eb.open_pipeline(DEMO)
+    eb.steer(pipe, {"skin tone": 1.0})
+    assert eb.sweep(pipe, "skin tone", [1.0], steps=1).name == "skin tone"
+
+
+def test_a_word_of_another_set_of_the_checkpoint_says_which(
+    demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
+    keep(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    pipe, message = eb.open_pipeline("me/middle"), "The set eigenbank/cartoon-faces-32 of the same checkpoint has it"
+    tried: list[Callable[[], object]] = [
+        lambda: eb.steer(pipe, {"Skin Tone": 1.0}),
+        lambda: eb.steer(pipe, Sliders(sliders=(Slider(key="skin tone", scale=1.0),))),
+        lambda: eb.sweep(pipe, "skin tone", [1.0], steps=1),
+        lambda: eb.edit(pipe, torch.zeros(3, 32, 32), {f"{DEMO}#mid_block.attentions.0/qkv/0": 1.0}, steps=1),
+    ]
+    for call in tried:
+        with pytest.raises(UnknownNameError, match=f"{message}: pass bank=eb.load"):
+            call()
+    with pytest.raises(UnknownNameError, match=r"no label in me/middle: 'no such word'.*list --model me/middle$"):
+        eb.steer(pipe, {"no such word": 1.0})
+    out = ["--out", str(tmp_path / "out.png")]
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (32, 32)).save(photo)
+    for command in (
+        ["steer", "me/middle", "--set", "skin tone=1", *out],
+        ["sweep", "me/middle", "skin tone", *out],
+        ["edit", str(photo), "--model", "me/middle", "--set", "skin tone=1", *out],
+        ["preview", "me/middle", "skin tone"],
+        ["export", "me/middle", "skin tone", "--format", "json", "--out", str(tmp_path / "out.json")],
+    ):
+        assert run(command) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_among_sets_of_a_folder_its_own_name_goes_first(tiny_checkpoint: Path) -> None:
+    for model_id in ("local/checkpoint", "acme/late"):
+        keep(eb.build(str(tiny_checkpoint), top_k=1, model_id=model_id), checkpoint=tiny_checkpoint)
+    assert find_checkpoint(str(tiny_checkpoint))[0] == "local/checkpoint"
+    assert bank_for(open_pipeline(tiny_checkpoint)).model_id == "local/checkpoint"
 
 
 def test_what_ships_is_there_from_the_start(demo_checkpoint: Path) -> None:

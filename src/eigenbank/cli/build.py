@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
 )
+@click.option(
+    "--replace", is_flag=True, help="Take the place of a set with labels, composites or previews, which are lost."
+)
 @source_options
 @catalog_option
 @output_options
@@ -40,6 +43,7 @@ def build(
     device: str,
     model_id: str | None,
     out: Path | None,
+    replace: bool,
     revision: str | None,
     variant: str | None,
     config: str | None,
@@ -51,13 +55,16 @@ def build(
     MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
     (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
+    The set takes the place of the one of the same id and revision; a set with labels by labelers, composites or previews
+    only with --replace.
+
     \b
     Example:
-      eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*'
+      eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
     """
     from eigenbank.registry.sets import check_new
     from eigenbank.workflows import build as build_bank
-    from eigenbank.workflows import check_model_id, keep, open_source
+    from eigenbank.workflows import check_model_id, check_place, keep, open_source
 
     if out is not None:
         check_new(out)
@@ -67,6 +74,8 @@ def build(
         except SourceError as error:
             raise click.BadParameter(str(error), param_hint="--model-id") from None
     found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
+    if not replace:
+        check_place(model_id or found_id, source.revision, outcome="nothing was built")
     begun: list[float] = []
     with progress_bar() as show:
 
@@ -85,7 +94,7 @@ def build(
             progress=progress,
         )
     seconds = time.perf_counter() - begun[0]
-    bank = keep(bank, checkpoint=checkpoint, out=out)
+    bank = keep(bank, checkpoint=checkpoint, out=out, replace=replace, say=say)
     say(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
     without = sum("output" not in layer.tensors for layer in bank.layers.values())
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):

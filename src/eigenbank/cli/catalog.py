@@ -10,7 +10,7 @@ from eigenbank.cli.rows import facts, put_out
 from eigenbank.schemas.errors import CatalogError
 
 
-@click.group(short_help="Look after the catalog: statistics, export, import, merge, checks.")
+@click.group(short_help="Look after the catalog: statistics, sets in folders, export, import, merge, checks.")
 def catalog() -> None:
     """Look after the catalog: where it is, what is in it, whether it is sound, and moving it elsewhere.
 
@@ -54,6 +54,53 @@ def stats(fmt: str, quiet: bool) -> None:
         facts(found)
     else:
         put_out("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
+
+
+@catalog.command(short_help="Enter sets that lie in folders.")
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the checkpoint they were computed from, to draw with.",
+)
+@click.option(
+    "--replace", is_flag=True, help="Take the place of sets with labels, composites or previews, which are lost."
+)
+@catalog_option
+@output_options
+def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: str, quiet: bool) -> None:
+    """Enter the direction sets of some FOLDERs, built elsewhere, as they are: all of them or none. They stay where they are.
+
+    Every file is checked as one from the Hub would be. Each set takes the place of the one of the same id and revision; of
+    a set with labels by labelers, composites or previews that it lacks only with --replace.
+
+    \b
+    Example:
+      eigenbank catalog add shared/down_blocks shared/mid_block --checkpoint acme-faces
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.entering import add_folders
+
+    with Catalog.open() as opened:
+        entered = add_folders(
+            opened, [Path(folder).expanduser() for folder in folders], checkpoint=checkpoint, replace=replace
+        )
+    rows = []
+    for one in entered:
+        model_id = one.manifest.checkpoint.model_id
+        if one.before is not None:
+            say(f"took the place of the set of {model_id} at {one.before.location}, which is left there")
+        rows.append(
+            {
+                "model": model_id,
+                "revision": one.manifest.checkpoint.revision,
+                "directions": len(one.manifest.directions),
+                "labels": sum(len(record.labels) for record in one.manifest.sliders),
+                "folder": str(one.folder),
+            }
+        )
+    put_out("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt, quiet=quiet, key="model")
 
 
 @catalog.command(short_help="Write the whole catalog to a file.")

@@ -81,6 +81,16 @@ def recipes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
     return _offer(lambda catalog, ctx, _begun: catalog.recipe_slugs(_model(ctx)), ctx, incomplete)
 
 
+def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Revisions of the sets of the model named before, that begin so."""
+
+    def find(catalog: "Catalog", ctx: click.Context, _begun: str) -> list[str]:
+        model = _model(ctx)
+        return [row.revision for row in catalog.sets() if row.model_id == model and row.revision]
+
+    return _offer(find, ctx, incomplete)
+
+
 def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Directions that begin so: first the models, then what lies behind the `#`."""
 

@@ -84,7 +84,7 @@ def _demo(top_k: int, out: Path) -> None:
         message = "no direction could be named: build more of them (--top-k). No picture was drawn"
         raise SteerError(message)
     say("3. Catalog: the set is written and entered")
-    bank = keep(bank, checkpoint=checkpoint)
+    bank = keep(bank, checkpoint=checkpoint, replace=True)
 
     say("4. Load by model id in a fresh process, steer, draw")
     command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]

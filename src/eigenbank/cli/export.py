@@ -59,10 +59,12 @@ def export(
     if not chosen and form in ("diffusers", "comfyui"):
         message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
         raise click.UsageError(message)
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.load import find, load
     from eigenbank.workflows import export as write
 
     bank = load(model)
+    for name in chosen:
+        find(bank, name)
     for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
         click.echo(path)
     if form == "diffusers":

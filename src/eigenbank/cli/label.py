@@ -117,7 +117,7 @@ def label(
     with progress_bar() as progress:
         pipe = open_pipeline(checkpoint, device)
         bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=say)
-    bank = keep(bank, checkpoint=checkpoint, out=out)
+    bank = keep(bank, checkpoint=checkpoint, out=out, replace=True)
     rows = label_rows(bank)
     say(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")

@@ -1,6 +1,5 @@
 """The command `eigenbank`: its group of commands, loaded when asked for, and the one map from errors to messages."""
 
-import contextlib
 import importlib
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 import eigenbank
+from eigenbank.cli.options import note_missing
 from eigenbank.schemas.errors import EigenbankError
 
 COMMANDS = {
@@ -88,16 +88,14 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
-def _missing_catalog() -> Path | None:
-    """The user's catalog file, if it is not there yet."""
-    from eigenbank.registry.paths import home
-
-    if os.environ.get("EIGENBANK_CATALOG"):
-        return None
-    with contextlib.suppress(EigenbankError):
-        catalog = home() / "catalog.db"
-        return None if catalog.exists() else catalog
-    return None
+def _tell_made(missing: list[Path]) -> None:
+    """Say which of the catalogs that were missing were made meanwhile."""
+    for catalog in dict.fromkeys(missing):
+        if catalog.exists():
+            first = "there was no catalog there" if os.environ.get("EIGENBANK_CATALOG") else "this was the first run"
+            click.echo(
+                f"{first}: a catalog was made, {catalog}. It holds what ships; add to it: eigenbank build", err=True
+            )
 
 
 def run(args: list[str]) -> int:
@@ -106,9 +104,10 @@ def run(args: list[str]) -> int:
     Bugs are not mapped: they look like bugs, with their traceback.
     """
     debug = "--debug" in args[:1]
-    catalog = _missing_catalog()
+    missing: list[Path] = []
+    note_missing(missing)
     try:
-        result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False)
+        result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=missing)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -119,14 +118,11 @@ def run(args: list[str]) -> int:
         if debug:
             raise
         click.echo(f"error: {error}", err=True)
+        _tell_made(missing)
         return 1
     except BrokenPipeError:
         # The reader of a pipe has seen enough; nothing more can be written to it, not even by the interpreter's exit.
         sys.stdout = None
         return 0
-    if catalog is not None and catalog.exists():
-        click.echo(
-            f"this was the first run: a catalog was made, {catalog}. It holds what ships; add to it: eigenbank build",
-            err=True,
-        )
+    _tell_made(missing)
     return result if isinstance(result, int) else 0

@@ -4,14 +4,14 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options
+from eigenbank.cli.output import output_options, say
 from eigenbank.cli.rows import MODEL_COLUMNS, facts, model_row, put_out
 from eigenbank.schemas.errors import unknown
 
 
-@click.group(short_help="List and show the models in the catalog.")
+@click.group(short_help="List, show and remove the models in the catalog.")
 def models() -> None:
-    """List and show the models in the catalog.
+    """List, show and remove the models in the catalog.
 
     \b
     Example:
@@ -41,7 +41,12 @@ def ls(pattern: str | None, fmt: str, quiet: bool) -> None:
 
 @models.command(short_help="Show a model's set, its layers and its labels.")
 @click.argument("model", shell_complete=complete.models)
-@click.option("--revision", metavar="REVISION", help="Which of its sets [default: the newest].")
+@click.option(
+    "--revision",
+    metavar="REVISION",
+    shell_complete=complete.revisions,
+    help="Which of its sets [default: the newest].",
+)
 @catalog_option
 @output_options
 def show(model: str, revision: str | None, fmt: str, quiet: bool) -> None:
@@ -67,3 +72,50 @@ def show(model: str, revision: str | None, fmt: str, quiet: bool) -> None:
         facts(row)
     else:
         put_out("model", [row], list(row), fmt=fmt, quiet=quiet, key="model")
+
+
+@models.command(short_help="Take a model's set out of the catalog.")
+@click.argument("model", metavar="MODEL_ID", shell_complete=complete.models)
+@click.option(
+    "--revision", metavar="REVISION", shell_complete=complete.revisions, help="Which of its sets, where it has several."
+)
+@click.option("--files", is_flag=True, help="Delete the set's folder, too; one that eigenbank made among its own sets.")
+@catalog_option
+def rm(model: str, revision: str | None, files: bool) -> None:
+    """Take a model's set out of the catalog: its directions and the labels that labelers gave them.
+
+    What people labelled waits until a set has its directions again. The folder on disk is left, without --files. Where the
+    set had taken the place of one that ships with eigenbank, that one is back.
+
+    \b
+    Example:
+      eigenbank models rm me/middle
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.location import parse
+    from eigenbank.registry.removal import remove
+    from eigenbank.registry.shipped import is_shipped
+
+    with Catalog.open() as catalog:
+        found = remove(catalog, model, revision, files=files)
+    row = found.row
+    of = f"{row.model_id}{f' of revision {row.revision}' if row.revision else ''}"
+    say(f"removed {of} from the catalog: {row.directions} directions, {row.labels} labels")
+    if found.waiting:
+        say(f"{found.waiting} labels of people wait for the set, or another with their directions, to come back")
+    if found.restored:
+        say(f"the set that ships with eigenbank is back: eigenbank list --model {model}")
+    at = parse(row.location)
+    if found.folder is None:
+        say(
+            "its folder was deleted"
+            if found.deleted
+            else f"it is not on this machine; the catalog had it at {row.location}"
+        )
+    elif at is not None:
+        say(f"its files are left in the Hub's cache, {found.folder}; eigenbank pull {at.repo} enters it again")
+    elif is_shipped(row.location):
+        say(f"it ships with eigenbank; eigenbank catalog add {found.folder} enters it again")
+    else:
+        drawn = f" --checkpoint {row.checkpoint_path}" if row.checkpoint_path else ""
+        say(f"its folder is left, {found.folder}; eigenbank catalog add {found.folder}{drawn} enters it again")

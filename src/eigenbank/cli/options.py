@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -10,12 +11,24 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _use_catalog(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+def note_missing(missing: Any) -> None:
+    """Add the file of the catalog in use to `missing`, the list of a run of the command line, if it is not there yet."""
+    from eigenbank.registry.paths import catalog_file
+    from eigenbank.schemas.errors import EigenbankError
+
+    with contextlib.suppress(EigenbankError, OSError, RuntimeError):
+        file = catalog_file()
+        if isinstance(missing, list) and file is not None and not file.exists():
+            missing.append(file)
+
+
+def _use_catalog(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None and not value.strip():
         message = "the catalog's place is empty: give a path or a database URL"
         raise click.BadParameter(message, param_hint="--catalog")
     if value is not None:
         os.environ["EIGENBANK_CATALOG"] = value
+        note_missing(ctx.obj)
 
 
 def catalog_option(command: F) -> F:

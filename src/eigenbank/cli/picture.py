@@ -1,6 +1,7 @@
 """`eigenbank steer` and `eigenbank sweep`: pictures from a checkpoint, edited."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def sweep(
     check_picture(out)
     model_id, wanted = _wanted(first, directions, model)
     sliders = None if file is None else wanted_sliders({}, file)
-    bank, pipe = open_model(model_id, checkpoint, sliders)
+    bank, pipe = open_model(model_id, checkpoint, sliders, wanted)
     import torch
 
     from eigenbank.loaders.pipelines import sample
@@ -204,12 +205,14 @@ def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple
     return models.pop(), names
 
 
-def open_model(model: str, checkpoint: Path | None, sliders: "Sliders | None" = None) -> tuple[Any, Any]:
+def open_model(
+    model: str, checkpoint: Path | None, sliders: "Sliders | None" = None, names: Iterable[str] = ()
+) -> tuple[Any, Any]:
     """The bank of a model, or of that which the sliders name, and a pipeline of the model to draw from.
 
-    The bank first: an unknown name fails before anything is loaded.
+    The bank first: an unknown name, of the sliders or of `names`, fails before anything is loaded.
     """
-    from eigenbank.loaders.load import bank_of, load
+    from eigenbank.loaders.load import bank_of, find, load
     from eigenbank.workflows import find_checkpoint
 
     model_id, folder = find_checkpoint(model, checkpoint)
@@ -219,8 +222,8 @@ def open_model(model: str, checkpoint: Path | None, sliders: "Sliders | None" = 
         assert sliders.model is not None
         bank = bank_of(sliders.model)
         say(f"the sliders are of {bank.model_id}: drawn with {model_id} as far as they match its weights")
-    for slider in () if sliders is None else sliders.sliders:
-        bank.find(slider.key)
+    for key in (*names, *(slider.key for slider in (() if sliders is None else sliders.sliders))):
+        find(bank, key)
     from eigenbank.loaders.pipelines import open_pipeline
 
     return bank, open_pipeline(folder)

@@ -43,7 +43,7 @@ def preview(
     Example:
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
-    from eigenbank.loaders.load import set_of
+    from eigenbank.loaders.load import find, set_of
     from eigenbank.registry.card import preview_name
     from eigenbank.schemas.errors import SteerError
     from eigenbank.workflows import find_checkpoint, keep
@@ -51,7 +51,7 @@ def preview(
     model_id, checkpoint = find_checkpoint(model)
     bank = set_of(model_id)
     if names:
-        chosen = [bank[name] for name in dict.fromkeys(names)]
+        chosen = [find(bank, name)[0] for name in dict.fromkeys(names)]
     else:
         chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
@@ -66,7 +66,7 @@ def preview(
         for number, each in enumerate(chosen):
             drawn[each.id] = draw_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
             progress("previews", number + 1, len(chosen))
-    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint)
+    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
     say(f"{len(drawn)} previews of {model_id} → {bank.folder}")
     rows = [
         {

@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
-from eigenbank.loaders.load import bank_for, bank_of
+from eigenbank.loaders.load import bank_for, bank_of, find
 from eigenbank.loaders.schedule import Scale
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Composite, Direction
@@ -27,6 +28,9 @@ Scales = (
 )
 Edits = Scales | Sliders | str | os.PathLike[str]
 """Directions with their scales, sliders, or the path of a sliders file."""
+
+Look = Callable[[str], tuple[Direction | Composite, int]]
+"""Finds a name: what has it, and the sign that makes it more of what was asked for."""
 
 
 class OtherModelWarning(UserWarning):
@@ -66,11 +70,12 @@ def opened(edits: Edits) -> Scales | Sliders:
 
 def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[Asked]:
     """The directions of an edit. Words and ids are looked up in `bank`, else in the catalog's set for the model the
-    sliders name, else in that of the checkpoint the pipeline was loaded from. Raises UnknownNameError or SteerError.
+    sliders name, else in that which `bank_for` finds for the pipeline. Raises UnknownNameError or SteerError.
     """
     if isinstance(edits, Sliders):
         return _of_sliders(target, edits, bank)
     found: list[Asked] = []
+    look: Look | None = None
     for key, scale in edits.items():
         if isinstance(key, Direction | Composite):
             found.extend(Asked(key.id, part, weight, scale) for part, weight in key.parts)
@@ -78,16 +83,21 @@ def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[As
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
             raise SteerError(message)
-        bank = bank_for(target) if bank is None else bank
-        named, polarity = bank.find(key)
+        if look is None:
+            # What the catalog has, `find` can compare with what else it has.
+            look = bank.find if bank is not None else partial(find, bank_for(target))
+        named, polarity = look(key)
         found.extend(Asked(key, part, polarity * weight, scale) for part, weight in named.parts)
     return found
 
 
 def _of_sliders(target: Target, sliders: Sliders, bank: Bank | None) -> list[Asked]:
+    look: Look
     if bank is None:
-        bank = bank_for(target) if sliders.model is None else bank_of(sliders.model)
-    elif sliders.model not in (None, bank.model_id):
+        look = partial(find, bank_for(target) if sliders.model is None else bank_of(sliders.model))
+    else:
+        look = bank.find
+    if bank is not None and sliders.model not in (None, bank.model_id):
         text = (
             f"these sliders were made for {sliders.model}, and are looked up among the directions of {bank.model_id}: the "
             "same name may do something else there"
@@ -95,7 +105,7 @@ def _of_sliders(target: Target, sliders: Sliders, bank: Bank | None) -> list[Ask
         warnings.warn(text, OtherModelWarning, stacklevel=4)
     found: list[Asked] = []
     for slider in sliders.sliders:
-        named, polarity = bank.find(slider.key)
+        named, polarity = look(slider.key)
         found.extend(
             Asked(slider.key, part, polarity * weight, slider.scale, slider.window, slider.guidance, slider.site)
             for part, weight in named.parts

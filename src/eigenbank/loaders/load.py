@@ -4,13 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
+from eigenbank.registry.origin import sets_of
 from eigenbank.registry.own import labelled, own_labels
 from eigenbank.schemas.errors import UnknownNameError
 
-__all__ = ["bank_for", "load", "no_set", "with_own_labels"]
+__all__ = ["bank_for", "find", "load", "no_set", "with_own_labels"]
 
 
 def load(
@@ -45,10 +46,12 @@ def set_of(model_id: str) -> Bank:
 
 
 def bank_for(pipe: Any) -> Bank:
-    """The catalog's bank for the checkpoint a pipeline was loaded from. Raises UnknownNameError where there is none."""
-    from eigenbank.loaders.pipelines import origin_of
+    """The catalog's bank for the model a pipeline was opened as, else for the checkpoint it was loaded from: of several sets
+    that of the checkpoint's own id, else the newest. Raises UnknownNameError where there is none.
+    """
+    from eigenbank.loaders.pipelines import opened_as, origin_of
 
-    origin = origin_of(pipe)
+    model_id, origin = opened_as(pipe), origin_of(pipe)
     if origin is None:
         message = (
             "the pipeline does not say where it was loaded from, so the catalog cannot be asked for its directions: "
@@ -56,7 +59,9 @@ def bank_for(pipe: Any) -> Bank:
         )
         raise UnknownNameError(message)
     with Catalog.open() as opened:
-        found = opened.set_at(origin) or opened.get_set(origin)
+        found = None if model_id is None else opened.get_set(model_id)
+        if found is None:
+            found = next(iter(sets_of(origin, opened)), None) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
         return with_own_labels(Bank.open(folder_for(found)), opened)
@@ -69,6 +74,40 @@ def bank_of(model_id: str) -> Bank:
         if found is None:
             raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
         return with_own_labels(Bank.open(folder_for(found)), opened)
+
+
+def find(bank: Bank, key: str) -> tuple[Direction | Composite, int]:
+    """What `bank.find` gives. Where a bank of the catalog lacks it, the error says which other set of the same checkpoint has
+    it.
+    """
+    try:
+        return bank.find(key)
+    except UnknownNameError as error:
+        other = _elsewhere(bank, key)
+        if other is None:
+            raise
+        message = (
+            f"{error} The set {other} of the same checkpoint has it: pass bank=eb.load({other!r}), or name that model on the "
+            "command line"
+        )
+        raise UnknownNameError(message) from error
+
+
+def _elsewhere(bank: Bank, key: str) -> str | None:
+    """The model id of another set of the same checkpoint that has a label or direction of that name."""
+    with Catalog.open() as opened:
+        row = opened.get_set(bank.model_id)
+        if row is None or row.checkpoint_path is None:
+            return None
+        others = dict.fromkeys(each.model_id for each in sets_of(row.checkpoint_path, opened))
+        for model_id in others:
+            if model_id == bank.model_id:
+                continue
+            texts = {text.casefold() for text in opened.label_texts(model_id)}
+            name = key.removeprefix(f"{model_id}#")
+            if name.casefold() in texts or opened.get_direction(f"{model_id}#{name}") is not None:
+                return model_id
+    return None
 
 
 def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:

@@ -13,6 +13,9 @@ from eigenbank.loaders.target import Target
 from eigenbank.registry.shipped import locate
 from eigenbank.schemas.errors import SourceError, SteerError
 
+_OPENED_AS = "_eigenbank_model_id"
+"""The attribute of a pipeline that says which model it was opened as: several ids can have one folder."""
+
 
 def denoiser_of(pipe: Any) -> nn.Module:
     """The network that denoises, the first of a pipeline's if it has several. Raises SteerError where there is none."""
@@ -33,10 +36,17 @@ def origin_of(pipe: Any) -> str | None:
     return None
 
 
-def open_pipeline(folder: Path, device: str = "cpu") -> Any:
+def opened_as(pipe: Any) -> str | None:
+    """The model id that the pipeline was opened by; None where it was not opened here, or by its folder alone."""
+    found = getattr(pipe.owner if isinstance(pipe, Target) else pipe, _OPENED_AS, None)
+    return found if isinstance(found, str) else None
+
+
+def open_pipeline(folder: Path, device: str = "cpu", *, model_id: str | None = None) -> Any:
     """Load a diffusers pipeline from a local folder. DDPM's sampler gives way to DDIM, which is deterministic.
 
-    Raises SourceError when diffusers cannot load it.
+    `model_id` is the id it was asked for by, of which its directions are then looked up. Raises SourceError when diffusers
+    cannot load it.
     """
     import diffusers
     from diffusers.utils import logging
@@ -57,6 +67,8 @@ def open_pipeline(folder: Path, device: str = "cpu") -> Any:
         pipe.register_to_config(_name_or_path=str(folder))
     elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    if model_id is not None:
+        setattr(pipe, _OPENED_AS, model_id)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

@@ -137,8 +137,8 @@ def steer(
 
     `edits` maps labels, direction ids or Direction objects to scales: 1 adds a vector as long as a typical token of the
     layer. A sequence of scales gives every sample of the batch its own; a callable gives the scale for a fraction of the
-    run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the checkpoint the
-    pipeline was loaded from. All directions of one site become one addition. Sliders, or the path of a sliders file, are
+    run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the model the pipeline was
+    opened as (`open_pipeline`), or for the checkpoint it was loaded from. All directions of one site become one addition. Sliders, or the path of a sliders file, are
     looked up in the catalog's set for the model they name; what they say of a direction comes before the arguments here.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or

@@ -28,6 +28,21 @@ def home() -> Path:
         raise CatalogError(message) from None
 
 
+def catalog_file() -> Path | None:
+    """The file of the catalog in use: what `EIGENBANK_CATALOG` names, else `catalog.db` at home. None for a server's database,
+    and what names nothing; `catalog.place.locate` says what is wrong with it, but has to import SQLAlchemy.
+    """
+    named = os.environ.get("EIGENBANK_CATALOG")
+    if not named:
+        return home() / "catalog.db"
+    scheme, url, rest = named.partition(":///")
+    if url and scheme.partition("+")[0] != "sqlite":
+        return None
+    if "://" in (rest if url else named) or "\0" in named:
+        return None
+    return Path(rest if url else named).expanduser().absolute()
+
+
 def sets_folder() -> Path:
     """The folder that holds the direction sets built on this machine."""
     return home() / "sets"

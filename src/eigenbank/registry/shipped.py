@@ -27,10 +27,20 @@ def resolve(location: str) -> Path:
     return data_folder() / location.removeprefix(PREFIX) if location.startswith(PREFIX) else Path(location)
 
 
+def is_shipped(location: str) -> bool:
+    """Whether a catalog's location is inside the package."""
+    return location.startswith(PREFIX)
+
+
 def shipped_checkpoint(model_id: str) -> Path | None:
     """The folder of a shipped checkpoint, or None if no such one ships."""
     folder = _FOLDERS.get(model_id)
     return None if folder is None else data_folder() / folder
+
+
+def shipped_id(location: str) -> str | None:
+    """The model id of the shipped checkpoint at a catalog's location, or None if no such one ships."""
+    return next((model_id for model_id, folder in _FOLDERS.items() if location == f"{PREFIX}{folder}"), None)
 
 
 def locate(folder: Path) -> str:

@@ -28,6 +28,10 @@ class CatalogError(EigenbankError):
     """The catalog cannot be opened, read or written."""
 
 
+class ReplaceError(CatalogError):
+    """A set would take the place of one with labels, composites or previews that it lacks."""
+
+
 class HubError(EigenbankError):
     """The Hub cannot be reached, refuses, or serves what it should not."""
 

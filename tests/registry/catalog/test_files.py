@@ -95,6 +95,14 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         Catalog.open(tmp_path / "file" / "catalog.db")
 
 
+def test_a_named_catalog_is_made_in_no_new_folder_the_one_at_home_is(tmp_path: Path, home: Path) -> None:
+    with pytest.raises(CatalogError, match=r"there is no folder .*nowhere\. Nothing was made"):
+        Catalog.open(tmp_path / "nowhere" / "catalog.db")
+    assert list(tmp_path.iterdir()) == []
+    with Catalog.open() as catalog:
+        assert catalog.place == str(home / "catalog.db")
+
+
 @pytest.mark.parametrize(
     "url", ["", "  ", "mysql://host/x", "sqlite://", "sqlite:///:memory:", "http://x", "://", "a\x00b", "sqlite:///"]
 )

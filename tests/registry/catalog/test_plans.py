@@ -148,7 +148,7 @@ def test_a_direction_a_set_and_labels_are_found_by_an_index(filled: Catalog) -> 
         assert filled.get_direction("acme/faces-1#up.1/value/7") is not None
         assert filled.get_direction("acme/faces-1#composite/c7") is not None
         assert filled.get_set("acme/faces-1") is not None
-        filled.set_at("/nowhere")
+        filled.sets_at("/nowhere")
         filled.label_texts("acme/faces-1")
         filled.label_counts("acme/faces-1")
         filled.recipe_slugs("acme/faces-1")

@@ -18,7 +18,7 @@ from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.whole import export_file, import_file, merge
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
-from . import test_naive, test_plans, test_search
+from . import test_naive, test_plans, test_search, test_sets
 from .made import label, manifest, measured
 from .test_search import HOSTILE, every
 
@@ -310,3 +310,15 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_told(server: str) -> None:
     with pytest.raises(CatalogError, match='database "nowhere" does not exist'):
         Catalog.open(server.format("nowhere"))
+
+
+def test_a_set_is_taken_out_as_on_sqlite(catalog: Catalog) -> None:
+    test_sets.test_a_set_is_taken_out_and_peoples_labels_wait(catalog)
+
+
+def test_what_takes_a_removed_sets_place_is_as_on_sqlite(catalog: Catalog) -> None:
+    test_sets.test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog)
+
+
+def test_labelled_sets_are_spared_as_on_sqlite(catalog: Catalog) -> None:
+    test_sets.test_a_set_spares_one_with_what_it_lacks(catalog)

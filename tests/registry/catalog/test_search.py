@@ -186,7 +186,7 @@ def try_everywhere(filled: Catalog, text: str) -> None:
             partial(filled.get_direction, name)
             for name in (text, known, f"{text}#x/value/0", f"acme/faces#{text}/value/0")
         ),
-        *(partial(ask, text) for ask in (filled.get_set, filled.set_at, filled.layer_names, filled.recipe_slugs)),
+        *(partial(ask, text) for ask in (filled.get_set, filled.sets_at, filled.layer_names, filled.recipe_slugs)),
         *(partial(ask, text) for ask in (filled.label_texts, filled.label_counts, filled.near)),
         partial(filled.get_set, "acme/faces", text),
         partial(filled.label_counts, source=text),

@@ -8,7 +8,7 @@ from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.seed import offer
 from eigenbank.registry.own import labelled, own_labels
-from eigenbank.schemas.errors import UnknownNameError
+from eigenbank.schemas.errors import ReplaceError, UnknownNameError
 
 from .made import DIGEST, NOW, label, manifest, measured, quality
 
@@ -162,11 +162,10 @@ def test_a_set_is_found_by_its_checkpoints_folder(catalog: Catalog, tmp_path: Pa
     (tmp_path / "link").symlink_to(folder)
     catalog.add_set(manifest(), location="a", digest="1", checkpoint_path=str(tmp_path / "link"))
     catalog.add_set(manifest("acme/cats"), location="b", digest="2", checkpoint_path="shipped:cats")
-    by_path, by_name = catalog.set_at(f"{folder}/../model"), catalog.set_at("shipped:cats")
-    assert by_path is not None
-    assert by_name is not None
-    assert (by_path.location, by_name.location) == ("a", "b")
-    assert catalog.set_at(str(tmp_path)) is None
+    catalog.add_set(manifest("acme/late", days=1), location="c", digest="3", checkpoint_path=str(folder))
+    assert [row.location for row in catalog.sets_at(f"{folder}/../model")] == ["c", "a"]
+    assert [row.location for row in catalog.sets_at("shipped:cats")] == ["b"]
+    assert catalog.sets_at(str(tmp_path)) == []
 
 
 def test_a_set_without_directions_is_a_set(catalog: Catalog) -> None:
@@ -214,7 +213,7 @@ def test_what_names_no_direction_is_none(catalog: Catalog, name: str) -> None:
     catalog.add_set(manifest(), location="a", digest="1")
     assert catalog.get_direction(name) is None
     assert catalog.get_set(name) is None
-    assert catalog.set_at(name) is None
+    assert catalog.sets_at(name) == []
     assert catalog.layer_names(name) == catalog.label_texts(name) == catalog.recipe_slugs(name) == []
 
 
@@ -291,3 +290,53 @@ def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> N
     assert found is not None
     assert (found.repo, found.commit, found.location) == ("me/faces", "c" * 40, "/set")
     assert not catalog.set_published("0" * 64, "me/other", "d" * 40)
+
+
+def test_a_set_is_taken_out_and_peoples_labels_wait(catalog: Catalog) -> None:
+    grin = label("grin", source="human:ann")
+    added = manifest(labels={MID: [label("smile", 0.5)]}, composites=("beard",))
+    catalog.add_set(added, location="a", digest="1", checkpoint_path="/m")
+    catalog.add_set(manifest("acme/cats"), location="b", digest="2")
+    catalog.add_label(f"acme/faces#{MID}", grin)
+    assert catalog.remove_set("acme/faces", None, digest="1") == 1
+    assert catalog.remove_set("acme/cats", None, digest="2") == 0
+    assert (catalog.sets(), catalog.model_ids(), catalog.label_texts()) == ([], [], [])
+    counted = stats(catalog)
+    assert [counted[key] for key in ("models", "layers", "directions", "labels", "waiting_labels")] == [1, 0, 0, 0, 1]
+    assert verify(catalog) == []
+    # Numbers are given out again: nothing of the former models may be found under them.
+    catalog.add_set(manifest("zeta/dogs"), location="c", digest="3")
+    assert len(catalog.search("cats")) == 0
+    assert len(catalog.search("dogs")) == 12
+    catalog.add_set(added, location="a", digest="1")
+    found = catalog.get_direction(f"acme/faces#{MID}")
+    assert found is not None
+    assert sorted(item.text for item in found.labels) == ["grin", "smile"]
+    assert catalog.get_set("acme/faces").checkpoint_path == "/m"  # type: ignore[union-attr]
+
+
+def test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog: Catalog) -> None:
+    catalog.add_set(manifest(layers=("mid_block.attentions.0",)), location="a", digest="1")
+    for rank in (0, 2):
+        catalog.add_label(f"acme/faces#{MID[:-1]}{rank}", label("grin", source="human:ann"))
+    ships = manifest(layers=("mid_block.attentions.0",), ranks=2, labels={MID: [label("smile", 0.5)]})
+    instead = from_manifest(ships, location="shipped:x", digest="2", checkpoint_path="shipped:y")
+    assert catalog.remove_set("acme/faces", None, digest="1", instead=instead) == 1
+    (row,) = catalog.sets()
+    assert (row.location, row.checkpoint_path, row.labels) == ("shipped:x", "shipped:y", 2)
+    assert verify(catalog) == []
+
+
+def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
+    full = manifest(labels={MID: [label("smile", 0.5), label("ann's", source="human:ann")]}, composites=("beard",))
+    catalog.add_set(full, location="a", digest="1")
+    for new in (manifest(), manifest(labels={MID: [label("smile", 0.5)]}), manifest(composites=("beard",))):
+        with pytest.raises(ReplaceError, match=r"acme/faces, at a, has 1 (label by labelers|composite)"):
+            catalog.add_set(new, location="b", digest="2", sparing=True)
+    assert str(catalog.losses("acme/faces", None)) == "1 label by labelers and 1 composite"
+    assert not catalog.losses("acme/cats", None)
+    more = manifest(labels={MID: [label("smile", 0.9), label("laugh")]}, composites=("beard", "hat"))
+    catalog.add_set(more, location="b", digest="2", sparing=True)
+    catalog.add_set(manifest(revision="r2"), location="c", digest="3", sparing=True)
+    catalog.add_set(manifest(), location="d", digest="4")
+    assert sorted(row.location for row in catalog.sets()) == ["c", "d"]

@@ -10,9 +10,10 @@ from sqlalchemy import URL, select
 from eigenbank.registry.catalog import names, read, seed, write, write_labels
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
-from eigenbank.registry.catalog.models import LabelTable, SourceTable, TextTable
+from eigenbank.registry.catalog.losses import check_place
+from eigenbank.registry.catalog.models import CheckpointTable, LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.numbering import Numbering
-from eigenbank.registry.catalog.place import locate
+from eigenbank.registry.catalog.place import is_named, locate
 from eigenbank.registry.catalog.reader import Reader
 from eigenbank.registry.catalog.rows import parse_name
 from eigenbank.registry.catalog.schema import open_file
@@ -40,11 +41,14 @@ class Catalog(Reader):
         """Open a catalog, made if it is not there yet. With `shipped`, what comes with eigenbank is put in, once.
 
         `url` is a path, `sqlite:///PATH` or `postgresql+psycopg://…`. None: the environment's `EIGENBANK_CATALOG`, else
-        `catalog.db` at home. Raises CatalogError for what is not a catalog, or one of a newer schema; nothing is
-        written then.
+        `catalog.db` at home, whose folder is made, too. Raises CatalogError for what is not a catalog, one of a newer
+        schema, or a path in a folder that does not exist; nothing is written then.
         """
         place = locate(url)
-        database, writable = open_server(place) if isinstance(place, URL) else open_file(place)
+        if isinstance(place, URL):
+            database, writable = open_server(place)
+        else:
+            database, writable = open_file(place, folder=not is_named(url))
         catalog = cls(database, writable=writable)
         try:
             if shipped and writable:
@@ -89,18 +93,47 @@ class Catalog(Reader):
         checkpoint_path: str | None = None,
         repo: str | None = None,
         commit: str | None = None,
+        sparing: bool = False,
     ) -> None:
         """Put a set in, in the place of the one of the same model id and revision.
 
         People's labels (`human:…`) are carried over; those whose direction the new set lacks wait for one that has it.
         `location` is where the set is, `digest` its manifest's, `checkpoint_path` the local folder it was computed
-        from (None leaves the known one), `repo` and `commit` where it was published.
+        from (None leaves the known one), `repo` and `commit` where it was published. `sparing`: raise ReplaceError
+        rather than take the place of a set with labels by labelers, composites or previews that this one lacks.
         """
         entry = from_manifest(
             manifest, location=location, digest=digest, checkpoint_path=checkpoint_path, repo=repo, commit=commit
         )
+        self.add_sets([(manifest, entry)], sparing=sparing)
+
+    def add_sets(self, sets: Sequence[tuple[Manifest, CheckpointData]], *, sparing: bool = False) -> None:
+        """Put sets in, each as `add_set` does, given by their manifests and what the catalog keeps of them: all or none."""
         with self._change() as connection:
-            write.add(Numbering(connection), entry)
+            numbers = Numbering(connection)
+            for manifest, entry in sets:
+                if sparing:
+                    check_place(connection, entry.model_id, entry.revision, manifest, "it was not entered")
+                write.add(numbers, entry)
+
+    def remove_set(
+        self, model_id: str, revision: str | None, *, digest: str, instead: CheckpointData | None = None
+    ) -> int:
+        """Take the set of a checkpoint out, by its manifest's digest too; `instead` is put into its place. People's labels
+        wait for a set that has their directions. Returns how many do. Raises CatalogError where another set is there now.
+        """
+        with self._change() as connection:
+            numbers = Numbering(connection)
+            found = read.newest(
+                connection, CheckpointTable.model_id == model_id, CheckpointTable.revision == (revision or "")
+            )
+            if found is None or found.digest != digest:
+                message = f"another program has just replaced or removed the set of {model_id}: nothing was removed. Try again."
+                raise CatalogError(message)
+            if instead is not None:
+                write.add(numbers, instead)
+                return write.waiting(connection, model_id, revision or "")
+            return write.remove(numbers, model_id, revision or "")
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""

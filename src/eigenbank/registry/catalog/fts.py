@@ -28,6 +28,16 @@ def add(connection: Connection, kind: Kind, texts: Iterable[tuple[int, str]]) ->
         connection.exec_driver_sql(statement, [(number, " ".join(words)) for number, words in rows])
 
 
+def remove(connection: Connection, kind: Kind, number: int, text: str) -> None:
+    """Take a text out of the index, given as it was put in."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"DELETE FROM {kind}_fts WHERE rowid = %s", (number,))
+    elif words := split(text):
+        # The index keeps no texts: it is told what to forget.
+        statement = f"INSERT INTO {kind}_fts ({kind}_fts, rowid, words) VALUES ('delete', ?, ?)"
+        connection.exec_driver_sql(statement, (number, " ".join(words)))
+
+
 def having(connection: Connection, kind: Kind, term: Term, *, prefix: bool) -> set[int]:
     """Return the numbers of the texts that hold a term; `prefix` lets its last word go on where the term does."""
     if connection.dialect.name == "postgresql":

@@ -43,6 +43,21 @@ def locate(url: str | os.PathLike[str] | None) -> Path | URL:
     raise CatalogError(message)
 
 
+def is_named(url: str | os.PathLike[str] | None) -> bool:
+    """Whether somebody named the catalog that `locate` returns; the one at home is nobody's choice."""
+    return url is not None or bool(os.environ.get("EIGENBANK_CATALOG"))
+
+
+def check_parent(path: Path) -> None:
+    """Raise CatalogError where the folder of a catalog that somebody named does not exist: the name may be mistyped."""
+    if not path.parent.is_dir():
+        message = (
+            f"no catalog can be made at {path}: there is no folder {path.parent}. Nothing was made. Check the path (--catalog "
+            "or EIGENBANK_CATALOG), or make the folder first."
+        )
+        raise CatalogError(message)
+
+
 def check(path: Path) -> None:
     """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes.
 

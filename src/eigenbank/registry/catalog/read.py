@@ -82,11 +82,15 @@ def sets(connection: Connection, *conditions: Any) -> list[SetRow]:
     return [_set(row) for row in connection.execute(statement)]
 
 
+def newest_first(connection: Connection, *conditions: Any, limit: int | None = None) -> list[SetRow]:
+    """Return the sets that meet the conditions, the newest first."""
+    statement = _SETS.where(*conditions).order_by(SetTable.created.desc(), SetTable.id.desc()).limit(limit)
+    return [_set(row) for row in connection.execute(statement)]
+
+
 def newest(connection: Connection, *conditions: Any) -> SetRow | None:
     """Return the newest of the sets that meet the conditions."""
-    statement = _SETS.where(*conditions).order_by(SetTable.created.desc(), SetTable.id.desc()).limit(1)
-    row = connection.execute(statement).first()
-    return None if row is None else _set(row)
+    return next(iter(newest_first(connection, *conditions, limit=1)), None)
 
 
 def strings(connection: Connection, statement: Any) -> list[str]:

@@ -6,6 +6,7 @@ from sqlalchemy import func, select
 
 from eigenbank.registry.catalog import names, read
 from eigenbank.registry.catalog.engine import Database
+from eigenbank.registry.catalog.losses import Losses, check_place, losses
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
@@ -24,6 +25,7 @@ from eigenbank.registry.catalog.scope import label_test
 from eigenbank.registry.catalog.search import Search
 from eigenbank.registry.catalog.sql import path_key, storable
 from eigenbank.registry.orders import Sort
+from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
 
@@ -45,12 +47,24 @@ class Reader:
         with self._database.reading() as connection:
             return read.newest(connection, *conditions)
 
-    def set_at(self, checkpoint_path: str) -> SetRow | None:
-        """Return the newest set that was computed from the checkpoint in a local folder."""
+    def sets_at(self, checkpoint_path: str) -> list[SetRow]:
+        """Return the sets that were computed from the checkpoint in a local folder, the newest first."""
         if not storable(checkpoint_path):
-            return None
+            return []
         with self._database.reading() as connection:
-            return read.newest(connection, CheckpointTable.path == path_key(checkpoint_path))
+            return read.newest_first(connection, CheckpointTable.path == path_key(checkpoint_path))
+
+    def losses(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Losses:
+        """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites
+        and previews.
+        """
+        with self._database.reading() as connection:
+            return losses(connection, model_id, revision or "", new)
+
+    def check_place(self, model_id: str, revision: str | None, new: Manifest | None = None, *, outcome: str) -> None:
+        """Raise ReplaceError where that is anything; `outcome` is what became of the new set."""
+        with self._database.reading() as connection:
+            check_place(connection, model_id, revision or "", new, outcome)
 
     def sets(self) -> list[SetRow]:
         """Return all sets, by model id, the newest first within one."""

@@ -12,7 +12,7 @@ from eigenbank.registry.catalog import adopt
 from eigenbank.registry.catalog.disk import check_folder, remove_leftovers
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
-from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_version
+from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION, check, check_parent, check_version
 from eigenbank.schemas.errors import CatalogError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -30,8 +30,12 @@ def create_tables(connection: Connection) -> None:
     connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{revision(SCHEMA_VERSION)}')")
 
 
-def create(path: Path) -> None:
-    """Make a new catalog at `path`, whole or not at all; where another process is faster, its catalog stays."""
+def create(path: Path, *, folder: bool = False) -> None:
+    """Make a new catalog at `path`, whole or not at all; where another process is faster, its catalog stays. With `folder`
+    its folder is made, too, if it is not there. Raises CatalogError.
+    """
+    if not folder:
+        check_parent(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,14 +86,17 @@ def sweep(path: Path) -> None:
     remove_leftovers(path.parent, re.escape(f".{path.name}") + r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-wal|-shm|-journal)?")
 
 
-def open_file(path: Path, *, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS) -> tuple[Database, bool]:
-    """Open the catalog at `path`, made if it is not there. Returns it and whether it can be written to.
+def open_file(
+    path: Path, *, folder: bool = False, schema: int = SCHEMA_VERSION, migrations: Path = MIGRATIONS
+) -> tuple[Database, bool]:
+    """Open the catalog at `path`, made if it is not there, with `folder` in a new folder. Returns it and whether it can be
+    written to.
 
     Raises CatalogError for what is not a catalog, for one of a newer schema, and for a folder where locks do not work; an
     older one is brought up to `schema` by `migrations`, a copy of it kept beside it.
     """
     if not path.exists():
-        create(path)
+        create(path, folder=folder)
     check(path)
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     mode = "rw" if os.access(path, os.W_OK) else "ro"

@@ -74,6 +74,27 @@ def replace(numbers: Numbering, entry: CheckpointData) -> None:
     _put_set(numbers, checkpoint_id, entry, {name: list(labels) for name, labels in entry.strays.items()})
 
 
+def remove(numbers: Numbering, model_id: str, revision: str) -> int:
+    """Take a checkpoint's set out. People's labels wait for one that has their directions; without any the checkpoint goes,
+    too. Returns how many wait.
+    """
+    connection = numbers.connection
+    key = {"model": model_id, "revision": revision}
+    checkpoint_id = connection.execute(_CHECKPOINT, key).scalar_one()
+    found = _take_out(connection, checkpoint_id)
+    strays = {name: kept for name, labels in found.items() if (kept := [label for label in labels if label.human])}
+    if not strays:
+        connection.execute(delete(CheckpointTable).where(CheckpointTable.id == checkpoint_id))
+        fts.remove(connection, "models", checkpoint_id, model_id)
+    return _put_strays(numbers, checkpoint_id, strays)
+
+
+def waiting(connection: Connection, model_id: str, revision: str) -> int:
+    """How many of people's labels of a checkpoint wait for their directions."""
+    checkpoint_id = connection.execute(_CHECKPOINT, {"model": model_id, "revision": revision}).scalar_one()
+    return sum(map(len, read_strays(connection, checkpoint_id).values()))
+
+
 @contextmanager
 def filling(connection: Connection) -> Iterator[Numbering]:
     """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
@@ -109,11 +130,17 @@ def _put_set(
         labels = _directions(numbers, layers, entry.set.directions, waiting)
         labels += _composites(numbers, set_id, entry.set.composites, waiting)
         numbers.connection.execute(_COUNT, {"set": set_id, "count": labels})
+    _put_strays(numbers, checkpoint_id, waiting)
+
+
+def _put_strays(numbers: Numbering, checkpoint_id: int, waiting: Mapping[str, list[LabelData]]) -> int:
+    """Keep labels that wait for their direction, by its name. Returns how many."""
     left = [(name, stray_text(label)) for name, labels in waiting.items() for label in distinct(labels)]
     if left:
         first = numbers.take(StrayTable, len(left))
         rows = [(first + index, checkpoint_id, name, text) for index, (name, text) in enumerate(left)]
         insert_rows(numbers.connection, StrayTable, rows)
+    return len(left)
 
 
 def set_published(connection: Connection, digest: str, repo: str, commit: str) -> bool:

@@ -104,7 +104,7 @@ def check_content(folder: Path, manifest: Manifest, where: str) -> None:
     try:
         check_vectors_file(folder, manifest)
     except EigenbankError as error:
-        message = f"{where} was fetched, but not imported: {error}"
+        message = f"{where} was not imported: {error}"
         raise HubError(message) from error
     for name in manifest.files:
         if name.startswith(PREVIEWS):

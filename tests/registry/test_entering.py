@@ -1,0 +1,90 @@
+"""Sets in folders are entered as they are, all of them or none, and believed only after they were checked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import eigenbank as eb
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.entering import add_folders
+from eigenbank.schemas.errors import ReplaceError, SetError
+from eigenbank.workflows import find_checkpoint
+
+
+@pytest.fixture(scope="module")
+def shares(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two shares of one checkpoint, built under names of their own. Not to be changed."""
+    place = tmp_path_factory.mktemp("shares")
+    for name in ("down_blocks", "mid_block"):
+        bank = eb.build(str(tiny_checkpoint), layers=f"{name}.*", top_k=1, model_id=f"acme/tiny-{name}")
+        bank.save(place / name)
+    return [place / "down_blocks", place / "mid_block"]
+
+
+def test_shares_are_entered_where_they_lie(shares: list[Path], tiny_checkpoint: Path) -> None:
+    with Catalog.open(shipped=False) as catalog:
+        entered = add_folders(catalog, shares, checkpoint=tiny_checkpoint)
+        assert [(one.folder, one.before) for one in entered] == [(share, None) for share in shares]
+        assert [row.location for row in catalog.sets()] == [str(share) for share in shares]
+        assert [one.before for one in add_folders(catalog, shares)] == [None, None]
+    assert eb.load("acme/tiny-mid_block").folder == shares[1]
+    assert find_checkpoint("acme/tiny-mid_block") == ("acme/tiny-mid_block", tiny_checkpoint.resolve())
+
+
+def damage_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "licence": "<b>mine</b>"}))
+
+
+def damage_vectors(folder: Path) -> None:
+    path = folder / "directions.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_manifest, "holds markup"),
+        (damage_vectors, "its manifest says"),
+        (lambda folder: (folder / "README.md").unlink(), "README.md is not there: nothing was entered"),
+        (lambda folder: (folder / "manifest.json").unlink(), "is no direction set"),
+        (shutil.rmtree, "is no direction set"),
+    ],
+)
+def test_a_damaged_set_is_refused_and_the_others_with_it(
+    damage: object, message: str, shares: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(shares[0], tmp_path / "bad")
+    damage(tmp_path / "bad")  # type: ignore[operator]
+    with Catalog.open(shipped=False) as catalog:
+        with pytest.raises(SetError, match=message):
+            add_folders(catalog, [shares[1], tmp_path / "bad"])
+        assert catalog.sets() == []
+
+
+def test_two_sets_of_one_name_are_refused(shares: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(shares[0], tmp_path / "copy")
+    with Catalog.open(shipped=False) as catalog:
+        with pytest.raises(SetError, match=r"are both sets of acme/tiny-down_blocks.*--model-id"):
+            add_folders(catalog, [*shares, tmp_path / "copy"])
+        assert catalog.sets() == []
+
+
+def test_a_labelled_set_is_replaced_only_when_asked(demo_checkpoint: Path, tmp_path: Path, shares: list[Path]) -> None:
+    demo = eb.load("eigenbank/cartoon-faces-32")
+    bare = eb.build(str(demo_checkpoint), layers="mid_block.*", top_k=1, model_id=demo.model_id)
+    bare.save(tmp_path / "bare")
+    with Catalog.open() as catalog:
+        with pytest.raises(ReplaceError, match="--replace"):
+            add_folders(catalog, [shares[0], tmp_path / "bare"])
+        assert catalog.model_ids() == [demo.model_id]
+        (one,) = add_folders(catalog, [tmp_path / "bare"], replace=True)
+        assert one.before is not None
+        assert one.before.location == "shipped:cartoon-faces-32/directions"
+        # What ships is a folder like another, and knows its checkpoint.
+        catalog.remove_set(demo.model_id, None, digest=catalog.sets()[0].digest)
+        add_folders(catalog, [demo_checkpoint / "directions"])
+        (row,) = catalog.sets()
+        assert (row.location, row.checkpoint_path) == (one.before.location, one.before.checkpoint_path)
