@@ -177,7 +177,7 @@ def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ign
     (row,) = json.loads(call("labels", "ls", FACES, "--source", "human", "--format", "json")[1])
     assert (row["text"], row["source"], row["note"], row["confidence"]) == ("laugh", "human:ann", "clearly", None)
     code, _, err = call("labels", "rm", FACES, "laugh", "--by", "bob")
-    assert (code, "no label 'laugh' by human:bob there, it is human:ann who say so. Nothing was removed" in err) == (
+    assert (code, "no label 'laugh' by human:bob there, only by human:ann. Nothing was removed" in err) == (
         1,
         True,
     )

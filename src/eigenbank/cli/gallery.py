@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli import complete
+from eigenbank.cli import complete, interrupt
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import emit, output_options, progress_bar, say
 
@@ -76,6 +76,7 @@ def gallery(
             from eigenbank.gallery.serve import serve as serve_folder
 
             serve_folder(site.folder, port=port, browser=not no_browser, say=say)
+            interrupt.awaited()
 
 
 def _write(target: Path, model: str | None, *, own: bool, force: bool) -> "Site":

@@ -64,6 +64,10 @@ class GalleryError(EigenbankError):
     """A gallery cannot be written where it was asked for, or cannot be served."""
 
 
+class OutputError(EigenbankError):
+    """What a command found cannot be written to its standard output."""
+
+
 class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
 
