@@ -72,7 +72,7 @@ def test_where_interrupts_are_ignored_they_stay_so() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("fmt", ["json", "csv", "table"])
 def test_output_that_cannot_be_written_is_one_line(fmt: str) -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = begin(START.format(args=["models", "ls", "--format", fmt], before=""), stdout=full)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -17,9 +17,21 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
 @click.argument("model", shell_complete=complete.models_or_folders)
-@click.option("--layers", multiple=True, default=["*"], metavar="GLOB", help="Layers to build; may be repeated.")
 @click.option(
-    "--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable."
+    "--layers",
+    multiple=True,
+    default=["*"],
+    metavar="GLOB",
+    shell_complete=complete.layers,
+    help="Layers to build; may be repeated.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="RECIPE",
+    shell_complete=complete.buildable,
+    help="Recipes, e.g. output-value@0.4-1; repeatable.",
 )
 @click.option(
     "--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe."

@@ -54,7 +54,12 @@ def labels() -> None:
 
 @labels.command(short_help="List label texts, or the labels of directions.")
 @click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.directions)
-@click.option("--model", metavar="ID", shell_complete=complete.models, help="Only the texts of this model's set; model of a bare DIRECTION.")
+@click.option(
+    "--model",
+    metavar="ID",
+    shell_complete=complete.models,
+    help="Only the texts of this model's set; model of a bare DIRECTION.",
+)
 @click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
 @catalog_option
 @output_options

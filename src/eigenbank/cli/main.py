@@ -48,6 +48,11 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if "_EIGENBANK_COMPLETE" in os.environ:
+            importlib.import_module("eigenbank.cli.bash")  # in the place of click's own completion
+        return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

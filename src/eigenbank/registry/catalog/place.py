@@ -84,9 +84,7 @@ def check(path: Path, advice: str | None = None) -> None:
     # A log that is still to be copied in may hold the missing pages; then SQLite itself judges.
     if size < expected and not (wal.exists() and wal.stat().st_size):
         kept = advice or "Nothing was changed. Restore it from a copy, or move it away and add the sets again"
-        message = (
-            f"the catalog {path} is cut short: its header says {expected:,} bytes, the file has {size:,}. {kept}."
-        )
+        message = f"the catalog {path} is cut short: its header says {expected:,} bytes, the file has {size:,}. {kept}."
         raise CatalogError(message)
 
 
