@@ -358,7 +358,12 @@ def test_a_search_that_finds_nothing_says_so(call, filled) -> None:  # type: ign
     """Also where the word is known: of a label that filters leave out, or of a runner-up."""
     code, out, err = call("search", "glasses", "--min-eigenvalue", "1000000")
     assert (code, out) == (0, "")
-    assert "nothing found for 'glasses': `eigenbank labels ls` lists the labels there are" in err
+    assert err == "nothing found for 'glasses' that meets the filters: without them there is something\n"
+    assert "`eigenbank labels ls` lists the labels there are" in call("search", "glasses smile")[2]
+    code, out, err = call("search", '"big smi')
+    assert (code, out, "is not closed" in err) == (0, "", True)
+    code, _, err = call("list", "--cursor", "abc")
+    assert (code, "--model" in err) == (2, True)
     code, _, err = call("show", "glasses")
     assert code == 1
     assert "What has a label is found by `eigenbank search LABEL`" in err

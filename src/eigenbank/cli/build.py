@@ -103,6 +103,9 @@ def build(
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
         say(f"{without} layers have no out projection of their own: there value stands in for output-value")
     say(f"read {source.bytes_read:,} bytes of weights{network(source)}")
+    if quiet:
+        emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
+        return
     rows = [
         {
             "model": bank.model_id,
@@ -114,7 +117,7 @@ def build(
         }
         for layer in bank.manifest.layers
     ]
-    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=quiet, key="layer")
+    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
 
 
 def network(source: "Source") -> str:

@@ -10,7 +10,7 @@ CODE = 130
 """The exit code of what was interrupted: 128 and the signal's number, as shells have it."""
 SAID = "interrupted: nothing half-done was left behind"
 
-_arrived = False
+_arrived: list[int] = []
 
 
 def listen() -> None:
@@ -21,16 +21,14 @@ def listen() -> None:
 
 def arrived() -> bool:
     """Whether one came that nobody was waiting for."""
-    return _arrived
+    return bool(_arrived)
 
 
 def awaited() -> None:
     """What came was what the command ran until: it ends well."""
-    global _arrived
-    _arrived = False
+    _arrived.clear()
 
 
-def _note(_number: int, _frame: FrameType | None) -> None:
-    global _arrived
-    _arrived = True
+def _note(number: int, _frame: FrameType | None) -> None:
+    _arrived.append(number)
     raise KeyboardInterrupt
