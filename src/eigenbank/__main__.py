@@ -1,5 +1,5 @@
 """`python -m eigenbank` is the command `eigenbank`."""
 
-from eigenbank.cli.main import main
+from eigenbank.cli.start import main
 
 main()

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,16 +147,30 @@ def _home() -> Iterator[Finding]:
     except EigenbankError as error:
         yield Finding("home", "problem", str(error))
         return
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    there = _nearest(folder)
     advice = "Set EIGENBANK_HOME to a folder that may be written to"
     if not there.is_dir():
         yield Finding("home", "problem", f"{folder} cannot be a folder: {there} is a file", advice)
-    elif not os.access(there, os.W_OK):
-        yield Finding("home", "problem", f"{folder} cannot be written to", advice)
+    elif (reason := _refusal(there)) is not None:
+        yield Finding("home", "problem", f"{folder} cannot be written to: {reason}", advice)
     else:
         free = shutil.disk_usage(there).free
         found = f"{folder}{'' if folder.exists() else ', made when first used'}; {free / 1e9:.1f} GB free"
         yield Finding("home", "ok" if free > FEW else "warning", found, None if free > FEW else "Make room on the disk")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or what is there of those above it."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _refusal(folder: Path) -> str | None:
+    """Why no file can be made in a folder, None where one can: what is made has gone when this returns."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _catalog() -> Iterator[Finding]:
@@ -174,7 +189,11 @@ def _catalog() -> Iterator[Finding]:
         yield Finding("catalog", "problem", str(error))
         return
     where = place if isinstance(place, Path) else place.render_as_string(hide_password=True)
-    if seen.schema is None:
+    reason = _refusal(_nearest(place.parent)) if seen.schema is None and isinstance(place, Path) else None
+    if reason is not None:
+        advice = "Set EIGENBANK_CATALOG, or EIGENBANK_HOME, to a place that may be written to"
+        yield Finding("catalog", "problem", f"none at {where}, and none can be made there: {reason}", advice)
+    elif seen.schema is None:
         yield Finding("catalog", "ok", f"none at {where} yet", "Made when first used: eigenbank list")
     elif seen.older:
         found = f"{where}, schema {seen.schema} of {SCHEMA_VERSION}"

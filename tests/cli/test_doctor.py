@@ -134,3 +134,13 @@ def test_version_is_told(capsys: Capture) -> None:
     for flag in ("--version", "-V"):
         assert run([flag]) == 0
         assert capsys.readouterr().out.startswith("eigenbank, version ")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_home_where_no_file_can_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Though the superuser may write there, as far as permissions go."""
+    monkeypatch.setenv("EIGENBANK_HOME", "/proc/nope")
+    found = findings(capsys, code=1)
+    assert found["home"]["status"] == found["catalog"]["status"] == "problem"
+    assert "cannot be written to" in found["home"]["found"]
+    assert "none can be made there" in found["catalog"]["found"]

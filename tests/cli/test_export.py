@@ -1,6 +1,7 @@
 """`eigenbank export`: the file is there, whole, and its name is printed; or nothing is."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.C
         (["export", DEMO, "skin tone", "--format", "json", "--out", "n" * 300 + ".json"], 1, "cannot be written"),
         (["export", DEMO, OUTPUT, "--out", "a.npz"], 1, "does not end in .safetensors"),
         (["export", DEMO, OUTPUT, "--format", "comfyui", "--out", "a.safetensors"], 1, "ComfyUI holds a UNet2DModel"),
-        (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "added to what the layer reads"),
+        (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "24 are added to what a layer reads"),
         (["export", DEMO, OUTPUT, "--checkpoint", "/no/such", "--out", "a.safetensors"], 1, "no such folder"),
         (["export", "no/such-model", OUTPUT, "--out", "a.safetensors"], 1, "no/such-model"),
         (["export", DEMO, "--set", "no such name=1", "--out", "a.safetensors"], 1, "no label"),
@@ -67,3 +68,25 @@ def test_a_wrong_call_writes_nothing(
     assert message in printed.err
     assert printed.out == ""
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_composite_is_refused_by_its_own_name_with_a_direction_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    assert run(["export", DEMO, "hair length", "--out", str(out)]) == 1
+    refused = capsys.readouterr().err
+    assert "'hair length' means composite/hair-length, a sum of 32 directions, of which 25 are" in refused
+    advised = re.search(r"--set '([^']+)'", refused)
+    assert advised is not None
+    assert run(["export", DEMO, "--set", advised[1], "--out", str(out)]) == 0
+    assert run(["export", DEMO, "skin tone", "--out", str(out)]) == 1
+    refused = capsys.readouterr().err
+    assert "no direction of that name fits" in refused
+    command = re.search(r"eigenbank (search .+ --labelled)", refused)
+    assert command is not None
+    assert run([*command[1].split(), "-q"]) == 0
+    found = capsys.readouterr().out.split()
+    assert found
+    for name in found:
+        assert run(["export", DEMO, name, "--out", str(out)]) == 0

@@ -177,7 +177,7 @@ def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ign
     (row,) = json.loads(call("labels", "ls", FACES, "--source", "human", "--format", "json")[1])
     assert (row["text"], row["source"], row["note"], row["confidence"]) == ("laugh", "human:ann", "clearly", None)
     code, _, err = call("labels", "rm", FACES, "laugh", "--by", "bob")
-    assert (code, "no label 'laugh' by human:bob there, it is human:ann who say so. Nothing was removed" in err) == (
+    assert (code, "no label 'laugh' by human:bob there, only by human:ann. Nothing was removed" in err) == (
         1,
         True,
     )
@@ -359,7 +359,12 @@ def test_a_search_that_finds_nothing_says_so(call, filled) -> None:  # type: ign
     """Also where the word is known: of a label that filters leave out, or of a runner-up."""
     code, out, err = call("search", "glasses", "--min-eigenvalue", "1000000")
     assert (code, out) == (0, "")
-    assert "nothing found for 'glasses': `eigenbank labels ls` lists the labels there are" in err
+    assert err == "nothing found for 'glasses' that meets the filters: without them there is something\n"
+    assert "`eigenbank labels ls` lists the labels there are" in call("search", "glasses smile")[2]
+    code, out, err = call("search", '"big smi')
+    assert (code, out, "is not closed" in err) == (0, "", True)
+    code, _, err = call("list", "--cursor", "abc")
+    assert (code, "--model" in err) == (2, True)
     code, _, err = call("show", "glasses")
     assert code == 1
     assert "What has a label is found by `eigenbank search LABEL`" in err

@@ -17,9 +17,21 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
 @click.argument("model", shell_complete=complete.models_or_folders)
-@click.option("--layers", multiple=True, default=["*"], metavar="GLOB", help="Layers to build; may be repeated.")
 @click.option(
-    "--recipe", "recipes", multiple=True, metavar="RECIPE", help="Recipes, e.g. output-value@0.4-1; repeatable."
+    "--layers",
+    multiple=True,
+    default=["*"],
+    metavar="GLOB",
+    shell_complete=complete.layers,
+    help="Layers to build; may be repeated.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="RECIPE",
+    shell_complete=complete.buildable,
+    help="Recipes, e.g. output-value@0.4-1; repeatable.",
 )
 @click.option(
     "--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe."
@@ -100,6 +112,9 @@ def build(
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
         say(f"{without} layers have no out projection of their own: there value stands in for output-value")
     say(f"read {source.bytes_read:,} bytes of weights{network(source)}")
+    if quiet:
+        emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
+        return
     rows = [
         {
             "model": bank.model_id,
@@ -111,7 +126,7 @@ def build(
         }
         for layer in bank.manifest.layers
     ]
-    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=quiet, key="layer")
+    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
 
 
 def network(source: "Source") -> str:

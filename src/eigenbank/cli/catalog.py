@@ -156,13 +156,15 @@ def merge(other: str, fmt: str, quiet: bool) -> None:
       eigenbank catalog merge colleague.db
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.place import locate
+    from eigenbank.registry.catalog.place import check, locate
     from eigenbank.registry.catalog.whole import merge as merge_catalogs
 
     place = locate(other)
     if isinstance(place, Path) and not place.exists():
         message = f"there is no catalog at {place}: nothing was merged. Check the path."
         raise CatalogError(message)
+    if isinstance(place, Path):
+        check(place, "Nothing was merged. Check the path")
     with Catalog.open() as opened, Catalog.open(other, shipped=False) as source:
         differences = merge_catalogs(opened, source)
     rows = [

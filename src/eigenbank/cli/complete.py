@@ -91,6 +91,18 @@ def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
     return _offer(find, ctx, incomplete)
 
 
+def buildable(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Recipes that a set can be built of, and begin so; those of plugins are not asked for."""
+    from eigenbank.registry.recipes import MATRICES
+
+    names = [
+        matrix.name if side == "input" else f"{matrix.name}:{side}"
+        for matrix in MATRICES.values()
+        for side in matrix.sides
+    ]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Directions that begin so: first the models, then what lies behind the `#`."""
 

@@ -64,9 +64,8 @@ def show(names: tuple[str, ...], model: str | None, fmt: str, quiet: bool) -> No
     """
     from eigenbank.registry.catalog import Catalog
 
-    full = [f"{model}#{name}" if model and "#" not in name else name for name in names_given(names)]
     with Catalog.open() as catalog:
-        found = [_one(catalog, name) for name in full]
+        found = [_one(catalog, name) for name in names_given(names, model)]
     if fmt != "table" or quiet:
         rows = [direction_row(row) | {"parts": _parts(row)} for row in found]
         put_out("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")

@@ -54,8 +54,10 @@ def filter_options(command: F) -> F:
     return command
 
 
-def names_given(names: tuple[str, ...], what: str = "direction") -> list[str]:
-    """The names of a command's arguments; `-` stands for those on standard input, one a line, as `-q` prints them."""
+def names_given(names: tuple[str, ...], model: str | None = None, *, what: str = "direction") -> list[str]:
+    """The names of a command's arguments; `-` stands for those on standard input, one a line, as `-q` prints them. Of a
+    `model`, if given, are those that name none.
+    """
     found: list[str] = []
     for name in names:
         if name != "-":
@@ -67,4 +69,4 @@ def names_given(names: tuple[str, ...], what: str = "direction") -> list[str]:
             message = f"no {what} on standard input: expected one a line, as `eigenbank search WORD -q` prints them"
             raise click.UsageError(message)
         found += given
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(f"{model}#{name}" if model and "#" not in name else name for name in found))

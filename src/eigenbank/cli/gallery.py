@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli import complete
+from eigenbank.cli import complete, interrupt
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import emit, output_options, progress_bar, say
 
@@ -43,7 +43,8 @@ def gallery(
 ) -> None:
     """Write a page on which the catalog's directions are browsed by eye: a folder that works anywhere, also from a disk.
 
-    It shows what the catalog and its sets hold, and the previews that `eigenbank preview` drew. A set that is missing or
+    It shows what the sets of the catalog hold, and the previews that `eigenbank preview` drew; labels that people gave in this
+    catalog only with --with-labels. A set that is missing or
     damaged is reported and left out. A site that was written here before is replaced. Without --out, --serve and --publish
     write to a temporary folder.
 
@@ -68,6 +69,12 @@ def gallery(
         total = sum(entry.directions for entry in site.shown)
         counts = f"checkpoints: {len(site.shown)}, directions: {total}, named: {named}"
         say(f"{counts} → {site.folder}" if out else counts)
+        bare = [entry.model for entry in site.shown if not entry.pictures]
+        if bare:
+            more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
+            say(
+                f"no direction of {bare[0]}{more} has pictures: eigenbank preview {bare[0]} draws them, with --all of all"
+            )
         rows = [entry.__dict__ for entry in site.entries]
         emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="model")
         if publish is not None:
@@ -76,6 +83,7 @@ def gallery(
             from eigenbank.gallery.serve import serve as serve_folder
 
             serve_folder(site.folder, port=port, browser=not no_browser, say=say)
+            interrupt.awaited()
 
 
 def _write(target: Path, model: str | None, *, own: bool, force: bool) -> "Site":

@@ -120,6 +120,13 @@ def label(
     bank = keep(bank, checkpoint=checkpoint, out=out, replace=True)
     rows = label_rows(bank)
     say(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
+    if not rows:
+        say(
+            f"nothing earned a name, which is common. Look yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
+            f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add --model {model_id} DIRECTION WORD. "
+            "Or try more directions per score (--most), other seeds (--seeds, --confirm-seeds), or more recipes (eigenbank "
+            "build --recipe)"
+        )
     emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
 
 

@@ -34,6 +34,9 @@ def _by(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
 by_option = click.option(
     "--by", "source", metavar="NAME", callback=_by, help="Who says so [default: this user's name]."
 )
+model_option = click.option(
+    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
+)
 directions_argument = click.argument(
     "directions", nargs=-1, required=True, metavar="DIRECTION... TEXT", shell_complete=complete.directions
 )
@@ -51,7 +54,12 @@ def labels() -> None:
 
 @labels.command(short_help="List label texts, or the labels of directions.")
 @click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.directions)
-@click.option("--model", metavar="ID", shell_complete=complete.models, help="Only the texts of this model's set.")
+@click.option(
+    "--model",
+    metavar="ID",
+    shell_complete=complete.models,
+    help="Only the texts of this model's set; model of a bare DIRECTION.",
+)
 @click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
 @catalog_option
 @output_options
@@ -77,7 +85,7 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
             return
         fits = matcher(source or "*")
         found: list[dict[str, Any]] = []
-        for name in names_given(directions):
+        for name in names_given(directions, model):
             row = catalog.get_direction(name)
             if row is None:
                 raise catalog.unknown_direction(name)
@@ -89,12 +97,20 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
 
 @labels.command(short_help="Label directions by hand.")
 @directions_argument
+@model_option
 @by_option
 @click.option("--note", metavar="TEXT", help="Why, or what was seen.")
 @click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure [default: not said].")
 @click.option("--reverse", is_flag=True, help="The direction as stored moves against the word.")
 @catalog_option
-def add(directions: tuple[str, ...], source: str, note: str | None, confidence: float | None, reverse: bool) -> None:
+def add(
+    directions: tuple[str, ...],
+    model: str | None,
+    source: str,
+    note: str | None,
+    confidence: float | None,
+    reverse: bool,
+) -> None:
     """Give directions a label of your own. One of the same text and person is replaced; all others stay.
 
     `-` in the place of DIRECTION reads them from standard input, one a line. All are labelled, or none.
@@ -108,7 +124,7 @@ def add(directions: tuple[str, ...], source: str, note: str | None, confidence: 
     from eigenbank.registry.catalog import Catalog
     from eigenbank.schemas import Label
 
-    names, text = _names_and_text(directions)
+    names, text = _names_and_text(directions, model)
     facts: dict[str, Any] = {"text": text, "polarity": -1 if reverse else 1, "confidence": confidence, "source": source}
     facts |= {"note": note, "created": datetime.now(timezone.utc)}
     try:
@@ -123,9 +139,10 @@ def add(directions: tuple[str, ...], source: str, note: str | None, confidence: 
 
 @labels.command(short_help="Take your own label off directions.")
 @directions_argument
+@model_option
 @by_option
 @catalog_option
-def rm(directions: tuple[str, ...], source: str) -> None:
+def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
     """Take a label of your own off directions. What others say of them stays.
 
     `-` in the place of DIRECTION reads them from standard input, one a line. From all of them, or from none.
@@ -136,21 +153,21 @@ def rm(directions: tuple[str, ...], source: str) -> None:
     """
     from eigenbank.registry.catalog import Catalog
 
-    names, text = _names_and_text(directions)
+    names, text = _names_and_text(directions, model)
     with Catalog.open() as catalog:
         missing = catalog.remove_labels(names, text, source)
         if missing:
             row = catalog.get_direction(missing[0])
             others = sorted({item.source for item in row.labels if item.text == text}) if row else []
-            says = f"it is {', '.join(others)} who say so" if others else "nobody says so"
+            says = f"only by {', '.join(others)}" if others else "nobody says so"
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             message = f"{missing[0]}{more}: no label {text!r} by {source} there, {says}. Nothing was removed."
             raise UnknownNameError(message)
     say(f"{text!r} by {source} taken off {len(names)}")
 
 
-def _names_and_text(given: tuple[str, ...]) -> tuple[list[str], str]:
+def _names_and_text(given: tuple[str, ...], model: str | None) -> tuple[list[str], str]:
     if len(given) < 2:
         message = "expected DIRECTION... TEXT: one direction or more (or -), and the label's text last"
         raise click.UsageError(message)
-    return names_given(given[:-1]), given[-1]
+    return names_given(given[:-1], model), given[-1]

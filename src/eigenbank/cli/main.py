@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 import eigenbank
+from eigenbank.cli import interrupt
 from eigenbank.cli.options import note_missing
+from eigenbank.cli.output import printing
 from eigenbank.schemas.errors import EigenbankError
 
 COMMANDS = {
@@ -45,6 +47,11 @@ COMMANDS = {
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if "_EIGENBANK_COMPLETE" in os.environ:
+            importlib.import_module("eigenbank.cli.bash")  # in the place of click's own completion
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -83,9 +90,11 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the command line. Exits with 0, 1 for what went wrong, 2 for a wrong call, 130 when interrupted."""
-    sys.exit(run(sys.argv[1:] if args is None else args))
+def main() -> None:
+    """Run the command line, as scripts installed before there was `start` do."""
+    from eigenbank.cli.start import main as begin
+
+    begin()
 
 
 def _tell_made(missing: list[Path]) -> None:
@@ -98,6 +107,12 @@ def _tell_made(missing: list[Path]) -> None:
             )
 
 
+def _interrupted() -> int:
+    """Say that the command was interrupted, and return the exit code of that."""
+    click.echo(interrupt.SAID, err=True)
+    return interrupt.CODE
+
+
 def run(args: list[str]) -> int:
     """Run the command line and return its exit code; expected errors become one message on stderr.
 
@@ -108,21 +123,23 @@ def run(args: list[str]) -> int:
     note_missing(missing)
     try:
         result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=missing)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing half-done was left behind", err=True)
-        return 130
-    except EigenbankError as error:
-        if debug:
-            raise
-        click.echo(f"error: {error}", err=True)
-        _tell_made(missing)
-        return 1
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; nothing more can be written to it, not even by the interpreter's exit.
-        sys.stdout = None
-        return 0
+        if sys.stdout is not None:
+            with printing():
+                sys.stdout.flush()
+    except BaseException as error:
+        if interrupt.arrived() or isinstance(error, click.Abort | KeyboardInterrupt):
+            if debug:
+                raise
+            return _interrupted()
+        if isinstance(error, click.ClickException):
+            error.show()
+            return error.exit_code
+        if isinstance(error, EigenbankError) and not debug:
+            click.echo(f"error: {error}", err=True)
+            _tell_made(missing)
+            return 1
+        raise
+    if interrupt.arrived():
+        return _interrupted()
     _tell_made(missing)
     return result if isinstance(result, int) else 0

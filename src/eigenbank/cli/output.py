@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from eigenbank.schemas.errors import OutputError
+
 FORMATS = ("table", "json", "jsonl", "csv", "tsv")
 Row = Mapping[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,8 +26,31 @@ def output_options(command: F) -> F:
     )
 
 
+@contextmanager
+def printing() -> Iterator[None]:
+    """Where nothing but stdout is written to. A reader of a pipe that has seen enough is no error: the rest is for nobody.
+
+    Raises OutputError where stdout cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Nothing more can be written to it, not even by the interpreter's exit.
+        sys.stdout = None
+        if not isinstance(error, BrokenPipeError):
+            message = f"the output cannot be written ({error.strerror or error}): it is cut short. Write it elsewhere"
+            raise OutputError(message) from error
+
+
 def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, key: str) -> None:
     """Print rows on stdout: all their fields for machines, the named columns in a table, the field `key` with `-q`."""
+    if sys.stdout is None:
+        return
+    with printing():
+        _emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
+
+
+def _emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, key: str) -> None:
     if quiet:
         for row in rows:
             click.echo(row[key])
@@ -45,7 +70,10 @@ def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, 
 
 def echo_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Print a table for people on stdout, as part of a longer text."""
-    _table(rows, columns)
+    if sys.stdout is None:
+        return
+    with printing():
+        _table(rows, columns)
 
 
 def say(message: str) -> None:

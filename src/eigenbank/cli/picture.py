@@ -13,7 +13,7 @@ from eigenbank.cli.edits import save_sliders as keep_sliders
 from eigenbank.cli.options import SCALES, SEEDS, catalog_option, parse_sets
 from eigenbank.cli.output import progress_bar, say
 from eigenbank.registry.files import check_out, replacing
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import FoldError, SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,8 +68,10 @@ def steer(
     """Draw images with directions added, below the same images without them.
 
     MODEL is a model id of the catalog; names are its labels or direction ids. The name - stands for ids read from
-    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of. A sliders
-    file names the model whose directions it means: they are drawn with MODEL as far as they match its weights.
+    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of. A label at
+    a scale above 0 is more of what it says, whichever way its direction is stored; an id has no such sign, and is added as
+    stored. A sliders file names the model whose directions it means: they are drawn with MODEL as far as they match its
+    weights.
 
     \b
     Example:
@@ -93,7 +95,12 @@ def steer(
     from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.steer import steer as steer_pipe
 
-    edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fold=fold, force=force)
+    try:
+        edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fold=fold, force=force)
+    except FoldError as error:
+        more = "add it there, --site output, or " if error.elsewhere else ""
+        message = f"{error.what} cannot be folded: {error.why}. No picture was drawn; {more}leave out --fold"
+        raise SteerError(message) from error
     say_matches(edit)
     plain = sample(pipe, seeds, steps)
     with edit:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from eigenbank.cli import complete
+from eigenbank.cli import complete, interrupt
 from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import say
 from eigenbank.cli.picture import checkpoint_option
@@ -46,6 +46,7 @@ def play(
     if checkpoint is not None and model is None:
         message = "--checkpoint is the checkpoint of MODEL: name it"
         raise click.UsageError(message)
+    say("starting…")
     launch(
         model,
         checkpoint=checkpoint,
@@ -55,3 +56,4 @@ def play(
         open_browser=open_browser,
         ready=lambda url: say(f"the playground is on {url} (Ctrl-C stops it)"),
     )
+    interrupt.awaited()

@@ -55,7 +55,17 @@ def preview(
     else:
         chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
+        from eigenbank.registry.catalog import Catalog
+        from eigenbank.registry.own import own_labels
+
+        with Catalog.open() as catalog:
+            own = list(own_labels(bank.manifest, catalog))
         message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
+        if own:
+            message = (
+                f"no direction of {model_id} is labelled in its set, so none was drawn. The {len(own)} that people labelled in "
+                f"this catalog do not count here: name them by their ids, eigenbank preview {model_id} {own[0]}, or give --all"
+            )
         raise SteerError(message)
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.loaders.preview import draw_preview

@@ -7,9 +7,22 @@ from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import emit, output_options, say
 
 
+def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if value.count("/") != 1:
+        message = f"{value[:200]!r}: expected ORG/NAME"
+        raise click.BadParameter(message)
+    return value
+
+
 @click.command(short_help="Publish a direction set on the Hub.")
 @click.argument("target", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
-@click.option("--repo", required=True, metavar="ORG/NAME", help="Repository to publish in; made if it is not there.")
+@click.option(
+    "--repo",
+    required=True,
+    metavar="ORG/NAME",
+    callback=_of_somebody,
+    help="Repository to publish in; made if it is not there.",
+)
 @click.option(
     "--with-labels", is_flag=True, help="Publish the labels people gave in this catalog, too, with their names."
 )

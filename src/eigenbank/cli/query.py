@@ -33,6 +33,9 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
     """
     from eigenbank.registry.catalog import Catalog
 
+    if cursor is not None and model is None:
+        message = "--cursor goes on with the directions of --model: name that, too; models have no pages"
+        raise click.UsageError(message)
     with Catalog.open() as catalog:
         if model is not None:
             page = catalog.search(model=model, sort="catalog", limit=limit, cursor=cursor)
@@ -51,7 +54,8 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
     """Search the directions of all models by label text and more; best match first.
 
     Words match the beginnings of words in labels, layers and model ids; all must be there. A phrase "in double quotes"
-    matches as it stands. No match is an empty result, exit code 0; stderr says so then, and names near matches.
+    matches as it stands. Best match means: how well the text matches, then the confidence of the label; what the label alone
+    stands for in `steer`, as in Python's bank.search, is what promises the best slider. No match is an empty result, exit code 0; stderr says so then, and names near matches.
 
     \b
     Example:
@@ -62,12 +66,16 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
 
     with Catalog.open() as catalog:
         page = catalog.search(text, **filters)
+        if text and text.count('"') % 2:
+            say(
+                f"the last quote in {text[:80]!r} is not closed: all behind it was taken as a phrase that must match as it stands"
+            )
         if text and not len(page) and filters["cursor"] is None:
             strange = catalog.near(text)
-            if not strange:
-                say(
-                    f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are, without filters"
-                )
+            if not strange and len(catalog.search(text, limit=1)):
+                say(f"nothing found for {text[:80]!r} that meets the filters: without them there is something")
+            elif not strange:
+                say(f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are")
             for word, near in strange.items():
                 hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
                 say(f"no label, layer or model has a word {word!r}: {hint}")

@@ -16,7 +16,7 @@ HEAD = """\
 
 Made from the commands' own `--help` by `python -m eigenbank.cli.reference docs/cli.md`; a test compares the two.
 Every command takes `-h`. Data goes to stdout; progress, hints and warnings to stderr. Exit codes: 0, 1 for what went
-wrong, 2 for a wrong call. `eigenbank --debug COMMAND …` shows a traceback for every error.
+wrong, 2 for a wrong call, 130 when interrupted (Ctrl-C). `eigenbank --debug COMMAND …` shows a traceback for every error.
 """
 
 

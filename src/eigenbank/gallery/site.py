@@ -132,6 +132,9 @@ def _write_sets(
 ) -> Iterator[tuple[dict[str, Any] | None, Entry]]:
     rows = [row for row in catalog.sets() if wanted(row.model_id)]
     seen: set[str] = set()
+    # Asked once: a catalog without people's labels is not searched for them set by set.
+    people = not own and bool(catalog.label_counts(source="human"))
+    left_out = 0
     for number, row in enumerate(rows):
         newest = row.model_id not in seen
         seen.add(row.model_id)
@@ -141,6 +144,8 @@ def _write_sets(
             say(f"{row.model_id} is left out: {error}")
             yield None, Entry(row.model_id, row.revision, row.directions, 0, 0, "skipped", str(error))
             continue
+        if people and newest:
+            left_out += sum(map(len, own_labels(shown.manifest, catalog).values()))
         cells, damaged = _copy_pictures(shown, folder_of(row.location), work / "pictures" / shown.slug)
         if damaged:
             say(f"{row.model_id}: {len(damaged)} pictures are left out; the first: {damaged[0]}")
@@ -159,6 +164,10 @@ def _write_sets(
             ),
         )
         progress("sets", number + 1, len(rows))
+    if left_out:
+        say(
+            f"{left_out} labels that people gave in this catalog are left out (--with-labels shows them, with their names)"
+        )
 
 
 def _open(row: SetRow, catalog: Catalog, *, newest: bool, own: bool) -> Shown:

@@ -39,7 +39,8 @@ class Term:
     """One direction of an exported edit. `weight` is its part of what was asked for, negative where the label is against
     the vector.
 
-    `length` is the token length at the direction's site, None where it is not known.
+    `length` is the token length at the direction's site, None where it is not known. `composite` is what was named, where
+    the direction is a part of that.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Term:
     weight: float
     scale: float
     length: float | None
+    composite: Composite | None = None
 
     @property
     def vector(self) -> "Tensor":
@@ -81,7 +83,8 @@ def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[
         for direction, weight in named.parts:
             known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
             length = None if known is None else known.length
-            terms.append(Term(name, direction, polarity * weight, float(scale), length))
+            composite = named if isinstance(named, Composite) else None
+            terms.append(Term(name, direction, polarity * weight, float(scale), length, composite))
     if not terms:
         message = "there is no direction to export: nothing was written"
         raise ExportError(message)
@@ -92,6 +95,10 @@ def check_expressible(terms: Sequence[Term]) -> None:
     """Raise ExportError for the first direction that no bias can stand for."""
     for term in terms:
         recipe, name = term.direction.recipe, term.direction.id
+        if term.key not in (name, term.direction.full_id):
+            name = f"{term.key!r} means {name}, which"
+        if term.composite is not None and not _fits(term.direction):
+            raise _unfit(term.composite, term.key)
         if recipe.site != "block-output":
             partner = f"{term.direction.layer}/{recipe.matrix}:output/{term.direction.rank}"
             hint = f" What it makes the layer write is {partner}." if recipe.matrix == "output-value" else ""
@@ -115,6 +122,37 @@ def check_expressible(terms: Sequence[Term]) -> None:
     if all(term.scale == 0 for term in terms):
         message = "every scale is 0, and the file would do nothing: it was not written"
         raise ExportError(message)
+
+
+def _fits(direction: Direction) -> bool:
+    """Whether a bias can stand for a direction, its token length being known."""
+    return direction.recipe.site == "block-output" and direction.recipe.window.whole
+
+
+def _unfit(composite: Composite, key: str) -> ExportError:
+    """The error for a composite that no LoRA can hold, with the directions of its name that one can."""
+    bank = composite.bank
+    parts = [direction for direction, _ in composite.parts]
+    reading = sum(part.recipe.site != "block-output" for part in parts)
+    timed = sum(part.recipe.site == "block-output" and not part.recipe.window.whole for part in parts)
+    why = [f"{reading} are added to what a layer reads"] if reading else []
+    why += [f"{timed} act in a part of the run only"] if timed else []
+    text = next((label.text for label in composite.labels), composite.record.name)
+    named = [
+        f"{each.id}={label.polarity}"
+        for each in bank.search(text)
+        if isinstance(each, Direction) and _fits(each)
+        for label in each.labels
+        if label.text == text
+    ]
+    advice = f"a direction of that name that fits: --set {named[0]!r}" if named else "no direction of that name fits"
+    message = (
+        f"{key!r} means {composite.id}, a sum of {len(parts)} directions, of which {' and '.join(why)}; a LoRA's bias is "
+        f"added to what a layer writes, in every step. Nothing was written; {advice}. All that fit and have a name: "
+        f"eigenbank search --model {bank.model_id} --recipe output-value:output --labelled. --format npz or json takes "
+        "every direction"
+    )
+    return ExportError(message)
 
 
 def lora_tensors(terms: Sequence[Term], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eigenbank.loaders.match import is_quantised
 from eigenbank.loaders.target import Target
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import FoldError
 
 _numbers = itertools.count()
 
@@ -89,8 +89,8 @@ class Fold:
             bias.copy_((base.to(bias.device).float() + sum(added)).to(bias.dtype) if added else base)
 
 
-def _refusal(layer: Layer, why: str) -> SteerError:
-    return SteerError(f"{layer.name} cannot be folded: {why}. Nothing was changed; steer without fold=True")
+def _refusal(layer: Layer, why: str) -> FoldError:
+    return FoldError(layer.name, why)
 
 
 def _has_text_side(attention: nn.Module) -> bool:

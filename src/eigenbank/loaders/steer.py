@@ -20,7 +20,7 @@ from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target
 from eigenbank.registry.bank import Bank, Direction
-from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.errors import FoldError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Site
 from eigenbank.schemas.sliders import Guidance
 
@@ -249,7 +249,7 @@ def _check_fold(terms: Sequence[Term], masked: bool) -> None:
     for term in terms:
         why = None
         if term.site != "block-output":
-            why = f"it is added at the {term.site}, a bias adds at the block-output (site='output')"
+            why = f"it is added at the {term.site}, a bias adds at the block-output"
         elif not term.constant:
             why = "its scale changes over the run"
         elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
@@ -257,5 +257,4 @@ def _check_fold(terms: Sequence[Term], masked: bool) -> None:
         elif term.guidance is not None or masked:
             why = "it acts on a half of guidance, or on a part of the image"
         if why is not None:
-            message = f"{term.key!r} cannot be folded: {why}. Nothing was changed; steer without fold=True"
-            raise SteerError(message)
+            raise FoldError(repr(term.key), why, elsewhere=term.site != "block-output")

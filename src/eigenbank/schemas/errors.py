@@ -1,6 +1,7 @@
 """The errors a user can cause or meet. Each message says what was expected, what was found, and what to do next."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -60,12 +61,25 @@ class SteerError(EigenbankError):
     """An edit was asked for in a way that cannot be carried out."""
 
 
+class FoldError(SteerError):
+    """An edit cannot be written into biases: of `what`, and `why`. `elsewhere`: at another site it could."""
+
+    def __init__(self, what: str, why: str, *, elsewhere: bool = False) -> None:
+        self.what, self.why, self.elsewhere = what, why, elsewhere
+        more = "add it there, site='output', or " if elsewhere else ""
+        super().__init__(f"{what} cannot be folded: {why}. Nothing was changed; {more}steer without fold=True")
+
+
 class ExportError(EigenbankError):
     """An edit cannot be expressed in the format asked for, or the file cannot be written."""
 
 
 class GalleryError(EigenbankError):
     """A gallery cannot be written where it was asked for, or cannot be served."""
+
+
+class OutputError(EigenbankError):
+    """What a command found cannot be written to its standard output."""
 
 
 class PhotoError(EigenbankError):
@@ -84,8 +98,13 @@ def first_problem(error: "ValidationError", whole: str = "the document") -> str:
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
     """Build the error for a name that is not there, with the nearest names that are."""
     known = list(known)
-    folded = {other.casefold(): other for other in known}
-    close = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    # What all share, a model's id or `composite/`, says nothing of how near they are.
+    asked = name.casefold()
+    stems = [asked[: found.end()] for found in re.finditer("[/#]", asked)]
+    shared = next((stem for stem in reversed(stems) if all(each.casefold().startswith(stem) for each in known)), "")
+    folded = {other.casefold().removeprefix(shared): other for other in known}
+    matches = difflib.get_close_matches(asked.removeprefix(shared), folded, n=3, cutoff=0.5)
+    close = [folded[match] for match in matches]
     if close:
         tail = f"did you mean {' or '.join(repr(match) for match in close)}?"
     elif known:

@@ -58,15 +58,17 @@ def check_parent(path: Path) -> None:
         raise CatalogError(message)
 
 
-def check(path: Path) -> None:
-    """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes.
+def check(path: Path, advice: str | None = None) -> None:
+    """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes. `advice`: what happened
+    to the data and what to do, where the file is not the catalog in use.
 
     Raises CatalogError for a folder, an unreadable or an empty file, what is not SQLite, a database of another
     program, or one cut short.
     """
-    kept = "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG"
+    kept = advice or "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG"
     if path.is_dir():
-        message = f"{path} is a folder, a catalog is one file. {kept}, such as {path / 'catalog.db'}."
+        more = "" if advice else f", such as {path / 'catalog.db'}"
+        message = f"{path} is a folder, a catalog is one file. {kept}{more}."
         raise CatalogError(message)
     try:
         with path.open("rb") as file:
@@ -76,9 +78,8 @@ def check(path: Path) -> None:
         message = f"the catalog {path} cannot be read: {error.strerror or error}. {kept}."
         raise CatalogError(message) from error
     if not header:
-        message = (
-            f"{path} is empty, 0 bytes, where a catalog was expected. {kept}, or delete it to start a new one there."
-        )
+        more = "" if advice else ", or delete it to start a new one there"
+        message = f"{path} is empty, 0 bytes, where a catalog was expected. {kept}{more}."
         raise CatalogError(message)
     if len(header) < 100 or not header.startswith(_MAGIC):
         message = (
@@ -97,10 +98,8 @@ def check(path: Path) -> None:
     wal = path.with_name(path.name + "-wal")
     # A log that is still to be copied in may hold the missing pages; then SQLite itself judges.
     if size < expected and not (wal.exists() and wal.stat().st_size):
-        message = (
-            f"the catalog {path} is cut short: its header says {expected:,} bytes, the file has {size:,}. Nothing was "
-            "changed. Restore it from a copy, or move it away and add the sets again."
-        )
+        kept = advice or "Nothing was changed. Restore it from a copy, or move it away and add the sets again"
+        message = f"the catalog {path} is cut short: its header says {expected:,} bytes, the file has {size:,}. {kept}."
         raise CatalogError(message)
 
 

@@ -133,6 +133,11 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
+    if not number:
+        message = (
+            f"{path} is empty, 0 bytes, where a catalog's export was expected. Nothing was imported. Check the path."
+        )
+        raise CatalogError(message)
     if not ended:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
 

@@ -18,6 +18,7 @@ from eigenbank.registry.catalog.content import (
 )
 from eigenbank.registry.catalog.models import ShippedTable
 from eigenbank.registry.catalog.numbering import Numbering
+from eigenbank.registry.catalog.place import check
 from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.schemas.errors import CatalogError
 
@@ -106,6 +107,7 @@ def import_file(catalog: "Catalog", path: Path) -> Counts:
     if start == _MAGIC:
         from eigenbank.registry.catalog.catalog import Catalog
 
+        check(path, "Nothing was imported. Check the path")
         with Catalog.open(path, shipped=False) as source, source._database.reading() as reading:
             with catalog._change(much=True) as writing:
                 total = Counts()

@@ -1,0 +1,60 @@
+"""Completion as bash asks for it: what it would put into the line."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+DEMO = "eigenbank/cartoon-faces-32"
+_ASK = """
+compopt() { echo "option $2"; }
+eval "$(_EIGENBANK_COMPLETE=bash_source eigenbank)"
+COMP_LINE=$1 COMP_POINT=${#1} COMP_WORDBREAKS=$' \\t\\n"\\'@><=;|&(:'
+_eigenbank_completion eigenbank
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def ask(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Complete a line; returns what is offered, and `option NAME` for what is asked of bash."""
+    tool = tmp_path / "bin" / "eigenbank"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m eigenbank "$@"\n')
+    tool.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([tool, "list"], env=environment, check=True, capture_output=True)
+
+    def work(line: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", _ASK, "ask", line], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return sorted(done.stdout.splitlines())
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        (f"steer {DEMO} --set sk", ["option nospace", r"skin\ tone="]),
+        (f"steer {DEMO} --set skin\\ t", ["option nospace", r"skin\ tone="]),
+        (f"steer {DEMO} --set 'sk", ["option nospace", "skin tone="]),
+        (f"steer {DEMO} --set=sk", ["option nospace", r"skin\ tone="]),
+        ("search 'head w", ["head width"]),
+        ("build --recipe out", ["output-value", "output-value:output"]),
+        ("build --recipe output-value:o", ["output"]),
+        (f"build {DEMO} --layers mid", ["mid_block.attentions.0"]),
+        ("build ei", [DEMO, "option plusdirs"]),
+        ("show eigen", [f"{DEMO}#", "option nospace"]),
+        ("labels l", ["ls"]),
+    ],
+)
+def test_bash_is_offered_words_that_it_can_put_in(ask, line: str, offered: list[str]) -> None:  # type: ignore[no-untyped-def]
+    assert ask(f"eigenbank {line}") == offered

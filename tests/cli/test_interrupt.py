@@ -1,0 +1,96 @@
+"""Ctrl-C, whenever it comes: one line, exit code 130; and stdout that cannot be written to."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def begin(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run Python code as a process that heeds SIGINT, whatever this one does."""
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [sys.executable, "-c", code], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=False,
+            timeout=120, **{"stdout": subprocess.PIPE, **options},
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+
+
+START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenbank.cli.start import main; main()"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        # While the program's own modules are imported.
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'eigenbank.cli.query': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())",
+        # While click is, and the import machinery is told of another error.
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "            except KeyboardInterrupt: raise ImportError('half a module') from None\n"
+        "sys.meta_path.insert(0, Finder())",
+        # Inside a library that makes an error of its own of it.
+        "from eigenbank.registry import sets\n"
+        "from eigenbank.schemas.errors import SetError\n"
+        "def damaged(*_):\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt: raise SetError('build the set again') from None\n"
+        "import eigenbank.registry.catalog.seed as seed\n"
+        "seed.offer_shipped = damaged",
+        # Inside one that goes on as if nothing had been.
+        "import eigenbank.registry.catalog.seed as seed\n"
+        "def passed(*_):\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt: pass\n"
+        "seed.offer_shipped = passed",
+    ],
+    ids=["command", "click", "taken-for-damage", "passed-over"],
+)
+def test_an_interrupt_is_told_as_one(before: str) -> None:
+    done = begin(START.format(args=["list"], before=f"import os, signal\n{before}"))
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted: nothing half-done was left behind")
+
+
+def test_where_interrupts_are_ignored_they_stay_so() -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += "from eigenbank.cli import interrupt; interrupt.listen()\n"
+    code += "import os; os.kill(os.getpid(), signal.SIGINT); print(interrupt.arrived())"
+    done = begin(code)
+    assert (done.returncode, done.stdout) == (0, "False\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("fmt", ["json", "csv", "table"])
+def test_output_that_cannot_be_written_is_one_line(fmt: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = begin(START.format(args=["models", "ls", "--format", fmt], before=""), stdout=full)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error: the output cannot be written (No space left on device): it is cut short" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = begin(START.format(args=["list", "--format", "csv"], before=""), stdout=pipe)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_another_oserror_is_a_bug_that_looks_like_one() -> None:
+    before = "import eigenbank.registry.catalog.seed as seed\n"
+    before += "def fails(*_): raise OSError(5, 'of a disk')\nseed.offer_shipped = fails"
+    done = begin(START.format(args=["list"], before=before))
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
