@@ -42,8 +42,8 @@ def test_a_named_catalog_that_is_made_is_told(
 def test_a_catalog_that_a_failing_command_makes_is_told(tmp_path: Path, capsys: Capture) -> None:
     assert run(["models", "show", "no/such", "--catalog", str(tmp_path / "x.db")]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("error: no model 'no/such'")
-    assert f"a catalog was made, {tmp_path / 'x.db'}" in second
+    assert f"a catalog was made, {tmp_path / 'x.db'}" in first
+    assert second.startswith("error: no model 'no/such'")
 
 
 def test_what_names_no_file_is_for_the_catalog_to_refuse(capsys: Capture) -> None:

@@ -135,8 +135,8 @@ def run(args: list[str]) -> int:
             error.show()
             return error.exit_code
         if isinstance(error, EigenbankError) and not debug:
-            click.echo(f"error: {error}", err=True)
             _tell_made(missing)
+            click.echo(f"error: {error}", err=True)
             return 1
         raise
     if interrupt.arrived():
