@@ -204,8 +204,10 @@ def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monk
     with eb.steer(pipe, {direction: 0.8 * scale for direction, scale in edits.items()}):
         steered = sample(pipe, [0], 3)
     eb.export(bank, edits, tmp_path / "smile.safetensors", checkpoint=tmp_path / "unet")
-    # As the documentation says, with the slider at 0.8.
-    (code,) = re.findall(r"```python\n(from peft .*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    # As the documentation says, with the slider at 0.8, and this pipeline in the place of its own.
+    (code,) = re.findall(r"```python\n([^`]*from peft .*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    code, opened = re.subn(r"^pipe = .*\n", "", code, flags=re.MULTILINE)
+    assert opened == 1
     monkeypatch.chdir(tmp_path)
     exec(code, {"pipe": pipe})
     torch.testing.assert_close(sample(pipe, [0], 3), steered, atol=1e-5, rtol=0)

@@ -286,7 +286,7 @@ def exported(catalog: Catalog) -> Path:
         (lambda text: text + "more\n", "there is more after the end"),
         (lambda text: text.replace('"version": 3', '"version": 9'), "version 9, this eigenbank reads up to 3"),
         (lambda text: "a shopping list", "line 1: expected a catalog's export"),
-        (lambda text: "", "cut short"),
+        (lambda text: "", "is empty, 0 bytes"),
         (lambda text: text.replace('"rank":0', '"rank":-1'), r"line 2: directions\.0\.rank"),
         (lambda text: text.replace('"share":0.5,', '"share":1.5,'), r"line 2: directions\.0\.share"),
         (lambda text: text.replace('"width":64', '"width":64,"extra":1'), r"line 2: layers\.0\.extra"),
