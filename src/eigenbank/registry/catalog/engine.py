@@ -117,25 +117,17 @@ class Database:
 
     @contextmanager
     def writing(self, *, much: bool = False) -> Iterator[Connection]:
-        """A transaction that writes: all of it or nothing. One at a time. `much` gives it more memory, and whoever asks for it
-        vouches that rows refer to those that are there: looking each of five references up takes a third of putting a label in.
-        """
+        """A transaction that writes: all of it or nothing. One at a time; `much` gives it more memory."""
         with self.guarded(), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True)
-            driver: Any = plain.connection.driver_connection
-            lean = much and self.dialect == "sqlite"
-            if lean:
+            if much and self.dialect == "sqlite":
+                driver: Any = plain.connection.driver_connection
                 driver.execute("PRAGMA cache_size = -512000")
-                driver.execute("PRAGMA foreign_keys = OFF")
-            try:
-                with connection.begin():
-                    if self.dialect == "postgresql":
-                        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:.0f}s'")
-                        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
-                    yield connection
-            finally:
-                if lean:
-                    driver.execute("PRAGMA foreign_keys = ON")
+            with connection.begin():
+                if self.dialect == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:.0f}s'")
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+                yield connection
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

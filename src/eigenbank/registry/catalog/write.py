@@ -40,16 +40,6 @@ _CHECKPOINT = select(CheckpointTable.id).where(
     CheckpointTable.model_id == bindparam("model"), CheckpointTable.revision == bindparam("revision")
 )
 _DELETE_STRAYS = delete(StrayTable).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
-_LAYERS = select(LayerTable.id).where(LayerTable.set_id == bindparam("set"))
-_SPECTRA = select(SpectrumTable.id).where(SpectrumTable.layer_id.in_(_LAYERS))
-_DIRECTIONS = select(DirectionTable.id).where(DirectionTable.spectrum_id.in_(_SPECTRA))
-_DELETE_SET = (
-    delete(LabelTable).where(LabelTable.direction_id.in_(_DIRECTIONS)),
-    delete(DirectionTable).where(DirectionTable.spectrum_id.in_(_SPECTRA)),
-    delete(SpectrumTable).where(SpectrumTable.layer_id.in_(_LAYERS)),
-    delete(LayerTable).where(LayerTable.set_id == bindparam("set")),
-    delete(SetTable).where(SetTable.id == bindparam("set")),
-)
 _COUNT = update(SetTable).where(SetTable.id == bindparam("set")).values(labels=bindparam("count"))
 _TEXT, _TEXT_AND_SOURCE = itemgetter(0), itemgetter(0, 1)
 _SELDOM = 200_000
@@ -174,9 +164,7 @@ def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[Labe
     if set_id is not None:
         for name, labels in labels_by_name(connection, set_id).items():
             found.setdefault(name, []).extend(labels)
-        # From the last on: while much is written, no foreign keys take what a set holds away with it.
-        for statement in _DELETE_SET:
-            connection.execute(statement, {"set": set_id})
+        connection.execute(delete(SetTable).where(SetTable.id == set_id))
     return found
 
 
