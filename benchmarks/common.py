@@ -20,7 +20,9 @@ _MORE_IS_BETTER = ("per_second", "one_by_one", "imports.in bulk", "imports.from"
 
 
 def about() -> dict[str, Any]:
-    """Machine, versions, commit, load and date of a measurement."""
+    """Machine, versions, commit, load and date of a measurement. Where the sources lie without their history, the commit is
+    what $EIGENBANK_COMMIT says.
+    """
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     versions = {}
     for name in ("torch", "diffusers", "sqlalchemy", "pydantic"):
@@ -30,7 +32,7 @@ def about() -> dict[str, Any]:
             versions[name] = "none"
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}", "accelerator": accelerator(), **versions,
-        "python": platform.python_version(), "commit": commit.stdout.strip(), "load_before": os.getloadavg()[0],
+        "python": platform.python_version(), "commit": commit.stdout.strip() or os.environ.get("EIGENBANK_COMMIT", ""), "load_before": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import torch
 from common import about, save
-from quality import untrained
 from rich.progress import Progress
 from torch import Tensor
+from ways import untrained
 
 from eigenbank.builders.label import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.labelers.seam import open_labelers
@@ -44,17 +44,25 @@ Kind = Direction | Composite
 @click.option("--held", default=500, show_default=True, help="Fresh seeds for each label's best direction.")
 @click.option("--calibration-seeds", default=48, show_default=True, help="Seeds for everything that has a label.")
 @click.option("--reruns", default=1, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
+@click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
 def main(
-    directions: Path | None, held: int, calibration_seeds: int, reruns: int, cache: Path, out: Path, table: Path
+    directions: Path | None,
+    held: int,
+    calibration_seeds: int,
+    reruns: int,
+    device: str,
+    cache: Path,
+    out: Path,
+    table: Path,
 ) -> None:
     """Check the labels of the demo's set, and write what was found."""
     facts = about()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     bank = Bank.open(directions or checkpoint / "directions")
-    pipe = open_pipeline(checkpoint)
+    pipe = open_pipeline(checkpoint, device)
     model = load_attribute_model(checkpoint / "attributes")
     names, std = model.config.names, torch.tensor(model.config.stds)
     source = next(
@@ -208,7 +216,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, pr
         labelers = open_labelers(["attributes", "statistics"], checkpoint)
         named = label(
             other,
-            open_pipeline(blank),
+            open_pipeline(blank, str(pipe.device)),
             labelers,
             Plan(quality_seeds=0, **AS_SHIPPED),
             cache=cache / "untrained",

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, about, save, spread
-from quality import jacobian, principal
+from ways import jacobian, principal
 
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import build, open_pipeline

@@ -1,38 +1,40 @@
 """Do eigen-directions make better sliders than chance, and how near do they come to methods that sample?
 
-    python benchmarks/quality.py --out benchmarks/results/quality.json --table docs/quality.md
+    make bench-quality                                 # 24 seeds, one draw of each control: an hour on two cores
+    python benchmarks/quality.py --device cuda --seeds 192 --find 32 --draws 4 --cache FOLDER --readings FILE
+    python benchmarks/quality.py --read FILE           # the page again, of readings that were kept
 
 The demo checkpoint's factors are known, and each of its pictures can be read. Every method gives the same number of
 directions, added at the same relative length, drawn from the same held-out seeds. What a direction does is found out on some
 of them and told of others. A run cut short goes on.
 """
 
-import contextlib
 import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from common import about, save
-from diffusers import UNet2DModel
 from rich.progress import Progress
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from ways import Method, chosen_of, composites, elsewhere, jacobian, of_bank, principal, rotated, untrained
 
-from eigenbank.builders.composite import NORM, fit
+from eigenbank.builders.composite import NORM
 from eigenbank.builders.label import Effects, effects
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.faces.render import render
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
-from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.bank import Bank
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import build, find_checkpoint, open_pipeline
 
@@ -40,258 +42,49 @@ SCALE = 0.7
 """Directions are drawn at plus and minus this, and for their linearity at half of it too."""
 COVERED = 0.35, 1 / 3
 """A factor is covered by a direction with at least this effect and this selectivity."""
-BATCH = 48
+BATCH = {"cpu": 48, "cuda": 2048}
 SEARCH = range(6500, 6508)
-"""Seeds that tell which factor a direction moves, which way, and that composites and rotations are fitted on."""
+"""Seeds that tell which factor a direction moves, and which way; composites and rotations are fitted on them."""
 REPORT = 6000
 """The first of the seeds that the figures are of."""
 LINEAR = 4
 """Seeds for linearity."""
 RESAMPLES = 400
-
-Added = Callable[[Sequence[tuple[int, float]]], contextlib.AbstractContextManager[Any]]
-"""Given a direction's number and a scale for each sample of a batch: adds them while the context lasts."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to get directions: how many, how to add them, a digest of their vectors, and what it took to get them.
-
-    `evaluations` counts passes of the denoiser, one per sample and step; a pass backwards counts as two. Where each
-    direction was `made` for a factor, in their order, nothing has to be searched for.
-    """
-
-    name: str
-    count: int
-    added: Added
-    digest: str
-    evaluations: int
-    seconds: float | None
-    made: bool = False
+DEMANDS = tuple(round(0.05 * number, 2) for number in range(31))
+"""Effects that may be demanded of a direction, for the curve of what is covered."""
 
 
-def of_bank(name: str, pipe: Any, bank: Bank, per_layer: int, seconds: float, bottom: bool = False) -> Method:
-    """The first, or the last, directions of every layer of a bank."""
-    chosen = chosen_of(bank, per_layer, bottom)
-    return mixed(name, pipe, chosen, torch.eye(len(chosen)), 0, seconds)
-
-
-def chosen_of(bank: Bank, per_layer: int, bottom: bool = False) -> list[Direction]:
-    """The first, or the last, directions of every layer."""
-
-    def wanted(each: Direction) -> bool:
-        return each.rank >= bank.layers[each.layer].width - per_layer if bottom else each.rank < per_layer
-
-    return [each for each in bank if wanted(each)]
-
-
-def mixed(
-    name: str,
-    pipe: Any,
-    parts: Sequence[Direction],
-    weights: Tensor,
-    evaluations: int,
-    seconds: float | None,
-    made: bool = False,
-) -> Method:
-    """Sums of directions: `weights` `(K, parts)`."""
-
-    def added(jobs: Sequence[tuple[int, float]]) -> Any:
-        amounts = torch.stack([scale * weights[k] for k, scale in jobs], dim=1)
-        edits = {part: amount for part, amount in zip(parts, amounts, strict=True) if bool(amount.any())}
-        return steer(pipe, edits, force=True)
-
-    vectors = torch.cat([weights.flatten(), *(each.vector for each in parts)])
-    places = [parts[0].bank.model_id, *(each.id for each in parts)]
-    return Method(name, len(weights), added, _digest(vectors, *places), evaluations, seconds, made)
-
-
-def composites(name: str, pipe: Any, parts: Sequence[Direction], seen: Effects, most: int, evaluations: int) -> Method:
-    """A composite for every factor, of `most` directions, fitted as labelling does it to what they were seen to do."""
-    weights = fit(seen, most)
-    return mixed(f"{name}, {most} parts", pipe, parts, weights, evaluations, None, made=True)
-
-
-def rotated(name: str, pipe: Any, parts: Sequence[Direction], seen: Effects, evaluations: int) -> Method:
-    """Each layer's directions turned within their span so that each is seen to move as few factors as can be."""
-    weights = torch.zeros(len(parts), len(parts))
-    for layer in dict.fromkeys(each.layer for each in parts):
-        own = torch.tensor([k for k, each in enumerate(parts) if each.layer == layer])
-        weights[own[:, None], own] = rotation(seen.mean[own].double()).float()
-    return mixed(name, pipe, parts, weights, evaluations, None)
-
-
-def rotation(mean: Tensor, rounds: int = 300, starts: int = 8) -> Tensor:
-    """The orthogonal Q `(K, K)` with the largest sum of (Q·mean)⁴ (quartimax, Neuhaus and Wrigley 1954), `mean` `(K, f)`."""
-    best, turned = -1.0, torch.eye(len(mean), dtype=mean.dtype)
-    for start in range(starts):
-        generator = torch.Generator().manual_seed(start)
-        now = torch.linalg.qr(torch.randn(len(mean), len(mean), generator=generator, dtype=mean.dtype))[0]
-        for _ in range(rounds):
-            left, _, right = torch.linalg.svd((now @ mean) ** 3 @ mean.T)
-            now = left @ right
-        value = float(((now @ mean) ** 4).sum())
-        if value > best:
-            best, turned = value, now
-    return turned
-
-
-def untrained(pipe: Any, gaussian: bool, folder: Path) -> Path:
-    """A checkpoint of the demo's shape that has learned nothing: as initialised, or its attention weights normal."""
-    torch.manual_seed(0)
-    unet = UNet2DModel.from_config(pipe.unet.config)
-    if gaussian:
-        for name, weight in unet.named_parameters():
-            if ".attentions." in name and weight.ndim == 2:
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
-    unet.save_pretrained(folder / "unet")
-    (folder / "model_index.json").write_text(
-        json.dumps({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}), encoding="utf-8"
-    )
-    return folder
-
-
-def elsewhere(bank: Bank, home: Bank) -> Bank:
-    """The vectors of `bank` at the places, and with the token lengths, of `home`."""
-    return Bank(home.manifest, vectors=bank.vectors)
-
-
-class Bottleneck:
-    """h-space: what the middle block gives, `(samples, c, h, w)` at every step; it can be read, and added to."""
-
-    def __init__(self, pipe: Any, steps: int) -> None:
-        self.pipe = pipe
-        self.steps = steps
-        self.evaluations = 0
-
-    def trajectories(self, seeds: Sequence[int]) -> Tensor:
-        """`(samples, steps, c, h, w)` of unedited runs."""
-        parts = []
-        for start in range(0, len(seeds), BATCH):
-            part = seeds[start : start + BATCH]
-            seen: list[Tensor] = []
-            handle = self.pipe.unet.mid_block.register_forward_hook(
-                lambda _m, _i, out, seen=seen: seen.append(out.clone())
-            )
-            try:
-                sample(self.pipe, part, self.steps)
-            finally:
-                handle.remove()
-            parts.append(torch.stack(seen, dim=1))
-            self.evaluations += len(part) * self.steps
-        return torch.cat(parts)
-
-    def method(self, name: str, directions: Tensor, length: Tensor, started: float) -> Method:
-        """`directions` `(K, steps or 1, c, h, w)`, each step of norm 1; `length` `(steps,)`: of a scale of 1."""
-
-        @contextlib.contextmanager
-        def added(jobs: Sequence[tuple[int, float]]) -> Iterator[None]:
-            number = iter(range(self.steps))
-            which = torch.tensor([k for k, _ in jobs])
-            scales = torch.tensor([scale for _, scale in jobs])[:, None, None, None]
-
-            def add(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-                step = next(number)
-                return out + scales * length[step] * directions[which, min(step, directions.shape[1] - 1)]
-
-            handle = self.pipe.unet.mid_block.register_forward_hook(add)
-            try:
-                yield
-            finally:
-                handle.remove()
-
-        return Method(
-            name, len(directions), added, _digest(directions), self.evaluations, time.perf_counter() - started
-        )
-
-
-def principal(pipe: Any, count: int, samples: int, steps: int) -> Method:
-    """Principal components of h-space over unedited runs, all steps of a run taken as one vector (Haas et al.,
-    arXiv 2303.11073), each step then brought to equal length.
-    """
-    started = time.perf_counter()
-    space = Bottleneck(pipe, steps)
-    seen = space.trajectories(range(3_000_000, 3_000_000 + samples))
-    flat = (seen - seen.mean(dim=0)).flatten(1)
-    values, vectors = torch.linalg.eigh((flat @ flat.T).double())
-    del values
-    components = (vectors[:, -count:].flip(1).T.float() @ flat).unflatten(1, seen.shape[1:])
-    return space.method("PCA of h-space", _unit(components), _lengths(seen), started)
-
-
-def jacobian(pipe: Any, count: int, samples: int, steps: int, iterations: int) -> Method:
-    """Right singular vectors of the Jacobian from h-space to the predicted noise, averaged over samples and steps, by
-    subspace iteration (after Park et al., arXiv 2307.12868, and Haas et al.).
-    """
-    started = time.perf_counter()
-    space = Bottleneck(pipe, steps)
-    seeds = range(4_000_000, 4_000_000 + samples)
-    seen = space.trajectories(seeds)
-    inputs: list[tuple[Tensor, Tensor]] = []
-    watch = pipe.unet.register_forward_pre_hook(
-        lambda _m, args, kwargs: inputs.append((args[0].clone(), torch.as_tensor(args[1]))), with_kwargs=True
-    )
-    try:
-        sample(pipe, seeds, steps)
-    finally:
-        watch.remove()
-    space.evaluations += samples * steps
-    at = [inputs[step] for step in range(1, steps, 3)]
-
-    def shifted(images: Tensor, time: Tensor, shift: Tensor) -> Tensor:
-        handle = pipe.unet.mid_block.register_forward_hook(lambda _m, _i, out: out + shift)
-        try:
-            return pipe.unet(images, time).sample
-        finally:
-            handle.remove()
-
-    shape = seen.shape[2:]
-    basis = torch.linalg.qr(torch.randn(shape.numel(), count, generator=torch.Generator().manual_seed(0)))[0]
-    for _ in range(iterations):
-        product = torch.zeros_like(basis)
-        for images, moment in at:
-            zero = torch.zeros(shape, requires_grad=True)
-            plain = shifted(images, moment, zero)
-            step = 0.01 * float(_lengths(seen).mean())
-            for k in range(count):
-                # Forwards by a central difference: forward-mode derivatives do not take this denoiser's norms.
-                way = step * basis[:, k].reshape(shape)
-                with torch.no_grad():
-                    change = (shifted(images, moment, way) - shifted(images, moment, -way)) / (2 * step)
-                product[:, k] += torch.autograd.grad(plain, zero, change, retain_graph=True)[0].flatten()
-            space.evaluations += len(images) * (1 + count * 4)
-        basis = torch.linalg.qr(product)[0]
-    directions = basis.T.reshape(count, 1, *shape)
-    return space.method("Jacobian of h-space", _unit(directions), _lengths(seen), started)
-
-
-def _digest(vectors: Tensor, *places: str) -> str:
-    """Of the vectors, and of where they are added where that is not always the same."""
-    return hashlib.sha256("\n".join(places).encode() + vectors.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _unit(directions: Tensor) -> Tensor:
-    """Norm 1 at every step."""
-    return directions / directions.flatten(2).norm(dim=2).clamp_min(1e-12)[:, :, None, None, None]
-
-
-def _lengths(seen: Tensor) -> Tensor:
-    """The typical norm of h at each step, `(steps,)`: scale 1 adds as much, as it does at an attention layer."""
-    return seen.flatten(2).norm(dim=2).square().mean(dim=0).sqrt()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Readings:
-    """What a method's directions did: `search` and `report`, the effects on the one and the other seeds, `half` at half the
-    scale on the first of those that report, if at all. `misfit` and `base_misfit`: root mean square difference of the edited and of the
-    unedited pictures from a render of what was read off them, images in [0, 1].
+    """What a method's directions did: `search` and `report`, the effects on the one and the other seeds; `half` at half the
+    scale on the first of those that report, if at all, and `full` on the same at the whole. `misfit` and `base_misfit`: root
+    mean square difference of the edited and of the unedited pictures from a render of what was read off them, images in [0, 1].
     """
 
     search: Effects | None
     report: Effects
     half: Effects | None
+    full: Effects | None
     misfit: float
     base_misfit: float
+
+    def parts(self) -> dict[str, Effects]:
+        """The effects that there are, by name."""
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+    def of(self, change: Callable[[str, Effects], Effects]) -> "Readings":
+        """The same with all effects changed."""
+        return replace(self, **{name: change(name, part) for name, part in self.parts().items()})
+
+    def first(self, per_layer: int, of: int) -> "Readings":
+        """Those of the first `per_layer` directions of each layer, of which there are `of`."""
+        rows = [row for row in range(len(self.report.odd)) if row % of < per_layer]
+        return self.of(lambda _name, part: part.rows(rows))
+
+
+PARTS = ("search", "report", "half", "full")
+Found = dict[str, list[Readings]]
+"""By method, for each of its draws: what its directions did."""
 
 
 class Measure:
@@ -309,13 +102,15 @@ class Measure:
         linear: int = LINEAR,
     ) -> None:
         self.pipe = pipe
-        self.model = model
+        self.device = pipe.device
+        self.model = model.to(self.device)
         self.std = torch.tensor(model.config.stds)
         self.search = search
         self.linear = linear
         self.report = range(REPORT, REPORT + seeds)
         self.steps = steps
         self.cache = cache
+        self.batch = BATCH[self.device.type]
         self.progress = progress
         self._base: dict[range, tuple[Tensor, Tensor]] = {}
 
@@ -323,8 +118,9 @@ class Measure:
         """Everything that is measured of a method."""
         report, misfit = self.effects(method, self.report, SCALE)
         half = self.effects(method, self.report[: self.linear], SCALE / 2)[0] if self.linear else None
+        full = report.on(torch.arange(len(self.report[: self.linear]))) if self.linear else None
         search = None if method.made else self.effects(method, self.search, SCALE)[0]
-        return Readings(search, report, half, misfit, float(self.base(self.report)[1].mean()))
+        return Readings(search, report, half, full, misfit, float(self.base(self.report)[1].mean()))
 
     def effects(self, method: Method, seeds: range, scale: float) -> tuple[Effects, float]:
         """The effects of a method's directions on some seeds, and how far the pictures are from any face."""
@@ -332,98 +128,118 @@ class Measure:
         jobs = [(k, sign * scale, seed) for k in range(method.count) for sign in (1, -1) for seed in seeds]
         bar = self.progress.add_task(f"{method.name}, {len(seeds)} seeds at ±{scale:g}", total=len(jobs))
         read, misfit = [], []
-        for start in range(0, len(jobs), BATCH):
-            part = jobs[start : start + BATCH]
-            key = f"{method.digest} {method.count} {self.steps} {seeds} {scale} {BATCH} {start}"
+        for start in range(0, len(jobs), self.batch):
+            part = jobs[start : start + self.batch]
+            key = f"{method.digest} {method.count} {self.steps} {seeds} {scale} {self.batch} {start}"
             path = self.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
             if not path.exists():
                 with method.added([(k, amount) for k, amount, _ in part]):
-                    images = sample(self.pipe, [seed for _, _, seed in part], self.steps)
-                save_file({"read": self.model.read(images), "misfit": misfits(self.model, images)}, path)
-            found = load_file(path)
-            read.append(found["read"])
-            misfit.append(found["misfit"])
+                    found = self.read([seed for _, _, seed in part])
+                save_file(dict(zip(("read", "misfit"), found, strict=True)), path)
+            kept = load_file(path)
+            read.append(kept["read"])
+            misfit.append(kept["misfit"])
             self.progress.update(bar, advance=len(part))
+        self.progress.remove_task(bar)
         edited = torch.cat(read).reshape(method.count, 2, len(seeds), -1)
         return effects(base, edited[:, 0], edited[:, 1], self.std, scale), float(torch.cat(misfit).mean())
 
     def base(self, seeds: range) -> tuple[Tensor, Tensor]:
         """Readings of the unedited pictures, and their misfit."""
         if seeds not in self._base:
-            images = sample(self.pipe, list(seeds), self.steps)
-            self._base[seeds] = self.model.read(images), misfits(self.model, images)
+            self._base[seeds] = self.read(list(seeds))
         return self._base[seeds]
 
+    def read(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pictures drawn from the seeds: what is read off them `(n, f)`, and `(n,)` how far they are from any face, which is
+        to say from the render of what was read.
+        """
+        images = sample(self.pipe, seeds, self.steps).to(self.device)
+        read = self.model.read(images)
+        again = (render(read, size=images.shape[-1]) + 1) / 2
+        return read.cpu(), (images - again).square().flatten(1).mean(dim=1).sqrt().cpu()
 
-def misfits(model: AttributeModel, images: Tensor) -> Tensor:
-    """`(n,)`: how far pictures are from any face: from the render of the factors read off them."""
-    again = (render(model.read(images), size=images.shape[-1]) + 1) / 2
-    return (images - again).square().flatten(1).mean(dim=1).sqrt()
 
-
-def figures(found: Readings) -> dict[str, Any]:
-    """The columns of the table for one method, each with the 5th and 95th percentile over resamples of the seeds."""
-    drawn = resampled(found)
-    told: dict[str, Any] = {
-        name: [round(value, 4), *_percentiles(drawn[name])]
-        for name, value in columns(found.search, found.report, found.half).items()
-    }
-    told["misfit"] = round(found.misfit, 4)
-    told["misfit_unedited"] = round(found.base_misfit, 4)
+def figures(draws: Sequence[Readings]) -> dict[str, Any]:
+    """The columns of the table for one method, the mean over its draws, each with the 5th and 95th percentile over resamples
+    of seeds and draws.
+    """
+    drawn = resampled(tuple(draws))
+    told: dict[str, Any] = {name: [round(value, 4), *_percentiles(drawn[name])] for name, value in whole(draws).items()}
+    told["misfit"] = round(sum(each.misfit for each in draws) / len(draws), 4)
+    told["misfit_unedited"] = round(draws[0].base_misfit, 4)
     return told
 
 
-def resampled(found: Readings) -> dict[str, Tensor]:
-    """Every column over resamples of the seeds, `(RESAMPLES,)`: the same resamples for all methods on as many seeds."""
-    generators = [torch.Generator().manual_seed(number) for number in range(3)]
-    counts = [LINEAR if part is None else part.odd.shape[1] for part in (found.search, found.report, found.half)]
+def whole(draws: Sequence[Readings]) -> dict[str, float]:
+    """Every column on all the seeds, the mean over a method's draws."""
+    found = [columns(each) for each in draws]
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+
+@cache
+def resampled(draws: tuple[Readings, ...]) -> dict[str, Tensor]:
+    """Every column over resamples of seeds and draws, `(RESAMPLES,)`: of seeds the same for all methods on as many."""
+    generators = {name: torch.Generator().manual_seed(number) for number, name in enumerate(("", *PARTS))}
+    counts = {name: part.odd.shape[1] for name, part in draws[0].parts().items()}
     rows = []
     for _ in range(RESAMPLES):
-        search, report, half = (
-            torch.randint(n, (n,), generator=own) for n, own in zip(counts, generators, strict=True)
-        )
-        rows.append(
-            columns(
-                found.search and found.search.on(search), found.report.on(report), found.half and found.half.on(half)
-            )
-        )
+        seeds = {name: torch.randint(n, (n,), generator=generators[name]) for name, n in counts.items()}
+        seeds["full"] = seeds.get("half", seeds["report"])
+        picked = torch.randint(len(draws), (len(draws),), generator=generators[""]).tolist()
+        at = {
+            draw: columns(draws[draw].of(lambda name, part, seeds=seeds: part.on(seeds[name]))) for draw in set(picked)
+        }
+        rows.append({name: sum(at[draw][name] for draw in picked) / len(picked) for name in at[picked[0]]})
     return {name: torch.tensor([each[name] for each in rows]) for name in rows[0]}
 
 
-def against(one: Readings, other: Readings) -> dict[str, list[float]]:
+def against(one: Sequence[Readings], other: Sequence[Readings]) -> dict[str, list[float]]:
     """How much more of the columns one method has than another, with percentiles over the same resamples for both."""
-    mine, theirs = resampled(one), resampled(other)
-    whole, rest = columns(one.search, one.report, one.half), columns(other.search, other.report, other.half)
-    return {name: [round(whole[name] - rest[name], 4), *_percentiles(mine[name] - theirs[name])] for name in COMPARED}
+    mine, theirs = resampled(tuple(one)), resampled(tuple(other))
+    full, rest = whole(one), whole(other)
+    return {name: [round(full[name] - rest[name], 4), *_percentiles(mine[name] - theirs[name])] for name in COMPARED}
 
 
 def _percentiles(values: Tensor) -> list[float]:
     return [round(float(values.quantile(q)), 4) for q in (0.05, 0.95)]
 
 
-def columns(search: Effects | None, report: Effects, half: Effects | None) -> dict[str, float]:
-    """What is told of a method, where `search` says which factor is whose, and which way."""
+def columns(found: Readings) -> dict[str, float]:
+    """What is told of a method, where the seeds that search say which factor is whose, and which way."""
+    search, report, half, full = found.search, found.report, found.half, found.full
     mean = report.mean
-    factors = torch.arange(mean.shape[1])
+    count = mean.shape[1]
     # Each direction's factor, the sign it is moved with, and each factor's strongest direction.
-    guess = torch.eye(len(factors)) if search is None else search.mean
+    guess = torch.eye(count) if search is None else search.mean
     led, strongest = guess.abs().argmax(dim=1), guess.abs().argmax(dim=0)
     rows = torch.arange(len(led))
     sign = guess[rows, led].sign()
     effect = mean[rows, led] * sign
     selectivity = effect / mean.abs().sum(dim=1).clamp_min(1e-12)
-    slides = (effect >= COVERED[0]) & (selectivity >= COVERED[1])
+    selective = selectivity >= COVERED[1]
+    own = torch.nn.functional.one_hot(led, count).bool()
+    # For each factor the largest effect of a direction that is selective enough, none being 0.
+    reach = (own * (effect * selective)[:, None]).amax(dim=0).clamp_min(0)
+    # For each factor the direction one would take: of those seen to move it enough, the one seen to be most selective.
+    seen = guess.abs()[rows, led]
+    worth = own * torch.where(seen >= COVERED[0], seen / guess.abs().sum(dim=1).clamp_min(1e-12), 0)[:, None]
+    taken = worth.argmax(dim=0)
+    holds = (worth.amax(dim=0) > 0) & (effect[taken] >= COVERED[0])
     told = {
-        "covered": float(len(set(led[slides].tolist()))),
-        "sliders": float(slides.float().mean()),
+        "covered": float((reach >= COVERED[0]).sum()),
+        "reach": float(reach.mean()),
+        "picked": float((selectivity[taken] * holds).mean()),
+        "sliders": float(((effect >= COVERED[0]) & selective).float().mean()),
         "effect": float(effect.mean()),
-        "best": float((mean[strongest, factors] * guess[strongest, factors].sign()).mean()),
+        "best": float((mean[strongest, torch.arange(count)] * guess[strongest, torch.arange(count)].sign()).mean()),
         "selectivity": float(selectivity.mean()),
         "consistency": float((report.odd[rows, :, led].sign() == sign[:, None]).float().mean()),
         "disentanglement": disentanglement(report),
+        **{f"covered at {demand}": float((reach >= max(demand, 1e-6)).sum()) for demand in DEMANDS},
     }
-    if half is not None:
-        told["linearity"] = float(_linearity(mean[rows, led], half.mean[rows, led]).mean())
+    if half is not None and full is not None:
+        told["linearity"] = float(_linearity(full.mean[rows, led], half.mean[rows, led]).mean())
     return told
 
 
@@ -444,130 +260,226 @@ def disentanglement(found: Effects) -> float:
     return float((weight * (1 - entropy)).sum())
 
 
-LEGEND = f"""Which factor a direction moves, and which way, was found out on {{search}} seeds; the figures are of that factor on others.
-
-- **covered**: of the {{factors}} factors, those that some direction moves by at least {COVERED[0]} with a selectivity of at least 1/3;
-  **sliders**: share of the directions that do so
-- **effect**: mean over directions of the change of their factor, in standard deviations of the population, per unit scale
-- **best**: mean over factors of the change by the direction that moved it most
-- **selectivity**: mean share of that factor in the changes of all; **consistency**: share of seeds whose sign agrees
-- **linearity**: mean R² of a line through zero, at ±{SCALE / 2:g} and ±{SCALE:g}; **disentanglement**: D of DCI with effects for importance
-- **misfit**: root mean square difference of the edited pictures from the renders of what is read off them (unedited: {{unedited:.3f}})
-- **composites**: one for each factor, fitted to what the method's directions did on the {{search}} seeds, {NORM:g} of the length of a
-  single direction; **turned**: each layer's directions rotated within their span, so that on the {{search}} seeds each
-  moved as few factors as could be (quartimax)
-- **evaluations**, **seconds**: what it took to get the directions, in passes of the denoiser per picture and step, and on this
-  machine; composites and turned ones are made of readings that are kept, and were not timed
-"""
-COMPARED = ("covered", "sliders", "effect", "selectivity")
-SHOWN = (
-    "covered", "sliders", "effect", "best", "selectivity", "consistency", "linearity", "disentanglement",
-)  # fmt: skip
-
-
-@click.command()
-@click.option("--per-layer", default=8, show_default=True, help="Directions of each of the seven layers.")
-@click.option("--seeds", default=24, show_default=True, help="Seeds to tell of, none of which found anything.")
-@click.option("--steps", default=10, show_default=True)
-@click.option("--samples", default=512, show_default=True, help="Unedited runs for PCA.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/quality.json"))
-@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/quality.md"))
-@click.option("--figure", type=click.Path(path_type=Path), default=Path("docs/quality.png"))
-def main(
-    per_layer: int, seeds: int, steps: int, samples: int, cache: Path, out: Path, table: Path, figure: Path
-) -> None:
-    """Measure every method on the demo's factors, and write the figures, their table and their picture."""
-    facts = about()
-    cache.mkdir(parents=True, exist_ok=True)
-    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
-    model = load_attribute_model(checkpoint / "attributes")
-    pipe = open_pipeline(DEMO_MODEL_ID)
-    rows = []
-    readings: dict[str, Readings] = {}
-    unedited = 0.0
-    with Progress() as progress:
-        measure = Measure(pipe, model, seeds, steps, cache, progress)
-        for method in methods(pipe, measure, per_layer, samples, steps):
-            readings[method.name] = measure(method)
-            told = figures(readings[method.name])
-            unedited = told.pop("misfit_unedited")
-            cost = {"evaluations": method.evaluations, "seconds": method.seconds and round(method.seconds, 2)}
-            rows.append({"method": method.name, "directions": method.count, **told, **cost})
-            progress.console.print_json(json.dumps(rows[-1]))
-    document = {
-        "about": facts,
-        "what": "eigen-directions against controls and against methods that sample",
-        "seeds": seeds,
-        "steps": steps,
-        "factors": len(model.config.names),
-        "misfit_unedited": unedited,
-        "rows": rows,
-        "differences": [
-            {"one": one, "other": other, **against(readings[one], readings[other])}
-            for one, other in pairs(list(readings))
-        ],
-    }
-    save(out, document)
-    table.write_text(as_markdown(document, figure.name), encoding="utf-8")
-    draw(document, figure)
-    click.echo(f"wrote {out}, {table} and {figure}")
-
-
-def methods(pipe: Any, measure: Measure, per_layer: int, samples: int, steps: int) -> Iterator[Method]:
-    """Ours, its controls, what is made of the one and the other by measuring, and the methods that look at samples."""
+def measured(
+    pipe: Any, measure: Measure, per_layer: int, samples: int, draws: int
+) -> Iterator[tuple[Method, Readings]]:
+    """Ours, its controls in several draws, what is made of the one and the other by measuring, and the methods that look at
+    samples. Several methods of one name are its draws.
+    """
+    steps = measure.steps
     started = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=4096)
+    bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=4096, device="cpu")
     seconds = time.perf_counter() - started
     home = calibrate(pipe, bank)
-    bases = {OURS: home, RANDOM: home.randomised(per_layer, seed=1)}
-    for name, gaussian in ((UNTRAINED, False), (GAUSSIAN, True)):
+
+    def blank(gaussian: bool, draw: int) -> Bank:
         with tempfile.TemporaryDirectory() as folder:
-            other = build(str(untrained(pipe, gaussian, Path(folder))), recipes=["output-value"], top_k=4096)
-            bases[name] = elsewhere(other, home)
-    for name, basis in bases.items():
-        yield of_bank(name, pipe, basis, per_layer, seconds if name == OURS else 0.0)
-    yield of_bank("random unit vectors, drawn again", pipe, home.randomised(per_layer, seed=2), per_layer, 0.0)
-    yield of_bank(BOTTOM, pipe, home, per_layer, seconds, bottom=True)
-    bases[BOTTOM] = home
-    for name, sizes in COMPOSED.items():
+            source = str(untrained(pipe, gaussian, Path(folder), seed=draw))
+            return elsewhere(build(source, recipes=["output-value"], top_k=4096, device="cpu"), home)
+
+    bases = [(OURS, home), (BOTTOM, home)]
+    for draw in range(draws):
+        bases += [
+            (RANDOM, home.randomised(per_layer, seed=1 + draw)),
+            (UNTRAINED, blank(False, draw)),
+            (GAUSSIAN, blank(True, draw)),
+        ]
+    turned_once: set[str] = set()
+    for name, basis in bases:
         bottom = name == BOTTOM
-        parts = chosen_of(bases[name], per_layer, bottom)
-        seen, _ = measure.effects(of_bank(name, pipe, bases[name], per_layer, 0.0, bottom), SEARCH, SCALE)
+        method = of_bank(name, pipe, basis, per_layer, seconds if basis is home else 0.0, bottom)
+        found = measure(method)
+        yield method, found
+        parts = chosen_of(basis, per_layer, bottom)
+        seen = found.search.on(torch.arange(len(SEARCH)))
         evaluations = (2 * len(parts) + 1) * len(SEARCH) * steps
-        for most in sizes:
-            yield composites(f"composites of {name}", pipe, parts, seen, most, evaluations)
-        if name in (OURS, RANDOM):
-            yield rotated(f"{name}, turned", pipe, parts, seen, evaluations)
+        for most in SIZES:
+            composed = composites(f"composites of {name}", pipe, parts, seen, most, evaluations)
+            yield composed, measure(composed)
+        if not bottom and name not in turned_once:
+            turned_once.add(name)
+            turned = rotated(f"{name}, turned", pipe, parts, seen, evaluations)
+            yield turned, measure(turned)
     count = per_layer * len(bank.layers)
-    yield principal(pipe, count, samples, steps)
-    yield jacobian(pipe, count, 4, steps, 4)
+    for sampled in (principal(pipe, count, samples, steps), jacobian(pipe, count, 4, steps, 4)):
+        yield sampled, measure(sampled)
 
 
 OURS, RANDOM = "eigenvectors", "random unit vectors"
 UNTRAINED, GAUSSIAN = "eigenvectors of an untrained copy", "eigenvectors of Gaussian matrices"
 BOTTOM = "bottom eigenvectors"
+CHANCE = (RANDOM, UNTRAINED, GAUSSIAN, BOTTOM)
 SIZES = (4, 8, 32)
-COMPOSED = {OURS: SIZES, RANDOM: SIZES, UNTRAINED: SIZES, GAUSSIAN: SIZES, BOTTOM: SIZES}
-"""Of whose directions composites are made, and of how many at most."""
+"""Of how many directions at most composites are made."""
+
+
+def keep(path: Path, facts: dict[str, Any], found: Found) -> None:
+    """Write all readings to a file, with what is told of the run."""
+    tensors = {}
+    for number, draws in enumerate(found.values()):
+        for draw, each in enumerate(draws):
+            for part, measured in each.parts().items():
+                tensors[f"{number}/{draw}/{part}"] = measured.odd.contiguous()
+    misfits = {name: [[each.misfit, each.base_misfit] for each in draws] for name, draws in found.items()}
+    save_file(tensors, path, {"about": json.dumps({**facts, "misfits": misfits})})
+
+
+def kept(path: Path) -> tuple[dict[str, Any], Found]:
+    """Read what `keep` wrote; the even parts, of which nothing is told, are 0."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["about"])
+        parts = {key: file.get_tensor(key) for key in list(file.keys())}
+    found: Found = {}
+    for number, (name, misfits) in enumerate(facts.pop("misfits").items()):
+        found[name] = []
+        for draw, (misfit, base) in enumerate(misfits):
+            odd = {part: parts.get(f"{number}/{draw}/{part}") for part in PARTS}
+            all_parts = {part: None if at is None else Effects(at, torch.zeros_like(at)) for part, at in odd.items()}
+            found[name].append(Readings(**all_parts, misfit=misfit, base_misfit=base))
+    return facts, found
+
+
+@click.command()
+@click.option("--per-layer", default=8, show_default=True, help="Directions of each of the seven layers.")
+@click.option("--seeds", default=24, show_default=True, help="Seeds to tell of, none of which found anything.")
+@click.option(
+    "--find", default=len(SEARCH), show_default=True, help="Seeds to find each direction's factor on, 8 or more."
+)
+@click.option("--draws", default=1, show_default=True, help="How often chance is drawn.")
+@click.option("--steps", default=10, show_default=True)
+@click.option("--samples", default=512, show_default=True, help="Unedited runs for PCA.")
+@click.option("--device", type=click.Choice(list(BATCH)), default="cpu", show_default=True)
+@click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
+@click.option(
+    "--readings", type=click.Path(path_type=Path), help="Keep all readings in this file; tell of them another time."
+)
+@click.option(
+    "--read", "again", type=click.Path(exists=True, path_type=Path), help="Draw nothing; tell of such a file."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/quality.json"))
+@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/quality.md"))
+@click.option("--figures", "folder", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
+def main(
+    per_layer: int, seeds: int, find: int, draws: int, steps: int, samples: int, device: str, cache: Path,
+    readings: Path | None, again: Path | None, out: Path, table: Path, folder: Path,
+) -> None:  # fmt: skip
+    """Measure every method on the demo's factors, and write the figures, their table and their pictures."""
+    if again is not None:
+        facts, found = kept(again)
+    else:
+        facts, found = draw_all(per_layer, seeds, find, draws, steps, samples, device, cache)
+    if readings is not None:
+        keep(readings, facts, found)
+        return
+    document = told(facts, found)
+    save(out, document)
+    table.write_text(as_markdown(document), encoding="utf-8")
+    draw_bars(document, folder / "quality.png")
+    draw_curves(document, folder / "quality-reach.png")
+    click.echo(f"wrote {out}, {table} and its pictures")
+
+
+def draw_all(
+    per_layer: int, seeds: int, find: int, draws: int, steps: int, samples: int, device: str, cache: Path
+) -> tuple[dict[str, Any], Found]:
+    """Measure every method: what is told of the run, and what the directions did."""
+    facts = {"about": about(), "per_layer": per_layer, "seeds": seeds, "find": find, "draws": draws, "steps": steps}
+    cache.mkdir(parents=True, exist_ok=True)
+    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    model = load_attribute_model(checkpoint / "attributes")
+    pipe = open_pipeline(DEMO_MODEL_ID, device=device)
+    found: Found = {}
+    costs = {}
+    with Progress() as progress:
+        search = range(SEARCH.start, SEARCH.start + max(find, len(SEARCH)))
+        measure = Measure(pipe, model, seeds, steps, cache, progress, search, linear=max(LINEAR, seeds // 8))
+        begun = time.perf_counter()
+        for method, readings in measured(pipe, measure, per_layer, samples, draws):
+            found.setdefault(method.name, []).append(readings)
+            costs[method.name] = [method.evaluations, method.seconds and round(method.seconds, 2)]
+            progress.console.print(f"{time.perf_counter() - begun:7.1f} s  {method.name}")
+    facts |= {"factors": len(model.config.names), "directions": len(found[OURS][0].report.odd), "costs": costs}
+    return facts, found
+
+
+def told(facts: dict[str, Any], found: Found) -> dict[str, Any]:
+    """The document of a run."""
+    rows = []
+    for name, draws in found.items():
+        evaluations, seconds = facts["costs"][name]
+        cost = {"evaluations": evaluations, "seconds": seconds}
+        rows.append(
+            {"method": name, "draws": len(draws), "directions": len(draws[0].report.odd), **figures(draws), **cost}
+        )
+    few = {
+        str(count): {
+            name: {
+                key: figures([each.first(count, facts["per_layer"]) for each in found[name]])[key] for key in COMPARED
+            }
+            for name in (OURS, *CHANCE)
+        }
+        for count in FEW
+        if count < facts["per_layer"]
+    }
+    return {
+        "about": facts["about"],
+        "what": "eigen-directions against controls and against methods that sample",
+        **{key: facts[key] for key in ("seeds", "find", "draws", "steps", "factors")},
+        "misfit_unedited": rows[0]["misfit_unedited"],
+        "rows": rows,
+        "first": few,
+        "differences": [
+            {"one": one, "other": other, **against(found[one], found[other])} for one, other in pairs(list(found))
+        ],
+    }
+
+
+FEW = (1, 2, 4)
+LEGEND = f"""Which factor a direction moves, and which way, was found out on {{find}} seeds; the figures are of that factor on others. Chance
+was drawn {{draws}}: its rows are means.
+
+- **covered**: of the {{factors}} factors, those that some direction moves by at least {COVERED[0]} with a selectivity of at least 1/3;
+  **reach**: without a least effect, the mean over factors of the largest effect of a direction with that selectivity, 0 where there is none
+- **picked**: for each factor one direction is picked, the most selective of those that move it by {COVERED[0]} on the seeds
+  that find; the mean over factors of its selectivity on the others, 0 where there is none or it moves the factor less there
+- **sliders**: share of the directions that are enough for *covered*
+- **effect**: mean over directions of the change of their factor, in standard deviations of the population, per unit scale
+- **best**: mean over factors of the change by the direction that moved it most
+- **selectivity**: mean over directions of the share of that factor in the changes of all; **consistency**: share of seeds whose sign agrees
+- **linearity**: mean R² of a line through zero, at ±{SCALE / 2:g} and ±{SCALE:g}; **disentanglement**: D of DCI with effects for importance
+- **misfit**: root mean square difference of the edited pictures from the renders of what is read off them (unedited: {{unedited:.3f}})
+- **composites**: one for each factor, fitted to what the method's directions did on the {len(SEARCH)} first of the seeds that find,
+  {NORM:g} of the length of a single direction; **turned**: each layer's directions rotated within their span, so that on those {len(SEARCH)} seeds each
+  moved as few factors as could be (quartimax)
+- **evaluations**, **seconds**: what it took to get the directions, in passes of the denoiser per picture and step, and on this
+  machine; composites and turned ones are made of readings that are kept, and were not timed
+"""
+COMPARED = ("covered", "reach", "picked", "effect", "selectivity")
+SHOWN = (
+    "covered", "reach", "picked", "sliders", "effect", "best", "selectivity", "consistency", "linearity", "disentanglement",
+)  # fmt: skip
 
 
 def _cell(value: Any) -> str:
     return f"{value[0]:.2f} ({value[1]:.2f}–{value[2]:.2f})" if isinstance(value, list) else f"{value:.3g}"
 
 
-def as_markdown(document: dict[str, Any], figure: str) -> str:
+def as_markdown(document: dict[str, Any]) -> str:
     """The page docs/quality.md of a run."""
     head = ("method", *SHOWN, "misfit", "evaluations", "seconds")
+    draws = "once" if document["draws"] == 1 else f"{document['draws']} times"
+    where = document["about"]["accelerator"] or "the processor"
     lines = [
         "# Eigen-directions against chance, and against methods that sample",
         "",
-        f"Measured on the demo checkpoint by `make bench-quality`: {document['rows'][0]['directions']} directions of every "
+        f"Measured on the demo checkpoint by `benchmarks/quality.py` on {where}: {document['rows'][0]['directions']} directions of every "
         f"method, {document['seeds']} seeds, {document['steps']} DDIM steps, all at the same length relative to what they are "
         "added to; the eigenvectors are the default recipe's, `output-value`. In brackets the 5th and 95th percentile over "
-        "resamples of the seeds. This file is written by that command.",
+        "resamples of the seeds, and of the draws. This file is written by that command; `make bench-quality` runs it with fewer seeds.",
         "",
-        LEGEND.format(factors=document["factors"], unedited=document["misfit_unedited"], search=len(SEARCH)),
+        LEGEND.format(
+            factors=document["factors"], unedited=document["misfit_unedited"], find=document["find"], draws=draws
+        ),
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
         *(
@@ -577,7 +489,23 @@ def as_markdown(document: dict[str, Any], figure: str) -> str:
             for row in document["rows"]
         ),
         "",
-        f"![Factors covered, effect and selectivity of every method]({figure})",
+        "![Factors covered, picked and effect of every method](quality.png)",
+        "",
+        "How many factors are covered, whatever least effect is demanded:",
+        "",
+        "![Factors covered by the effect that is demanded](quality-reach.png)",
+        "",
+        "## Of fewer directions",
+        "",
+        "The first of each layer:",
+        "",
+        "| of each layer | method | " + " | ".join(COMPARED) + " |",
+        "|---|---|" + "---|" * len(COMPARED),
+        *(
+            f"| {count} | {name} | " + " | ".join(_cell(row[key]) for key in COMPARED) + " |"
+            for count, methods in document["first"].items()
+            for name, row in methods.items()
+        ),
         "",
         *findings(document),
         "",
@@ -587,21 +515,13 @@ def as_markdown(document: dict[str, Any], figure: str) -> str:
 
 def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Which method is held against which."""
+    sampled = [name for name in methods if name.endswith("of h-space")]
+    kinds = ["{}", *(f"composites of {{}}, {most} parts" for most in SIZES), "{}, turned"]
     return [
-        *((OURS, other) for other in methods if other != OURS and not _made_of(other)),
-        *(
-            (f"composites of {OURS}, {most} parts", f"composites of {name}, {most} parts")
-            for most in SIZES
-            for name in COMPOSED
-            if name != OURS
-        ),
-        *(
-            (f"composites of {OURS}, {most} parts", other)
-            for most in SIZES
-            for other in methods
-            if other.endswith("of h-space")
-        ),
-        (f"{OURS}, turned", f"{RANDOM}, turned"),
+        (kind.format(OURS), other)
+        for kind in kinds
+        for other in (*(kind.format(chance) for chance in CHANCE), *sampled)
+        if other in methods
     ]
 
 
@@ -611,7 +531,7 @@ def findings(document: dict[str, Any]) -> list[str]:
     lines = [
         "## In words",
         "",
-        "Differences over the same resamples of the seeds for both; *more* and *less* where the 5th and the 95th percentile of the "
+        "Differences over the same resamples for both; *more* and *less* where the 5th and the 95th percentile of the "
         "difference have one sign.",
         "",
     ]
@@ -641,22 +561,54 @@ def _ours(method: str) -> bool:
     return method in (OURS, f"{OURS}, turned") or method.startswith(f"composites of {OURS},")
 
 
-def draw(document: dict[str, Any], path: Path) -> None:
+def draw_bars(document: dict[str, Any], path: Path) -> None:
     """The table's most telling columns as bars with their intervals."""
     from matplotlib import pyplot
 
     rows = document["rows"][::-1]
-    picture, axes = pyplot.subplots(1, 3, figsize=(12, 5), sharey=True, layout="constrained")
-    for axis, name in zip(axes, ("covered", "effect", "selectivity"), strict=True):
+    picture, axes = pyplot.subplots(1, 3, figsize=(12, 6), sharey=True, layout="constrained")
+    for axis, name in zip(axes, ("covered", "picked", "effect"), strict=True):
         values = [row[name][0] for row in rows]
         low = [row[name][0] - row[name][1] for row in rows]
         high = [row[name][2] - row[name][0] for row in rows]
-        colours = ["#0b6e4f" if _ours(row["method"]) else "#8a8f98" for row in rows]
+        colours = [OWN if _ours(row["method"]) else GREY for row in rows]
         bounds = [[max(0.0, one) for one in low], [max(0.0, one) for one in high]]
-        axis.barh([row["method"].replace("`", "") for row in rows], values, xerr=bounds, color=colours, capsize=2)
+        axis.barh([row["method"] for row in rows], values, xerr=bounds, color=colours, capsize=2)
         axis.set_title(name if name != "covered" else f"covered, of {document['factors']} factors")
         axis.spines[["top", "right"]].set_visible(False)
     picture.savefig(path, dpi=110)
+    pyplot.close(picture)
+
+
+OWN, GREY = "#0b6e4f", "#8a8f98"
+LINES = {OURS: OWN, RANDOM: GREY, UNTRAINED: "#c0742b", GAUSSIAN: "#6b5ca5", BOTTOM: "#b8bcc4"}
+
+
+def draw_curves(document: dict[str, Any], path: Path) -> None:
+    """How many factors are covered by the least effect that is demanded: single directions, and composites."""
+    from matplotlib import pyplot
+
+    by_name = {row["method"]: row for row in document["rows"]}
+    kinds = {
+        "single directions": "{}",
+        "composites of up to 8": "composites of {}, 8 parts",
+        "composites of up to 32": "composites of {}, 32 parts",
+    }
+    picture, axes = pyplot.subplots(1, len(kinds), figsize=(12, 4), sharey=True, layout="constrained")
+    for axis, (title, kind) in zip(axes, kinds.items(), strict=True):
+        for name, colour in LINES.items():
+            values = [by_name[kind.format(name)][f"covered at {demand}"] for demand in DEMANDS]
+            middle, low, high = zip(*values, strict=True)
+            axis.plot(DEMANDS, middle, color=colour, label=name, linewidth=2 if name == OURS else 1.2)
+            axis.fill_between(DEMANDS, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.axvline(COVERED[0], color="black", linewidth=0.6, linestyle=":")
+        axis.set_title(title)
+        axis.set_xlabel("least effect, standard deviations per unit scale")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"factors covered, of {document['factors']}")
+    axes[-1].legend(frameon=False, fontsize=8)
+    picture.savefig(path, dpi=110)
+    pyplot.close(picture)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ All at the same length, the same number per layer, the same seeds; what a direct
 others (see benchmarks/quality.py). Columns as in the table's legend. A run cut short goes on.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import click
 import torch
 from common import about, save
-from quality import COVERED, Measure, Method, figures, of_bank
+from quality import BATCH, COVERED, Measure, figures
 from rich.progress import Progress
 from torch import Tensor, nn
+from ways import Method, of_bank
 
 from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
@@ -36,17 +38,21 @@ RECIPES = (
     "output-value@0.3-0.8",
 )
 """Those measured unless others are named with --recipe."""
-SEARCH = range(6500, 6504)
+SEARCH = 6500
+"""The first of the seeds that tell which factor a direction moves."""
 SAME = 0.9999
 """A cosine: a variation that changes no direction is not measured again."""
 
-LEGEND = f"""- **covered**: factors that some direction moves by at least {COVERED[0]} with a selectivity of at least 1/3
+LEGEND = f"""- **covered**: factors that some direction moves by at least {COVERED[0]} with a selectivity of at least 1/3; **reach**: without a least
+  effect, the mean over factors of the largest effect of a direction with that selectivity, 0 where there is none
+- **picked**: for each factor one direction is picked, the most selective of those that move it by {COVERED[0]} on the seeds that
+  find; the mean over factors of its selectivity on the others, 0 where there is none or it moves the factor less there
 - **sliders**: share of the directions that do so
 - **effect**: mean over directions of the change of their factor, in standard deviations of the population per unit scale
 - **best**: mean over factors of the change by the direction that moved it most
 - **selectivity**: mean share of a direction's factor in the sum of all factors' changes
 """
-SHOWN = ("covered", "sliders", "effect", "best", "selectivity")
+SHOWN = ("covered", "reach", "picked", "sliders", "effect", "best", "selectivity")
 
 Vectors = Callable[[list[nn.Module], int, int], Tensor]
 """From the attention layers in the model's order, the number of one and a count: its directions `(count, d)`."""
@@ -108,7 +114,7 @@ def varied(pipe: Any, bank: Bank, vectors: Vectors, per_layer: int) -> Bank:
     """A bank of output-value's places with other vectors."""
     modules = dict(denoiser_of(pipe).named_modules())
     order = [name for name in modules if name in bank.layers]
-    layers = [modules[name] for name in order]
+    layers = [copy.deepcopy(modules[name]).cpu() for name in order]
     changed = {}
     for each in bank:
         if each.rank == 0:
@@ -122,11 +128,13 @@ def varied(pipe: Any, bank: Bank, vectors: Vectors, per_layer: int) -> Bank:
 def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) -> Iterator[tuple[str, str, Method]]:
     """Recipe, kind of vectors, and the directions."""
     for slug in recipes:
-        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=per_layer))
+        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=per_layer, device="cpu"))
         yield slug, "top", of_bank(slug, pipe, bank, per_layer, 0.0)
         if slug == DEFAULT:
             heads = min(layer.heads for layer in bank.manifest.layers)
-            single = build(model_id, recipes=[f"{slug}.h{head}" for head in range(heads)], top_k=per_layer // heads)
+            single = build(
+                model_id, recipes=[f"{slug}.h{head}" for head in range(heads)], top_k=per_layer // heads, device="cpu"
+            )
             yield slug, "top of each head", of_bank(f"{slug}, heads", pipe, calibrate(pipe, single), per_layer, 0.0)
             for name, vectors in VARIATIONS.items():
                 other = varied(pipe, bank, vectors, per_layer)
@@ -141,24 +149,27 @@ def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) 
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, metavar="RECIPE", help="Recipes to measure.")
 @click.option("--per-layer", default=4, show_default=True)
 @click.option("--seeds", default=8, show_default=True, help="Seeds to tell of.")
+@click.option("--find", default=4, show_default=True, help="Seeds to find each direction's factor on.")
+@click.option("--device", type=click.Choice(list(BATCH)), default="cpu", show_default=True)
 @click.option("--steps", default=10, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/recipes.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/results.md"))
 def main(
-    model_id: str, recipes: tuple[str, ...], per_layer: int, seeds: int, steps: int, cache: Path, out: Path, table: Path
-) -> None:
+    model_id: str, recipes: tuple[str, ...], per_layer: int, seeds: int, find: int, device: str, steps: int, cache: Path,
+    out: Path, table: Path,
+) -> None:  # fmt: skip
     """Measure every recipe against chance, and write the figures and their table."""
     facts = about()
     cache.mkdir(parents=True, exist_ok=True)
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     model = load_attribute_model(checkpoint / "attributes")
-    pipe = open_pipeline(model_id)
+    pipe = open_pipeline(model_id, device=device)
     rows = []
     with Progress() as progress:
-        measure = Measure(pipe, model, seeds, steps, cache, progress, search=SEARCH, linear=0)
+        measure = Measure(pipe, model, seeds, steps, cache, progress, range(SEARCH, SEARCH + find), linear=0)
         for recipe, kind, method in methods(pipe, model_id, recipes, per_layer):
-            found = figures(measure(method))
+            found = figures([measure(method)])
             rows.append({"recipe": recipe, "vectors": kind, **{name: found[name] for name in SHOWN}})
             progress.console.print_json(json.dumps(rows[-1]))
     document = {
@@ -167,7 +178,7 @@ def main(
         "model": model_id,
         "directions": method.count,
         "per_layer": per_layer,
-        "search": len(SEARCH),
+        "search": find,
         "seeds": seeds,
         "steps": steps,
         "factors": len(model.config.names),

@@ -6,8 +6,7 @@
 
 A benchmark is a program in this folder that writes results/NAME.json; whatever lies here is found. The table goes to stdout
 and docs/bench.md, all rows to results/bench.json: an older one of those is what --compare takes. It exits with 1 where
-something got slower: the median by more than 10 %, and no run of the one as good as any of the other. On a machine with a
-GPU building is held against the CPU as well.
+something got slower: the median by more than 10 %, and no run of the one as good as any of the other.
 """
 
 import argparse
@@ -20,12 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import HERE, RESULTS, about, accelerator, rows, slower
+from common import HERE, RESULTS, about, rows, slower
 
 DOCS = HERE.parent / "docs" / "bench.md"
-APART = {"common", "run"}
+APART = {"common", "run", "ways"}
 QUICK = {
-    "building": ["sd1.5", "--runs", "1"], "catalog": ["--sizes", "10000", "--rounds", "2", "--folder", "/tmp/eigenbank-bench-quick"],
+    "building": ["sd1.5", "--runs", "1"], "gpu": ["--rounds", "1"], "catalog": ["--sizes", "10000", "--rounds", "2", "--folder", "/tmp/eigenbank-bench-quick"],
     "inversion": ["--photos", "1"], "peers": ["--runs", "1", "--samples", "4", "--steps", "4", "--per-layer", "1"],
     "recipes": ["--seeds", "1", "--steps", "2"], "start": ["--runs", "1"], "steering": ["--rounds", "1", "--steps", "1"],
 }  # fmt: skip
@@ -68,26 +67,6 @@ def collect() -> list[dict[str, Any]]:
         if path.stem != "bench":
             found += rows(json.loads(path.read_text(encoding="utf-8")), path.stem)
     return found
-
-
-def gpu(runs: int = 5) -> dict[str, Any] | None:
-    """Seconds of building the demo's directions on the GPU by those on the CPU; None without a GPU."""
-    if accelerator() is None:
-        return None
-    from common import spread
-
-    from eigenbank.registry.shipped import DEMO_MODEL_ID
-    from eigenbank.workflows import build
-
-    times: dict[str, list[float]] = {"cpu": [], "cuda": []}
-    for number in range(runs + 1):
-        for device, kept in times.items():
-            begun = time.perf_counter()
-            build(DEMO_MODEL_ID, device=device)
-            if number:
-                kept.append(time.perf_counter() - begun)
-    ratios = [one / other for one, other in zip(times["cuda"], times["cpu"], strict=True)]
-    return {"building on the GPU by the CPU": spread(ratios)}
 
 
 def table(document: dict[str, Any]) -> str:
@@ -139,9 +118,6 @@ def main() -> int:
         print(json.dumps(ran))
         return 1 if any(how["code"] for how in ran.values()) else 0
     ran = {} if args.table else {name: run(name, quick=False) for name in names}
-    extra = None if args.table else gpu()
-    if extra is not None:
-        (RESULTS / "gpu.json").write_text(json.dumps({"about": facts, **extra}, indent=1) + "\n", encoding="utf-8")
     document = {"about": facts, "ran": ran, "rows": collect()}
     args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if args.out == RESULTS / "bench.json":

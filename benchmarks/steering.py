@@ -69,8 +69,8 @@ def text_parts() -> tuple[Any, Any]:
     return CLIPTextModel(config).eval(), tokenizer
 
 
-def parts() -> dict[str, Any]:
-    """The components all pipelines of the comparison share, with random weights."""
+def parts(config: dict[str, Any] = UNET) -> dict[str, Any]:
+    """The components all pipelines of the comparison share, with random weights, and a U-Net of a config."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def parts() -> dict[str, Any]:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     )  # fmt: skip
     return {
-        "vae": vae, "text_encoder": encoder, "tokenizer": tokenizer, "unet": UNet2DConditionModel(**UNET).eval(), "safety_checker": None,
+        "vae": vae, "text_encoder": encoder, "tokenizer": tokenizer, "unet": UNet2DConditionModel(**config).eval(), "safety_checker": None,
         "feature_extractor": None, "requires_safety_checker": False,
     }  # fmt: skip
 
@@ -88,7 +88,7 @@ def parts() -> dict[str, Any]:
 def bank_of(unet: Any, layers: int, ranks: int) -> Bank:
     """The first `ranks` output-side directions of `layers` of a U-Net's layers, from its own weights."""
     recipe = Recipe.parse("output-value:output")
-    found = discover({"_class_name": type(unet).__name__, **UNET}).layers
+    found = discover({**unet.config, "_class_name": type(unet).__name__}).layers
     chosen = found[:: max(1, len(found) // layers)][:layers]
     vectors, records, digested = {}, [], []
     for layer in chosen:
@@ -118,17 +118,21 @@ def bank_of(unet: Any, layers: int, ranks: int) -> Bank:
     return Bank(manifest, vectors=vectors)
 
 
-def ratios(variants: Variants, base: str, rounds: int) -> dict[str, float]:
-    """Each variant's processor time by that of `base`: the median over rounds in which they take turns."""
+def ratios(
+    variants: Variants, base: str, rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Each variant's time, the processor's unless there is another clock, by that of `base`: the median over rounds in which
+    they take turns.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
         run()
     for number in range(rounds):
         names = list(variants) if number % 2 else list(reversed(variants))
         for name in names:
-            started = time.process_time()
+            started = clock()
             variants[name]()
-            times[name].append(time.process_time() - started)
+            times[name].append(clock() - started)
     by_base = {
         name: [mine / other for mine, other in zip(found, times[base], strict=True)] for name, found in times.items()
     }
@@ -138,19 +142,12 @@ def ratios(variants: Variants, base: str, rounds: int) -> dict[str, float]:
     return table
 
 
-def overhead(shared: dict[str, Any], steps: int, rounds: int) -> dict[str, float]:
-    """Time per image, guidance on, by the unedited image's."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline(scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), **shared)
-    pipe.set_progress_bar_config(disable=True)
-    bank = bank_of(pipe.unet, 4, 4)
+def edited(pipe: Any, bank: Bank, steps: int, side: int = SIDE) -> Variants:
+    """Drawing an image with guidance on, unedited and with edits of several kinds."""
     one, many = {next(iter(bank)): 0.5}, dict.fromkeys(bank, 0.5)
 
-    def draw(guidance: float = 5.0) -> None:
-        pipe(
-            "a face", num_inference_steps=steps, guidance_scale=guidance, output_type="latent", height=SIDE, width=SIDE
-        )
+    def draw() -> None:
+        pipe("a face", num_inference_steps=steps, guidance_scale=5.0, output_type="latent", height=side, width=side)
 
     def steered(edits: Any, **options: Any) -> Callable[[], None]:
         handle = eb.steer(pipe, edits, **options)
@@ -161,18 +158,29 @@ def overhead(shared: dict[str, Any], steps: int, rounds: int) -> dict[str, float
 
         return run
 
-    found = ratios(
-        {
-            "unedited": draw,
-            "one direction": steered(one),
-            "16 directions over 4 layers": steered(many),
-            "16 directions, scheduled, a scale per sample": steered(dict.fromkeys(bank, lambda done: [done])),
-            "16 directions after the norm": steered(many, site="projection"),
-            "16 directions, folded": steered(many, fold=True),
-        },
-        "unedited",
-        rounds,
-    )
+    return {
+        "unedited": draw,
+        "one direction": steered(one),
+        "16 directions over 4 layers": steered(many),
+        "16 directions, scheduled, a scale per sample": steered(dict.fromkeys(bank, lambda done: [done])),
+        "16 directions after the norm": steered(many, site="projection"),
+        "16 directions, folded": steered(many, fold=True),
+    }
+
+
+def overhead(shared: dict[str, Any], steps: int, rounds: int) -> dict[str, float]:
+    """Time per image, guidance on, by the unedited image's."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline(scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), **shared)
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw(guidance: float = 5.0) -> None:
+        pipe(
+            "a face", num_inference_steps=steps, guidance_scale=guidance, output_type="latent", height=SIDE, width=SIDE
+        )
+
+    found = ratios(edited(pipe, bank_of(pipe.unet, 4, 4), steps), "unedited", rounds)
     second = ratios({"one pass": lambda: draw(1.0), "two passes": draw}, "one pass", min(rounds, 5))
     found["a second pass, as classifier-free guidance has (NoiseCLR, Asyrp)"] = second["two passes"]
     from peft import LoraConfig
@@ -238,7 +246,7 @@ def contenders(shared: dict[str, Any], steps: int) -> dict[str, Contender]:
         scales = {"edit_guidance_scale": [5.0] * number, "edit_threshold": [0.9] * number}
         ledits(editing_prompt=WORDS[:number], output_type="latent", **scales)
 
-    def edited(repeats: int) -> Callable[[int], None]:
+    def round_trip(repeats: int) -> Callable[[int], None]:
         def run(number: int) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -257,8 +265,8 @@ def contenders(shared: dict[str, Any], steps: int) -> dict[str, Contender]:
         "SEGA, a new image, guidance on": (semantic, steered),
         "LEDITS++, a real image, inversion included": (limited, lambda number: inverted(number, 1.0)),
         "LEDITS++, a real image, ours with guidance besides": (limited, lambda number: inverted(number, 5.0)),
-        "LEDITS++, `eb.edit(repeats=0)`: the unedited round trip too": (limited, edited(0)),
-        "LEDITS++, `eb.edit`: that, and every step back corrected twice": (limited, edited(2)),
+        "LEDITS++, `eb.edit(repeats=0)`: the unedited round trip too": (limited, round_trip(0)),
+        "LEDITS++, `eb.edit`: that, and every step back corrected twice": (limited, round_trip(2)),
     }
 
 

@@ -68,7 +68,7 @@ def render(factors: Tensor, size: int = 32) -> Tensor:
     def paint(colour: Tensor, distance: Tensor, opacity: Tensor | float = 1.0) -> None:
         nonlocal image
         coverage = (0.5 - distance / pixel).clamp(0, 1) * opacity
-        image = image + coverage[:, None] * (colour - image)
+        image = image + coverage[:, None] * (colour.to(image.device) - image)
 
     x = x - 0.22 * (2 * f["head position"] - 1)  # everything but the background moves with the head
     width = 0.40 + 0.26 * f["head width"]
@@ -106,12 +106,13 @@ def _rgb(red: float, green: float, blue: float) -> Tensor:
 
 def _mix(low: tuple[float, float, float], high: tuple[float, float, float], t: Tensor) -> Tensor:
     """Linear ramp between two RGB colours: `(n, 1, 1)` → `(n, 3, 1, 1)`."""
-    return _rgb(*low) + t[:, None] * (_rgb(*high) - _rgb(*low))
+    start, end = _rgb(*low).to(t.device), _rgb(*high).to(t.device)
+    return start + t[:, None] * (end - start)
 
 
 def _hue(hue: Tensor, saturation: float = 0.55, value: float = 0.88) -> Tensor:
     """HSV to RGB at fixed saturation and value: `(n, 1, 1)` → `(n, 3, 1, 1)`."""
-    phase = (hue[:, None] * 6 + torch.tensor([5.0, 3.0, 1.0])[None, :, None, None]) % 6
+    phase = (hue[:, None] * 6 + _rgb(5.0, 3.0, 1.0).to(hue.device)) % 6
     return value * (1 - saturation * torch.minimum(phase, 4 - phase).clamp(0, 1))
 
 
