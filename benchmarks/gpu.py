@@ -73,9 +73,9 @@ def main() -> None:
     home = tempfile.TemporaryDirectory(prefix="eigenbank-benchmark-")
     os.environ["EIGENBANK_HOME"] = home.name
     facts = about()
+    steering(args.rounds)
     for name in ("sdxl", "flux.1"):
         building(name, min(args.rounds, 5))
-    steering(args.rounds)
     home.cleanup()
     document = {"about": facts, "what": "building and steering on a GPU", "steps": STEPS, "ratios": SPREADS}
     save(args.out, document)

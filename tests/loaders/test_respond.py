@@ -1,6 +1,8 @@
 """Measuring many directions in shared batches gives what measuring each alone gives."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import open_pipeline, sample
-from eigenbank.loaders.respond import respond
+from eigenbank.loaders.respond import at_once, respond
 from eigenbank.schemas.errors import SteerError
 
 
@@ -28,6 +30,36 @@ def test_shared_batches_do_not_mix_directions(tiny_checkpoint: Path) -> None:
             with eb.steer(pipe, {direction: 0.8 * sign}):
                 alone = _colour(sample(pipe, (1, 2, 3), 3))
             torch.testing.assert_close(table[number], alone, atol=1e-4, rtol=0)
+
+
+def test_half_as_many_are_drawn_where_memory_runs_out(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    directions = list(eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=2))
+    whole = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
+    asked = []
+
+    def limited(pipe: Any, seeds: Sequence[int], steps: int, **call: Any) -> Tensor:
+        asked.append(len(seeds))
+        if len(seeds) > most:
+            raise torch.OutOfMemoryError
+        return sample(pipe, seeds, steps, **call)
+
+    monkeypatch.setattr("eigenbank.loaders.respond.sample", limited)
+    most = 2
+    found = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2, batch=9)
+    assert asked[:4] == [3, 1, 1, 1]
+    assert asked[4:7] == [9, 4, 2]
+    torch.testing.assert_close(found.plus, whole.plus, atol=1e-4, rtol=0)
+    most = 0
+    with pytest.raises(SteerError, match="single picture"):
+        respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
+
+
+def test_as_many_are_drawn_at_once_as_have_a_million_pixels(tiny_checkpoint: Path) -> None:
+    pipe = open_pipeline(tiny_checkpoint)
+    assert at_once(pipe) == 64
+    assert at_once(pipe, height=512, width=512) == 4
+    assert at_once(pipe, height=2048, width=2048) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.pipelines import denoiser_of, sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Composite, Direction
 from eigenbank.schemas.errors import SteerError
@@ -21,7 +21,10 @@ from eigenbank.schemas.errors import SteerError
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
 
-BATCH = 64
+BATCH, BATCH_GPU = 64, 1024
+"""Most pictures that are drawn at once, on the CPU and on a GPU."""
+PIXELS = 1024**2
+"""Most pixels that are drawn at once, unless a single picture has more."""
 
 
 @dataclass(frozen=True)
@@ -61,33 +64,38 @@ def respond(
     scale: float,
     seeds: Sequence[int],
     steps: int,
-    batch: int = BATCH,
+    batch: int | None = None,
     force: bool = False,
     cache: Path | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     **call: Any,
 ) -> Responses:
-    """Measure every direction at ±`scale` on every seed. Different directions share a batch: scales are per sample.
+    """Measure every direction at ±`scale` on every seed. Different directions share a batch: scales are per sample. `batch`
+    is how many pictures at most; of itself as many as have a million pixels, and fewer where a GPU's memory runs out.
 
     `force` takes directions that are none of the pipeline's weights, as in `steer`. `cache` is a folder that keeps what
     was read of each picture: what was drawn before, for these directions or among others, is not drawn again. It must be of
     this pipeline, `read`, `steps` and `call`.
     """
     kept = _Kept(cache)
+    batch = batch or at_once(pipe, **call)
     base = _unedited(pipe, read, seeds, steps, batch, kept, **call)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
     names = [_name(each) for each in directions]
     keys = [_key(names[k], sign * scale, seed) for k, sign, seed in jobs]
     missing = [number for number, key in enumerate(keys) if key not in kept]
     done = len(jobs) - len(missing)
-    for part in _parts(missing, batch):
-        wanted = [jobs[number] for number in part]
+
+    def draw(numbers: Sequence[int]) -> Tensor:
+        wanted = [jobs[number] for number in numbers]
         edits = {
             directions[k]: torch.tensor([sign * scale if k == job else 0.0 for job, sign, _ in wanted])
             for k in sorted({k for k, _, _ in wanted})
         }
         with steer(pipe, edits, force=force):
-            images = sample(pipe, [seed for _, _, seed in wanted], steps, **call)
+            return sample(pipe, [seed for _, _, seed in wanted], steps, **call)
+
+    for part, images in _drawn(missing, batch, draw):
         kept.put([keys[number] for number in part], _checked(read(images), len(part)))
         done += len(part)
         progress(done, len(jobs))
@@ -103,7 +111,7 @@ def read_unedited(
     seeds: Sequence[int],
     steps: int,
     *,
-    batch: int = BATCH,
+    batch: int | None = None,
     cache: Path | None = None,
     **call: Any,
 ) -> Tensor:
@@ -111,7 +119,16 @@ def read_unedited(
 
     Raises SteerError where these are all one colour: a pipeline that draws nothing has nothing to be named.
     """
-    return _unedited(pipe, read, seeds, steps, batch, _Kept(cache), **call)
+    return _unedited(pipe, read, seeds, steps, batch or at_once(pipe, **call), _Kept(cache), **call)
+
+
+def at_once(pipe: Any, **call: Any) -> int:
+    """How many pictures to draw at once on the pipeline's device: of a million pixels together, but one at least."""
+    side = getattr(pipe, "default_sample_size", None) or getattr(denoiser_of(pipe).config, "sample_size", None) or 128
+    side = max(side) if isinstance(side, (list, tuple)) else side
+    side *= getattr(pipe, "vae_scale_factor", 1)
+    pixels = (call.get("height") or side) * (call.get("width") or side)
+    return max(1, min(BATCH if pipe.device.type == "cpu" else BATCH_GPU, PIXELS // pixels))
 
 
 def _unedited(
@@ -120,7 +137,11 @@ def _unedited(
     keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
     missing = [number for number, key in enumerate(keys) if key not in kept]
     if missing:
-        images = torch.cat([sample(pipe, [seeds[n] for n in part], steps, **call) for part in _parts(missing, batch)])
+
+        def draw(numbers: Sequence[int]) -> Tensor:
+            return sample(pipe, [seeds[number] for number in numbers], steps, **call)
+
+        images = torch.cat([drawn for _, drawn in _drawn(missing, batch, draw)])
         if not bool(images.isfinite().all()) or float(images.flatten(1).std(dim=1).max()) < 1e-3:
             message = (
                 f"the pipeline's {len(missing)} unedited images are blank or not finite: no label was given. "
@@ -177,8 +198,28 @@ def _key(name: bytes, scale: float, seed: int) -> bytes:
     return hashlib.blake2b(name + f" {scale!r} {seed}".encode(), digest_size=16).digest()
 
 
-def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _drawn(
+    items: Sequence[int], batch: int, draw: Callable[[Sequence[int]], Tensor]
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """So many of the items at once, with their pictures; half as many from where a GPU's memory does not suffice."""
+    done = 0
+    while done < len(items):
+        part = items[done : done + batch]
+        try:
+            images = draw(part)
+        except torch.OutOfMemoryError as error:
+            if len(part) == 1:
+                message = (
+                    "the GPU's memory does not suffice for a single picture: nothing was measured. Open the pipeline in "
+                    "float16 or with offload, or draw on the CPU"
+                )
+                raise SteerError(message) from error
+            batch, images = len(part) // 2, None
+        if images is None:
+            torch.cuda.empty_cache()  # not while the error is at hand: it holds what did not fit
+        else:
+            done += len(part)
+            yield part, images
 
 
 def _checked(readings: Tensor, n: int) -> Tensor:
