@@ -20,8 +20,8 @@ _MORE_IS_BETTER = ("per_second", "one_by_one", "imports.in bulk", "imports.from"
 
 
 def about() -> dict[str, Any]:
-    """Machine, versions, commit, load and date of a measurement. Where the sources lie without their history, the commit is
-    what $EIGENBANK_COMMIT says.
+    """Machine, versions, commit, load and date of a measurement. Where the sources lie without their history, or with
+    another's, $EIGENBANK_COMMIT says the commit.
     """
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     versions = {}
@@ -32,7 +32,7 @@ def about() -> dict[str, Any]:
             versions[name] = "none"
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {processor()}", "accelerator": accelerator(), **versions,
-        "python": platform.python_version(), "commit": commit.stdout.strip() or os.environ.get("EIGENBANK_COMMIT", ""), "load_before": os.getloadavg()[0],
+        "python": platform.python_version(), "commit": os.environ.get("EIGENBANK_COMMIT") or commit.stdout.strip(), "load_before": os.getloadavg()[0],
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 

@@ -22,11 +22,29 @@ from typing import Any
 import click
 import torch
 from common import about, save
+from quality_page import COMPARED, CURVES, LINES, as_markdown, draw_bars, draw_curves
 from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from ways import Method, chosen_of, composites, elsewhere, jacobian, of_bank, principal, rotated, untrained
+from ways import (
+    BOTTOM,
+    CHANCE,
+    GAUSSIAN,
+    OURS,
+    RANDOM,
+    SIZES,
+    UNTRAINED,
+    Method,
+    chosen_of,
+    composites,
+    elsewhere,
+    jacobian,
+    of_bank,
+    principal,
+    rotated,
+    untrained,
+)  # fmt: skip
 
 from eigenbank.builders.composite import NORM
 from eigenbank.builders.label import Effects, effects
@@ -201,6 +219,10 @@ def against(one: Sequence[Readings], other: Sequence[Readings]) -> dict[str, lis
     return {name: [round(full[name] - rest[name], 4), *_percentiles(mine[name] - theirs[name])] for name in COMPARED}
 
 
+def _at(demand: float) -> str:
+    return f"covered at {demand}"
+
+
 def _percentiles(values: Tensor) -> list[float]:
     return [round(float(values.quantile(q)), 4) for q in (0.05, 0.95)]
 
@@ -236,7 +258,7 @@ def columns(found: Readings) -> dict[str, float]:
         "selectivity": float(selectivity.mean()),
         "consistency": float((report.odd[rows, :, led].sign() == sign[:, None]).float().mean()),
         "disentanglement": disentanglement(report),
-        **{f"covered at {demand}": float((reach >= max(demand, 1e-6)).sum()) for demand in DEMANDS},
+        **{_at(demand): float((reach >= max(demand, 1e-6)).sum()) for demand in DEMANDS},
     }
     if half is not None and full is not None:
         told["linearity"] = float(_linearity(full.mean[rows, led], half.mean[rows, led]).mean())
@@ -305,14 +327,6 @@ def measured(
         yield sampled, measure(sampled)
 
 
-OURS, RANDOM = "eigenvectors", "random unit vectors"
-UNTRAINED, GAUSSIAN = "eigenvectors of an untrained copy", "eigenvectors of Gaussian matrices"
-BOTTOM = "bottom eigenvectors"
-CHANCE = (RANDOM, UNTRAINED, GAUSSIAN, BOTTOM)
-SIZES = (4, 8, 32)
-"""Of how many directions at most composites are made."""
-
-
 def keep(path: Path, facts: dict[str, Any], found: Found) -> None:
     """Write all readings to a file, with what is told of the run."""
     tensors = {}
@@ -373,7 +387,7 @@ def main(
         return
     document = told(facts, found)
     save(out, document)
-    table.write_text(as_markdown(document), encoding="utf-8")
+    table.write_text(as_markdown(document, LEGEND), encoding="utf-8")
     draw_bars(document, folder / "quality.png")
     draw_curves(document, folder / "quality-reach.png")
     click.echo(f"wrote {out}, {table} and its pictures")
@@ -405,12 +419,15 @@ def draw_all(
 def told(facts: dict[str, Any], found: Found) -> dict[str, Any]:
     """The document of a run."""
     rows = []
+    curves = {}
     for name, draws in found.items():
+        shown = figures(draws)
+        curve = [shown.pop(_at(demand)) for demand in DEMANDS]
+        if any(name == kind.format(each) for kind in CURVES.values() for each in LINES):
+            curves[name] = curve
         evaluations, seconds = facts["costs"][name]
         cost = {"evaluations": evaluations, "seconds": seconds}
-        rows.append(
-            {"method": name, "draws": len(draws), "directions": len(draws[0].report.odd), **figures(draws), **cost}
-        )
+        rows.append({"method": name, "draws": len(draws), "directions": len(draws[0].report.odd), **shown, **cost})
     few = {
         str(count): {
             name: {
@@ -427,7 +444,10 @@ def told(facts: dict[str, Any], found: Found) -> dict[str, Any]:
         **{key: facts[key] for key in ("seeds", "find", "draws", "steps", "factors")},
         "misfit_unedited": rows[0]["misfit_unedited"],
         "rows": rows,
+        "least": COVERED[0],
         "first": few,
+        "demands": DEMANDS,
+        "curves": curves,
         "differences": [
             {"one": one, "other": other, **against(found[one], found[other])} for one, other in pairs(list(found))
         ],
@@ -454,63 +474,6 @@ was drawn {{draws}}: its rows are means.
 - **evaluations**, **seconds**: what it took to get the directions, in passes of the denoiser per picture and step, and on this
   machine; composites and turned ones are made of readings that are kept, and were not timed
 """
-COMPARED = ("covered", "reach", "picked", "effect", "selectivity")
-SHOWN = (
-    "covered", "reach", "picked", "sliders", "effect", "best", "selectivity", "consistency", "linearity", "disentanglement",
-)  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    return f"{value[0]:.2f} ({value[1]:.2f}–{value[2]:.2f})" if isinstance(value, list) else f"{value:.3g}"
-
-
-def as_markdown(document: dict[str, Any]) -> str:
-    """The page docs/quality.md of a run."""
-    head = ("method", *SHOWN, "misfit", "evaluations", "seconds")
-    draws = "once" if document["draws"] == 1 else f"{document['draws']} times"
-    where = document["about"]["accelerator"] or "the processor"
-    lines = [
-        "# Eigen-directions against chance, and against methods that sample",
-        "",
-        f"Measured on the demo checkpoint by `benchmarks/quality.py` on {where}: {document['rows'][0]['directions']} directions of every "
-        f"method, {document['seeds']} seeds, {document['steps']} DDIM steps, all at the same length relative to what they are "
-        "added to; the eigenvectors are the default recipe's, `output-value`. In brackets the 5th and 95th percentile over "
-        "resamples of the seeds, and of the draws. This file is written by that command; `make bench-quality` runs it with fewer seeds.",
-        "",
-        LEGEND.format(
-            factors=document["factors"], unedited=document["misfit_unedited"], find=document["find"], draws=draws
-        ),
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *(
-            f"| {row['method']} | "
-            + " | ".join(_cell(row[name]) for name in head[1:-2])
-            + f" | {row['evaluations']:,} | {'' if row['seconds'] is None else format(row['seconds'], '.1f')} |"
-            for row in document["rows"]
-        ),
-        "",
-        "![Factors covered, picked and effect of every method](quality.png)",
-        "",
-        "How many factors are covered, whatever least effect is demanded:",
-        "",
-        "![Factors covered by the effect that is demanded](quality-reach.png)",
-        "",
-        "## Of fewer directions",
-        "",
-        "The first of each layer:",
-        "",
-        "| of each layer | method | " + " | ".join(COMPARED) + " |",
-        "|---|---|" + "---|" * len(COMPARED),
-        *(
-            f"| {count} | {name} | " + " | ".join(_cell(row[key]) for key in COMPARED) + " |"
-            for count, methods in document["first"].items()
-            for name, row in methods.items()
-        ),
-        "",
-        *findings(document),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -523,92 +486,6 @@ def pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
         for other in (*(kind.format(chance) for chance in CHANCE), *sampled)
         if other in methods
     ]
-
-
-def findings(document: dict[str, Any]) -> list[str]:
-    """What the table says, in words, worked out from its rows and their differences."""
-    by_name = {row["method"]: row for row in document["rows"]}
-    lines = [
-        "## In words",
-        "",
-        "Differences over the same resamples for both; *more* and *less* where the 5th and the 95th percentile of the "
-        "difference have one sign.",
-        "",
-    ]
-    for each in document["differences"]:
-        said = []
-        for name in COMPARED:
-            _, low, high = each[name]
-            word = "more" if low > 0 else "less" if high < 0 else "not told apart"
-            value, theirs = by_name[each["one"]][name][0], by_name[each["other"]][name][0]
-            said.append(f"{name} {value:.2f} against {theirs:.2f} ({word}, {low:+.2f} to {high:+.2f})")
-        lines.append(f"- {each['one'].capitalize()} against {each['other']}: {', '.join(said)}.")
-    lines += ["", "What it took to get them, in evaluations of the denoiser: none for the eigenvectors; "]
-    costs = {
-        "composites and what is turned" if _made_of(row["method"]) else row["method"]: row["evaluations"]
-        for row in document["rows"]
-        if row["evaluations"]
-    }
-    lines[-1] += "; ".join(f"{passes:,} for {what}" for what, passes in costs.items()) + "."
-    return lines
-
-
-def _made_of(method: str) -> bool:
-    return method.startswith("composites") or method.endswith(", turned")
-
-
-def _ours(method: str) -> bool:
-    return method in (OURS, f"{OURS}, turned") or method.startswith(f"composites of {OURS},")
-
-
-def draw_bars(document: dict[str, Any], path: Path) -> None:
-    """The table's most telling columns as bars with their intervals."""
-    from matplotlib import pyplot
-
-    rows = document["rows"][::-1]
-    picture, axes = pyplot.subplots(1, 3, figsize=(12, 6), sharey=True, layout="constrained")
-    for axis, name in zip(axes, ("covered", "picked", "effect"), strict=True):
-        values = [row[name][0] for row in rows]
-        low = [row[name][0] - row[name][1] for row in rows]
-        high = [row[name][2] - row[name][0] for row in rows]
-        colours = [OWN if _ours(row["method"]) else GREY for row in rows]
-        bounds = [[max(0.0, one) for one in low], [max(0.0, one) for one in high]]
-        axis.barh([row["method"] for row in rows], values, xerr=bounds, color=colours, capsize=2)
-        axis.set_title(name if name != "covered" else f"covered, of {document['factors']} factors")
-        axis.spines[["top", "right"]].set_visible(False)
-    picture.savefig(path, dpi=110)
-    pyplot.close(picture)
-
-
-OWN, GREY = "#0b6e4f", "#8a8f98"
-LINES = {OURS: OWN, RANDOM: GREY, UNTRAINED: "#c0742b", GAUSSIAN: "#6b5ca5", BOTTOM: "#b8bcc4"}
-
-
-def draw_curves(document: dict[str, Any], path: Path) -> None:
-    """How many factors are covered by the least effect that is demanded: single directions, and composites."""
-    from matplotlib import pyplot
-
-    by_name = {row["method"]: row for row in document["rows"]}
-    kinds = {
-        "single directions": "{}",
-        "composites of up to 8": "composites of {}, 8 parts",
-        "composites of up to 32": "composites of {}, 32 parts",
-    }
-    picture, axes = pyplot.subplots(1, len(kinds), figsize=(12, 4), sharey=True, layout="constrained")
-    for axis, (title, kind) in zip(axes, kinds.items(), strict=True):
-        for name, colour in LINES.items():
-            values = [by_name[kind.format(name)][f"covered at {demand}"] for demand in DEMANDS]
-            middle, low, high = zip(*values, strict=True)
-            axis.plot(DEMANDS, middle, color=colour, label=name, linewidth=2 if name == OURS else 1.2)
-            axis.fill_between(DEMANDS, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.axvline(COVERED[0], color="black", linewidth=0.6, linestyle=":")
-        axis.set_title(title)
-        axis.set_xlabel("least effect, standard deviations per unit scale")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"factors covered, of {document['factors']}")
-    axes[-1].legend(frameon=False, fontsize=8)
-    picture.savefig(path, dpi=110)
-    pyplot.close(picture)
 
 
 if __name__ == "__main__":

@@ -334,8 +334,15 @@ def growth(steps: int) -> dict[str, Any]:
     pipe = open_pipeline(DEMO_MODEL_ID)
     bank = calibrate(pipe, eb.load(DEMO_MODEL_ID))
     model = load_attribute_model(find_checkpoint(DEMO_MODEL_ID)[1] / "attributes")
-    names = [name for name in bank.labels if bank[name].recipe.window.whole] or bank.labels
-    chosen = list(dict.fromkeys(bank[name] for name in names))[:3]
+    # For three labels the single direction that moves most, all through the run.
+    named: dict[str, Any] = {}
+    for direction in bank:
+        for label in direction.labels:
+            if direction.recipe.window.whole and label.evidence is not None:
+                best = named.get(label.text)
+                if best is None or label.evidence.effect > best[0]:
+                    named[label.text] = label.evidence.effect, direction
+    chosen = list(dict.fromkeys(direction for _, direction in named.values()))[:3]
     seeds = range(700, 704)
     base = sample(pipe, seeds, steps)
     deviations = torch.tensor(model.config.stds)

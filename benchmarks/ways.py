@@ -19,6 +19,12 @@ from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.bank import Bank, Direction
 
+OURS, RANDOM = "eigenvectors", "random unit vectors"
+UNTRAINED, GAUSSIAN = "eigenvectors of an untrained copy", "eigenvectors of Gaussian matrices"
+BOTTOM = "bottom eigenvectors"
+CHANCE = (RANDOM, UNTRAINED, GAUSSIAN, BOTTOM)
+SIZES = (4, 8, 32)
+"""Of how many directions at most composites are made."""
 BATCH = 48
 """Pictures drawn at once where directions are made from them."""
 
