@@ -15,11 +15,12 @@ import torch
 from common import about, save
 from torch import Tensor
 
-from eigenbank.faces.attributes import load_attribute_model
+from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.faces.render import render, sample_factors
 from eigenbank.loaders.drawing import Unconditional
 from eigenbank.loaders.load import load
 from eigenbank.loaders.steer import steer
+from eigenbank.registry.bank import Bank
 from eigenbank.registry.shipped import DEMO_MODEL_ID
 from eigenbank.workflows import find_checkpoint, open_pipeline
 
@@ -45,12 +46,17 @@ def off(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found.clamp(-1, 1) - wanted) / 2).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def edits(drawing: Unconditional, noise: Tensor, bank: Any, model: Any) -> dict[str, float]:
+def known(bank: Bank, model: AttributeModel) -> list[str]:
+    """The set's labels that name what the renderer varies; others, of image statistics, are not read here."""
+    return [label for label in bank.labels if label in model.config.names]
+
+
+def edits(drawing: Unconditional, noise: Tensor, bank: Bank, model: AttributeModel) -> dict[str, float]:
     """What the set's labels do to the photos: mean change of the labelled factor, its share of all, and its sign."""
     effects, shares, agree = [], [], []
     std = torch.tensor(model.config.stds)
     n = len(noise)
-    for label in bank.labels:
+    for label in known(bank, model):
         factor = model.config.names.index(label)
         scales = torch.tensor([SCALE] * n + [-SCALE] * n)
         with steer(drawing.pipe, {label: scales}, bank=bank):
@@ -90,7 +96,7 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
             click.echo(json.dumps(row), err=True)
     return {
         "photos": photos,
-        "labels": len(bank.labels),
+        "labels": len(known(bank, model)),
         "rows": rows,
     }
 
@@ -117,7 +123,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"The {document['labels']} labels of the shipped set on these photos, at ±{SCALE}, in {EDIT_STEPS} steps: mean change of "
+        f"The shipped set's {document['labels']} labels of known factors on these photos, at ±{SCALE}, in {EDIT_STEPS} steps: mean change of "
         "the labelled factor in standard deviations per unit scale, its share of all factors' changes, and the share of photos "
         "on which it has the right sign.",
         "",

@@ -69,25 +69,28 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
     bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, ...]] = []
+    chance: list[tuple[int, ...]] = []
 
-    def watched(*args: Any, seeds: Sequence[int], **how: Any) -> Any:
-        asked.append(tuple(seeds))
-        return respond(*args, seeds=seeds, **how)
+    def watched(*args: Any, seeds: Sequence[int], force: bool = False, **how: Any) -> Any:
+        (chance if force else asked).append(tuple(seeds))
+        return respond(*args, seeds=seeds, force=force, **how)
 
-    def drawn(doubtful: bool, most: int) -> list[tuple[int, ...]]:
+    def drawn(doubtful: bool, most: int, random: int = 3) -> list[tuple[int, ...]]:
         asked.clear()
+        chance.clear()
         monkeypatch.setattr(
             labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
         )
-        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, quality_seeds=0))
-        _, first, chance, *more = asked  # the screening comes first
-        assert chance == first  # random directions are read on the first seeds alone
-        return [first, *more]
+        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, chance_most=random, quality_seeds=0))
+        return asked[1:]  # the screening comes first
 
     monkeypatch.setattr(labelling, "respond", watched)
     pipe = open_pipeline(tiny_checkpoint)
     assert drawn(False, 12) == [(2, 3, 4)]
     assert drawn(True, 12) == [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
+    assert chance == [(2, 3, 4)]  # random directions are read on the first seeds alone
+    drawn(True, 12, random=9)
+    assert chance == [(2, 3, 4), (5, 7), (6,), (8, 10), (9,)]  # or each of two draws on its share of more
     assert drawn(True, 5) == [(2, 3, 4), (5, 6)]
     assert drawn(True, 3) == [(2, 3, 4)]
 

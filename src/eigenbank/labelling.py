@@ -6,7 +6,7 @@ Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Plan:
     """How a set is labelled: measured at ± `scale` with so many `steps`; all directions screened on `seeds`; the `most`
     promising for each score, and a composite of at most `parts` directions for it, confirmed on `confirm_seeds` beside `null`
     random ones at the place of each, and where these do not settle it on as many again, and on twice as many, up to
-    `confirm_most` in all. The quality of those that got a label, or of `all_qualities`, is measured on the first
+    `confirm_most` in all; so are the random ones, each on its share of these seeds, up to `chance_most`. The quality of those that got a label, or of `all_qualities`, is measured on the first
     `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
     and nothing there has a name.
     """
@@ -58,6 +58,7 @@ class Plan:
     seeds: tuple[int, ...] = tuple(range(100, 108))
     confirm_seeds: tuple[int, ...] = tuple(range(200, 224))
     confirm_most: int = 48
+    chance_most: int = 24
     steps: int = 10
     most: int = 4
     null: int = 4
@@ -190,7 +191,7 @@ class _Study:
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
 
-        Chance is read on the first of these seeds alone, at the places of what holds there by itself.
+        Chance is read at the places of what holds on the first of these seeds by itself.
         """
         labels: dict[str, list[Label]] = {}
         seeds = self.plan.confirm_seeds
@@ -203,7 +204,8 @@ class _Study:
         wanted = [wanted[k] for k in hopeful]
         if not wanted:
             return labels
-        seen = self.beside_chance(bank, wanted, found.rows(hopeful))
+        random = _Random(bank, self.plan.null, wanted)
+        seen = self.beside_chance(random, wanted, found.rows(hopeful))
         while True:
             seeds = self.more_seeds(seen.found.seeds)
             for each in candidates:
@@ -213,21 +215,25 @@ class _Study:
             if not wanted:
                 return labels
             seen = seen.joined([each.id for each in wanted], self.measure("confirming", wanted, seeds))
+            seen = self.beside_more_chance(random, seen, seeds)
 
-    def beside_chance(self, bank: Bank, wanted: "Sequence[Direction | Composite]", found: Responses) -> "_Seen":
-        """What was found of sliders, and what random ones in their places do on the same seeds: vectors of equal length where a
-        direction's is added, the same for all of that place, and a composite's weights on such vectors.
-        """
+    def beside_chance(self, random: "_Random", wanted: "Sequence[Direction | Composite]", found: Responses) -> "_Seen":
+        """What was found of sliders, and what random ones in their places do on the same seeds."""
         places = {each.id: _place(each) for each in wanted}
         at = list(dict.fromkeys(places.values()))
-        # By the first that stands there: the same random vectors, whatever else is asked about.
-        twins = {_place(each): each.id for each in reversed(list(bank.sliders))}
-        draws = [
-            bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites)
-            for number in range(self.plan.null)
+        chance = self.measure("chance", [each for draw in random.at(at) for each in draw], found.seeds)
+        draws = range(0, len(chance.plus), len(at))
+        return _Seen(places, found, at, [chance.rows(range(start, start + len(at))) for start in draws])
+
+    def beside_more_chance(self, random: "_Random", seen: "_Seen", seeds: Sequence[int]) -> "_Seen":
+        """The same with what random ones do on more seeds, each draw on its share of them, as far as the plan goes."""
+        room = self.plan.chance_most - (len(seen.found.seeds) - len(seeds))
+        shares = [seeds[:room][number :: self.plan.null] if room > 0 else () for number in range(self.plan.null)]
+        chance = [
+            old.joined(self.measure("chance", draw, share), range(len(draw))) if share else old
+            for old, draw, share in zip(seen.chance, random.at(seen.at), shares, strict=True)
         ]
-        chance = [drawn[twins[place]] for drawn in draws for place in at]
-        return _Seen(places, found, at, self.measure("chance", chance, found.seeds))
+        return replace(seen, chance=chance)
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the plan goes."""
@@ -285,21 +291,42 @@ class _Study:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was read of sliders, and on the first of these seeds of random ones in their places, a draw of all after the other.
+    """What was read of sliders, and on some of the same seeds of random ones in their places, for each draw of these.
 
-    `places`: each slider's, by its id. `at`: the places of one draw.
+    `places`: each slider's, by its id. `at`: the places of a draw.
     """
 
     places: dict[str, Place]
     found: Responses
     at: list[Place]
-    chance: Responses
+    chance: list[Responses]
 
     def joined(self, names: Sequence[str], more: Responses) -> "_Seen":
         """Of those that were read on more seeds, with what was read then."""
         own = list(self.places)
         found = self.found.joined(more, [own.index(name) for name in names])
-        return _Seen({name: self.places[name] for name in names}, found, self.at, self.chance)
+        places = {name: self.places[name] for name in names}
+        at = list(dict.fromkeys(places.values()))
+        rows = [self.at.index(place) for place in at]
+        return _Seen(places, found, at, [draw.rows(rows) for draw in self.chance])
+
+
+class _Random:
+    """Random sliders in the places of others, in several draws: vectors of equal length where a direction's is added, the same
+    for all of that place, and a composite's weights on such vectors.
+    """
+
+    def __init__(self, bank: Bank, draws: int, wanted: "Sequence[Direction | Composite]") -> None:
+        self._draws = [
+            bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites) for number in range(draws)
+        ]
+        asked = {_place(each) for each in wanted}
+        # By the first that stands there: the same random vectors, whatever else is asked about.
+        self._twins = {_place(each): each.id for each in reversed(list(bank.sliders)) if _place(each) in asked}
+
+    def at(self, places: Sequence[Place]) -> "list[list[Direction | Composite]]":
+        """For each draw those that stand at the places."""
+        return [[drawn[self._twins[place]] for place in places] for drawn in self._draws]
 
 
 class _Candidates:
@@ -387,8 +414,9 @@ class _Judge:
 
     def chance(self, seen: _Seen) -> Chance:
         """What random directions do at each place, likewise."""
-        odd = self.effects(seen.chance).odd
-        return Chance(odd.unflatten(0, (-1, len(seen.at))))
+        number = {seed: position for position, seed in enumerate(seen.found.seeds)}
+        seeds = [torch.tensor([number[seed] for seed in draw.seeds]) for draw in seen.chance]
+        return Chance([self.effects(draw).odd for draw in seen.chance], seeds)
 
 
 def _place(slider: Direction | Composite) -> Place:

@@ -1,5 +1,6 @@
 """A label is given where one attribute clearly leads and its sign holds, and nowhere else."""
 
+import pytest
 import torch
 
 from eigenbank.builders.label import Chance, Criteria, confidence, effects, labels_from, leading, shortlist
@@ -126,6 +127,15 @@ def test_the_null_is_the_root_mean_square_over_draws_of_the_mean_over_seeds() ->
     torch.testing.assert_close(chance.null, torch.tensor([[0.125**0.5], [2.0**0.5]]))
     torch.testing.assert_close(chance.rows([1]).null, chance.null[1:])
     torch.testing.assert_close(chance.on(torch.tensor([0, 0])).null[0], torch.tensor([0.085**0.5]))
+
+
+def test_draws_of_chance_can_have_seeds_of_their_own() -> None:
+    odd = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 7.0])
+    chance = Chance([draw[None, :, None] for draw in odd], [torch.tensor([0, 1, 3]), torch.tensor([0, 2])])
+    assert float(chance.null) == pytest.approx((0.5 * (4 + 36)) ** 0.5)
+    assert float(chance.on(torch.tensor([3, 3, 2, 1])).null) == pytest.approx((0.5 * ((8 / 3) ** 2 + 49)) ** 0.5)
+    unread = chance.on(torch.tensor([1, 3]))  # by the second
+    assert float(unread.null) == pytest.approx((0.5 * (2.5**2 + 36)) ** 0.5)
 
 
 def test_what_moves_on_the_same_seeds_by_chance_too_is_trusted() -> None:

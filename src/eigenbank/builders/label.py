@@ -95,26 +95,38 @@ class Effects:
 
 @dataclass(frozen=True)
 class Chance:
-    """What D random directions of equal length do at the place of each of K others, on the very seeds those were measured on,
-    or the first n of them: what is easily moved differs more between seeds than between directions.
+    """What random directions of equal length do at the place of each of K others, on the very seeds those were measured on,
+    or some of them: what is easily moved differs more between seeds than between directions.
 
-    `odd` `(D, K, n, f)`: as in `Effects`.
+    `odd`: for each draw of K random directions `(K, n, f)`, as in `Effects`. `seeds`: for each draw which of the seeds of
+    those others its n are, `(n,)`; the first n where it is None.
     """
 
-    odd: Tensor
+    odd: Sequence[Tensor]
+    seeds: Sequence[Tensor] | None = None
 
     def rows(self, directions: Sequence[int]) -> "Chance":
         """What stands against some of the directions."""
-        return Chance(self.odd[:, list(directions)])
+        return Chance([draw[list(directions)] for draw in self.odd], self.seeds)
 
     def on(self, seeds: Tensor) -> "Chance":
-        """The same on those of some seeds, `(m,)` long, that are its own; one may be named more than once."""
-        return Chance(self.odd[:, :, seeds[seeds < self.odd.shape[2]]])
+        """The same on those of some seeds, `(m,)` long, that are its own; one may be named more than once. A draw that was read
+        on none of them stays as it is. The result cannot be asked for seeds again.
+        """
+        at = [torch.arange(draw.shape[1]) for draw in self.odd] if self.seeds is None else self.seeds
+        found = []
+        for draw, own in zip(self.odd, at, strict=True):
+            column = torch.full((1 + int(max(own.max(), seeds.max())),), -1)
+            column[own] = torch.arange(len(own))
+            chosen = column[seeds]
+            chosen = chosen[chosen >= 0]
+            found.append(draw[:, chosen] if len(chosen) else draw)
+        return Chance(found)
 
     @cached_property
     def null(self) -> Tensor:
-        """`(K, f)`: root mean square of the mean effects."""
-        return self.odd.mean(dim=2).square().mean(dim=0).sqrt()
+        """`(K, f)`: root mean square over the draws of the mean effects."""
+        return torch.stack([draw.mean(dim=1) for draw in self.odd]).square().mean(dim=0).sqrt()
 
 
 def effects(base: Tensor, plus: Tensor, minus: Tensor, std: Tensor, scale: float) -> Effects:

@@ -33,6 +33,13 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
     show_default=True,
     help="Where the seeds to confirm on do not settle it, more are taken, up to so many.",
 )
+@click.option(
+    "--chance-most",
+    type=click.IntRange(1, 1000),
+    default=24,
+    show_default=True,
+    help="So are random directions, up to so many seeds, each on its share of them.",
+)
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
@@ -67,6 +74,7 @@ def label(
     seeds: tuple[int, ...],
     confirm_seeds: tuple[int, ...],
     confirm_most: int,
+    chance_most: int,
     steps: int,
     most: int,
     null: int,
@@ -108,6 +116,7 @@ def label(
         seeds=seeds,
         confirm_seeds=confirm_seeds,
         confirm_most=confirm_most,
+        chance_most=chance_most,
         steps=steps,
         most=most,
         null=null,

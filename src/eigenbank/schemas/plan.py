@@ -40,6 +40,7 @@ class Measurement(Model):
     seeds: Seeds = tuple(range(100, 108))
     confirm_seeds: Seeds = tuple(range(200, 224))
     confirm_most: Count = 48
+    chance_most: Count = 24
     steps: Count = 10
     most: Count = 4
     null: Annotated[int, Field(ge=1, le=64)] = 4
