@@ -60,7 +60,7 @@ dist: install ## Build wheel and sdist, install the wheel into an empty environm
 bench: install ## Run every benchmark, print one table (hours); ARGS='start peers' for some, ARGS='--compare OLD.json'
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-quality: install ## Hold eigen-directions against chance and against methods that sample (minutes; resumes)
+bench-quality: install ## Hold eigen-directions against chance and against methods that sample (an hour; resumes)
 	$(BIN)/python benchmarks/quality.py
 
 $(VENV)/.docs: $(VENV)/.dev

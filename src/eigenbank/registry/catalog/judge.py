@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, false, func, or_, select
+from sqlalchemy import Boolean, Connection, and_, false, func, literal_column, or_, select
 
 from eigenbank.registry.catalog.match import NAMES, Matches, Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SetTable, SpectrumTable
@@ -84,9 +84,25 @@ class Ranges:
         # By how many of the sets begin before a number; none for one before them all.
         self._lasts = [-1, *(last for _, last in self._found)]
 
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
     def holds(self, number: int) -> bool:
         """Whether a direction is of one of the sets."""
         return number <= self._lasts[bisect_right(self._firsts, number)]
+
+    def condition(self) -> Any:
+        """The same as a condition on a row of directions: a tree of comparisons, nine deep for the most sets there can be."""
+        number = f"{DirectionTable.__tablename__}.id"
+
+        def tree(found: list[tuple[int, int]]) -> str:
+            if len(found) == 1:
+                return f"{number} BETWEEN {found[0][0]:d} AND {found[0][1]:d}"
+            middle = len(found) // 2
+            less, more = tree(found[:middle]), tree(found[middle:])
+            return f"CASE WHEN {number} < {found[middle][0]:d} THEN {less} ELSE {more} END"
+
+        return literal_column(tree(self._found), Boolean()) if self._found else false()
 
     def among(self, numbers: list[int]) -> list[int]:
         """Return those of the directions that are of one of the sets. Sets are few: each is looked for among them."""
@@ -132,6 +148,15 @@ def labelled(connection: Connection, matches: Matches, test: LabelTest, named: R
     return found.union(inside)
 
 
+def labelled_or_named(matches: Matches, test: LabelTest, named: Ranges) -> Any:
+    """The same as a condition on a row of directions."""
+    found = labelled_by(test, matches.tiers)
+    if not named:
+        return found
+    inside = named.condition()
+    return or_(inside if test.anything else and_(inside, labelled_by(test)), found)
+
+
 def labelled_of_source(connection: Connection, matches: Matches, test: LabelTest, named: Ranges) -> set[int]:
     """Return all directions that match, by a label of the test's sources, or as one of the `named` with such a label."""
     sources = among(LabelTable.source_id, sorted(test.sources or ()))
@@ -145,7 +170,7 @@ def of_source(label: Any, test: LabelTest) -> Any:
     """The condition that a label, given by its direction, text and confidence, is of one of the test's sources."""
     own = LabelTable.direction_id == label.direction_id, LabelTable.text_id == label.text_id
     same = LabelTable.confidence.is_not_distinct_from(label.confidence)
-    return exists().where(*own, same, *test.conditions())
+    return select(LabelTable.direction_id).where(*own, same, *test.conditions()).exists()
 
 
 def placed(label: Any, matches: Matches) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, select
+from sqlalchemy import Connection, bindparam, case, func, literal_column, select
 
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -263,10 +263,12 @@ def labelled_by(test: LabelTest, texts: Iterable[int] | None = None) -> Any:
     """The condition that a direction has a label that passes the test, and whose text is one of `texts`."""
     own = LabelTable.direction_id == DirectionTable.id
     found = [] if texts is None else [among(unindexed(LabelTable.text_id), sorted(texts))]
-    return exists().where(own, *test.conditions(), *found)
+    # A column, and not all: the narrow index is enough then.
+    return select(LabelTable.direction_id).where(own, *test.conditions(), *found).exists()
 
 
 def count(connection: Connection, table: Any, conditions: list[Any], most: int) -> int:
     """Return how many rows of a table meet the conditions, counting no further than one beyond `most`."""
-    rows = select(func.count()).select_from(select(table).where(*conditions).limit(most + 1).subquery())
-    return int(connection.execute(rows).scalar_one())
+    more = select(literal_column("1")).select_from(table).where(*conditions).limit(1).offset(most).exists()
+    exactly = select(func.count()).select_from(table).where(*conditions).scalar_subquery()
+    return int(connection.execute(select(case((more, most + 1), else_=exactly))).scalar_one())

@@ -21,6 +21,7 @@ from eigenbank.registry.catalog.asked import Asked
 from eigenbank.registry.catalog.judge import (
     best_keys,
     labelled_of_source,
+    labelled_or_named,
     of_source,
     placed,
     standing,
@@ -32,7 +33,7 @@ from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, count, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
-from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_number, by_set
+from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_column_sifted, by_number, by_set
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
@@ -128,7 +129,7 @@ class Search(Asked):
             found.append(Driver(self.scope.directions, [spectra], scope=True))
         for bound in self.bounds:
             own = bound.conditions(indexed=True)
-            found.append(Driver(count(self.connection, DirectionTable.id, own, most), own, bound))
+            found.append(Driver(count(self.connection, DirectionTable, own, most), own, bound))
         if self.test.sources is not None:
             own = [among(LabelTable.source_id, sorted(self.test.sources)), *self.test.conditions(sources=False)]
             found += self._by_labels(own, most)
@@ -149,7 +150,7 @@ class Search(Asked):
         """The way in by a condition on labels, `texts` by that on their texts; none where more than `most` meet it."""
         # Texts have their labels in order already: merging them is rarely the longer way.
         enough = min(most, _FEW_LABELS) if texts and self.ranked else most
-        number = count(self.connection, LabelTable.direction_id, label, enough)
+        number = count(self.connection, LabelTable, label, enough)
         if number > enough:
             return []
         directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
@@ -234,12 +235,28 @@ class Search(Asked):
             if self.scope.everything:
                 found = by_number(self.connection, self.conditions(), start, wanted, budget)
             else:
-                found = by_set(self.connection, self.scope, [], self.conditions(), start, wanted, budget)
+                composites = any(each.column is DirectionTable.rank and each.known is False for each in self.bounds)
+                found = by_set(
+                    self.connection, self.scope, [], self.conditions(), start, wanted, budget, composites=composites
+                )
             for numbers in found:
                 yield [Position(0, None, number) for number in numbers]
             return
         told = self.starting()
         limits = self.conditions(without=told)
+        own = [condition for bound in told for condition in _in_order(bound)]
+        if self.matches is not None and self.scope.everything and self.named is not None:
+            yield from by_column_sifted(
+                self.connection,
+                self.column,
+                [*limits, labelled_or_named(self.matches, self.test, self.named)],
+                descending=self.descending,
+                after=after,
+                wanted=wanted,
+                budget=budget,
+                own=own,
+            )
+            return
         everything = not limits and self.scope.everything and self.matches is None
         yield from by_column(
             self.connection,
@@ -249,7 +266,7 @@ class Search(Asked):
             after=after,
             wanted=wanted,
             budget=budget,
-            own=[condition for bound in told for condition in _in_order(bound)],
+            own=own,
         )
 
     def _merged(self, after: Position | None, wanted: int, budget: Budget) -> Iterator[list[Position]]:

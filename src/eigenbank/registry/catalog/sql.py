@@ -96,9 +96,29 @@ def between(column: Any) -> ColumnElement[bool]:
     return condition
 
 
+class _Unindexed(FunctionElement[Any]):
+    name = "unindexed"
+    inherit_cache = True
+
+    def __init__(self, column: Any) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(_Unindexed, "sqlite")
+def _unindexed_sqlite(element: Any, compiler: Any, **more: Any) -> str:
+    return f"+{compiler.process(element.clauses, **more)}"  # which costs nothing
+
+
+@compiles(_Unindexed, "postgresql")
+def _unindexed_postgresql(element: Any, compiler: Any, **more: Any) -> str:
+    column = compiler.process(element.clauses, **more)
+    return f"({column} + 0)" if isinstance(element.type, Integer | Double) else f"({column} || '')"
+
+
 def unindexed(column: Any) -> Any:
     """Return the column so that the planner does not use its index: for where another one is known to be better."""
-    return column + 0 if isinstance(column.type, Integer | Double) else column.concat("")
+    return _Unindexed(column)
 
 
 @lru_cache(maxsize=64)

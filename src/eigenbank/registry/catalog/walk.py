@@ -80,6 +80,55 @@ def by_column(
             size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
 
 
+def by_column_sifted(
+    connection: Connection,
+    column: Any,
+    limits: list[Any],
+    *,
+    descending: bool,
+    after: Position | None,
+    wanted: int,
+    budget: Budget,
+    own: list[Any],
+) -> Iterator[list[Position]]:
+    """The same where conditions on a row of directions tell what fits: the database sifts the rows as it walks, and stops at the
+    last one wanted. Half of the time of asking which of their numbers fit.
+    """
+    for stream in (0, 1) if column is not None and column.nullable else (0,):
+        if after is not None and after.stream > stream:
+            continue
+        place = after if after is not None and after.stream == stream else None
+        value = None if stream else column
+        size = 16 * _BLOCK
+        while True:
+            block = _block(column, value, stream, own, descending=descending, place=place)
+            ends = rows_of(connection, block.limit(1).offset(size - 1))
+            end = _position(stream, value, ends[0]) if ends else None
+            statement = block.where(*limits)
+            if end is not None:
+                statement = statement.where(*_until(value, end, descending=descending))
+            rows = rows_of(connection, statement.limit(wanted))
+            yield [_position(stream, value, row) for row in rows]
+            if len(rows) == wanted:
+                place = _position(stream, value, rows[-1])
+                continue
+            if end is None:
+                break
+            place = end
+            budget.spend(size)
+            size = min(size * 2, 32_768)
+
+
+def _until(value: Any, end: Position, *, descending: bool) -> list[Any]:
+    """The conditions that a row stands at or before a place."""
+    number = DirectionTable.id
+    if value is None:
+        return [number <= end.direction]
+    before = value > end.value if descending else value < end.value
+    bound = value >= end.value if descending else value <= end.value
+    return [bound, before | (number <= end.direction)]
+
+
 def _position(stream: int, value: Any, row: Any) -> Position:
     return Position(stream, None if value is None else row[1], row[0])
 
@@ -109,15 +158,15 @@ def by_number(
     """
     number = DirectionTable.id
     size, looked, fit = max(wanted, _BLOCK), 0, 0
-    while True:
-        first = connection.execute(select(func.min(number)).where(number > start)).scalar()
-        if first is None:
-            return
-        start = first + size - 1
-        statement = select(number).where(number.between(first, start), *limits).order_by(number)
+    last = connection.execute(select(func.max(number))).scalar() or 0
+    while start < last:
+        statement = select(number).where(number.between(start + 1, start + size), *limits).order_by(number)
         found = [row[0] for row in rows_of(connection, statement)]
         yield found
         budget.spend(size)
+        start += size
+        if not found:  # there may be no such numbers at all for a while
+            start = (connection.execute(select(func.min(number)).where(number > start)).scalar() or last + 1) - 1
         looked, fit = looked + size, fit + len(found)
         size = min(max((wanted - fit + 4) * looked // max(fit, 1), _BLOCK), size * 8, 32_768)
 
@@ -130,9 +179,11 @@ def by_set(
     start: int,
     wanted: int,
     budget: Budget,
+    *,
+    composites: bool = False,
 ) -> Iterator[list[int]]:
     """Yield the directions after number `start`, in catalog order, set by set: those in the scope, whose names have the
-    terms of all places, and that meet the limits.
+    terms of all places, and that meet the limits. `composites`: which leave nothing but composites.
     """
     first = 0
     if start:
@@ -151,6 +202,8 @@ def by_set(
     )
     number = DirectionTable.id
     size, batch = 2, wanted
+    if composites:  # a set has few, all in one spectrum at no layer
+        spectra, size = spectra.where(LayerTable.name_id.is_(None)), 32
     while True:
         sets = [row[0] for row in rows_of(connection, candidates.where(SetTable.id >= first).limit(size))]
         found = (
