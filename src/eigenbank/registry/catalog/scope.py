@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, func, literal_column, select
@@ -224,6 +225,23 @@ class Bound:
             return [column == self.low]
         found = [column >= self.low] if self.low is not None else []
         return found + ([column <= self.high] if self.high is not None else [])
+
+    def values(self) -> list[int] | None:
+        """All numbers in the range, where the column holds whole ten-thousandths of 1 and they are few."""
+        low, high = self.low or 0, 10_000 if self.high is None else self.high
+        if self.known is not None or not any(self.column is each for each in _SHARES) or high - low >= FEW_VALUES:
+            return None
+        return list(range(ceil(low), floor(high) + 1))
+
+
+FEW_VALUES = 500
+_SHARES = (
+    DirectionTable.confidence,
+    DirectionTable.selectivity,
+    DirectionTable.consistency,
+    DirectionTable.linearity,
+    DirectionTable.locality,
+)
 
 
 def bounds(filters: Filters) -> list[Bound]:

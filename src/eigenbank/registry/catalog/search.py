@@ -233,7 +233,10 @@ class Search(Asked):
         if self.column is None and self.matches is None and not (self.scope.everything and not self.conditions()):
             start = after.direction if after is not None else 0
             if self.scope.everything:
-                found = by_number(self.connection, self.conditions(), start, wanted, budget)
+                narrow = next((bound for bound in self.bounds if bound.values() is not None), None)
+                limits = self.conditions(without=[] if narrow is None else [narrow])
+                few = None if narrow is None else among(narrow.column, narrow.values() or [])
+                found = by_number(self.connection, limits, few, start, wanted, budget)
             else:
                 composites = any(each.column is DirectionTable.rank and each.known is False for each in self.bounds)
                 found = by_set(

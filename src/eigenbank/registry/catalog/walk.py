@@ -151,17 +151,21 @@ def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: 
 
 
 def by_number(
-    connection: Connection, limits: list[Any], start: int, wanted: int, budget: Budget
+    connection: Connection, limits: list[Any], few: Any, start: int, wanted: int, budget: Budget
 ) -> Iterator[list[int]]:
     """Yield the directions after number `start` that meet the limits, in catalog order. The database sifts the rows where
-    they lie, one after the other: a fifth of the time of asking which of their numbers fit.
+    they lie, one after the other: a fifth of the time of asking which of their numbers fit. `few`: one more limit, that a column
+    has one of few values; its index has the directions of each in order, and those between two numbers are a quarter of
+    the time away.
     """
     number = DirectionTable.id
     size, looked, fit = max(wanted, _BLOCK), 0, 0
+    if few is not None:
+        limits, size = [few, *limits], 64 * _BLOCK
     last = connection.execute(select(func.max(number))).scalar() or 0
     while start < last:
-        statement = select(number).where(number.between(start + 1, start + size), *limits).order_by(number)
-        found = [row[0] for row in rows_of(connection, statement)]
+        statement = select(number).where(number.between(start + 1, start + size), *limits)
+        found = sorted(row[0] for row in rows_of(connection, statement))
         yield found
         budget.spend(size)
         start += size
