@@ -124,11 +124,13 @@ def read_unedited(
 
 def at_once(pipe: Any, **call: Any) -> int:
     """How many pictures to draw at once on the pipeline's device: of a million pixels together, but one at least."""
-    side = getattr(pipe, "default_sample_size", None) or getattr(denoiser_of(pipe).config, "sample_size", None) or 128
+    config = getattr(denoiser_of(pipe), "config", None)
+    side = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None) or 128
     side = max(side) if isinstance(side, (list, tuple)) else side
     side *= getattr(pipe, "vae_scale_factor", 1)
     pixels = (call.get("height") or side) * (call.get("width") or side)
-    return max(1, min(BATCH if pipe.device.type == "cpu" else BATCH_GPU, PIXELS // pixels))
+    device = getattr(pipe, "device", torch.device("cpu"))
+    return max(1, min(BATCH if device.type == "cpu" else BATCH_GPU, PIXELS // pixels))
 
 
 def _unedited(

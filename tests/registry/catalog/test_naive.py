@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eigenbank.registry.catalog import Catalog, DirectionRow, search, walk
+from eigenbank.registry.catalog import Catalog, DirectionRow, scope, search, walk
 from eigenbank.registry.catalog.words import Term, parse, split
 from eigenbank.schemas import Label, Manifest
 
@@ -170,6 +170,7 @@ WAYS = [
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0},  # a walk or merge, as in a large catalog
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2},  # one that gives up
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2, "MANY": 0},  # and one that must not
+    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "FEW_VALUES": 20_000},  # a walk by a column's few values
 ]
 
 
@@ -178,7 +179,7 @@ def going(way: dict[str, int]) -> Iterator[None]:
     """Have searches go one way, with blocks of three rows, so that few rows take many."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in way.items():
-            patch.setattr(search, name, value)
+            patch.setattr(scope if name == "FEW_VALUES" else search, name, value)
         if way:
             patch.setattr(walk, "_BLOCK", 3)
         yield
