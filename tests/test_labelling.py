@@ -81,7 +81,9 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
         monkeypatch.setattr(
             labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
         )
-        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, chance_most=random, quality_seeds=0))
+        label(
+            bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, chance_most=random, quality_seeds=0)
+        )
         return asked[1:]  # the screening comes first
 
     monkeypatch.setattr(labelling, "respond", watched)
