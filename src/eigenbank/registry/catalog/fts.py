@@ -1,6 +1,6 @@
 """The word index: which label texts, layer names and models hold a term. SQLite's FTS5, PostgreSQL's search vectors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sqlalchemy import Connection
@@ -38,12 +38,21 @@ def remove(connection: Connection, kind: Kind, number: int, text: str) -> None:
         connection.exec_driver_sql(statement, (number, " ".join(words)))
 
 
-def having(connection: Connection, kind: Kind, term: Term, *, prefix: bool) -> set[int]:
-    """Return the numbers of the texts that hold a term; `prefix` lets its last word go on where the term does."""
-    if connection.dialect.name == "postgresql":
-        statement = f"SELECT rowid FROM {kind}_fts WHERE words @@ %s::tsquery"
-        query = " <-> ".join(f"'{word}'" for word in term.words) + (":*" if prefix and term.prefix else "")
-    else:
-        statement = f"SELECT rowid FROM {kind}_fts WHERE {kind}_fts MATCH ?"
-        query = " + ".join(f'"{word}"' for word in term.words) + ("*" if prefix and term.prefix else "")
-    return {row[0] for row in connection.exec_driver_sql(statement, (query,))}
+def having(connection: Connection, asked: Sequence[tuple[Kind, Term, bool]]) -> list[set[int]]:
+    """Return for each term the numbers of the texts of a kind that hold it; True lets its last word go on where the term does.
+
+    All are looked up by one statement: each of its own costs more than what it finds.
+    """
+    parts, queries = [], []
+    for number, (kind, term, prefix) in enumerate(asked):
+        if connection.dialect.name == "postgresql":
+            parts.append(f"SELECT {number}, rowid FROM {kind}_fts WHERE words @@ %s::tsquery")
+            query = " <-> ".join(f"'{word}'" for word in term.words) + (":*" if prefix and term.prefix else "")
+        else:
+            parts.append(f"SELECT {number}, rowid FROM {kind}_fts WHERE {kind}_fts MATCH ?")
+            query = " + ".join(f'"{word}"' for word in term.words) + ("*" if prefix and term.prefix else "")
+        queries.append(query)
+    found: list[set[int]] = [set() for _ in asked]
+    for number, row in connection.exec_driver_sql(" UNION ALL ".join(parts), tuple(queries)):
+        found[number].add(row)
+    return found

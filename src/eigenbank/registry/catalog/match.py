@@ -86,28 +86,20 @@ def match(connection: Connection, text: str) -> Matches:
     # Longer than any indexed word or text.
     if not terms or any(len(term.words) > MAX_WORD or max(map(len, term.words)) > MAX_WORD for term in terms):
         return found
-    whole = [fts.having(connection, "texts", term, prefix=False) for term in terms]
-    started = [
-        fts.having(connection, "texts", term, prefix=True) if term.prefix else exact
-        for term, exact in zip(terms, whole, strict=True)
-    ]
-    places = tuple(
-        Place(
-            frozenset(fts.having(connection, "names", term, prefix=True)),
-            frozenset(fts.having(connection, "models", term, prefix=True)),
-        )
-        for term in terms
-    )
+    ways: tuple[tuple[fts.Kind, bool], ...] = ("texts", False), ("texts", True), ("names", True), ("models", True)
+    rows = fts.having(connection, [(kind, term, prefix) for kind, prefix in ways for term in terms])
+    whole, started, names, models = (rows[start : start + len(terms)] for start in range(0, len(rows), len(terms)))
+    places = tuple(Place(frozenset(name), frozenset(model)) for name, model in zip(names, models, strict=True))
     if all(places):
         found.places = places
     found.tiers.update(dict.fromkeys(set.intersection(*started), 2))
     query = [word for term in terms for word in term.words]
     complete = set.intersection(*whole)
     if complete:
-        rows = connection.execute(
+        labels = connection.execute(
             select(TextTable.id, TextTable.text).where(among(TextTable.id, "ids")), {"ids": complete}
         )
-        for number, label in rows:
+        for number, label in labels:
             found.tiers[number] = 0 if split(label) == query else 1
     if len(terms) > 1:
         for number in set().union(*started).difference(found.tiers):

@@ -81,7 +81,7 @@ def near(connection: Connection, text: str) -> dict[str, list[str]]:
         for word in term.words[:MAX_TERMS]:
             whole = Term((word,), prefix=term.prefix)
             short = len(word) <= MAX_WORD
-            if not (short and any(fts.having(connection, kind, whole, prefix=True) for kind in kinds)):
+            if not (short and any(fts.having(connection, [(kind, whole, True) for kind in kinds]))):
                 lost.append(word)
     if not lost:
         return {}

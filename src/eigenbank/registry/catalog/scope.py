@@ -26,6 +26,8 @@ from eigenbank.schemas.errors import UnknownNameError, unknown
 FEW_SPECTRA = 400
 """Up to this many spectra are named one by one; more are described by conditions."""
 
+_MANY_SETS = 50
+"""More sets than this hold more spectra than those, as a rule."""
 _SPECTRA = select(SpectrumTable.id, SpectrumTable.directions).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
 _OF_SET = _SPECTRA.where(LayerTable.set_id == bindparam("set")).limit(FEW_SPECTRA + 1)
 _OF_MODEL = (
@@ -84,6 +86,8 @@ def resolve(connection: Connection, filters: Filters) -> Scope:
         scope.layers.append((LayerTable.width, [filters.width if 0 <= filters.width < 2**31 else -1]))
     if scope.everything:
         return scope
+    if scope.sets is not None and len(scope.sets) > _MANY_SETS and _many(connection, scope):
+        return scope
     if scope.sets is not None and len(scope.sets) == 1 and not scope.layers:
         found = rows_of(connection, _OF_SET, {"set": scope.sets[0]})
     else:
@@ -96,6 +100,13 @@ def resolve(connection: Connection, filters: Filters) -> Scope:
     return scope
 
 
+def _many(connection: Connection, scope: Scope) -> bool:
+    """Whether there are more than FEW_SPECTRA: nothing is read of them."""
+    spectra: Any = select(literal_column("1")).select_from(SpectrumTable)
+    spectra = spectra.join(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(*scope.conditions(indexed=True))
+    return connection.execute(spectra.limit(1).offset(FEW_SPECTRA)).first() is not None
+
+
 def _sets(connection: Connection, filters: Filters) -> list[int] | None:
     conditions: list[Any] = []
     plain = filters.model if filters.model is not None and not is_glob(filters.model) else None
@@ -106,10 +117,12 @@ def _sets(connection: Connection, filters: Filters) -> list[int] | None:
         if filters.denoiser is filters.licence is filters.location is None:
             return sorted(row[1] for row in known if row[1] is not None)
         conditions.append(CheckpointTable.model_id == plain)
-    elif filters.model is not None:
-        models = _pick(connection, CheckpointTable.id, CheckpointTable.model_id, filters.model)
-        if models is not None:
-            conditions.append(among(SetTable.checkpoint_id, models))
+    keep = None
+    if plain is None and filters.model is not None and set(filters.model) != {"*"}:
+        if not storable(filters.model):
+            return []
+        keep = matcher(filters.model)
+        conditions += _beginning(CheckpointTable.model_id, filters.model)
     for column, pattern in ((CheckpointTable.denoiser, filters.denoiser), (CheckpointTable.licence, filters.licence)):
         if pattern is not None:
             matches = matcher(pattern)
@@ -119,10 +132,12 @@ def _sets(connection: Connection, filters: Filters) -> list[int] | None:
         found = _pick(connection, SetTable.id, SetTable.location, filters.location)
         if found is not None:
             conditions.append(among(SetTable.id, found))
-    if not conditions:
+    if not conditions and keep is None:
         return None
-    statement = select(SetTable.id).join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
-    return sorted(row[0] for row in rows_of(connection, statement.where(*conditions)))
+    statement = select(SetTable.id, CheckpointTable.model_id)
+    statement = statement.join(CheckpointTable, CheckpointTable.id == SetTable.checkpoint_id)
+    rows = rows_of(connection, statement.where(*conditions))
+    return sorted(row[0] for row in rows if keep is None or keep(row[1]))
 
 
 def _unknown_model(connection: Connection, model_id: str) -> UnknownNameError:
@@ -139,12 +154,16 @@ def _pick(connection: Connection, number: Any, name: Any, pattern: str) -> list[
     statement = select(number, name)
     if not is_glob(pattern):
         return [row[0] for row in connection.execute(statement.where(name == pattern))]
-    prefix = literal_prefix(pattern)
-    if prefix:
-        # Names are compared by code points: everything that begins so lies between these two.
-        statement = statement.where(name >= prefix, name < prefix + "\U0010ffff")
     matches = matcher(pattern)
-    return [row[0] for row in rows_of(connection, statement) if matches(row[1])]
+    rows = rows_of(connection, statement.where(*_beginning(name, pattern)))
+    return [row[0] for row in rows if matches(row[1])]
+
+
+def _beginning(name: Any, pattern: str) -> list[Any]:
+    """The conditions that a name begins as a glob does."""
+    prefix = literal_prefix(pattern)
+    # Names are compared by code points: everything that begins so lies between these two.
+    return [name >= prefix, name < prefix + "\U0010ffff"] if prefix else []
 
 
 def _explain(connection: Connection, filters: Filters, sets: list[int] | None) -> None:
