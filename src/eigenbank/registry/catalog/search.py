@@ -37,7 +37,7 @@ from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_c
 
 PATIENCE = 30_000
 """Rows that a walk or merge may look at before another way is considered."""
-_FEW, _MOST = 500, 5_000
+_FEW, _MOST = 512, 5_000
 """So many rows are always gathered, and so many at most where a walk is the other way."""
 _FEW_LABELS = 200
 """Labels of matching texts that are gathered rather than merged."""
