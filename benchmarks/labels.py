@@ -231,7 +231,8 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# Do the labels hold?",
         "",
-        f"Checked on the demo's {document['labels']} labels by `python benchmarks/labels.py`; this file is written by that command.",
+        f"Checked on the demo's {document['labels']} labels by `python benchmarks/labels.py --reruns {len(document['reruns'])}` on "
+        f"{document['about']['accelerator'] or 'the processor'}; this file is written by that command.",
         "",
         "## On fresh seeds",
         "",

@@ -191,12 +191,13 @@ def main(
 
 def as_markdown(document: dict[str, Any]) -> str:
     """The page of a run, as docs/results.md."""
+    model = "" if document["model"] == DEMO_MODEL_ID else f" --model {document['model']}"
     lines = [
         f"# Which eigenvectors make the best sliders of {document['model'].rpartition('/')[2]}?",
         "",
-        f"Measured on `{document['model']}` ({document['factors']} known factors) by `python benchmarks/recipes.py` on "
-        f"{document['about']['accelerator'] or 'the processor'}: the "
-        f"first {document['per_layer']} directions of every layer, {document['directions']} in all, {document['steps']} DDIM steps; "
+        f"Measured on `{document['model']}` ({document['factors']} known factors) by "
+        f"`python benchmarks/recipes.py{model} --find {document['search']} --seeds {document['seeds']}` on "
+        f"{document['about']['accelerator'] or 'the processor'}: the first {document['per_layer']} directions of every layer, {document['directions']} in all, {document['steps']} DDIM steps; "
         f"which factor a direction moves was found out on {document['search']} seeds, the figures are of {document['seeds']} others. "
         "Random vectors are added at the same places, in the same window, at the same length. In brackets the 5th and 95th "
         "percentile over resamples of the seeds. This file is written by that command.",

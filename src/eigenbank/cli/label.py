@@ -38,7 +38,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
     type=click.IntRange(1, 1000),
     default=24,
     show_default=True,
-    help="So are random directions, up to so many seeds, each on its share of them.",
+    help="Where more seeds are taken, random directions go along up to so many, each on its share of them.",
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(

@@ -171,6 +171,13 @@ WAYS = [
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2},  # one that gives up
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2, "MANY": 0},  # and one that must not
     {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "FEW_VALUES": 20_000},  # a walk by a column's few values
+    {
+        "_FEW": 0,
+        "_MOST": 0,
+        "_FEW_LABELS": 0,
+        "_MANY_SETS": 1,
+        "FEW_SPECTRA": 2,
+    },  # one through sets too many to be named
 ]
 
 
@@ -179,9 +186,10 @@ def going(way: dict[str, int]) -> Iterator[None]:
     """Have searches go one way, with blocks of three rows, so that few rows take many."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in way.items():
-            patch.setattr(scope if name == "FEW_VALUES" else search, name, value)
+            patch.setattr(search if hasattr(search, name) else scope, name, value)
         if way:
-            patch.setattr(walk, "_BLOCK", 3)
+            for name in ("_BLOCK", "_SIFTED", "_NARROW"):
+                patch.setattr(walk, name, 3)
         yield
 
 

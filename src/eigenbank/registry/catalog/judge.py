@@ -84,9 +84,6 @@ class Ranges:
         # By how many of the sets begin before a number; none for one before them all.
         self._lasts = [-1, *(last for _, last in self._found)]
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def holds(self, number: int) -> bool:
         """Whether a direction is of one of the sets."""
         return number <= self._lasts[bisect_right(self._firsts, number)]
@@ -150,11 +147,8 @@ def labelled(connection: Connection, matches: Matches, test: LabelTest, named: R
 
 def labelled_or_named(matches: Matches, test: LabelTest, named: Ranges) -> Any:
     """The same as a condition on a row of directions."""
-    found = labelled_by(test, matches.tiers)
-    if not named:
-        return found
     inside = named.condition()
-    return or_(inside if test.anything else and_(inside, labelled_by(test)), found)
+    return or_(inside if test.anything else and_(inside, labelled_by(test)), labelled_by(test, matches.tiers))
 
 
 def labelled_of_source(connection: Connection, matches: Matches, test: LabelTest, named: Ranges) -> set[int]:

@@ -254,6 +254,7 @@ class Bound:
 
 
 FEW_VALUES = 500
+"""A range of so many ten-thousandths is looked up value by value."""
 _SHARES = (
     DirectionTable.confidence,
     DirectionTable.selectivity,

@@ -11,7 +11,7 @@ as much as the first; one that meets far fewer fitting rows than expected stops,
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -104,11 +104,15 @@ class Search(Asked):
         """
         if self.scope.spectra is not None and self.scope.directions <= _FEW:
             return _FEW
-        total = self.connection.execute(_LAST).scalar() or 0
         asked = self.column, self.matches, self.test.sources
         in_row = all(one is None for one in asked) and self.scope.everything
-        few = int((wanted * total / (5 if in_row else 1)) ** 0.5)
+        few = int((wanted * self._last / (5 if in_row else 1)) ** 0.5)
         return min(max(few // 2 if self.ranked else few, _FEW), _MOST)
+
+    @cached_property
+    def _last(self) -> int:
+        """The highest number of a direction."""
+        return self.connection.execute(_LAST).scalar() or 0
 
     @staticmethod
     def _page(positions: Iterable[Position], wanted: int) -> list[Position]:
@@ -233,10 +237,10 @@ class Search(Asked):
         if self.column is None and self.matches is None and not (self.scope.everything and not self.conditions()):
             start = after.direction if after is not None else 0
             if self.scope.everything:
-                narrow = next((bound for bound in self.bounds if bound.values() is not None), None)
-                limits = self.conditions(without=[] if narrow is None else [narrow])
-                few = None if narrow is None else among(narrow.column, narrow.values() or [])
-                found = by_number(self.connection, limits, few, start, wanted, budget)
+                narrow = [(bound, values) for bound in self.bounds if (values := bound.values()) is not None][:1]
+                limits = self.conditions(without=[bound for bound, _ in narrow])
+                few = among(narrow[0][0].column, narrow[0][1]) if narrow else None
+                found = by_number(self.connection, limits, few, start, self._last, wanted, budget)
             else:
                 composites = any(each.column is DirectionTable.rank and each.known is False for each in self.bounds)
                 found = by_set(

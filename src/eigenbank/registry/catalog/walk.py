@@ -13,6 +13,8 @@ from eigenbank.registry.catalog.sql import among, rows_of
 
 _BLOCK = 256
 """So many rows are looked at in one go, at least."""
+_SIFTED, _NARROW = 16 * _BLOCK, 64 * _BLOCK
+"""So many at first where the database sifts them, and where it comes in by few values of a column."""
 
 _SET_OF = (
     select(LayerTable.set_id)
@@ -55,11 +57,8 @@ def by_column(
     `fitting` tells which of some directions fit; None: all do. `own` are limits on the column itself, where the walk may
     start.
     """
-    for stream in (0, 1) if column is not None and column.nullable else (0,):
-        if after is not None and after.stream > stream:
-            continue
-        place = after if after is not None and after.stream == stream else None
-        value = None if stream else column
+    for stream, value, start in _streams(column, after):
+        place = start
         size = wanted if fitting is None else max(wanted, _BLOCK)
         looked = fit = 0
         while True:
@@ -92,14 +91,11 @@ def by_column_sifted(
     own: list[Any],
 ) -> Iterator[list[Position]]:
     """The same where conditions on a row of directions tell what fits: the database sifts the rows as it walks, and stops at the
-    last one wanted. Half of the time of asking which of their numbers fit.
+    last one wanted, where asking which of their numbers fit would look at all of a block.
     """
-    for stream in (0, 1) if column is not None and column.nullable else (0,):
-        if after is not None and after.stream > stream:
-            continue
-        place = after if after is not None and after.stream == stream else None
-        value = None if stream else column
-        size = 16 * _BLOCK
+    for stream, value, start in _streams(column, after):
+        place = start
+        size = _SIFTED
         while True:
             block = _block(column, value, stream, own, descending=descending, place=place)
             ends = rows_of(connection, block.limit(1).offset(size - 1))
@@ -117,6 +113,13 @@ def by_column_sifted(
             place = end
             budget.spend(size)
             size = min(size * 2, 32_768)
+
+
+def _streams(column: Any, after: Position | None) -> Iterator[tuple[int, Any, Position | None]]:
+    """The streams of a walk that are not over after a place: number, the column that orders it, and the place if it is in it."""
+    for stream in (0, 1) if column is not None and column.nullable else (0,):
+        if after is None or after.stream <= stream:
+            yield stream, None if stream else column, after if after is not None and after.stream == stream else None
 
 
 def _until(value: Any, end: Position, *, descending: bool) -> list[Any]:
@@ -151,18 +154,16 @@ def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: 
 
 
 def by_number(
-    connection: Connection, limits: list[Any], few: Any, start: int, wanted: int, budget: Budget
+    connection: Connection, limits: list[Any], few: Any, start: int, last: int, wanted: int, budget: Budget
 ) -> Iterator[list[int]]:
-    """Yield the directions after number `start` that meet the limits, in catalog order. The database sifts the rows where
-    they lie, one after the other: a fifth of the time of asking which of their numbers fit. `few`: one more limit, that a column
-    has one of few values; its index has the directions of each in order, and those between two numbers are a quarter of
-    the time away.
+    """Yield the directions after number `start`, up to the `last` there is, that meet the limits, in catalog order. The
+    database sifts the rows where they lie, one after the other: a fifth of the time of asking which of their numbers fit.
+    `few`: one more limit, that a column has one of few values, whose index has the directions of each in order.
     """
     number = DirectionTable.id
     size, looked, fit = max(wanted, _BLOCK), 0, 0
     if few is not None:
-        limits, size = [few, *limits], 64 * _BLOCK
-    last = connection.execute(select(func.max(number))).scalar() or 0
+        limits, size = [few, *limits], _NARROW
     while start < last:
         statement = select(number).where(number.between(start + 1, start + size), *limits)
         found = sorted(row[0] for row in rows_of(connection, statement))
