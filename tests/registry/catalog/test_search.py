@@ -8,9 +8,10 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog, Page
 from eigenbank.registry.catalog.care import verify
+from eigenbank.registry.orders import Sort
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
-from .made import label, manifest, measured
+from .made import label, manifest, measured, quality
 
 LONG = '"' + "long hair " * 10_000
 
@@ -236,3 +237,33 @@ def test_a_set_whose_last_layer_has_no_directions_is_found_by_its_models_name(ca
     catalog.add_set(one.model_copy(update=layers), location="x", digest="d")
     found = [row.id for row in catalog.search("smile", sort="eigenvalue")]
     assert sorted(found) == sorted(f"acme/smile#{record.id}" for record in one.directions)
+
+
+@pytest.mark.parametrize("sort", ["catalog", "eigenvalue", "rank"])
+def test_a_large_page_tells_what_small_ones_tell(catalog: Catalog, sort: Sort) -> None:
+    layer = "mid_block.attentions.0"
+    named = [f"{layer}/{recipe}/{rank}" for recipe in ("value", "qkv") for rank in range(0, 120, 7)]
+    sure = measured("beard", 0.75)
+    assert sure.evidence is not None
+    odd = sure.model_copy(update={"evidence": sure.evidence.model_copy(update={"scale": 0.1 + 0.2})})
+    labels = {name: [odd, label("more, or “less”, beard\\", 0.9), label("old")] for name in named}
+    known = {name: quality(effect=0.5, recommended_range=(-1.5, 2.0), scale=1 / 3) for name in named[::2]}
+    ranks = manifest("acme/wide", labels, layers=(layer,), recipes=("value", "qkv"), ranks=120, qualities=known)
+    catalog.add_set(ranks, location="/a", digest="a")
+    large = catalog.search(sort=sort, limit=500)
+    page = catalog.search(sort=sort, limit=50)
+    small = list(page)
+    while page.cursor is not None:
+        page = catalog.search(sort=sort, limit=50, cursor=page.cursor)
+        small += page
+    assert len(large) == 240
+    assert list(large) == small
+    for row, other in zip(large, small, strict=True):
+        assert (row.labels, row.quality, row.label_texts, row.confidence) == (
+            other.labels,
+            other.quality,
+            other.label_texts,
+            other.confidence,
+        )
+    texts = {row.id.partition("#")[2]: (row.labels, row.quality) for row in large if row.labels}
+    assert texts == {name: ((labels[name][1], odd, labels[name][2]), known.get(name)) for name in named}

@@ -8,15 +8,17 @@ from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError
 
-SINCE = 7
+_SINCE = 7
 """The first schema that keeps them."""
 _MENTION = b'"composites"'
 
 
-def adopt_composites(connection: Connection) -> None:
-    """Enter the composites of every set whose manifest is where the catalog says, unchanged. The others get theirs when they
-    are built, pulled or synced again.
+def adopt_composites(connection: Connection, schema: int) -> None:
+    """Enter the composites of every set whose manifest is where the catalog says, unchanged, into a catalog that was of a
+    `schema` without. The others get theirs when they are built, pulled or synced again.
     """
+    if schema >= _SINCE:
+        return
     from eigenbank.registry.hub.location import folder_of
     from eigenbank.registry.sets import MANIFEST, manifest_digest, read_manifest
 

@@ -1,4 +1,7 @@
-"""The catalog as the rest of the program sees it: opening and changing it. `reader` has the questions."""
+"""The catalog as the rest of the program sees it: opening and changing it. `reader` has the questions.
+
+What only a change takes is imported where one is made: a search in a process of its own does not wait for it.
+"""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,17 +10,15 @@ from typing import Any
 
 from sqlalchemy import URL, select
 
-from eigenbank.registry.catalog import names, read, seed, write, write_labels
+from eigenbank.registry.catalog import names, read
 from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.catalog.engine import Database
-from eigenbank.registry.catalog.losses import check_place
 from eigenbank.registry.catalog.models import CheckpointTable, LabelTable, SourceTable, TextTable
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.place import is_named, locate
 from eigenbank.registry.catalog.reader import Reader
 from eigenbank.registry.catalog.rows import parse_name
 from eigenbank.registry.catalog.schema import open_file
-from eigenbank.registry.catalog.server import open_server
 from eigenbank.registry.catalog.sql import among, storable
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import CatalogError
@@ -46,12 +47,16 @@ class Catalog(Reader):
         """
         place = locate(url)
         if isinstance(place, URL):
+            from eigenbank.registry.catalog.server import open_server
+
             database, writable = open_server(place)
         else:
             database, writable = open_file(place, folder=not is_named(url))
         catalog = cls(database, writable=writable)
         try:
             if shipped and writable:
+                from eigenbank.registry.catalog import seed
+
                 seed.offer_shipped(database)
         except BaseException:
             catalog.close()
@@ -109,6 +114,9 @@ class Catalog(Reader):
 
     def add_sets(self, sets: Sequence[tuple[Manifest, CheckpointData]], *, sparing: bool = False) -> None:
         """Put sets in, each as `add_set` does, given by their manifests and what the catalog keeps of them: all or none."""
+        from eigenbank.registry.catalog import write
+        from eigenbank.registry.catalog.losses import check_place
+
         with self._change() as connection:
             numbers = Numbering(connection)
             for manifest, entry in sets:
@@ -122,6 +130,8 @@ class Catalog(Reader):
         """Take the set of a checkpoint out, by its manifest's digest too; `instead` is put into its place. People's labels
         wait for a set that has their directions. Returns how many do. Raises CatalogError where another set is there now.
         """
+        from eigenbank.registry.catalog import write
+
         with self._change() as connection:
             numbers = Numbering(connection)
             found = read.newest(
@@ -137,12 +147,16 @@ class Catalog(Reader):
 
     def put(self, entries: Iterable[CheckpointData]) -> None:
         """Put many checkpoints' sets in at once, as `add_set` does each: all of them or none."""
+        from eigenbank.registry.catalog import write
+
         with self._change(much=True) as connection, write.filling(connection) as numbers:
             for entry in entries:
                 write.add(numbers, entry)
 
     def set_published(self, digest: str, repo: str, commit: str) -> bool:
         """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
+        from eigenbank.registry.catalog import write
+
         if not storable(digest):
             return False
         with self._change() as connection:
@@ -157,6 +171,8 @@ class Catalog(Reader):
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
+        from eigenbank.registry.catalog import write_labels
+
         with self._change() as connection:
             for number in [self._number(connection, full_id) for full_id in full_ids]:
                 write_labels.put_label(connection, number, label)
@@ -170,6 +186,8 @@ class Catalog(Reader):
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
+        from eigenbank.registry.catalog import write_labels
+
         with self._change() as connection:
             numbers = {self._number(connection, full_id): full_id for full_id in full_ids}
             if not (storable(text) and storable(source)):

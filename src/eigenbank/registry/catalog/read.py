@@ -18,9 +18,9 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
 )
 from eigenbank.registry.catalog.rows import CompositeName, DirectionName, DirectionRow, SetRow
-from eigenbank.registry.catalog.sql import among, between, rows_of
+from eigenbank.registry.catalog.sql import among, between, chosen, rows_of
 from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
-from eigenbank.registry.catalog.told import Told
+from eigenbank.registry.catalog.told import packed, told
 
 _SETS = select(
     CheckpointTable.model_id,
@@ -46,10 +46,11 @@ FACTS = (
     DirectionTable.share,
     DirectionTable.gap,
     DirectionTable.composite,
-    *QUALITY_COLUMNS,
 )
-_DIRECTIONS = select(*FACTS).where(among(DirectionTable.id, "numbers"))
-_DIRECTIONS_IN_ROW = select(*FACTS).where(between(DirectionTable.id))
+_BARE, _WITH_QUALITY = (
+    (select(*columns).where(among(DirectionTable.id, "numbers")), select(*columns).where(between(DirectionTable.id)))
+    for columns in (FACTS, (*FACTS, DirectionTable.id, *QUALITY_COLUMNS))
+)
 
 SPECTRA = (
     select(
@@ -162,16 +163,11 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
     """Return directions with their labels, in the order of the numbers given."""
     if not numbers:
         return []
-    rows = {row[0]: row for row in _of(connection, numbers, _DIRECTIONS, _DIRECTIONS_IN_ROW)}
-    wanted = list({row[1] for row in rows.values()})
+    known = packed(connection, numbers)
+    rows = rows_of(connection, *chosen(numbers, *(_WITH_QUALITY if known is None else _BARE)))
+    if known is None:
+        known = told(connection, [row[len(FACTS) :] for row in rows])
+    wanted = list({row[1] for row in rows})
     spectra = {row[0]: row for row in rows_of(connection, SPECTRA, {"numbers": wanted})}
-    told = Told(connection, rows)
-    return [DirectionRow(spectra[rows[number][1]], rows[number], told) for number in numbers]
-
-
-def _of(connection: Connection, numbers: Sequence[int], statement: Any, in_row: Any) -> list[Any]:
-    """Return the rows of directions; `in_row` is the statement for those that follow one another, as a set's do."""
-    first, last = min(numbers), max(numbers)
-    if last - first == len(numbers) - 1:
-        return rows_of(connection, in_row, {"first": first, "last": last})
-    return rows_of(connection, statement, {"numbers": numbers})
+    made = {row[0]: DirectionRow(spectra[row[1]], row, known) for row in rows}
+    return [made[number] for number in numbers]

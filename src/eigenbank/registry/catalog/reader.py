@@ -1,12 +1,12 @@
 """Questions to a catalog: its sets, names and directions."""
 
 import math
+from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
 from eigenbank.registry.catalog import names, read
 from eigenbank.registry.catalog.engine import Database
-from eigenbank.registry.catalog.losses import Losses, check_place, losses
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
@@ -27,6 +27,9 @@ from eigenbank.registry.catalog.sql import path_key, storable
 from eigenbank.registry.orders import Sort
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog.losses import Losses
 
 
 class Reader:
@@ -54,15 +57,19 @@ class Reader:
         with self._database.reading() as connection:
             return read.newest_first(connection, CheckpointTable.path == path_key(checkpoint_path))
 
-    def losses(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Losses:
+    def losses(self, model_id: str, revision: str | None, new: Manifest | None = None) -> "Losses":
         """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites
         and previews.
         """
+        from eigenbank.registry.catalog.losses import losses
+
         with self._database.reading() as connection:
             return losses(connection, model_id, revision or "", new)
 
     def check_place(self, model_id: str, revision: str | None, new: Manifest | None = None, *, outcome: str) -> None:
         """Raise ReplaceError where that is anything; `outcome` is what became of the new set."""
+        from eigenbank.registry.catalog.losses import check_place
+
         with self._database.reading() as connection:
             check_place(connection, model_id, revision or "", new, outcome)
 

@@ -1,6 +1,6 @@
 """What the catalog gives back: plain rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,11 +43,11 @@ class Source(Protocol):
         """Return the highest confidence of the labels."""
         ...
 
-    def raw(self, direction: int) -> Sequence[Any]:
-        """Return the labels as they are stored."""
+    def raw(self, direction: int) -> tuple[Any, ...]:
+        """Return the labels and the quality as they are stored."""
         ...
 
-    def quality(self, raw: Sequence[Any]) -> Quality | None:
+    def quality(self, direction: int) -> Quality | None:
         """Return the quality; None where it is not known."""
         ...
 
@@ -56,9 +56,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     Spectrum = tuple[int, str, str, str | None, str | None, int | None, str | None, str]
-    Facts = tuple[
-        int, int, int | None, float | None, float | None, float | None, str | None, Unpack[tuple[int | None, ...]]
-    ]
+    Facts = tuple[int, int, int | None, float | None, float | None, float | None, str | None, Unpack[tuple[Any, ...]]]
 
 
 class DirectionRow:
@@ -71,7 +69,7 @@ class DirectionRow:
     __slots__ = ("_facts", "_labels", "_source", "_spectrum")
 
     def __init__(self, spectrum: "Spectrum", facts: "Facts", source: Source) -> None:
-        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` of `read.FACTS`."""
+        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` begins as one of `read.FACTS`."""
         self._spectrum = spectrum
         self._facts = facts
         self._source = source
@@ -157,7 +155,7 @@ class DirectionRow:
     @property
     def quality(self) -> Quality | None:
         """How it behaves as a slider; None where that is not known."""
-        return self._source.quality(self._facts[7:])
+        return self._source.quality(self._facts[0])
 
     @property
     def name(self) -> str:
@@ -179,7 +177,7 @@ class DirectionRow:
     __hash__ = None  # type: ignore[assignment]
 
     def _told(self) -> tuple[object, ...]:
-        return self._spectrum[1:], self._facts[2:], self._source.raw(self._facts[0])
+        return self._spectrum[1:], self._facts[2:7], self._source.raw(self._facts[0])
 
     def __repr__(self) -> str:
         return f"<DirectionRow {self.id}>"

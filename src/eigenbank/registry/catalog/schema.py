@@ -8,7 +8,6 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog import adopt
 from eigenbank.registry.catalog.disk import check_folder, remove_leftovers
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.models import Base
@@ -148,12 +147,13 @@ def upgrade(database: Database, path: Path, version: int, schema: int, migration
         finally:
             for leftover in _with_logs(temporary):
                 leftover.unlink(missing_ok=True)
+    from eigenbank.registry.catalog.adopt import adopt_composites
+
     with database.writing() as connection:
         found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
         if found == version:  # otherwise another process has just done it
             migrate(connection, migrations)
-            if version < adopt.SINCE:
-                adopt.adopt_composites(connection)
+            adopt_composites(connection, version)
             connection.exec_driver_sql(f"PRAGMA user_version = {schema}")
 
 

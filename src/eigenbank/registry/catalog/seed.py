@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 
 from sqlalchemy import insert, select
 
-from eigenbank.registry.catalog import write
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.engine import Database
 from eigenbank.registry.catalog.models import ShippedTable
@@ -30,6 +29,8 @@ def offer_shipped(database: Database) -> None:
 
 def offer(database: Database, entries: Iterable[Entry]) -> None:
     """Add the sets whose digest this catalog was never offered. One that was since removed or rebuilt is left alone."""
+    from eigenbank.registry.catalog import write
+
     entries = list(entries)
     with database.reading() as connection:
         if set(connection.scalars(select(ShippedTable.digest))).issuperset(entry[3] for entry in entries):

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from eigenbank.registry.catalog import adopt
+from eigenbank.registry.catalog.adopt import adopt_composites
 from eigenbank.registry.catalog.engine import Database, explain
 from eigenbank.registry.catalog.place import SCHEMA_VERSION, check_version
 from eigenbank.registry.catalog.schema import create_tables, migrate
@@ -104,5 +104,4 @@ def _bring_up_to_date(database: Database) -> None:
             create_tables(connection)
         elif found < SCHEMA_VERSION:
             migrate(connection)
-            if found < adopt.SINCE:
-                adopt.adopt_composites(connection)
+            adopt_composites(connection, found)

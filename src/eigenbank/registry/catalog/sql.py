@@ -96,6 +96,16 @@ def between(column: Any) -> ColumnElement[bool]:
     return condition
 
 
+def chosen(numbers: Sequence[int], statement: Any, in_row: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the statement for rows of some numbers, which has them `among` its `numbers`, and its values; or `in_row`, which
+    has them `between`, where they follow one another, as a set's do.
+    """
+    first, last = min(numbers), max(numbers)
+    if last - first == len(numbers) - 1:
+        return in_row, {"first": first, "last": last}
+    return statement, {"numbers": numbers}
+
+
 class _Unindexed(FunctionElement[Any]):
     name = "unindexed"
     inherit_cache = True

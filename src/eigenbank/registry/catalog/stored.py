@@ -42,23 +42,22 @@ QUALITY_COLUMNS = (
     DirectionTable.drift,
 )
 
-_TEXTS = select(TextTable.id, TextTable.text)
-_SOURCES = select(SourceTable.id, SourceTable.name)
-_PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
-# In order, and so by the key's index.
-_ALL = tuple(statement.where(statement.selected_columns[0] > 0) for statement in (_TEXTS, _SOURCES, _PROTOCOLS))
+PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
 _NAMED = tuple(
-    statement.where(among(statement.selected_columns[0], "numbers")) for statement in (_TEXTS, _SOURCES, _PROTOCOLS)
+    statement.where(among(statement.selected_columns[0], "numbers"))
+    for statement in (select(TextTable.id, TextTable.text), select(SourceTable.id, SourceTable.name), PROTOCOLS)
 )
 
 
 class Stored:
     """What stored labels and qualities stand for. The strings and protocols they refer to are learnt first, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[Any] = (), sources: Iterable[Any] = (), protocols: Iterable[Any] = ()) -> None:
+        """Know some from the start, given as rows of their tables."""
         self.texts: dict[int, str] = {}
         self.sources: dict[int, str] = {}
         self.protocols: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+        self._take_in(texts, sources, protocols)
 
     def learn(self, connection: Connection, labels: Sequence[Any], qualities: Sequence[Any]) -> None:
         """Look up what rows of LABEL_COLUMNS, and rows that begin as QUALITY_COLUMNS do, refer to."""
@@ -69,11 +68,7 @@ class Stored:
         wanted = [(texts, self.texts), (sources, self.sources), (protocols, self.protocols)]
         self._take_in(*(_missing(connection, statement, *keys) for statement, keys in zip(_NAMED, wanted, strict=True)))
 
-    def learn_all(self, connection: Connection) -> None:
-        """Look up everything that labels and qualities can refer to."""
-        self._take_in(*(rows_of(connection, statement) for statement in _ALL))
-
-    def _take_in(self, texts: Sequence[Any], sources: Sequence[Any], protocols: Sequence[Any]) -> None:
+    def _take_in(self, texts: Iterable[Any], sources: Iterable[Any], protocols: Iterable[Any]) -> None:
         self.texts.update(texts)
         self.sources.update(sources)
         for key, scale, steps, seeds in protocols:

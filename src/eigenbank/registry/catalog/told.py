@@ -1,96 +1,135 @@
 """The labels and qualities of directions that were read together, and what they stand for.
 
 Most rows of a page are only looked at, and taking each column of each label from the database is half the time of reading
-a large one: its labels come packed as one JSON text, and are unpacked when the first of them is asked for.
+a large one: they come packed as JSON texts, and are unpacked when the first of them is asked for.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData, moment
-from eigenbank.registry.catalog.models import LabelTable, ProtocolTable, SourceTable, TextTable
+from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import number
-from eigenbank.registry.catalog.sql import Packed, among, between, rows_of
-from eigenbank.registry.catalog.stored import LABEL_COLUMNS, Stored
+from eigenbank.registry.catalog.sql import Packed, among, between, chosen, rows_of
+from eigenbank.registry.catalog.stored import LABEL_COLUMNS, PROTOCOLS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Evidence, Label, Quality
 from eigenbank.schemas.common import Model
 
 M = TypeVar("M", bound=Model)
 
 _LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
-_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
-_PACKED = select(Packed(*LABEL_COLUMNS)).where(among(LabelTable.direction_id, "numbers"))
-_PACKED_IN_ROW = select(Packed(*LABEL_COLUMNS)).where(between(LabelTable.direction_id))
+_LABELS_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
 _SIZES = select(*(select(func.max(table.id)).scalar_subquery() for table in (TextTable, SourceTable, ProtocolTable)))
 _MANY, _FEW = 100, 4
-"""The labels of so many directions stay packed, where there are up to so many texts, sources or protocols for each: reading
+"""What is told of so many directions stays packed, where there are up to so many texts, sources or protocols for each: reading
 all of those costs less than unpacking what refers to them. Vocabularies are small, sources and protocols few.
 """
+
+
+def _packed(of_labels: Any, of_directions: Any) -> Any:
+    """Select the labels that meet a condition, the qualities, all texts and all sources: each as one JSON text. Protocols are
+    not among them: JSON would round their scales. All of a table are those above 0: in order, and so by the key's index.
+    """
+    parts = (
+        select(Packed(*LABEL_COLUMNS)).where(of_labels),
+        select(Packed(DirectionTable.id, *QUALITY_COLUMNS)).where(of_directions, DirectionTable.source_id.is_not(None)),
+        select(Packed(TextTable.id, TextTable.text)).where(TextTable.id > 0),
+        select(Packed(SourceTable.id, SourceTable.name)).where(SourceTable.id > 0),
+    )
+    return select(*(part.scalar_subquery() for part in parts))
+
+
+_ALL_PROTOCOLS = PROTOCOLS.where(ProtocolTable.id > 0)
+_PACKED = _packed(among(LabelTable.direction_id, "numbers"), among(DirectionTable.id, "numbers"))
+_PACKED_IN_ROW = _packed(between(LabelTable.direction_id), between(DirectionTable.id))
+
+
+class _Raw:
+    """Labels, rows of LABEL_COLUMNS, and qualities, rows of QUALITY_COLUMNS behind their direction's number, each by direction."""
+
+    def __init__(self, stored: Stored, labels: Iterable[Sequence[Any]], qualities: Iterable[Sequence[Any]]) -> None:
+        self.stored = stored
+        self.labels: dict[int, list[Sequence[Any]]] = {}
+        for row in labels:
+            self.labels.setdefault(row[0], []).append(row)
+        self.qualities = {row[0]: row[1:] for row in qualities}
 
 
 class Told:
     """What the labels and qualities of some directions stand for, as objects. They were validated when they were put in."""
 
-    def __init__(self, connection: Connection, rows: Mapping[int, Any]) -> None:
-        """Read the labels of directions, given as rows of `read.FACTS` by their number."""
-        self._stored = Stored()
-        self._packed: str | None = None
-        self._rows: Sequence[Any] = ()
-        first, last = min(rows), max(rows)
-        in_row = last - first == len(rows) - 1
-        values: dict[str, Any] = {"first": first, "last": last} if in_row else {"numbers": list(rows)}
-        if len(rows) >= _MANY and max(size or 0 for size in rows_of(connection, _SIZES)[0]) <= _FEW * len(rows):
-            self._packed = rows_of(connection, _PACKED_IN_ROW if in_row else _PACKED, values)[0][0]
-            self._stored.learn_all(connection)
-        else:
-            self._rows = rows_of(connection, _IN_ROW if in_row else _LABELS, values)
-            self._stored.learn(connection, self._rows, [row[7:9] for row in rows.values()])
+    def __init__(self, unpack: Callable[[], _Raw]) -> None:
+        self._unpack = unpack
 
     @cached_property
-    def _labels(self) -> dict[int, list[Any]]:
-        found: dict[int, list[Any]] = {}
-        for row in self._rows if self._packed is None else json.loads(self._packed):
-            found.setdefault(row[0], []).append(row)
-        return found
+    def _raw(self) -> _Raw:
+        return self._unpack()
 
-    def raw(self, direction: int) -> Sequence[Any]:
-        """Return the labels of a direction as they are stored: rows of LABEL_COLUMNS."""
-        return self._labels.get(direction, ())
+    def raw(self, direction: int) -> tuple[Any, ...]:
+        """Return a direction's labels and its quality as they are stored."""
+        quality = self._raw.qualities.get(direction)
+        labels = map(tuple, self._raw.labels.get(direction, ()))
+        return (*labels, None if quality is None or quality[0] is None else tuple(quality))
 
     def _ordered(self, direction: int) -> list[Any]:
-        return sorted(self.raw(direction), key=self._order)
+        return sorted(self._raw.labels.get(direction, ()), key=self._order)
 
     def _order(self, raw: Any) -> tuple[bool, int, str, str]:
-        return raw[4] is None, -(raw[4] or 0), self._stored.texts[raw[1]], self._stored.sources[raw[2]]
+        stored = self._raw.stored
+        return raw[4] is None, -(raw[4] or 0), stored.texts[raw[1]], stored.sources[raw[2]]
 
     def texts(self, direction: int) -> list[str]:
         """Return the texts of a direction's labels, the most confident first, those without a confidence last."""
-        return [self._stored.texts[raw[1]] for raw in self._ordered(direction)]
+        return [self._raw.stored.texts[raw[1]] for raw in self._ordered(direction)]
 
     def confidence(self, direction: int) -> float | None:
         """Return the highest confidence of a direction's labels; None where none says one."""
-        return number(max((raw[4] for raw in self.raw(direction) if raw[4] is not None), default=None))
+        labels = self._raw.labels.get(direction, ())
+        return number(max((raw[4] for raw in labels if raw[4] is not None), default=None))
 
     def labels(self, direction: int) -> tuple[Label, ...]:
         """Return a direction's labels, in the same order as their texts."""
         return tuple(map(self._label, self._ordered(direction)))
 
     def _label(self, raw: Any) -> Label:
-        found = self._stored.label(raw)
+        found = self._raw.stored.label(raw)
         values: dict[str, Any] = dict(zip(LabelData._fields, found, strict=True))
         values["created"] = moment(found.created)
         if found.evidence is not None:
             values["evidence"] = _made(Evidence, dict(zip(EvidenceData._fields, found.evidence, strict=True)))
         return _made(Label, values)
 
-    def quality(self, raw: Sequence[Any]) -> Quality | None:
-        """Return the quality that a stored one stands for."""
-        found = self._stored.quality(raw)
+    def quality(self, direction: int) -> Quality | None:
+        """Return a direction's quality; None where it is not known."""
+        raw = self._raw.qualities.get(direction)
+        found = None if raw is None else self._raw.stored.quality(raw)
         return None if found is None else _made(Quality, dict(zip(QualityData._fields, found, strict=True)))
+
+
+def packed(connection: Connection, numbers: Sequence[int]) -> Told | None:
+    """Read the labels and qualities of directions, to be unpacked later; None where that does not pay."""
+    if len(numbers) < _MANY or max(size or 0 for size in rows_of(connection, _SIZES)[0]) > _FEW * len(numbers):
+        return None
+    texts = rows_of(connection, *chosen(numbers, _PACKED, _PACKED_IN_ROW))[0]
+    protocols = rows_of(connection, _ALL_PROTOCOLS)
+
+    def unpack() -> _Raw:
+        labels, qualities, names, sources = (json.loads(text or "[]") for text in texts)
+        return _Raw(Stored(names, sources, protocols), labels, qualities)
+
+    return Told(unpack)
+
+
+def told(connection: Connection, qualities: Sequence[Any]) -> Told:
+    """Read the labels of directions, given by their qualities: rows of QUALITY_COLUMNS, each behind its direction's number."""
+    labels = rows_of(connection, *chosen([row[0] for row in qualities], _LABELS, _LABELS_IN_ROW))
+    stored = Stored()
+    stored.learn(connection, labels, [row[1:] for row in qualities])
+    return Told(lambda: _Raw(stored, labels, qualities))
 
 
 def _made(model: type[M], values: dict[str, Any]) -> M:
