@@ -43,7 +43,8 @@ directions: install ## Build, label and draw the demo checkpoint's direction set
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
 	$(BIN)/eigenbank build $(DEMO) --replace --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
-	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics --most 100 --confirm-most 192 && \
+	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics \
+	    --seeds 100-115 --most 100 --confirm-most 192 --chance-most 192 && \
 	$(BIN)/eigenbank preview $(DEMO) && \
 	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
 

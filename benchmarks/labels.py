@@ -29,9 +29,11 @@ from eigenbank.workflows import build, find_checkpoint
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
-AS_SHIPPED: dict[str, int] = {"most": 100, "confirm_most": 192}
-"""How `make directions` labels: all that the screening finds is confirmed, on up to so many seeds."""
-FIRST_RERUN = 302_000
+AS_SHIPPED: dict[str, int] = {"most": 100, "confirm_most": 192, "chance_most": 192}
+"""How `make directions` labels: all that the screening finds is confirmed, on up to so many seeds, chance likewise."""
+SCREENED = 16
+"""On so many seeds it screens."""
+FIRST_RERUN = 304_000
 """From here on each blind rerun has a thousand seeds. Those from 300,000 had a part in choosing how labels are given."""
 SUBSET = 12
 PAIRS = 2000
@@ -155,7 +157,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     """Label the same directions again with other seeds: how many labels come back?"""
     start = FIRST_RERUN + 1_000 * number
     plan = Plan(
-        seeds=tuple(range(start, start + 8)),
+        seeds=tuple(range(start, start + SCREENED)),
         confirm_seeds=tuple(range(start + 100, start + 124)),
         quality_seeds=0,
         **AS_SHIPPED,
@@ -180,7 +182,8 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
                 ("composites", {each for each in before if is_composite(each[0])}),
             )
         },
-        "only_in_the_rerun": len(after - before),
+        "only_in_the_rerun": sorted(map(list, after - before)),
+        "lost": sorted(map(list, before - after)),
         "otherwise": sorted(map(list, otherwise)),
     }
 
@@ -218,7 +221,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, pr
             other,
             open_pipeline(blank, str(pipe.device)),
             labelers,
-            Plan(quality_seeds=0, **AS_SHIPPED),
+            Plan(seeds=tuple(range(100, 100 + SCREENED)), quality_seeds=0, **AS_SHIPPED),
             cache=cache / "untrained",
             progress=progress,
         )
@@ -271,7 +274,7 @@ def as_markdown(document: dict[str, Any]) -> str:
             + f"; {total['again']} of {total['given']} labels ({total['again'] / total['given']:.0%}) are given again: "
             + ", ".join(f"{each['again']} of {each['given']} on {kind}" for kind, each in kinds.items())
             + f". What lost its label has {len(row['otherwise']) or 'no'} other, or none with the other sign; "
-            f"{row['only_in_the_rerun']} labels are given in the rerun alone."
+            f"{len(row['only_in_the_rerun'])} labels are given in the rerun alone."
         )
     blank = document["untrained"]
     lines += [

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, select
 
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.judge import Ranges
+from eigenbank.registry.catalog.models import DirectionTable
+from eigenbank.registry.catalog.scope import FEW_VALUES, Bound
 
 from .made import label, manifest, quality
 from .test_naive import ORDERS, WAYS, going
@@ -79,3 +83,27 @@ def test_a_glob_means_the_models_it_matches(filled: Path) -> None:
         assert {row.model_id for row in catalog.search(model="a*s", composites=True)} == {"acme/faces", "acme/hats"}
         assert len(catalog.search(model="*", composites=True)) == 6
         assert {row.model_id for row in catalog.search(model="*/h?ts", text="hat")} == {"acme/hats", "zoo/hats"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_sets_are_told_by_their_directions_numbers(count: int) -> None:
+    numbers = range(12 * count)
+    found = [(12 * place + 2, 12 * place + 2 + 3 * (place % 3)) for place in range(count)]
+    plain = [number for number in numbers if any(first <= number <= last for first, last in found)]
+    ranges = Ranges(reversed(found))
+    assert [number for number in numbers if ranges.holds(number)] == plain
+    assert ranges.among(list(numbers)) == plain
+    with create_engine("sqlite://").connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE directions (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO directions VALUES (?)", [(number,) for number in numbers])
+        statement = select(DirectionTable.id).where(ranges.condition()).order_by(DirectionTable.id)
+        assert list(connection.scalars(statement)) == plain
+
+
+def test_a_short_range_is_all_numbers_from_end_to_end() -> None:
+    assert Bound(DirectionTable.selectivity, 9_998, 10_000).values() == [9_998, 9_999, 10_000]
+    assert Bound(DirectionTable.selectivity, 9_999).values() == [9_999, 10_000]
+    assert Bound(DirectionTable.selectivity, high=1).values() == [0, 1]
+    assert Bound(DirectionTable.selectivity, 0, FEW_VALUES).values() is None
+    assert Bound(DirectionTable.effect, 9_999, 10_000).values() is None
+    assert Bound(DirectionTable.selectivity, known=True).values() is None
