@@ -22,6 +22,7 @@ from eigenbank.builders.label import (
     effects,
     labels_from,
     leading,
+    promising,
     shortlist,
     unsettled,
 )
@@ -339,7 +340,7 @@ class _Candidates:
     def __init__(self, judge: "_Judge", seen: Effects, bank: Bank, plan: Plan, taken: set[str]) -> None:
         loose = Criteria().loosened()
         self.judge = judge
-        self.singles = shortlist(seen, leading(seen, loose), plan.most)
+        self.singles = shortlist(seen, promising(seen, loose), plan.most)
         self.records: list[CompositeRecord] = []
         ids = [each.id for each in bank]
         self.open = {ids[k] for k in self.singles}
