@@ -47,7 +47,7 @@ Kind = Direction | Composite
 @click.option("--calibration-seeds", default=48, show_default=True, help="Seeds for everything that has a label.")
 @click.option("--reruns", default=1, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
 @click.option("--device", default="cpu", show_default=True, help="Where to draw: cpu, cuda.")
-@click.option("--bfloat16", is_flag=True, help="Draw in bfloat16: twice as fast where the processor has it.")
+@click.option("--bfloat16", is_flag=True, help="Draw in bfloat16, which some processors do faster.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
@@ -68,6 +68,7 @@ def main(
     bank = Bank.open(directions or checkpoint / "directions")
     pipe = open_pipeline(checkpoint, device)
     if bfloat16:
+        cache = cache / "bfloat16"  # a run in float32 must not take these readings for its own
         pipe.unet.forward = torch.autocast(pipe.device.type, torch.bfloat16)(pipe.unet.forward)
     model = load_attribute_model(checkpoint / "attributes")
     names, std = model.config.names, torch.tensor(model.config.stds)

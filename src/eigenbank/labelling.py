@@ -51,8 +51,8 @@ class Plan:
     promising for each score, and a composite of at most `parts` directions for it, confirmed on `confirm_seeds` beside `null`
     random ones at the place of each, and where these do not settle it on as many again, and on twice as many, up to
     `confirm_most` in all. The random ones go along, each on its share of the seeds that are added, up to `chance_most`. The
-    quality of those that got a label, or of `all_qualities`, is measured on the first `quality_seeds` of them. A checkpoint whose own images' neighbouring pixels agree less than `agreement` draws noise,
-    and nothing there has a name.
+    quality of those that got a label, or of `all_qualities`, is measured on the first `quality_seeds` of them. A checkpoint
+    whose own images' neighbouring pixels agree less than `agreement` draws noise, and nothing there has a name.
     """
 
     scale: float = 1.0

@@ -5,7 +5,7 @@ labels; drawing the images is the loaders' part.
 """
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -155,11 +155,9 @@ def promising(found: Effects, criteria: Criteria, share: float = 0.2, resamples:
     """`(K,)` long: the attribute that leads each direction's effect (see `leading`) in the most bootstrap resamples over the seeds,
     −1 where in less than a `share` of them. On few seeds the mean alone says another attribute too often.
     """
-    generator = torch.Generator().manual_seed(seed)
-    n = found.odd.shape[1]
     times = torch.zeros_like(found.mean)
-    for _ in range(resamples):
-        lead = leading(found.on(torch.randint(n, (n,), generator=generator)), criteria)
+    for seeds in _resampled(found.odd.shape[1], resamples, seed):
+        lead = leading(found.on(seeds), criteria)
         rows = (lead >= 0).nonzero().flatten()
         times[rows, lead[rows]] += 1
     most, attribute = times.max(dim=1)
@@ -186,18 +184,22 @@ def confidence(
     """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of the attribute that
     each direction moves most, with the same sign.
     """
-    generator = torch.Generator().manual_seed(seed)
-    n = found.odd.shape[1]
     attribute = found.mean.abs().argmax(dim=1)
     rows = torch.arange(len(attribute))
     kept = torch.zeros(len(attribute), dtype=torch.float64)  # in 32 bits 380 of 400 are less than 0.95
     sign = found.mean[rows, attribute].sign()
-    for _ in range(resamples):
-        seeds = torch.randint(n, (n,), generator=generator)
+    for seeds in _resampled(found.odd.shape[1], resamples, seed):
         again = found.on(seeds)
         lead = leading(again, criteria, None if chance is None else chance.on(seeds))
         kept += (lead == attribute) & (again.mean[rows, attribute].sign() == sign)
     return kept / resamples
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """So many times n of n seeds, `(n,)`, drawn with replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(resamples):
+        yield torch.randint(n, (n,), generator=generator)
 
 
 def unsettled(trust: Tensor, criteria: Criteria) -> Tensor:
