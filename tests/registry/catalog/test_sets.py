@@ -6,6 +6,7 @@ import pytest
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.content import from_manifest
+from eigenbank.registry.catalog.dump import checkpoint
 from eigenbank.registry.catalog.seed import offer
 from eigenbank.registry.own import labelled, own_labels
 from eigenbank.schemas.errors import ReplaceError, UnknownNameError
@@ -338,3 +339,23 @@ def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
     catalog.add_set(manifest(revision="r2"), location="c", digest="3", sparing=True)
     catalog.add_set(manifest(), location="d", digest="4")
     assert sorted(row.location for row in catalog.sets()) == ["c", "d"]
+
+
+@pytest.mark.parametrize("ranks", [1, 51, 52, 53, 104, 130])
+def test_a_set_of_any_size_is_kept_whole(catalog: Catalog, ranks: int) -> None:
+    # Rows go in many at a time: as many as fill a statement, one less, one more, and several statements with a rest.
+    layer = "mid_block.attentions.0"
+    labels = {
+        f"{layer}/value/{rank}": [measured(f"smile {rank}", 0.5), label("grin", None, "human:ann")]
+        for rank in range(ranks)
+    }
+    one = manifest(layers=(layer,), recipes=("value",), ranks=ranks, labels=labels)
+    catalog.add_set(one, location="/a", digest="a")
+    with catalog._database.reading() as connection:
+        kept = checkpoint(connection, "acme/faces", "")
+    wanted = from_manifest(one, location="/a", digest="a")
+    assert kept is not None
+    assert kept.set is not None
+    assert wanted.set is not None
+    assert kept.set.directions == [record._replace(labels=sorted(record.labels)) for record in wanted.set.directions]
+    assert verify(catalog) == []

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from eigenbank.registry.catalog.judge import Ranges, labelled, matching, named_sets
 from eigenbank.registry.catalog.match import Matches, match
-from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SetTable, SpectrumTable
+from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SpectrumTable
 from eigenbank.registry.catalog.query import Filters
 from eigenbank.registry.catalog.scope import Bound, bounds, label_test, labelled_by, resolve
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
@@ -57,7 +57,7 @@ class Asked:
         if self.scope.spectra is None:
             statement = statement.where(*self.scope.conditions(indexed=False))
         if words is not None:
-            statement = statement.join(SetTable, SetTable.id == LayerTable.set_id).where(words)
+            statement = statement.where(words)
         return statement
 
     def fits(self, numbers: list[int], limits: list[Any], *, matched: bool = False) -> set[int]:

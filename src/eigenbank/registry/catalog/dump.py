@@ -26,6 +26,7 @@ from eigenbank.registry.catalog.models import (
     NameTable,
     RecipeTable,
     SetTable,
+    ShippedTable,
     SpectrumTable,
     StrayTable,
 )
@@ -87,6 +88,11 @@ def checkpoints(connection: Connection) -> Iterator[CheckpointData]:
     stored = Stored()
     for row in connection.execute(_CHECKPOINTS).all():
         yield _checkpoint(connection, stored, row[0], row[1:])
+
+
+def shipped(connection: Connection) -> list[str]:
+    """Return the digests of the shipped sets that were offered to a catalog, sorted."""
+    return sorted(connection.scalars(select(ShippedTable.digest)))
 
 
 def checkpoint(connection: Connection, model_id: str, revision: str) -> CheckpointData | None:

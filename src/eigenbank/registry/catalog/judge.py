@@ -40,6 +40,11 @@ _PLACES = (
     .where(among(DirectionTable.id, "numbers"))
 )
 _RANGES = select(_end(last=False), _end(last=True)).where(among(SetTable.checkpoint_id, "checkpoints"))
+_AT_NAMES = (
+    select(DirectionTable.id)
+    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+    .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+)
 _CHUNK = 5_000
 _MOST_SETS = 400
 """More sets than this are not named one by one."""
@@ -168,15 +173,12 @@ def of_source(label: Any, test: LabelTest) -> Any:
 
 
 def placed(label: Any, matches: Matches) -> Any:
-    """The condition that a label whose text lacks some terms is of a direction at names that have them."""
+    """The condition that a label of one of the texts that lack some terms is of a direction at names that have them."""
     ways: list[Any] = []
-    for places, texts in _groups(matches):
-        own = select(DirectionTable.id).where(DirectionTable.id == label.direction_id, *conditions(places))
-        own = own.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        own = own.join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        if any(place.checkpoints for place in places):
-            own = own.join(SetTable, SetTable.id == LayerTable.set_id)
-        ways.append(and_(among(unindexed(label.text_id), texts), own.exists()))
+    groups = _groups(matches)
+    for places, texts in groups:
+        at = _AT_NAMES.where(DirectionTable.id == label.direction_id, *conditions(places)).exists()
+        ways.append(at if len(groups) == 1 else and_(among(unindexed(label.text_id), texts), at))
     return or_(*ways)
 
 
@@ -189,7 +191,7 @@ def _groups(matches: Matches) -> list[tuple[tuple[Place, ...], list[int]]]:
 
 
 def matching(matches: Matches, test: LabelTest) -> Any:
-    """The condition that a direction, joined with its layer and set, matches the text in any tier."""
+    """The condition that a direction, joined with its layer, matches the text in any tier."""
     ways: list[Any] = [false()]
     if matches.tiers:
         ways.append(labelled_by(test, matches.tiers))

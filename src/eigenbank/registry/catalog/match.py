@@ -16,12 +16,13 @@ from sqlalchemy import ColumnElement, Connection, or_, select
 
 from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.models import LayerTable, SetTable, TextTable
-from eigenbank.registry.catalog.sql import among, unindexed
+from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 from eigenbank.registry.catalog.words import MAX_TERMS, MAX_WORD, parse, split
 from eigenbank.schemas.errors import CatalogError
 
 NAMES = 4
 """The tier of what matches by its names alone."""
+_TEXTS = select(TextTable.id, TextTable.text).where(among(TextTable.id, "numbers"))
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Place:
         return name in self.names or checkpoint in self.checkpoints
 
     def condition(self) -> ColumnElement[bool]:
-        """The same as a condition on layers and sets, which are reached another way."""
+        """The same as a condition on layers, which are reached another way."""
         ways = []
         if self.names:
             ways.append(among(unindexed(LayerTable.name_id), sorted(self.names)))
         if self.checkpoints:
-            ways.append(among(unindexed(SetTable.checkpoint_id), sorted(self.checkpoints)))
+            sets = select(SetTable.id).where(among(SetTable.checkpoint_id, sorted(self.checkpoints)))
+            ways.append(unindexed(LayerTable.set_id).in_(sets))
         return or_(*ways)
 
 
@@ -72,7 +74,7 @@ class Matches:
 
 
 def conditions(places: tuple[Place, ...]) -> list[Any]:
-    """The conditions on layers and sets that their names have the terms of all places."""
+    """The conditions on layers that their names have the terms of all places."""
     return [place.condition() for place in places]
 
 
@@ -96,10 +98,7 @@ def match(connection: Connection, text: str) -> Matches:
     query = [word for term in terms for word in term.words]
     complete = set.intersection(*whole)
     if complete:
-        labels = connection.execute(
-            select(TextTable.id, TextTable.text).where(among(TextTable.id, "ids")), {"ids": complete}
-        )
-        for number, label in labels:
+        for number, label in rows_of(connection, _TEXTS, {"numbers": complete}):
             found.tiers[number] = 0 if split(label) == query else 1
     if len(terms) > 1:
         for number in set().union(*started).difference(found.tiers):

@@ -1,6 +1,6 @@
 """The numbers of rows: given out to new ones, and looked up for strings that are kept once."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -27,22 +27,28 @@ class Numbering:
         self._free[table] = first + count
         return first
 
-    def strings(
-        self, table: type[Base], column: str, values: Iterable[str], words: fts.Kind | None = None
-    ) -> dict[str, int]:
-        """Return the numbers of strings, and maybe of more, in a table that holds each once. Those it lacks are added, in the
-        order given, and their words to the index `words`.
-        """
+    def known(self, table: type[Base], column: str, values: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of those of the strings that a table has, and maybe of more. The caller adds what it puts in."""
         known = self._known.setdefault(table, {})
         wanted = [value for value in dict.fromkeys(values) if value not in known]
         if wanted:
             known.update(rows_of(self.connection, _known(table, column), {"values": wanted}))
-            missing = [value for value in wanted if value not in known]
-            added = dict(zip(missing, range(self.take(table, len(missing)), 2**63), strict=False)) if missing else {}
-            insert_rows(self.connection, table, [(number, value) for value, number in added.items()])
+        return known
+
+    def strings(
+        self, table: type[Base], column: str, values: Collection[str], words: fts.Kind | None = None
+    ) -> dict[str, int]:
+        """Return the numbers of strings, and maybe of more, in a table that holds each once. Those it lacks are added, in the
+        order given, and their words to the index `words`.
+        """
+        known = self.known(table, column, values)
+        missing = [value for value in dict.fromkeys(values) if value not in known]
+        if missing:
+            added = list(enumerate(missing, self.take(table, len(missing))))
+            insert_rows(self.connection, table, added)
             if words is not None:
-                fts.add(self.connection, words, [(number, value) for value, number in added.items()])
-            known.update(added)
+                fts.add(self.connection, words, added)
+            known.update({value: number for number, value in added})
         return known
 
 

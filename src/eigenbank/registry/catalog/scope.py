@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, func, literal_column, select
+from sqlalchemy import Connection, bindparam, case, func, literal_column, null, select
 
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
@@ -305,8 +305,14 @@ def labelled_by(test: LabelTest, texts: Iterable[int] | None = None) -> Any:
     return select(LabelTable.direction_id).where(own, *test.conditions(), *found).exists()
 
 
-def count(connection: Connection, table: Any, conditions: list[Any], most: int) -> int:
-    """Return how many rows of a table meet the conditions, counting no further than one beyond `most`."""
-    more = select(literal_column("1")).select_from(table).where(*conditions).limit(1).offset(most).exists()
+def counting(table: Any, conditions: list[Any]) -> Any:
+    """Select how many rows of a table meet the conditions, NULL where they are more than `most`."""
+    more = select(literal_column("1")).select_from(table).where(*conditions).limit(1).offset(bindparam("most")).exists()
     exactly = select(func.count()).select_from(table).where(*conditions).scalar_subquery()
-    return int(connection.execute(select(case((more, most + 1), else_=exactly))).scalar_one())
+    return select(case((more, null()), else_=exactly))
+
+
+def count(connection: Connection, statement: Any, most: int, values: dict[str, Any] | None = None) -> int:
+    """Return what a statement by `counting` counts, counting no further than one beyond `most`."""
+    found: int | None = connection.execute(statement, {**(values or {}), "most": most}).scalar_one()
+    return most + 1 if found is None else found

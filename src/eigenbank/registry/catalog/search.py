@@ -26,12 +26,12 @@ from eigenbank.registry.catalog.judge import (
     placed,
     standing,
 )
-from eigenbank.registry.catalog.match import NAMES
+from eigenbank.registry.catalog.match import NAMES, Matches
 from eigenbank.registry.catalog.merge_texts import Wanted, merged
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerTable, SpectrumTable
 from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
-from eigenbank.registry.catalog.scope import Bound, count, labelled_by
+from eigenbank.registry.catalog.scope import Bound, count, counting, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_column_sifted, by_number, by_set
 
@@ -52,6 +52,9 @@ _OF_SPECTRA = (
     .limit(bindparam("count"))
 )
 """Whole spectra in catalog order, a model's set as a rule: the most common question."""
+
+
+_OF_TEXTS = counting(LabelTable, [among(LabelTable.text_id, "texts")])
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Search(Asked):
         """
         if self.scope.spectra is not None and self.scope.directions <= _FEW:
             return _FEW
+        if self.ranked and self.scope.spectra is None and not self.bounds and self.test.sources is None:
+            return _FEW  # there is no other way in than by the texts, which has a limit of its own
         asked = self.column, self.matches, self.test.sources
         in_row = all(one is None for one in asked) and self.scope.everything
         few = int((wanted * self._last / (5 if in_row else 1)) ** 0.5)
@@ -133,13 +138,14 @@ class Search(Asked):
             found.append(Driver(self.scope.directions, [spectra], scope=True))
         for bound in self.bounds:
             own = bound.conditions(indexed=True)
-            found.append(Driver(count(self.connection, DirectionTable, own, most), own, bound))
+            found.append(Driver(count(self.connection, counting(DirectionTable, own), most), own, bound))
         if self.test.sources is not None:
             own = [among(LabelTable.source_id, sorted(self.test.sources)), *self.test.conditions(sources=False)]
-            found += self._by_labels(own, most)
+            number = count(self.connection, counting(LabelTable, own), most)
+            if number <= most:
+                found.append(Driver(number, [_labelled(own)], sources=True))
         if self.matches is not None and (self.ranked or self.matches.places is None):
-            texts = [*self.matches.tiers, *self.matches.mixed]
-            found += self._by_labels([among(LabelTable.text_id, texts)], most, texts=True)
+            found += self._by_texts(self.matches, most)
         if most == MANY and self.scope.spectra is None and not self.scope.everything:
             inner = select(SpectrumTable.id).join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
             inner = inner.where(*self.scope.conditions(indexed=True))
@@ -150,19 +156,17 @@ class Search(Asked):
         best = min(found, key=lambda driver: driver.count, default=None)
         return best if best is not None and best.count <= most else None
 
-    def _by_labels(self, label: list[Any], most: int, *, texts: bool = False) -> list[Driver]:
-        """The way in by a condition on labels, `texts` by that on their texts; none where more than `most` meet it."""
+    def _by_texts(self, matches: Matches, most: int) -> list[Driver]:
+        """The way in by the labels of the matching texts; none where those are more than `most`."""
+        texts = [*matches.tiers, *matches.mixed]
         # Texts have their labels in order already: merging them is rarely the longer way.
-        enough = min(most, _FEW_LABELS) if texts and self.ranked else most
-        number = count(self.connection, LabelTable, label, enough)
+        enough = min(most, _FEW_LABELS) if self.ranked else most
+        number = count(self.connection, _OF_TEXTS, enough, {"texts": texts})
         if number > enough:
             return []
-        directions = [DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))]
-        if not texts or self.matches is None:
-            return [Driver(number, directions, sources=not texts)]
-        partial = self.matches.places is not None
-        matched = not self.matches.mixed and self.test.anything
-        return [Driver(number, directions, partial=partial, matched=matched)]
+        directions = [_labelled([among(LabelTable.text_id, texts)])]
+        matched = not matches.mixed and self.test.anything
+        return [Driver(number, directions, partial=matches.places is not None, matched=matched)]
 
     # Gathering
 
@@ -344,6 +348,11 @@ class Search(Asked):
             for number in numbers:
                 if best[number][0] == NAMES:
                     yield Position(2 * NAMES, None, number)
+
+
+def _labelled(label: list[Any]) -> Any:
+    """The condition that a direction has a label that meets some conditions."""
+    return DirectionTable.id.in_(select(LabelTable.direction_id).where(*label))
 
 
 def _in_order(bound: Bound) -> list[Any]:

@@ -1,9 +1,10 @@
 """Walks through the directions in an order that the database has them in, leaving out what does not fit."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select, text
 
 from eigenbank.registry.catalog.match import Place, conditions
 from eigenbank.registry.catalog.models import DirectionTable, LayerTable, SetTable, SpectrumTable
@@ -62,8 +63,8 @@ def by_column(
         size = wanted if fitting is None else max(wanted, _BLOCK)
         looked = fit = 0
         while True:
-            statement = _block(column, value, stream, own, descending=descending, place=place).limit(size)
-            rows = rows_of(connection, statement)
+            statement = _block(_key(column), stream, descending=descending, placed=place is not None).where(*own)
+            rows = rows_of(connection, statement, {**_at(place), "count": size, "skipped": 0})
             last = _position(stream, value, rows[-1]) if len(rows) == size else None
             if fitting is not None:
                 fits = fitting([row[0] for row in rows])
@@ -97,13 +98,11 @@ def by_column_sifted(
         place = start
         size = _SIFTED
         while True:
-            block = _block(column, value, stream, own, descending=descending, place=place)
-            ends = rows_of(connection, block.limit(1).offset(size - 1))
+            block = partial(_block, _key(column), stream, descending=descending, placed=place is not None)
+            ends = rows_of(connection, block().where(*own), {**_at(place), "count": 1, "skipped": size - 1})
             end = _position(stream, value, ends[0]) if ends else None
-            statement = block.where(*limits)
-            if end is not None:
-                statement = statement.where(*_until(value, end, descending=descending))
-            rows = rows_of(connection, statement.limit(wanted))
+            statement = block(ended=end is not None).where(*own, *limits)
+            rows = rows_of(connection, statement, {**_at(place), **_at(end, "last_"), "count": wanted, "skipped": 0})
             yield [_position(stream, value, row) for row in rows]
             if len(rows) == wanted:
                 place = _position(stream, value, rows[-1])
@@ -122,35 +121,50 @@ def _streams(column: Any, after: Position | None) -> Iterator[tuple[int, Any, Po
             yield stream, None if stream else column, after if after is not None and after.stream == stream else None
 
 
-def _until(value: Any, end: Position, *, descending: bool) -> list[Any]:
-    """The conditions that a row stands at or before a place."""
-    number = DirectionTable.id
-    if value is None:
-        return [number <= end.direction]
-    before = value > end.value if descending else value < end.value
-    bound = value >= end.value if descending else value <= end.value
-    return [bound, before | (number <= end.direction)]
-
-
 def _position(stream: int, value: Any, row: Any) -> Position:
     return Position(stream, None if value is None else row[1], row[0])
 
 
-def _block(column: Any, value: Any, stream: int, own: list[Any], *, descending: bool, place: Position | None) -> Any:
-    """Select the next directions after a place: from the index alone."""
-    number = DirectionTable.id
-    if value is None:
-        statement = select(number.label("id"))
-        if stream == 1:
-            statement = statement.where(column.is_(None), *own)
-        return statement.where(number > (0 if place is None else place.direction)).order_by(number)
-    statement = select(number.label("id"), value.label("value")).where(value.is_not(None), *own)
-    if place is not None:
-        # The bound by itself is what an index can start from; the rest cuts off the ties already seen.
-        beyond = value < place.value if descending else value > place.value
-        bound = value <= place.value if descending else value >= place.value
-        statement = statement.where(bound, beyond | (number > place.direction))
-    return statement.order_by(value.desc() if descending else value, number)
+def _key(column: Any) -> str | None:
+    return None if column is None else column.key
+
+
+def _at(place: Position | None, prefix: str = "") -> dict[str, Any]:
+    """A place as values of `_block`; before all where there is none."""
+    value, number = (None, 0) if place is None else (place.value, place.direction)
+    return {f"{prefix}value": value, f"{prefix}number": number}
+
+
+@lru_cache(maxsize=256)
+def _block(key: str | None, stream: int, *, descending: bool, placed: bool, ended: bool = False) -> Any:
+    """Select directions from the index alone, in the order of a column (None: of their numbers), stream 1 those that have
+    nothing there: `count` of them behind `skipped`. `placed`: after the place `value`, `number`; `ended`: up to the place
+    `last_value`, `last_number`.
+
+    Made once, and the places as text: SQLAlchemy would take longer to put them together than the database to answer.
+    """
+    number, table = DirectionTable.id, DirectionTable.__tablename__
+    column: Any = None if key is None else getattr(DirectionTable, key)
+    statement: Any = select(number.label("id"))
+    if column is None or stream == 1:
+        if column is not None:
+            statement = statement.where(column.is_(None))
+        limits = [f"{table}.id > :number", *([f"{table}.id <= :last_number"] if ended else [])]
+        statement = statement.order_by(number)
+    else:
+        statement = select(number.label("id"), column.label("value")).where(column.is_not(None))
+        statement = statement.order_by(column.desc() if descending else column, number)
+        beyond, before = "<>" if descending else "><"
+        limits = []
+        # The bound by itself is what an index can start from, or end at; the rest cuts off the ties on the other side.
+        if placed:
+            limits += [f"{table}.{key} {beyond}= :value", f"({table}.{key} {beyond} :value OR {table}.id > :number)"]
+        if ended:
+            bound = f"{table}.{key} {before}= :last_value"
+            limits += [bound, f"({table}.{key} {before} :last_value OR {table}.id <= :last_number)"]
+    if limits:
+        statement = statement.where(text(" AND ".join(limits)))
+    return statement.limit(bindparam("count")).offset(bindparam("skipped"))
 
 
 def by_number(
@@ -202,7 +216,6 @@ def by_set(
     spectra = (
         select(SpectrumTable.id)
         .join(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        .join(SetTable, SetTable.id == LayerTable.set_id)
         .where(*scope.conditions(indexed=False, sets=False), *conditions(tuple(places)))
     )
     number = DirectionTable.id

@@ -1,11 +1,12 @@
 """A catalog as a whole: exported, imported, merged with another."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
 from eigenbank.registry.catalog import dump, transfer, write
 from eigenbank.registry.catalog.content import (
@@ -24,6 +25,7 @@ from eigenbank.schemas.errors import CatalogError
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog.catalog import Catalog
+
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -54,7 +56,7 @@ def export_file(catalog: "Catalog", path: Path) -> Counts:
             yield entry
 
     with catalog._database.reading() as connection:
-        transfer.write_file(path, transfer.export_lines(entries(connection), _shipped(connection)))
+        transfer.write_file(path, transfer.export_lines(entries(connection), dump.shipped(connection)))
     return total
 
 
@@ -90,7 +92,7 @@ def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
             for entry in dump.checkpoints(reading):
                 write.replace(numbers, entry)
                 total = total.with_(entry)
-        _offered(writing, _shipped(reading))
+        _offered(writing, dump.shipped(reading))
     return total
 
 
@@ -98,34 +100,35 @@ def import_file(catalog: "Catalog", path: Path) -> Counts:
     """Put everything in that an export or another catalog's file holds, each set in the place of the one of the same model
     and revision, people's labels kept. All of it or nothing. Raises CatalogError for what is neither, or damaged.
     """
+    total = Counts()
+    reading = closing(_read(path))
+    with reading as found, catalog._change(much=True) as connection, write.filling(connection) as numbers:
+        for item in found:
+            if isinstance(item, list):
+                _offered(connection, item)
+            else:
+                write.add(numbers, item)
+                total = total.with_(item)
+    return total
+
+
+def _read(path: Path) -> Generator[CheckpointData | list[str], None, None]:
+    """Yield what a file holds: checkpoints, and last the digests of the shipped sets that the catalog knew."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
-    if start == _MAGIC:
-        from eigenbank.registry.catalog.catalog import Catalog
+    if start != _MAGIC:
+        yield from transfer.read_file(path)
+        return
+    from eigenbank.registry.catalog.catalog import Catalog
 
-        check(path, "Nothing was imported. Check the path")
-        with Catalog.open(path, shipped=False) as source, source._database.reading() as reading:
-            with catalog._change(much=True) as writing:
-                total = Counts()
-                with write.filling(writing) as numbers:
-                    for entry in dump.checkpoints(reading):
-                        write.add(numbers, entry)
-                        total = total.with_(entry)
-                _offered(writing, _shipped(reading))
-            return total
-    total = Counts()
-    with catalog._change(much=True) as connection, write.filling(connection) as numbers:
-        for found in transfer.read_file(path):
-            if isinstance(found, list):
-                _offered(connection, found)
-            else:
-                write.add(numbers, found)
-                total = total.with_(found)
-    return total
+    check(path, "Nothing was imported. Check the path")
+    with Catalog.open(path, shipped=False) as source, source._database.reading() as connection:
+        yield from dump.checkpoints(connection)
+        yield dump.shipped(connection)
 
 
 def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
@@ -149,7 +152,7 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
             differences += found
             if merged != ours:
                 write.replace(numbers, merged)
-        _offered(writing, _shipped(reading))
+        _offered(writing, dump.shipped(reading))
     return differences
 
 
@@ -253,12 +256,8 @@ def _labels(entry: CheckpointData) -> dict[str, list[LabelData]]:
     return found
 
 
-def _shipped(connection: Connection) -> list[str]:
-    return sorted(connection.scalars(select(ShippedTable.digest)))
-
-
 def _offered(connection: Connection, digests: list[str]) -> None:
-    known = set(_shipped(connection))
+    known = set(dump.shipped(connection))
     new = [{"digest": digest} for digest in digests if digest not in known]
     if new:
         connection.execute(insert(ShippedTable), new)

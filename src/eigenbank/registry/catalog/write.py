@@ -1,6 +1,7 @@
 """Putting sets in. Every function works inside the caller's transaction."""
 
 import gc
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
@@ -32,7 +33,7 @@ from eigenbank.registry.catalog.models import (
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.parts import PARTS
 from eigenbank.registry.catalog.sql import insert_rows, path_key
-from eigenbank.registry.catalog.write_labels import insert_labels, quality_rows
+from eigenbank.registry.catalog.write_labels import Labelled, insert_labels, quality_rows
 
 _SET_ID = select(SetTable.id)
 _OF_CHECKPOINT = _SET_ID.where(SetTable.checkpoint_id == bindparam("checkpoint"))
@@ -41,7 +42,7 @@ _CHECKPOINT = select(CheckpointTable.id).where(
 )
 _DELETE_STRAYS = delete(StrayTable).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 _COUNT = update(SetTable).where(SetTable.id == bindparam("set")).values(labels=bindparam("count"))
-_TEXT, _TEXT_AND_SOURCE = itemgetter(0), itemgetter(0, 1)
+_TEXT, _TEXT_AND_SOURCE, _SPECTRUM = itemgetter(0), itemgetter(0, 1), itemgetter(0, 1)
 _SELDOM = 200_000
 """After so many new objects the garbage collector looks for cycles while a catalog is filled."""
 
@@ -170,7 +171,7 @@ def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[Labe
 
 def _layers(numbers: Numbering, set_id: int, layers: Sequence[LayerData]) -> dict[str, int]:
     """Insert the layers. Returns their numbers by name."""
-    names = numbers.strings(NameTable, "name", (layer.name for layer in layers), words="names")
+    names = numbers.strings(NameTable, "name", [layer.name for layer in layers], words="names")
     first = numbers.take(LayerTable, len(layers))
     rows = [
         (first + index, set_id, names[layer.name], layer.kind, layer.width, layer.heads)
@@ -189,28 +190,23 @@ def _directions(
     """Insert the directions, grouped by spectrum and in order of rank, with their labels and those that wait for them,
     which are taken from there. Returns how many labels.
     """
-    recipes = numbers.strings(RecipeTable, "slug", (record.recipe for record in records))
+    recipes = numbers.strings(RecipeTable, "slug", [record.recipe for record in records])
     qualities = quality_rows(numbers, [record.quality for record in records])
-    groups: dict[tuple[int, int], list[tuple[DirectionData, tuple[Any, ...]]]] = {}
-    for record, quality in zip(records, qualities, strict=True):
-        groups.setdefault((layers[record.layer], recipes[record.recipe]), []).append((record, quality))
-    spectrum, number = numbers.take(SpectrumTable, len(groups)), numbers.take(DirectionTable, len(records))
-    spectra: list[tuple[Any, ...]] = []
+    places = [(layers[record.layer], recipes[record.recipe], record.rank) for record in records]
+    sizes = Counter(map(_SPECTRUM, places))
+    spectra = dict(zip(sorted(sizes), range(numbers.take(SpectrumTable, len(sizes)), 2**63), strict=False))
     directions: list[tuple[Any, ...]] = []
-    labels: list[tuple[int, int | None, LabelData]] = []
-    for (layer, recipe), group in sorted(groups.items(), key=itemgetter(0)):
-        spectra.append((spectrum, layer, recipe, len(group)))
-        for record, quality in sorted(group, key=lambda pair: pair[0].rank):
-            own, counted = _own_labels(record, waiting)
-            facts = (number, spectrum, record.rank, record.eigenvalue, record.share, record.gap, *counted)
-            directions.append((*facts, *quality, None))
-            labels.extend([(number, record.rank, label) for label in own])
-            number += 1
-        spectrum += 1
-    insert_rows(numbers.connection, SpectrumTable, spectra)
+    labelled: list[Labelled] = []
+    first = numbers.take(DirectionTable, len(records))
+    for number, index in enumerate(sorted(range(len(records)), key=places.__getitem__), first):
+        record, place = records[index], places[index]
+        own, counted = _own_labels(record, waiting)
+        facts = record[2:6]  # by place: a million times, the names take longer
+        directions.append((number, spectra[place[:2]], *facts, *counted, *qualities[index], None))
+        labelled.append((number, place[2], own))
+    insert_rows(numbers.connection, SpectrumTable, [(spectra[place], *place, sizes[place]) for place in spectra])
     insert_rows(numbers.connection, DirectionTable, directions)
-    insert_labels(numbers, labels)
-    return len(labels)
+    return insert_labels(numbers, labelled)
 
 
 def _composites(
@@ -226,15 +222,14 @@ def _composites(
     insert_rows(numbers.connection, SpectrumTable, [(spectrum, layer, None, len(records))])
     qualities = quality_rows(numbers, [record.quality for record in records])
     composites: list[tuple[Any, ...]] = []
-    labels: list[tuple[int, int | None, LabelData]] = []
+    labelled: list[Labelled] = []
     first = numbers.take(DirectionTable, len(records))
     for number, (record, quality) in enumerate(zip(records, qualities, strict=True), first):
         own, counted = _own_labels(record, waiting)
         composites.append((number, spectrum, None, None, None, None, *counted, *quality, record.bare))
-        labels.extend([(number, None, label) for label in own])
+        labelled.append((number, None, own))
     insert_rows(numbers.connection, DirectionTable, composites)
-    insert_labels(numbers, labels)
-    return len(labels)
+    return insert_labels(numbers, labelled)
 
 
 def _own_labels(
@@ -246,7 +241,7 @@ def _own_labels(
         own = own + waiting.pop(record.name, [])
     if not own:
         return own, (0, None)
-    if len(set(map(_TEXT, own))) < len(own) and len(set(map(_TEXT_AND_SOURCE, own))) < len(own):
+    if len(own) > 1 and len(set(map(_TEXT, own))) < len(own) and len(set(map(_TEXT_AND_SOURCE, own))) < len(own):
         own = distinct(own)
-    sure = [label[3] for label in own if label[3] is not None]  # by place: a million times, the name takes longer
+    sure = [label[3] for label in own if label[3] is not None]
     return own, (len(own), round(max(sure) * PARTS) if sure else None)
