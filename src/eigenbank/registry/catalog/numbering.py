@@ -1,5 +1,6 @@
 """The numbers of rows: given out to new ones, and looked up for strings that are kept once."""
 
+import math
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,9 @@ class Numbering:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        # SQLite stores NaN as NULL; of None, its driver looks each time for what to make of it, as long as storing a label.
+        self.nothing: Any = math.nan if connection.dialect.name == "sqlite" else None
+        """What to put in a row for NULL where there are millions."""
         self._free: dict[type[Base], int] = {}
         self._known: dict[type[Base], dict[str, int]] = {}
 

@@ -197,12 +197,12 @@ def _directions(
     spectra = dict(zip(sorted(sizes), range(numbers.take(SpectrumTable, len(sizes)), 2**63), strict=False))
     directions: list[tuple[Any, ...]] = []
     labelled: list[Labelled] = []
-    first = numbers.take(DirectionTable, len(records))
+    first, nothing = numbers.take(DirectionTable, len(records)), numbers.nothing
     for number, index in enumerate(sorted(range(len(records)), key=places.__getitem__), first):
         record, place = records[index], places[index]
-        own, counted = _own_labels(record, waiting)
+        own, counted = _own_labels(record, waiting, nothing)
         facts = record[2:6]  # by place: a million times, the names take longer
-        directions.append((number, spectra[place[:2]], *facts, *counted, *qualities[index], None))
+        directions.append((number, spectra[place[:2]], *facts, *counted, *qualities[index], nothing))
         labelled.append((number, place[2], own))
     insert_rows(numbers.connection, SpectrumTable, [(spectra[place], *place, sizes[place]) for place in spectra])
     insert_rows(numbers.connection, DirectionTable, directions)
@@ -223,25 +223,27 @@ def _composites(
     qualities = quality_rows(numbers, [record.quality for record in records])
     composites: list[tuple[Any, ...]] = []
     labelled: list[Labelled] = []
-    first = numbers.take(DirectionTable, len(records))
+    first, nothing = numbers.take(DirectionTable, len(records)), numbers.nothing
     for number, (record, quality) in enumerate(zip(records, qualities, strict=True), first):
-        own, counted = _own_labels(record, waiting)
-        composites.append((number, spectrum, None, None, None, None, *counted, *quality, record.bare))
+        own, counted = _own_labels(record, waiting, nothing)
+        composites.append((number, spectrum, *(nothing,) * 4, *counted, *quality, record.bare))
         labelled.append((number, None, own))
     insert_rows(numbers.connection, DirectionTable, composites)
     return insert_labels(numbers, labelled)
 
 
 def _own_labels(
-    record: DirectionData | CompositeData, waiting: dict[str, list[LabelData]]
-) -> tuple[list[LabelData], tuple[int, int | None]]:
-    """The labels of a record with those that wait for it, each once; and what is derived of them: count and confidence."""
+    record: DirectionData | CompositeData, waiting: dict[str, list[LabelData]], nothing: Any
+) -> tuple[list[LabelData], tuple[int, Any]]:
+    """The labels of a record with those that wait for it, each once; and what is derived of them: count and confidence,
+    `nothing` where none says one.
+    """
     own = record.labels
     if waiting:
         own = own + waiting.pop(record.name, [])
     if not own:
-        return own, (0, None)
+        return own, (0, nothing)
     if len(own) > 1 and len(set(map(_TEXT, own))) < len(own) and len(set(map(_TEXT_AND_SOURCE, own))) < len(own):
         own = distinct(own)
     sure = [label[3] for label in own if label[3] is not None]
-    return own, (len(own), round(max(sure) * PARTS) if sure else None)
+    return own, (len(own), round(max(sure) * PARTS) if sure else nothing)

@@ -24,7 +24,6 @@ from eigenbank.registry.catalog.sql import insert_rows
 from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
 from eigenbank.schemas import Label
 
-_NONE = (None,) * len(QUALITY_COLUMNS)
 Labelled = tuple[int, int | None, list[LabelData]]
 """The number of a direction or composite, its rank, where it has one, and its labels."""
 
@@ -33,25 +32,27 @@ def quality_rows(numbers: Numbering, qualities: Sequence[QualityData | None]) ->
     """Return what qualities are stored as (see `stored.QUALITY_COLUMNS`), their sources and protocols put in."""
     sources = numbers.strings(SourceTable, "name", sorted({quality[0] for quality in qualities if quality is not None}))
     protocols = _Protocols(numbers)
-    nearest, whole = round, PARTS  # `parts`, spelled out: a call for each number would take as long as the rest
+    # `parts`, spelled out: a call for each number would take as long as the rest.
+    nothing, nearest, whole = numbers.nothing, round, PARTS
+    unknown = (nothing,) * len(QUALITY_COLUMNS)
     found: list[tuple[Any, ...]] = []
     for quality in qualities:
         if quality is None:
-            found.append(_NONE)
+            found.append(unknown)
             continue
         source, effect, selectivity, consistency, linearity, between, locality, drift, scale, steps, seeds = quality
         low, high = between or (None, None)
         kept = (
             sources[source],
             protocols.number(scale, steps, seeds),
-            None if effect is None else nearest(effect * whole),
-            None if selectivity is None else nearest(selectivity * whole),
-            None if consistency is None else nearest(consistency * whole),
-            None if linearity is None else nearest(linearity * whole),
-            None if low is None else nearest(low * whole),
-            None if high is None else nearest(high * whole),
-            None if locality is None else nearest(locality * whole),
-            None if drift is None else nearest(drift * whole),
+            nothing if effect is None else nearest(effect * whole),
+            nothing if selectivity is None else nearest(selectivity * whole),
+            nothing if consistency is None else nearest(consistency * whole),
+            nothing if linearity is None else nearest(linearity * whole),
+            nothing if low is None else nearest(low * whole),
+            nothing if high is None else nearest(high * whole),
+            nothing if locality is None else nearest(locality * whole),
+            nothing if drift is None else nearest(drift * whole),
         )
         found.append(kept)
     return found
@@ -68,13 +69,16 @@ def insert_labels(numbers: Numbering, labelled: Sequence[Labelled]) -> int:
     sources = numbers.strings(SourceTable, "name", sorted({label[1] for label in labels}))
     protocols = _Protocols(numbers)
     rows: list[tuple[Any, ...]] = []
-    nearest, whole = round, PARTS  # as above
+    nothing, nearest, whole = numbers.nothing, round, PARTS
+    unmeasured = (nothing,) * 8
     for number, rank, own in labelled:
+        place = nothing if rank is None else rank
         for text, source, polarity, confidence, created, note, evidence in own:
-            sure = None if confidence is None else nearest(confidence * whole)
+            said = nothing if note is None else note
+            sure = nothing if confidence is None else nearest(confidence * whole)
             if evidence is None:
-                facts = (number, texts[text], sources[source], polarity, sure, created, note)
-                rows.append((*facts, None, None, None, None, None, None, None, None, rank))
+                facts = (number, texts[text], sources[source], polarity, sure, created, said)
+                rows.append((*facts, *unmeasured, place))
                 continue
             effect, selectivity, consistency, asymmetry, other, other_effect, null, scale, steps, seeds = evidence
             row = (
@@ -84,16 +88,16 @@ def insert_labels(numbers: Numbering, labelled: Sequence[Labelled]) -> int:
                 polarity,
                 sure,
                 created,
-                note,
+                said,
                 protocols.number(scale, steps, seeds),
                 nearest(effect * whole),
                 nearest(selectivity * whole),
                 nearest(consistency * whole),
-                None if asymmetry is None else nearest(asymmetry * whole),
-                texts[other] if other else None,
-                None if other_effect is None else nearest(other_effect * whole),
-                None if null is None else nearest(null * whole),
-                rank,
+                nothing if asymmetry is None else nearest(asymmetry * whole),
+                texts[other] if other else nothing,
+                nothing if other_effect is None else nearest(other_effect * whole),
+                nothing if null is None else nearest(null * whole),
+                place,
             )
             rows.append(row)
     # In the order of the key, which no two share: pages are then filled one after the other.
@@ -110,20 +114,23 @@ def label_texts(numbers: Numbering, texts: Collection[str]) -> dict[str, int]:
 class _Protocols:
     """The numbers of the protocols that one set's evidence and qualities end with, those put in that are new.
 
-    They are told apart by scale, steps and the identity of their seeds: most share few lists of those, which are long to
-    compare.
+    They are told apart by the identity of their seeds first: most share few lists of those, which are long to compare.
     """
 
     def __init__(self, numbers: Numbering) -> None:
         self._numbers = numbers
-        self._known: dict[tuple[float, int, int], int] = {}
+        self._same: dict[tuple[float, int, int], int] = {}
+        self._equal: dict[tuple[float, int, tuple[int, ...]], int] = {}
 
     def number(self, scale: float, steps: int, seeds: tuple[int, ...]) -> int:
         """Return a protocol's number. The seeds must live as long as this does."""
         key = (scale, steps, id(seeds))
-        number = self._known.get(key)
+        number = self._same.get(key)
         if number is None:
-            number = self._known[key] = _protocol(self._numbers, scale, steps, seeds)
+            number = self._equal.get((scale, steps, seeds))
+            if number is None:
+                number = self._equal[scale, steps, seeds] = _protocol(self._numbers, scale, steps, seeds)
+            self._same[key] = number
         return number
 
 
