@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -430,3 +431,86 @@ def test_a_model_that_checks_more_than_its_fields_is_not_taken_for_them() -> Non
 
     with pytest.raises(TypeError, match="Checked has validators of its own"):
         lines._plain(Checked)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE labels SET effect = 'abc'",
+        "UPDATE labels SET effect = NULL",
+        "UPDATE labels SET created = 'soon'",
+        "UPDATE labels SET note = x'00ff'",
+        "UPDATE directions SET eigenvalue = 'inf'",
+        "UPDATE directions SET eigenvalue = 9e999",
+        "UPDATE directions SET selectivity = 'x'",
+        "UPDATE directions SET drift = 1e300",
+        "UPDATE directions SET share = 2",
+        "UPDATE protocols SET seeds = '[1,'",
+        "UPDATE protocols SET scale = 'a'",
+        "UPDATE layers SET width = 'wide'",
+        "UPDATE sets SET created = 9e18",
+        "UPDATE texts SET text = char(27) || text",
+        "UPDATE texts SET text = CAST(x'ff' AS TEXT) WHERE id = 1",
+        "UPDATE checkpoints SET model_id = '../' || model_id",
+        "UPDATE names SET name = name || '/../x'",
+        "DELETE FROM sources",
+        "INSERT INTO strays VALUES (9, 1, 'x', '{}')",
+        "INSERT INTO shipped VALUES (x'00'), ('y')",
+    ],
+)
+def test_a_file_with_what_no_catalog_holds_is_refused(catalog: Catalog, tmp_path: Path, change: str) -> None:
+    mid = "mid_block.attentions.0/value/0"
+    fill(
+        catalog,
+        [manifest(labels={mid: [measured("smile", 0.5)]}, qualities={mid: quality(drift=0.5, selectivity=0.5)})],
+    )
+    file = tmp_path / "theirs.db"
+    export_file(catalog, file)
+    theirs = sqlite3.connect(file)
+    theirs.execute("PRAGMA ignore_check_constraints = ON")
+    with theirs:
+        theirs.execute(change)
+    theirs.close()
+    before = content(catalog)
+    with pytest.raises(CatalogError, match=r"Nothing was imported|holds a text that is none"):
+        import_file(catalog, file)
+    assert content(catalog) == before
+    refused = pytest.raises(CatalogError, match=r"Nothing was merged|holds a text that is none")
+    with Catalog.open(file, shipped=False) as other, refused:
+        merge(catalog, other)
+    assert content(catalog) == before
+    assert verify(catalog) == []
+
+
+def test_verifying_finds_what_the_schemas_do_not_allow(catalog: Catalog) -> None:
+    fill(catalog, [manifest("acme/one"), manifest("acme/two")])
+    with catalog._database.writing() as connection:
+        connection.exec_driver_sql("UPDATE layers SET width = 'wide' WHERE set_id = (SELECT max(id) FROM sets)")
+    assert [(problem.where, problem.problem.partition(":")[0]) for problem in verify(catalog)] == [
+        ("model acme/two", "layers.0.width")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "ask"),
+    [
+        ("UPDATE labels SET effect = 'abc'", lambda catalog: [row.labels for row in catalog.search("smile")]),
+        ("UPDATE labels SET created = 'soon'", lambda catalog: [row.labels for row in catalog.search()]),
+        ("UPDATE directions SET drift = 'x'", lambda catalog: [row.quality for row in catalog.search()]),
+        ("UPDATE protocols SET seeds = '[1,'", lambda catalog: catalog.search("smile")),
+        ("UPDATE sets SET created = 9e18", lambda catalog: catalog.sets()),
+        ("UPDATE sets SET created = 9e18", lambda catalog: catalog.get_set("acme/faces")),
+        ("UPDATE texts SET text = CAST(x'ff' AS TEXT) WHERE text = 'smile'", lambda catalog: catalog.label_texts()),
+    ],
+)
+def test_a_catalog_with_what_none_should_hold_says_so(
+    catalog: Catalog, change: str, ask: Callable[[Catalog], object]
+) -> None:
+    mid = "mid_block.attentions.0/value/0"
+    fill(catalog, [manifest(labels={mid: [measured("smile", 0.5)]}, qualities={mid: quality(drift=0.5)})])
+    ask(catalog)
+    with catalog._database.writing() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        connection.exec_driver_sql(change)
+    with pytest.raises(CatalogError, match=r"holds (what none should|a text that is none)"):
+        ask(catalog)

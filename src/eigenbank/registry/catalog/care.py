@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
 
-from eigenbank.registry.catalog import read
+from eigenbank.registry.catalog import dump, read, sound
 from eigenbank.registry.catalog.models import (
     Base,
     CheckpointTable,
@@ -20,6 +20,7 @@ from eigenbank.registry.catalog.models import (
 )
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
 from eigenbank.registry.catalog.sql import unindexed
+from eigenbank.registry.catalog.stored import WRONG
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog.catalog import Catalog
@@ -77,8 +78,9 @@ class Problem:
 
 
 def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
-    """Check the database, that counts agree with what they count, and with `files` that every set is where the catalog
-    says, unchanged; of published ones those that the Hub's cache holds. Returns the problems; nothing is changed.
+    """Check the database, that all it holds is what the schemas allow, that counts agree with what they count, and with
+    `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache holds. Returns
+    the problems; nothing is changed.
     """
     found: list[Problem] = []
     with catalog._database.reading() as connection:
@@ -91,11 +93,25 @@ def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
             wrong = connection.exec_driver_sql(statement).scalar_one()
             if wrong:
                 found.append(Problem(where, problem.format(wrong)))
+        found += _unsound(connection)
         sets = read.sets(connection) if files else []
     for one in sets:
         trouble = _set_problem(one.location, one.digest)
         if trouble:
             found.append(Problem(f"set of {one.model_id}", trouble))
+    return found
+
+
+def _unsound(connection: Connection) -> list[Problem]:
+    """What of each checkpoint the schemas do not allow: the first of it."""
+    found: list[Problem] = []
+    for model_id, revision in connection.execute(select(CheckpointTable.model_id, CheckpointTable.revision)).all():
+        try:
+            entry = dump.checkpoint(connection, model_id, revision)
+            if entry is not None:
+                sound.check(entry)
+        except WRONG as error:
+            found.append(Problem(f"model {model_id}", sound.said(error)))
     return found
 
 

@@ -27,6 +27,11 @@ _TROUBLE = (
     ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
     ("malformed", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
     ("not a database", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
+    (
+        "could not decode",
+        "it holds a text that is none. Restore it from a copy, or move it away and add the sets again.",
+    ),
+    ("cannot hold blob", "it holds bytes for a text. Restore it from a copy, or move it away and add the sets again."),
     ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
     ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
     ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
@@ -78,17 +83,18 @@ def connect(path: Path, mode: str) -> Engine:
     return engine
 
 
-def explain(error: DBAPIError, place: str) -> CatalogError | None:
-    """Return the error as a user can understand it; None where it is a bug of ours."""
-    text = str(error.orig).lower()
-    if hasattr(error.orig, "sqlstate"):
-        state = getattr(error.orig, "sqlstate", None) or ("08" if isinstance(error, OperationalError) else "")
+def explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | None:
+    """Return the error, SQLAlchemy's or the driver's own, as a user can understand it; None where it is a bug of ours."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    text = str(original).lower()
+    if hasattr(original, "sqlstate"):
+        state = getattr(original, "sqlstate", None) or ("08" if isinstance(error, OperationalError) else "")
         meaning = next((words for sign, words in _STATES.items() if state.startswith(sign)), None)
-        first = str(error.orig).strip().partition("\n")[0]
+        first = str(original).strip().partition("\n")[0]
         return None if meaning is None else CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")
     for sign, meaning in _TROUBLE:
         if sign in text:
-            message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({error.orig})"
+            message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({original})"
             return CatalogError(message)
     return None
 
@@ -134,7 +140,7 @@ class Database:
         """Raise what the database says as CatalogError, where a user can act on it."""
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:  # rows are fetched from the driver itself
             if (known := explain(error, self.place)) is not None:
                 raise known from error
             raise

@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.models import (
 )
 from eigenbank.registry.catalog.rows import CompositeName, DirectionName, DirectionRow, SetRow
 from eigenbank.registry.catalog.sql import among, between, chosen, rows_of
-from eigenbank.registry.catalog.stored import QUALITY_COLUMNS
+from eigenbank.registry.catalog.stored import QUALITY_COLUMNS, understood
 from eigenbank.registry.catalog.told import packed, told
 
 _SETS = select(
@@ -77,18 +77,21 @@ def _set(row: Any) -> SetRow:
     return SetRow(model_id, revision or None, *rest)
 
 
+@understood()
 def sets(connection: Connection, *conditions: Any) -> list[SetRow]:
     """Return the sets that meet the conditions, by model id, the newest first within one."""
     statement = _SETS.where(*conditions).order_by(CheckpointTable.model_id, SetTable.created.desc(), SetTable.id.desc())
     return [_set(row) for row in connection.execute(statement)]
 
 
+@understood()
 def newest_first(connection: Connection, *conditions: Any, limit: int | None = None) -> list[SetRow]:
     """Return the sets that meet the conditions, the newest first."""
     statement = _SETS.where(*conditions).order_by(SetTable.created.desc(), SetTable.id.desc()).limit(limit)
     return [_set(row) for row in connection.execute(statement)]
 
 
+@understood()
 def newest(connection: Connection, *conditions: Any) -> SetRow | None:
     """Return the newest of the sets that meet the conditions."""
     return next(iter(newest_first(connection, *conditions, limit=1)), None)

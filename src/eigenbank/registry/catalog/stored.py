@@ -1,7 +1,8 @@
 """Labels and qualities as they are stored: the columns they take, and what the values there stand for."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
@@ -22,6 +23,7 @@ from eigenbank.registry.catalog.content import MAKE, EvidenceData, LabelData, Qu
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import PARTS, number
 from eigenbank.registry.catalog.sql import among, rows_of
+from eigenbank.schemas.errors import CatalogError
 
 LABEL_COLUMNS = (
     LabelTable.direction_id,
@@ -68,6 +70,23 @@ _NAMED = union_all(
     )
 )
 """Texts, sources and protocols in one statement: each of its own takes longer than what it finds."""
+
+
+WRONG = (TypeError, ValueError, ArithmeticError, LookupError)
+"""What making sense of stored values raises where a column holds what it should not: SQLite keeps whatever it is given."""
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise CatalogError for what is raised where stored values stand for nothing."""
+    try:
+        yield
+    except WRONG as error:
+        message = (
+            f"the catalog holds what none should (a value of a wrong kind: {error}). `eigenbank catalog verify` says of which "
+            "model. Restore it from a copy, or move it away and add the sets again."
+        )
+        raise CatalogError(message) from error
 
 
 class Stored:

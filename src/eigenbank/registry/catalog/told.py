@@ -1,4 +1,5 @@
-"""The labels and qualities of directions that were read together, and what they stand for.
+"""The labels and qualities of directions that were read together, and what they stand for. What stands for nothing raises
+CatalogError.
 
 Most rows of a page are only looked at, and taking each column of each label from the database is half the time of reading
 a large one: they come packed as JSON texts, and are unpacked when the first of them is asked for.
@@ -15,7 +16,7 @@ from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityD
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import number
 from eigenbank.registry.catalog.sql import Packed, among, between, chosen, rows_of
-from eigenbank.registry.catalog.stored import LABEL_COLUMNS, PROTOCOLS, QUALITY_COLUMNS, Stored
+from eigenbank.registry.catalog.stored import LABEL_COLUMNS, PROTOCOLS, QUALITY_COLUMNS, Stored, understood
 from eigenbank.schemas import Evidence, Label, Quality
 from eigenbank.schemas.common import Model
 
@@ -69,6 +70,7 @@ class Told:
     def _raw(self) -> _Raw:
         return self._unpack()
 
+    @understood()
     def raw(self, direction: int) -> tuple[Any, ...]:
         """Return a direction's labels and its quality as they are stored."""
         quality = self._raw.qualities.get(direction)
@@ -82,15 +84,18 @@ class Told:
         stored = self._raw.stored
         return raw[4] is None, -(raw[4] or 0), stored.texts[raw[1]], stored.sources[raw[2]]
 
+    @understood()
     def texts(self, direction: int) -> list[str]:
         """Return the texts of a direction's labels, the most confident first, those without a confidence last."""
         return [self._raw.stored.texts[raw[1]] for raw in self._ordered(direction)]
 
+    @understood()
     def confidence(self, direction: int) -> float | None:
         """Return the highest confidence of a direction's labels; None where none says one."""
         labels = self._raw.labels.get(direction, ())
         return number(max((raw[4] for raw in labels if raw[4] is not None), default=None))
 
+    @understood()
     def labels(self, direction: int) -> tuple[Label, ...]:
         """Return a direction's labels, in the same order as their texts."""
         return tuple(map(self._label, self._ordered(direction)))
@@ -103,6 +108,7 @@ class Told:
             values["evidence"] = _made(Evidence, dict(zip(EvidenceData._fields, found.evidence, strict=True)))
         return _made(Label, values)
 
+    @understood()
     def quality(self, direction: int) -> Quality | None:
         """Return a direction's quality; None where it is not known."""
         raw = self._raw.qualities.get(direction)
@@ -110,6 +116,7 @@ class Told:
         return None if found is None else _made(Quality, dict(zip(QualityData._fields, found, strict=True)))
 
 
+@understood()
 def packed(connection: Connection, numbers: Sequence[int]) -> Told | None:
     """Read the labels and qualities of directions, to be unpacked later; None where that does not pay."""
     if len(numbers) < _MANY or max(size or 0 for size in rows_of(connection, _SIZES)[0]) > _FEW * len(numbers):
@@ -124,6 +131,7 @@ def packed(connection: Connection, numbers: Sequence[int]) -> Told | None:
     return Told(unpack)
 
 
+@understood()
 def told(connection: Connection, qualities: Sequence[Any]) -> Told:
     """Read the labels of directions, given by their qualities: rows of QUALITY_COLUMNS, each behind its direction's number."""
     labels = rows_of(connection, *chosen([row[0] for row in qualities], _LABELS, _LABELS_IN_ROW))

@@ -3,12 +3,13 @@
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert
 
-from eigenbank.registry.catalog import dump, transfer, write
+from eigenbank.registry.catalog import dump, sound, transfer, write
 from eigenbank.registry.catalog.content import (
     CheckpointData,
     CompositeData,
@@ -127,8 +128,8 @@ def _read(path: Path) -> Generator[CheckpointData | list[str], None, None]:
 
     check(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source, source._database.reading() as connection:
-        yield from dump.checkpoints(connection)
-        yield dump.shipped(connection)
+        yield from sound.checkpoints(connection, str(path), "Nothing was imported")
+        yield sound.read(partial(dump.shipped, connection), str(path), "Nothing was imported")
 
 
 def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
@@ -142,7 +143,7 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
     differences: list[Difference] = []
     with other._database.reading() as reading, catalog._change(much=True) as writing:
         numbers = Numbering(writing)
-        for theirs in dump.checkpoints(reading):
+        for theirs in sound.checkpoints(reading, other.place, "Nothing was merged"):
             ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
             if ours is None:
                 write.replace(numbers, theirs)
@@ -152,7 +153,7 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
             differences += found
             if merged != ours:
                 write.replace(numbers, merged)
-        _offered(writing, dump.shipped(reading))
+        _offered(writing, sound.read(partial(dump.shipped, reading), other.place, "Nothing was merged"))
     return differences
 
 
