@@ -498,6 +498,8 @@ def test_verifying_finds_what_the_schemas_do_not_allow(catalog: Catalog) -> None
         ("UPDATE labels SET created = 'soon'", lambda catalog: [row.labels for row in catalog.search()]),
         ("UPDATE directions SET drift = 'x'", lambda catalog: [row.quality for row in catalog.search()]),
         ("UPDATE protocols SET seeds = '[1,'", lambda catalog: catalog.search("smile")),
+        ("UPDATE labels SET effect = 'abc'", lambda catalog: export_file(catalog, beside(catalog, "all.jsonl"))),
+        ("UPDATE labels SET effect = 'abc'", lambda catalog: export_file(catalog, beside(catalog, "all.db"))),
         ("UPDATE sets SET created = 9e18", lambda catalog: catalog.sets()),
         ("UPDATE sets SET created = 9e18", lambda catalog: catalog.get_set("acme/faces")),
         ("UPDATE texts SET text = CAST(x'ff' AS TEXT) WHERE text = 'smile'", lambda catalog: catalog.label_texts()),
@@ -509,8 +511,11 @@ def test_a_catalog_with_what_none_should_hold_says_so(
     mid = "mid_block.attentions.0/value/0"
     fill(catalog, [manifest(labels={mid: [measured("smile", 0.5)]}, qualities={mid: quality(drift=0.5)})])
     ask(catalog)
+    for made in Path(catalog.place).parent.glob("all.*"):
+        made.unlink()
     with catalog._database.writing() as connection:
         connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
         connection.exec_driver_sql(change)
     with pytest.raises(CatalogError, match=r"holds (what none should|a text that is none)"):
         ask(catalog)
+    assert list(Path(catalog.place).parent.glob("*all.*")) == []

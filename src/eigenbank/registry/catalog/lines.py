@@ -198,15 +198,22 @@ class _Written:
     def __init__(self) -> None:
         self.protocols: dict[tuple[Any, ...], int] = {}
 
-    def _measured(self, found: EvidenceData | QualityData) -> dict[str, Any]:
-        document = found._asdict()
-        protocol = tuple(document.pop(name) for name in _PROTOCOL)
-        return document | {"protocol": self.protocols.setdefault(protocol, len(self.protocols))}
+    def _measured(self, fields: Sequence[str], found: EvidenceData | QualityData) -> dict[str, Any]:
+        document: dict[str, Any] = dict(zip(fields, found, strict=False))  # the protocol's are the last
+        document["protocol"] = self.protocols.setdefault(found[-len(_PROTOCOL) :], len(self.protocols))
+        return document
 
     def label(self, label: LabelData) -> dict[str, Any]:
-        document = {name: value for name, value in label._asdict().items() if value is not None}
-        if label.evidence is not None:
-            document["evidence"] = self._measured(label.evidence)
+        # Spelled out: of millions of labels, a loop over their fields takes twice as long.
+        text, source, polarity, confidence, created, note, evidence = label
+        document: dict[str, Any] = {"text": text, "source": source, "polarity": polarity}
+        if confidence is not None:
+            document["confidence"] = confidence
+        document["created"] = created
+        if note is not None:
+            document["note"] = note
+        if evidence is not None:
+            document["evidence"] = self._measured(_EVIDENCE, evidence)
         return document
 
     def slider(self, record: DirectionData | CompositeData) -> dict[str, Any]:
@@ -214,7 +221,9 @@ class _Written:
         quality = document.pop("quality")
         if isinstance(record, CompositeData):
             document = {"name": document.pop("bare"), **document}
-        return document if quality is None else document | {"quality": self._measured(quality)}
+        if quality is not None:
+            document["quality"] = self._measured(_QUALITY, quality)
+        return document
 
 
 def document(entry: CheckpointData) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from eigenbank.registry.catalog.content import (
 from eigenbank.registry.catalog.models import ShippedTable
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.place import check
+from eigenbank.registry.catalog.stored import understood
 from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.schemas.errors import CatalogError
 
@@ -52,13 +53,19 @@ def export_file(catalog: "Catalog", path: Path) -> Counts:
 
     def entries(connection: Connection) -> Iterator[CheckpointData]:
         nonlocal total
-        for entry in dump.checkpoints(connection):
+        for entry in _own(connection):
             total = total.with_(entry)
             yield entry
 
     with catalog._database.reading() as connection:
         transfer.write_file(path, transfer.export_lines(entries(connection), dump.shipped(connection)))
     return total
+
+
+def _own(connection: Connection) -> Iterator[CheckpointData]:
+    """Yield what the catalog in use holds. It was checked when it was put in: what stands for nothing raises CatalogError."""
+    with understood():
+        yield from dump.checkpoints(connection)
 
 
 def _copy(catalog: "Catalog", path: Path) -> Counts:
@@ -90,7 +97,7 @@ def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
         with write.filling(writing) as numbers:
-            for entry in dump.checkpoints(reading):
+            for entry in _own(reading):
                 write.replace(numbers, entry)
                 total = total.with_(entry)
         _offered(writing, dump.shipped(reading))
