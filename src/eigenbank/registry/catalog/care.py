@@ -1,12 +1,15 @@
 """Looking after a catalog: what is in it, whether it is sound, and giving room back."""
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
 
 from eigenbank.registry.catalog import dump, read, sound
+from eigenbank.registry.catalog.engine import printable
 from eigenbank.registry.catalog.models import (
     Base,
     CheckpointTable,
@@ -111,7 +114,13 @@ def _unsound(connection: Connection) -> list[Problem]:
             if entry is not None:
                 sound.check(entry)
         except WRONG as error:
-            found.append(Problem(f"model {model_id}", sound.said(error)))
+            found.append(Problem(f"model {printable(model_id)}", printable(sound.said(error))))
+        except (DBAPIError, sqlite3.Error) as error:
+            found.append(Problem(f"model {printable(model_id)}", printable(getattr(error, "orig", error))))
+    try:
+        sound.shipped(connection)
+    except WRONG as error:
+        found.append(Problem("shipped", printable(sound.said(error))))
     return found
 
 

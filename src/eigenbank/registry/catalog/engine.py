@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from eigenbank.schemas.errors import CatalogError
 
@@ -21,17 +21,20 @@ MAPPED = 4 * 2**30
 WRITERS = 0x45694264
 """The number of the lock that PostgreSQL's writers wait for each other at."""
 
+_AGAIN = "Restore it from a copy, or move it away and add the sets again."
 _TROUBLE = (
+    # First: what follows in that message is the text itself.
+    ("could not decode", f"it holds a text that is none. {_AGAIN}"),
     ("locked", "another program has been writing to it for {busy:.0f} seconds. Nothing was changed. Try again later."),
     ("readonly", "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder."),
     ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
-    ("malformed", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
-    ("not a database", "it is damaged. Restore it from a copy, or move it away and add the sets again."),
-    (
-        "could not decode",
-        "it holds a text that is none. Restore it from a copy, or move it away and add the sets again.",
+    ("malformed", f"it is damaged. {_AGAIN}"),
+    ("not a database", f"it is damaged. {_AGAIN}"),
+    *(
+        (sign, f"its tables are not a catalog's. {_AGAIN}")
+        for sign in ("no such column", "no such table", "has no column", "foreign key mismatch", "cannot modify")
     ),
-    ("cannot hold blob", "it holds bytes for a text. Restore it from a copy, or move it away and add the sets again."),
+    ("cannot hold blob", f"it holds bytes for a text. {_AGAIN}"),
     ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
     ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
     ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
@@ -44,6 +47,7 @@ _STATES = {
     "53": "the server is out of room. Nothing was changed. Make room and try again.",
     "08": "no connection to the server. Nothing was changed. Check that it runs, and the URL: host, port, user, database.",
     "57P": "the server shut down. Nothing was changed. Try again when it runs.",
+    "22": "it cannot hold a value that was to be put in. Nothing was changed.",
     "28": "the server refused the login. Check the user and the password in the URL.",
     "3D000": "there is no such database. Make it with createdb, or check the URL.",
 }
@@ -83,18 +87,23 @@ def connect(path: Path, mode: str) -> Engine:
     return engine
 
 
-def explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | None:
+def printable(text: object) -> str:
+    """Return a text that may come from a file without what a terminal would act on."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
+
+
+def explain(error: Exception, place: str) -> CatalogError | None:
     """Return the error, SQLAlchemy's or the driver's own, as a user can understand it; None where it is a bug of ours."""
     original = error.orig if isinstance(error, DBAPIError) else error
     text = str(original).lower()
     if hasattr(original, "sqlstate"):
-        state = getattr(original, "sqlstate", None) or ("08" if isinstance(error, OperationalError) else "")
+        state = getattr(original, "sqlstate", None) or ("08" if type(original).__name__ == "OperationalError" else "")
         meaning = next((words for sign, words in _STATES.items() if state.startswith(sign)), None)
         first = str(original).strip().partition("\n")[0]
         return None if meaning is None else CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")
     for sign, meaning in _TROUBLE:
         if sign in text:
-            message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({original})"
+            message = f"the catalog {place} cannot be used: {meaning.format(busy=BUSY_SECONDS)} ({printable(original)})"
             return CatalogError(message)
     return None
 
@@ -140,8 +149,10 @@ class Database:
         """Raise what the database says as CatalogError, where a user can act on it."""
         try:
             yield
-        except (DBAPIError, sqlite3.Error) as error:  # rows are fetched from the driver itself
-            if (known := explain(error, self.place)) is not None:
+        except Exception as error:
+            # Rows are fetched from the driver itself, and put in by it.
+            told = isinstance(error, DBAPIError | sqlite3.Error) or hasattr(error, "sqlstate")
+            if told and (known := explain(error, self.place)) is not None:
                 raise known from error
             raise
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import dump
 from eigenbank.registry.catalog.content import SetData
+from eigenbank.registry.catalog.stored import understood
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import ReplaceError, SetError
 
@@ -29,12 +30,14 @@ class Losses:
         return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
 
 
+@understood()
 def losses(connection: Connection, model_id: str, revision: str, new: Manifest | None) -> Losses:
     """What the catalog's set of a checkpoint has that `new` lacks; None is a set that has none of these, as after a build."""
     former = dump.checkpoint(connection, model_id, revision)
     return Losses() if former is None or former.set is None else _lost(former.set, new)
 
 
+@understood()
 def check_place(connection: Connection, model_id: str, revision: str, new: Manifest | None, outcome: str) -> None:
     """Raise ReplaceError where a set would take the place of one that has what it lacks. `outcome` is what became of it."""
     former = dump.checkpoint(connection, model_id, revision)

@@ -104,6 +104,9 @@ class Position(NamedTuple):
 
 def encode(position: Position, digest: str) -> str:
     """Return the cursor that stands for a position of a search."""
+    if not isinstance(position.value, int | float | None):
+        message = f"{position.value!r} is no number"
+        raise TypeError(message)
     document = json.dumps([digest, position.stream, position.value, position.direction])
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 

@@ -2,23 +2,33 @@
 whose tables are a catalog's, may hold anything.
 """
 
+import shlex
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import dump, lines
 from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.engine import Database, printable
 from eigenbank.registry.catalog.stored import WRONG
 from eigenbank.schemas.errors import CatalogError, first_problem
 
 T = TypeVar("T")
+_SHIPPED: TypeAdapter[list[str]] = TypeAdapter(
+    list[Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w:.-]+$")]]
+)
 
 
 def check(entry: CheckpointData) -> None:
-    """Raise ValidationError where a checkpoint holds what a line of an export may not."""
-    lines.entries(whole=False).validate_python(lines.document(entry))
+    """Raise ValidationError where a checkpoint holds what a line of an export may not, kind by kind: no text for a number."""
+    lines.entries(whole=False).validate_python(lines.document(entry), strict=True)
+
+
+def shipped(connection: Connection) -> list[str]:
+    """Return the digests of the shipped sets that were offered to a catalog. Raises ValidationError for what is none."""
+    return _SHIPPED.validate_python(dump.shipped(connection), strict=True)
 
 
 def said(error: Exception) -> str:
@@ -28,7 +38,7 @@ def said(error: Exception) -> str:
     )
 
 
-def checkpoints(connection: Connection, place: str, outcome: str) -> Iterator[CheckpointData]:
+def checkpoints(database: Database, connection: Connection, outcome: str) -> Iterator[CheckpointData]:
     """Yield everything another catalog holds, each checked. Raises CatalogError; `outcome` is what becomes of it all."""
     entries = dump.checkpoints(connection)
 
@@ -38,17 +48,18 @@ def checkpoints(connection: Connection, place: str, outcome: str) -> Iterator[Ch
             check(entry)
         return entry
 
-    while (entry := read(checked, place, outcome)) is not None:
+    while (entry := read(checked, database, outcome)) is not None:
         yield entry
 
 
-def read(ask: Callable[[], T], place: str, outcome: str) -> T:
-    """Return an answer. Raises CatalogError where the catalog holds what it should not."""
+def read(ask: Callable[[], T], database: Database, outcome: str) -> T:
+    """Return an answer of another catalog. Raises CatalogError, which names that one, where it holds what it should not."""
     try:
-        return ask()
+        with database.guarded():
+            return ask()
     except WRONG as error:
         message = (
-            f"{place} holds what no catalog does ({said(error)}). {outcome}. `eigenbank catalog verify --catalog {place}` "
-            "says of which model; export the catalog that it comes from again."
+            f"{database.place} holds what no catalog does ({printable(said(error))}). {outcome}. `eigenbank catalog verify --catalog "
+            f"{shlex.quote(database.place)}` says of which model; export the catalog that it comes from again."
         )
         raise CatalogError(message) from error

@@ -72,7 +72,7 @@ _NAMED = union_all(
 """Texts, sources and protocols in one statement: each of its own takes longer than what it finds."""
 
 
-WRONG = (TypeError, ValueError, ArithmeticError, LookupError)
+WRONG = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 """What making sense of stored values raises where a column holds what it should not: SQLite keeps whatever it is given."""
 
 
@@ -109,6 +109,9 @@ class Stored:
         missing = [[key for key in keys if key is not None and key not in known] for keys, known in wanted]
         if not any(missing):
             return
+        if not all(type(key) is int for keys in missing for key in keys):
+            message = "a number of a text, source or protocol is none"
+            raise TypeError(message)
         values = {f"numbers_{kind}": numbers for kind, numbers in enumerate(missing)}
         found: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
         for kind, key, text, scale, steps in rows_of(connection, _NAMED, values):

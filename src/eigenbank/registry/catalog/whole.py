@@ -53,7 +53,7 @@ def export_file(catalog: "Catalog", path: Path) -> Counts:
 
     def entries(connection: Connection) -> Iterator[CheckpointData]:
         nonlocal total
-        for entry in _own(connection):
+        for entry in _own(catalog, connection):
             total = total.with_(entry)
             yield entry
 
@@ -62,10 +62,15 @@ def export_file(catalog: "Catalog", path: Path) -> Counts:
     return total
 
 
-def _own(connection: Connection) -> Iterator[CheckpointData]:
+def _own(catalog: "Catalog", connection: Connection) -> Iterator[CheckpointData]:
     """Yield what the catalog in use holds. It was checked when it was put in: what stands for nothing raises CatalogError."""
-    with understood():
-        yield from dump.checkpoints(connection)
+    entries = dump.checkpoints(connection)
+    while True:
+        with understood(), catalog._database.guarded():
+            entry = next(entries, None)
+        if entry is None:
+            return
+        yield entry
 
 
 def _copy(catalog: "Catalog", path: Path) -> Counts:
@@ -97,7 +102,7 @@ def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
         with write.filling(writing) as numbers:
-            for entry in _own(reading):
+            for entry in _own(source, reading):
                 write.replace(numbers, entry)
                 total = total.with_(entry)
         _offered(writing, dump.shipped(reading))
@@ -135,8 +140,8 @@ def _read(path: Path) -> Generator[CheckpointData | list[str], None, None]:
 
     check(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source, source._database.reading() as connection:
-        yield from sound.checkpoints(connection, str(path), "Nothing was imported")
-        yield sound.read(partial(dump.shipped, connection), str(path), "Nothing was imported")
+        yield from sound.checkpoints(source._database, connection, "Nothing was imported")
+        yield sound.read(partial(sound.shipped, connection), source._database, "Nothing was imported")
 
 
 def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
@@ -150,17 +155,18 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
     differences: list[Difference] = []
     with other._database.reading() as reading, catalog._change(much=True) as writing:
         numbers = Numbering(writing)
-        for theirs in sound.checkpoints(reading, other.place, "Nothing was merged"):
-            ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
+        for theirs in sound.checkpoints(other._database, reading, "Nothing was merged"):
+            with understood():
+                ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
+                merged, found = (theirs, []) if ours is None else merge_entries(ours, theirs)
             if ours is None:
                 write.replace(numbers, theirs)
                 differences.append(Difference(theirs.model_id, theirs.revision or None, "model only there: added", 1))
                 continue
-            merged, found = merge_entries(ours, theirs)
             differences += found
             if merged != ours:
                 write.replace(numbers, merged)
-        _offered(writing, sound.read(partial(dump.shipped, reading), other.place, "Nothing was merged"))
+        _offered(writing, sound.read(partial(sound.shipped, reading), other._database, "Nothing was merged"))
     return differences
 
 

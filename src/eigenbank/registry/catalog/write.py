@@ -33,6 +33,7 @@ from eigenbank.registry.catalog.models import (
 from eigenbank.registry.catalog.numbering import Numbering
 from eigenbank.registry.catalog.parts import PARTS
 from eigenbank.registry.catalog.sql import insert_rows, path_key
+from eigenbank.registry.catalog.stored import understood
 from eigenbank.registry.catalog.write_labels import Labelled, insert_labels, quality_rows
 
 _SET_ID = select(SetTable.id)
@@ -80,6 +81,7 @@ def remove(numbers: Numbering, model_id: str, revision: str) -> int:
     return _put_strays(numbers, checkpoint_id, strays)
 
 
+@understood()
 def waiting(connection: Connection, model_id: str, revision: str) -> int:
     """How many of people's labels of a checkpoint wait for their directions."""
     checkpoint_id = connection.execute(_CHECKPOINT, {"model": model_id, "revision": revision}).scalar_one()
@@ -157,6 +159,7 @@ def put_checkpoint(numbers: Numbering, entry: CheckpointData) -> int:
     return number
 
 
+@understood()
 def _take_out(connection: Connection, checkpoint_id: int) -> dict[str, list[LabelData]]:
     """Remove the checkpoint's set and strays. Returns all labels by direction name, strays included."""
     found = read_strays(connection, checkpoint_id)
