@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.whole import export_file, import_file, merge
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
 from . import test_naive, test_plans, test_search, test_sets
-from .made import label, manifest, measured
+from .made import label, manifest, measured, quality
 from .test_search import HOSTILE, every
 
 MID = "mid_block.attentions.0/value/1"
@@ -238,6 +238,14 @@ def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path, 
     assert verify(filled) == []
     assert stats(filled)["directions"] == 15
     assert vacuum(filled)[1] > 0
+
+
+def test_a_value_it_cannot_hold_is_an_error_in_words(catalog: Catalog) -> None:
+    # The rows are put in by the driver's own COPY, whose errors are not SQLAlchemy's.
+    steps = quality(drift=0.5).model_copy(update={"steps": 2**40})
+    with pytest.raises(CatalogError, match="cannot hold a value that was to be put in"):
+        catalog.add_set(manifest(qualities={MID: steps}), location="x", digest="x")
+    assert catalog.model_ids() == []
 
 
 def test_two_programs_write_in_turn(url: str, catalog: Catalog) -> None:

@@ -267,3 +267,8 @@ def test_a_large_page_tells_what_small_ones_tell(catalog: Catalog, sort: Sort) -
         )
     texts = {row.id.partition("#")[2]: (row.labels, row.quality) for row in large if row.labels}
     assert texts == {name: ((labels[name][1], odd, labels[name][2]), known.get(name)) for name in named}
+
+
+def test_what_is_asked_wrongly_is_not_blamed_on_the_catalog(filled: Catalog) -> None:
+    with pytest.raises(TypeError):
+        filled.search("smile", rank="first")  # type: ignore[arg-type]

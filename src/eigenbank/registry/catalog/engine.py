@@ -21,20 +21,22 @@ MAPPED = 4 * 2**30
 WRITERS = 0x45694264
 """The number of the lock that PostgreSQL's writers wait for each other at."""
 
-_AGAIN = "Restore it from a copy, or move it away and add the sets again."
+AGAIN = "Restore it from a copy, or move it away and add the sets again."
+"""What to do about a catalog that is damaged."""
+
 _TROUBLE = (
     # First: what follows in that message is the text itself.
-    ("could not decode", f"it holds a text that is none. {_AGAIN}"),
+    ("could not decode", f"it holds a text that is none. {AGAIN}"),
     ("locked", "another program has been writing to it for {busy:.0f} seconds. Nothing was changed. Try again later."),
     ("readonly", "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder."),
     ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
-    ("malformed", f"it is damaged. {_AGAIN}"),
-    ("not a database", f"it is damaged. {_AGAIN}"),
+    ("malformed", f"it is damaged. {AGAIN}"),
+    ("not a database", f"it is damaged. {AGAIN}"),
     *(
-        (sign, f"its tables are not a catalog's. {_AGAIN}")
+        (sign, f"its tables are not a catalog's. {AGAIN}")
         for sign in ("no such column", "no such table", "has no column", "foreign key mismatch", "cannot modify")
     ),
-    ("cannot hold blob", f"it holds bytes for a text. {_AGAIN}"),
+    ("cannot hold blob", f"it holds bytes for a text. {AGAIN}"),
     ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
     ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
     ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
@@ -97,7 +99,9 @@ def explain(error: Exception, place: str) -> CatalogError | None:
     original = error.orig if isinstance(error, DBAPIError) else error
     text = str(original).lower()
     if hasattr(original, "sqlstate"):
-        state = getattr(original, "sqlstate", None) or ("08" if type(original).__name__ == "OperationalError" else "")
+        # The driver may not be installed: its class is told by name.
+        lost = any(kind.__name__ == "OperationalError" for kind in type(original).__mro__)
+        state = getattr(original, "sqlstate", None) or ("08" if lost else "")
         meaning = next((words for sign, words in _STATES.items() if state.startswith(sign)), None)
         first = str(original).strip().partition("\n")[0]
         return None if meaning is None else CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")

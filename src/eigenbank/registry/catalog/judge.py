@@ -11,6 +11,7 @@ from eigenbank.registry.catalog.models import DirectionTable, LabelTable, LayerT
 from eigenbank.registry.catalog.query import Position
 from eigenbank.registry.catalog.scope import LabelTest, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
+from eigenbank.registry.catalog.stored import understood
 
 Key = tuple[int, bool, int]
 """How well a direction matches: tier, whether its confidence is unknown, the confidence negated. Less is better."""
@@ -56,6 +57,7 @@ def standing(number: int, key: Key) -> Position:
     return Position(2 * tier + unknown, None if unknown or tier == NAMES else -negated, number)
 
 
+@understood()
 def best_keys(connection: Connection, matches: Matches | None, test: LabelTest, numbers: list[int]) -> dict[int, Key]:
     """Return how well directions match; those that do not are left out."""
     assert matches is not None

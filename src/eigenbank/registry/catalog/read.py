@@ -162,6 +162,7 @@ def direction_id(connection: Connection, name: DirectionName | CompositeName) ->
     return found
 
 
+@understood()
 def directions(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
     """Return directions with their labels, in the order of the numbers given."""
     if not numbers:

@@ -24,7 +24,6 @@ from eigenbank.registry.catalog.rows import DirectionRow, Page, SetRow, parse_na
 from eigenbank.registry.catalog.scope import label_test
 from eigenbank.registry.catalog.search import Search
 from eigenbank.registry.catalog.sql import path_key, storable
-from eigenbank.registry.catalog.stored import understood
 from eigenbank.registry.orders import Sort
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
@@ -170,7 +169,7 @@ class Reader:
         name = parse_name(full_id)
         if name is None or not storable(full_id):
             return None
-        with self._database.reading() as connection, understood():
+        with self._database.reading() as connection:
             number = read.direction_id(connection, name)
             return None if number is None else read.directions(connection, [number])[0]
 
@@ -251,5 +250,5 @@ class Reader:
         if any(isinstance(value, float) and math.isnan(value) for value in filters.values):
             message = "nan is no bound: give a number."
             raise CatalogError(message)
-        with self._database.reading() as connection, understood():
+        with self._database.reading() as connection:
             return Search(connection, filters).page(limit, cursor)

@@ -33,6 +33,7 @@ from eigenbank.registry.catalog.query import Position, decode, encode
 from eigenbank.registry.catalog.rows import Page
 from eigenbank.registry.catalog.scope import Bound, count, counting, labelled_by
 from eigenbank.registry.catalog.sql import among, rows_of, unindexed
+from eigenbank.registry.catalog.stored import understood
 from eigenbank.registry.catalog.walk import Budget, TooFarError, by_column, by_column_sifted, by_number, by_set
 
 PATIENCE = 30_000
@@ -82,7 +83,8 @@ class Search(Asked):
         after = decode(cursor, digest) if cursor is not None else None
         found = self._find(after, limit + 1)
         rows = read.directions(self.connection, [position.direction for position in found[:limit]])
-        return Page(rows, encode(found[limit - 1], digest) if len(found) > limit else None)
+        with understood():
+            return Page(rows, encode(found[limit - 1], digest) if len(found) > limit else None)
 
     def _find(self, after: Position | None, wanted: int) -> list[Position]:
         if self.scope.spectra == []:

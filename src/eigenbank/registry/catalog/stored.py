@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from eigenbank.registry.catalog.content import MAKE, EvidenceData, LabelData, QualityData
+from eigenbank.registry.catalog.engine import AGAIN
 from eigenbank.registry.catalog.models import DirectionTable, LabelTable, ProtocolTable, SourceTable, TextTable
 from eigenbank.registry.catalog.parts import PARTS, number
 from eigenbank.registry.catalog.sql import among, rows_of
@@ -56,9 +57,8 @@ QUALITY_COLUMNS = (
 )
 
 PROTOCOLS = select(ProtocolTable.id, ProtocolTable.scale, ProtocolTable.steps, ProtocolTable.seeds)
-_NO_SCALE: Any
-_NO_STEPS: Any
-_NO_SCALE, _NO_STEPS = cast(null(), Double()), cast(null(), Integer())
+_NO_SCALE: Any = cast(null(), Double())
+_NO_STEPS: Any = cast(null(), Integer())
 _NAMED = union_all(
     *(
         select(literal_column(kind), table.id, text, scale, steps).where(among(table.id, f"numbers_{kind}"))
@@ -84,7 +84,7 @@ def understood() -> Iterator[None]:
     except WRONG as error:
         message = (
             f"the catalog holds what none should (a value of a wrong kind: {error}). `eigenbank catalog verify` says of which "
-            "model. Restore it from a copy, or move it away and add the sets again."
+            f"model. {AGAIN}"
         )
         raise CatalogError(message) from error
 
