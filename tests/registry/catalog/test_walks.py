@@ -107,3 +107,15 @@ def test_a_short_range_is_all_numbers_from_end_to_end() -> None:
     assert Bound(DirectionTable.selectivity, 0, FEW_VALUES).values() is None
     assert Bound(DirectionTable.effect, 9_999, 10_000).values() is None
     assert Bound(DirectionTable.selectivity, known=True).values() is None
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_each_text_is_held_against_the_places_of_the_terms_that_it_lacks(tmp_path: Path, way: dict[str, int]) -> None:
+    # "smile" lacks what is in one model's id, "grin" what is in the other's: at its own, neither has both.
+    first, other = "mid_block.attentions.0/value/0", "mid_block.attentions.0/value/1"
+    with Catalog.open(tmp_path / "c.db", shipped=False) as catalog:
+        catalog.add_set(manifest("acme/smile", {first: [label("smile", 0.9)]}), location="x", digest="x")
+        both = {first: [label("grin", 0.8)], other: [label("smile", 0.7)]}
+        catalog.add_set(manifest("acme/grin", both), location="y", digest="y")
+        with going(way):
+            assert [row.id for row in catalog.search("smile grin")] == [f"acme/grin#{other}"]
