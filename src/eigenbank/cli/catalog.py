@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import output_options, progress_bar, say
 from eigenbank.cli.rows import facts, put_out
 from eigenbank.schemas.errors import CatalogError
 
@@ -116,8 +116,8 @@ def export(file: Path) -> None:
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.whole import export_file
 
-    with Catalog.open() as opened:
-        found = export_file(opened, file)
+    with Catalog.open() as opened, progress_bar() as progress:
+        found = export_file(opened, file, progress)
     say(f"{found} → {file}")
 
 
@@ -137,7 +137,8 @@ def import_(file: Path) -> None:
     from eigenbank.registry.catalog.whole import import_file
 
     with Catalog.open() as opened:
-        found = import_file(opened, file)
+        with progress_bar() as progress:
+            found = import_file(opened, file, progress)
         say(f"{found} → {opened.place}")
 
 
@@ -165,8 +166,8 @@ def merge(other: str, fmt: str, quiet: bool) -> None:
         raise CatalogError(message)
     if isinstance(place, Path):
         check(place, "Nothing was merged. Check the path")
-    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source:
-        differences = merge_catalogs(opened, source)
+    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source, progress_bar() as progress:
+        differences = merge_catalogs(opened, source, progress)
     rows = [
         {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
         for one in differences
@@ -189,8 +190,8 @@ def verify(files: bool, fmt: str, quiet: bool) -> None:
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.care import verify as check
 
-    with Catalog.open() as opened:
-        found = check(opened, files=files)
+    with Catalog.open() as opened, progress_bar() as progress:
+        found = check(opened, files=files, progress=progress)
         place = opened.place
     rows = [{"where": one.where, "problem": one.problem} for one in found]
     put_out("problem", rows, ["where", "problem"], fmt=fmt, quiet=quiet, key="where")

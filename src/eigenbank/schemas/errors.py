@@ -2,11 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+Where = tuple[int | str, ...]
+"""A place in a document, as pydantic says it: `("directions", 0, "rank")`."""
 
 
 class EigenbankError(Exception):
@@ -86,12 +89,15 @@ class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
 
 
-def first_problem(error: "ValidationError", whole: str = "the document") -> str:
+def first_problem(
+    error: "ValidationError", whole: str = "the document", named: Callable[[Where], Where] = lambda where: where
+) -> str:
     """Say where the first thing that pydantic found wrong is, and what: `directions.0.rank: Field required`. `whole` is
-    the name of what was validated, for a problem that is not of one of its parts.
+    the name of what was validated, for a problem that is not of one of its parts; `named` makes pydantic's place one that the
+    user knows.
     """
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or whole
+    where = ".".join(map(str, named(first["loc"]))) or whole
     return f"{where}: {first['msg']}"
 
 

@@ -240,6 +240,18 @@ def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path, 
     assert vacuum(filled)[1] > 0
 
 
+def test_verifying_finds_a_word_index_that_lies(filled: Catalog) -> None:
+    with filled._database.writing() as connection:
+        connection.exec_driver_sql("DELETE FROM names_fts WHERE rowid = 1")
+        connection.exec_driver_sql("UPDATE texts_fts SET words = 'lie:1'::tsvector WHERE rowid = 1")
+        connection.exec_driver_sql("INSERT INTO models_fts VALUES (99, 'lie:1'::tsvector)")
+    assert [(one.where, one.problem.split()[0]) for one in verify(filled)] == [
+        ("words of texts", "1"),
+        ("words of names", "1"),
+        ("words of models", "1"),
+    ]
+
+
 def test_a_value_it_cannot_hold_is_an_error_in_words(catalog: Catalog) -> None:
     # The rows are put in by the driver's own COPY, whose errors are not SQLAlchemy's.
     steps = quality(drift=0.5).model_copy(update={"steps": 2**40})

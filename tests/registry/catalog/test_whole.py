@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import field_validator
 
-from eigenbank.registry.catalog import Catalog, lines
+from eigenbank.registry.catalog import Catalog, fts, lines
 from eigenbank.registry.catalog.care import stats, vacuum, verify
-from eigenbank.registry.catalog.content import CheckpointData, moment
+from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
 from eigenbank.registry.hub import location
@@ -172,33 +172,6 @@ def test_a_merge_takes_the_quality_from_whoever_knows_it(catalog: Catalog, tmp_p
         assert row.quality is None  # another set's directions are others
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_an_export_of_an_earlier_format_is_read(catalog: Catalog, tmp_path: Path, version: int) -> None:
-    """When labels and qualities held their protocols themselves, times were texts, and there were no composites."""
-    told = {"labels": {MID: [measured("smile", 0.9), label("grin")]}, "qualities": {MID: quality(effect=1.0)}}
-    catalog.add_set(manifest(**told), location="/a", digest="1")  # type: ignore[arg-type]
-    export_file(catalog, tmp_path / "new.jsonl")
-    head, line, end = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
-    protocols = line.pop("protocols")
-    for record in line["directions"]:
-        for item in record["labels"]:
-            item["created"] = moment(item["created"]).isoformat()
-            if "evidence" in item:
-                item["evidence"] |= protocols[item["evidence"].pop("protocol")]
-        if "quality" in record:
-            record["quality"] |= protocols[record["quality"].pop("protocol")]
-    head["version"] = version
-    del end["composites"]
-    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
-    with Catalog.open(tmp_path / "target.db", shipped=False) as target:
-        import_file(target, tmp_path / "old.jsonl")
-        assert content(target) == content(catalog)
-    line["directions"][0]["labels"] = [{"text": "x", "source": "statistics", "created": 5, "confidence": 2}]
-    (tmp_path / "old.jsonl").write_text("\n".join(map(json.dumps, (head, line, end))) + "\n")
-    with pytest.raises(CatalogError, match=r"directions\.0\.labels\.0\.confidence: Input should be less than or equal"):
-        import_file(catalog, tmp_path / "old.jsonl")
-
-
 def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, tmp_path: Path) -> None:
     """As a catalog of an earlier schema has none of them: the same set, but for those."""
     known = quality(effect=0.5)
@@ -227,11 +200,14 @@ def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, 
             lambda entry: [entry.pop("set"), entry.pop("layers"), entry.pop("directions")],
             "there are composites, but no",
         ),
-        (lambda entry: entry["composites"][0].update(name="a/b"), "composites.0.name: String should match pattern"),
-        (lambda entry: entry["composites"][0].update(rank=1), "composites.0.rank: Extra inputs are not permitted"),
-        (lambda entry: entry["composites"][0]["labels"][0].pop("text"), "composites.0.labels.0.text: Field required"),
         (
-            lambda entry: entry["composites"][0]["quality"].update(effect=-1),
+            lambda entry: entry["composites"][0].__setitem__(0, "a/b"),
+            "composites.0.name: String should match pattern",
+        ),
+        (lambda entry: entry["composites"][0].append(1), "composites.0: Tuple should have at most 3 items"),
+        (lambda entry: entry["composites"][0][1][0].pop(), "composites.0.labels.0.evidence: Field required"),
+        (
+            lambda entry: put(entry["composites"][0][2], "quality", effect=-1),
             "composites.0.quality.effect: Input should",
         ),
         (lambda entry: entry["protocols"][0].update(scale=0), "protocols.0.scale: Input should be greater than 0"),
@@ -272,6 +248,12 @@ def test_merging_entries_is_pure_and_symmetric(catalog: Catalog) -> None:
     assert merge_entries(entry, entry) == (entry, [])
 
 
+def put(values: list[Any], kind: str, **changes: object) -> None:
+    """Change some fields of a list of values of an export's line."""
+    for name, value in changes.items():
+        values[lines.FIELDS[kind].index(name)] = value
+
+
 def exported(catalog: Catalog) -> Path:
     catalog.add_set(manifest(labels={MID: [measured("smile", 0.9)]}), location="/a", digest="1")
     file = beside(catalog, "all.jsonl")
@@ -285,15 +267,18 @@ def exported(catalog: Catalog) -> Path:
         (lambda text: text[: len(text) // 2], "line 2: .*"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "cut short"),
         (lambda text: text + "more\n", "there is more after the end"),
-        (lambda text: text.replace('"version": 3', '"version": 9'), "version 9, this eigenbank reads up to 3"),
+        (lambda text: text.replace('"version": 4', '"version": 9'), "version 9, this eigenbank reads up to 4"),
+        (lambda text: text.replace('"version": 4', '"version": 3'), "version 3, older than the first release: export"),
+        (lambda text: text.replace('"runner_up", ', ""), "line 1: the fields of evidence are not those of version 4"),
+        (lambda text: text.replace('"fields": {', '"fields": {"more": [], '), "line 1: the fields of more are not"),
         (lambda text: "a shopping list", "line 1: expected a catalog's export"),
         (lambda text: "", "is empty, 0 bytes"),
-        (lambda text: text.replace('"rank":0', '"rank":-1'), r"line 2: directions\.0\.rank"),
-        (lambda text: text.replace('"share":0.5,', '"share":1.5,'), r"line 2: directions\.0\.share"),
+        (lambda text: text.replace('"value",0,', '"value",-1,'), r"line 2: directions\.0\.rank"),
+        (lambda text: re.sub(r'("value",0,[\d.]+),', r"\1,1.5,", text), r"line 2: directions\.0"),
         (lambda text: text.replace('"width":64', '"width":64,"extra":1'), r"line 2: layers\.0\.extra"),
         (lambda text: text.replace('"directions": 12', '"directions": 13'), "the end says"),
-        (lambda text: text.replace('"rank":1', '"rank":0'), "a direction is listed twice"),
-        (lambda text: text.replace('"confidence":0.9', '"confidence":NaN'), "line 2"),
+        (lambda text: text.replace('"value",1,', '"value",0,'), "a direction is listed twice"),
+        (lambda text: text.replace(",0.9,", ",NaN,"), "line 2"),
     ],
 )
 def test_a_damaged_export_is_refused_whole(catalog: Catalog, tmp_path: Path, change: object, message: str) -> None:
@@ -321,7 +306,14 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(catalog: Cat
 
 def test_a_line_of_an_export_is_json_that_names_its_format(catalog: Catalog) -> None:
     lines = exported(catalog).read_text().splitlines()
-    assert json.loads(lines[0]) == {"format": "eigenbank-catalog", "version": 3}
+    head = json.loads(lines[0])
+    assert (head["format"], head["version"]) == ("eigenbank-catalog", 4)
+    directions = [
+        dict(zip(head["fields"]["directions"], one, strict=True)) for one in json.loads(lines[1])["directions"]
+    ]
+    (direction,) = [one for one in directions if f"{one['layer']}/{one['recipe']}/{one['rank']}" == MID]
+    own = dict(zip(head["fields"]["labels"], direction["labels"][0], strict=True))
+    assert (own["text"], own["confidence"]) == ("smile", 0.9)
     assert json.loads(lines[-1])["labels"] == 1
     assert len(lines) == 3
 
@@ -365,15 +357,16 @@ def test_vacuum_gives_room_back(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, "directions.0.labels.0.colour: Extra inputs are not permitted"),
+        ({"confidence": "high"}, "directions.0.labels.0.confidence: Input should be a valid number"),
         ({"confidence": 1.5}, "directions.0.labels.0.confidence: Input should be less than or equal to 1"),
         ({"polarity": 0}, "directions.0.labels.0.polarity: Input should be -1 or 1"),
         ({"text": "two\nlines"}, "directions.0.labels.0.text: String should match pattern"),
-        ({"evidence": {"effect": 1}}, "directions.0.labels.0.evidence.selectivity: Field required"),
-        (
-            {"evidence": {"effect": float("nan")}},
-            "directions.0.labels.0.evidence.effect: Input should be a finite number",
-        ),
+        ({"created": None}, "directions.0.labels.0.created: Input should be a valid integer"),
+        ({"evidence": [1]}, "directions.0.labels.0.evidence.selectivity: Field required"),
+        ({"evidence": [float("nan")] * 8}, "directions.0.labels.0.evidence.effect: Input should be a finite number"),
+        ({"evidence": [0.5] * 8}, "directions.0.labels.0.evidence.runner_up: Input should be a valid string"),
+        ({"evidence": [0.5] * 9}, "directions.0.labels.0.evidence: Tuple should have at most 8 items"),
+        ({"evidence": {"effect": 1}}, "directions.0.labels.0.evidence: Input should be a valid array"),
     ],
 )
 def test_every_label_of_an_export_is_validated_as_a_label(
@@ -382,11 +375,11 @@ def test_every_label_of_an_export_is_validated_as_a_label(
     labels = {"mid_block.attentions.0/value/0": [label("smile", 0.5)]}
     catalog.add_set(manifest(labels=labels, layers=("mid_block.attentions.0",)), location="x", digest="d")
     export_file(catalog, tmp_path / "out.jsonl")
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    entry = json.loads(lines[1])
-    entry["directions"][0]["labels"][0].update(change)
-    lines[1] = json.dumps(entry)
-    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    written = (tmp_path / "out.jsonl").read_text().splitlines()
+    entry = json.loads(written[1])
+    put(entry["directions"][0][6][0], "labels", **change)
+    written[1] = json.dumps(entry)
+    (tmp_path / "bad.jsonl").write_text("\n".join(written) + "\n")
     with pytest.raises(CatalogError, match=f"line 2: {re.escape(message)}"):
         import_file(catalog, tmp_path / "bad.jsonl")
 
@@ -394,14 +387,13 @@ def test_every_label_of_an_export_is_validated_as_a_label(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"colour": "red"}, "directions.0.quality.colour: Extra inputs are not permitted"),
         ({"selectivity": 1.5}, "directions.0.quality.selectivity: Input should be less than or equal to 1"),
         ({"effect": -1}, "directions.0.quality.effect: Input should be greater than or equal to 0"),
         ({"drift": float("inf")}, "directions.0.quality.drift: Input should be a finite number"),
         ({"protocol": None}, "directions.0.quality.protocol: Input should be a valid integer"),
         ({"protocol": -1}, "directions.0.quality.protocol: Input should be greater than or equal to 0"),
         ({"protocol": 1}, "a label or quality names a protocol that the line does not have"),
-        ({"steps": 5}, "directions.0.quality.steps: Extra inputs are not permitted"),
+        ({"recommended_range": [0, 101]}, "directions.0.quality.recommended_range.1: Input should be less than or"),
     ],
 )
 def test_every_quality_of_an_export_is_validated_as_a_quality(
@@ -411,11 +403,11 @@ def test_every_quality_of_an_export_is_validated_as_a_quality(
     one = manifest(qualities={name: quality(effect=1.0)}, layers=("mid_block.attentions.0",))
     catalog.add_set(one, location="x", digest="d")
     export_file(catalog, tmp_path / "out.jsonl")
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    entry = json.loads(lines[1])
-    entry["directions"][0]["quality"].update(change)
-    lines[1] = json.dumps(entry)
-    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    written = (tmp_path / "out.jsonl").read_text().splitlines()
+    entry = json.loads(written[1])
+    put(entry["directions"][0][7], "quality", **change)
+    written[1] = json.dumps(entry)
+    (tmp_path / "bad.jsonl").write_text("\n".join(written) + "\n")
     with pytest.raises(CatalogError, match=f"line 2: {re.escape(message)}"):
         import_file(catalog, tmp_path / "bad.jsonl")
 
@@ -430,7 +422,7 @@ def test_a_model_that_checks_more_than_its_fields_is_not_taken_for_them() -> Non
             return text.lower()
 
     with pytest.raises(TypeError, match="Checked has validators of its own"):
-        lines._plain(Checked)
+        lines._row(Checked, ["text"])
 
 
 @pytest.mark.parametrize(
@@ -505,6 +497,80 @@ def test_a_file_with_what_no_catalog_holds_is_refused(catalog: Catalog, tmp_path
     if "RENAME" not in change:
         with Catalog.open(file, shipped=False) as other:
             assert verify(other) != []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("DELETE FROM texts", r"table labels: a row refers to nothing in texts"),
+        ("DELETE FROM directions WHERE labels > 0", r"table labels: a row refers to nothing in directions"),
+        ("UPDATE layers SET name_id = name_id + 90", r"table layers: row \d+ refers to nothing in names"),
+        ("DELETE FROM sets", r"table layers: row \d+ refers to nothing in sets"),
+    ],
+)
+def test_a_file_with_what_refers_to_nothing_is_refused(
+    catalog: Catalog, tmp_path: Path, change: str, problem: str
+) -> None:
+    """What refers to nothing would be left out without a word."""
+    fill(catalog, [manifest(labels={MID: [label("smile", 0.5)]})])
+    file = tmp_path / "theirs.db"
+    export_file(catalog, file)
+    theirs = sqlite3.connect(file)
+    theirs.execute("PRAGMA foreign_keys = OFF")
+    with theirs:
+        theirs.execute(change)
+    theirs.close()
+    before = content(catalog)
+    with pytest.raises(CatalogError, match=rf"theirs\.db holds what no catalog does \({problem}\)\. Nothing was imp"):
+        import_file(catalog, file)
+    with (
+        Catalog.open(file, shipped=False) as other,
+        pytest.raises(CatalogError, match=rf"\({problem}\)\. Nothing was merged"),
+    ):
+        merge(catalog, other)
+    assert content(catalog) == before
+
+
+@pytest.mark.parametrize("kind", ["texts", "names", "models"])
+@pytest.mark.parametrize("done", ["forgotten", "added", "other"])
+def test_verifying_finds_a_word_index_that_lies(catalog: Catalog, kind: str, done: str) -> None:
+    fill(catalog, [manifest(labels={MID: [label("Größe smile", 0.5)]})])
+    assert verify(catalog) == []
+    source = {"texts": "text FROM texts", "names": "name FROM names", "models": "model_id FROM checkpoints"}[kind]
+    with catalog._database.writing() as connection:
+        number, text = connection.exec_driver_sql(f"SELECT id, {source}").first() or (0, "")
+        if done != "added":
+            fts.remove(connection, kind, number, text)  # type: ignore[arg-type]
+        if done != "forgotten":
+            fts.add(connection, kind, [(number + 50 if done == "added" else number, "lie")])  # type: ignore[arg-type]
+    (problem,) = verify(catalog)
+    assert (problem.where, problem.problem.split()[0]) == (f"words of {kind}", "1")
+
+
+def test_what_takes_long_tells_how_far_it_is(catalog: Catalog, tmp_path: Path) -> None:
+    fill(catalog, [manifest(f"acme/{number}", labels={MID: [label("smile")]}) for number in range(3)])
+    told: dict[str, list[int]] = {}
+
+    def progress(what: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+        told.setdefault(what, []).append(done)
+
+    def heard(work: Callable[[], object]) -> dict[str, list[int]]:
+        told.clear()
+        work()
+        return dict(told)
+
+    lines, copy = tmp_path / "all.jsonl", tmp_path / "all.db"
+    models = {"models": [1, 2, 3]}
+    assert heard(lambda: export_file(catalog, lines, progress)) == models
+    assert heard(lambda: export_file(catalog, copy, progress)).keys() == {"models", "indexes"}
+    with Catalog.open(tmp_path / "new.db", shipped=False) as new:
+        found = heard(lambda: import_file(new, lines, progress))
+        assert found.keys() == {"kB", "indexes"}
+        assert len(found["kB"]) == 3
+        assert heard(lambda: import_file(new, copy, progress)) == models
+        assert heard(lambda: merge(new, catalog, progress)) == models
+        assert heard(lambda: verify(new, progress=progress)).keys() == {"checks of the database", "models"}
 
 
 def test_verifying_finds_what_the_schemas_do_not_allow(catalog: Catalog) -> None:

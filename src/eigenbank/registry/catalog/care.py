@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from eigenbank.registry.catalog import dump, read, sound
+from eigenbank.registry.catalog import dump, fts, read, sound
 from eigenbank.registry.catalog.engine import printable
 from eigenbank.registry.catalog.models import (
     Base,
@@ -16,13 +16,14 @@ from eigenbank.registry.catalog.models import (
     DirectionTable,
     LabelTable,
     LayerTable,
+    NameTable,
     SetTable,
     SourceTable,
     StrayTable,
     TextTable,
 )
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
-from eigenbank.registry.catalog.sql import unindexed
+from eigenbank.registry.catalog.sql import rows_of, unindexed
 from eigenbank.registry.catalog.stored import WRONG
 
 if TYPE_CHECKING:
@@ -80,35 +81,71 @@ class Problem:
     problem: str
 
 
-def verify(catalog: "Catalog", *, files: bool = False) -> list[Problem]:
-    """Check the database, that all it holds is what the schemas allow, that counts agree with what they count, and with
-    `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache holds. Returns
-    the problems; nothing is changed.
+def verify(catalog: "Catalog", *, files: bool = False, progress: dump.Progress = dump.unwatched) -> list[Problem]:
+    """Check the database, that all it holds is what the schemas allow, that counts and the word index agree with what they
+    are of, and with `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache
+    holds. Returns the problems; nothing is changed.
     """
     found: list[Problem] = []
     with catalog._database.reading() as connection:
-        if catalog._database.dialect == "sqlite":
-            rows = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
-            found += [Problem("database", row) for row in rows if row != "ok"]
-            for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-                found.append(Problem(f"table {row[0]}", f"row {row[1]} refers to nothing in {row[2]}"))
-        for where, problem, statement in _DERIVED:
-            wrong = connection.exec_driver_sql(statement).scalar_one()
-            if wrong:
-                found.append(Problem(where, problem.format(wrong)))
-        found += _unsound(connection)
+        steps = (_damaged, _dangling, _miscounted, _unfindable)
+        for done, step in enumerate(steps, 1):
+            found += step(connection)
+            progress("checks of the database", done, len(steps))
+        found += _unsound(connection, progress)
         sets = read.sets(connection) if files else []
-    for one in sets:
+    for done, one in enumerate(sets, 1):
         trouble = _set_problem(one.location, one.digest)
         if trouble:
             found.append(Problem(f"set of {one.model_id}", trouble))
+        progress("sets", done, len(sets))
     return found
 
 
-def _unsound(connection: Connection) -> list[Problem]:
+def _damaged(connection: Connection) -> list[Problem]:
+    if connection.dialect.name != "sqlite":
+        return []
+    rows = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+    return [Problem("database", row) for row in rows if row != "ok"]
+
+
+def _dangling(connection: Connection) -> list[Problem]:
+    return [Problem(f"table {table}", problem) for table, problem in sound.dangling(connection)]
+
+
+def _miscounted(connection: Connection) -> list[Problem]:
+    found: list[Problem] = []
+    for where, problem, statement in _DERIVED:
+        wrong = connection.exec_driver_sql(statement).scalar_one()
+        if wrong:
+            found.append(Problem(where, problem.format(wrong)))
+    return found
+
+
+def _unfindable(connection: Connection) -> list[Problem]:
+    """What a search would not find by its words, or by others."""
+    found: list[Problem] = []
+    columns: tuple[tuple[fts.Kind, Any, Any], ...] = (
+        ("texts", TextTable.id, TextTable.text),
+        ("names", NameTable.id, NameTable.name),
+        ("models", CheckpointTable.id, CheckpointTable.model_id),
+    )
+    for kind, number, text in columns:
+        try:
+            wrong = fts.wrong(connection, kind, rows_of(connection, select(number, text)))
+        except (*WRONG, DBAPIError, sqlite3.Error) as error:
+            found.append(Problem(f"words of {kind}", printable(getattr(error, "orig", error))))
+            continue
+        if wrong:
+            found.append(Problem(f"words of {kind}", f"{wrong} that the word index holds other words of than theirs"))
+    return found
+
+
+def _unsound(connection: Connection, progress: dump.Progress) -> list[Problem]:
     """What of each checkpoint the schemas do not allow: the first of it."""
     found: list[Problem] = []
-    for model_id, revision in connection.execute(select(CheckpointTable.model_id, CheckpointTable.revision)).all():
+    keys = connection.execute(select(CheckpointTable.model_id, CheckpointTable.revision)).all()
+    for done, (model_id, revision) in enumerate(keys, 1):
         try:
             entry = dump.checkpoint(connection, model_id, revision)
             if entry is not None:
@@ -117,6 +154,7 @@ def _unsound(connection: Connection) -> list[Problem]:
             found.append(Problem(f"model {printable(model_id)}", printable(sound.said(error))))
         except (DBAPIError, sqlite3.Error) as error:
             found.append(Problem(f"model {printable(model_id)}", printable(getattr(error, "orig", error))))
+        progress("models", done, len(keys))
     try:
         sound.shipped(connection)
     except WRONG as error:

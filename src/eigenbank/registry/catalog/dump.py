@@ -1,7 +1,7 @@
 """Reading whole checkpoints out of a catalog as plain values, one at a time: a million directions never lie in memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
@@ -33,6 +33,14 @@ from eigenbank.registry.catalog.models import (
 from eigenbank.registry.catalog.sql import among, rows_of
 from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Label
+
+Progress = Callable[[str, int, int], None]
+"""Told what is counted, how many are done, and how many there are."""
+
+
+def unwatched(_what: str, _done: int, _total: int) -> None:
+    """The progress of what nobody watches."""
+
 
 _CHECKPOINTS = select(
     CheckpointTable.id,
@@ -83,11 +91,13 @@ _TEXT_AND_SOURCE = itemgetter(0, 1)
 _STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 
 
-def checkpoints(connection: Connection) -> Iterator[CheckpointData]:
+def checkpoints(connection: Connection, progress: Progress = unwatched) -> Iterator[CheckpointData]:
     """Yield everything a catalog holds, by model id and revision. Labels are sorted by text and source."""
     stored = Stored()
-    for row in connection.execute(_CHECKPOINTS).all():
+    rows = connection.execute(_CHECKPOINTS).all()
+    for done, row in enumerate(rows, 1):
         yield _checkpoint(connection, stored, row[0], row[1:])
+        progress("models", done, len(rows))
 
 
 def shipped(connection: Connection) -> list[str]:

@@ -38,6 +38,29 @@ def remove(connection: Connection, kind: Kind, number: int, text: str) -> None:
         connection.exec_driver_sql(statement, (number, " ".join(words)))
 
 
+def wrong(connection: Connection, kind: Kind, texts: Iterable[tuple[int, str]]) -> int:
+    """How many texts, given as all that there are, the index holds other words of than theirs, or holds without them."""
+    if connection.dialect.name == "postgresql":
+        statement = (
+            f"SELECT rowid, lexeme, place FROM {kind}_fts, unnest(words) AS word, unnest(word.positions) AS place"
+        )
+        expected = {
+            (number, word[:MAX_WORD], place + 1) for number, text in texts for place, word in enumerate(split(text))
+        }
+        return _differing(connection, statement, expected)
+    expected = {(number, word, place) for number, text in texts for place, word in enumerate(split(text))}
+    connection.exec_driver_sql(f"CREATE VIRTUAL TABLE temp.{kind}_words USING fts5vocab(main, {kind}_fts, instance)")
+    try:
+        return _differing(connection, f'SELECT doc, term, "offset" FROM temp.{kind}_words', expected)
+    finally:
+        connection.exec_driver_sql(f"DROP TABLE temp.{kind}_words")
+
+
+def _differing(connection: Connection, statement: str, expected: set[tuple[int, str, int]]) -> int:
+    found = set(map(tuple, connection.exec_driver_sql(statement)))
+    return len({number for number, _, _ in found ^ expected})
+
+
 def having(connection: Connection, asked: Sequence[tuple[Kind, Term, bool]]) -> list[set[int]]:
     """Return for each term the numbers of the texts of a kind that hold it; True lets its last word go on where the term does.
 

@@ -23,7 +23,7 @@ _SHIPPED: TypeAdapter[list[str]] = TypeAdapter(
 
 def check(entry: CheckpointData) -> None:
     """Raise ValidationError where a checkpoint holds what a line of an export may not, kind by kind: no text for a number."""
-    lines.entries(whole=False).validate_python(lines.document(entry), strict=True)
+    lines.line().model_validate(lines.document(entry), strict=True)
 
 
 def shipped(connection: Connection) -> list[str]:
@@ -34,13 +34,28 @@ def shipped(connection: Connection) -> list[str]:
 def said(error: Exception) -> str:
     """Return what is wrong, of an error of `stored.WRONG`."""
     return (
-        first_problem(error, "the whole") if isinstance(error, ValidationError) else f"a value of a wrong kind: {error}"
+        first_problem(error, "the whole", lines.named)
+        if isinstance(error, ValidationError)
+        else f"a value of a wrong kind: {error}"
     )
 
 
-def checkpoints(database: Database, connection: Connection, outcome: str) -> Iterator[CheckpointData]:
+def dangling(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Yield what refers to nothing, table and problem. SQLite alone can hold such rows."""
+    if connection.dialect.name == "sqlite":
+        for table, row, other, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            yield table, f"{'a row' if row is None else f'row {row}'} refers to nothing in {other}"
+
+
+def checkpoints(
+    database: Database, connection: Connection, outcome: str, progress: dump.Progress = dump.unwatched
+) -> Iterator[CheckpointData]:
     """Yield everything another catalog holds, each checked. Raises CatalogError; `outcome` is what becomes of it all."""
-    entries = dump.checkpoints(connection)
+    # What refers to nothing would be left out without a word.
+    lost = read(lambda: next(dangling(connection), None), database, outcome)
+    if lost is not None:
+        raise _refused(database, outcome, f"table {lost[0]}: {lost[1]}")
+    entries = dump.checkpoints(connection, progress)
 
     def checked() -> CheckpointData | None:
         entry = next(entries, None)
@@ -58,8 +73,12 @@ def read(ask: Callable[[], T], database: Database, outcome: str) -> T:
         with database.guarded():
             return ask()
     except WRONG as error:
-        message = (
-            f"{database.place} holds what no catalog does ({printable(said(error))}). {outcome}. `eigenbank catalog verify --catalog "
-            f"{shlex.quote(database.place)}` says of which model; export the catalog that it comes from again."
-        )
-        raise CatalogError(message) from error
+        raise _refused(database, outcome, printable(said(error))) from error
+
+
+def _refused(database: Database, outcome: str, problem: str) -> CatalogError:
+    message = (
+        f"{database.place} holds what no catalog does ({problem}). {outcome}. `eigenbank catalog verify --catalog "
+        f"{shlex.quote(database.place)}` says all that is wrong; export the catalog that it comes from again."
+    )
+    return CatalogError(message)

@@ -5,11 +5,11 @@ Most rows of a page are only looked at, and taking each column of each label fro
 a large one: they come packed as JSON texts, and are unpacked when the first of them is asked for.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog.content import EvidenceData, LabelData, QualityData, moment
@@ -125,7 +125,7 @@ def packed(connection: Connection, numbers: Sequence[int]) -> Told | None:
     protocols = rows_of(connection, _ALL_PROTOCOLS)
 
     def unpack() -> _Raw:
-        labels, qualities, names, sources = (json.loads(text or "[]") for text in texts)
+        labels, qualities, names, sources = (from_json(text or "[]", cache_strings="none") for text in texts)
         return _Raw(Stored(names, sources, protocols), labels, qualities)
 
     return Told(unpack)

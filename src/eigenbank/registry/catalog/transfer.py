@@ -4,26 +4,28 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from eigenbank.registry.catalog import lines
 from eigenbank.registry.catalog.content import CheckpointData
+from eigenbank.registry.catalog.dump import Progress, unwatched
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
 from eigenbank.schemas.errors import CatalogError, first_problem
 
-FORMAT = 3
-"""2: directions have a quality. 3: sets have composites; a line has each protocol once, and times are numbers."""
-_MOST_HEAD = 1_000
+M = TypeVar("M", bound=Model)
+FORMAT = 4
+"""The first that is read: those before it are older than the first release."""
+_MOST_HEAD = 10_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 
 
 class _Head(Model):
     format: Literal["eigenbank-catalog"]
     version: int
+    fields: dict[str, tuple[str, ...]] = Field(default={})
 
 
 class _End(Model):
@@ -33,11 +35,6 @@ class _End(Model):
     labels: int
     composites: int = 0
     shipped: tuple[str, ...] = ()
-
-
-@lru_cache(maxsize=1)
-def _ends() -> TypeAdapter[_End]:
-    return TypeAdapter(_End)
 
 
 class Counts(NamedTuple):
@@ -64,7 +61,7 @@ class Counts(NamedTuple):
 
 def export_lines(entries: Iterable[CheckpointData], shipped: list[str]) -> Iterator[str]:
     """Yield the lines of an export, without their ends."""
-    yield json.dumps({"format": "eigenbank-catalog", "version": FORMAT})
+    yield json.dumps({"format": "eigenbank-catalog", "version": FORMAT, "fields": lines.FIELDS})
     total = Counts()
     for entry in entries:
         total = total.with_(entry)
@@ -99,7 +96,7 @@ def _wrong(path: Path, number: int, problem: str) -> CatalogError:
     return CatalogError(message)
 
 
-def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
+def read_file(path: Path, progress: Progress = unwatched) -> Iterator[CheckpointData | list[str]]:
     """Yield what an export holds, and at its end the digests of the shipped sets it knew. Every line is validated.
 
     Raises CatalogError for what is no export, one cut short, or one of a newer format.
@@ -109,14 +106,15 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
     number = 0
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
                 number += 1
                 if ended:
                     raise _wrong(path, number, "there is more after the end")
                 if number == 1:
-                    adapter = lines.entries(whole=_version(path, line) < 3)
+                    _check_head(path, line)
                 elif line.startswith(b'{"end"'):
-                    end = _parse(path, number, _ends(), line)
+                    end = _parse(path, number, _End, line)
                     promised = Counts(end.checkpoints, end.directions, end.labels, end.composites)
                     if promised != total:
                         raise _wrong(path, number, f"the end says {promised}, there were {total}")
@@ -124,12 +122,13 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
                     yield list(end.shipped)
                 else:
                     try:
-                        entry = lines.entry(_parse(path, number, adapter, line))
+                        entry = lines.entry(_parse(path, number, lines.line(), line))
                     except IndexError:
                         problem = "a label or quality names a protocol that the line does not have"
                         raise _wrong(path, number, problem) from None
                     total = total.with_(entry)
                     yield entry
+                    progress("kB", file.tell() // 1000, size // 1000)
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
@@ -142,8 +141,7 @@ def read_file(path: Path) -> Iterator[CheckpointData | list[str]]:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
 
 
-def _version(path: Path, line: bytes) -> int:
-    """Return the version that an export's first line says."""
+def _check_head(path: Path, line: bytes) -> None:
     expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
     try:
         head = _Head.model_validate_json(line)
@@ -152,11 +150,16 @@ def _version(path: Path, line: bytes) -> int:
     if head.version > FORMAT:
         problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: update eigenbank"
         raise _wrong(path, 1, problem)
-    return head.version
+    if head.version < FORMAT:
+        problem = f"the export is of version {head.version}, older than the first release: export the catalog again"
+        raise _wrong(path, 1, problem)
+    if head.fields != lines.FIELDS:
+        changed = sorted(name for name in head.fields | lines.FIELDS if head.fields.get(name) != lines.FIELDS.get(name))
+        raise _wrong(path, 1, f"the fields of {', '.join(changed)} are not those of version {FORMAT}")
 
 
-def _parse(path: Path, number: int, adapter: TypeAdapter[Any], line: bytes) -> Any:
+def _parse(path: Path, number: int, model: type[M], line: bytes) -> M:
     try:
-        return adapter.validate_json(line)
+        return model.model_validate_json(line)
     except ValidationError as error:
-        raise _wrong(path, number, first_problem(error, "the line")) from None
+        raise _wrong(path, number, first_problem(error, "the line", lines.named)) from None

@@ -43,17 +43,17 @@ class Difference:
     example: str | None = None
 
 
-def export_file(catalog: "Catalog", path: Path) -> Counts:
+def export_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.unwatched) -> Counts:
     """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON
     lines. The file appears whole. Raises CatalogError where it exists or cannot be written.
     """
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
-        return _copy(catalog, path)
+        return _copy(catalog, path, progress)
     total = Counts()
 
     def entries(connection: Connection) -> Iterator[CheckpointData]:
         nonlocal total
-        for entry in _own(catalog, connection):
+        for entry in _own(catalog, connection, progress):
             total = total.with_(entry)
             yield entry
 
@@ -62,9 +62,9 @@ def export_file(catalog: "Catalog", path: Path) -> Counts:
     return total
 
 
-def _own(catalog: "Catalog", connection: Connection) -> Iterator[CheckpointData]:
+def _own(catalog: "Catalog", connection: Connection, progress: dump.Progress) -> Iterator[CheckpointData]:
     """Yield what the catalog in use holds. It was checked when it was put in: what stands for nothing raises CatalogError."""
-    entries = dump.checkpoints(connection)
+    entries = dump.checkpoints(connection, progress)
     while True:
         with understood(), catalog._database.guarded():
             entry = next(entries, None)
@@ -73,7 +73,7 @@ def _own(catalog: "Catalog", connection: Connection) -> Iterator[CheckpointData]
         yield entry
 
 
-def _copy(catalog: "Catalog", path: Path) -> Counts:
+def _copy(catalog: "Catalog", path: Path, progress: dump.Progress) -> Counts:
     from eigenbank.registry.catalog.catalog import Catalog
 
     if path.exists():
@@ -86,7 +86,7 @@ def _copy(catalog: "Catalog", path: Path) -> Counts:
     work.unlink(missing_ok=True)
     try:
         with Catalog.open(work, shipped=False) as copy:
-            total = _take_over(copy, catalog)
+            total = _take_over(copy, catalog, progress)
         try:
             work.rename(path)
         except OSError as error:
@@ -98,24 +98,24 @@ def _copy(catalog: "Catalog", path: Path) -> Counts:
     return total
 
 
-def _take_over(copy: "Catalog", source: "Catalog") -> Counts:
+def _take_over(copy: "Catalog", source: "Catalog", progress: dump.Progress) -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
-        with write.filling(writing) as numbers:
-            for entry in _own(source, reading):
+        with write.filling(writing, progress) as numbers:
+            for entry in _own(source, reading, progress):
                 write.replace(numbers, entry)
                 total = total.with_(entry)
         _offered(writing, dump.shipped(reading))
     return total
 
 
-def import_file(catalog: "Catalog", path: Path) -> Counts:
+def import_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.unwatched) -> Counts:
     """Put everything in that an export or another catalog's file holds, each set in the place of the one of the same model
     and revision, people's labels kept. All of it or nothing. Raises CatalogError for what is neither, or damaged.
     """
     total = Counts()
-    reading = closing(_read(path))
-    with reading as found, catalog._change(much=True) as connection, write.filling(connection) as numbers:
+    reading = closing(_read(path, progress))
+    with reading as found, catalog._change(much=True) as connection, write.filling(connection, progress) as numbers:
         for item in found:
             if isinstance(item, list):
                 _offered(connection, item)
@@ -125,7 +125,7 @@ def import_file(catalog: "Catalog", path: Path) -> Counts:
     return total
 
 
-def _read(path: Path) -> Generator[CheckpointData | list[str], None, None]:
+def _read(path: Path, progress: dump.Progress) -> Generator[CheckpointData | list[str], None, None]:
     """Yield what a file holds: checkpoints, and last the digests of the shipped sets that the catalog knew."""
     try:
         with path.open("rb") as file:
@@ -134,17 +134,17 @@ def _read(path: Path) -> Generator[CheckpointData | list[str], None, None]:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
     if start != _MAGIC:
-        yield from transfer.read_file(path)
+        yield from transfer.read_file(path, progress)
         return
     from eigenbank.registry.catalog.catalog import Catalog
 
     check(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source, source._database.reading() as connection:
-        yield from sound.checkpoints(source._database, connection, "Nothing was imported")
+        yield from sound.checkpoints(source._database, connection, "Nothing was imported", progress)
         yield sound.read(partial(sound.shipped, connection), source._database, "Nothing was imported")
 
 
-def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
+def merge(catalog: "Catalog", other: "Catalog", progress: dump.Progress = dump.unwatched) -> list[Difference]:
     """Bring everything in that another catalog holds. Labels of both sides are kept; of two sets of one model and revision
     the newer one stays. Merging twice changes nothing, and which catalog is merged into which makes no difference but
     in numbers. Returns what differed. All of it or nothing.
@@ -155,7 +155,7 @@ def merge(catalog: "Catalog", other: "Catalog") -> list[Difference]:
     differences: list[Difference] = []
     with other._database.reading() as reading, catalog._change(much=True) as writing:
         numbers = Numbering(writing)
-        for theirs in sound.checkpoints(other._database, reading, "Nothing was merged"):
+        for theirs in sound.checkpoints(other._database, reading, "Nothing was merged", progress):
             with understood():
                 ours = dump.checkpoint(writing, theirs.model_id, theirs.revision)
                 merged, found = (theirs, []) if ours is None else merge_entries(ours, theirs)

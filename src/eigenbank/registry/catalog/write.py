@@ -18,7 +18,7 @@ from eigenbank.registry.catalog.content import (
     LayerData,
     distinct,
 )
-from eigenbank.registry.catalog.dump import labels_by_name, read_strays, stray_text
+from eigenbank.registry.catalog.dump import Progress, labels_by_name, read_strays, stray_text, unwatched
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
@@ -89,7 +89,7 @@ def waiting(connection: Connection, model_id: str, revision: str) -> int:
 
 
 @contextmanager
-def filling(connection: Connection) -> Iterator[Numbering]:
+def filling(connection: Connection, progress: Progress = unwatched) -> Iterator[Numbering]:
     """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
     once takes a fraction of the time of putting each in its place.
     """
@@ -107,8 +107,9 @@ def filling(connection: Connection) -> Iterator[Numbering]:
     finally:
         gc.set_threshold(*thresholds)
     if empty:
-        for index in indexes:
+        for done, index in enumerate(indexes, 1):
             index.create(connection)
+            progress("indexes", done, len(indexes))
 
 
 def _put_set(
