@@ -30,7 +30,7 @@ from eigenbank.registry.catalog.models import (
     SpectrumTable,
     StrayTable,
 )
-from eigenbank.registry.catalog.sql import among, rows_of
+from eigenbank.registry.catalog.sql import among, between, chosen, rows_of
 from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Label
 
@@ -86,7 +86,8 @@ _DIRECTIONS = (
     .where(among(DirectionTable.spectrum_id, "spectra"))
     .order_by(DirectionTable.id)
 )
-_LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "directions"))
+_LABELS = select(*LABEL_COLUMNS).where(among(LabelTable.direction_id, "numbers"))
+_LABELS_IN_ROW = select(*LABEL_COLUMNS).where(between(LabelTable.direction_id))
 _TEXT_AND_SOURCE = itemgetter(0, 1)
 _STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 
@@ -133,7 +134,7 @@ def _read_sliders(connection: Connection, stored: Stored, set_id: int) -> Iterat
     layers = {row[0]: row[1] for row in connection.execute(_LAYERS, {"set": set_id})}
     spectra = {row[0]: (layers[row[1]], row[2]) for row in connection.execute(_SPECTRA, {"layers": list(layers)})}
     rows = rows_of(connection, _DIRECTIONS, {"spectra": list(spectra)})
-    found = rows_of(connection, _LABELS, {"directions": [row[0] for row in rows]})
+    found = rows_of(connection, *chosen([row[0] for row in rows], _LABELS, _LABELS_IN_ROW)) if rows else []
     stored.learn(connection, found, [row[7:] for row in rows])
     labels: dict[int, list[LabelData]] = {}
     for row in found:
