@@ -499,6 +499,27 @@ def test_a_file_with_what_no_catalog_holds_is_refused(catalog: Catalog, tmp_path
             assert verify(other) != []
 
 
+def test_a_protocol_that_only_equals_another_is_checked_too(catalog: Catalog, tmp_path: Path) -> None:
+    """True equals 1, and is no seed."""
+    one, other = measured("smile", 0.5), measured("grin", 0.5)
+    labels = [
+        item.model_copy(update={"evidence": item.evidence.model_copy(update={"seeds": seeds})})
+        for item, seeds in ((one, (1, 2)), (other, (1, 3)))
+        if item.evidence is not None
+    ]
+    fill(catalog, [manifest(labels={MID: labels})])
+    file = tmp_path / "theirs.db"
+    export_file(catalog, file)
+    theirs = sqlite3.connect(file)
+    with theirs:
+        assert theirs.execute("UPDATE protocols SET seeds = '[true,2]' WHERE seeds = '[1,3]'").rowcount == 1
+    theirs.close()
+    with pytest.raises(
+        CatalogError, match=r"holds what no catalog does \(protocols\.\d\.seeds\.0: Input should be a valid int"
+    ):
+        import_file(catalog, file)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -33,7 +33,7 @@ def quality_rows(numbers: Numbering, qualities: Sequence[QualityData | None]) ->
     sources = numbers.strings(SourceTable, "name", sorted({quality[0] for quality in qualities if quality is not None}))
     protocols = _Protocols(numbers)
     # `parts`, spelled out: a call for each number would take as long as the rest.
-    nothing, nearest, whole = numbers.nothing, round, PARTS
+    nothing, nearest, whole = numbers.nothing, round, float(PARTS)
     unknown = (nothing,) * len(QUALITY_COLUMNS)
     found: list[tuple[Any, ...]] = []
     for quality in qualities:
@@ -69,7 +69,7 @@ def insert_labels(numbers: Numbering, labelled: Sequence[Labelled]) -> int:
     sources = numbers.strings(SourceTable, "name", sorted({label[1] for label in labels}))
     protocols = _Protocols(numbers)
     rows: list[tuple[Any, ...]] = []
-    nothing, nearest, whole = numbers.nothing, round, PARTS
+    nothing, nearest, whole = numbers.nothing, round, float(PARTS)
     unmeasured = (nothing,) * 8
     for number, rank, own in labelled:
         place = nothing if rank is None else rank
