@@ -1,9 +1,10 @@
-"""A label says how good a slider it promises."""
+"""A label says how good a slider it promises, and nothing that a catalog cannot keep."""
 
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from eigenbank.schemas import Evidence, Label
 
@@ -39,3 +40,33 @@ def test_without_evidence_confidence_decides_last() -> None:
     guessed = [Label(text="smile", source="clip", confidence=each, created=NOW) for each in (None, 0.3, 0.8)]
     assert guessed == sorted(guessed, key=lambda each: each.worth)
     assert guessed[-1].worth < label(confidence=0.01).worth
+
+
+@pytest.mark.parametrize(
+    ("moment", "fine"),
+    [
+        ("0001-01-01T00:00:00+14:00", False),
+        ("9999-12-31T23:59:59.999999-12:00", False),
+        ("0001-01-01T00:00:00Z", True),
+        ("9999-12-31T23:59:59.999999", True),
+    ],
+)
+def test_it_was_given_at_a_time_that_utc_has(moment: str, fine: bool) -> None:
+    document = {"text": "smile", "source": "human:ann", "created": moment}
+    if fine:
+        assert Label.model_validate(document).created.year in (1, 9999)
+    else:
+        with pytest.raises(ValidationError, match="in UTC this is before the year 1 or after 9999"):
+            Label.model_validate(document)
+
+
+def test_no_sampler_takes_a_million_steps() -> None:
+    assert label(steps=1_000_000).evidence is not None
+    with pytest.raises(ValidationError, match="steps"):
+        label(steps=1_000_001)
+
+
+def test_the_first_seed_that_is_none_is_one_error_not_thousands() -> None:
+    with pytest.raises(ValidationError) as caught:
+        label(seeds=["x"] * 9_000)
+    assert caught.value.error_count() == 1

@@ -1,8 +1,9 @@
 """Bounds and field types shared by the schemas. Everything here limits what a foreign file may ask of us."""
 
+from datetime import datetime, timezone
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
 MAX_WIDTH = 65_536
 """Widest layer accepted. The widest public denoiser has 6,144 channels."""
@@ -16,6 +17,10 @@ MAX_COMPOSITES = 10_000
 """Most composites a set may hold."""
 MAX_MANIFEST_BYTES = 256 * 2**20
 """Largest manifest.json read."""
+MAX_STEPS = 1_000_000
+"""Most denoising steps; samplers take a thousand at the most."""
+MAX_SEEDS = 10_000
+"""Most seeds that anything was measured on."""
 MAX_SCALE = 1e4
 """Largest scale of a direction, in token lengths; pictures break at a few."""
 
@@ -36,3 +41,19 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Seeds = Annotated[tuple[int, ...], FailFast(), Field(max_length=MAX_SEEDS)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        if moment.tzinfo is not None:
+            moment.astimezone(timezone.utc)
+    except OverflowError:
+        message = "in UTC this is before the year 1 or after 9999"
+        raise ValueError(message) from None
+    return moment
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A point in time, without a zone one in UTC."""

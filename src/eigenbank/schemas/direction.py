@@ -1,11 +1,10 @@
 """A direction's record: everything about it but the vector itself, and the labels it was given."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
-from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Note, Share, Text
+from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Share, Steps, Text
 from eigenbank.schemas.recipe import Recipe
 
 
@@ -41,8 +40,8 @@ class Evidence(Model):
     runner_up: Text | None = None
     runner_up_effect: Signed | None = None
     scale: Annotated[float, Field(gt=0)]
-    seeds: tuple[int, ...] = Field(max_length=10_000)
-    steps: Annotated[int, Field(ge=1)]
+    seeds: Seeds
+    steps: Steps
 
 
 class Label(Model):
@@ -60,7 +59,7 @@ class Label(Model):
     source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
     evidence: Evidence | None = None
     note: Note | None = None
-    created: datetime
+    created: Moment
 
     @property
     def worth(self) -> tuple[bool, float, float]:
@@ -84,7 +83,7 @@ class Preview(Model):
 
     seeds: tuple[int, ...] = Field(min_length=1, max_length=64)
     scales: tuple[Annotated[float, Field(ge=-100, le=100)], ...] = Field(min_length=1, max_length=101)
-    steps: Annotated[int, Field(ge=1)]
+    steps: Steps
 
 
 class Quality(Model):
@@ -109,8 +108,8 @@ class Quality(Model):
     locality: Rate | None = None
     drift: Measured | None = None
     scale: Annotated[float, Field(gt=0)]
-    seeds: tuple[int, ...] = Field(max_length=10_000)
-    steps: Annotated[int, Field(ge=1)]
+    seeds: Seeds
+    steps: Steps
 
 
 class DirectionRecord(Model):

@@ -1,11 +1,20 @@
 """The manifest of a direction set: what manifest.json holds."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import FailFast, Field, StringConstraints, model_validator
 
-from eigenbank.schemas.common import MAX_COMPOSITES, MAX_DIRECTIONS, MAX_LAYERS, Model, ModelId, Revision, Sha256, Text
+from eigenbank.schemas.common import (
+    MAX_COMPOSITES,
+    MAX_DIRECTIONS,
+    MAX_LAYERS,
+    Model,
+    ModelId,
+    Moment,
+    Revision,
+    Sha256,
+    Text,
+)
 from eigenbank.schemas.direction import CompositeRecord, DirectionRecord
 from eigenbank.schemas.layer import Layer
 
@@ -37,7 +46,7 @@ class Manifest(Model):
 
     format: Literal[1] = FORMAT
     checkpoint: Checkpoint
-    created: datetime
+    created: Moment
     builder: Text
     licence: Text = "apache-2.0"
     # The first bad entry ends it: a million bad ones would otherwise make millions of errors, and gigabytes.

@@ -252,6 +252,19 @@ def test_verifying_finds_a_word_index_that_lies(filled: Catalog) -> None:
     ]
 
 
+def test_verifying_goes_on_after_a_word_index_that_cannot_be_read(filled: Catalog) -> None:
+    with filled._database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE texts_fts RENAME TO gone")
+        connection.exec_driver_sql("UPDATE sets SET labels = labels + 1")
+    assert {one.where for one in verify(filled)} == {"sets", "words of texts"}
+
+
+def test_words_of_which_the_server_keeps_fewer_are_no_problem(filled: Catalog) -> None:
+    # A vector holds 255 places of one word.
+    filled.add_label(f"acme/faces#{MID}", label("½" * 500, source="human:ann"))
+    assert verify(filled) == []
+
+
 def test_a_value_it_cannot_hold_is_an_error_in_words(catalog: Catalog) -> None:
     # The rows are put in by the driver's own COPY, whose errors are not SQLAlchemy's.
     steps = quality(drift=0.5).model_copy(update={"steps": 2**40})

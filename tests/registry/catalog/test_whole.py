@@ -216,6 +216,14 @@ def test_a_merge_takes_the_composites_from_whoever_knows_them(catalog: Catalog, 
             "protocols.0.seeds.0: Input should be a valid integer",
         ),
         (lambda entry: entry["protocols"][0].pop("steps"), "protocols.0.steps: Field required"),
+        (
+            lambda entry: entry["protocols"][0].update(steps=2**63),
+            "protocols.0.steps: Input should be less than or equal",
+        ),
+        (
+            lambda entry: entry.update(strays=[{"direction": "x", "labels": []}] * 2),
+            "the line: Value error, a direction that labels wait for is listed twice",
+        ),
         (lambda entry: entry.pop("protocols"), "names a protocol that the line does not have"),
         (
             lambda entry: entry["set"].update(created=10**18 - 1),
@@ -269,8 +277,13 @@ def exported(catalog: Catalog) -> Path:
         (lambda text: text + "more\n", "there is more after the end"),
         (lambda text: text.replace('"version": 4', '"version": 9'), "version 9, this eigenbank reads up to 4"),
         (lambda text: text.replace('"version": 4', '"version": 3'), "version 3, older than the first release: export"),
-        (lambda text: text.replace('"runner_up", ', ""), "line 1: the fields of evidence are not those of version 4"),
-        (lambda text: text.replace('"fields": {', '"fields": {"more": [], '), "line 1: the fields of more are not"),
+        (
+            lambda text: text.replace('"version": 4', '"version": 5, "more": 1'),
+            "version 5, this eigenbank reads up to 4",
+        ),
+        (lambda text: text.replace('"runner_up", ', ""), "line 1: the fields it names are not those of version 4"),
+        (lambda text: text.replace('"fields": {', '"fields": {"more": [], '), "line 1: the fields it names are not"),
+        (lambda text: text.replace('"fields"', '"field"'), "line 1: the fields it names are not those of version 4"),
         (lambda text: "a shopping list", "line 1: expected a catalog's export"),
         (lambda text: "", "is empty, 0 bytes"),
         (lambda text: text.replace('"value",0,', '"value",-1,'), r"line 2: directions\.0\.rank"),
@@ -362,6 +375,8 @@ def test_vacuum_gives_room_back(catalog: Catalog) -> None:
         ({"polarity": 0}, "directions.0.labels.0.polarity: Input should be -1 or 1"),
         ({"text": "two\nlines"}, "directions.0.labels.0.text: String should match pattern"),
         ({"created": None}, "directions.0.labels.0.created: Input should be a valid integer"),
+        ({"created": True}, "directions.0.labels.0.created: Input should be a valid integer"),
+        ({"created": "1"}, "directions.0.labels.0.created: Input should be a valid integer"),
         ({"evidence": [1]}, "directions.0.labels.0.evidence.selectivity: Field required"),
         ({"evidence": [float("nan")] * 8}, "directions.0.labels.0.evidence.effect: Input should be a finite number"),
         ({"evidence": [0.5] * 8}, "directions.0.labels.0.evidence.runner_up: Input should be a valid string"),
@@ -392,6 +407,7 @@ def test_every_label_of_an_export_is_validated_as_a_label(
         ({"drift": float("inf")}, "directions.0.quality.drift: Input should be a finite number"),
         ({"protocol": None}, "directions.0.quality.protocol: Input should be a valid integer"),
         ({"protocol": -1}, "directions.0.quality.protocol: Input should be greater than or equal to 0"),
+        ({"protocol": False}, "directions.0.quality.protocol: Input should be a valid integer"),
         ({"protocol": 1}, "a label or quality names a protocol that the line does not have"),
         ({"recommended_range": [0, 101]}, "directions.0.quality.recommended_range.1: Input should be less than or"),
     ],
@@ -552,6 +568,34 @@ def test_a_file_with_what_refers_to_nothing_is_refused(
     assert content(catalog) == before
 
 
+def test_a_file_whose_labels_would_be_left_out_is_refused(catalog: Catalog, tmp_path: Path) -> None:
+    """Where its tables name no others, SQLite cannot tell what refers to nothing."""
+    fill(catalog, [manifest(labels={MID: [label("smile", 0.5)]})])
+    file = tmp_path / "theirs.db"
+    export_file(catalog, file)
+    theirs = sqlite3.connect(file)
+    theirs.executescript(
+        "CREATE TABLE other AS SELECT * FROM labels; DROP TABLE labels; ALTER TABLE other RENAME TO labels;"
+        "UPDATE labels SET direction_id = 9999;"
+    )
+    theirs.close()
+    before = content(catalog)
+    with pytest.raises(CatalogError, match=r"holds what no catalog does \(1 labels that belong to nothing\)"):
+        import_file(catalog, file)
+    assert content(catalog) == before
+
+
+@pytest.mark.parametrize("table", ["texts_fts_data", "texts_fts_idx", "texts_fts_config"])
+def test_verifying_goes_on_after_a_word_index_that_cannot_be_read(catalog: Catalog, table: str) -> None:
+    fill(catalog, [manifest(labels={MID: [label(f"smile{number}", 0.5) for number in range(900)]})])
+    with catalog._database.writing() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {table}")
+        connection.exec_driver_sql("UPDATE sets SET labels = labels + 1")
+    with Catalog.open(catalog.place, shipped=False) as again:
+        found = {one.where for one in verify(again)}
+    assert found == {"sets", "words of texts"}
+
+
 @pytest.mark.parametrize("kind", ["texts", "names", "models"])
 @pytest.mark.parametrize("done", ["forgotten", "added", "other"])
 def test_verifying_finds_a_word_index_that_lies(catalog: Catalog, kind: str, done: str) -> None:
@@ -591,7 +635,11 @@ def test_what_takes_long_tells_how_far_it_is(catalog: Catalog, tmp_path: Path) -
         assert len(found["kB"]) == 3
         assert heard(lambda: import_file(new, copy, progress)) == models
         assert heard(lambda: merge(new, catalog, progress)) == models
-        assert heard(lambda: verify(new, progress=progress)).keys() == {"checks of the database", "models"}
+        assert heard(lambda: verify(new, progress=progress)).keys() == {
+            "checks of the database",
+            "models",
+            "word indexes",
+        }
 
 
 def test_verifying_finds_what_the_schemas_do_not_allow(catalog: Catalog) -> None:

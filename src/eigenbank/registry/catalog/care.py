@@ -25,6 +25,7 @@ from eigenbank.registry.catalog.models import (
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
 from eigenbank.registry.catalog.sql import rows_of, unindexed
 from eigenbank.registry.catalog.stored import WRONG
+from eigenbank.schemas.errors import CatalogError
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog.catalog import Catalog
@@ -88,12 +89,15 @@ def verify(catalog: "Catalog", *, files: bool = False, progress: dump.Progress =
     """
     found: list[Problem] = []
     with catalog._database.reading() as connection:
-        steps = (_damaged, _dangling, _miscounted, _unfindable)
+        steps = (_damaged, _dangling, _miscounted)
         for done, step in enumerate(steps, 1):
             found += step(connection)
             progress("checks of the database", done, len(steps))
         found += _unsound(connection, progress)
         sets = read.sets(connection) if files else []
+    for done, kind in enumerate(_WORDS, 1):
+        found += _unfindable(catalog, kind)
+        progress("word indexes", done, len(_WORDS))
     for done, one in enumerate(sets, 1):
         trouble = _set_problem(one.location, one.digest)
         if trouble:
@@ -122,23 +126,25 @@ def _miscounted(connection: Connection) -> list[Problem]:
     return found
 
 
-def _unfindable(connection: Connection) -> list[Problem]:
-    """What a search would not find by its words, or by others."""
-    found: list[Problem] = []
-    columns: tuple[tuple[fts.Kind, Any, Any], ...] = (
-        ("texts", TextTable.id, TextTable.text),
-        ("names", NameTable.id, NameTable.name),
-        ("models", CheckpointTable.id, CheckpointTable.model_id),
+_WORDS: dict[fts.Kind, Any] = {
+    "texts": select(TextTable.id, TextTable.text),
+    "names": select(NameTable.id, NameTable.name),
+    "models": select(CheckpointTable.id, CheckpointTable.model_id),
+}
+
+
+def _unfindable(catalog: "Catalog", kind: fts.Kind) -> list[Problem]:
+    """What a search would not find by its words, or by others. In a transaction of its own: an index that cannot be read ends
+    it, on every database.
+    """
+    try:
+        with catalog._database.reading() as connection:
+            wrong = fts.wrong(connection, kind, rows_of(connection, _WORDS[kind]))
+    except (*WRONG, DBAPIError, sqlite3.Error, CatalogError) as error:
+        return [Problem(f"words of {kind}", printable(getattr(error, "orig", error)))]
+    return (
+        [Problem(f"words of {kind}", f"{wrong} that the word index holds other words of than theirs")] if wrong else []
     )
-    for kind, number, text in columns:
-        try:
-            wrong = fts.wrong(connection, kind, rows_of(connection, select(number, text)))
-        except (*WRONG, DBAPIError, sqlite3.Error) as error:
-            found.append(Problem(f"words of {kind}", printable(getattr(error, "orig", error))))
-            continue
-        if wrong:
-            found.append(Problem(f"words of {kind}", f"{wrong} that the word index holds other words of than theirs"))
-    return found
 
 
 def _unsound(connection: Connection, progress: dump.Progress) -> list[Problem]:

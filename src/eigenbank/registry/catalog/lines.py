@@ -45,12 +45,14 @@ from eigenbank.schemas.errors import Where
 from eigenbank.schemas.layer import Kind
 
 Place = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
-Moment = Annotated[int, Field(ge=microseconds(datetime.min), le=microseconds(datetime.max))]
+Microseconds = Annotated[int, Field(ge=microseconds(datetime.min), le=microseconds(datetime.max))]
 """A point in time in microseconds since 1970."""
 _PROTOCOL = ("scale", "steps", "seeds")
 """The fields of evidence and qualities that many of a line have in common, the last of both."""
 _EVIDENCE = (*EvidenceData._fields[: -len(_PROTOCOL)], "protocol")
 _QUALITY = (*QualityData._fields[: -len(_PROTOCOL)], "protocol")
+_MOST_LABELS = 1_000_000
+"""A set has fewer of a direction, but people may add any number."""
 FIELDS = {
     "directions": DirectionData._fields,
     "composites": ("name", *CompositeData._fields[1:]),
@@ -68,7 +70,7 @@ class _Checkpoint(Checkpoint):
 class _Set(Model):
     location: Place
     digest: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-    created: Moment
+    created: Microseconds
     builder: Text
     licence: Text
     repo: Revision | None = None
@@ -123,6 +125,8 @@ class Entry(Model):
             message = "a direction is listed twice"
         elif not {name[0] for name in names} <= layers:
             message = "a direction is of a layer that is not listed"
+        elif len({stray.direction for stray in self.strays}) != len(self.strays):
+            message = "a direction that labels wait for is listed twice"
         else:
             return self
         raise ValueError(message)
@@ -174,7 +178,7 @@ def line() -> type[Entry]:
     """Return what validates a line."""
     protocol = Annotated[int, Field(ge=0)]
     evidence, quality = _row(Evidence, _EVIDENCE, protocol=protocol), _row(Quality, _QUALITY, protocol=protocol)
-    labels = _some(_row(Label, FIELDS["labels"], created=Moment, evidence=evidence | None), 10_000)
+    labels = _some(_row(Label, FIELDS["labels"], created=Microseconds, evidence=evidence | None), _MOST_LABELS)
     parts = {"labels": labels, "quality": quality | None}
     of = Annotated[str, Field(max_length=600, pattern=r"^[^\x00]*$")]
     make: Any = create_model
@@ -213,20 +217,23 @@ def named(where: Where) -> Where:
 class _Written:
     """A line while it is written: its protocols, each once.
 
-    They are told apart by the identity of their seeds, which are long to compare; and what equals a number need not be one.
+    They are told apart by the identity of their seeds first, which are long to compare; then as they are written, since what
+    equals a number need not be one.
     """
 
     def __init__(self) -> None:
         self.protocols: list[tuple[Any, ...]] = []
-        self._numbers: dict[tuple[float, int, int], int] = {}
+        self._same: dict[tuple[float, int, int], int] = {}
+        self._equal: dict[str, int] = {}
 
     def _measured(self, found: EvidenceData | QualityData) -> tuple[Any, ...]:
         *facts, scale, steps, seeds = found
         key = scale, steps, id(seeds)
-        number = self._numbers.get(key)
+        number = self._same.get(key)
         if number is None:
-            number = self._numbers[key] = len(self.protocols)
-            self.protocols.append((scale, steps, seeds))
+            number = self._same[key] = self._equal.setdefault(repr((scale, steps, seeds)), len(self.protocols))
+            if number == len(self.protocols):
+                self.protocols.append((scale, steps, seeds))
         return (*facts, number)
 
     def labels(self, labels: Sequence[LabelData]) -> list[tuple[Any, ...]]:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, TypeVar
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from eigenbank.registry.catalog import dump, lines
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.engine import Database, printable
+from eigenbank.registry.catalog.models import DirectionTable, LabelTable
 from eigenbank.registry.catalog.stored import WRONG
+from eigenbank.registry.catalog.transfer import Counts
 from eigenbank.schemas.errors import CatalogError, first_problem
 
 T = TypeVar("T")
@@ -63,8 +65,14 @@ def checkpoints(
             check(entry)
         return entry
 
+    total = Counts()
     while (entry := read(checked, database, outcome)) is not None:
+        total = total.with_(entry)
         yield entry
+    for table, reached in ((DirectionTable, total.directions + total.composites), (LabelTable, total.labels)):
+        there = connection.execute(select(func.count()).select_from(table)).scalar_one()
+        if there != reached:
+            raise _refused(database, outcome, f"{there - reached:,} {table.__tablename__} that belong to nothing")
 
 
 def read(ask: Callable[[], T], database: Database, outcome: str) -> T:
@@ -79,6 +87,6 @@ def read(ask: Callable[[], T], database: Database, outcome: str) -> T:
 def _refused(database: Database, outcome: str, problem: str) -> CatalogError:
     message = (
         f"{database.place} holds what no catalog does ({problem}). {outcome}. `eigenbank catalog verify --catalog "
-        f"{shlex.quote(database.place)}` says all that is wrong; export the catalog that it comes from again."
+        f"{shlex.quote(database.place)}` says what is wrong; export the catalog that it comes from again."
     )
     return CatalogError(message)

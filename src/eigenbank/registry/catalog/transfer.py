@@ -5,9 +5,9 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from eigenbank.registry.catalog import lines
 from eigenbank.registry.catalog.content import CheckpointData
@@ -22,10 +22,12 @@ _MOST_HEAD = 10_000
 _MOST_LINE = 4 * MAX_MANIFEST_BYTES
 
 
-class _Head(Model):
+class _Head(BaseModel):
+    """What every version begins with; the fields only where the version is ours."""
+
     format: Literal["eigenbank-catalog"]
     version: int
-    fields: dict[str, tuple[str, ...]] = Field(default={})
+    fields: Any = None
 
 
 class _End(Model):
@@ -153,13 +155,12 @@ def _check_head(path: Path, line: bytes) -> None:
     if head.version < FORMAT:
         problem = f"the export is of version {head.version}, older than the first release: export the catalog again"
         raise _wrong(path, 1, problem)
-    if head.fields != lines.FIELDS:
-        changed = sorted(name for name in head.fields | lines.FIELDS if head.fields.get(name) != lines.FIELDS.get(name))
-        raise _wrong(path, 1, f"the fields of {', '.join(changed)} are not those of version {FORMAT}")
+    if head.fields != {name: list(fields) for name, fields in lines.FIELDS.items()}:
+        raise _wrong(path, 1, f"the fields it names are not those of version {FORMAT}: export the catalog again")
 
 
 def _parse(path: Path, number: int, model: type[M], line: bytes) -> M:
     try:
-        return model.model_validate_json(line)
+        return model.model_validate_json(line, strict=True)
     except ValidationError as error:
         raise _wrong(path, number, first_problem(error, "the line", lines.named)) from None
