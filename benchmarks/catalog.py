@@ -347,43 +347,50 @@ def measure_sets(path: Path, count: int = 10) -> Spread:
 
 def measure_queries(paths: dict[str, Path], rounds: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Milliseconds of every query at every size: the medians of the runs and p99 of all, by the processor's time and by
-    the clock. The sizes are asked in turns.
+    the clock. A run asks them all, the sizes in turns: a minute in which the machine is slow is one run's, not one query's.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    queries = {f"{group}: {name}": run for group, own in QUERIES.items() for name, run in own}
+    times: dict[str, dict[str, list[list[tuple[float, float, int]]]]] = {
+        name: {size: [] for size in paths} for name in queries
+    }
     with ExitStack() as stack:
         catalogs = {size: stack.enter_context(Catalog.open(path, shipped=False)) for size, path in paths.items()}
-        for group, queries in QUERIES.items():
-            for name, run in queries:
-                times = _in_turns(catalogs, run, rounds)
-                found[f"{group}: {name}"] = {
-                    size: {
-                        "p50": spread([statistics.median(busy for _, busy, _ in values) for values in runs]),
-                        "clock_p50": spread([statistics.median(clock for clock, _, _ in values) for values in runs]),
-                        "p99": sorted(busy for _, busy, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
-                        "clock_p99": sorted(clock for clock, _, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
-                        "rows": statistics.mean(rows for _, _, rows in chain(*runs)),
-                    }
-                    for size, runs in times.items()
-                }
-                print(f"{group}: {name}", file=sys.stderr, flush=True)
-    return found
+        for number in range(RUNS):
+            for name, run in queries.items():
+                for size, values in _in_turns(catalogs, run, rounds, number).items():
+                    times[name][size].append(values)
+            print(f"queries: {number + 1} of {RUNS} runs", file=sys.stderr, flush=True)
+    return {
+        name: {
+            size: {
+                "medians": (medians := [statistics.median(busy for _, busy, _ in values) for values in runs]),
+                "p50": spread(medians),
+                "clock_p50": spread([statistics.median(clock for clock, _, _ in values) for values in runs]),
+                "p99": sorted(busy for _, busy, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                "clock_p99": sorted(clock for clock, _, _ in chain(*runs))[int(len(runs) * rounds * 0.99)],
+                "rows": statistics.mean(rows for _, _, rows in chain(*runs)),
+            }
+            for size, runs in own.items()
+        }
+        for name, own in times.items()
+    }
 
 
-def _in_turns(catalogs: dict[str, Catalog], run: Any, rounds: int) -> dict[str, list[list[tuple[float, float, int]]]]:
-    """Milliseconds by the clock and by the processor, and the rows of the answer."""
-    times: dict[str, list[list[tuple[float, float, int]]]] = {size: [] for size in catalogs}
-    for number in range(RUNS):
-        sources = {size: random.Random(number) for size in catalogs}
+def _in_turns(
+    catalogs: dict[str, Catalog], run: Any, rounds: int, number: int
+) -> dict[str, list[tuple[float, float, int]]]:
+    """Milliseconds by the clock and by the processor, and the rows of the answer, of one run."""
+    times: dict[str, list[tuple[float, float, int]]] = {size: [] for size in catalogs}
+    sources = {size: random.Random(number) for size in catalogs}
+    for catalog in catalogs.values():
+        run(catalog, random.Random(-1))  # statements are compiled once, outside of the clock
+    for _ in range(rounds):
         for size, catalog in catalogs.items():
-            times[size].append([])
-            run(catalog, random.Random(-1))  # statements are compiled once, outside of the clock
-        for _ in range(rounds):
-            for size, catalog in catalogs.items():
-                started, before = time.perf_counter(), time.process_time()
-                answer = run(catalog, sources[size])
-                busy, clock = time.process_time() - before, time.perf_counter() - started
-                rows = len(answer) if isinstance(answer, Page | list) else answer is not None
-                times[size][-1].append((clock * 1000, busy * 1000, int(rows)))
+            started, before = time.perf_counter(), time.process_time()
+            answer = run(catalog, sources[size])
+            busy, clock = time.process_time() - before, time.perf_counter() - started
+            rows = len(answer) if isinstance(answer, Page | list) else answer is not None
+            times[size].append((clock * 1000, busy * 1000, int(rows)))
     return times
 
 
@@ -409,7 +416,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-bench"))
-    parser.add_argument("--rounds", type=int, default=20, help="times a query is asked in each of the five runs")
+    parser.add_argument("--rounds", type=int, default=60, help="times a query is asked in each of the five runs")
     parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     options = parser.parse_args()
     if not options.table:
@@ -460,9 +467,12 @@ def table(result: dict[str, Any]) -> str:
     first, last = next(iter(sizes)), list(sizes)[-1]
     large = sizes[last]
     text = {name: one[last] for name, one in queries.items() if name.startswith("text")}
-    growth = {name: one[last]["p50"]["median"] / one[first]["p50"]["median"] for name, one in queries.items()}
-    pages = {name: one[last]["p50"]["median"] for name, one in queries.items()}
-    deep = {name: pages[name] / pages[name.removesuffix("40") + "1"] for name in pages if name.endswith("page 40")}
+    growth = {name: _ratio(one[last], one[first]) for name, one in queries.items()}
+    deep = {
+        name: _ratio(one[last], queries[name.removesuffix("40") + "1"][last])
+        for name, one in queries.items()
+        if name.endswith("page 40")
+    }
     slow = [name for name, one in text.items() if one["p50"]["median"] > 10]
     late = [name for name, one in text.items() if one["p99"] > 50]
     many = [name for name, one in growth.items() if one >= 2]
@@ -532,6 +542,11 @@ def table(result: dict[str, Any]) -> str:
     ):
         lines.append(f"| {title} | " + " | ".join(value(one) for one in sizes.values()) + " |")
     return "\n".join(lines)
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The median of the runs' ratios: within a run the machine is about as fast for both."""
+    return statistics.median(a / b for a, b in zip(one["medians"], other["medians"], strict=True))
 
 
 def _verdict(missed: bool | list[str] | None) -> str:
