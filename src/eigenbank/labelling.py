@@ -32,6 +32,7 @@ from eigenbank.builders.quality import SCALES, agreement, qualities, swept, thum
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
@@ -86,7 +87,7 @@ def label(
     *,
     call: Mapping[str, Any] | None = None,
     cache: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Progress = unwatched,
     say: Callable[[str], None] = lambda _message: None,
 ) -> Bank:
     """The bank with the labels that the labelers' readings justify; earlier labels of theirs are replaced.
@@ -142,7 +143,7 @@ class _Study:
         plan: Plan,
         call: dict[str, Any],
         cache: Path | None,
-        progress: Callable[[str, int, int], None],
+        progress: Progress,
         say: Callable[[str], None],
     ) -> None:
         self.say = say

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.folders import is_own, remove_folder
@@ -25,7 +26,6 @@ from eigenbank.schemas.errors import ReplaceError, SetError, SourceError, Unknow
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.builders.build import Progress
     from eigenbank.builders.families import Discovery
     from eigenbank.builders.store import Source
     from eigenbank.loaders.export import Edits, Format
@@ -87,7 +87,7 @@ def build(
     revision: str | None = None,
     variant: str | None = None,
     config: str | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = unwatched,
 ) -> Bank:
     """The bank of a checkpoint, computed from its weights and held in memory.
 
@@ -111,7 +111,7 @@ def build(
         recipes=DEFAULT_RECIPES if recipes is None else recipes,
         top_k=top_k,
         device=device,
-        progress=progress or (lambda _what, _done, _total: None),
+        progress=progress,
     )
 
 

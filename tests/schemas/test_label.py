@@ -60,7 +60,7 @@ def test_it_was_given_at_a_time_that_utc_has(moment: str, fine: bool) -> None:
             Label.model_validate(document)
 
 
-def test_no_sampler_takes_a_million_steps() -> None:
+def test_no_sampler_takes_more_than_a_million_steps() -> None:
     assert label(steps=1_000_000).evidence is not None
     with pytest.raises(ValidationError, match="steps"):
         label(steps=1_000_001)

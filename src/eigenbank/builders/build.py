@@ -2,13 +2,14 @@
 
 import datetime
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eigenbank.builders.layers import choose_layers, find_layers
 from eigenbank.builders.memory import give_back
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.bank import Bank
 from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import form, gram_of, matrix_of
@@ -31,9 +32,6 @@ BATCH = 8
 MAX_LENGTH = 1e9
 """A token longer than this is no token: its length is left for a calibration to find."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many layers are done, and of how many."""
-
 
 def build(
     source: "Source",
@@ -44,7 +42,7 @@ def build(
     top_k: int = 16,
     device: str = "auto",
     batch: int | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = unwatched,
 ) -> Bank:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 

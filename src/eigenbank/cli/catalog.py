@@ -181,7 +181,8 @@ def merge(other: str, fmt: str, quiet: bool) -> None:
 @catalog_option
 @output_options
 def verify(files: bool, fmt: str, quiet: bool) -> None:
-    """Check the database and its counts; print what is wrong, and exit with 1 if anything is. Changes nothing.
+    """Check the database, what it holds, its counts and its word index; print what is wrong, and exit with 1 if anything is.
+    Changes nothing.
 
     \b
     Example:

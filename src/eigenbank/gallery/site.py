@@ -11,6 +11,7 @@ import eigenbank
 from eigenbank.gallery.data import Shown, card_data, in_order, index_data, pages, script, set_data
 from eigenbank.gallery.folder import MARK, new_site
 from eigenbank.gallery.pictures import Cell, read_picture
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.hub.location import folder_of, parse
 from eigenbank.registry.own import labelled, own_labels
@@ -34,7 +35,6 @@ SCRIPTS = (
 """The page's scripts, in the order they are run."""
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_site(
     own: bool = False,
     force: bool = False,
     say: Say,
-    progress: Progress | None = None,
+    progress: Progress = unwatched,
 ) -> Site:
     """Write the gallery of a catalog's sets as the folder `target`, which appears whole.
 
@@ -82,7 +82,7 @@ def write_site(
     with new_site(target, force=force) as work:
         site = Site(target)
         cards = []
-        for shown, entry in _write_sets(work, catalog, wanted, own, say, progress or (lambda *_: None)):
+        for shown, entry in _write_sets(work, catalog, wanted, own, say, progress):
             site.entries.append(entry)
             if shown is not None:
                 cards.append(shown)

@@ -2,11 +2,12 @@
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.hub.errors import check_online, hub_errors
 from eigenbank.registry.hub.remote import api
 from eigenbank.schemas.errors import EigenbankError, UnreachableError
@@ -24,7 +25,6 @@ _TODAY: dict[Any, str] = {
     ("Transformer2DModel", "ada_norm_single"): "PixArtTransformer2DModel",
 }
 """What diffusers calls today what a config.json names by a former class and its kind of norm."""
-Said = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Checked:
     gone: bool = False
 
 
-def check(entries: Sequence[Entry], progress: Said = lambda _what, _done, _total: None) -> list[Checked]:
+def check(entries: Sequence[Entry], progress: Progress = unwatched) -> list[Checked]:
     """Ask the Hub about every entry; no weights are read, only headers. One that fails does not stop the others.
 
     Raises OfflineError.

@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from eigenbank.plans.local import LOST
-from eigenbank.plans.tasks import Answer, Failure, Progress, Task, perform
+from eigenbank.plans.tasks import Answer, Failure, Task, perform
+from eigenbank.progress import Progress
 from eigenbank.schemas.errors import PlanError
 
 PASSED_ON = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "SOURCE_DATE_EPOCH")

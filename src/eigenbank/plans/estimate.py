@@ -1,13 +1,14 @@
 """What a build of a plan would cost, from the headers of its checkpoints alone: bytes, seconds, memory."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from eigenbank.plans.file import pinned
+from eigenbank.progress import Progress, unwatched
 from eigenbank.schemas import Layer, Recipe
 from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Lock, Plan, Settings
@@ -42,7 +43,7 @@ def estimate(
     lock: Lock | None,
     *,
     bytes_per_second: float,
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+    progress: Progress = unwatched,
 ) -> Iterator[tuple[Entry, "Estimate | str"]]:
     """What each entry costs, or why that cannot be told, in words. No weight is read."""
     with ThreadPoolExecutor(PARALLEL) as pool:

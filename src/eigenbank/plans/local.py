@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from eigenbank.plans.tasks import Answer, Failure, Progress, Task, perform
+from eigenbank.plans.tasks import Answer, Failure, Task, perform
+from eigenbank.progress import Progress
 
 LOST = 3
 """A task that has cost so many workers their life is given up."""

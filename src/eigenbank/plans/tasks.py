@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from eigenbank.plans.decide import keys_of
 from eigenbank.plans.fetch import fetch_pipeline
 from eigenbank.plans.pack import Packed, pack, unpack
+from eigenbank.progress import Progress, unwatched
 from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Settings, Step
 
 if TYPE_CHECKING:
     from eigenbank.registry.bank import Bank
 
-Progress = Callable[[str, int, int], None]
 Made = Path | Packed
 """A set: its folder, or its files."""
 
@@ -74,7 +74,7 @@ class Failure:
 Answer = Result | Failure
 
 
-def perform(task: Task, progress: Progress = lambda _what, _done, _total: None) -> Answer:
+def perform(task: Task, progress: Progress = unwatched) -> Answer:
     """Do a step. Never raises but for an interrupt: whatever goes wrong is this checkpoint's own failure."""
     begun = time.perf_counter()
     said: list[str] = []

@@ -516,8 +516,8 @@ def test_a_file_with_what_no_catalog_holds_is_refused(catalog: Catalog, tmp_path
 
 
 def test_a_protocol_that_only_equals_another_is_checked_too(catalog: Catalog, tmp_path: Path) -> None:
-    """True equals 1, and is no seed."""
-    one, other = measured("smile", 0.5), measured("grin", 0.5)
+    """True equals 1, and is no seed. Labels are read in order: the sound one of the two comes first."""
+    one, other = measured("grin", 0.5), measured("smile", 0.5)
     labels = [
         item.model_copy(update={"evidence": item.evidence.model_copy(update={"seeds": seeds})})
         for item, seeds in ((one, (1, 2)), (other, (1, 3)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import dump, fts, read, sound
 from eigenbank.registry.catalog.engine import printable
 from eigenbank.registry.catalog.models import (
@@ -82,7 +83,7 @@ class Problem:
     problem: str
 
 
-def verify(catalog: "Catalog", *, files: bool = False, progress: dump.Progress = dump.unwatched) -> list[Problem]:
+def verify(catalog: "Catalog", *, files: bool = False, progress: Progress = unwatched) -> list[Problem]:
     """Check the database, that all it holds is what the schemas allow, that counts and the word index agree with what they
     are of, and with `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache
     holds. Returns the problems; nothing is changed.
@@ -143,11 +144,18 @@ def _unfindable(catalog: "Catalog", kind: fts.Kind) -> list[Problem]:
     except (*WRONG, DBAPIError, sqlite3.Error, CatalogError) as error:
         return [Problem(f"words of {kind}", printable(getattr(error, "orig", error)))]
     return (
-        [Problem(f"words of {kind}", f"{wrong} that the word index holds other words of than theirs")] if wrong else []
+        [
+            Problem(
+                f"words of {kind}",
+                f"{wrong} are not in the word index as they are: searches by their words miss them, or find them by others",
+            )
+        ]
+        if wrong
+        else []
     )
 
 
-def _unsound(connection: Connection, progress: dump.Progress) -> list[Problem]:
+def _unsound(connection: Connection, progress: Progress) -> list[Problem]:
     """What of each checkpoint the schemas do not allow: the first of it."""
     found: list[Problem] = []
     keys = connection.execute(select(CheckpointTable.model_id, CheckpointTable.revision)).all()

@@ -1,12 +1,13 @@
 """Reading whole checkpoints out of a catalog as plain values, one at a time: a million directions never lie in memory."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog.content import (
     CheckpointData,
     CompositeData,
@@ -33,14 +34,6 @@ from eigenbank.registry.catalog.models import (
 from eigenbank.registry.catalog.sql import among, between, chosen, rows_of
 from eigenbank.registry.catalog.stored import LABEL_COLUMNS, QUALITY_COLUMNS, Stored
 from eigenbank.schemas import Label
-
-Progress = Callable[[str, int, int], None]
-"""Told what is counted, how many are done, and how many there are."""
-
-
-def unwatched(_what: str, _done: int, _total: int) -> None:
-    """The progress of what nobody watches."""
-
 
 _CHECKPOINTS = select(
     CheckpointTable.id,

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, select
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import dump, lines
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.engine import Database, printable
@@ -50,7 +51,7 @@ def dangling(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def checkpoints(
-    database: Database, connection: Connection, outcome: str, progress: dump.Progress = dump.unwatched
+    database: Database, connection: Connection, outcome: str, progress: Progress = unwatched
 ) -> Iterator[CheckpointData]:
     """Yield everything another catalog holds, each checked. Raises CatalogError; `outcome` is what becomes of it all."""
     # What refers to nothing would be left out without a word.

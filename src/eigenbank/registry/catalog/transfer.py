@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import lines
 from eigenbank.registry.catalog.content import CheckpointData
-from eigenbank.registry.catalog.dump import Progress, unwatched
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
 from eigenbank.schemas.errors import CatalogError, first_problem
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import dump, sound, transfer, write
 from eigenbank.registry.catalog.content import (
     CheckpointData,
@@ -43,7 +44,7 @@ class Difference:
     example: str | None = None
 
 
-def export_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.unwatched) -> Counts:
+def export_file(catalog: "Catalog", path: Path, progress: Progress = unwatched) -> Counts:
     """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON
     lines. The file appears whole. Raises CatalogError where it exists or cannot be written.
     """
@@ -62,7 +63,7 @@ def export_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.u
     return total
 
 
-def _own(catalog: "Catalog", connection: Connection, progress: dump.Progress) -> Iterator[CheckpointData]:
+def _own(catalog: "Catalog", connection: Connection, progress: Progress) -> Iterator[CheckpointData]:
     """Yield what the catalog in use holds. It was checked when it was put in: what stands for nothing raises CatalogError."""
     entries = dump.checkpoints(connection, progress)
     while True:
@@ -73,7 +74,7 @@ def _own(catalog: "Catalog", connection: Connection, progress: dump.Progress) ->
         yield entry
 
 
-def _copy(catalog: "Catalog", path: Path, progress: dump.Progress) -> Counts:
+def _copy(catalog: "Catalog", path: Path, progress: Progress) -> Counts:
     from eigenbank.registry.catalog.catalog import Catalog
 
     if path.exists():
@@ -98,7 +99,7 @@ def _copy(catalog: "Catalog", path: Path, progress: dump.Progress) -> Counts:
     return total
 
 
-def _take_over(copy: "Catalog", source: "Catalog", progress: dump.Progress) -> Counts:
+def _take_over(copy: "Catalog", source: "Catalog", progress: Progress) -> Counts:
     total = Counts()
     with source._database.reading() as reading, copy._change(much=True) as writing:
         with write.filling(writing, progress) as numbers:
@@ -109,7 +110,7 @@ def _take_over(copy: "Catalog", source: "Catalog", progress: dump.Progress) -> C
     return total
 
 
-def import_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.unwatched) -> Counts:
+def import_file(catalog: "Catalog", path: Path, progress: Progress = unwatched) -> Counts:
     """Put everything in that an export or another catalog's file holds, each set in the place of the one of the same model
     and revision, people's labels kept. All of it or nothing. Raises CatalogError for what is neither, or damaged.
     """
@@ -125,7 +126,7 @@ def import_file(catalog: "Catalog", path: Path, progress: dump.Progress = dump.u
     return total
 
 
-def _read(path: Path, progress: dump.Progress) -> Generator[CheckpointData | list[str], None, None]:
+def _read(path: Path, progress: Progress) -> Generator[CheckpointData | list[str], None, None]:
     """Yield what a file holds: checkpoints, and last the digests of the shipped sets that the catalog knew."""
     try:
         with path.open("rb") as file:
@@ -144,7 +145,7 @@ def _read(path: Path, progress: dump.Progress) -> Generator[CheckpointData | lis
         yield sound.read(partial(sound.shipped, connection), source._database, "Nothing was imported")
 
 
-def merge(catalog: "Catalog", other: "Catalog", progress: dump.Progress = dump.unwatched) -> list[Difference]:
+def merge(catalog: "Catalog", other: "Catalog", progress: Progress = unwatched) -> list[Difference]:
     """Bring everything in that another catalog holds. Labels of both sides are kept; of two sets of one model and revision
     the newer one stays. Merging twice changes nothing, and which catalog is merged into which makes no difference but
     in numbers. Returns what differed. All of it or nothing.

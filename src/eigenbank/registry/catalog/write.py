@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.content import (
     CheckpointData,
@@ -18,7 +19,7 @@ from eigenbank.registry.catalog.content import (
     LayerData,
     distinct,
 )
-from eigenbank.registry.catalog.dump import Progress, labels_by_name, read_strays, stray_text, unwatched
+from eigenbank.registry.catalog.dump import labels_by_name, read_strays, stray_text
 from eigenbank.registry.catalog.models import (
     CheckpointTable,
     DirectionTable,
