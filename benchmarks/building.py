@@ -48,9 +48,9 @@ def write(folder: Path, config: dict[str, Any], pattern: str) -> None:
     sys.path.insert(0, str(HERE.parent / "tests"))
     from making import write_sparse
 
-    from eigenbank.builders.denoisers import empty_model
-    from eigenbank.builders.families import discover
-    from eigenbank.builders.layers import choose_layers
+    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.families import discover
+    from eigenbank.builders.discovery.layers import choose_layers
 
     layers = choose_layers(discover(config).layers, [pattern])
     read = {part.tensor for layer in layers for part in layer.tensors.values()}
@@ -71,7 +71,7 @@ def peak_bytes() -> int:
 def measure_build(folder: Path, pattern: str) -> dict[str, Any]:
     """Discovery and build of a checkpoint, in this process. `build_s`: reading and solving, from the first layer on."""
     from eigenbank.builders.build import build
-    from eigenbank.builders.sources import open_folder
+    from eigenbank.builders.checkpoints.folder import open_folder
 
     source = open_folder(folder)
     at: list[float] = [time.perf_counter()]
@@ -96,7 +96,7 @@ def measure_floor(folder: Path, _pattern: str) -> dict[str, Any]:
     import torch
 
     from eigenbank.builders.build import read_weights
-    from eigenbank.builders.sources import open_folder
+    from eigenbank.builders.checkpoints.folder import open_folder
     from eigenbank.registry.recipes import gram
     from eigenbank.schemas import Layer, Recipe
 

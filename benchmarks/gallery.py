@@ -22,9 +22,9 @@ from typing import Any
 
 from common import about, save
 
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Layer, Manifest, Part, Preview, Recipe
 
 RESULTS = Path(__file__).with_name("results") / "gallery.json"
@@ -68,7 +68,7 @@ def picture(seed: int) -> bytes:
     return file.getvalue()
 
 
-def make_set(model: str, directions: int, rng: random.Random, pictures: list[bytes]) -> Bank:
+def make_set(model: str, directions: int, rng: random.Random, pictures: list[bytes]) -> DirectionSet:
     """A set of made-up directions, each with a picture, a tenth of them with a name."""
     import torch
 
@@ -98,7 +98,7 @@ def make_set(model: str, directions: int, rng: random.Random, pictures: list[byt
         directions=tuple(records),
     )
     vectors = {f"{layer}/{recipe}": torch.eye(WIDTH)[:ranks].clone() for layer in layers for recipe in RECIPES}
-    return Bank(manifest, vectors=vectors).with_previews(drawn)
+    return DirectionSet(manifest, vectors=vectors).with_previews(drawn)
 
 
 def fill(folder: Path, sets: int, directions: int) -> None:

@@ -21,7 +21,7 @@ from common import RESULTS, about, accelerator, save
 from steering import SPREADS, bank_of, edited, parts, ratios
 
 from eigenbank.builders.build import build
-from eigenbank.builders.sources import open_folder
+from eigenbank.builders.checkpoints.folder import open_folder
 
 SD15 = {"cross_attention_dim": 64}
 """Stable Diffusion 1.5's U-Net but for the width of the text, of which self-attention does not depend."""

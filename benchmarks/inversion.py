@@ -15,14 +15,14 @@ import torch
 from common import about, save
 from torch import Tensor
 
+from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.faces.render import render, sample_factors
 from eigenbank.loaders.drawing import Unconditional
 from eigenbank.loaders.load import load
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.shipped import DEMO_MODEL_ID
-from eigenbank.workflows import find_checkpoint, open_pipeline
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 WAYS: tuple[int | None, ...] = (None, 0, 2, 5)
 """Repeats of the way back; None is diffusers' own scheduler."""
@@ -46,12 +46,12 @@ def off(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found.clamp(-1, 1) - wanted) / 2).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def known(bank: Bank, model: AttributeModel) -> list[str]:
+def known(bank: DirectionSet, model: AttributeModel) -> list[str]:
     """The set's labels that name what the renderer varies; others, of image statistics, are not read here."""
     return [label for label in bank.labels if label in model.config.names]
 
 
-def edits(drawing: Unconditional, noise: Tensor, bank: Bank, model: AttributeModel) -> dict[str, float]:
+def edits(drawing: Unconditional, noise: Tensor, bank: DirectionSet, model: AttributeModel) -> dict[str, float]:
     """What the set's labels do to the photos: mean change of the labelled factor, its share of all, and its sign."""
     effects, shares, agree = [], [], []
     std = torch.tensor(model.config.stds)

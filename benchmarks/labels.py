@@ -17,15 +17,15 @@ from rich.progress import Progress
 from torch import Tensor
 from ways import untrained
 
-from eigenbank.builders.label import Criteria, Effects, confidence, effects, leading
-from eigenbank.builders.labelers.seam import open_labelers
+from eigenbank.api import build, find_checkpoint
+from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
+from eigenbank.builders.label.labeler import open_labelers
+from eigenbank.builders.label.study import Plan, label
 from eigenbank.faces.attributes import load_attribute_model
-from eigenbank.labelling import Plan, label
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.respond import Responses, respond
-from eigenbank.registry.bank import Bank, Composite, Direction
-from eigenbank.registry.shipped import DEMO_MODEL_ID
-from eigenbank.workflows import build, find_checkpoint
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
@@ -65,7 +65,7 @@ def main(
     """Check the labels of the demo's set, and write what was found."""
     facts = about()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
-    bank = Bank.open(directions or checkpoint / "directions")
+    bank = DirectionSet.open(directions or checkpoint / "directions")
     pipe = open_pipeline(checkpoint, device)
     if bfloat16:
         cache = cache / "bfloat16"  # a run in float32 must not take these readings for its own
@@ -159,7 +159,7 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
     return rows
 
 
-def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
+def rerun(bank: DirectionSet, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
     """Label the same directions again with other seeds: how many labels come back?"""
     start = FIRST_RERUN + 1_000 * number
     plan = Plan(
@@ -194,7 +194,7 @@ def rerun(bank: Bank, pipe: Any, checkpoint: Path, number: int, cache: Path, pro
     }
 
 
-def given(bank: Bank, source: str) -> set[tuple[str, str, int]]:
+def given(bank: DirectionSet, source: str) -> set[tuple[str, str, int]]:
     """The labels that sources of a kind gave: id, text and polarity."""
     return {
         (each.id, found.text, found.polarity)
@@ -209,7 +209,7 @@ def is_composite(name: str) -> bool:
     return name.startswith("composite/")
 
 
-def labels_of_untrained(pipe: Any, checkpoint: Path, bank: Bank, cache: Path, progress: Any) -> dict[str, Any]:
+def labels_of_untrained(pipe: Any, checkpoint: Path, bank: DirectionSet, cache: Path, progress: Any) -> dict[str, Any]:
     """What labelling gives on a copy of the checkpoint that has learned nothing."""
     recipes = sorted({each.recipe.slug for each in bank})
     with tempfile.TemporaryDirectory() as folder:

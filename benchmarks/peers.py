@@ -18,8 +18,8 @@ import torch
 from common import RESULTS, about, save, spread
 from ways import jacobian, principal
 
-from eigenbank.registry.shipped import DEMO_MODEL_ID
-from eigenbank.workflows import build, open_pipeline
+from eigenbank.api import build, open_pipeline
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 LORA_STEPS = 1000
 """Training steps of one slider: what Concept Sliders' training takes by its own configuration, as far as known here."""

@@ -32,8 +32,8 @@ SLOW, LARGE, MANY = 12, 5, 5_000
 LOOP = """
 import sys
 from eigenbank.builders.build import build
-from eigenbank.builders.hub import open_hub
-from eigenbank.workflows import keep
+from eigenbank.builders.checkpoints.hub import open_hub
+from eigenbank.api import keep
 for name in sys.argv[1:]:
     keep(build(open_hub(name), name, device="cpu"))
 """
@@ -127,7 +127,7 @@ def unchanged(scratch: Path, runs: int) -> dict[str, Any]:
     from eigenbank.plans.file import write_lock
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.content import from_manifest
-    from eigenbank.registry.sets import read_manifest
+    from eigenbank.registry.sets.folder import read_manifest
     from eigenbank.schemas.plan import Lock, Pin
 
     with Hub() as hub:

@@ -26,7 +26,7 @@ import click
 import httpx
 from common import about, save, spread
 
-from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 
 LABEL = "skin tone"
 LIMIT = 0.5

@@ -46,15 +46,15 @@ from ways import (
     untrained,
 )  # fmt: skip
 
-from eigenbank.builders.composite import NORM
-from eigenbank.builders.label import Effects, effects
+from eigenbank.api import build, find_checkpoint, open_pipeline
+from eigenbank.builders.label.composites import NORM
+from eigenbank.builders.label.criteria import Effects, effects
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.faces.render import render
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.shipped import DEMO_MODEL_ID
-from eigenbank.workflows import build, find_checkpoint, open_pipeline
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 SCALE = 0.7
 """Directions are drawn at plus and minus this, and for their linearity at half of it too."""
@@ -294,7 +294,7 @@ def measured(
     seconds = time.perf_counter() - started
     home = calibrate(pipe, bank)
 
-    def blank(gaussian: bool, draw: int) -> Bank:
+    def blank(gaussian: bool, draw: int) -> DirectionSet:
         with tempfile.TemporaryDirectory() as folder:
             source = str(untrained(pipe, gaussian, Path(folder), seed=draw))
             return elsewhere(build(source, recipes=["output-value"], top_k=4096, device="cpu"), home)

@@ -22,12 +22,12 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from ways import Method, of_bank
 
+from eigenbank.api import build, find_checkpoint, open_pipeline
 from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.shipped import DEMO_MODEL_ID
-from eigenbank.workflows import build, find_checkpoint, open_pipeline
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 DEFAULT = "output-value"
 RECIPES = (
@@ -110,7 +110,7 @@ VARIATIONS: dict[str, Vectors] = {
 }
 
 
-def varied(pipe: Any, bank: Bank, vectors: Vectors, per_layer: int) -> Bank:
+def varied(pipe: Any, bank: DirectionSet, vectors: Vectors, per_layer: int) -> DirectionSet:
     """A bank of output-value's places with other vectors."""
     modules = dict(denoiser_of(pipe).named_modules())
     order = [name for name in modules if name in bank.layers]
@@ -122,7 +122,7 @@ def varied(pipe: Any, bank: Bank, vectors: Vectors, per_layer: int) -> Bank:
             found = vectors(layers, order.index(each.layer), per_layer).float()
             changed[key] = bank.vectors[key].clone()
             changed[key][:per_layer] = nn.functional.normalize(found, dim=1)
-    return Bank(bank.manifest, vectors=changed)
+    return DirectionSet(bank.manifest, vectors=changed)
 
 
 def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) -> Iterator[tuple[str, str, Method]]:

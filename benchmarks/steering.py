@@ -24,16 +24,16 @@ from common import Spread, about, save, spread
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.builders.families import discover
+from eigenbank.api import find_checkpoint, open_pipeline
+from eigenbank.builders.discovery.families import discover
 from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.digest import CASTS, weights_digest
 from eigenbank.registry.recipes import gram
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.digest import CASTS, weights_digest
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Manifest, Recipe, TokenLength
-from eigenbank.workflows import find_checkpoint, open_pipeline
 
 UNET = {
     "sample_size": 32, "block_out_channels": (64, 128, 256, 256), "layers_per_block": 1, "attention_head_dim": 8,
@@ -85,7 +85,7 @@ def parts(config: dict[str, Any] = UNET) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bank_of(unet: Any, layers: int, ranks: int) -> Bank:
+def bank_of(unet: Any, layers: int, ranks: int) -> DirectionSet:
     """The first `ranks` output-side directions of `layers` of a U-Net's layers, from its own weights."""
     recipe = Recipe.parse("output-value:output")
     found = discover({**unet.config, "_class_name": type(unet).__name__}).layers
@@ -115,7 +115,7 @@ def bank_of(unet: Any, layers: int, ranks: int) -> Bank:
         layers=tuple(digested),
         directions=tuple(records),
     )
-    return Bank(manifest, vectors=vectors)
+    return DirectionSet(manifest, vectors=vectors)
 
 
 def ratios(
@@ -142,7 +142,7 @@ def ratios(
     return table
 
 
-def edited(pipe: Any, bank: Bank, steps: int, side: int = SIDE) -> Variants:
+def edited(pipe: Any, bank: DirectionSet, steps: int, side: int = SIDE) -> Variants:
     """Drawing an image with guidance on, unedited and with edits of several kinds."""
     one, many = {next(iter(bank)): 0.5}, dict.fromkeys(bank, 0.5)
 

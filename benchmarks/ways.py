@@ -13,11 +13,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from eigenbank.builders.composite import fit
-from eigenbank.builders.label import Effects
+from eigenbank.builders.label.composites import fit
+from eigenbank.builders.label.criteria import Effects
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 
 OURS, RANDOM = "eigenvectors", "random unit vectors"
 UNTRAINED, GAUSSIAN = "eigenvectors of an untrained copy", "eigenvectors of Gaussian matrices"
@@ -49,13 +49,13 @@ class Method:
     made: bool = False
 
 
-def of_bank(name: str, pipe: Any, bank: Bank, per_layer: int, seconds: float, bottom: bool = False) -> Method:
+def of_bank(name: str, pipe: Any, bank: DirectionSet, per_layer: int, seconds: float, bottom: bool = False) -> Method:
     """The first, or the last, directions of every layer of a bank."""
     chosen = chosen_of(bank, per_layer, bottom)
     return mixed(name, pipe, chosen, torch.eye(len(chosen)), 0, seconds)
 
 
-def chosen_of(bank: Bank, per_layer: int, bottom: bool = False) -> list[Direction]:
+def chosen_of(bank: DirectionSet, per_layer: int, bottom: bool = False) -> list[Direction]:
     """The first, or the last, directions of every layer."""
 
     def wanted(each: Direction) -> bool:
@@ -130,9 +130,9 @@ def untrained(pipe: Any, gaussian: bool, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def elsewhere(bank: Bank, home: Bank) -> Bank:
+def elsewhere(bank: DirectionSet, home: DirectionSet) -> DirectionSet:
     """The vectors of `bank` at the places, and with the token lengths, of `home`."""
-    return Bank(home.manifest, vectors=bank.vectors)
+    return DirectionSet(home.manifest, vectors=bank.vectors)
 
 
 class Bottleneck:

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 from making import make_checkpoint
 
-from eigenbank.registry.shipped import data_folder
+from eigenbank.registry.sets.bundled import data_folder
 
 pytest_plugins = ["browser", "hub.fixtures"]
 

@@ -109,11 +109,11 @@ class Witness(TorchFunctionMode):
 
 def survey(name: str, kind: Any) -> Result | None:
     """What discovery and the witness say; None for a class that cannot be instantiated from its defaults."""
-    from eigenbank.builders import observe
-    from eigenbank.builders.cases import CASES
-    from eigenbank.builders.hollow import hollow
-    from eigenbank.builders.inputs import candidates
-    from eigenbank.builders.trace import Tracer
+    from eigenbank.builders.discovery import observe
+    from eigenbank.builders.discovery.cases import CASES
+    from eigenbank.builders.discovery.fake_weights import hollow
+    from eigenbank.builders.discovery.inputs import candidates
+    from eigenbank.builders.discovery.trace import Tracer
 
     config = config_of(name, kind)
     try:

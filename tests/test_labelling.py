@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank import labelling
-from eigenbank.builders.label import Criteria, Effects
-from eigenbank.builders.labelers.seam import LabelerError
-from eigenbank.builders.labelers.statistics import Statistics
-from eigenbank.labelling import Plan, label
+from eigenbank.builders.label import study as labelling
+from eigenbank.builders.label.criteria import Criteria, Effects
+from eigenbank.builders.label.labeler import LabelerError
+from eigenbank.builders.label.statistics import Statistics
+from eigenbank.builders.label.study import Plan, label
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.respond import respond
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
 
 PLAN = Plan(
@@ -45,16 +45,16 @@ class Colours:
 
 
 @pytest.fixture
-def bank(tiny_checkpoint: Path) -> Bank:
+def bank(tiny_checkpoint: Path) -> DirectionSet:
     return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=3)
 
 
-def texts(bank: Bank) -> dict[str, list[tuple[str, str, int]]]:
+def texts(bank: DirectionSet) -> dict[str, list[tuple[str, str, int]]]:
     return {each.id: [(one.source, one.text, one.polarity) for one in each.labels] for each in bank}
 
 
 @pytest.mark.parametrize("fails", [0, 100])
-def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: Bank, tiny_checkpoint: Path) -> None:
+def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     said: list[str] = []
     found = label(bank, pipe, [Colours(fails), Statistics()], PLAN, say=said.append)
@@ -66,7 +66,7 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: Bank,
 
 
 def test_what_few_seeds_do_not_settle_is_measured_on_more(
-    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, ...]] = []
     chance: list[tuple[int, ...]] = []
@@ -98,7 +98,7 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
 
 
 def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
-    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     looks = iter([True, False])
@@ -116,7 +116,7 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
 
 
 def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
-    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[set[str]] = []
 
@@ -140,7 +140,7 @@ def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
 
 
 def test_chance_is_not_drawn_for_what_cannot_have_a_label(
-    bank: Bank, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
 
@@ -160,7 +160,7 @@ def test_chance_is_not_drawn_for_what_cannot_have_a_label(
     assert any(forced(0.5))
 
 
-def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Path) -> None:
+def test_a_labeler_replaces_its_own_labels_only(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     once = label(bank, pipe, [Statistics()], PLAN)
     both = label(once, pipe, [Colours()], PLAN)
@@ -170,7 +170,7 @@ def test_a_labeler_replaces_its_own_labels_only(bank: Bank, tiny_checkpoint: Pat
     assert kept == texts(once)
 
 
-def test_a_run_cut_short_goes_on_from_there(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_cut_short_goes_on_from_there(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     whole = Colours()
     expected = texts(label(bank, pipe, [whole], PLAN, cache=tmp_path / "whole"))
@@ -192,7 +192,7 @@ def test_a_run_cut_short_goes_on_from_there(bank: Bank, tiny_checkpoint: Path, t
     assert third.seen == 0
 
 
-def test_what_was_drawn_for_one_plan_serves_another(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_was_drawn_for_one_plan_serves_another(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     label(bank, pipe, [Colours()], dataclasses.replace(PLAN, most=1), cache=tmp_path)
     alone, after = Colours(), Colours()
@@ -201,7 +201,7 @@ def test_what_was_drawn_for_one_plan_serves_another(bank: Bank, tiny_checkpoint:
     assert after.seen < alone.seen
 
 
-def test_a_recipe_more_costs_what_it_adds(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_recipe_more_costs_what_it_adds(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Also where it adds at another site, whose token length is measured first."""
     pipe = open_pipeline(tiny_checkpoint)
     plan = dataclasses.replace(PLAN, parts=0, quality_seeds=0)
@@ -214,7 +214,7 @@ def test_a_recipe_more_costs_what_it_adds(bank: Bank, tiny_checkpoint: Path, tmp
     assert after.seen <= alone.seen - screened
 
 
-def test_what_is_added_otherwise_is_another_picture(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     first, *_ = bank
     longer = bank.manifest.layers[0].model_copy(
@@ -238,7 +238,7 @@ def test_what_is_added_otherwise_is_another_picture(bank: Bank, tiny_checkpoint:
     assert drawn([first], seeds=(0, 1)) == 3
 
 
-def test_a_damaged_reading_is_drawn_again(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_damaged_reading_is_drawn_again(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     expected = texts(label(bank, pipe, [Colours()], PLAN, cache=tmp_path))
     damaged = next(tmp_path.glob("*/scores/*.safetensors"))
@@ -248,7 +248,9 @@ def test_a_damaged_reading_is_drawn_again(bank: Bank, tiny_checkpoint: Path, tmp
     assert 0 < again.seen <= 64
 
 
-def test_what_was_read_is_not_taken_for_another_measurement(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_what_was_read_is_not_taken_for_another_measurement(
+    bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     label(bank, pipe, [Colours()], PLAN, cache=tmp_path)
     for changed in (Plan(**{**PLAN.__dict__, "scale": 1.0}), Plan(**{**PLAN.__dict__, "steps": 3})):
@@ -262,7 +264,7 @@ def test_what_was_read_is_not_taken_for_another_measurement(bank: Bank, tiny_che
     assert fresh.seen
 
 
-def test_a_pipeline_that_draws_nothing_is_said_so(bank: Bank, tiny_checkpoint: Path) -> None:
+def test_a_pipeline_that_draws_nothing_is_said_so(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     black = type("Black", (type(pipe),), {"__call__": _black})
     pipe.__class__ = black
@@ -276,7 +278,7 @@ def _black(self: object, batch_size: int = 1, **_how: object) -> object:
     return type("Output", (), {"images": np.zeros((batch_size, 8, 8, 3), dtype=np.float32)})()
 
 
-def test_a_score_that_does_not_vary_names_nothing(bank: Bank, tiny_checkpoint: Path) -> None:
+def test_a_score_that_does_not_vary_names_nothing(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     """A stated deviation much larger than what the checkpoint's images show: the score is not read off them."""
 
     class Stated(Colours):
@@ -289,7 +291,9 @@ def test_a_score_that_does_not_vary_names_nothing(bank: Bank, tiny_checkpoint: P
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_qualities_are_measured_of_the_confirmed_or_of_all(every: bool, bank: Bank, tiny_checkpoint: Path) -> None:
+def test_qualities_are_measured_of_the_confirmed_or_of_all(
+    every: bool, bank: DirectionSet, tiny_checkpoint: Path
+) -> None:
     plan = dataclasses.replace(PLAN, quality_seeds=2, all_qualities=every)
     found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan)
     known = {each.id: each.quality for each in found if each.quality}
@@ -300,7 +304,7 @@ def test_qualities_are_measured_of_the_confirmed_or_of_all(every: bool, bank: Ba
         assert quality.locality is not None
 
 
-def test_what_draws_noise_has_no_names(bank: Bank, tiny_checkpoint: Path) -> None:
+def test_what_draws_noise_has_no_names(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     said: list[str] = []
     plan = dataclasses.replace(PLAN, agreement=Plan().agreement)
     found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan, say=said.append)

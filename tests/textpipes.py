@@ -10,7 +10,7 @@ import torch
 import zoo
 from torch import Tensor
 
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 
 def _quiet(pipe: Any) -> Any:
@@ -73,7 +73,7 @@ def cogvideox() -> Any:
     return _quiet(pipe)
 
 
-def bank_for(pipe: Any) -> Bank:
+def bank_for(pipe: Any) -> DirectionSet:
     """A bank of the pipeline's first denoiser, one direction for each layer."""
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     return zoo.bank_of(denoiser, zoo.layers_of(denoiser))

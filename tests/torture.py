@@ -116,7 +116,7 @@ class Ground:
 def fuzz_manifest(ground: Ground, figures: Figures) -> None:
     """Manifests with values, keys and bytes changed: read, and checked as a stranger's set is."""
     from eigenbank.registry.hub.check import check_manifest
-    from eigenbank.registry.sets import MANIFEST, check_vectors, read_manifest
+    from eigenbank.registry.sets.folder import MANIFEST, check_vectors, read_manifest
 
     folder = Path(shutil.copytree(ground.set, ground.folder / "manifest"))
     text = (folder / MANIFEST).read_bytes()
@@ -134,8 +134,8 @@ def fuzz_manifest(ground: Ground, figures: Figures) -> None:
 
 def fuzz_safetensors(ground: Ground, figures: Figures) -> None:
     """Vectors' files with their headers and bytes changed: read, and their rows checked."""
-    from eigenbank.registry.sets import VECTORS
-    from eigenbank.registry.tensorfile import check_unit_rows, read_header
+    from eigenbank.registry.sets.folder import VECTORS
+    from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 
     path = ground.folder / "fuzzed.safetensors"
     data = (ground.set / VECTORS).read_bytes()
@@ -371,8 +371,8 @@ def _prepare(folder: Path) -> Path:
     from hub.sets import NOW, add_preview
 
     from eigenbank.builders.build import build
-    from eigenbank.builders.sources import open_folder
-    from eigenbank.registry.card import preview_name
+    from eigenbank.builders.checkpoints.folder import open_folder
+    from eigenbank.registry.sets.card import preview_name
     from eigenbank.schemas import Label
 
     bank = build(open_folder(make_checkpoint(folder / "checkpoint")), "acme/faces", top_k=3)

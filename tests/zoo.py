@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.recipe import Site
 
@@ -138,8 +138,8 @@ def make(kind: str) -> nn.Module:
 
 def calls(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Arguments to try the model with, the tokens random: image from `seed`, all else always the same."""
-    from eigenbank.builders.cases import CASES
-    from eigenbank.builders.inputs import candidates
+    from eigenbank.builders.discovery.cases import CASES
+    from eigenbank.builders.discovery.inputs import candidates
 
     for arguments in candidates(model, dict(model.config), CASES):
         yield {name: _filled(value, name, seed) for name, value in arguments.items()}
@@ -165,15 +165,15 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 @cache
 def _layers(kind: str) -> tuple[Layer, ...]:
-    from eigenbank.builders.families import discover
+    from eigenbank.builders.discovery.families import discover
 
     return tuple(discover({"_class_name": kind, **CONFIGS[kind]}).layers)
 
 
-def bank_of(model: nn.Module, layers: list[Layer], length: float = 2.0) -> Bank:
+def bank_of(model: nn.Module, layers: list[Layer], length: float = 2.0) -> DirectionSet:
     """A bank of the first eigenvector of each layer's W_V, whose tokens are said to be `length` long at every site."""
-    from eigenbank.registry.digest import CASTS, weights_digest
     from eigenbank.registry.recipes import gram
+    from eigenbank.registry.sets.digest import CASTS, weights_digest
 
     recipe = Recipe(matrix="value")
     said: dict[Site, TokenLength] = dict.fromkeys(get_args(Site), TokenLength(length=length, source="calibration"))
@@ -192,4 +192,4 @@ def bank_of(model: nn.Module, layers: list[Layer], length: float = 2.0) -> Bank:
         layers=tuple(digested),
         directions=tuple(records),
     )
-    return Bank(manifest, vectors=vectors)
+    return DirectionSet(manifest, vectors=vectors)

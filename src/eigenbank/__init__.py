@@ -12,19 +12,19 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eigenbank.api import build, export, open_pipeline
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.load import load
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
-    from eigenbank.registry.bank import Bank, Direction
+    from eigenbank.registry.sets.direction_set import Direction, DirectionSet
     from eigenbank.schemas.errors import EigenbankError
-    from eigenbank.workflows import build, export, open_pipeline
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bank",
     "Direction",
+    "DirectionSet",
     "EigenbankError",
     "build",
     "edit",
@@ -38,14 +38,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bank": "eigenbank.registry.bank",
-    "Direction": "eigenbank.registry.bank",
+    "DirectionSet": "eigenbank.registry.sets.direction_set",
+    "Direction": "eigenbank.registry.sets.direction_set",
     "EigenbankError": "eigenbank.schemas.errors",
-    "build": "eigenbank.workflows",
+    "build": "eigenbank.api",
     "edit": "eigenbank.loaders.edit",
-    "export": "eigenbank.workflows",
+    "export": "eigenbank.api",
     "load": "eigenbank.loaders.load",
-    "open_pipeline": "eigenbank.workflows",
+    "open_pipeline": "eigenbank.api",
     "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",

@@ -7,8 +7,8 @@ import torch
 from making import make_checkpoint
 
 from eigenbank.builders.build import build, read_weights
-from eigenbank.builders.layers import find_layers
-from eigenbank.builders.sources import open_folder
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.discovery.layers import find_layers
 from eigenbank.registry.recipes import gram
 from eigenbank.schemas import Recipe
 from eigenbank.schemas.errors import SourceError, UnknownNameError

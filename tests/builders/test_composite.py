@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.composite import NORM, fit, name_for, predicted
-from eigenbank.builders.label import Criteria, Effects, leading
+from eigenbank.builders.label.composites import NORM, fit, name_for, predicted
+from eigenbank.builders.label.criteria import Criteria, Effects, leading
 
 SEEDS = 6
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from eigenbank.builders import families
-from eigenbank.builders.families import GROUP, Discovery, PluginError, discover, load_families
+from eigenbank.builders.discovery import families
+from eigenbank.builders.discovery.families import GROUP, Discovery, PluginError, discover, load_families
 from eigenbank.schemas.errors import SourceError
 
 
@@ -21,7 +21,7 @@ def package(folder: Path, name: str, entry: str, code: str) -> EntryPoint:
 
 
 CODE = """
-from eigenbank.builders.families import Discovery
+from eigenbank.builders.discovery.families import Discovery
 class Family:
     name = "mine"
     def describes(self, config): return config.get("_class_name") == "MyNet"

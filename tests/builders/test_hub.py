@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eigenbank.builders import hub
-from eigenbank.builders.hub import GAP, RangeReader, merged
+from eigenbank.builders.checkpoints import hub
+from eigenbank.builders.checkpoints.hub import GAP, RangeReader, merged
 from eigenbank.schemas.errors import SourceError
 
 

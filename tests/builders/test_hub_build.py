@@ -25,7 +25,7 @@ STEM = "unet/diffusion_pytorch_model"
 def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     """A sharded float16 checkpoint of some hundred megabytes, its one attention random, all else a hole in the file."""
 
-    from eigenbank.builders.denoisers import empty_model
+    from eigenbank.builders.discovery.denoisers import empty_model
 
     folder = tmp_path_factory.mktemp("big")
     parameters = [(name, tuple(p.shape)) for name, p in empty_model(CONFIG).named_parameters()]
@@ -82,7 +82,7 @@ def worker(served: tuple[Hub, Worker]) -> Worker:
 
 
 def test_a_build_from_the_hub_reads_a_small_part_and_says_how_much(shop: Hub, worker: Worker, tmp_path: Path) -> None:
-    from eigenbank.registry.sets import read_manifest
+    from eigenbank.registry.sets.folder import read_manifest
 
     done = worker.run("build", "me/big", "--top-k", "2", "--out", str(tmp_path / "set"))
     assert done.code == 0, done.err

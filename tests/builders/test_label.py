@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eigenbank.builders.label import (
+from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
     Effects,

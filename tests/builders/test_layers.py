@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from eigenbank.builders.families import Discovery, discover
-from eigenbank.builders.observe import observe
+from eigenbank.builders.discovery.families import Discovery, discover
+from eigenbank.builders.discovery.observe import observe
 from eigenbank.schemas import Layer
 
 UNET = {
@@ -142,8 +142,8 @@ def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None
 
 @pytest.mark.parametrize("kind", ["UNet2DConditionModel", "FluxTransformer2DModel"])
 def test_discovery_takes_no_memory_for_weights(kind: str) -> None:
-    from eigenbank.builders.denoisers import empty_model
-    from eigenbank.builders.hollow import hollow
+    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.fake_weights import hollow
 
     model = hollow(empty_model({"_class_name": kind}))
     assert all(parameter.untyped_storage().nbytes() <= 8 for parameter in model.parameters())

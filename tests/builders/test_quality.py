@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.quality import CELLS, SCALES, Swept, agreement, qualities, thumbnails
+from eigenbank.builders.label.quality import CELLS, SCALES, Swept, agreement, qualities, thumbnails
 from eigenbank.schemas import Quality
 
 SEEDS = 5

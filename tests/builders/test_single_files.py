@@ -12,9 +12,9 @@ from hub.fixtures import Worker
 from making import write_sparse
 
 from eigenbank.builders.build import build
-from eigenbank.builders.single_file import open_file
-from eigenbank.builders.sources import open_folder
-from eigenbank.builders.store import Piece, Source
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.checkpoints.single_file import open_file
+from eigenbank.builders.checkpoints.source import Piece, Source
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import SourceError
 

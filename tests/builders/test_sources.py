@@ -13,8 +13,8 @@ from making import rewrite_json
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
-from eigenbank.builders.sources import open_folder
-from eigenbank.registry.tensorfile import TensorFileError
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.registry.sets.tensors import TensorFileError
 from eigenbank.schemas.errors import EigenbankError, SourceError
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
-from eigenbank.builders.single_file import open_file
-from eigenbank.builders.sources import open_folder
-from eigenbank.builders.store import Source
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.checkpoints.single_file import open_file
+from eigenbank.builders.checkpoints.source import Source
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import EigenbankError, SourceError
 

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from eigenbank.api import keep
 from eigenbank.cli.main import run
 from eigenbank.loaders.load import load
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Label
-from eigenbank.workflows import keep
 
 MIDDLE = ("--layers", "mid_block.*", "--recipe", "value", "--top-k", "1")
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def labelled(tiny_checkpoint: Path, capsys: Capture) -> Bank:
+def labelled(tiny_checkpoint: Path, capsys: Capture) -> DirectionSet:
     """A set of one's own, with a labeler's label and a preview."""
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1"]) == 0
     bank = load("acme/tiny")
@@ -54,7 +54,7 @@ def test_the_shipped_set_is_not_replaced_unasked(
     assert not (home / "sets").exists()
 
 
-def test_a_set_of_ones_own_keeps_its_folder(labelled: Bank, tiny_checkpoint: Path, capsys: Capture) -> None:
+def test_a_set_of_ones_own_keeps_its_folder(labelled: DirectionSet, tiny_checkpoint: Path, capsys: Capture) -> None:
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", *MIDDLE]) == 1
     assert "has 1 label by labelers and 1 preview that the new one lacks" in capsys.readouterr().err
     assert (labelled.folder / "manifest.json").is_file()  # type: ignore[operator]
@@ -62,7 +62,7 @@ def test_a_set_of_ones_own_keeps_its_folder(labelled: Bank, tiny_checkpoint: Pat
     assert load("acme/tiny").labels == ["smile"]
 
 
-def test_replace_says_what_was_replaced(labelled: Bank, tiny_checkpoint: Path, capsys: Capture) -> None:
+def test_replace_says_what_was_replaced(labelled: DirectionSet, tiny_checkpoint: Path, capsys: Capture) -> None:
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", *MIDDLE, "--replace"]) == 0
     told = capsys.readouterr().err
     assert f"took the place of a set of {len(labelled)} directions of acme/tiny" in told
@@ -86,7 +86,7 @@ def test_peoples_labels_do_not_stand_in_the_way_of_a_build(tiny_checkpoint: Path
     assert load("acme/tiny").labels == ["grin"]
 
 
-def test_labelling_again_may_leave_labels_out(labelled: Bank) -> None:
+def test_labelling_again_may_leave_labels_out(labelled: DirectionSet) -> None:
     few = ["--steps", "1", "--seeds", "0", "--confirm-seeds", "1", "--labeler", "statistics"]
     assert run(["label", "acme/tiny", *few]) == 0
     assert "smile" not in load("acme/tiny").labels
@@ -94,14 +94,14 @@ def test_labelling_again_may_leave_labels_out(labelled: Bank) -> None:
 
 @pytest.mark.parametrize("out", [False, True])
 def test_a_set_labelled_meanwhile_is_spared(
-    out: bool, labelled: Bank, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    out: bool, labelled: DirectionSet, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As another program may label it after the build has looked: the transaction looks again."""
     from eigenbank.schemas.errors import ReplaceError
 
     def look(*_given: object, **_more: object) -> None: ...
 
-    monkeypatch.setattr("eigenbank.workflows.check_place", look)
+    monkeypatch.setattr("eigenbank.api.check_place", look)
     new = labelled.labelled({direction.id: () for direction in labelled})
     with pytest.raises(ReplaceError, match="it was not entered"):
         keep(new, out=tmp_path / "out" if out else None)

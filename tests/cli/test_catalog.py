@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eigenbank.cli.main import run
-from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 
 
 def test_what_was_added_is_printed_and_can_be_drawn(

@@ -12,8 +12,8 @@ from PIL import Image
 
 from eigenbank.cli.main import COMMANDS, run
 from eigenbank.loaders.load import load
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 MID = "mid_block.attentions.0/output-value/0"
 
@@ -68,7 +68,7 @@ def test_out_is_looked_at_before_the_work(
     def work(*_given: object, **_more: object) -> None:
         pytest.fail("the work was done")
 
-    monkeypatch.setattr("eigenbank.workflows.open_source", work)
+    monkeypatch.setattr("eigenbank.api.open_source", work)
     monkeypatch.setattr("eigenbank.loaders.pipelines.open_pipeline", work)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
@@ -248,7 +248,7 @@ def test_labelling_leaves_peoples_labels_to_people(home: Path, tmp_path: Path) -
     assert run(["labels", "add", one, "grin", "--by", "ann"]) == 0
     options = ["--steps", "1", "--seeds", "0", "--confirm-seeds", "1", "--out", str(tmp_path / "labelled")]
     assert run(["label", DEMO, *options]) == 0
-    assert "grin" not in Bank.open(tmp_path / "labelled").labels
+    assert "grin" not in DirectionSet.open(tmp_path / "labelled").labels
     assert "grin" in load(DEMO).labels
     assert run(["labels", "rm", one, "grin", "--by", "ann"]) == 0
     assert "grin" not in load(DEMO).labels

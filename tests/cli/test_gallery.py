@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eigenbank.cli.main import run
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 
 def test_it_writes_a_site_and_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenba
         "            except KeyboardInterrupt: raise ImportError('half a module') from None\n"
         "sys.meta_path.insert(0, Finder())",
         # Inside a library that makes an error of its own of it.
-        "from eigenbank.registry import sets\n"
+        "from eigenbank.registry.sets import folder as sets\n"
         "from eigenbank.schemas.errors import SetError\n"
         "def damaged(*_):\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"

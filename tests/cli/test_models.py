@@ -8,7 +8,7 @@ from registry.catalog.made import label, manifest
 from eigenbank.cli.main import run
 from eigenbank.loaders.load import load
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 
 Capture = pytest.CaptureFixture[str]
 

@@ -8,7 +8,7 @@ import pytest
 from play.conftest import start
 
 from eigenbank.cli.main import run
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 
 def answers(host: str, url: str) -> bool:

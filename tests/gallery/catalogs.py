@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.content import from_manifest
-from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import (
     Checkpoint,
     CompositeRecord,
@@ -75,7 +75,7 @@ def make_bank(
     licence: str | None = "apache-2.0",
     denoiser: str = "UNet2DModel",
     revision: str | None = None,
-) -> Bank:
+) -> DirectionSet:
     """A bank of made-up directions. `labels` by a direction's number; the first `pictures` have one, None: all of them."""
     import torch
 
@@ -108,10 +108,12 @@ def make_bank(
         record.id: (Preview(seeds=SEEDS, scales=SCALES, steps=20), picture(number))
         for number, record in enumerate(records[:pictures])
     }
-    return Bank(manifest, vectors=vectors).with_previews(drawn)
+    return DirectionSet(manifest, vectors=vectors).with_previews(drawn)
 
 
-def add(catalog: Catalog, bank: Bank, folder: Path, *, repo: str | None = None, commit: str | None = None) -> Path:
+def add(
+    catalog: Catalog, bank: DirectionSet, folder: Path, *, repo: str | None = None, commit: str | None = None
+) -> Path:
     """Save a bank and enter it into a catalog."""
     saved = bank.save(folder)
     location, digest = str(folder), manifest_digest(folder)
@@ -119,7 +121,7 @@ def add(catalog: Catalog, bank: Bank, folder: Path, *, repo: str | None = None, 
     return folder
 
 
-def composed(bank: Bank, text: str, **more: object) -> Bank:
+def composed(bank: DirectionSet, text: str, **more: object) -> DirectionSet:
     """A bank with a composite more, named like its label, of a direction of each of the two layers, with a picture."""
     parts = [(f"{LAYERS[0]}/output-value:output/0", 0.8), (f"{LAYERS[1]}/output-value:output/1", -0.6)]
     name = text.replace(" ", "-")
@@ -135,7 +137,7 @@ def composed(bank: Bank, text: str, **more: object) -> Bank:
     return made.with_previews({record.id: (Preview(seeds=SEEDS, scales=SCALES, steps=20), picture(3))})
 
 
-def add_copies(catalog: Catalog, bank: Bank, folder: Path, models: Iterable[tuple[str, str]]) -> None:
+def add_copies(catalog: Catalog, bank: DirectionSet, folder: Path, models: Iterable[tuple[str, str]]) -> None:
     """Enter a bank into a catalog under many model ids, each with a text in the place of its label `TEXT`."""
     first = bank.save(folder / "first").folder
     assert first is not None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.card import model_card
-from eigenbank.registry.sets import MANIFEST, file_digest, manifest_text, read_manifest
+from eigenbank.registry.sets.card import model_card
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import MANIFEST, file_digest, manifest_text, read_manifest
 from eigenbank.schemas import FileEntry, Label
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
@@ -21,7 +21,7 @@ def add_preview(folder: Path, name: str, colour: tuple[int, int, int] = (200, 10
     Image.new("RGB", (8, 8), colour).save(data, "WEBP")
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(data.getvalue())
-    manifest = Bank.open(folder).manifest
+    manifest = DirectionSet.open(folder).manifest
     entry = FileEntry(sha256=file_digest(folder / name), size=len(data.getvalue()))
     manifest = manifest.model_copy(update={"files": {**manifest.files, name: entry}})
     (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
@@ -29,10 +29,10 @@ def add_preview(folder: Path, name: str, colour: tuple[int, int, int] = (200, 10
 
 def other_version(folder: Path, target: Path, text: str) -> Path:
     """The same directions with another label on the first, and no previews: another set of the same checkpoint."""
-    bank = Bank.open(folder)
+    bank = DirectionSet.open(folder)
     first = next(iter(bank))
     label = Label(text=text, source="human:bob", created=NOW)
-    Bank(bank.labelled({first.id: (label,)}).manifest, vectors=bank.vectors).save(target)
+    DirectionSet(bank.labelled({first.id: (label,)}).manifest, vectors=bank.vectors).save(target)
     return target
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from eigenbank.registry.card import LICENCES
+from eigenbank.registry.sets.card import LICENCES
 
 _numbers = itertools.count()
 

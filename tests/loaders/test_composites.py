@@ -24,7 +24,7 @@ def pipe(tiny_checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bank(pipe: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+def bank(pipe: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         plain = eb.build(str(tiny_checkpoint), recipes=["output-value:output"], top_k=2)
@@ -38,7 +38,7 @@ def draw(pipe: Any) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def expected(pipe: Any, bank: eb.Bank) -> torch.Tensor:
+def expected(pipe: Any, bank: eb.DirectionSet) -> torch.Tensor:
     with eb.steer(pipe, {each: 2.0 * weight for each, weight in zip(bank, WEIGHTS, strict=False)}):
         return draw(pipe)
 
@@ -46,7 +46,7 @@ def expected(pipe: Any, bank: eb.Bank) -> torch.Tensor:
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize(("key", "scale"), [("composite/wide", 2.0), ("wide", -2.0), (None, 2.0)])
 def test_it_is_the_sum_of_its_parts(
-    key: str | None, scale: float, fold: bool, pipe: Any, bank: eb.Bank, expected: torch.Tensor
+    key: str | None, scale: float, fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor
 ) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {key or bank.composites[0]: scale}, bank=bank, fold=fold):
@@ -55,7 +55,7 @@ def test_it_is_the_sum_of_its_parts(
     assert (expected - before).abs().max() > 1e-3
 
 
-def test_one_scale_moves_all_parts(pipe: Any, bank: eb.Bank, expected: torch.Tensor) -> None:
+def test_one_scale_moves_all_parts(pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {"composite/wide": 0.0}, bank=bank) as handle:
         assert torch.equal(draw(pipe), before)
@@ -63,7 +63,7 @@ def test_one_scale_moves_all_parts(pipe: Any, bank: eb.Bank, expected: torch.Ten
         torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
 
 
-def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.Bank, expected: torch.Tensor, tmp_path: Path) -> None:
+def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor, tmp_path: Path) -> None:
     swept = eb.sweep(pipe, "wide", [-2.0], seeds=(1, 2), steps=3, bank=bank)
     torch.testing.assert_close(swept.pixels[:, 0], expected, atol=1e-4, rtol=0)
     how, picture = draw_preview(pipe, bank.composites[0], seeds=(1,), scales=(-1.0, 1.0), steps=2)
@@ -75,7 +75,7 @@ def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.Bank, expected: torch.T
     assert not (tmp_path / "without" / "previews").exists()
 
 
-def test_a_file_holds_all_its_parts(bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_file_holds_all_its_parts(bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
     made = [
         eb.export(bank, edit, tmp_path / f"{number}.safetensors", checkpoint=tiny_checkpoint)[0]
         for number, edit in enumerate(
@@ -90,7 +90,7 @@ def test_a_file_holds_all_its_parts(bank: eb.Bank, tiny_checkpoint: Path, tmp_pa
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_directions_of_two_banks_at_one_layer_add_up(
-    fold: bool, pipe: Any, bank: eb.Bank, expected: torch.Tensor
+    fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor
 ) -> None:
     before = draw(pipe)
     other = list(bank.composed([]))

@@ -77,7 +77,7 @@ def test_a_poor_round_trip_is_warned_about(demo: Any) -> None:
     assert found.sheet().size > (32 * 3, 32)
 
 
-def _bank(pipe: Any, folder: Path) -> eb.Bank:
+def _bank(pipe: Any, folder: Path) -> eb.DirectionSet:
     component = "unet" if hasattr(pipe, "unet") else "transformer"
     getattr(pipe, component).save_pretrained(folder / component)
     layers = "transformer_blocks.*" if component == "transformer" else "*"

@@ -19,7 +19,7 @@ OUT = f"{MID}/output-value:output/0"
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     from eigenbank.loaders.calibrate import calibrate
 
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +55,7 @@ def added(pipe: Any, edit: Any, steps: int = 4) -> list[float]:
     return [float((b - a).mean((0, 2, 3)) @ direction) for a, b in zip(plain, moved, strict=True)]
 
 
-def test_a_scale_may_follow_the_run(pipe: Any, bank: eb.Bank) -> None:
+def test_a_scale_may_follow_the_run(pipe: Any, bank: eb.DirectionSet) -> None:
     length = bank.layers[MID].lengths["block-output"].length
     for scale, expected in (
         (lambda done: 2 * done, [0, 0.5, 1, 1.5]),
@@ -68,7 +68,7 @@ def test_a_scale_may_follow_the_run(pipe: Any, bank: eb.Bank) -> None:
         torch.testing.assert_close(torch.tensor(found) / length, torch.tensor(expected).float(), atol=1e-4, rtol=0)
 
 
-def test_a_window_given_replaces_that_of_the_recipe(pipe: Any, bank: eb.Bank) -> None:
+def test_a_window_given_replaces_that_of_the_recipe(pipe: Any, bank: eb.DirectionSet) -> None:
     assert [value != 0 for value in added(pipe, eb.steer(pipe, {bank[OUT]: 1.0}, window=(0.5, 1)))] == [
         False,
         False,
@@ -80,7 +80,7 @@ def test_a_window_given_replaces_that_of_the_recipe(pipe: Any, bank: eb.Bank) ->
             eb.steer(pipe, {bank[OUT]: 1.0}, window=window)  # type: ignore[arg-type]
 
 
-def test_a_schedule_may_give_each_sample_its_own_scale(pipe: Any, bank: eb.Bank) -> None:
+def test_a_schedule_may_give_each_sample_its_own_scale(pipe: Any, bank: eb.DirectionSet) -> None:
     with eb.steer(pipe, {bank[ID]: lambda done: [done, 0.0]}):
         both = draw(pipe)
     assert torch.equal(both[1], draw(pipe)[1])
@@ -88,12 +88,14 @@ def test_a_schedule_may_give_each_sample_its_own_scale(pipe: Any, bank: eb.Bank)
         torch.testing.assert_close(sample(pipe, [0], 4)[0], both[0], atol=1e-4, rtol=0)
 
 
-def test_a_schedule_that_gives_no_scale_is_refused(pipe: Any, bank: eb.Bank) -> None:
+def test_a_schedule_that_gives_no_scale_is_refused(pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises(SteerError, match="the scale of"):
         eb.steer(pipe, {bank[ID]: lambda done: "much"})
 
 
-def test_a_handle_may_change_from_one_scale_to_a_schedule_and_to_scales_per_sample(pipe: Any, bank: eb.Bank) -> None:
+def test_a_handle_may_change_from_one_scale_to_a_schedule_and_to_scales_per_sample(
+    pipe: Any, bank: eb.DirectionSet
+) -> None:
     with eb.steer(pipe, {bank[ID]: ramp(0, 1)}):
         ramped = draw(pipe)
     with eb.steer(pipe, {bank[ID]: [1.0, -1.0]}):
@@ -108,7 +110,7 @@ def test_a_handle_may_change_from_one_scale_to_a_schedule_and_to_scales_per_samp
         assert torch.equal(draw(pipe), before)
 
 
-def test_directions_of_one_site_are_one_addition(pipe: Any, bank: eb.Bank) -> None:
+def test_directions_of_one_site_are_one_addition(pipe: Any, bank: eb.DirectionSet) -> None:
     edits = {bank[f"{MID}/output-value/{rank}"]: scale for rank, scale in enumerate((0.5, [1.0, 0.0], -0.3))}
     with eb.steer(pipe, edits) as handle:
         assert [len(part.spots) for part in handle.parts] == [1]
@@ -119,7 +121,7 @@ def test_directions_of_one_site_are_one_addition(pipe: Any, bank: eb.Bank) -> No
         torch.testing.assert_close(draw(pipe), merged, atol=1e-5, rtol=0)
 
 
-def test_a_mask_acts_where_it_is_one(pipe: Any, bank: eb.Bank) -> None:
+def test_a_mask_acts_where_it_is_one(pipe: Any, bank: eb.DirectionSet) -> None:
     mask = torch.zeros(8, 8)
     mask[:, 4:] = 1
     seen: list[torch.Tensor] = []
@@ -136,7 +138,7 @@ def test_a_mask_acts_where_it_is_one(pipe: Any, bank: eb.Bank) -> None:
     assert bool((difference[:, 2:] > 0).all())
 
 
-def test_a_whole_mask_is_no_mask_and_each_sample_may_have_its_own(pipe: Any, bank: eb.Bank) -> None:
+def test_a_whole_mask_is_no_mask_and_each_sample_may_have_its_own(pipe: Any, bank: eb.DirectionSet) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {bank[ID]: 1.0}):
         whole = draw(pipe)
@@ -148,7 +150,7 @@ def test_a_whole_mask_is_no_mask_and_each_sample_may_have_its_own(pipe: Any, ban
     assert torch.equal(apart[1], before[1])
 
 
-def test_a_picture_can_be_a_mask(pipe: Any, bank: eb.Bank) -> None:
+def test_a_picture_can_be_a_mask(pipe: Any, bank: eb.DirectionSet) -> None:
     from PIL import Image
 
     picture = Image.new("L", (8, 8), 0)
@@ -175,7 +177,7 @@ def test_a_picture_can_be_a_mask(pipe: Any, bank: eb.Bank) -> None:
         (torch.ones(0, 8, dtype=torch.uint8), "shape"),
     ],
 )
-def test_what_is_no_mask_is_refused(mask: Any, message: str, pipe: Any, bank: eb.Bank) -> None:
+def test_what_is_no_mask_is_refused(mask: Any, message: str, pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises((SteerError, PhotoError), match=message):
         eb.steer(pipe, {bank[ID]: 1.0}, mask=mask)
 
@@ -203,7 +205,7 @@ def test_tokens_that_are_no_such_grid_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_fold_gives_the_pictures_of_the_hook_and_is_restored_bit_for_bit(
-    dtype: torch.dtype, tiny_checkpoint: Path, bank: eb.Bank
+    dtype: torch.dtype, tiny_checkpoint: Path, bank: eb.DirectionSet
 ) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     unet = pipe.unet.to(dtype=dtype)
@@ -259,7 +261,7 @@ def test_levels_of_0_and_1_are_taken_for_the_mistake_they_are() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_folds_of_one_layer_are_removed_in_any_order(
-    order: tuple[int, ...], tiny_checkpoint: Path, bank: eb.Bank
+    order: tuple[int, ...], tiny_checkpoint: Path, bank: eb.DirectionSet
 ) -> None:
     unet = open_pipeline(tiny_checkpoint).unet
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
@@ -305,7 +307,9 @@ def test_a_layer_without_a_bias_has_none_again() -> None:
         ({"site": "projection"}, "projection-input"),
     ],
 )
-def test_what_a_bias_cannot_express_is_not_folded(change: dict[str, Any], why: str, pipe: Any, bank: eb.Bank) -> None:
+def test_what_a_bias_cannot_express_is_not_folded(
+    change: dict[str, Any], why: str, pipe: Any, bank: eb.DirectionSet
+) -> None:
     scale = change.pop("scale", 1.0)
     with pytest.raises(SteerError, match=why):
         eb.steer(pipe, {bank[OUT]: scale}, fold=True, **change)
@@ -320,7 +324,7 @@ def test_a_layer_whose_out_projection_writes_text_too_is_not_folded() -> None:
         assert not hasattr(model, "_diffusers_hook")
 
 
-def test_an_edit_that_could_do_nothing_is_an_error(pipe: Any, bank: eb.Bank) -> None:
+def test_an_edit_that_could_do_nothing_is_an_error(pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises(SteerError, match="does not say which"), eb.steer(pipe, {bank[ID]: 1.0}, guidance="conditional"):
         draw(pipe)
     with pytest.raises(SteerError, match="expected 'both', 'conditional' or"):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import eigenbank as eb
 from eigenbank.loaders.comfyui import comfyui_name
-from eigenbank.registry.card import preview_name
-from eigenbank.registry.sets import file_digest, manifest_text
+from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.folder import file_digest, manifest_text
 from eigenbank.schemas import FileEntry, TokenLength
 from eigenbank.schemas.errors import EigenbankError, ExportError, MatchError, SetError
 
@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 MID = "mid_block.attentions.0"
 
 
-def with_lengths(bank: eb.Bank, length: float = 2.0) -> eb.Bank:
+def with_lengths(bank: eb.DirectionSet, length: float = 2.0) -> eb.DirectionSet:
     """The bank, every token length at the block's output being known."""
     known = {"block-output": TokenLength(length=length, source="calibration")}
     layers = tuple(layer.model_copy(update={"lengths": {**layer.lengths, **known}}) for layer in bank.manifest.layers)
@@ -34,7 +34,9 @@ def with_lengths(bank: eb.Bank, length: float = 2.0) -> eb.Bank:
 
 
 @pytest.fixture(scope="module", params=list(CALLS))
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, eb.Bank]:
+def family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Any, eb.DirectionSet]:
     """A family, a pipeline of it, and the bank of its output sides."""
     name: str = request.param
     pipe = pipeline(name)
@@ -48,7 +50,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return name, pipe, with_lengths(bank)
 
 
-def test_load_lora_weights_gives_the_images_of_steer(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+def test_load_lora_weights_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
     name, pipe, bank = family
     edits = {direction: 0.5 + 0.25 * number for number, direction in enumerate(bank)}
     before = draw(pipe, name)
@@ -96,7 +98,7 @@ def _as_comfyui_loads(weights: dict[str, Tensor], file: dict[str, Tensor], stren
 
 
 @pytest.mark.parametrize("family", ["stable-diffusion", "sdxl"], indirect=True)
-def test_comfyuis_loader_gives_the_images_of_steer(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+def test_comfyuis_loader_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
     name, pipe, bank = family
     edits = dict.fromkeys(bank, 0.8)
     before = draw(pipe, name)
@@ -159,7 +161,7 @@ def test_names_in_the_original_layout_are_those_diffusers_converts_from(
 
 @pytest.mark.parametrize("family", ["flux", "sd3"], indirect=True)
 def test_a_transformers_comfyui_file_holds_the_biases_of_the_diffusers_file(
-    family: tuple[str, Any, eb.Bank], tmp_path: Path
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path
 ) -> None:
     _, pipe, bank = family
     edits = dict.fromkeys(bank, 1.5)
@@ -218,14 +220,16 @@ def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monk
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         recipes = [OUT, f"{OUT}@0.2-0.7", "output-value", "value"]
         return eb.build(str(tiny_checkpoint), recipes=recipes, top_k=2, model_id="acme/tiny")
 
 
-def test_a_length_the_set_does_not_hold_is_measured(bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_length_the_set_does_not_hold_is_measured(
+    bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     edits = {f"{MID}/{OUT}/0": 1.0}
     (file,) = eb.export(bank, edits, tmp_path / "a.safetensors", checkpoint=tiny_checkpoint)
     handle = eb.steer(eb.open_pipeline(str(tiny_checkpoint)), edits, bank=bank)
@@ -249,7 +253,7 @@ def test_a_length_the_set_does_not_hold_is_measured(bank: eb.Bank, tiny_checkpoi
     ],
 )
 def test_what_a_lora_cannot_express_is_refused_and_nothing_written(
-    form: Any, edits: Any, message: str, bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+    form: Any, edits: Any, message: str, bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(EigenbankError, match=message.replace("[", r"\[")):
         eb.export(bank, edits, tmp_path / "a.safetensors", format=form, checkpoint=tiny_checkpoint)
@@ -268,14 +272,16 @@ def test_layers_whose_output_no_bias_is_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_without_the_checkpoint_a_lora_is_refused_and_its_vectors_are_not(bank: eb.Bank, tmp_path: Path) -> None:
+def test_without_the_checkpoint_a_lora_is_refused_and_its_vectors_are_not(
+    bank: eb.DirectionSet, tmp_path: Path
+) -> None:
     with pytest.raises(EigenbankError, match="how the layers of acme/tiny are made"):
         eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
     assert eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.npz", format="npz") == [tmp_path / "a.npz"]
 
 
-def test_npz_and_json_hold_every_vector_and_all_about_it(bank: eb.Bank, tmp_path: Path) -> None:
+def test_npz_and_json_hold_every_vector_and_all_about_it(bank: eb.DirectionSet, tmp_path: Path) -> None:
     eb.export(bank, None, tmp_path / "all.npz", format="npz")
     eb.export(bank, {f"{MID}/{OUT}@0.2-0.7/1": -1.5}, tmp_path / "one.json", format="json")
     with np.load(tmp_path / "all.npz", allow_pickle=False) as arrays:
@@ -291,7 +297,7 @@ def test_npz_and_json_hold_every_vector_and_all_about_it(bank: eb.Bank, tmp_path
 
 
 def test_a_label_that_points_the_other_way_is_exported_the_right_way_round(
-    bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+    bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     from datetime import datetime, timezone
 
@@ -309,7 +315,7 @@ def test_a_label_that_points_the_other_way_is_exported_the_right_way_round(
 
 
 def test_equal_edits_are_equal_files_and_a_failure_keeps_the_old_one(
-    bank: eb.Bank, tiny_checkpoint: Path, tmp_path: Path
+    bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     known = with_lengths(bank)
     for form, suffix in (("diffusers", "safetensors"), ("npz", "npz"), ("json", "json")):
@@ -329,7 +335,9 @@ def test_equal_edits_are_equal_files_and_a_failure_keeps_the_old_one(
 
 
 @pytest.mark.parametrize("family", ["stable-diffusion"], indirect=True)
-def test_a_preview_of_the_set_lies_beside_a_comfyui_file(family: tuple[str, Any, eb.Bank], tmp_path: Path) -> None:
+def test_a_preview_of_the_set_lies_beside_a_comfyui_file(
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path
+) -> None:
     _, pipe, bank = family
     direction = next(iter(bank))
     folder = tmp_path / "set"
@@ -338,11 +346,11 @@ def test_a_preview_of_the_set_lies_beside_a_comfyui_file(family: tuple[str, Any,
     (folder / "previews").mkdir()
     Image.new("RGB", (40, 20), (200, 30, 30)).save(folder / name, lossless=True)
     entry = FileEntry(sha256=file_digest(folder / name), size=(folder / name).stat().st_size)
-    manifest = eb.Bank.open(folder).manifest
+    manifest = eb.DirectionSet.open(folder).manifest
     manifest = manifest.model_copy(update={"files": {**manifest.files, name: entry}})
     (folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
     out = tmp_path / "slider.safetensors"
-    files = eb.export(eb.Bank.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
+    files = eb.export(eb.DirectionSet.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
     assert files == [out, tmp_path / "slider.png"]
     with Image.open(files[1]) as picture:
         assert (picture.format, picture.size, picture.getpixel((5, 5))) == ("PNG", (40, 20), (200, 30, 30))
@@ -350,5 +358,5 @@ def test_a_preview_of_the_set_lies_beside_a_comfyui_file(family: tuple[str, Any,
     for each in files:
         each.unlink()
     with pytest.raises(SetError, match="not what the manifest says"):
-        eb.export(eb.Bank.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
+        eb.export(eb.DirectionSet.open(folder), [direction.id], out, format="comfyui", pipe=pipe)
     assert not out.exists()

@@ -9,28 +9,28 @@ import torch
 from PIL import Image
 
 import eigenbank as eb
+from eigenbank.api import find_checkpoint, keep
 from eigenbank.cli.main import run
 from eigenbank.loaders.load import bank_for, set_of
 from eigenbank.loaders.pipelines import open_pipeline
-from eigenbank.registry.shipped import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.schemas import Slider, Sliders
 from eigenbank.schemas.errors import SourceError, UnknownNameError
-from eigenbank.workflows import find_checkpoint, keep
 
 
 @pytest.fixture
-def kept(tiny_checkpoint: Path) -> eb.Bank:
+def kept(tiny_checkpoint: Path) -> eb.DirectionSet:
     return keep(eb.build(str(tiny_checkpoint), top_k=2, model_id="acme/tiny"), checkpoint=tiny_checkpoint)
 
 
-def test_by_model_id_and_by_folder(kept: eb.Bank) -> None:
+def test_by_model_id_and_by_folder(kept: eb.DirectionSet) -> None:
     assert kept.folder is not None
     for key in ("acme/tiny", str(kept.folder)):
         found = eb.load(key)
         assert [direction.full_id for direction in found] == [direction.full_id for direction in kept]
 
 
-def test_labels_given_in_the_catalog_are_there(kept: eb.Bank, tiny_checkpoint: Path) -> None:
+def test_labels_given_in_the_catalog_are_there(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
     from datetime import datetime, timezone
 
     from eigenbank.registry.catalog import Catalog
@@ -45,23 +45,23 @@ def test_labels_given_in_the_catalog_are_there(kept: eb.Bank, tiny_checkpoint: P
     assert set_of("acme/tiny").labels == []
 
 
-def test_an_unknown_model_is_refused_with_near_matches(kept: eb.Bank) -> None:
+def test_an_unknown_model_is_refused_with_near_matches(kept: eb.DirectionSet) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'acme/tiny'"):
         eb.load("acme/tyni")
 
 
 @pytest.mark.parametrize("name", [None, 3, "", " ", b"acme/tiny", "a\0b"])
-def test_what_is_no_name_is_refused(name: Any, kept: eb.Bank) -> None:
+def test_what_is_no_name_is_refused(name: Any, kept: eb.DirectionSet) -> None:
     with pytest.raises(UnknownNameError, match="is no model id: expected one, as in"):
         eb.load(name)
 
 
-def test_a_name_longer_than_any_folder_is_unknown(kept: eb.Bank) -> None:
+def test_a_name_longer_than_any_folder_is_unknown(kept: eb.DirectionSet) -> None:
     with pytest.raises(UnknownNameError, match="no direction set of"):
         eb.load("x" * 100_000)
 
 
-def test_for_a_pipeline(kept: eb.Bank, tiny_checkpoint: Path) -> None:
+def test_for_a_pipeline(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
     from diffusers import DDPMPipeline, UNet2DModel
 
     for pipe in (
@@ -82,12 +82,12 @@ def test_a_pipeline_of_unknown_origin_needs_a_bank() -> None:
         bank_for(unet)
 
 
-def test_a_checkpoint_is_found_by_the_id_it_was_built_under(kept: eb.Bank, tiny_checkpoint: Path) -> None:
+def test_a_checkpoint_is_found_by_the_id_it_was_built_under(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
     assert find_checkpoint("acme/tiny") == ("acme/tiny", tiny_checkpoint.resolve())
     assert find_checkpoint(str(tiny_checkpoint))[0] == "acme/tiny"
 
 
-def test_a_checkpoint_that_was_moved_away_is_said(kept: eb.Bank, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_moved_away_is_said(kept: eb.DirectionSet, tmp_path: Path) -> None:
     keep(kept, checkpoint=tmp_path / "gone")
     with pytest.raises(SourceError, match="not on this machine"):
         find_checkpoint("acme/tiny")

@@ -22,7 +22,7 @@ from eigenbank.schemas.errors import MatchError, SourceError, SteerError
 
 
 @pytest.fixture(scope="module")
-def bank(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+def bank(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         return eb.build(str(demo_checkpoint), recipes=["output-value", "qkv"], top_k=2)
@@ -37,12 +37,12 @@ def perturb(module: nn.Module, size: float) -> None:
                 parameter.add_(size * parameter.std() * torch.randn(parameter.shape, generator=generator))
 
 
-def verdicts(pipe: Any, bank: eb.Bank) -> list[Any]:
+def verdicts(pipe: Any, bank: eb.DirectionSet) -> list[Any]:
     target = target_of(pipe)
     return match(target, target.denoisers["unet"], bank)
 
 
-def test_the_score_of_a_fine_tune_falls_with_its_distance(demo_checkpoint: Path, bank: eb.Bank) -> None:
+def test_the_score_of_a_fine_tune_falls_with_its_distance(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
     scores = []
     for size in (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
         pipe = open_pipeline(demo_checkpoint)
@@ -57,7 +57,7 @@ def test_the_score_of_a_fine_tune_falls_with_its_distance(demo_checkpoint: Path,
     assert {each.verdict for each in verdicts(pipe, bank)} != {"transfer"}
 
 
-def test_every_direction_has_a_score_of_its_own(demo_checkpoint: Path, bank: eb.Bank) -> None:
+def test_every_direction_has_a_score_of_its_own(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
     pipe = open_pipeline(demo_checkpoint)
     perturb(pipe.unet, 0.05)
     found = verdicts(pipe, bank)
@@ -67,7 +67,9 @@ def test_every_direction_has_a_score_of_its_own(demo_checkpoint: Path, bank: eb.
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_pipeline_in_half_precision_is_exact(dtype: torch.dtype, demo_checkpoint: Path, bank: eb.Bank) -> None:
+def test_a_pipeline_in_half_precision_is_exact(
+    dtype: torch.dtype, demo_checkpoint: Path, bank: eb.DirectionSet
+) -> None:
     pipe = open_pipeline(demo_checkpoint).to(dtype=dtype)
     assert {each.verdict for each in verdicts(pipe, bank)} == {"exact"}
 
@@ -145,7 +147,7 @@ def test_a_stored_checkpoint_that_torchao_quantised_is_matched_by_structure(
     quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed: pip install torchao")
     import diffusers
 
-    from eigenbank.workflows import match
+    from eigenbank.api import match
 
     how = diffusers.TorchAoConfig(quantization.Int8WeightOnlyConfig())
     unet = diffusers.UNet2DModel.from_pretrained(
@@ -168,7 +170,7 @@ def test_a_stored_checkpoint_that_torchao_quantised_is_matched_by_structure(
 
 
 def test_a_stored_checkpoint_in_whole_numbers_is_matched_by_structure(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from eigenbank.workflows import match
+    from eigenbank.api import match
 
     shutil.copytree(tiny_checkpoint, tmp_path / "int8")
     path = tmp_path / "int8" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -180,7 +182,7 @@ def test_a_stored_checkpoint_in_whole_numbers_is_matched_by_structure(tiny_check
     assert {each.verdict for each in match(str(tmp_path / "set"), str(tmp_path / "int8"))} == {"structure"}
 
 
-def test_a_score_is_that_of_the_whole_gram_matrix(demo_checkpoint: Path, bank: eb.Bank) -> None:
+def test_a_score_is_that_of_the_whole_gram_matrix(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
     from eigenbank.loaders.match import live_weights, transfer_score
     from eigenbank.registry.recipes import gram
 

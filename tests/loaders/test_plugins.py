@@ -12,8 +12,8 @@ from plugging import install
 import eigenbank as eb
 from eigenbank.cli.main import run
 from eigenbank.loaders.plugins import target_of
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.plugins import PluginError, load_plugins
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Norm, Part, Recipe, TokenLength
 from eigenbank.schemas.errors import MatchError, SteerError
 
@@ -43,9 +43,9 @@ def sampler(site: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         sys.modules.pop(module, None)
 
 
-def bank_of(net: Any) -> Bank:
+def bank_of(net: Any) -> DirectionSet:
     """Directions of the second mixer, built from its weights as diffusers would name them."""
-    from eigenbank.registry.digest import weights_digest
+    from eigenbank.registry.sets.digest import weights_digest
 
     q, k, v = net.mixers[1].fused.weight.detach().chunk(3)
     weights: dict[Any, Any] = {"query": q, "key": k, "value": v, "output": net.mixers[1].merge.weight.detach()}
@@ -79,7 +79,7 @@ def bank_of(net: Any) -> Bank:
         layers=(layer,),
         directions=tuple(records),
     )
-    return Bank(manifest, vectors=vectors)
+    return DirectionSet(manifest, vectors=vectors)
 
 
 def test_the_example_steers_a_sampler_that_is_not_diffusers(sampler: Any) -> None:

@@ -14,8 +14,8 @@ from eigenbank.cli.main import run
 from eigenbank.loaders.load import load
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.preview import draw_preview, preview
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.card import preview_name
+from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Label
 from eigenbank.schemas.errors import SetError
 
@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def bank(tiny_checkpoint: Path) -> Bank:
+def bank(tiny_checkpoint: Path) -> DirectionSet:
     return eb.build(str(tiny_checkpoint), model_id="acme/tiny", recipes=["output-value"], top_k=2)
 
 
@@ -35,7 +35,7 @@ def pixels(picture: bytes) -> Tensor:
 
 
 @pytest.mark.parametrize("polarity", [1, -1])
-def test_the_grid_is_the_sweep(polarity: int, bank: Bank, tiny_checkpoint: Path) -> None:
+def test_the_grid_is_the_sweep(polarity: int, bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     first = next(iter(bank))
     label = Label(text="more", polarity=polarity, source="human:ann", created=NOW)
@@ -50,7 +50,9 @@ def test_the_grid_is_the_sweep(polarity: int, bank: Bank, tiny_checkpoint: Path)
     torch.testing.assert_close(cells, expected.clamp(0, 1), atol=1 / 255, rtol=0)
 
 
-def test_previews_are_files_of_the_set_and_survive_a_label(bank: Bank, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_previews_are_files_of_the_set_and_survive_a_label(
+    bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     first, second = list(bank)[:2]
     drawn = draw_preview(open_pipeline(tiny_checkpoint), first, seeds=(0,), scales=(-1, 1), steps=1)
     saved = bank.with_previews({first.id: drawn}).save(tmp_path / "one")
@@ -60,17 +62,17 @@ def test_previews_are_files_of_the_set_and_survive_a_label(bank: Bank, tiny_chec
     assert saved[first.id].record.preview == drawn[0]
     assert saved[second.id].record.preview is None
     label = Label(text="more", source="human:ann", created=NOW)
-    again = Bank.open(tmp_path / "one").labelled({first.id: (label,)}).save(tmp_path / "two")
+    again = DirectionSet.open(tmp_path / "one").labelled({first.id: (label,)}).save(tmp_path / "two")
     assert again.previews == {name: drawn[1]}
     assert f"![preview]({name})" in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
     assert preview(again[first.id]) is not None
     (tmp_path / "two" / name).write_bytes(b"changed")
     with pytest.raises(SetError, match="not what the manifest says"):
-        Bank.open(tmp_path / "two").save(tmp_path / "three")
+        DirectionSet.open(tmp_path / "two").save(tmp_path / "three")
     assert not (tmp_path / "three").exists()
 
 
-def test_a_preview_too_large_is_refused(bank: Bank, tiny_checkpoint: Path) -> None:
+def test_a_preview_too_large_is_refused(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe, scales = open_pipeline(tiny_checkpoint), [number / 300 for number in range(600)]
     with pytest.raises(SetError, match="take fewer"):
         draw_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1)

@@ -19,7 +19,7 @@ RECIPES = ("output-value", "output-value:output", "value@0.5-1")
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.Bank:
+def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         return eb.build(str(tiny_checkpoint), recipes=RECIPES, top_k=4)
@@ -36,7 +36,7 @@ def draw(pipe: Any, n: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_an_edit_changes_the_images_and_removal_restores_them_bit_for_bit(
-    recipe: str, pipe: Any, bank: eb.Bank
+    recipe: str, pipe: Any, bank: eb.DirectionSet
 ) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {bank[f"{MID}/{recipe}/0"]: 1.0}):
@@ -46,13 +46,13 @@ def test_an_edit_changes_the_images_and_removal_restores_them_bit_for_bit(
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_scale_zero_is_bit_for_bit_the_unedited_image(recipe: str, pipe: Any, bank: eb.Bank) -> None:
+def test_scale_zero_is_bit_for_bit_the_unedited_image(recipe: str, pipe: Any, bank: eb.DirectionSet) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {bank[f"{MID}/{recipe}/0"]: 0.0}):
         assert torch.equal(draw(pipe), before)
 
 
-def test_removal_leaves_no_attribute_behind(pipe: Any, bank: eb.Bank) -> None:
+def test_removal_leaves_no_attribute_behind(pipe: Any, bank: eb.DirectionSet) -> None:
     before = {name: sorted(module.__dict__) for name, module in pipe.unet.named_modules()}
     with eb.steer(pipe, dict.fromkeys(bank, 0.3)):
         draw(pipe)
@@ -60,7 +60,7 @@ def test_removal_leaves_no_attribute_behind(pipe: Any, bank: eb.Bank) -> None:
     assert torch.equal(draw(pipe), draw(copy.deepcopy(pipe)))
 
 
-def test_hooks_of_others_stay(pipe: Any, bank: eb.Bank) -> None:
+def test_hooks_of_others_stay(pipe: Any, bank: eb.DirectionSet) -> None:
     from diffusers.hooks import HookRegistry, ModelHook
 
     class Doubling(ModelHook):
@@ -76,14 +76,14 @@ def test_hooks_of_others_stay(pipe: Any, bank: eb.Bank) -> None:
     assert list(attention._diffusers_hook.hooks) == ["theirs"]
 
 
-def test_an_exception_inside_removes_the_edit(pipe: Any, bank: eb.Bank) -> None:
+def test_an_exception_inside_removes_the_edit(pipe: Any, bank: eb.DirectionSet) -> None:
     before = draw(pipe)
     with pytest.raises(KeyError), eb.steer(pipe, {bank[f"{MID}/output-value/0"]: 1.0}):
         raise KeyError
     assert torch.equal(draw(pipe), before)
 
 
-def test_nested_edits_add_up_and_come_off_in_any_order(pipe: Any, bank: eb.Bank) -> None:
+def test_nested_edits_add_up_and_come_off_in_any_order(pipe: Any, bank: eb.DirectionSet) -> None:
     first, second = bank[f"{MID}/output-value/0"], bank[f"{MID}/output-value/1"]
     before = draw(pipe)
     with eb.steer(pipe, {first: 0.7}):
@@ -102,7 +102,7 @@ def test_nested_edits_add_up_and_come_off_in_any_order(pipe: Any, bank: eb.Bank)
     assert torch.equal(draw(pipe), before)
 
 
-def test_the_vector_is_added_after_the_norm_as_long_as_a_token_there(pipe: Any, bank: eb.Bank) -> None:
+def test_the_vector_is_added_after_the_norm_as_long_as_a_token_there(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/output-value/0"]
     attention = pipe.unet.get_submodule(MID)
     seen: list[torch.Tensor] = []
@@ -120,7 +120,7 @@ def test_the_vector_is_added_after_the_norm_as_long_as_a_token_there(pipe: Any, 
     torch.testing.assert_close(added.norm(dim=1).mean() / 0.5, length, atol=0, rtol=0.1)
 
 
-def test_the_vector_is_added_at_the_block_output_as_long_as_a_token_there(pipe: Any, bank: eb.Bank) -> None:
+def test_the_vector_is_added_at_the_block_output_as_long_as_a_token_there(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/output-value:output/0"]
     seen: list[torch.Tensor] = []
     with eb.steer(pipe, {direction: 0.0}) as handle:
@@ -139,7 +139,7 @@ def test_the_vector_is_added_at_the_block_output_as_long_as_a_token_there(pipe: 
     torch.testing.assert_close(added.norm(dim=1).mean(), length, atol=0, rtol=0.1)
 
 
-def test_a_handle_changes_scale_while_attached(pipe: Any, bank: eb.Bank) -> None:
+def test_a_handle_changes_scale_while_attached(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/output-value/0"]
     with eb.steer(pipe, {direction: 1.0}):
         whole = draw(pipe)
@@ -157,7 +157,7 @@ def test_a_handle_changes_scale_while_attached(pipe: Any, bank: eb.Bank) -> None
     assert not handle.attached
 
 
-def test_a_handle_takes_the_direction_it_was_made_with(pipe: Any, bank: eb.Bank) -> None:
+def test_a_handle_takes_the_direction_it_was_made_with(pipe: Any, bank: eb.DirectionSet) -> None:
     first, second = bank[f"{MID}/output-value/0"], bank[f"{MID}/output-value/1"]
     with eb.steer(pipe, {first: 0.5, second: 1.0}):
         wanted = draw(pipe)
@@ -169,7 +169,7 @@ def test_a_handle_takes_the_direction_it_was_made_with(pipe: Any, bank: eb.Bank)
                 handle.set_scale(1.0, bank[f"{MID}/output-value/2"])
 
 
-def test_what_a_scale_of_ones_own_raises_says_of_which_direction_and_when(pipe: Any, bank: eb.Bank) -> None:
+def test_what_a_scale_of_ones_own_raises_says_of_which_direction_and_when(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/output-value/0"]
     late = [False]
 
@@ -188,7 +188,9 @@ def test_what_a_scale_of_ones_own_raises_says_of_which_direction_and_when(pipe: 
 
 
 @pytest.mark.parametrize("options", [{}, {"mask": torch.eye(8)}])
-def test_a_steered_denoiser_is_neither_copied_nor_pickled(options: dict[str, Any], pipe: Any, bank: eb.Bank) -> None:
+def test_a_steered_denoiser_is_neither_copied_nor_pickled(
+    options: dict[str, Any], pipe: Any, bank: eb.DirectionSet
+) -> None:
     before = draw(pipe)
     with eb.steer(pipe, {bank[f"{MID}/output-value/0"]: 1.0}, **options):
         for take in (copy.deepcopy, pickle.dumps):
@@ -199,7 +201,7 @@ def test_a_steered_denoiser_is_neither_copied_nor_pickled(options: dict[str, Any
         torch.testing.assert_close(draw(pipe), before)
 
 
-def test_a_folded_edit_goes_into_a_copy(pipe: Any, bank: eb.Bank) -> None:
+def test_a_folded_edit_goes_into_a_copy(pipe: Any, bank: eb.DirectionSet) -> None:
     with eb.steer(pipe, {bank[f"{MID}/output-value:output/0"]: 1.0}, fold=True):
         edited, copied = draw(pipe), copy.deepcopy(pipe.unet)
     assert not torch.allclose(draw(pipe), edited)
@@ -207,7 +209,7 @@ def test_a_folded_edit_goes_into_a_copy(pipe: Any, bank: eb.Bank) -> None:
     torch.testing.assert_close(draw(pipe), edited)
 
 
-def test_a_window_acts_only_in_its_part_of_the_run(pipe: Any, bank: eb.Bank) -> None:
+def test_a_window_acts_only_in_its_part_of_the_run(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/value@0.5-1/0"]
     active: list[bool] = []
     with eb.steer(pipe, {direction: 1.0}) as handle:
@@ -219,7 +221,7 @@ def test_a_window_acts_only_in_its_part_of_the_run(pipe: Any, bank: eb.Bank) -> 
     assert active == [False] * 4 + [True] * 4 + [False] * 2 + [True] * 2
 
 
-def test_a_window_on_a_bare_denoiser_goes_by_the_timestep(pipe: Any, bank: eb.Bank) -> None:
+def test_a_window_on_a_bare_denoiser_goes_by_the_timestep(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/value@0.5-1/0"]
     noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -230,7 +232,7 @@ def test_a_window_on_a_bare_denoiser_goes_by_the_timestep(pipe: Any, bank: eb.Ba
     assert torch.equal(pipe.unet(noise, 100).sample, late)
 
 
-def test_each_sample_of_a_batch_may_have_its_own_scale(pipe: Any, bank: eb.Bank) -> None:
+def test_each_sample_of_a_batch_may_have_its_own_scale(pipe: Any, bank: eb.DirectionSet) -> None:
     direction = bank[f"{MID}/output-value/0"]
     singles = []
     for seed, scale in enumerate((-1.0, 0.0, 2.0)):
@@ -242,7 +244,7 @@ def test_each_sample_of_a_batch_may_have_its_own_scale(pipe: Any, bank: eb.Bank)
             draw(pipe, 2)
 
 
-def test_two_threads_steer_two_pipelines(tiny_checkpoint: Path, bank: eb.Bank) -> None:
+def test_two_threads_steer_two_pipelines(tiny_checkpoint: Path, bank: eb.DirectionSet) -> None:
     pipes = [open_pipeline(tiny_checkpoint) for _ in range(2)]
     scales = (1.0, -1.0)
     expected = []
@@ -264,11 +266,11 @@ def test_two_threads_steer_two_pipelines(tiny_checkpoint: Path, bank: eb.Bank) -
     assert all(torch.equal(found[number], expected[number]) for number in range(2))
 
 
-def test_words_are_looked_up_in_the_catalog(tiny_checkpoint: Path, bank: eb.Bank) -> None:
+def test_words_are_looked_up_in_the_catalog(tiny_checkpoint: Path, bank: eb.DirectionSet) -> None:
     from datetime import datetime, timezone
 
+    from eigenbank.api import keep
     from eigenbank.schemas import Label
-    from eigenbank.workflows import keep
 
     now = datetime.now(timezone.utc)
     direction = bank[f"{MID}/output-value/0"]
@@ -289,7 +291,7 @@ def test_words_are_looked_up_in_the_catalog(tiny_checkpoint: Path, bank: eb.Bank
 
 
 def test_a_fine_tune_is_a_transfer_and_another_checkpoint_is_foreign(
-    tmp_path: Path, tiny_checkpoint: Path, bank: eb.Bank
+    tmp_path: Path, tiny_checkpoint: Path, bank: eb.DirectionSet
 ) -> None:
     direction = bank[f"{MID}/output-value/0"]
     pipe = open_pipeline(tiny_checkpoint)
@@ -307,7 +309,7 @@ def test_a_fine_tune_is_a_transfer_and_another_checkpoint_is_foreign(
         assert not torch.equal(draw(other), before)
 
 
-def test_a_set_of_another_width_or_architecture_is_refused(tmp_path: Path, bank: eb.Bank) -> None:
+def test_a_set_of_another_width_or_architecture_is_refused(tmp_path: Path, bank: eb.DirectionSet) -> None:
     wider = open_pipeline(make_checkpoint(tmp_path / "wider", widths=(16, 48)))
     with pytest.raises(MatchError, match="32 wide, the pipeline's layer is 48 wide"):
         eb.steer(wider, {bank[f"{MID}/output-value/0"]: 1.0}, force=True)
@@ -316,7 +318,7 @@ def test_a_set_of_another_width_or_architecture_is_refused(tmp_path: Path, bank:
         eb.steer(plain, {bank[f"{MID}/output-value/0"]: 1.0}, force=True)
 
 
-def test_a_label_with_a_slash_keeps_its_polarity(pipe: Any, bank: eb.Bank) -> None:
+def test_a_label_with_a_slash_keeps_its_polarity(pipe: Any, bank: eb.DirectionSet) -> None:
     from datetime import datetime, timezone
 
     from eigenbank.schemas import Label
@@ -327,13 +329,13 @@ def test_a_label_with_a_slash_keeps_its_polarity(pipe: Any, bank: eb.Bank) -> No
     assert eb.steer(pipe, {"beard/stubble": 1.0}, bank=named).terms[0].vector @ direction.vector < 0
 
 
-def test_an_empty_bank_is_not_replaced_by_the_catalogs(pipe: Any, bank: eb.Bank) -> None:
+def test_an_empty_bank_is_not_replaced_by_the_catalogs(pipe: Any, bank: eb.DirectionSet) -> None:
     empty = bank.replaced(bank.manifest.model_copy(update={"directions": ()}))
     with pytest.raises(UnknownNameError):
         eb.steer(pipe, {"smile": 1.0}, bank=empty)
 
 
-def test_a_refused_scale_changes_nothing(pipe: Any, bank: eb.Bank) -> None:
+def test_a_refused_scale_changes_nothing(pipe: Any, bank: eb.DirectionSet) -> None:
     first, second = (bank[f"{MID}/output-value/{rank}"] for rank in (0, 1))
     with eb.steer(pipe, {first: [1.0, 2.0], second: [0.0, 1.0]}) as handle:
         before = draw(pipe, 2)
@@ -343,12 +345,12 @@ def test_a_refused_scale_changes_nothing(pipe: Any, bank: eb.Bank) -> None:
         assert torch.equal(draw(pipe, 2), before)
 
 
-def test_scales_are_not_spread_over_a_larger_batch(pipe: Any, bank: eb.Bank) -> None:
+def test_scales_are_not_spread_over_a_larger_batch(pipe: Any, bank: eb.DirectionSet) -> None:
     with eb.steer(pipe, {bank[f"{MID}/output-value/0"]: [1.0, 2.0]}), pytest.raises(MatchError, match="2 scales"):
         draw(pipe, 4)
 
 
-def test_a_window_follows_the_scheduler_the_pipeline_has_now(pipe: Any, bank: eb.Bank) -> None:
+def test_a_window_follows_the_scheduler_the_pipeline_has_now(pipe: Any, bank: eb.DirectionSet) -> None:
     from diffusers import DDIMScheduler
 
     handle = eb.steer(pipe, {bank[f"{MID}/value@0.5-1/0"]: 1.0})
@@ -364,12 +366,12 @@ def test_a_window_follows_the_scheduler_the_pipeline_has_now(pipe: Any, bank: eb
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 3e38, 10**400, "much", [], [[1.0]]])
-def test_a_scale_that_is_no_number_is_refused(scale: Any, pipe: Any, bank: eb.Bank) -> None:
+def test_a_scale_that_is_no_number_is_refused(scale: Any, pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises(SteerError, match="the scale of"):
         eb.steer(pipe, {bank[f"{MID}/output-value/0"]: scale})
 
 
-def test_an_edit_of_nothing_and_of_no_pipeline_is_refused(pipe: Any, bank: eb.Bank) -> None:
+def test_an_edit_of_nothing_and_of_no_pipeline_is_refused(pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises(SteerError, match="at least one direction"):
         eb.steer(pipe, {})
     with pytest.raises(SteerError, match="no denoiser"):

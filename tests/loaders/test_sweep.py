@@ -18,11 +18,11 @@ def pipe(tiny_checkpoint: Path) -> Any:
 
 
 @pytest.fixture
-def bank(tiny_checkpoint: Path) -> eb.Bank:
+def bank(tiny_checkpoint: Path) -> eb.DirectionSet:
     return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=2)
 
 
-def test_every_picture_is_that_of_the_single_edit(pipe: Any, bank: eb.Bank) -> None:
+def test_every_picture_is_that_of_the_single_edit(pipe: Any, bank: eb.DirectionSet) -> None:
     swept = eb.sweep(pipe, ID, [-1, 0, 2], seeds=[4, 9], bank=bank, steps=4)
     assert swept.pixels.shape == (2, 3, 3, 8, 8)
     for row, seed in enumerate((4, 9)):
@@ -32,7 +32,7 @@ def test_every_picture_is_that_of_the_single_edit(pipe: Any, bank: eb.Bank) -> N
             torch.testing.assert_close(swept.pixels[row, column], single, atol=1e-4, rtol=0)
 
 
-def test_it_calls_the_denoiser_once_per_step(pipe: Any, bank: eb.Bank) -> None:
+def test_it_calls_the_denoiser_once_per_step(pipe: Any, bank: eb.DirectionSet) -> None:
     batches: list[int] = []
     counting = pipe.unet.register_forward_pre_hook(lambda _module, args: batches.append(len(args[0])))
     eb.sweep(pipe, ID, seeds=range(3), bank=bank, steps=4)
@@ -40,7 +40,7 @@ def test_it_calls_the_denoiser_once_per_step(pipe: Any, bank: eb.Bank) -> None:
     assert batches == [15] * 4
 
 
-def test_its_sheet_has_a_row_per_seed_and_a_column_per_scale(pipe: Any, bank: eb.Bank) -> None:
+def test_its_sheet_has_a_row_per_seed_and_a_column_per_scale(pipe: Any, bank: eb.DirectionSet) -> None:
     swept = eb.sweep(pipe, bank[ID], seeds=[0, 1], steps=2)
     assert len(swept.images) == 10
     assert swept.images[0].size == (8, 8)

@@ -7,7 +7,7 @@ import pytest
 
 from eigenbank.plans.decide import Wish, keys_of, remaining
 from eigenbank.registry.catalog import SetRow
-from eigenbank.registry.stamp import stamped
+from eigenbank.registry.sets.provenance import stamped
 from eigenbank.schemas.plan import Entry, Settings
 
 ENTRY = Entry(id="google/faces")

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 
 from eigenbank.plans.file import choose, pinned, read_lock, read_plan, shipped_plan, write_lock
-from eigenbank.registry.shipped import data_folder
+from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.errors import PlanError, UnknownNameError
 from eigenbank.schemas.plan import Entry, Lock, Pin, Plan
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from eigenbank.plans.pack import pack, unpack
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.sets import MANIFEST, VECTORS
-from eigenbank.registry.shipped import data_folder
+from eigenbank.registry.sets.bundled import data_folder
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.schemas.errors import SetError
 
 SHIPPED = data_folder() / "cartoon-faces-32" / "directions"
@@ -19,7 +19,7 @@ def test_a_set_arrives_as_it_was(tmp_path: Path) -> None:
     assert {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     } == packed
-    assert len(Bank.open(folder).vectors) == len(Bank.open(SHIPPED).vectors)
+    assert len(DirectionSet.open(folder).vectors) == len(DirectionSet.open(SHIPPED).vectors)
 
 
 def test_a_damaged_one_leaves_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from browser import Watch
 from making import make_checkpoint
 
-from eigenbank.registry.shipped import DEMO_MODEL_ID, shipped_checkpoint
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -60,8 +60,8 @@ def named(
     `make` saves it into a folder. Returns its id and folder.
     """
     import eigenbank as eb
+    from eigenbank.api import keep
     from eigenbank.schemas import Label, Quality
-    from eigenbank.workflows import keep
 
     folder = home / "checkpoint"
     make(folder)

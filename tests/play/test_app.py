@@ -9,7 +9,7 @@ import pytest
 
 import eigenbank as eb
 from eigenbank.play.scene import MAX_SLIDERS
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
     from eigenbank.play.app import Page

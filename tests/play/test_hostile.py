@@ -12,7 +12,7 @@ from play.visitor import Visitor, controls
 
 from eigenbank.loaders.photo import MAX_BYTES
 from eigenbank.play.scene import MAX_SLIDERS
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 LONG = "x" * 100_000
 DEEP = "[" * 100_000

@@ -12,7 +12,7 @@ from browser import Watch
 from PIL import Image
 from play.conftest import Served, named, start
 
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -13,7 +13,7 @@ from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.sheet import to_image
 from eigenbank.play.kept import Kept
 from eigenbank.play.scene import MAX_SEED, MAX_SLIDERS, MAX_STEPS, Scene, scene
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import PhotoError, SteerError, UnknownNameError
 

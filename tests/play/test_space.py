@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from play.visitor import Visitor, controls
 
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "playground_space"
 WATCH = """

@@ -9,7 +9,7 @@ from PIL import Image
 from eigenbank.cli.main import run
 from eigenbank.play import texts
 from eigenbank.play.scene import Scene, scene
-from eigenbank.registry.shipped import DEMO_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Slider
 from eigenbank.schemas.recipe import Window

@@ -5,15 +5,15 @@ from datetime import datetime, timezone
 import pytest
 import torch
 
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.compare import compare_banks
+from eigenbank.registry.sets.compare import compare_banks
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe
 from eigenbank.schemas.errors import MatchError
 
 MID = "mid_block.attentions.0"
 
 
-def bank(vectors: torch.Tensor, model_id: str = "acme/one", layer: str = MID) -> Bank:
+def bank(vectors: torch.Tensor, model_id: str = "acme/one", layer: str = MID) -> DirectionSet:
     """A bank of one layer, whose directions are the given rows."""
     recipe = Recipe.parse("output-value")
     records = tuple(
@@ -28,7 +28,7 @@ def bank(vectors: torch.Tensor, model_id: str = "acme/one", layer: str = MID) ->
         layers=layers,
         directions=records,
     )
-    return Bank(manifest, vectors={f"{layer}/output-value": vectors})
+    return DirectionSet(manifest, vectors={f"{layer}/output-value": vectors})
 
 
 def basis(width: int, seed: int = 0) -> torch.Tensor:

@@ -9,7 +9,7 @@ from making import rewrite_json
 from pydantic import ValidationError
 
 import eigenbank as eb
-from eigenbank.registry.bank import Bank, Composite
+from eigenbank.registry.sets.direction_set import Composite, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Weighted
 from eigenbank.schemas.errors import SetError, UnknownNameError
 
@@ -21,20 +21,20 @@ def label(text: str, polarity: int = 1, source: str = "human:ann") -> Label:
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+def plain(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=2)
 
 
-def composed(bank: Bank, *weights: float, **fields: object) -> Bank:
+def composed(bank: DirectionSet, *weights: float, **fields: object) -> DirectionSet:
     parts = tuple(Weighted(direction=each.id, weight=one) for each, one in zip(bank, weights, strict=False))
     return bank.composed([CompositeRecord(name="both", parts=parts, **fields)])  # type: ignore[arg-type]
 
 
-def test_a_composite_is_saved_and_read_back(plain: Bank, tmp_path: Path) -> None:
+def test_a_composite_is_saved_and_read_back(plain: DirectionSet, tmp_path: Path) -> None:
     made = composed(plain, 0.6, -0.8, labels=(label("smile", -1),))
-    bank = Bank.open(made.save(tmp_path / "set").folder)  # type: ignore[arg-type]
+    bank = DirectionSet.open(made.save(tmp_path / "set").folder)  # type: ignore[arg-type]
     found = bank["composite/both"]
     assert isinstance(found, Composite)
     assert found.record == made.composites[0].record
@@ -49,7 +49,7 @@ def test_a_composite_is_saved_and_read_back(plain: Bank, tmp_path: Path) -> None
     assert bank.sliders == (*bank, found)
 
 
-def test_the_best_of_direction_and_composite_has_the_word(plain: Bank) -> None:
+def test_the_best_of_direction_and_composite_has_the_word(plain: DirectionSet) -> None:
     bank = composed(plain, 0.6, 0.8, labels=(label("smile"),))
     first = next(iter(bank))
     assert isinstance(bank.labelled({first.id: (label("smile", source="statistics"),)})["smile"], Composite)
@@ -58,7 +58,7 @@ def test_the_best_of_direction_and_composite_has_the_word(plain: Bank) -> None:
     assert again["composite/both"].labels[0].source == "statistics"
 
 
-def test_a_composite_of_what_is_not_there_is_refused(plain: Bank, tmp_path: Path) -> None:
+def test_a_composite_of_what_is_not_there_is_refused(plain: DirectionSet, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"made of mid_block.attentions.0/output-value/9, which is not listed"):
         plain.composed(
             [CompositeRecord(name="x", parts=(Weighted(direction="mid_block.attentions.0/output-value/9", weight=1),))]
@@ -68,7 +68,7 @@ def test_a_composite_of_what_is_not_there_is_refused(plain: Bank, tmp_path: Path
     file = folder / "manifest.json"
     rewrite_json(file, composites=2 * json.loads(file.read_text(encoding="utf-8"))["composites"])
     with pytest.raises(SetError, match="composite/both is listed twice"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 @pytest.mark.parametrize("name", ["", "Smile", "a/b", "../x", "a b", "x" * 101])
@@ -77,6 +77,6 @@ def test_names_that_could_be_paths_or_labels_are_refused(name: str) -> None:
         CompositeRecord(name=name, parts=(Weighted(direction="a/value/0", weight=1.0),))
 
 
-def test_an_unknown_composite_is_an_unknown_name(plain: Bank) -> None:
+def test_an_unknown_composite_is_an_unknown_name(plain: DirectionSet) -> None:
     with pytest.raises(UnknownNameError):
         composed(plain, 1.0)["composite/other"]

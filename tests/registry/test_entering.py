@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import eigenbank as eb
+from eigenbank.api import find_checkpoint
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.entering import add_folders
 from eigenbank.schemas.errors import ReplaceError, SetError
-from eigenbank.workflows import find_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import eigenbank as eb
 from eigenbank.loaders.match import match
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.plugins import target_of
-from eigenbank.registry.bank import Bank
 from eigenbank.registry.plugins import PluginError
 from eigenbank.registry.recipes import MATRICES
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import UnknownNameError
 
 KEY = """
@@ -52,7 +52,7 @@ def test_a_recipe_of_another_package_is_built_and_steered_with(
     weight = dict(open_pipeline(tiny_checkpoint).unet.named_modules())[first.layer].to_k.weight.detach().double()
     assert first.eigenvalue == pytest.approx(float(torch.linalg.matrix_norm(weight, 2)) ** 2, rel=1e-4)
     bank.save(tmp_path / "set")
-    with eb.steer(open_pipeline(tiny_checkpoint), {Bank.open(tmp_path / "set")[first.id]: 1.0}):
+    with eb.steer(open_pipeline(tiny_checkpoint), {DirectionSet.open(tmp_path / "set")[first.id]: 1.0}):
         pass
 
 
@@ -62,7 +62,7 @@ def test_a_set_of_a_recipe_that_is_not_installed_is_for_its_own_weights(
     offer('w["key"]')
     eb.build(str(tiny_checkpoint), recipes=["key"], top_k=1).save(tmp_path / "set")
     monkeypatch.setattr(sys, "path", [each for each in sys.path if not each.startswith(str(tmp_path))])
-    bank = Bank.open(tmp_path / "set")
+    bank = DirectionSet.open(tmp_path / "set")
     pipe = open_pipeline(tiny_checkpoint)
     target = target_of(pipe)
     assert {each.verdict for each in match(target, pipe.unet, bank)} == {"exact"}

@@ -11,9 +11,9 @@ from making import rewrite_json
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
-from eigenbank.builders.sources import open_folder
-from eigenbank.registry import sets
-from eigenbank.registry.bank import Bank
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.registry.sets import folder as sets
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import EigenbankError, SetError, UnknownNameError
 
 
@@ -32,7 +32,7 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
 
 def test_a_saved_bank_is_read_back(folder: Path, tiny_checkpoint: Path) -> None:
     made = build(open_folder(tiny_checkpoint), "acme/faces", top_k=3)
-    found = Bank.open(folder)
+    found = DirectionSet.open(folder)
     assert [direction.record for direction in found] == [direction.record for direction in made]
     assert all(torch.equal(direction.vector, made[direction.id].vector) for direction in found)
     assert found.layers == made.layers
@@ -64,13 +64,13 @@ def test_nothing_is_overwritten(there: str, folder: Path, tmp_path: Path) -> Non
         target.symlink_to(tmp_path / "elsewhere")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SetError, match="exists and is not an empty folder"):
-        Bank.open(folder).save(target)
+        DirectionSet.open(folder).save(target)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
-    bank = Bank.open(folder)
-    broken = Bank(bank.manifest, vectors={**bank.vectors, "extra": torch.zeros(2, 2, device="meta")})
+    bank = DirectionSet.open(folder)
+    broken = DirectionSet(bank.manifest, vectors={**bank.vectors, "extra": torch.zeros(2, 2, device="meta")})
     with pytest.raises(Exception, match="meta"):
         broken.save(tmp_path / "target")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
@@ -79,31 +79,31 @@ def test_a_failure_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetError, match="cannot be written to"):
-        Bank.open(folder).save(tmp_path / "file" / "set")
+        DirectionSet.open(folder).save(tmp_path / "file" / "set")
 
 
 def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
     with pytest.raises(SetError, match="no direction set"):
-        Bank.open(tmp_path)
+        DirectionSet.open(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "[" * 200_000, "\x00\x00"], ids=str.__len__)
 def test_a_manifest_that_is_none(text: str, folder: Path) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(SetError, match=r"(?i)nothing was read"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_a_manifest_of_a_newer_format_says_to_upgrade(folder: Path) -> None:
     rewrite_json(folder / "manifest.json", format=2)
     with pytest.raises(SetError, match="Upgrade eigenbank"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_an_oversized_manifest_is_not_read(folder: Path) -> None:
     os.truncate(folder / "manifest.json", sets.MAX_MANIFEST_BYTES + 1)  # sparse: no bytes are written
     with pytest.raises(SetError, match="not read"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def _change(folder: Path, where: list[str | int], value: object) -> None:
@@ -143,25 +143,25 @@ def _change(folder: Path, where: list[str | int], value: object) -> None:
 def test_a_manifest_out_of_bounds_is_refused(where: list[str | int], value: object, folder: Path) -> None:
     _change(folder, where, value)
     with pytest.raises(SetError, match=r"no manifest of format 1|not JSON"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_a_set_of_another_width_is_refused(folder: Path) -> None:
     _change(folder, ["layers", 0, "width"], 999)
     with pytest.raises(SetError, match=r"999 wide, directions\.safetensors holds F32"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_missing_vectors_are_refused(folder: Path) -> None:
     (folder / sets.VECTORS).unlink()
     with pytest.raises(SetError, match="incomplete"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_truncated_vectors_are_refused(folder: Path) -> None:
     (folder / sets.VECTORS).write_bytes((folder / sets.VECTORS).read_bytes()[:-8])
     with pytest.raises(EigenbankError, match="truncated"):
-        Bank.open(folder)
+        DirectionSet.open(folder)
 
 
 def test_one_changed_byte_is_noticed(folder: Path) -> None:
@@ -169,7 +169,7 @@ def test_one_changed_byte_is_noticed(folder: Path) -> None:
     data[-1] ^= 1
     (folder / sets.VECTORS).write_bytes(data)
     with pytest.raises(SetError, match="changed after it was built"):
-        _ = Bank.open(folder).vectors
+        _ = DirectionSet.open(folder).vectors
 
 
 @pytest.mark.parametrize("value", [float("nan"), 2.0])
@@ -182,7 +182,7 @@ def test_vectors_that_are_not_unit_are_refused_though_the_digest_agrees(value: f
     data = (folder / sets.VECTORS).read_bytes()
     _change(folder, ["files", sets.VECTORS], {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)})
     with pytest.raises(SetError, match="not finite unit vectors"):
-        _ = Bank.open(folder).vectors
+        _ = DirectionSet.open(folder).vectors
 
 
 def test_directions_are_found_by_id_full_id_and_label(folder: Path) -> None:
@@ -190,7 +190,7 @@ def test_directions_are_found_by_id_full_id_and_label(folder: Path) -> None:
 
     from eigenbank.schemas import Label
 
-    bank = Bank.open(folder)
+    bank = DirectionSet.open(folder)
     direction = next(iter(bank))
     now = datetime.now(timezone.utc)
     labels = (

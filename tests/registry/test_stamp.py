@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenbank.registry.stamp import build_key, stamped, steps_of
+from eigenbank.registry.sets.provenance import build_key, stamped, steps_of
 
 KEYS = st.text("0123456789abcdef", min_size=12, max_size=12)
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from eigenbank.builders.layers import choose_layers, find_layers
+from eigenbank.builders.discovery.layers import choose_layers, find_layers
 from eigenbank.builders.memory import give_back
 from eigenbank.progress import Progress, unwatched
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.digest import CASTS, ROLES, weights_digest
 from eigenbank.registry.recipes import form, gram_of, matrix_of
-from eigenbank.registry.stamp import build_key, stamped
+from eigenbank.registry.sets.digest import CASTS, ROLES, weights_digest
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.provenance import build_key, stamped
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SourceError
@@ -23,8 +23,8 @@ from eigenbank.schemas.recipe import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eigenbank.builders.checkpoints.source import Source
     from eigenbank.builders.decompose import Spectrum
-    from eigenbank.builders.store import Source
 
 DEFAULT_RECIPES = ("output-value", "output-value:output")
 BATCH = 8
@@ -43,7 +43,7 @@ def build(
     device: str = "auto",
     batch: int | None = None,
     progress: Progress = unwatched,
-) -> Bank:
+) -> DirectionSet:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 
     Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. `device` is `auto`
@@ -114,7 +114,7 @@ def build(
         layers=tuple(finished),
         directions=tuple(records),
     )
-    return Bank(manifest, vectors=vectors)
+    return DirectionSet(manifest, vectors=vectors)
 
 
 def _fetch(source: "Source", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":

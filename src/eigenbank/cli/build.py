@@ -12,7 +12,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
-    from eigenbank.builders.store import Source
+    from eigenbank.builders.checkpoints.source import Source
 
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
@@ -74,9 +74,9 @@ def build(
     Example:
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
     """
-    from eigenbank.registry.sets import check_new
-    from eigenbank.workflows import build as build_bank
-    from eigenbank.workflows import check_model_id, check_place, keep, open_source
+    from eigenbank.api import build as build_bank
+    from eigenbank.api import check_model_id, check_place, keep, open_source
+    from eigenbank.registry.sets.folder import check_new
 
     if out is not None:
         check_new(out)
@@ -131,7 +131,7 @@ def build(
 
 def network(source: "Source") -> str:
     """What came over the network for a source, in words; nothing for a local one."""
-    from eigenbank.builders.hub import received
+    from eigenbank.builders.checkpoints.hub import received
 
     count = received(source)
     return f"; {count:,} bytes came over the network, of {source.total:,} the weights take" if count else ""

@@ -48,11 +48,11 @@ def demo(top_k: int, out: Path) -> None:
 
 
 def _demo(top_k: int, out: Path) -> None:
-    from eigenbank.builders.labelers.seam import open_labelers
-    from eigenbank.labelling import Plan, label
+    from eigenbank.api import build, find_checkpoint, keep
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.study import Plan, label
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.registry.shipped import DEMO_MODEL_ID
-    from eigenbank.workflows import build, find_checkpoint, keep
+    from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     say(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")

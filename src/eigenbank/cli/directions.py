@@ -109,7 +109,7 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
     said.
     """
     from eigenbank.registry.hub.location import folder_of
-    from eigenbank.registry.sets import MANIFEST, read_manifest
+    from eigenbank.registry.sets.folder import MANIFEST, read_manifest
     from eigenbank.schemas.errors import SetError
 
     if row.composite is None:
@@ -153,7 +153,7 @@ def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str,
       eigenbank directions compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
     """
     from eigenbank.loaders.load import load
-    from eigenbank.registry.compare import compare_banks, not_shared
+    from eigenbank.registry.sets.compare import compare_banks, not_shared
 
     banks = load(one), load(other)
     rows = compare_banks(*banks, layer=layer, recipe=recipe)

@@ -59,8 +59,8 @@ def export(
     if not chosen and form in ("diffusers", "comfyui"):
         message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
         raise click.UsageError(message)
+    from eigenbank.api import export as write
     from eigenbank.loaders.load import find, load
-    from eigenbank.workflows import export as write
 
     bank = load(model)
     for name in chosen:
@@ -68,7 +68,7 @@ def export(
     for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
         click.echo(path)
     if form == "diffusers":
-        from eigenbank.builders.denoisers import denoiser_class
+        from eigenbank.builders.discovery.denoisers import denoiser_class
 
         kind = denoiser_class(bank.manifest.checkpoint.denoiser)
         if hasattr(kind, "load_lora_adapter"):

@@ -96,18 +96,18 @@ def label(
     Example:
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
+    from eigenbank.api import find_checkpoint, keep
     from eigenbank.loaders.load import set_of
     from eigenbank.registry.paths import readings_folder
-    from eigenbank.registry.sets import check_new
-    from eigenbank.workflows import find_checkpoint, keep
+    from eigenbank.registry.sets.folder import check_new
 
     if out is not None:
         check_new(out)
     model_id, checkpoint = find_checkpoint(model)
     bank = set_of(model_id)
-    from eigenbank.builders.labelers.seam import open_labelers
-    from eigenbank.labelling import Plan
-    from eigenbank.labelling import label as label_bank
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.study import Plan
+    from eigenbank.builders.label.study import label as label_bank
     from eigenbank.loaders.pipelines import open_pipeline
 
     opened = open_labelers(list(labelers), checkpoint)
@@ -144,9 +144,9 @@ LABEL_COLUMNS = ["label", "direction", "effect", "at_random", "selectivity", "co
 
 def label_rows(bank: object) -> list[dict[str, object]]:
     """The labels of a bank as rows, the best direction of every label first."""
-    from eigenbank.registry.bank import Bank
+    from eigenbank.registry.sets.direction_set import DirectionSet
 
-    assert isinstance(bank, Bank)
+    assert isinstance(bank, DirectionSet)
     rows: list[dict[str, object]] = []
     for text in bank.labels:
         for direction in bank.search(text):

@@ -24,7 +24,7 @@ def layers(model: str, revision: str | None, variant: str | None, config: str | 
     Example:
       eigenbank layers eigenbank/cartoon-faces-32
     """
-    from eigenbank.workflows import layers_of
+    from eigenbank.api import layers_of
 
     found, source = layers_of(model, revision=revision, variant=variant, config=config)
     rows = [

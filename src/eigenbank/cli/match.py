@@ -30,7 +30,7 @@ def match(
     Example:
       eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --format csv
     """
-    from eigenbank.workflows import match as match_set
+    from eigenbank.api import match as match_set
 
     found = match_set(directions, model, revision=revision, variant=variant, config=config)
     rows = [

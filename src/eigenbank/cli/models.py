@@ -94,7 +94,7 @@ def rm(model: str, revision: str | None, files: bool) -> None:
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.hub.location import parse
     from eigenbank.registry.removal import remove
-    from eigenbank.registry.shipped import is_shipped
+    from eigenbank.registry.sets.bundled import is_shipped
 
     with Catalog.open() as catalog:
         found = remove(catalog, model, revision, files=files)

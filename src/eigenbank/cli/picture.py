@@ -219,8 +219,8 @@ def open_model(
 
     The bank first: an unknown name, of the sliders or of `names`, fails before anything is loaded.
     """
+    from eigenbank.api import find_checkpoint
     from eigenbank.loaders.load import bank_of, find, load
-    from eigenbank.workflows import find_checkpoint
 
     model_id, folder = find_checkpoint(model, checkpoint)
     if sliders is None or sliders.model in (None, model_id):

@@ -43,10 +43,10 @@ def preview(
     Example:
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
+    from eigenbank.api import find_checkpoint, keep
     from eigenbank.loaders.load import find, set_of
-    from eigenbank.registry.card import preview_name
+    from eigenbank.registry.sets.card import preview_name
     from eigenbank.schemas.errors import SteerError
-    from eigenbank.workflows import find_checkpoint, keep
 
     model_id, checkpoint = find_checkpoint(model)
     bank = set_of(model_id)

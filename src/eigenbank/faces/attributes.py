@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eigenbank.faces.render import FACTORS, NAMES, render, sample_factors
-from eigenbank.registry.tensorfile import read_header
+from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 

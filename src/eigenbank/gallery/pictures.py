@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigenbank.registry.card import preview_name
-from eigenbank.registry.previews import opened_preview, read_preview
+from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.previews import opened_preview, read_preview
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Manifest
 from eigenbank.schemas.errors import SetError
 

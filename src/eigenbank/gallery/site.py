@@ -15,7 +15,7 @@ from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.hub.location import folder_of, parse
 from eigenbank.registry.own import labelled, own_labels
-from eigenbank.registry.sets import read_manifest
+from eigenbank.registry.sets.folder import read_manifest
 from eigenbank.schemas.errors import SetError
 
 ASSETS = "assets"

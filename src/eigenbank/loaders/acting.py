@@ -12,7 +12,7 @@ from eigenbank.loaders.mask import Mask
 from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
 from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, computing
-from eigenbank.registry.bank import Direction
+from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.recipe import Site, Window
 

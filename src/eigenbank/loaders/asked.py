@@ -10,7 +10,7 @@ from typing import Any, get_args
 from eigenbank.loaders.load import bank_for, bank_of, find
 from eigenbank.loaders.schedule import Scale
 from eigenbank.loaders.target import Target
-from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
 from eigenbank.schemas.errors import SteerError
@@ -68,7 +68,7 @@ def opened(edits: Edits) -> Scales | Sliders:
     return edits
 
 
-def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[Asked]:
+def asked(target: Target, edits: Scales | Sliders, bank: DirectionSet | None) -> list[Asked]:
     """The directions of an edit. Words and ids are looked up in `bank`, else in the catalog's set for the model the
     sliders name, else in that which `bank_for` finds for the pipeline. Raises UnknownNameError or SteerError.
     """
@@ -91,7 +91,7 @@ def asked(target: Target, edits: Scales | Sliders, bank: Bank | None) -> list[As
     return found
 
 
-def _of_sliders(target: Target, sliders: Sliders, bank: Bank | None) -> list[Asked]:
+def _of_sliders(target: Target, sliders: Sliders, bank: DirectionSet | None) -> list[Asked]:
     look: Look
     if bank is None:
         look = partial(find, bank_for(target) if sliders.model is None else bank_of(sliders.model))

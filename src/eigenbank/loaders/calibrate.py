@@ -11,7 +11,7 @@ from eigenbank.loaders.hooks import ProbeHook, attach, detach
 from eigenbank.loaders.passes import Pass, PassWatch
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.plugins import target_of
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import Layer, TokenLength
 from eigenbank.schemas.errors import EigenbankError, SteerError
 from eigenbank.schemas.recipe import Site
@@ -38,7 +38,7 @@ def token_lengths(pipe: Any, directions: Sequence[tuple[Direction, Site]]) -> li
     ]
 
 
-def calibrate(pipe: Any, bank: Bank) -> Bank:
+def calibrate(pipe: Any, bank: DirectionSet) -> DirectionSet:
     """The bank with the token length of every site its recipes use; those the norm's weights tell are left as they are."""
     sites = {(record.layer, record.recipe.site) for record in bank.manifest.directions}
     missing = sorted((name, site) for name, site in sites if site not in bank.layers[name].lengths)

@@ -10,7 +10,7 @@ from torch import Tensor
 from eigenbank.loaders.asked import Edits, name_of, opened
 from eigenbank.loaders.roundtrip import POOR, REPEATS, RoundTrip, poor, rms
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets.direction_set import DirectionSet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,7 +88,7 @@ def edit(
     photo: Any,
     edits: Edits,
     *,
-    bank: Bank | None = None,
+    bank: DirectionSet | None = None,
     steps: int = STEPS,
     repeats: int = REPEATS,
     size: tuple[int, int] | None = None,

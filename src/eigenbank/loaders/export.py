@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eigenbank import __version__
-from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.registry.files import check_out, replacing
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError
 
@@ -57,7 +57,7 @@ class Term:
         return (self.direction.vector.double() * (self.weight * self.scale * self.length)).float()
 
 
-def choose(bank: Bank, edits: Edits | Iterable[str | Direction] | None) -> list[Term]:
+def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) -> list[Term]:
     """The terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
 
     Raises UnknownNameError, with near matches, or ExportError for what is no scale.
@@ -191,7 +191,7 @@ def lora_tensors(terms: Sequence[Term], denoiser: "nn.Module", form: Format) -> 
     return tensors
 
 
-def describe(terms: Sequence[Term], bank: Bank) -> dict[str, Any]:
+def describe(terms: Sequence[Term], bank: DirectionSet) -> dict[str, Any]:
     """All about an edit but its numbers, as plain data."""
     return {
         "eigenbank": __version__,
@@ -216,7 +216,7 @@ def describe(terms: Sequence[Term], bank: Bank) -> dict[str, Any]:
 
 
 def write(
-    terms: Sequence[Term], bank: Bank, out: Path, form: Format, denoiser: "nn.Module | None" = None
+    terms: Sequence[Term], bank: DirectionSet, out: Path, form: Format, denoiser: "nn.Module | None" = None
 ) -> list[Path]:
     """Write the file, and for ComfyUI the preview beside it where the set has one; each whole or not at all.
 
@@ -261,7 +261,7 @@ def check_format(out: Path, form: Format) -> None:
     check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
-def _npz(terms: Sequence[Term], bank: Bank) -> bytes:
+def _npz(terms: Sequence[Term], bank: DirectionSet) -> bytes:
     import io
 
     import numpy as np
@@ -272,7 +272,7 @@ def _npz(terms: Sequence[Term], bank: Bank) -> bytes:
     return file.getvalue()
 
 
-def _json(terms: Sequence[Term], bank: Bank) -> bytes:
+def _json(terms: Sequence[Term], bank: DirectionSet) -> bytes:
     found = describe(terms, bank)
     for entry, term in zip(found["directions"], terms, strict=True):
         # Nine digits are enough to get the same float32 back.

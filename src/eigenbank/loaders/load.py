@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eigenbank.registry.bank import Bank, Composite, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
 from eigenbank.registry.origin import sets_of
 from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.errors import UnknownNameError
 
 __all__ = ["bank_for", "find", "load", "no_set", "with_own_labels"]
@@ -20,7 +20,7 @@ def load(
     catalog: str | None = None,
     revision: str | None = None,
     repo: str | None = None,
-) -> Bank:
+) -> DirectionSet:
     """The bank of a checkpoint by its model id; or of a direction set, by its folder or its repository on the Hub.
 
     Looked for in the catalog, then in the Hub's cache on this machine, then on the Hub among the repositories tagged
@@ -34,18 +34,18 @@ def load(
     model_id = _text(model_id)
     # Unlike Path.is_file, this takes names too long for a file system: they are no folder.
     if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
-        return Bank.open(Path(model_id))
+        return DirectionSet.open(Path(model_id))
     with Catalog.open(catalog) as opened:
-        return with_own_labels(Bank.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
+        return with_own_labels(DirectionSet.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
 
 
-def set_of(model_id: str) -> Bank:
+def set_of(model_id: str) -> DirectionSet:
     """The bank that `load` gives, as its set holds it: without what people labelled in this catalog, which stays theirs."""
     with Catalog.open() as opened:
-        return Bank.open(find_set(_text(model_id), opened))
+        return DirectionSet.open(find_set(_text(model_id), opened))
 
 
-def bank_for(pipe: Any) -> Bank:
+def bank_for(pipe: Any) -> DirectionSet:
     """The catalog's bank for the model a pipeline was opened as, else for the checkpoint it was loaded from: of several sets
     that of the checkpoint's own id, else the newest. Raises UnknownNameError where there is none.
     """
@@ -64,19 +64,19 @@ def bank_for(pipe: Any) -> Bank:
             found = next(iter(sets_of(origin, opened)), None) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
-        return with_own_labels(Bank.open(folder_for(found)), opened)
+        return with_own_labels(DirectionSet.open(folder_for(found)), opened)
 
 
-def bank_of(model_id: str) -> Bank:
+def bank_of(model_id: str) -> DirectionSet:
     """The catalog's bank for a model id. Nothing is asked of the Hub. Raises UnknownNameError where there is none."""
     with Catalog.open() as opened:
         found = opened.get_set(model_id)
         if found is None:
             raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
-        return with_own_labels(Bank.open(folder_for(found)), opened)
+        return with_own_labels(DirectionSet.open(folder_for(found)), opened)
 
 
-def find(bank: Bank, key: str) -> tuple[Direction | Composite, int]:
+def find(bank: DirectionSet, key: str) -> tuple[Direction | Composite, int]:
     """What `bank.find` gives. Where a bank of the catalog lacks it, the error says which other set of the same checkpoint has
     it.
     """
@@ -93,7 +93,7 @@ def find(bank: Bank, key: str) -> tuple[Direction | Composite, int]:
         raise UnknownNameError(message) from error
 
 
-def _elsewhere(bank: Bank, key: str) -> str | None:
+def _elsewhere(bank: DirectionSet, key: str) -> str | None:
     """The model id of another set of the same checkpoint that has a label or direction of that name."""
     with Catalog.open() as opened:
         row = opened.get_set(bank.model_id)
@@ -110,7 +110,7 @@ def _elsewhere(bank: Bank, key: str) -> str | None:
     return None
 
 
-def with_own_labels(bank: Bank, catalog: Catalog) -> Bank:
+def with_own_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
     """The bank with the labels that people gave its directions in this catalog, which the set itself does not hold."""
     given = own_labels(bank.manifest, catalog)
     return bank.replaced(labelled(bank.manifest, given)) if given else bank

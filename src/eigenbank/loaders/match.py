@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from eigenbank.loaders.target import Target
-from eigenbank.registry.bank import Direction
-from eigenbank.registry.digest import weights_digest
 from eigenbank.registry.plugins import PluginError
 from eigenbank.registry.recipes import form
+from eigenbank.registry.sets.digest import weights_digest
+from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas import Layer, Part, Recipe
 from eigenbank.schemas.errors import MatchError, UnknownNameError
 from eigenbank.schemas.layer import Role

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
-from eigenbank.registry.shipped import locate
+from eigenbank.registry.sets.bundled import locate
 from eigenbank.schemas.errors import SourceError, SteerError
 
 _OPENED_AS = "_eigenbank_model_id"

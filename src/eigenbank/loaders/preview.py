@@ -4,9 +4,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from eigenbank.registry.bank import Composite, Direction
-from eigenbank.registry.card import preview_name
-from eigenbank.registry.previews import MAX_SIDE, opened_preview, read_preview
+from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.direction_set import Composite, Direction
+from eigenbank.registry.sets.previews import MAX_SIDE, opened_preview, read_preview
 from eigenbank.schemas import Preview
 from eigenbank.schemas.errors import SetError
 

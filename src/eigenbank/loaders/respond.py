@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eigenbank.loaders.pipelines import denoiser_of, sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Composite, Direction
+from eigenbank.registry.sets.direction_set import Composite, Direction
 from eigenbank.schemas.errors import SteerError
 
 Read = Callable[[Tensor], Tensor]

@@ -19,7 +19,7 @@ from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target
-from eigenbank.registry.bank import Bank, Direction
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import FoldError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Site
 from eigenbank.schemas.sliders import Guidance
@@ -125,7 +125,7 @@ def steer(
     pipe: Any,
     edits: Edits,
     *,
-    bank: Bank | None = None,
+    bank: DirectionSet | None = None,
     site: SiteName | None = None,
     window: tuple[float, float] | None = None,
     guidance: Guidance = "both",

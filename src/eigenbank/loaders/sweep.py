@@ -11,7 +11,7 @@ from torch import Tensor
 from eigenbank.loaders.asked import name_of
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders
 from eigenbank.schemas.errors import SteerError
@@ -52,7 +52,7 @@ def sweep(
     scales: Sequence[float] = SCALES,
     *,
     seeds: Sequence[int] = (0,),
-    bank: Bank | None = None,
+    bank: DirectionSet | None = None,
     steps: int | None = None,
     force: bool = False,
     **call: Any,

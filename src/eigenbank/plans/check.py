@@ -16,7 +16,7 @@ from eigenbank.schemas.plan import Entry, Lock, Pin
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-    from eigenbank.builders.store import Source
+    from eigenbank.builders.checkpoints.source import Source
 
 PARALLEL = 8
 ATTEMPTS = 6
@@ -120,7 +120,7 @@ def _facts(entry: Entry, info: "ModelInfo") -> tuple[list[str], list[str]]:
 
 def _inside(entry: Entry, revision: str) -> list[str]:
     """What of the checkpoint's files is not as the entry says. Raises SourceError where they cannot be read."""
-    from eigenbank.builders.hub import open_hub
+    from eigenbank.builders.checkpoints.hub import open_hub
 
     source: Source = open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
     found = source.config.get("_class_name")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from eigenbank.registry.catalog import SetRow
 from eigenbank.registry.hub.location import folder_of, parse
-from eigenbank.registry.sets import MANIFEST
-from eigenbank.registry.stamp import build_key, key_of, steps_of
+from eigenbank.registry.sets.folder import MANIFEST
+from eigenbank.registry.sets.provenance import build_key, key_of, steps_of
 from eigenbank.schemas.plan import STEPS, Entry, Settings, Step
 
 

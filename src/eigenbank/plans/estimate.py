@@ -14,7 +14,7 @@ from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Lock, Plan, Settings
 
 if TYPE_CHECKING:
-    from eigenbank.builders.store import Source
+    from eigenbank.builders.checkpoints.source import Source
 
 PARALLEL = 8
 TIMED = 1280
@@ -56,7 +56,7 @@ def estimate(
 
 
 def _opened(entry: Entry, lock: Lock | None) -> "Source | str":
-    from eigenbank.builders.hub import open_hub, resolve
+    from eigenbank.builders.checkpoints.hub import open_hub, resolve
 
     try:
         revision, names = resolve(entry.source, pinned(entry, lock) or entry.revision)
@@ -70,7 +70,7 @@ def _opened(entry: Entry, lock: Lock | None) -> "Source | str":
 
 
 def _estimated(entry: Entry, source: "Source", plan: Plan, bytes_per_second: float) -> "Estimate | str":
-    from eigenbank.builders.layers import choose_layers, find_layers
+    from eigenbank.builders.discovery.layers import choose_layers, find_layers
 
     settings = entry.settings(plan.defaults)
     try:

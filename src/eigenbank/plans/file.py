@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eigenbank.registry.files import replacing
 from eigenbank.registry.paths import home
-from eigenbank.registry.shipped import data_folder
+from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import PlanError, first_problem, unknown
 from eigenbank.schemas.plan import Drawing, Entry, Lock, Measurement, Plan, Settings

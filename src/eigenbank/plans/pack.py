@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from eigenbank.registry.sets import MANIFEST, file_digest, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, file_digest, read_manifest
 from eigenbank.schemas.errors import SetError
 
 Packed = Mapping[str, bytes]

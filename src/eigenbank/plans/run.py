@@ -218,7 +218,7 @@ class Run:
         self._go_on(job)
 
     def _enter(self, job: Job, made: Made) -> None:
-        from eigenbank.workflows import adopt
+        from eigenbank.api import adopt
 
         written = made if isinstance(made, Path) else unpack(made, self._staging / f"{len(job.reports)}-{id(job)}")
         try:
@@ -284,7 +284,7 @@ class Run:
 
 def _asked(entry: Entry) -> "str | Failure":
     """The commit of an entry's revision, as the Hub says now."""
-    from eigenbank.builders.hub import resolve
+    from eigenbank.builders.checkpoints.hub import resolve
     from eigenbank.registry.hub.errors import check_online
 
     begun = time.perf_counter()

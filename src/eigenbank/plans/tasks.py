@@ -22,7 +22,7 @@ from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Settings, Step
 
 if TYPE_CHECKING:
-    from eigenbank.registry.bank import Bank
+    from eigenbank.registry.sets.direction_set import DirectionSet
 
 Made = Path | Packed
 """A set: its folder, or its files."""
@@ -106,9 +106,9 @@ def _workplace(staging: Path | None) -> Iterator[Path]:
 Say = Callable[[str], None]
 
 
-def _build(task: Task, _place: Path, progress: Progress, _say: Say) -> "tuple[Bank, int | None]":
+def _build(task: Task, _place: Path, progress: Progress, _say: Say) -> "tuple[DirectionSet, int | None]":
     from eigenbank.builders.build import build
-    from eigenbank.builders.hub import open_hub
+    from eigenbank.builders.checkpoints.hub import open_hub
 
     entry, settings = task.entry, task.settings
     source = open_hub(entry.source, revision=task.revision, variant=entry.variant, subfolder=entry.subfolder)
@@ -124,11 +124,11 @@ def _build(task: Task, _place: Path, progress: Progress, _say: Say) -> "tuple[Ba
     return bank, source.bytes_read
 
 
-def _label(task: Task, place: Path, progress: Progress, say: Say) -> "tuple[Bank, int | None]":
-    from eigenbank.builders.labelers.seam import open_labelers
-    from eigenbank.labelling import Plan, label
+def _label(task: Task, place: Path, progress: Progress, say: Say) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.study import Plan, label
     from eigenbank.registry.paths import readings_folder
-    from eigenbank.registry.stamp import stamped
+    from eigenbank.registry.sets.provenance import stamped
 
     settings, keys = task.settings, keys_of(task.settings)
     checkpoint = fetch_pipeline(task.entry, task.revision)
@@ -152,9 +152,9 @@ def _label(task: Task, place: Path, progress: Progress, say: Say) -> "tuple[Bank
     return bank.replaced(bank.manifest.model_copy(update={"builder": builder})), None
 
 
-def _preview(task: Task, place: Path, progress: Progress, _say: Say) -> "tuple[Bank, int | None]":
+def _preview(task: Task, place: Path, progress: Progress, _say: Say) -> "tuple[DirectionSet, int | None]":
     from eigenbank.loaders.preview import draw_preview
-    from eigenbank.registry.stamp import stamped
+    from eigenbank.registry.sets.provenance import stamped
 
     bank, how = _bank(task, place), task.settings.previews
     chosen = [each for each in bank.sliders if each.labels][: how.most]
@@ -171,19 +171,19 @@ def _preview(task: Task, place: Path, progress: Progress, _say: Say) -> "tuple[B
     return bank.replaced(bank.manifest.model_copy(update={"builder": builder})), None
 
 
-_STEPS: "dict[str, Callable[[Task, Path, Progress, Say], tuple[Bank, int | None]]]" = {
+_STEPS: "dict[str, Callable[[Task, Path, Progress, Say], tuple[DirectionSet, int | None]]]" = {
     "build": _build,
     "label": _label,
     "preview": _preview,
 }
 
 
-def _bank(task: Task, place: Path) -> "Bank":
+def _bank(task: Task, place: Path) -> "DirectionSet":
     """The set the task is handed, opened."""
-    from eigenbank.registry.bank import Bank
+    from eigenbank.registry.sets.direction_set import DirectionSet
 
     assert task.made is not None
-    return Bank.open(task.made if isinstance(task.made, Path) else unpack(task.made, place / "before"))
+    return DirectionSet.open(task.made if isinstance(task.made, Path) else unpack(task.made, place / "before"))
 
 
 def _call(task: Task) -> dict[str, Any]:

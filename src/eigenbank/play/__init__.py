@@ -47,7 +47,7 @@ def launch(
     if importlib.util.find_spec("gradio") is None:
         message = "the playground needs Gradio, which is not installed: pip install 'eigenbank[play]'"
         raise PlayError(message)
-    from eigenbank.workflows import drawable, find_checkpoint
+    from eigenbank.api import drawable, find_checkpoint
 
     models = drawable()
     first = next(iter(models), None)

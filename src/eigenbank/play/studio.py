@@ -18,7 +18,7 @@ from eigenbank.loaders.steer import Steering, steer
 from eigenbank.play.kept import Kept
 from eigenbank.play.samplers import samplers_of
 from eigenbank.play.scene import MAX_SLIDERS, Scene
-from eigenbank.registry.bank import Bank
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Slider, Sliders
 from eigenbank.schemas.errors import SteerError, unknown
@@ -68,7 +68,7 @@ class Studio:
     def __init__(self, model_id: str, folder: Path, device: str = "cpu") -> None:
         """Load the set and the pipeline. Raises UnknownNameError, SetError or SourceError."""
         self.model_id = model_id
-        self.bank: Bank = load(model_id)
+        self.bank: DirectionSet = load(model_id)
         self.pipe = open_pipeline(folder, device)
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.hub.check import check_content, check_manifest, differs
-from eigenbank.registry.sets import manifest_digest, read_manifest
-from eigenbank.registry.shipped import locate, shipped_sets
+from eigenbank.registry.sets.bundled import locate, shipped_sets
+from eigenbank.registry.sets.folder import manifest_digest, read_manifest
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import HubError, SetError
 

@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.paths import file_name
-from eigenbank.registry.shipped import shipped_id
+from eigenbank.registry.sets.bundled import shipped_id
 
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}$", re.ASCII)
 """The folder of a checkpoint in the Hub's cache."""

@@ -8,7 +8,7 @@ from eigenbank.registry.catalog.content import CheckpointData, from_manifest
 from eigenbank.registry.folders import is_own, remove_folder
 from eigenbank.registry.hub.location import folder_of
 from eigenbank.registry.paths import sets_folder
-from eigenbank.registry.shipped import shipped_sets
+from eigenbank.registry.sets.bundled import shipped_sets
 from eigenbank.schemas.errors import CatalogError, unknown
 
 

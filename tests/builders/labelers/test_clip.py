@@ -22,8 +22,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from eigenbank.builders.labelers.clip import load_vocabulary, vocabularies
-from eigenbank.builders.labelers.openers import CLIP as OPENER
+from eigenbank.builders.label.clip import load_vocabulary, vocabularies
+from eigenbank.builders.label.openers import CLIP as OPENER
 from eigenbank.schemas.errors import EigenbankError
 
 WORDS = ["a", "photo", "of", "the", "picture", "bright", "dark", "red", "green", "blue", "face", "smiling"]

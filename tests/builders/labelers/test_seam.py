@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.labelers.panel import Panel
-from eigenbank.builders.labelers.seam import LabelerError, check_labeler, checked_scores, open_labelers
+from eigenbank.builders.label.labeler import LabelerError, check_labeler, checked_scores, open_labelers
+from eigenbank.builders.label.panel import Panel
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.labelers.statistics import NAMES, Statistics
+from eigenbank.builders.label.statistics import NAMES, Statistics
 from eigenbank.faces.render import NAMES as FACTORS
 from eigenbank.faces.render import render, sample_factors
 

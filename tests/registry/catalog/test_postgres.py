@@ -186,7 +186,7 @@ def test_an_earlier_schema_is_brought_to_todays_and_told_of_composites(url: str)
     from sqlalchemy import make_url
 
     from eigenbank.registry.catalog.server import _connect
-    from eigenbank.registry.shipped import shipped_sets
+    from eigenbank.registry.sets.bundled import shipped_sets
 
     location, checkpoint, shipped, digest = shipped_sets()[0]
     bare = shipped.model_copy(update={"composites": ()})

@@ -232,7 +232,7 @@ def test_a_shipped_set_is_offered_once(catalog: Catalog) -> None:
 
 
 def test_a_new_catalog_holds_what_ships(path: Path) -> None:
-    from eigenbank.registry.shipped import shipped_sets
+    from eigenbank.registry.sets.bundled import shipped_sets
 
     with Catalog.open(path) as catalog:
         assert {row.digest for row in catalog.sets()} == {entry[3] for entry in shipped_sets()}

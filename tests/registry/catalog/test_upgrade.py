@@ -12,7 +12,7 @@ from eigenbank.registry.catalog.care import verify
 from eigenbank.registry.catalog.engine import Database, connect
 from eigenbank.registry.catalog.place import APPLICATION_ID, SCHEMA_VERSION
 from eigenbank.registry.catalog.schema import MIGRATIONS, migrate, open_file
-from eigenbank.registry.shipped import shipped_sets
+from eigenbank.registry.sets.bundled import shipped_sets
 from eigenbank.schemas.errors import CatalogError
 
 from .made import label, manifest, measured

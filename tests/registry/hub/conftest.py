@@ -9,8 +9,8 @@ from hub.fixtures import Client, Worker
 from hub.sets import NOW, add_preview
 
 from eigenbank.builders.build import build
-from eigenbank.builders.sources import open_folder
-from eigenbank.registry.card import preview_name
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.registry.sets.card import preview_name
 from eigenbank.schemas import Label
 
 

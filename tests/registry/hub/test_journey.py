@@ -16,8 +16,8 @@ from hub.store import card_problems
 
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.bank import Bank
-from eigenbank.registry.sets import read_manifest
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import read_manifest
 from eigenbank.schemas import Manifest
 
 REPO = "me/faces-directions"
@@ -42,7 +42,7 @@ def test_what_is_published_steers_alike_from_another_home(
     published_set: Path, tiny_checkpoint: Path, hub: Hub, make_client: Callable[..., Client]
 ) -> None:
     pipe = open_pipeline(tiny_checkpoint)
-    with steer(pipe, {"warm smile": 1.5}, bank=Bank.open(published_set)):
+    with steer(pipe, {"warm smile": 1.5}, bank=DirectionSet.open(published_set)):
         generator = torch.Generator().manual_seed(0)
         images = pipe(generator=generator, num_inference_steps=2, output_type="np").images
     ok(make_client("first").run("publish", str(published_set), "--repo", REPO))

@@ -209,7 +209,7 @@ _DERIVED = (
 
 def _set_problem(location: str, digest: str) -> str | None:
     from eigenbank.registry.hub.location import folder_of, parse
-    from eigenbank.registry.sets import MANIFEST, manifest_digest
+    from eigenbank.registry.sets.folder import MANIFEST, manifest_digest
 
     folder = folder_of(location)
     if not (folder / MANIFEST).is_file():

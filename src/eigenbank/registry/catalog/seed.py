@@ -16,7 +16,7 @@ Entry = tuple[str, str, Manifest, str]
 
 def offer_shipped(database: Database) -> None:
     """Add the shipped sets that this catalog was never offered."""
-    from eigenbank.registry import shipped
+    from eigenbank.registry.sets import bundled as shipped
 
     # Reading the manifests takes longer than opening a catalog: where their digests can be had alone, those come first.
     quick: Callable[[], Iterable[str]] | None = getattr(shipped, "shipped_digests", None)

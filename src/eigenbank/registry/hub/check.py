@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from eigenbank.registry.paths import is_device
-from eigenbank.registry.previews import MAX_BYTES
-from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, check_vectors_file, file_digest
+from eigenbank.registry.sets.folder import CARD, MANIFEST, PREVIEWS, VECTORS, check_vectors_file, file_digest
+from eigenbank.registry.sets.previews import MAX_BYTES
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, PRINTABLE
 from eigenbank.schemas.errors import EigenbankError, HubError

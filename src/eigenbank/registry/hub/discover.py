@@ -11,7 +11,7 @@ from eigenbank.registry.hub.location import cached_commits, is_commit, is_repo_i
 from eigenbank.registry.hub.pull import Pulled, cached_set
 from eigenbank.registry.hub.remote import TAG, Told, api, told
 from eigenbank.registry.hub.say import Say
-from eigenbank.registry.sets import MANIFEST
+from eigenbank.registry.sets.folder import MANIFEST
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ from eigenbank.registry.hub.location import Published, repo_cache
 from eigenbank.registry.hub.remote import Remote, RemoteFile
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.paths import file_name, home
-from eigenbank.registry.sets import file_digest
+from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas import FileEntry
 from eigenbank.schemas.errors import HubError
 

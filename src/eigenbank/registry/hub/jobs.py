@@ -12,7 +12,7 @@ from eigenbank.registry.hub.resolve import folder_for, from_hub, no_set
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.upload import NOTHING, Outcome
 from eigenbank.registry.own import own_labels
-from eigenbank.registry.sets import MANIFEST, manifest_digest, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, manifest_digest, read_manifest
 from eigenbank.schemas.errors import OfflineError, UnreachableError
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigenbank.registry.sets import MANIFEST
-from eigenbank.registry.shipped import resolve
+from eigenbank.registry.sets.bundled import resolve
+from eigenbank.registry.sets.folder import MANIFEST
 
 _PREFIX = "hub:"
 _FORM = re.compile(r"hub:([\w.-]+/[\w.-]+|[\w.-]+)@([0-9a-f]{40})", re.ASCII)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigenbank.registry.card import model_card
 from eigenbank.registry.hub.check import check_content, check_manifest
 from eigenbank.registry.hub.errors import check_online, hub_errors
 from eigenbank.registry.hub.pull import fetch_manifest
@@ -14,7 +13,8 @@ from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.state import recall, remember_base
 from eigenbank.registry.hub.upload import NOTHING, Outcome, Upload, as_bytes, card_errors, commit, look_or_none
 from eigenbank.registry.own import labelled
-from eigenbank.registry.sets import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
+from eigenbank.registry.sets.card import model_card
+from eigenbank.registry.sets.folder import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
 from eigenbank.schemas import FileEntry, Label, Manifest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError
 

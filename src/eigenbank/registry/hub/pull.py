@@ -12,7 +12,7 @@ from eigenbank.registry.hub.location import Published, cached_commits, is_commit
 from eigenbank.registry.hub.remote import Remote, check_repo_id, look
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.state import remember_base
-from eigenbank.registry.sets import MANIFEST, manifest_digest, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, manifest_digest, read_manifest
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import EigenbankError, HubError, OfflineError, SetError, UnreachableError
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import Published, is_commit, is_repo_id
-from eigenbank.registry.sets import file_digest
+from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas.errors import HubError, UnreachableError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from eigenbank.registry.hub.location import Published, folder_of, is_commit, is_
 from eigenbank.registry.hub.pull import Pulled, bring, enter
 from eigenbank.registry.hub.remote import look
 from eigenbank.registry.hub.say import Say, announce
-from eigenbank.registry.sets import MANIFEST, VECTORS, manifest_digest
+from eigenbank.registry.sets.folder import MANIFEST, VECTORS, manifest_digest
 from eigenbank.schemas.errors import CatalogError, HubError, OfflineError, UnknownNameError, UnreachableError, unknown
 
 

@@ -17,7 +17,7 @@ from eigenbank.registry.hub.pull import Pulled, enter, fetch_manifest
 from eigenbank.registry.hub.remote import look
 from eigenbank.registry.hub.say import Say
 from eigenbank.registry.hub.state import recall, remember
-from eigenbank.registry.sets import manifest_digest
+from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas.errors import HubError, OfflineError, UnreachableError
 
 Outcome = Literal["added", "updated", "unchanged", "kept", "refused"]

@@ -10,7 +10,7 @@ from eigenbank.registry.hub.errors import hub_errors
 from eigenbank.registry.hub.location import is_commit
 from eigenbank.registry.hub.remote import Kind, Remote, api, blob_oid, look
 from eigenbank.registry.hub.say import Say
-from eigenbank.registry.sets import file_digest
+from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas.errors import ConflictError, HubError, UnreachableError
 
 NOTHING = "nothing was published"

@@ -10,7 +10,7 @@ from eigenbank.registry.hub.fetch import cached_file, quarantine
 from eigenbank.registry.hub.location import Published, folder_of, parse
 from eigenbank.registry.hub.pull import bring, enter
 from eigenbank.registry.hub.say import Say
-from eigenbank.registry.sets import MANIFEST, check_vectors_file, manifest_digest, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, check_vectors_file, manifest_digest, read_manifest
 from eigenbank.schemas.errors import EigenbankError
 
 Status = Literal["sound", "remote", "damaged", "repaired"]

@@ -7,7 +7,7 @@ environment it was made in moves or is rebuilt.
 from importlib.resources import files
 from pathlib import Path
 
-from eigenbank.registry.sets import manifest_digest, read_manifest
+from eigenbank.registry.sets.folder import manifest_digest, read_manifest
 from eigenbank.schemas import Manifest
 
 PREFIX = "shipped:"

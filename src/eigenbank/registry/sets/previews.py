@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.registry.sets import PREVIEWS
+from eigenbank.registry.sets.folder import PREVIEWS
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import SetError
 

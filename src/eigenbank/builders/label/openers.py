@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eigenbank.builders.labelers.seam import Labeler
+    from eigenbank.builders.label.labeler import Labeler
 
 
 class Attributes:
@@ -16,7 +16,7 @@ class Attributes:
         return (checkpoint / "attributes" / "config.json").is_file()
 
     def open(self, argument: str | None, checkpoint: Path) -> "Labeler":
-        from eigenbank.builders.labelers.attributes import open_attributes
+        from eigenbank.builders.label.attributes import open_attributes
 
         return open_attributes(Path(argument).expanduser() if argument else checkpoint / "attributes")
 
@@ -30,7 +30,7 @@ class Clip:
         return False
 
     def open(self, argument: str | None, _checkpoint: Path) -> "Labeler":
-        from eigenbank.builders.labelers.clip import open_clip
+        from eigenbank.builders.label.clip import open_clip
 
         return open_clip(argument)
 
@@ -44,7 +44,7 @@ class Statistics:
         return not (checkpoint / "attributes" / "config.json").is_file()
 
     def open(self, _argument: str | None, _checkpoint: Path) -> "Labeler":
-        from eigenbank.builders.labelers.statistics import Statistics as Labeler
+        from eigenbank.builders.label.statistics import Statistics as Labeler
 
         return Labeler()
 

@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.progress import Progress, unwatched
-from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.folders import is_own, remove_folder
 from eigenbank.registry.hub.location import folder_of
 from eigenbank.registry.origin import sets_of
 from eigenbank.registry.paths import file_name, sets_folder
-from eigenbank.registry.sets import manifest_digest, read_manifest
-from eigenbank.registry.shipped import is_shipped, locate, resolve, shipped_checkpoint
+from eigenbank.registry.sets.bundled import is_shipped, locate, resolve, shipped_checkpoint
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
+from eigenbank.registry.sets.folder import manifest_digest, read_manifest
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import ReplaceError, SetError, SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.builders.families import Discovery
-    from eigenbank.builders.store import Source
+    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.discovery.families import Discovery
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
     from eigenbank.schemas import Part
@@ -88,7 +88,7 @@ def build(
     variant: str | None = None,
     config: str | None = None,
     progress: Progress = unwatched,
-) -> Bank:
+) -> DirectionSet:
     """The bank of a checkpoint, computed from its weights and held in memory.
 
     `model` is a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its branch,
@@ -119,7 +119,7 @@ def layers_of(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
 ) -> "tuple[Discovery, Source]":
     """The self-attention layers of a checkpoint, and the checkpoint, of which only the headers are read."""
-    from eigenbank.builders.layers import find_layers
+    from eigenbank.builders.discovery.layers import find_layers
 
     _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
     return find_layers(source), source
@@ -144,7 +144,7 @@ def match(
     shapes: dict[str, tuple[int, ...]] = {}
     if source.quantised is not None:
         # What is stored then is packed as the library likes it: the shapes are those of the model that the config makes.
-        from eigenbank.builders.denoisers import empty_model
+        from eigenbank.builders.discovery.denoisers import empty_model
 
         shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
 
@@ -190,16 +190,16 @@ def open_source(
     What is neither on this machine nor in the catalog is looked for on the Hub; `ORG/NAME/FILE.safetensors` is a single
     file there. Raises SourceError or UnknownNameError.
     """
-    from eigenbank.builders.sources import open_folder
+    from eigenbank.builders.checkpoints.folder import open_folder
 
     path = _path(model)
     if path.is_file() and shipped_checkpoint(model) is None:
-        from eigenbank.builders.single_file import open_file
+        from eigenbank.builders.checkpoints.single_file import open_file
 
         return f"local/{file_name(path.stem)}", open_file(path, config=config), path
     inside = _INSIDE.fullmatch(model)
     if inside and not path.exists():
-        from eigenbank.builders.single_file import open_hub_file
+        from eigenbank.builders.checkpoints.single_file import open_hub_file
 
         repo, name = inside.groups()
         return repo, open_hub_file(repo, name, revision=revision, config=config), None
@@ -212,7 +212,7 @@ def open_source(
             local = error
         if not _REPOSITORY.fullmatch(model):
             raise local
-    from eigenbank.builders.hub import open_hub
+    from eigenbank.builders.checkpoints.hub import open_hub
 
     try:
         return model, open_hub(model, revision=revision, variant=variant), None
@@ -232,13 +232,13 @@ def check_place(model_id: str, revision: str | None, new: Manifest | None = None
 
 
 def keep(
-    bank: Bank,
+    bank: DirectionSet,
     *,
     checkpoint: Path | None = None,
     out: Path | None = None,
     replace: bool = False,
     say: Callable[[str], None] | None = None,
-) -> Bank:
+) -> DirectionSet:
     """Write a bank as a direction set and enter it into the catalog. Returns it, opened where it lies.
 
     Without `out` it lies among this machine's sets, in a folder named by its digest: the catalog points to the old set
@@ -257,7 +257,7 @@ def keep(
             except ReplaceError:
                 remove_folder(folder)
                 raise
-        return Bank.open(folder)
+        return DirectionSet.open(folder)
     home = sets_folder() / file_name(bank.model_id)
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def keep(
     try:
         bank.save(staging / "set")
         with Catalog.open() as catalog:
-            return Bank.open(adopt(staging / "set", catalog, checkpoint=checkpoint, replace=replace, say=say))
+            return DirectionSet.open(adopt(staging / "set", catalog, checkpoint=checkpoint, replace=replace, say=say))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -340,7 +340,7 @@ def _enter(
 
 
 def export(
-    model: str | Bank,
+    model: str | DirectionSet,
     edits: "Edits | Iterable[str | Direction] | None",
     out: str | Path,
     *,
@@ -366,7 +366,7 @@ def export(
 
     out = Path(out)
     check_format(out, format)
-    bank = model if isinstance(model, Bank) else load(model)
+    bank = model if isinstance(model, DirectionSet) else load(model)
     terms = choose(bank, edits)
     if format not in LORA:
         return write(terms, bank, out, format)
@@ -399,9 +399,9 @@ def export(
     return write(terms, bank, out, format, denoiser)
 
 
-def _empty_denoiser(bank: Bank, checkpoint: str | Path | None) -> Any:
+def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
     """The checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
-    from eigenbank.builders.denoisers import empty_model
+    from eigenbank.builders.discovery.denoisers import empty_model
 
     if checkpoint is not None:
         return empty_model(open_source(str(checkpoint))[1].config)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.sources import choose_component, local_file, read_json
-from eigenbank.builders.store import SCALES, Piece, SafetensorsSource, TensorFile
-from eigenbank.registry.tensorfile import TensorInfo
+from eigenbank.builders.checkpoints.folder import choose_component, local_file, read_json
+from eigenbank.builders.checkpoints.source import SCALES, Piece, SafetensorsSource, TensorFile
+from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def open_hub_file(repo: str, name: str, *, revision: str | None = None, config: 
     """
     from huggingface_hub import constants, hf_hub_download
 
-    from eigenbank.builders.hub import remote_file, resolve
+    from eigenbank.builders.checkpoints.hub import remote_file, resolve
 
     where = f"{repo}/{name}"
     if not name.endswith(".safetensors"):
@@ -172,7 +172,7 @@ def _converted(
     import torch
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-    from eigenbank.builders.denoisers import empty_model
+    from eigenbank.builders.discovery.denoisers import empty_model
 
     # One column is enough to see where a row goes, and takes no memory.
     markers = {

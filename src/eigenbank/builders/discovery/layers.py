@@ -2,8 +2,8 @@
 
 from fnmatch import fnmatchcase
 
-from eigenbank.builders.families import GROUP, Discovery, discover
-from eigenbank.builders.store import Source
+from eigenbank.builders.checkpoints.source import Source
+from eigenbank.builders.discovery.families import GROUP, Discovery, discover
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import SourceError, unknown
 

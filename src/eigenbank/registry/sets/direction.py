@@ -7,7 +7,7 @@ from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Quality, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.registry.bank import Bank
+    from eigenbank.registry.sets.direction_set import DirectionSet
 
 R = TypeVar("R", DirectionRecord, CompositeRecord)
 
@@ -17,7 +17,7 @@ class Slider(Generic[R]):
 
     __slots__ = ("bank", "record")
 
-    def __init__(self, bank: "Bank", record: R) -> None:
+    def __init__(self, bank: "DirectionSet", record: R) -> None:
         self.bank = bank
         self.record: R = record
 

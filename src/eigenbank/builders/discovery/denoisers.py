@@ -6,7 +6,7 @@ What a layer is, follows from what was seen: its queries and keys come from the 
 from collections.abc import Mapping
 from typing import Any
 
-from eigenbank.builders.families import Discovery
+from eigenbank.builders.discovery.families import Discovery
 from eigenbank.schemas.errors import SourceError
 
 MAX_CALLS = 200_000
@@ -28,8 +28,8 @@ class DiffusersFamily:
 
     def find(self, config: Mapping[str, Any]) -> Discovery:
         """The self-attention layers of the class the config names. Raises SourceError."""
-        from eigenbank.builders.cases import CASES
-        from eigenbank.builders.observe import observe
+        from eigenbank.builders.discovery.cases import CASES
+        from eigenbank.builders.discovery.observe import observe
 
         return observe(empty_model(config), self.cases or CASES)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label import Effects
+from eigenbank.builders.label.criteria import Effects
 
 PARTS = 32
 """Most directions in a composite."""

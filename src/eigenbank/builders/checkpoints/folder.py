@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.store import LocalReader, Piece, SafetensorsSource, Source, TensorFile
-from eigenbank.registry.tensorfile import TensorInfo, read_header
+from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, Source, TensorFile
+from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:

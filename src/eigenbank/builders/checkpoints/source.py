@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eigenbank.registry.tensorfile import TensorInfo
+from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import SourceError
 

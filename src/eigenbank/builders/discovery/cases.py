@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 
-from eigenbank.builders.inputs import Maker, Scene
-from eigenbank.builders.shadows import mark, shadow_of
+from eigenbank.builders.discovery.inputs import Maker, Scene
+from eigenbank.builders.discovery.token_tags import mark, shadow_of
 
 LONG = torch.int64
 

@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from eigenbank.builders.labelers.seam import Labeler
-from eigenbank.registry.shipped import data_folder
+from eigenbank.builders.label.labeler import Labeler
+from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 

@@ -1,6 +1,6 @@
 """The job of labelling: draw, read, hold against chance, confirm. Labels come out, or none.
 
-Builders judge, loaders draw; they meet here, as in `eigenbank.workflows`.
+Builders judge, loaders draw; they meet here, as in `eigenbank.api`.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenbank.builders.composite import PARTS, fit, name_for, predicted
-from eigenbank.builders.label import (
+from eigenbank.builders.label.composites import PARTS, fit, name_for, predicted
+from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
     Effects,
@@ -26,14 +26,14 @@ from eigenbank.builders.label import (
     shortlist,
     unsettled,
 )
-from eigenbank.builders.labelers.panel import Panel
-from eigenbank.builders.labelers.seam import Labeler, LabelerError
-from eigenbank.builders.quality import SCALES, agreement, qualities, swept, thumbnails
+from eigenbank.builders.label.labeler import Labeler, LabelerError
+from eigenbank.builders.label.panel import Panel
+from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
 from eigenbank.progress import Progress, unwatched
-from eigenbank.registry.bank import Bank, Composite, Direction
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
 
@@ -80,7 +80,7 @@ class Findings:
 
 
 def label(
-    bank: Bank,
+    bank: DirectionSet,
     pipe: Any,
     labelers: Sequence[Labeler],
     plan: Plan | None = None,
@@ -89,7 +89,7 @@ def label(
     cache: Path | None = None,
     progress: Progress = unwatched,
     say: Callable[[str], None] = lambda _message: None,
-) -> Bank:
+) -> DirectionSet:
     """The bank with the labels that the labelers' readings justify; earlier labels of theirs are replaced.
 
     A label is given where one score clearly leads a direction's effect, on seeds it was not found with: with one sign on nearly
@@ -137,7 +137,7 @@ class _Study:
 
     def __init__(
         self,
-        bank: Bank,
+        bank: DirectionSet,
         pipe: Any,
         panel: Panel,
         plan: Plan,
@@ -189,7 +189,7 @@ class _Study:
         return Findings(labels, self.qualities(candidates[0].judge, measured), earned)
 
     def confirm(
-        self, candidates: "Sequence[_Candidates]", bank: Bank, wanted: "Sequence[Direction | Composite]"
+        self, candidates: "Sequence[_Candidates]", bank: DirectionSet, wanted: "Sequence[Direction | Composite]"
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
 
@@ -318,7 +318,7 @@ class _Random:
     for all of that place, and a composite's weights on such vectors.
     """
 
-    def __init__(self, bank: Bank, draws: int, wanted: "Sequence[Direction | Composite]") -> None:
+    def __init__(self, bank: DirectionSet, draws: int, wanted: "Sequence[Direction | Composite]") -> None:
         self._draws = [
             bank.randomised(MAX_RANKS, seed=number).composed(bank.manifest.composites) for number in range(draws)
         ]
@@ -338,7 +338,7 @@ class _Candidates:
     that are neither labelled nor settled to have no label.
     """
 
-    def __init__(self, judge: "_Judge", seen: Effects, bank: Bank, plan: Plan, taken: set[str]) -> None:
+    def __init__(self, judge: "_Judge", seen: Effects, bank: DirectionSet, plan: Plan, taken: set[str]) -> None:
         loose = Criteria().loosened()
         self.judge = judge
         self.singles = shortlist(seen, promising(seen, loose), plan.most)

@@ -5,20 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.registry.card import model_card, preview_name
-from eigenbank.registry.direction import Composite, Direction, Slider
-from eigenbank.registry.previews import read_previews
-from eigenbank.registry.sets import check_vectors, read_manifest, read_vectors, write_set
+from eigenbank.registry.sets.card import model_card, preview_name
+from eigenbank.registry.sets.direction import Composite, Direction, Slider
+from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_vectors, write_set
+from eigenbank.registry.sets.previews import read_previews
 from eigenbank.schemas import CompositeRecord, Label, Layer, Manifest, Preview, Quality
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Bank", "Composite", "Direction", "Slider"]
+__all__ = ["Composite", "Direction", "DirectionSet", "Slider"]
 
 
-class Bank:
+class DirectionSet:
     """The directions of one checkpoint. Iterates over them; `bank[id]` and `bank["label"]` pick one."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Bank:
         self._drawn = dict(drawn or {})
 
     @classmethod
-    def open(cls, folder: Path) -> "Bank":
+    def open(cls, folder: Path) -> "DirectionSet":
         """Open a direction set on disk. Reads the manifest only. Raises SetError when the set is damaged."""
         manifest = read_manifest(folder)
         check_vectors(manifest, folder)
@@ -164,17 +164,17 @@ class Bank:
         ]
         return [slider for _, slider in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
-    def replaced(self, manifest: Manifest) -> "Bank":
+    def replaced(self, manifest: Manifest) -> "DirectionSet":
         """The same vectors under another manifest (new labels, new token lengths)."""
-        return Bank(manifest, folder=self.folder, vectors=self._given, drawn=self._drawn)
+        return DirectionSet(manifest, folder=self.folder, vectors=self._given, drawn=self._drawn)
 
-    def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "Bank":
+    def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "DirectionSet":
         """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
         drawn = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
         manifest = self._with("preview", {name: how for name, (how, _) in previews.items()})
-        return Bank(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
+        return DirectionSet(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
 
-    def randomised(self, ranks: int, seed: int = 0) -> "Bank":
+    def randomised(self, ranks: int, seed: int = 0) -> "DirectionSet":
         """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null.
 
         Unlabelled, and without composites.
@@ -188,18 +188,20 @@ class Bank:
             for name, tensor in sorted(self.vectors.items())
         }
         unlabelled = tuple(record.model_copy(update={"labels": ()}) for record in records)
-        return Bank(self.manifest.model_copy(update={"directions": unlabelled, "composites": ()}), vectors=vectors)
+        return DirectionSet(
+            self.manifest.model_copy(update={"directions": unlabelled, "composites": ()}), vectors=vectors
+        )
 
-    def composed(self, composites: Sequence[CompositeRecord]) -> "Bank":
+    def composed(self, composites: Sequence[CompositeRecord]) -> "DirectionSet":
         """The same bank with other composites. Raises ValueError (pydantic's) for one of directions it does not hold."""
         manifest = dict(self.manifest)
         return self.replaced(Manifest(**{**manifest, "composites": tuple(composites)}))
 
-    def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "Bank":
+    def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "DirectionSet":
         """The same bank with the labels of the given directions and composites (by id) replaced."""
         return self.replaced(self._with("labels", labels))
 
-    def measured(self, qualities: Mapping[str, Quality]) -> "Bank":
+    def measured(self, qualities: Mapping[str, Quality]) -> "DirectionSet":
         """The same bank with the qualities of the given directions and composites (by id) replaced."""
         return self.replaced(self._with("quality", qualities))
 
@@ -214,15 +216,13 @@ class Bank:
         )
         return self.manifest.model_copy(update={"directions": directions, "composites": composites})
 
-    def save(self, folder: Path) -> "Bank":
+    def save(self, folder: Path) -> "DirectionSet":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
         written = write_set(folder, self.manifest, self.vectors, model_card, self.previews)
-        return Bank(written, folder=folder)
+        return DirectionSet(written, folder=folder)
 
     def _bare(self, key: str) -> str:
         return key.removeprefix(f"{self.model_id}#")
 
     def __repr__(self) -> str:
-        return (
-            f"<Bank {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} names>"
-        )
+        return f"<DirectionSet {self.model_id}: {len(self)} directions of {len(self.layers)} layers, {len(self._by_label)} names>"

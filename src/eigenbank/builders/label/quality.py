@@ -1,4 +1,4 @@
-"""How directions behave as sliders, worked out from readings at several scales. Pure, as `eigenbank.builders.label`."""
+"""How directions behave as sliders, worked out from readings at several scales. Pure, as `eigenbank.builders.label.criteria`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.label import effects
+from eigenbank.builders.label.criteria import effects
 from eigenbank.schemas import Quality
 
 SCALES = (0.5, 1.0, 2.0)

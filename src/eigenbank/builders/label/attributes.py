@@ -18,9 +18,9 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from eigenbank.builders.labelers.seam import Labeler
+from eigenbank.builders.label.labeler import Labeler
 from eigenbank.faces.attributes import AttributeModel, load_attribute_model
-from eigenbank.registry.sets import file_digest
+from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 

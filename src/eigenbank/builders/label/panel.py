@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from eigenbank.builders.labelers.seam import Labeler, checked_scores
+from eigenbank.builders.label.labeler import Labeler, checked_scores
 
 
 class Panel:

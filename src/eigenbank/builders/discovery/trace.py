@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 -- its usual name
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from eigenbank.builders.shadows import (
+from eigenbank.builders.discovery.token_tags import (
     IMAGE,
     ORIGIN,
     POSITION,

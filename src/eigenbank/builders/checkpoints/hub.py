@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eigenbank.builders.sources import (
+from eigenbank.builders.checkpoints.folder import (
     BinSource,
     choose_component,
     choose_weights,
@@ -23,8 +23,8 @@ from eigenbank.builders.sources import (
     open_folder,
     read_json,
 )
-from eigenbank.builders.store import Source, Span, TensorFile
-from eigenbank.registry.tensorfile import MAX_HEADER_BYTES, TensorFileError, parse_header
+from eigenbank.builders.checkpoints.source import Source, Span, TensorFile
+from eigenbank.registry.sets.tensors import MAX_HEADER_BYTES, TensorFileError, parse_header
 from eigenbank.schemas.errors import SourceError
 
 GAP = 32 * 2**10

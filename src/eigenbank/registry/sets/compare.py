@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from eigenbank.registry.bank import Bank, Direction
 from eigenbank.registry.catalog.query import matcher
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import MatchError
 
 
-def not_shared(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*") -> list[str]:
+def not_shared(one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*") -> list[str]:
     """Return what of `one` cannot be compared, since `other` lacks it: its LAYER/RECIPEs, in its order."""
     theirs = _groups(other, layer, recipe)
     return [f"{name}/{slug}" for name, slug in _groups(one, layer, recipe) if (name, slug) not in theirs]
 
 
-def _groups(bank: Bank, layer: str, recipe: str) -> dict[tuple[str, str], list[Direction]]:
+def _groups(bank: DirectionSet, layer: str, recipe: str) -> dict[tuple[str, str], list[Direction]]:
     """The directions of a bank by layer and recipe, those that the globs mean."""
     fits_layer, fits_recipe = matcher(layer), matcher(recipe)
     found: dict[tuple[str, str], list[Direction]] = {}
@@ -24,7 +24,9 @@ def _groups(bank: Bank, layer: str, recipe: str) -> dict[tuple[str, str], list[D
     return found
 
 
-def compare_banks(one: Bank, other: Bank, *, layer: str = "*", recipe: str = "*") -> list[dict[str, Any]]:
+def compare_banks(
+    one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*"
+) -> list[dict[str, Any]]:
     """For every direction of `one`, the nearest of `other` at the same layer and recipe; least alike first.
 
     A row holds `id`, `nearest` (both full names), `cosine` (signed) between them, and `same_rank_cosine` to the one of the

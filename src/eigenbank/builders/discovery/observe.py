@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.families import Discovery
-from eigenbank.builders.hollow import hollow
-from eigenbank.builders.inputs import Maker, candidates
-from eigenbank.builders.places import Watch
-from eigenbank.builders.shadows import IMAGE, TEXT, NormMark, mark_norm
-from eigenbank.builders.trace import Operand, Seen, Trace, Tracer
+from eigenbank.builders.discovery.fake_weights import hollow
+from eigenbank.builders.discovery.families import Discovery
+from eigenbank.builders.discovery.inputs import Maker, candidates
+from eigenbank.builders.discovery.token_positions import Watch
+from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, NormMark, mark_norm
+from eigenbank.builders.discovery.trace import Operand, Seen, Trace, Tracer
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
 

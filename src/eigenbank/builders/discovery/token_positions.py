@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.shadows import IMAGE, TEXT, shadow_of
+from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, shadow_of
 from eigenbank.schemas import Layer
 from eigenbank.schemas.layer import Count, Place
 from eigenbank.schemas.recipe import Site

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.shadows import IMAGE, TEXT, mark, shadow_of, token_code
+from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, mark, shadow_of, token_code
 
 LAYOUTS = ("bchw", "bcfhw", "bfchw", "bnc", "bcn", "list", "bn", "bc")
 """Layouts of the image argument: batch, channels, frames, height, width; n tokens in a row; a list of c, f, h, w."""

@@ -1,0 +1,1 @@
+"""Where a checkpoint's bytes come from: a folder, a single file, the Hub."""

@@ -1,0 +1,1 @@
+"""Naming directions by what they do to images."""

@@ -1,1 +1,0 @@
-"""What names directions: labelers read named scores off images."""

@@ -1,0 +1,1 @@
+"""Direction sets: on disk and in memory."""
