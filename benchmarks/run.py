@@ -22,7 +22,7 @@ from typing import Any
 from common import HERE, RESULTS, about, rows, slower
 
 DOCS = HERE.parent / "docs" / "bench.md"
-APART = {"common", "quality_page", "run", "ways"}
+APART = {"common", "files_entered", "quality_page", "run", "size", "ways"}
 QUICK = {
     "building": ["sd1.5", "--runs", "1"], "gpu": ["--rounds", "1"], "catalog": ["--sizes", "10000", "--rounds", "2", "--folder", "/tmp/eigenbank-bench-quick"],
     "inversion": ["--photos", "1"], "peers": ["--runs", "1", "--samples", "4", "--steps", "4", "--per-layer", "1"],
