@@ -62,17 +62,21 @@ class Label(Model):
     created: Moment
 
     @property
-    def worth(self) -> tuple[bool, float, float]:
-        """How good a slider it promises, the better the greater: a person's word first, then the evidence.
+    def worth(self) -> float:
+        """How good a slider this label promises; the larger the better. A person's word is 2 to 3, a label with evidence 1 to 2,
+        any other 0 to 1.
 
-        That is confidence, selectivity, effect (more than one standard deviation per unit scale is no better), and the odd
-        part's share of the response: a slider does at −1 the contrary of what it does at +1.
+        Within 1 to 2 it is the product of confidence, selectivity, effect (more than one standard deviation per unit scale is
+        no better), and the odd part's share of the response: at −1, a slider does the contrary of what it does at +1.
+        Otherwise it is the confidence; an unknown confidence counts as 0. Six decimals, so that every store orders alike.
         """
-        human, trust = self.source.startswith("human:"), self.confidence or 0.0
+        trust = self.confidence or 0.0
+        if self.source.startswith("human:"):
+            return 2 + trust
         if self.evidence is None:
-            return human, 0.0, trust
+            return trust
         odd = 1 / (1 + (self.evidence.asymmetry or 0.0))
-        return human, trust * self.evidence.selectivity * min(1.0, abs(self.evidence.effect)) * odd, trust
+        return round(1 + trust * self.evidence.selectivity * min(1.0, abs(self.evidence.effect)) * odd, 6)
 
 
 class Preview(Model):

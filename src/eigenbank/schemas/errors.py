@@ -32,6 +32,10 @@ class CatalogError(EigenbankError):
     """The catalog cannot be opened, read or written."""
 
 
+class SearchError(EigenbankError):
+    """A search cannot be carried out as it was typed."""
+
+
 class ReplaceError(CatalogError):
     """A set would take the place of one with labels, composites or previews that it lacks."""
 
