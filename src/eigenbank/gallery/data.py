@@ -224,9 +224,9 @@ _CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def worth(record: Slider) -> tuple[bool, float, float]:
-    """How good a slider the best of the labels promises."""
-    return max((label.worth for label in record.labels), default=(False, -1.0, 0.0))
+def worth(record: Slider) -> float:
+    """How good a slider the best of the labels promises; -1 without a label."""
+    return max((label.worth for label in record.labels), default=-1.0)
 
 
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:

@@ -42,6 +42,12 @@ class Slider(Generic[R]):
         return self.record.quality
 
     @property
+    def names(self) -> tuple[str, str]:
+        """What search finds it by beside its labels: its layer (a composite's own name), and the model's id."""
+        record = self.record
+        return record.name if isinstance(record, CompositeRecord) else record.layer, self.bank.model_id
+
+    @property
     def parts(self) -> "tuple[tuple[Direction, float], ...]":
         """The directions it adds, and the weight of each."""
         raise NotImplementedError

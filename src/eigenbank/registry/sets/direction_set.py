@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eigenbank.registry.ranking import Query, label_key
 from eigenbank.registry.sets.card import model_card, preview_name
 from eigenbank.registry.sets.direction import Composite, Direction, Slider
 from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_vectors, write_set
@@ -84,7 +85,7 @@ class DirectionSet:
         found: dict[str, list[tuple[Label, Direction | Composite]]] = {}
         for slider in self.sliders:
             for label in slider.labels:
-                found.setdefault(label.text.casefold(), []).append((label, slider))
+                found.setdefault(label_key(label.text), []).append((label, slider))
         for named in found.values():
             named.sort(key=lambda pair: pair[0].worth, reverse=True)
         return found
@@ -96,7 +97,7 @@ class DirectionSet:
         return len(self._by_id)
 
     def __contains__(self, key: str) -> bool:
-        return self._bare(key) in self._by_id or self._bare(key) in self._composites or key.casefold() in self._by_label
+        return self._bare(key) in self._by_id or self._bare(key) in self._composites or label_key(key) in self._by_label
 
     @property
     def composites(self) -> tuple[Composite, ...]:
@@ -135,8 +136,10 @@ class DirectionSet:
         return named, label.polarity
 
     def named(self, text: str) -> tuple[Label, Direction | Composite]:
-        """The best direction or composite labelled `text`, and that label, whose polarity says which way is more of it."""
-        found = self._by_label.get(text.casefold())
+        """The best direction or composite labelled `text`, and that label, whose polarity says which way is more of it. It is the
+        first answer of `search(text)`. Raises UnknownNameError, with near matches, where nothing has that label.
+        """
+        found = self._by_label.get(label_key(text))
         if not found:
             if text.count("/") >= 2:
                 raise unknown(kind=f"direction in {self.model_id}:", name=text, known=self._by_id)
@@ -152,17 +155,19 @@ class DirectionSet:
         return [pairs[0][0].text for pairs in order]
 
     def search(self, text: str) -> list[Direction | Composite]:
-        """The directions and composites with a label that contains every word of `text`: exact matches first, and of those
-        what promises the best slider, which is what the label alone stands for. The catalog ranks by confidence instead.
+        """Find directions and composites by their labels, their layer's and the model's name; the best answer first.
+
+        Words match the beginnings of words, and all of them must be there; a phrase "in double quotes" matches as it stands.
+        `eigenbank search` gives the same answers in the same order: see `eigenbank.registry.ranking`.
         """
-        words = text.casefold().split()
-        found = [
-            ((name == " ".join(words), *label.worth), slider)
-            for name, pairs in self._by_label.items()
-            if words and all(word in name for word in words)
-            for label, slider in pairs
+        query = Query.parse(text)
+        ranked = [
+            (query.rank([(label.text, label.worth) for label in slider.labels], slider.names), slider)
+            for slider in self.sliders
         ]
-        return [slider for _, slider in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        # A stable sort: equals stay in the set's order.
+        ranked.sort(key=lambda pair: pair[0], reverse=True)
+        return [slider for (level, _), slider in ranked if level]
 
     def replaced(self, manifest: Manifest) -> "DirectionSet":
         """The same vectors under another manifest (new labels, new token lengths)."""
