@@ -48,9 +48,8 @@ def write(folder: Path, config: dict[str, Any], pattern: str) -> None:
     sys.path.insert(0, str(HERE.parent / "tests"))
     from making import write_sparse
 
-    from eigenbank.builders.discovery.denoisers import empty_model
-    from eigenbank.builders.discovery.families import discover
-    from eigenbank.builders.discovery.layers import choose_layers
+    from eigenbank.builders.discovery.fake_weights import empty_model
+    from eigenbank.builders.discovery.families import choose_layers, discover
 
     layers = choose_layers(discover(config).layers, [pattern])
     read = {part.tensor for layer in layers for part in layer.tensors.values()}

@@ -46,7 +46,7 @@ def ldm_name(name: str, layers: int, attends: set[str]) -> str:
 
 def ldm_unet(config: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Diffusers' name of every parameter of a U-Net → CompVis' name, and the shape."""
-    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.fake_weights import empty_model
 
     model = empty_model(config)
     attends = {".".join(name.split(".")[:2]) for name, _ in model.named_parameters() if ".attentions." in name}

@@ -1,6 +1,6 @@
 """Every denoiser class of diffusers that can be instantiated: what discovery says of it, against a second witness.
 
-The witness knows nothing of shadows: it counts tokens. Text has 6 tokens where the image has a power of two, so an
+The witness knows nothing of token tags: it counts tokens. Text has 6 tokens where the image has a power of two, so an
 attention with as many queries as keys, and not 6 of them, is self-attention over image tokens or both together.
 `python tests/survey.py` writes the table in docs/layers.md.
 """
@@ -109,10 +109,10 @@ class Witness(TorchFunctionMode):
 
 def survey(name: str, kind: Any) -> Result | None:
     """What discovery and the witness say; None for a class that cannot be instantiated from its defaults."""
-    from eigenbank.builders.discovery import observe
     from eigenbank.builders.discovery.cases import CASES
-    from eigenbank.builders.discovery.fake_weights import hollow
+    from eigenbank.builders.discovery.fake_weights import with_fake_weights
     from eigenbank.builders.discovery.inputs import candidates
+    from eigenbank.builders.discovery.layers import trace_layers
     from eigenbank.builders.discovery.trace import Tracer
 
     config = config_of(name, kind)
@@ -121,8 +121,8 @@ def survey(name: str, kind: Any) -> Result | None:
             model = kind.from_config(config)
     except Exception:  # whatever a constructor without arguments raises
         return None
-    found = observe.observe(model, CASES)
-    model = hollow(model)
+    found = trace_layers(model, CASES)
+    model = with_fake_weights(model)
     witness = Witness()
     hooks = []
     for path, module in model.named_modules():

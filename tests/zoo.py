@@ -146,11 +146,13 @@ def calls(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _filled(value: Any, name: str, seed: int) -> Any:
+    from eigenbank.builders.discovery.token_tags import tags_of
+
     if isinstance(value, Tensor):
-        shadow = getattr(value, "_eb_shadow", None)
-        if shadow is None or not value.is_floating_point():
+        tags = tags_of(value)
+        if tags is None or not value.is_floating_point():
             return value.clone()
-        image = bool(((shadow & 3) == 1).any())
+        image = bool(((tags & 3) == 1).any())
         generator = torch.Generator().manual_seed(seed if image else sum(map(ord, name)))
         return torch.randn(value.shape, generator=generator)
     if isinstance(value, list):

@@ -26,7 +26,7 @@ from eigenbank.schemas.errors import ReplaceError, SetError, SourceError, Unknow
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.discovery.families import Discovery
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
@@ -77,7 +77,7 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
 
 
 def build(
-    model: "str | Source",
+    model: "str | WeightSource",
     *,
     layers: str | Sequence[str] = "*",
     recipes: str | Sequence[str] | None = None,
@@ -117,9 +117,9 @@ def build(
 
 def layers_of(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
-) -> "tuple[Discovery, Source]":
+) -> "tuple[Discovery, WeightSource]":
     """The self-attention layers of a checkpoint, and the checkpoint, of which only the headers are read."""
-    from eigenbank.builders.discovery.layers import find_layers
+    from eigenbank.builders.discovery.families import find_layers
 
     _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
     return find_layers(source), source
@@ -144,7 +144,7 @@ def match(
     shapes: dict[str, tuple[int, ...]] = {}
     if source.quantised is not None:
         # What is stored then is packed as the library likes it: the shapes are those of the model that the config makes.
-        from eigenbank.builders.discovery.denoisers import empty_model
+        from eigenbank.builders.discovery.fake_weights import empty_model
 
         shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
 
@@ -184,7 +184,7 @@ def open_pipeline(model: str, *, device: str = "cpu") -> Any:
 
 def open_source(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
-) -> "tuple[str, Source, Path | None]":
+) -> "tuple[str, WeightSource, Path | None]":
     """The model id of a checkpoint, its bytes, and its folder or file if it is on this machine.
 
     What is neither on this machine nor in the catalog is looked for on the Hub; `ORG/NAME/FILE.safetensors` is a single
@@ -401,7 +401,7 @@ def export(
 
 def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
     """The checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
-    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.fake_weights import empty_model
 
     if checkpoint is not None:
         return empty_model(open_source(str(checkpoint))[1].config)

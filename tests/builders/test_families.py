@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from eigenbank.builders.discovery import families
-from eigenbank.builders.discovery.families import GROUP, Discovery, PluginError, discover, load_families
+from eigenbank.builders.discovery.families import GROUP, Discovery, PluginError, discover
+from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import SourceError
 
 
@@ -38,9 +39,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_adapter_that_ships_is_registered_like_any_other() -> None:
-    found, failed = load_families()
-    assert ("eigenbank", "diffusers") in [(owner, family.name) for owner, family in found]
-    assert failed == {}
+    found = load_plugins("families")
+    assert ("eigenbank", "diffusers") in [(plugin.owner, plugin.object.name) for plugin in found]
+    assert all(plugin.problem is None for plugin in found)
 
 
 def test_a_strangers_adapter_is_found_and_asked_first(site: Path) -> None:
@@ -64,9 +65,10 @@ def test_two_packages_that_claim_the_same_denoiser_are_both_named(site: Path) ->
 
 def test_an_adapter_that_fails_to_import_is_skipped_and_says_why(site: Path) -> None:
     package(site, "broken_family", "broken", "raise RuntimeError('no such thing')")
-    found, failed = load_families()
-    assert "no such thing" in failed["broken"]
-    assert any(family.name == "diffusers" for _, family in found)
+    found = {plugin.name: plugin for plugin in load_plugins("families")}
+    assert "no such thing" in str(found["broken"].problem)
+    assert found["diffusers"].problem is None
+    assert discover({"_class_name": "PriorTransformer", "num_layers": 1}).layers
 
 
 @pytest.mark.parametrize("name", ["NoSuchModel", "__builtins__", "torch", "DDPMScheduler", ""])

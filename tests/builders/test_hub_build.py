@@ -25,7 +25,7 @@ STEM = "unet/diffusion_pytorch_model"
 def big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | Path]:
     """A sharded float16 checkpoint of some hundred megabytes, its one attention random, all else a hole in the file."""
 
-    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.fake_weights import empty_model
 
     folder = tmp_path_factory.mktemp("big")
     parameters = [(name, tuple(p.shape)) for name, p in empty_model(CONFIG).named_parameters()]

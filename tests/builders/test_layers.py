@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eigenbank.builders.discovery.families import Discovery, discover
-from eigenbank.builders.discovery.observe import observe
+from eigenbank.builders.discovery.layers import trace_layers
 from eigenbank.schemas import Layer
 
 UNET = {
@@ -142,10 +142,9 @@ def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None
 
 @pytest.mark.parametrize("kind", ["UNet2DConditionModel", "FluxTransformer2DModel"])
 def test_discovery_takes_no_memory_for_weights(kind: str) -> None:
-    from eigenbank.builders.discovery.denoisers import empty_model
-    from eigenbank.builders.discovery.fake_weights import hollow
+    from eigenbank.builders.discovery.fake_weights import empty_model, with_fake_weights
 
-    model = hollow(empty_model({"_class_name": kind}))
+    model = with_fake_weights(empty_model({"_class_name": kind}))
     assert all(parameter.untyped_storage().nbytes() <= 8 for parameter in model.parameters())
     assert not any(parameter.is_meta for parameter in model.parameters())
 
@@ -190,7 +189,7 @@ class GuidedNet(torch.nn.Module):
 def test_a_conv1d_projection_of_guided_diffusion_is_split_in_its_own_order(legacy: bool) -> None:
     with torch.device("meta"):
         model = GuidedNet(heads=2, legacy=legacy)
-    (layer,) = observe(model, {}).layers
+    (layer,) = trace_layers(model, {}).layers
     assert (layer.name, layer.kind, layer.heads, layer.width, layer.norm_inside) == (
         "attention",
         "spatial",

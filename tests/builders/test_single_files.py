@@ -14,7 +14,7 @@ from making import write_sparse
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.checkpoints.single_file import open_file
-from eigenbank.builders.checkpoints.source import Piece, Source
+from eigenbank.builders.checkpoints.source import Piece, WeightSource
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import SourceError
 
@@ -53,7 +53,7 @@ def unet_file(folder: Path, config: dict[str, Any], *more: str) -> tuple[Path, P
     return folder / "model.safetensors", plain
 
 
-def read(source: Source, *names: str) -> list[torch.Tensor]:
+def read(source: WeightSource, *names: str) -> list[torch.Tensor]:
     return source.read([Part(tensor=name) for name in names])
 
 
@@ -108,7 +108,7 @@ def test_a_flux_file_gives_the_rows_of_its_fused_projections(tmp_path: Path) -> 
         assert source.bytes_read - before == 3 * 3072 * 3072 * 2
 
 
-def stored(source: Source, name: str) -> torch.Tensor:
+def stored(source: WeightSource, name: str) -> torch.Tensor:
     return source.rows([Piece(name, 0, source.headers[name].shape[0])])[0]
 
 

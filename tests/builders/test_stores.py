@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.checkpoints.single_file import open_file
-from eigenbank.builders.checkpoints.source import Source
+from eigenbank.builders.checkpoints.source import WeightSource
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import EigenbankError, SourceError
 
@@ -33,7 +33,7 @@ def same(one: Any, two: Any) -> bool:
     return all(torch.equal(one[direction.id].vector, direction.vector) for direction in two)
 
 
-def read(source: Source, *names: str, **part: Any) -> list[torch.Tensor]:
+def read(source: WeightSource, *names: str, **part: Any) -> list[torch.Tensor]:
     return source.read([Part(tensor=name, **part) for name in names])
 
 

@@ -1,14 +1,16 @@
-"""From a checkpoint's weights to a bank: read the attention tensors, form each recipe's matrix, decompose."""
+"""From a checkpoint's weights to a direction set: read the attention tensors, form each recipe's matrix, decompose."""
 
+import ctypes
 import datetime
+import functools
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from eigenbank.builders.discovery.layers import choose_layers, find_layers
-from eigenbank.builders.memory import give_back
+from eigenbank.builders.discovery.families import choose_layers, find_layers
 from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.recipes import form, gram_of, matrix_of
 from eigenbank.registry.sets.digest import CASTS, ROLES, weights_digest
@@ -23,32 +25,28 @@ from eigenbank.schemas.recipe import Site
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.decompose import Spectrum
 
 DEFAULT_RECIPES = ("output-value", "output-value:output")
-BATCH = 8
-"""Layers solved together on a GPU."""
 MAX_LENGTH = 1e9
-"""A token longer than this is no token: its length is left for a calibration to find."""
+"""A longer token is not believed: its length is left for a calibration to measure."""
 
 
 def build(
-    source: "Source",
+    source: "WeightSource",
     model_id: str,
     *,
     layers: Sequence[str] = ("*",),
     recipes: Sequence[str] = DEFAULT_RECIPES,
     top_k: int = 16,
     device: str = "auto",
-    batch: int | None = None,
     progress: Progress = unwatched,
 ) -> DirectionSet:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 
     Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. `device` is `auto`
-    (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Up to `batch` neighbouring layers of one width
-    are solved together, by default 8 on CUDA and each alone on the CPU. Raises SourceError or UnknownNameError.
+    (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Raises SourceError or UnknownNameError.
     """
     chosen = list({recipe.slug: recipe for recipe in map(Recipe.parse, recipes)}.values())
     if not chosen or not layers or not 1 <= top_k <= MAX_RANKS:
@@ -66,40 +64,27 @@ def build(
         )
         raise SourceError(message)
     key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
-    found = choose_layers(find_layers(source).layers, list(layers))
-    # Of the trace nothing is left but holes in the heap.
-    give_back()
+    found = choose_layers(find_layers(source).layers, layers)
+    return_freed_memory()
     where = pick_device(device)
-    most = batch or (BATCH if where == "cuda" else 1)
     vectors: dict[str, Tensor] = {}
     records: list[DirectionRecord] = []
     finished: list[Layer] = []
-    waiting: list[tuple[Layer, dict[str, Tensor]]] = []
     with ThreadPoolExecutor(1) as reader:
         # While a layer is solved the next one is read and hashed.
-        coming = reader.submit(_fetch, source, found[0])
+        coming = reader.submit(_read_layer, source, found[0])
         for number, layer in enumerate(found):
             progress(layer.name, number, len(found))
             measured, weights = coming.result()
             if number + 1 < len(found):
-                coming = reader.submit(_fetch, source, found[number + 1])
+                coming = reader.submit(_read_layer, source, found[number + 1])
             finished.append(measured)
-            give_back()
-            if most == 1:
-                spectra: dict[str, Spectrum] = {}
-                for matrix, bases in _matrices(layer, weights, chosen, where):
-                    spectra |= _alone(matrix, bases, layer, top_k)
-                done = [(layer, spectra)]
-            else:
-                waiting.append((layer, dict(_grams(layer, weights, chosen, where))))
-                last = number + 1 == len(found) or found[number + 1].width != layer.width
-                done = _solved(waiting, top_k) if last or len(waiting) == most else []
+            spectra: dict[str, Spectrum] = {}
+            for matrix, bases in _matrices(layer, weights, chosen, where):
+                spectra |= _spectra(matrix, bases, layer, top_k)
             del weights
-            if done:
-                waiting.clear()
-            for solved, each in done:
-                vectors.update({f"{solved.name}/{basis}": spectrum.vectors for basis, spectrum in each.items()})
-                records.extend(_records(solved, chosen, each))
+            vectors.update({f"{layer.name}/{basis}": spectrum.vectors for basis, spectrum in spectra.items()})
+            records.extend(_records(layer, chosen, spectra))
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -117,13 +102,13 @@ def build(
     return DirectionSet(manifest, vectors=vectors)
 
 
-def _fetch(source: "Source", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":
-    """A layer with what its weights tell of it, and the weights."""
+def _read_layer(source: "WeightSource", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":
+    """A layer with its digests and token length, and its weights."""
     weights = read_weights(source, layer)
     return _measured(layer, weights), weights
 
 
-def read_weights(source: "Source", layer: Layer) -> "dict[Role, Tensor]":
+def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
     """A layer's weights by role, as stored, projections as matrices. Raises SourceError for values that are not finite."""
     weights = dict(zip(layer.tensors, source.read(list(layer.tensors.values())), strict=True))
     for role, tensor in weights.items():
@@ -152,13 +137,13 @@ def pick_device(device: str) -> str:
 def _matrices(
     layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
 ) -> "Iterator[tuple[Tensor, dict[str, Recipe]]]":
-    """Every matrix, float64, with the bases that are its: one or both of its sides. Empties `weights` at the first.
+    """Every matrix to decompose, float64, with its bases: one or both of its sides. Empties `weights` at the first.
 
     Recipes that differ only in their window share a basis.
     """
     used = {role for recipe in recipes for role in matrix_of(recipe).needs}
     wide = {role: weights[role].to(device).double() for role in ROLES if role in weights and role in used}
-    # What was read is not needed any more: few matrices lie beside the one that is solved.
+    # Frees what was read, so that few matrices are held beside the one being solved.
     weights.clear()
     kinds: dict[tuple[str, int | None], dict[str, Recipe]] = {}
     for recipe in recipes:
@@ -173,11 +158,11 @@ def _matrices(
                 f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64. Nothing was built"
             )
             raise SourceError(message)
-        give_back()
+        return_freed_memory()
         yield matrix, bases
 
 
-def _alone(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int) -> "dict[str, Spectrum]":
+def _spectra(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int) -> "dict[str, Spectrum]":
     """The spectra of one matrix; of both its sides at once, where both are asked for and as wide as the layer."""
     from eigenbank.builders.decompose import decompose, decompose_sides
 
@@ -185,24 +170,6 @@ def _alone(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int)
         one, other = decompose_sides(matrix, top_k)
         return {basis: one if recipe.side == "input" else other for basis, recipe in bases.items()}
     return {basis: decompose(gram_of(recipe, matrix, layer), top_k) for basis, recipe in bases.items()}
-
-
-def _grams(
-    layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
-) -> "Iterator[tuple[str, Tensor]]":
-    """Every basis and its Gram matrix `(d, d)` float64."""
-    for matrix, bases in _matrices(layer, weights, recipes, device):
-        for basis, recipe in bases.items():
-            yield basis, gram_of(recipe, matrix, layer)
-
-
-def _solved(waiting: "list[tuple[Layer, dict[str, Tensor]]]", top_k: int) -> "list[tuple[Layer, dict[str, Spectrum]]]":
-    """The spectra of layers of one width."""
-    from eigenbank.builders.decompose import decompose_all
-
-    matrices = [matrix for _, grams in waiting for matrix in grams.values()]
-    spectra = iter(decompose_all(matrices, top_k))
-    return [(layer, {basis: next(spectra) for basis in grams}) for layer, grams in waiting]
 
 
 def _records(layer: Layer, recipes: list[Recipe], spectra: "dict[str, Spectrum]") -> list[DirectionRecord]:
@@ -246,3 +213,21 @@ def _now() -> datetime.datetime:
     except (ValueError, OverflowError, OSError):
         message = f"SOURCE_DATE_EPOCH is {epoch!r}: expected seconds since 1970. Nothing was built"
         raise SourceError(message) from None
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system, where the allocator can be asked to.
+
+    glibc keeps it otherwise, in pieces too small for the next large matrix.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim

@@ -1,7 +1,6 @@
 """The eigenvectors of a symmetric matrix, ordered, signed by rule, with how they stand in their spectrum."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +33,9 @@ class Spectrum:
 
 
 def decompose(gram: Tensor, k: int) -> Spectrum:
-    """Top `k` eigenpairs (all, where there are fewer) of `gram`, `(d, d)` float64 symmetric, descending. Runs where `gram` lies; the result is on the CPU.
+    """Top `k` eigenpairs (all, where there are fewer) of `gram`, `(d, d)` float64 symmetric, descending.
+
+    Runs on `gram`'s device; the result is on the CPU.
 
     A few of many are found by block iteration, believed only where their residual is as small as a direct solution's.
     The sign of an eigenvector is arbitrary and differs between devices: the entry of largest magnitude is made positive,
@@ -71,18 +72,6 @@ def _pairs(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return found
     values, vectors = torch.linalg.eigh(gram)
     return values.flip(0), vectors[:, -k:].T.flip(0)
-
-
-def decompose_all(grams: Sequence[Tensor], k: int) -> list[Spectrum]:
-    """`decompose` of several matrices of one width, those that a direct solution is best for in one batched call."""
-    width = grams[0].shape[0]
-    if len(grams) == 1 or (width >= ITERATIVE_WIDTH and k + 1 <= width // 16):
-        return [decompose(gram, k) for gram in grams]
-    values, vectors = torch.linalg.eigh(torch.stack(list(grams)))
-    return [
-        _spectrum(gram, each.flip(0), basis[:, -k:].T.flip(0), k)
-        for gram, each, basis in zip(grams, values, vectors, strict=True)
-    ]
 
 
 def _spectrum(gram: Tensor, values: Tensor, rows: Tensor, k: int) -> Spectrum:

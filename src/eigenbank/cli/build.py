@@ -12,7 +12,7 @@ from eigenbank.cli.output import emit, output_options, progress_bar, say
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
-    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.checkpoints.source import WeightSource
 
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
@@ -129,7 +129,7 @@ def build(
     emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
 
 
-def network(source: "Source") -> str:
+def network(source: "WeightSource") -> str:
     """What came over the network for a source, in words; nothing for a local one."""
     from eigenbank.builders.checkpoints.hub import received
 

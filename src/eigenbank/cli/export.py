@@ -68,7 +68,7 @@ def export(
     for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
         click.echo(path)
     if form == "diffusers":
-        from eigenbank.builders.discovery.denoisers import denoiser_class
+        from eigenbank.builders.discovery.fake_weights import denoiser_class
 
         kind = denoiser_class(bank.manifest.checkpoint.denoiser)
         if hasattr(kind, "load_lora_adapter"):

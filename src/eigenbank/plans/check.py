@@ -16,7 +16,7 @@ from eigenbank.schemas.plan import Entry, Lock, Pin
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.checkpoints.source import WeightSource
 
 PARALLEL = 8
 ATTEMPTS = 6
@@ -122,7 +122,7 @@ def _inside(entry: Entry, revision: str) -> list[str]:
     """What of the checkpoint's files is not as the entry says. Raises SourceError where they cannot be read."""
     from eigenbank.builders.checkpoints.hub import open_hub
 
-    source: Source = open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
+    source: WeightSource = open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
     found = source.config.get("_class_name")
     found = _TODAY.get((found, source.config.get("norm_type")), found)
     if entry.denoiser is not None and found != entry.denoiser:

@@ -14,7 +14,7 @@ from eigenbank.schemas.errors import EigenbankError
 from eigenbank.schemas.plan import Entry, Lock, Plan, Settings
 
 if TYPE_CHECKING:
-    from eigenbank.builders.checkpoints.source import Source
+    from eigenbank.builders.checkpoints.source import WeightSource
 
 PARALLEL = 8
 TIMED = 1280
@@ -55,7 +55,7 @@ def estimate(
             yield entry, found
 
 
-def _opened(entry: Entry, lock: Lock | None) -> "Source | str":
+def _opened(entry: Entry, lock: Lock | None) -> "WeightSource | str":
     from eigenbank.builders.checkpoints.hub import open_hub, resolve
 
     try:
@@ -69,8 +69,8 @@ def _opened(entry: Entry, lock: Lock | None) -> "Source | str":
         return str(error)
 
 
-def _estimated(entry: Entry, source: "Source", plan: Plan, bytes_per_second: float) -> "Estimate | str":
-    from eigenbank.builders.discovery.layers import choose_layers, find_layers
+def _estimated(entry: Entry, source: "WeightSource", plan: Plan, bytes_per_second: float) -> "Estimate | str":
+    from eigenbank.builders.discovery.families import choose_layers, find_layers
 
     settings = entry.settings(plan.defaults)
     try:
@@ -110,7 +110,7 @@ def solving(width: int, top_k: int) -> float:
     return (time.perf_counter() - begun) * (width / timed) ** 3
 
 
-def _held(source: "Source", layer: Layer) -> int:
+def _held(source: "WeightSource", layer: Layer) -> int:
     """Bytes of a layer's attention in float64."""
     held = 0
     for role, part in layer.tensors.items():

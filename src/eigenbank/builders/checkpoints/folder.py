@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, Source, TensorFile
+from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, TensorFile, WeightSource
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
 
@@ -22,7 +22,7 @@ STEM = "diffusion_pytorch_model"
 MAX_JSON_BYTES = 64 * 2**20
 
 
-def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> Source:
+def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> WeightSource:
     """Open the denoiser of a local checkpoint folder. Reads its JSON files and tensor headers, no weights.
 
     `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the only one there
@@ -169,7 +169,7 @@ def gather(
 
 
 @dataclass
-class BinSource(Source):
+class BinSource(WeightSource):
     """A checkpoint in a pickle. Nothing but tensors is unpickled; still, its format is the one malware comes in."""
 
     paths: list[Path] = field(default_factory=list)

@@ -8,10 +8,10 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eigenbank.builders.checkpoints.folder import (
     BinSource,
@@ -23,7 +23,7 @@ from eigenbank.builders.checkpoints.folder import (
     open_folder,
     read_json,
 )
-from eigenbank.builders.checkpoints.source import Source, Span, TensorFile
+from eigenbank.builders.checkpoints.source import Span, TensorFile, WeightSource
 from eigenbank.registry.sets.tensors import MAX_HEADER_BYTES, TensorFileError, parse_header
 from eigenbank.schemas.errors import SourceError
 
@@ -34,11 +34,12 @@ CHUNK = 16 * 2**20
 PARALLEL = 4
 ATTEMPTS = 6
 FIRST_LOOK = 64 * 2**10
+T = TypeVar("T")
 
 
 def open_hub(
     repo: str, *, revision: str | None = None, variant: str | None = None, subfolder: str | None = None
-) -> Source:
+) -> WeightSource:
     """Open the denoiser of a repository on the Hub. Reads its JSON files and tensor headers, no weights.
 
     `variant` and `subfolder` are as in `open_folder`. Raises SourceError where there is no such repository, revision or denoiser, or it cannot be reached.
@@ -117,7 +118,7 @@ class RangeReader:
         return self._fetch((0, count), short=True)
 
     def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
-        """As `Reader` says. Raises SourceError when the network fails for good, or the file is another one by now."""
+        """As `ByteReader` says. Raises SourceError when the network fails for good, or the file is another one by now."""
         groups = merged(spans)
         blocks = [(low, min(low + CHUNK, high)) for start, high in groups for low in range(start, high, CHUNK)]
         # Each group is filled in place: at no time are there two copies of it.
@@ -224,66 +225,75 @@ def _wait(seconds: str | None) -> None:
 
 
 def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit of a revision, and the names of its files."""
+    """The commit of a revision, and the names of its files. Raises SourceError."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    problem: Exception | None = None
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(4.0, 0.2 * 2**attempt))
-        try:
-            info = HfApi().model_info(repo, revision=revision)
-            return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
-        except GatedRepoError as error:
-            raise _gated(repo) from error
-        except RevisionNotFoundError as error:
-            message = f"{repo} has no revision {revision!r}: nothing was built"
-            raise SourceError(message) from error
-        except (RepositoryNotFoundError, HFValidationError) as error:
-            message = (
-                f"no such folder or repository on the Hub: {repo}. If it is private, log in with `hf auth login`. "
-                "Nothing was built"
-            )
-            raise SourceError(message) from error
-        except Exception as error:  # the transport's errors are of no common class
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status is not None and status < 500 and status != 429:
-                message = f"the Hub refused {repo} (HTTP {status}): nothing was built"
-                raise SourceError(message) from error
-            problem = error
-    message = f"the Hub cannot be reached for {repo} ({type(problem).__name__}): nothing was built. Try again later"
-    raise SourceError(message) from problem
-
-
-def _gated(repo: str) -> SourceError:
-    return SourceError(
-        f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
-    )
+    try:
+        info = _retried(repo, lambda: HfApi().model_info(repo, revision=revision))
+    except RevisionNotFoundError as error:
+        message = f"{repo} has no revision {revision!r}: nothing was built"
+        raise SourceError(message) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        message = (
+            f"no such folder or repository on the Hub: {repo}. If it is private, log in with `hf auth login`. "
+            "Nothing was built"
+        )
+        raise SourceError(message) from error
+    except SourceError:
+        raise
+    except Exception as error:  # the transport's errors are of no common class
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        message = (
+            f"the Hub refused {repo} (HTTP {status}): nothing was built"
+            if _is_final(error)
+            else f"the Hub cannot be reached for {repo} ({type(error).__name__}): nothing was built. Try again later"
+        )
+        raise SourceError(message) from error
+    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
 def _small(repo: str, name: str, commit: str) -> Path:
-    """A small file of the repository, through the client's cache."""
+    """A small file of the repository, through the client's cache. Raises SourceError."""
     from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(_retried(repo, lambda: hf_hub_download(repo, name, revision=commit)))
+    except SourceError:
+        raise
+    except Exception as error:  # as above
+        message = (
+            f"{repo}/{name} cannot be fetched ({type(error).__name__}: {error}): nothing was built. Try again later"
+        )
+        raise SourceError(message) from error
+
+
+def _retried(repo: str, request: Callable[[], T]) -> T:
+    """What the client's request gives, tried again where that can help. Raises SourceError for a gated repository."""
     from huggingface_hub.errors import GatedRepoError
 
-    problem: Exception | None = None
     for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(4.0, 0.2 * 2**attempt))
         try:
-            return Path(hf_hub_download(repo, name, revision=commit))
+            return request()
         except GatedRepoError as error:
-            raise _gated(repo) from error
-        except Exception as error:  # as above
-            problem = error
-    message = (
-        f"{repo}/{name} cannot be fetched ({type(problem).__name__}: {problem}): nothing was built. Try again later"
-    )
-    raise SourceError(message) from problem
+            message = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
+            raise SourceError(message) from error
+        except Exception as error:
+            if _is_final(error) or attempt + 1 == ATTEMPTS:
+                raise
+            time.sleep(min(4.0, 0.4 * 2**attempt))
+    raise AssertionError
 
 
-def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder: str | None) -> Source:
+def _is_final(error: Exception) -> bool:
+    """Whether it is no use to ask again: the server has refused, or the name is none."""
+    from huggingface_hub.errors import HFValidationError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return isinstance(error, HFValidationError) or (status is not None and status < 500 and status not in (408, 429))
+
+
+def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder: str | None) -> WeightSource:
     """The repository as the client's cache holds it, when there is no network."""
     from huggingface_hub import snapshot_download
 
@@ -307,7 +317,7 @@ def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder:
     return source
 
 
-def received(source: Source) -> int:
+def received(source: WeightSource) -> int:
     """Bytes that came over the network for a source, its headers included; 0 for a local one."""
     files = getattr(source, "files", {})
     return sum(getattr(file.reader, "received", 0) for file in files.values())

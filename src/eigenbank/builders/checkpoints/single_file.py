@@ -30,7 +30,7 @@ class SingleFileSource(SafetensorsSource):
     names: list[str] = field(default_factory=list)
 
     def stored(self, parameter: str) -> list[Piece] | None:
-        """As `Source.stored` says."""
+        """As `WeightSource.stored` says."""
         marker = self.markers.get(parameter)
         if marker is None:
             return None
@@ -172,7 +172,7 @@ def _converted(
     import torch
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
-    from eigenbank.builders.discovery.denoisers import empty_model
+    from eigenbank.builders.discovery.fake_weights import empty_model
 
     # One column is enough to see where a row goes, and takes no memory.
     markers = {

@@ -34,7 +34,7 @@ DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj
 Span = tuple[int, int]
 
 
-class Reader(Protocol):
+class ByteReader(Protocol):
     """Reads byte ranges of one file, counted from its start."""
 
     def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
@@ -51,7 +51,7 @@ class Piece:
 
 
 @dataclass
-class Source:
+class WeightSource:
     """A denoiser's checkpoint: its config, what it stores, and where. Subclasses know how to read rows."""
 
     config: dict[str, Any]
@@ -176,7 +176,7 @@ class Source:
 
 
 @dataclass
-class SafetensorsSource(Source):
+class SafetensorsSource(WeightSource):
     """A checkpoint in safetensors files. `files` holds each file's reader, header and where its tensors begin."""
 
     files: dict[str, "TensorFile"] = field(default_factory=dict)
@@ -218,7 +218,7 @@ class SafetensorsSource(Source):
 class TensorFile:
     """A safetensors file: its header, the byte its tensors begin at, and the reader of its bytes."""
 
-    reader: Reader
+    reader: ByteReader
     header: dict[str, TensorInfo]
     data: int
 
@@ -230,7 +230,7 @@ class LocalReader:
         self.path = path
 
     def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
-        """As `Reader` says."""
+        """As `ByteReader` says."""
         try:
             with self.path.open("rb", buffering=0) as file:
                 return [_filled(file, start, end) for start, end in spans]

@@ -7,83 +7,83 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 
-from eigenbank.builders.discovery.inputs import Maker, Scene
-from eigenbank.builders.discovery.token_tags import mark, shadow_of
+from eigenbank.builders.discovery.inputs import Maker, Trial
+from eigenbank.builders.discovery.token_tags import tag, tags_of
 
 LONG = torch.int64
 
 
-def _lumina_rope(scene: Scene) -> Any:
-    width = scene.number("hidden_size", default=2304) // scene.number("num_attention_heads", default=32)
+def _lumina_rope(trial: Trial) -> Any:
+    width = trial.number("hidden_size", default=2304) // trial.number("num_attention_heads", default=32)
     return torch.zeros((64, 64, width // 2), dtype=torch.complex64)
 
 
-def _positions(scene: Scene) -> Any:
-    return [torch.arange(scene.sizes.frames), torch.arange(scene.sizes.side // 2), torch.arange(scene.sizes.side // 2)]
+def _positions(trial: Trial) -> Any:
+    return [torch.arange(trial.sizes.frames), torch.arange(trial.sizes.side // 2), torch.arange(trial.sizes.side // 2)]
 
 
-def _omnigen_length(scene: Scene) -> int:
-    patch = scene.number("patch_size", default=2)
-    return scene.sizes.text + 1 + (scene.sizes.side // patch) ** 2
+def _omnigen_length(trial: Trial) -> int:
+    patch = trial.number("patch_size", default=2)
+    return trial.sizes.text + 1 + (trial.sizes.side // patch) ** 2
 
 
 def _repeated(text: Any, times: int) -> Any:
-    return mark(text.expand(times, -1, -1), shadow_of(text).expand(times, -1, -1))
+    return tag(text.expand(times, -1, -1), tags_of(text).expand(times, -1, -1))
 
 
-def _cosmos_layouts(scene: Scene) -> tuple[str, ...]:
-    settings: Any = scene.model
+def _cosmos_layouts(trial: Trial) -> tuple[str, ...]:
+    settings: Any = trial.model
     if hasattr(settings, "register_to_config"):
         settings.register_to_config(concat_padding_mask=False)
     return ("bcfhw",)
 
 
-def _layered(scene: Scene, layers: int, width: int) -> Any:
-    text = scene.text(width=width)
-    return mark(text[:, :, None].expand(-1, -1, layers, -1), shadow_of(text)[:, :, None].expand(-1, -1, layers, -1))
+def _layered(trial: Trial, layers: int, width: int) -> Any:
+    text = trial.text(width=width)
+    return tag(text[:, :, None].expand(-1, -1, layers, -1), tags_of(text)[:, :, None].expand(-1, -1, layers, -1))
 
 
-def _up_to(count: int, _scene: Scene) -> Any:
+def _up_to(count: int, _trial: Trial) -> Any:
     return torch.arange(count)
 
 
-def _bundles(scene: Scene, count: int) -> Any:
-    text = scene.text()
-    return mark(text[:, None].expand(-1, count, -1, -1), shadow_of(text)[:, None].expand(-1, count, -1, -1))
+def _bundles(trial: Trial, count: int) -> Any:
+    text = trial.text()
+    return tag(text[:, None].expand(-1, count, -1, -1), tags_of(text)[:, None].expand(-1, count, -1, -1))
 
 
 def _padded(tokens: Any, before: int = 0, after: int = 0) -> Any:
     """`(batch, n, width)` tokens in a longer sequence of none."""
     pad = (0, 0, before, after)
-    return mark(F.pad(tokens, pad), F.pad(shadow_of(tokens), pad))
+    return tag(F.pad(tokens, pad), F.pad(tags_of(tokens), pad))
 
 
-def _cosmos_grid(scene: Scene) -> tuple[int, int, int]:
-    side = scene.sizes.side // scene.number("latent_patch_size", default=2)
-    return scene.sizes.frames, side, side
+def _cosmos_grid(trial: Trial) -> tuple[int, int, int]:
+    side = trial.sizes.side // trial.number("latent_patch_size", default=2)
+    return trial.sizes.frames, side, side
 
 
-def _cosmos_length(scene: Scene) -> int:
-    return scene.sizes.text + prod(_cosmos_grid(scene))
+def _cosmos_length(trial: Trial) -> int:
+    return trial.sizes.text + prod(_cosmos_grid(trial))
 
 
-def _joy_patches(scene: Scene) -> Any:
+def _joy_patches(trial: Trial) -> Any:
     """`(batch, n, channels, 1, patch, patch)`, a token a patch."""
-    tokens = scene.image("bnc", scene.number("in_channels", default=16))
-    size = (*tokens.shape, *(scene.config.get("patch_size") or (1, 2, 2)))
-    return mark(torch.zeros(size), shadow_of(tokens)[..., None, None, None].expand(size))
+    tokens = trial.image("bnc", trial.number("in_channels", default=16))
+    size = (*tokens.shape, *(trial.config.get("patch_size") or (1, 2, 2)))
+    return tag(torch.zeros(size), tags_of(tokens)[..., None, None, None].expand(size))
 
 
-def _refiner_rope(scene: Scene) -> Any:
-    model: Any = scene.model
-    side = scene.sizes.side
+def _refiner_rope(trial: Trial) -> Any:
+    model: Any = trial.model
+    side = trial.sizes.side
     return model.build_rotary_emb_for_absolute_positions(1, [0], side, side, torch.device("cpu"), 24.0)
 
 
-def _wan_cache(scene: Scene) -> Any:
+def _wan_cache(trial: Trial) -> Any:
     from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2KVCache
 
-    return WanAnimate2KVCache(scene.number("num_layers", default=40))
+    return WanAnimate2KVCache(trial.number("num_layers", default=40))
 
 
 _HISTORY = {"clean": 2, "history_2x": 2, "history_4x": 16}
@@ -98,7 +98,7 @@ CASES: dict[str, dict[str, Maker]] = {
     "T5FilmDecoder": {
         "layouts": lambda s: ("bnc",),
         "encodings_and_masks": lambda s: [(s.text(), torch.ones((1, s.sizes.text)))],
-        "decoder_input_tokens": Scene.image,
+        "decoder_input_tokens": Trial.image,
     },
     "HunyuanDiT2DModel": {
         "encoder_hidden_states": lambda s: s.text(
@@ -134,7 +134,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "layouts": lambda s: ("bcfhw",),
         "indices_latents": lambda s: torch.arange(s.sizes.frames),
         "image_embeds": lambda s: s.text(5, s.number("image_proj_dim", default=1152)),
-        **{f"latents_{name}": partial(Scene.image, f=frames) for name, frames in _HISTORY.items()},
+        **{f"latents_{name}": partial(Trial.image, f=frames) for name, frames in _HISTORY.items()},
         **{f"indices_latents_{name}": partial(_up_to, frames) for name, frames in _HISTORY.items()},
     },
     "Ideogram4Transformer2DModel": {
@@ -180,7 +180,7 @@ CASES: dict[str, dict[str, Maker]] = {
         ),
         "position_ids": _IDS,
     },
-    # Each place of an image in the text stands for four tokens.
+    # Each position of an image in the text stands for four tokens.
     "QwenImage21Transformer2DModel": {
         "layouts": lambda s: ("bnc",),
         "img_shapes": lambda s: [[(1, s.sizes.side, s.sizes.side)]],
@@ -188,7 +188,7 @@ CASES: dict[str, dict[str, Maker]] = {
     },
     "Cosmos3OmniTransformer": {
         "layouts": lambda s: ("bcfhw",),
-        "input_ids": lambda s: mark(s.text_ids(s.sizes.text)[0], shadow_of(s.text_ids(s.sizes.text))[0]),
+        "input_ids": lambda s: tag(s.text_ids(s.sizes.text)[0], tags_of(s.text_ids(s.sizes.text))[0]),
         "text_indexes": lambda s: torch.arange(s.sizes.text),
         "position_ids": lambda s: torch.arange(_cosmos_length(s)),
         "und_len": lambda s: s.sizes.text,
@@ -241,7 +241,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "layouts": lambda s: ("cfhw",),
         "hidden_states": lambda s: [s.image(channels=16)],
         "condition_latents": lambda s: [s.image(channels=s.number("in_dim", default=36) - 16)],
-        "encoder_hidden_states": lambda s: [mark(s.text()[0], shadow_of(s.text())[0])],
+        "encoder_hidden_states": lambda s: [tag(s.text()[0], tags_of(s.text())[0])],
         "encoder_hidden_states_image": lambda s: s.text(257, 1280),
         "kv_cache": _wan_cache,
         "kv_cache_mode": lambda s: "extract",
@@ -266,7 +266,7 @@ CASES: dict[str, dict[str, Maker]] = {
         "num_frames": lambda s: 1,
         "encoder_hidden_states": lambda s: None,
     },
-    "I2VGenXLUNet": {"layouts": lambda s: ("bcfhw",), "fps": Scene.vector},
+    "I2VGenXLUNet": {"layouts": lambda s: ("bcfhw",), "fps": Trial.vector},
     # The pipeline repeats the text for every frame.
     "UNetMotionModel": {
         "layouts": lambda s: ("bcfhw",),
@@ -275,7 +275,7 @@ CASES: dict[str, dict[str, Maker]] = {
     "HunyuanVideo15Transformer3DModel": {
         "layouts": lambda s: ("bcfhw",),
         "image_embeds": lambda s: s.text(5, s.number("image_embed_dim", default=1152)),
-        "encoder_hidden_states_2": Scene.text,
+        "encoder_hidden_states_2": Trial.text,
         "encoder_attention_mask_2": lambda s: torch.ones((1, s.sizes.text), dtype=torch.bool),
     },
     # Its padding mask would be resized by torchvision, which need not be installed; the mask is one channel more, no token.

@@ -1,20 +1,83 @@
-"""A model without its weights: the class's own module tree and code, parameters that take no memory."""
+"""A denoiser without its weights: the class's own module tree and code, with parameters that take no memory."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from eigenbank.schemas.errors import SourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MAX_CALLS = 200_000
+"""Most torch calls that constructing a denoiser may take; the largest of diffusers takes a twentieth."""
+MAX_EXTENT = 2**20
+"""Longest side that a parameter of a denoiser may have."""
 
 
-def hollow(model: nn.Module) -> nn.Module:
+def denoiser_class(name: str) -> Any:
+    """The class of that name among diffusers' models. Raises SourceError where there is none."""
+    import diffusers
+    from torch import nn
+
+    found = getattr(diffusers, name, None) if name.isidentifier() and not name.startswith("_") else None
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "from_config")):
+        message = (
+            f"the checkpoint is a {name}, which diffusers {diffusers.__version__} does not have: nothing was built. "
+            "Upgrade diffusers, or install a package with a family adapter for it"
+        )
+        raise SourceError(message)
+    return found
+
+
+def empty_model(config: Mapping[str, Any]) -> Any:
+    """The denoiser of a config on the meta device: its module tree, no memory, no weights. Raises SourceError."""
+    import torch
+
+    kind = denoiser_class(str(config.get("_class_name")))
+    try:
+        with torch.device("meta"), _bounded():
+            model = kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
+    except Exception as error:  # whatever a constructor makes of a hostile config is the config's fault
+        message = f"diffusers cannot make a {kind.__name__} of this config.json ({error}): nothing was built"
+        raise SourceError(message) from error
+    longest = max((max(parameter.shape, default=0) for parameter in model.parameters()), default=0)
+    if longest > MAX_EXTENT:
+        message = (
+            f"this config.json asks for a {kind.__name__} with a parameter {longest} long, and {MAX_EXTENT} is the most "
+            "a denoiser may have: nothing was built"
+        )
+        raise SourceError(message)
+    return model
+
+
+def _bounded() -> Any:
+    """A torch function mode that raises ValueError when a module tree grows past all reason, before memory is gone."""
+    from torch.overrides import TorchFunctionMode
+
+    class Bounded(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            if self.calls > MAX_CALLS:
+                message = f"it has more layers than any denoiser: {MAX_CALLS} tensors are made, and no end in sight"
+                raise ValueError(message)
+            return func(*args, **(kwargs or {}))
+
+    return Bounded()
+
+
+def with_fake_weights(model: "nn.Module") -> "nn.Module":
     """Give a model on the meta device parameters that can be computed with: one zero, spread over the whole shape."""
+    from torch import nn
+
     for module in model.modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for table in tables:
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_meta:
-                    spread = _spread(tensor)
-                    table[name] = nn.Parameter(spread, requires_grad=False) if table is module._parameters else spread
+                    fake = _fake(tensor)
+                    table[name] = nn.Parameter(fake, requires_grad=False) if table is module._parameters else fake
         for name, value in list(vars(module).items()):
             if not name.startswith("_"):
                 vars(module)[name] = _filled(value)
@@ -22,8 +85,10 @@ def hollow(model: nn.Module) -> nn.Module:
 
 
 def _filled(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_meta:
-        return _spread(value)
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.is_meta:
+        return _fake(value)
     if type(value) in (list, tuple):
         return type(value)(_filled(each) for each in value)
     if type(value) is dict:
@@ -31,6 +96,8 @@ def _filled(value: Any) -> Any:
     return value
 
 
-def _spread(tensor: Tensor) -> Tensor:
+def _fake(tensor: "Tensor") -> "Tensor":
+    import torch
+
     dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
     return torch.zeros((), dtype=dtype).expand(tensor.shape)

@@ -1,18 +1,21 @@
-"""Family adapters: who can tell, from a checkpoint's config, which layers of its denoiser are self-attention.
+"""Which layers of a checkpoint can be built: asked of the family adapter for its denoiser, checked against what it stores.
 
-An adapter is an object with a `name`, `describes(config)` and `find(config)`, announced by an entry point in the group
-`eigenbank.families`. What ships is registered the same way; adapters of other packages are asked first.
+A family adapter tells from a checkpoint's config which layers of its denoiser are self-attention. It is an object with a
+`name`, `describes(config)` and `find(config)`, registered as an entry point in the group `eigenbank.families`. The adapter
+for diffusers' own classes, which ships, is registered the same way; those of other packages are asked first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import SourceError, unknown
 
-__all__ = ["GROUP", "Discovery", "Family", "PluginError", "discover", "load_families"]
+if TYPE_CHECKING:
+    from eigenbank.builders.checkpoints.source import WeightSource
 
 GROUP = "eigenbank.families"
 
@@ -21,7 +24,7 @@ GROUP = "eigenbank.families"
 class Discovery:
     """The layers of a denoiser, their tensors named as its class names them, and the shapes of those tensors.
 
-    `note` says in a sentence why layers are undecided, None where none is.
+    `note` says in a sentence why layers are undecided; None where none is.
     """
 
     layers: list[Layer]
@@ -41,10 +44,33 @@ class Family(Protocol):
         """The layers. Raises SourceError where the config is none."""
 
 
+class DiffusersFamily:
+    """Finds the layers of the denoiser classes that `diffusers` exports, by tracing their forward pass."""
+
+    name = "diffusers"
+
+    def describes(self, config: Mapping[str, Any]) -> bool:
+        """Whether the config names a class, as every config of diffusers does."""
+        return isinstance(config.get("_class_name"), str)
+
+    def find(self, config: Mapping[str, Any]) -> Discovery:
+        """The self-attention layers of the class the config names. Raises SourceError."""
+        from eigenbank.builders.discovery.cases import CASES
+        from eigenbank.builders.discovery.fake_weights import empty_model
+        from eigenbank.builders.discovery.layers import trace_layers
+
+        return trace_layers(empty_model(config), CASES)
+
+
+FAMILY = DiffusersFamily()
+
+
 def discover(config: Mapping[str, Any]) -> Discovery:
     """Ask the adapter that knows this config. Raises SourceError where none does, PluginError where two others do."""
-    families, _ = load_families()
-    claims = [(owner, family) for owner, family in families if family.describes(config)]
+    plugins = [plugin for plugin in load_plugins("families") if plugin.problem is None]
+    claims: list[tuple[str, Family]] = [
+        (plugin.owner, plugin.object) for plugin in plugins if plugin.object.describes(config)
+    ]
     foreign = [claim for claim in claims if claim[0] != "eigenbank"]
     if len(foreign) > 1:
         names = " and ".join(f"{family.name} (of {owner})" for owner, family in foreign)
@@ -62,13 +88,54 @@ def discover(config: Mapping[str, Any]) -> Discovery:
     return (foreign or claims)[0][1].find(config)
 
 
-def load_families() -> tuple[list[tuple[str, Family]], dict[str, str]]:
-    """The adapters that are installed, with the package each is of; and why others could not be loaded, by name.
+def find_layers(source: "WeightSource") -> Discovery:
+    """The self-attention layers of a checkpoint's denoiser, in the order of its modules.
 
-    Raises PluginError when two packages give an adapter the same name.
+    Raises SourceError when its class is unknown, has no self-attention, or the checkpoint does not fit it.
     """
-    plugins = load_plugins("families")
-    loaded = [(plugin.owner, plugin.object) for plugin in plugins if plugin.problem is None]
-    return loaded, {
-        plugin.name: f"{plugin.owner}: {plugin.problem}" for plugin in plugins if plugin.problem is not None
-    }
+    found = discover(source.config)
+    if not found.layers and found.note:
+        message = f"{found.note}: nothing was built. A family adapter can name its layers (entry points {GROUP})"
+        raise SourceError(message)
+    if not found.layers:
+        message = f"this {source.config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
+        raise SourceError(message)
+    for layer in found.layers:
+        for part in layer.tensors.values():
+            _check_shape(part.tensor, source.shape(part.tensor), found.shapes[part.tensor])
+    return found
+
+
+def choose_layers(layers: list[Layer], patterns: Sequence[str]) -> list[Layer]:
+    """The layers whose names match any of the globs, in order; undecided ones only where a glob matches no others.
+
+    Raises UnknownNameError for a glob that matches none.
+    """
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matched = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
+        if not matched:
+            raise unknown(kind="layer", name=pattern, known=[layer.name for layer in layers])
+        decided = [layer for layer in matched if layer.kind != "undecided"]
+        # An undecided layer is built only when somebody names it: `*` names none.
+        if not decided and pattern.strip("*.") == "":
+            message = (
+                "it could not be decided which layers are self-attention over image tokens: nothing was built. "
+                f"See `eigenbank layers`, and name those you want, e.g. --layers '{matched[0].name}'"
+            )
+            raise SourceError(message)
+        chosen.update(layer.name for layer in decided or matched)
+    return [layer for layer in layers if layer.name in chosen]
+
+
+def _check_shape(parameter: str, found: tuple[int, ...] | None, expected: tuple[int, ...]) -> None:
+    if found is None:
+        message = f"the checkpoint lacks {parameter}, which its config.json asks for: nothing was built"
+        raise SourceError(message)
+    # Old checkpoints store the projections as 1×1 convolutions.
+    if [extent for extent in found if extent != 1] != [extent for extent in expected if extent != 1]:
+        message = (
+            f"{parameter} has shape {list(found)}, its config.json asks for {list(expected)}: "
+            "nothing was built. The config belongs to another checkpoint, or the file is damaged"
+        )
+        raise SourceError(message)

@@ -1,8 +1,8 @@
-"""Inputs for a trace: made from what a denoiser's forward calls its arguments, and from its config.
+"""Inputs for a trace, made from the names of the arguments of a denoiser's forward, and from its config.
 
 The widths hardly matter, because linear layers and convolutions take any in a trace; what matters is which argument
 holds image tokens, which holds text, and that sequences fit together. The layout of the image (a picture, a video, a
-sequence, a list) is not declared anywhere, so the candidates are tried in turn.
+sequence, a list) is declared nowhere, so the candidates are tried in turn.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, mark, shadow_of, token_code
+from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, tag, tags_of, token_code
 
 LAYOUTS = ("bchw", "bcfhw", "bfchw", "bnc", "bcn", "list", "bn", "bc")
 """Layouts of the image argument: batch, channels, frames, height, width; n tokens in a row; a list of c, f, h, w."""
@@ -25,8 +25,8 @@ _TEXT_WIDTHS = (
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of a trace: small, and different wherever they must not be taken for one another."""
+class TrialSizes:
+    """Sizes in a trial: small, and different wherever they must not be taken for one another."""
 
     batch: int = 1
     frames: int = 4
@@ -35,13 +35,13 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Trial:
     """What the arguments of one trial are made from: the denoiser, and the layout and sizes of its tokens."""
 
     model: nn.Module
     config: Mapping[str, Any]
     layout: str
-    sizes: Sizes
+    sizes: TrialSizes
 
     @property
     def tokens(self) -> int:
@@ -49,7 +49,7 @@ class Scene:
         return self.sizes.side**2
 
     def image(self, axes: str | None = None, channels: int | None = None, **extents: int) -> Any:
-        """Image tokens in the scene's layout, or in `axes`."""
+        """Image tokens in the trial's layout, or in `axes`."""
         size, axes = self.sizes, axes or self.layout
         channels = channels or self.number("in_channels", "in_dim", "input_size", default=4)
         extent = {"b": size.batch, "c": channels, "f": size.frames, "h": size.side, "w": size.side, "n": self.tokens}
@@ -60,7 +60,7 @@ class Scene:
             axes = "bhw"
         shape = [extent[axis] for axis in axes]
         dtype = torch.int64 if axes == "bhw" else torch.float32
-        return mark(torch.zeros(shape, dtype=dtype), self._codes(axes, extent))
+        return tag(torch.zeros(shape, dtype=dtype), self._codes(axes, extent))
 
     def _codes(self, axes: str, extent: Mapping[str, int]) -> Tensor:
         def along(axis: str) -> Tensor:
@@ -68,20 +68,20 @@ class Scene:
             shape = [extent[axis] if d == at else 1 for d in range(len(axes))]
             return torch.arange(extent[axis] if at >= 0 else 1).reshape(shape if at >= 0 else [1] * len(axes))
 
-        place = along("n") + along("h") * extent["w"] + along("w")
-        return token_code(IMAGE, along("f"), place).expand([extent[axis] for axis in axes])
+        position = along("n") + along("h") * extent["w"] + along("w")
+        return token_code(IMAGE, along("f"), position).expand([extent[axis] for axis in axes])
 
     def text(self, length: int | None = None, width: int | None = None) -> Tensor:
         """Text tokens `(batch, length, width)`."""
         length, width = length or self.sizes.text, width or self.text_width
-        place = torch.arange(length)[None, :, None] + 2048
-        codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), place)
-        return mark(torch.zeros((self.sizes.batch, length, width)), codes.expand(self.sizes.batch, length, width))
+        position = torch.arange(length)[None, :, None] + 2048
+        codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), position)
+        return tag(torch.zeros((self.sizes.batch, length, width)), codes.expand(self.sizes.batch, length, width))
 
     def text_ids(self, length: int) -> Tensor:
         """Text as token ids `(batch, length)`."""
         codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), torch.arange(length)[None] + 2048)
-        return mark(torch.zeros((self.sizes.batch, length), dtype=torch.int64), codes.expand(self.sizes.batch, length))
+        return tag(torch.zeros((self.sizes.batch, length), dtype=torch.int64), codes.expand(self.sizes.batch, length))
 
     @property
     def text_width(self) -> int:
@@ -111,7 +111,7 @@ class Scene:
         return len(found) if isinstance(found, (list, tuple)) else 3
 
 
-Maker = Callable[[Scene], Any]
+Maker = Callable[[Trial], Any]
 
 
 def candidates(
@@ -126,61 +126,61 @@ def candidates(
     said = next((config[key] for key in ("max_text_seq_length", "text_len") if isinstance(config.get(key), int)), None)
     texts = (6, said) if said and said <= 1024 else (6,)
     layouts = (
-        case["layouts"](Scene(model, config, "", Sizes()))
+        case["layouts"](Trial(model, config, "", TrialSizes()))
         if "layouts" in case
         else _likely(type(model).__name__, names, model)
     )
     for layout in layouts:
         for text in texts:
             for side in (4, 8) if layout in ("bnc", "bcn") else (8, 32):
-                scene = Scene(model, config, layout, Sizes(side=side, text=text))
+                trial = Trial(model, config, layout, TrialSizes(side=side, text=text))
                 for optional in (True, False):
-                    yield _arguments(scene, case, optional)
+                    yield _arguments(trial, case, optional)
 
 
-def _arguments(scene: Scene, case: Mapping[str, Maker], optional: bool) -> dict[str, Any]:
+def _arguments(trial: Trial, case: Mapping[str, Maker], optional: bool) -> dict[str, Any]:
     """Arguments in one layout. With `optional`, also those known here that have a default."""
     made: dict[str, Any] = {}
-    for name, parameter in inspect.signature(scene.model.forward).parameters.items():
+    for name, parameter in inspect.signature(trial.model.forward).parameters.items():
         required = parameter.default is parameter.empty
         if name == "return_dict" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         maker = case.get(name) or _MAKERS.get(name)
         if maker is not None and (required or optional or name in _NEEDED or name in case):
-            value = maker(scene)
+            value = maker(trial)
             if value is not None or required:
                 made[name] = value
         elif required:
-            made[name] = scene.vector()
+            made[name] = trial.vector()
     return made
 
 
-def _mask(scene: Scene) -> Tensor:
-    return torch.ones((scene.sizes.batch, scene.sizes.text), dtype=torch.bool)
+def _mask(trial: Trial) -> Tensor:
+    return torch.ones((trial.sizes.batch, trial.sizes.text), dtype=torch.bool)
 
 
-def _pooled(scene: Scene) -> Tensor:
-    return scene.vector(scene.number("pooled_projection_dim", "text_embed_2_dim", "in_text_dim2", default=768))
+def _pooled(trial: Trial) -> Tensor:
+    return trial.vector(trial.number("pooled_projection_dim", "text_embed_2_dim", "in_text_dim2", default=768))
 
 
-def _added(scene: Scene) -> dict[str, Any] | None:
-    if "addition_embed_type" in scene.config:
-        width = scene.number("encoder_hid_dim", default=1280)
+def _added(trial: Trial) -> dict[str, Any] | None:
+    if "addition_embed_type" in trial.config:
+        width = trial.number("encoder_hid_dim", default=1280)
         return {
-            "text_embeds": scene.vector(1280),
+            "text_embeds": trial.vector(1280),
             "time_ids": torch.zeros((1, 6)),
-            "image_embeds": scene.vector(width),
-            "hint": scene.image("bchw", 3),
+            "image_embeds": trial.vector(width),
+            "hint": trial.image("bchw", 3),
         }
     return {"resolution": torch.zeros((1, 2)), "aspect_ratio": torch.zeros((1, 1))}
 
 
 _MAKERS: dict[str, Maker] = {
-    **dict.fromkeys(("hidden_states", "sample", "x", "input_ids", "context_latents", "image_latents"), Scene.image),
+    **dict.fromkeys(("hidden_states", "sample", "x", "input_ids", "context_latents", "image_latents"), Trial.image),
     **dict.fromkeys(
         ("encoder_hidden_states", "encoder_hidden_states_2", "encoder_hidden_states_t5", "text_bth", "clip_text",
          "encoder_hidden_states_image", "image_embeds", "audio_encoder_hidden_states"),
-        Scene.text,
+        Trial.text,
     ),
     **dict.fromkeys(
         ("encoder_attention_mask", "encoder_attention_mask_2", "encoder_hidden_states_mask", "encoder_mask",
@@ -189,7 +189,7 @@ _MAKERS: dict[str, Maker] = {
     ),
     **dict.fromkeys(
         ("timestep", "timesteps", "t", "timestep_ratio", "timestep_r", "r_timestep", "guidance", "decoder_noise_time", "audio_timestep"),
-        Scene.vector,
+        Trial.vector,
     ),
     **dict.fromkeys(("pooled_projections", "pooled_embeds"), _pooled),
     "pooled_text_emb": lambda s: s.vector(s.number("cond_embed_dim", default=768)),
@@ -209,7 +209,7 @@ _MAKERS: dict[str, Maker] = {
     "height": lambda s: s.sizes.side,
     "width": lambda s: s.sizes.side,
     **dict.fromkeys(("original_size", "target_size", "crop_coords"), lambda s: torch.zeros((1, 2))),
-    "cap_feats": lambda s: [mark(s.text()[0], shadow_of(s.text())[0])],
+    "cap_feats": lambda s: [tag(s.text()[0], tags_of(s.text())[0])],
 }  # fmt: skip
 """How an argument of that name is made, whichever class it belongs to."""
 

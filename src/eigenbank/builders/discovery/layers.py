@@ -1,63 +1,307 @@
-"""Which layers of a checkpoint can be built: those its config's family adapter finds, checked against what it stores."""
+"""From a model's trace to its self-attention layers: which attentions look from image tokens at image tokens, and which
+weights they are made of.
+"""
 
-from fnmatch import fnmatchcase
+import contextlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from eigenbank.builders.checkpoints.source import Source
-from eigenbank.builders.discovery.families import GROUP, Discovery, discover
-from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import SourceError, unknown
+import torch
+from torch import Tensor, nn
+
+from eigenbank.builders.discovery.fake_weights import with_fake_weights
+from eigenbank.builders.discovery.families import Discovery
+from eigenbank.builders.discovery.inputs import Maker, candidates
+from eigenbank.builders.discovery.token_positions import ModuleRecorder
+from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position, tag_norm
+from eigenbank.builders.discovery.trace import Operand, Trace, TracedAttention, Tracer
+from eigenbank.schemas import Layer, Norm, Part
+from eigenbank.schemas.layer import Kind, Range, Role
+
+_ROLES: tuple[Role, ...] = ("query", "key", "value")
+_BIASES: dict[Role, Role] = {
+    "query": "query-bias", "key": "key-bias", "value": "value-bias", "output": "output-bias", "norm": "norm-bias",
+}  # fmt: skip
 
 
-def find_layers(source: Source) -> Discovery:
-    """The self-attention layers of the source's denoiser, in the order of its modules.
+def trace_layers(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Discovery:
+    """Find the self-attention layers of a model on the meta device, in the order of its modules.
 
-    Raises SourceError when its class is unknown, has no self-attention, or the checkpoint does not fit it.
+    `cases` has the arguments that only some classes take, as in `cases.py`. The model's weights are fake ones after.
     """
-    found = discover(source.config)
-    if not found.layers and found.note:
-        message = f"{found.note}: nothing was built. A family adapter can name its layers (entry points {GROUP})"
-        raise SourceError(message)
-    if not found.layers:
-        message = f"this {source.config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
-        raise SourceError(message)
-    for layer in found.layers:
-        for part in layer.tensors.values():
-            _check(source, part.tensor, found.shapes[part.tensor])
-    return found
-
-
-def choose_layers(layers: list[Layer], patterns: list[str]) -> list[Layer]:
-    """The layers whose names match any of the globs, in order; undecided ones only where a glob names no other.
-
-    Raises UnknownNameError for a glob that matches none.
-    """
-    names = [layer.name for layer in layers]
-    chosen: set[str] = set()
-    for pattern in patterns:
-        matched = [layer for layer in layers if fnmatchcase(layer.name, pattern)]
-        if not matched:
-            raise unknown(kind="layer", name=pattern, known=names)
-        decided = [layer for layer in matched if layer.kind != "undecided"]
-        # A layer nobody could tell is built only by someone who names it: `*` is no name.
-        if not decided and pattern.strip("*.") == "":
-            message = (
-                "it could not be decided which layers are self-attention over image tokens: nothing was built. "
-                f"See `eigenbank layers`, and name those you want, e.g. --layers '{matched[0].name}'"
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    model = with_fake_weights(model)
+    recorder = ModuleRecorder(model)
+    trace, problem = _run(model, cases, recorder)
+    layers: dict[str, Layer] = {}
+    excluded: set[str] = set()
+    for attention in trace.attentions:
+        layer = _layer(model, trace, attention, shapes)
+        if layer is not None:
+            layers.setdefault(layer.name, _with_sites(layer, attention, recorder))
+        else:
+            excluded.update(
+                _owner(model, operand.weight) for found in attention.operands.values() for operand in found.values()
             )
-            raise SourceError(message)
-        chosen.update(layer.name for layer in decided or matched)
-    return [layer for layer in layers if layer.name in chosen]
+    undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    found = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
+    note = _note(type(model).__name__, found, undecided, problem)
+    used = {part.tensor for layer in found for part in layer.tensors.values()}
+    return Discovery(found, {name: shape for name, shape in shapes.items() if name in used}, note)
 
 
-def _check(source: Source, parameter: str, expected: tuple[int, ...]) -> None:
-    found = source.shape(parameter)
-    if found is None:
-        message = f"the checkpoint lacks {parameter}, which its config.json asks for: nothing was built"
-        raise SourceError(message)
-    # Old checkpoints store the projections as 1×1 convolutions.
-    if tuple(extent for extent in found if extent != 1) != tuple(extent for extent in expected if extent != 1):
-        message = (
-            f"{parameter} has shape {list(found)}, its config.json asks for {list(expected)}: "
-            "nothing was built. The config belongs to another checkpoint, or the file is damaged"
+def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | None) -> str | None:
+    """Why layers are undecided, or why there are none although nothing was seen."""
+    mixed = sum(layer.kind == "undecided" for layer in found) - len(undecided)
+    said = []
+    if problem:
+        count = f"{len(undecided)} layers are undecided" if undecided else "no layers were found"
+        said.append(f"{count}, its forward could not be followed ({problem})")
+    elif undecided:
+        said.append(f"{len(undecided)} layers are undecided, no image token was seen in them")
+    if mixed:
+        said.append(
+            f"{mixed} layers are undecided, their keys come from other features of the image than their queries"
         )
-        raise SourceError(message)
+    return f"{kind}: {'; '.join(said)}" if said else None
+
+
+def _run(
+    model: nn.Module, cases: Mapping[str, Mapping[str, Maker]], recorder: ModuleRecorder
+) -> tuple[Trace, str | None]:
+    """Run a model with fake weights on the first arguments it accepts.
+
+    Returns the trace and None; where it accepts none, the trace that came furthest and what it failed on.
+    """
+    best, problem = Trace(), "no arguments fit"
+    with _tagging_norms(model), recorder.recording(), _plain_flex(), _silent(), torch.no_grad():
+        for arguments in candidates(model, dict(getattr(model, "config", {})), cases):
+            tracer = Tracer(model)
+            recorder.clear()
+            try:
+                with tracer:
+                    model(**arguments)
+            except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
+                if len(tracer.trace.attentions) >= len(best.attentions):
+                    first_line = next(iter(str(error).splitlines()), "")
+                    best, problem = tracer.trace, f"{type(error).__name__}: {first_line[:120]}"
+                continue
+            return tracer.trace, None
+    return best, problem
+
+
+@contextlib.contextmanager
+def _tagging_norms(model: nn.Module) -> Iterator[None]:
+    hooks = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: tag_norm(output, name))
+        for name, module in model.named_modules()
+        if "Norm" in type(module).__name__
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep diffusers and torch from advising on a forward that nobody runs, and warnings from being taken for failures."""
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _plain_flex() -> Iterator[None]:
+    """Let this thread's flex attention be plain attention: it would be compiled, and its mask does not matter here."""
+    from torch.nn.attention import flex_attention as module
+
+    real, thread = module.flex_attention, threading.get_ident()
+
+    def plain(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return real(query, key, value, *args, **kwargs)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    module.flex_attention = plain
+    try:
+        yield
+    finally:
+        module.flex_attention = real
+
+
+def _layer(
+    model: nn.Module, trace: Trace, attention: TracedAttention, shapes: Mapping[str, tuple[int, ...]]
+) -> Layer | None:
+    """The layer behind an attention, None where it is not self-attention over image tokens."""
+    operands = {role: attention.operands[role].get(IMAGE) for role in _ROLES}
+    query, key, value = (operands[role] for role in _ROLES)
+    if query is None or key is None or value is None:
+        return None
+    same = _one_source(query.source, key.source) and _one_source(key.source, value.source)
+    if not same and not _same_tokens(attention):
+        return None
+    kind: Kind = _kind(attention) if same else "undecided"
+    name = _common([_owner(model, operand.weight) for operand in (query, key, value)])
+    heads, size = value.rows.shape[0], int((value.rows >= 0).any(0).sum())
+    tensors: dict[Role, Part] = {}
+    kv_heads = heads
+    for role, operand in zip(_ROLES, (query, key, value), strict=True):
+        ranges = _ranges(operand, size if role == "value" else int((operand.rows >= 0).any(0).sum()))
+        count = len({start for start, _ in ranges})
+        if role == "value":
+            kv_heads = count
+        _put(tensors, role, operand.weight, _merged(ranges), None, shapes)
+    heads = max(len({start for start, _ in _ranges(query, query.rows.shape[1])}), kv_heads)
+    written = trace.outputs.get(attention.number)
+    if written is not None and written.weight.startswith(f"{name}."):
+        _put(tensors, "output", written.weight, None, written.columns, shapes)
+    norm = _norm(model, name, trace.norms.get(query.weight), tensors, shapes)
+    return Layer(
+        name=name,
+        kind=kind,
+        width=shapes[query.weight][1],
+        heads=heads,
+        kv_heads=kv_heads if kv_heads != heads else None,
+        norm=norm,
+        tensors=tensors,
+    )
+
+
+def _with_sites(layer: Layer, attention: TracedAttention, recorder: ModuleRecorder) -> Layer:
+    """The layer, with where the tokens of its sites are."""
+    read = [attention.operands[role][IMAGE] for role in _ROLES]
+    projections = [operand.weight.rpartition(".")[0] for operand in read]
+    return layer.model_copy(update={"sites": recorder.places(layer, [operand.source for operand in read], projections)})
+
+
+def _one_source(one: Any, other: Any) -> bool:
+    """Whether two inputs are the same features: one tensor, or made of what came out of one norm, unchanged."""
+    norm = getattr(one, "_eb_norm", None)
+    same: NormOrigin | None = norm if norm is getattr(other, "_eb_norm", None) else None
+    return one is other or (same is not None and not same.changed)
+
+
+def _kind(attention: TracedAttention) -> Kind:
+    if (attention.streams("query") | attention.streams("key")) & TEXT:
+        return "joint"
+    frames, positions = frame_and_position(attention.keys)
+    temporal = bool((frames != frames[:, :1]).any()) and not bool((positions != positions[:, :1]).any())
+    return "temporal" if temporal else "spatial"
+
+
+def _same_tokens(attention: TracedAttention) -> bool:
+    images = [set(each[(each & STREAM) == IMAGE].tolist()) for each in (attention.queries[0], attention.keys[0])]
+    return images[0] == images[1]
+
+
+def _owner(model: nn.Module, weight: str) -> str:
+    """The module a projection belongs to: the one around a linear layer, or the one that holds the bare weight."""
+    module = weight.rpartition(".")[0]
+    projection = model.get_submodule(module)
+    return module.rpartition(".")[0] if isinstance(projection, (nn.Linear, nn.modules.conv._ConvNd)) else module
+
+
+def _common(paths: list[str]) -> str:
+    parts = [path.split(".") for path in paths]
+    shared = 0
+    while shared < min(map(len, parts)) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ".".join(parts[0][:shared])
+
+
+def _ranges(operand: Operand, size: int) -> list[Range]:
+    """Each head's weight rows. Rotary embeddings mix a head's rows in pairs, so only its first row is taken at its word."""
+    starts = [int(rows[rows >= 0].min()) for rows in operand.rows if bool((rows >= 0).any())]
+    return [(start, start + size) for start in starts]
+
+
+def _merged(ranges: list[Range]) -> tuple[Range, ...]:
+    merged: list[Range] = []
+    for start, end in dict.fromkeys(ranges):
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return tuple(merged)
+
+
+def _put(
+    tensors: dict[Role, Part],
+    role: Role,
+    weight: str,
+    rows: tuple[Range, ...] | None,
+    columns: Range | None,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Enter a weight and its bias; ranges that are the whole of it are left out."""
+    shape = shapes[weight]
+    tensors[role] = Part(
+        tensor=weight,
+        rows=None if rows == ((0, shape[0]),) else rows,
+        columns=None if columns == (0, shape[1]) else columns,
+    )
+    bias = weight[: -len("weight")] + "bias" if weight.endswith("weight") else ""
+    if bias in shapes:
+        tensors[_BIASES[role]] = Part(tensor=bias, rows=tensors[role].rows)
+
+
+def _norm(
+    model: nn.Module,
+    layer: str,
+    origin: NormOrigin | None,
+    tensors: dict[Role, Part],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Norm | None:
+    if origin is None or not origin.module:
+        return None
+    module = model.get_submodule(origin.module)
+    # A norm module that holds a projection of its own scales and shifts by what that makes of the timestep.
+    adaptive = origin.changed or any(isinstance(each, nn.Linear) for each in module.modules())
+    inner = next(
+        (
+            name
+            for name, each in module.named_modules()
+            if isinstance(getattr(each, "weight", None), Tensor) and each.weight.ndim == 1
+        ),
+        None,
+    )
+    if inner is not None and not adaptive:
+        path = f"{origin.module}.{inner}" if inner else origin.module
+        if f"{path}.weight" in shapes:
+            tensors["norm"] = Part(tensor=f"{path}.weight")
+        if f"{path}.bias" in shapes:
+            tensors["norm-bias"] = Part(tensor=f"{path}.bias")
+    where: Any = "inside" if origin.module.startswith(f"{layer}.") else "before"
+    return Norm(module=origin.module, place=where, adaptive=adaptive)
+
+
+def _unseen(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
+    """Attention modules by the names diffusers gives their projections, for those no trace has shown at work."""
+    layers = []
+    for name, module in model.named_modules():
+        linear: dict[str, Any] = {role: getattr(module, f"to_{role[0]}", None) for role in _ROLES}
+        if not name or not all(isinstance(each, nn.Linear) for each in linear.values()):
+            continue
+        width, heads = linear["query"].in_features, int(getattr(module, "heads", 1) or 1)
+        if linear["key"].in_features != width:
+            continue  # reads tokens of another width: not itself
+        tensors: dict[Role, Part] = {}
+        for role in _ROLES:
+            _put(tensors, role, f"{name}.to_{role[0]}.weight", None, None, shapes)
+        out = next((path for path in ("to_out.0", "to_out") if f"{name}.{path}.weight" in shapes), None)
+        if out:
+            _put(tensors, "output", f"{name}.{out}.weight", None, None, shapes)
+        layers.append(Layer(name=name, kind="undecided", width=width, heads=heads, tensors=tensors))
+    return layers

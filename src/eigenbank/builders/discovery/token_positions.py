@@ -1,7 +1,7 @@
-"""Where the tokens of a site are: which argument or output of which module holds them, and which of them are the image's.
+"""Where the tokens of a site are: which input or output of which module holds them, and which of them are the image's.
 
-Watched during the trace (see `trace.py`): every module's inputs and outputs are looked at along single lines, one per
-axis, which is enough to tell the tokens' axis from the channels' and image tokens from text.
+Recorded during the trace (see `trace.py`): every module's inputs and outputs are sampled along single lines, one per axis,
+which is enough to tell the tokens' axis from the channels' and image tokens from text.
 """
 
 import contextlib
@@ -14,22 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.builders.discovery.token_tags import IMAGE, TEXT, shadow_of
+from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, TOKEN, tags_of
 from eigenbank.schemas import Layer
 from eigenbank.schemas.layer import Count, Place
 from eigenbank.schemas.recipe import Site
 
-_POSITION = (1 << 22) - 1
-_PLACES = _POSITION & ~3
-
 
 @dataclass(frozen=True)
-class Slot:
-    """A tensor at a module's input or output: under which name and number, its shape, and where its tokens are.
+class RecordedTensor:
+    """A tensor at a module's input or output: its name and number there, its shape, and where its tokens are.
 
-    `token_axes`: the axes along which tokens change. The batch is one sample, so that a first axis which varies holds
-    tokens too. `streams`: IMAGE, TEXT or 0 for every token, along the longest of them. No more than that is kept of a
-    shadow: a trace looks at thousands of tensors.
+    `token_axes` are the axes along which tokens change; the batch is one sample, so a first axis that varies holds tokens
+    too. `streams` has IMAGE, TEXT or 0 for every token along the longest of these axes. A trace sees thousands of tensors:
+    no more than this is kept of their tags.
     """
 
     name: str | None
@@ -48,17 +45,17 @@ class Slot:
         return None
 
 
-class Watch:
-    """What the modules of a model were called with and gave, the first time each was called in a trace."""
+class ModuleRecorder:
+    """Records what the modules of a model were called with and returned, the first time each is called in a trace."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.inputs: dict[str, list[Slot]] = {}
-        self.outputs: dict[str, list[Slot]] = {}
+        self.inputs: dict[str, list[RecordedTensor]] = {}
+        self.outputs: dict[str, list[RecordedTensor]] = {}
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look on while the model runs."""
+    def recording(self) -> Iterator[None]:
+        """Record while the model runs."""
         hooks = []
         for name, module in self.model.named_modules():
             hooks.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
@@ -70,7 +67,7 @@ class Watch:
                 hook.remove()
 
     def clear(self) -> None:
-        """Forget a trial that failed."""
+        """Forget what was recorded in a trial that failed."""
         self.inputs.clear()
         self.outputs.clear()
 
@@ -80,10 +77,10 @@ class Watch:
                 names = list(inspect.signature(type(module).forward).parameters)[1:]
                 given = [*zip(names, args, strict=False), *kwargs.items()]
                 found = [
-                    _slot(value, key, names.index(key) if key in names else len(names), (name, "input"))
+                    _recorded(value, key, names.index(key) if key in names else len(names), (name, "input"))
                     for key, value in given
                 ]
-                self.inputs[name] = [slot for slot in found if slot is not None]
+                self.inputs[name] = [tensor for tensor in found if tensor is not None]
 
         return look
 
@@ -91,8 +88,8 @@ class Watch:
         def look(_module: nn.Module, _args: Any, output: Any) -> None:
             if name not in self.outputs:
                 values = output if isinstance(output, tuple) else (output,)
-                found = [_slot(value, None, index, (name, "output")) for index, value in enumerate(values)]
-                self.outputs[name] = [slot for slot in found if slot is not None]
+                found = [_recorded(value, None, index, (name, "output")) for index, value in enumerate(values)]
+                self.outputs[name] = [tensor for tensor in found if tensor is not None]
 
         return look
 
@@ -109,9 +106,9 @@ class Watch:
         if layer.norm is not None and layer.norm_inside:
             return self._place(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
         whole = [
-            slot
-            for slot in self.inputs.get(layer.name, [])
-            if all((layer.name, "input", slot.name) in getattr(source, "_eb_at", ()) for source in sources)
+            tensor
+            for tensor in self.inputs.get(layer.name, [])
+            if all((layer.name, "input", tensor.name) in getattr(source, "_eb_at", ()) for source in sources)
         ]
         # The same tokens under two names are two things to a hook: queries from one, keys and values from the other.
         place = self._place(layer, [layer.name], "input", whole) if len(whole) == 1 else None
@@ -135,11 +132,11 @@ class Watch:
             module = module.rpartition(".")[0]
         return None
 
-    def _place(self, layer: Layer, modules: list[str], at: Any, slots: Sequence[Slot]) -> Place | None:
-        """The place of the first of the slots that holds image tokens of the layer's width."""
-        for slot in slots:
-            axis = slot.channel_axis(layer.width)
-            streams = slot.streams
+    def _place(self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]) -> Place | None:
+        """The place of the first of the tensors that holds image tokens of the layer's width."""
+        for tensor in tensors:
+            axis = tensor.channel_axis(layer.width)
+            streams = tensor.streams
             if axis is None or IMAGE not in streams:
                 continue
             image = [stream == IMAGE for stream in streams]
@@ -157,8 +154,8 @@ class Watch:
             return Place(
                 modules=tuple(modules),
                 at=at,
-                argument=slot.name,
-                index=slot.index,
+                argument=tensor.name,
+                index=tensor.index,
                 axis=axis,  # type: ignore[arg-type]
                 image=where,
                 count=count,
@@ -167,33 +164,32 @@ class Watch:
 
     def _count(self, tokens: int) -> Count | None:
         """How the number of image tokens follows from the first argument of the denoiser that holds image."""
-        for slot in self.inputs.get("", []):
-            axes = slot.token_axes
-            if not axes or IMAGE not in slot.streams or TEXT in slot.streams or slot.name is None:
+        for tensor in self.inputs.get("", []):
+            axes = tensor.token_axes
+            if not axes or IMAGE not in tensor.streams or TEXT in tensor.streams or tensor.name is None:
                 continue
-            if slot.listed:  # its tensors are samples, without a batch axis
-                axes = tuple(range(2, len(slot.shape) + 1))
-            positions = math.prod(slot.shape[axis - slot.listed] for axis in axes)
-            return Count(argument=slot.name, axes=axes, tokens=tokens, positions=positions)
+            if tensor.listed:  # its tensors are samples, without a batch axis
+                axes = tuple(range(2, len(tensor.shape) + 1))
+            positions = math.prod(tensor.shape[axis - tensor.listed] for axis in axes)
+            return Count(argument=tensor.name, axes=axes, tokens=tokens, positions=positions)
         return None
 
 
-def _slot(value: Any, name: str | None, index: int, at: tuple[str, str]) -> Slot | None:
-    """A value looked at, and told where it was seen. None for what holds no token."""
+def _recorded(value: Any, name: str | None, index: int, at: tuple[str, str]) -> RecordedTensor | None:
+    """What is recorded of a value, which also learns where it was seen. None for what holds no token."""
     listed = isinstance(value, list) and bool(value)
     tensor = value[0] if listed else value
     if not isinstance(tensor, Tensor) or not tensor.ndim or not tensor.numel():
         return None
-    shadow = shadow_of(tensor) if hasattr(tensor, "_eb_shadow") else None
-    if shadow is None or shadow.shape != tensor.shape:
+    tags = tags_of(tensor) if hasattr(tensor, "_eb_tags") else None
+    if tags is None or tags.shape != tensor.shape:
         return None
     tensor._eb_at = (*getattr(tensor, "_eb_at", ()), (*at, name))  # type: ignore[attr-defined]
     with torch._C.DisableTorchFunction():
         lines = [
-            shadow[tuple(slice(None) if d == axis else 0 for d in range(shadow.ndim))] & _POSITION
-            for axis in range(shadow.ndim)
+            tags[tuple(slice(None) if d == axis else 0 for d in range(tags.ndim))] & TOKEN for axis in range(tags.ndim)
         ]
-        axes = tuple(axis for axis, line in enumerate(lines) if bool(((line ^ line[0]) & _PLACES).any()))
+        axes = tuple(axis for axis, line in enumerate(lines) if bool(((line ^ line[0]) & ~STREAM).any()))
         longest = max((lines[axis] for axis in axes), key=len) if axes else lines[0][:1]
-        streams = bytes((longest & 3).tolist())
-    return Slot(name, index, tuple(tensor.shape), axes, streams, listed)
+        streams = bytes((longest & STREAM).tolist())
+    return RecordedTensor(name, index, tuple(tensor.shape), axes, streams, listed)

@@ -1,7 +1,7 @@
-"""Shadows: what a traced tensor says of its entries, which token each belongs to and which row of which weight made it.
+"""Token tags: which token each entry of a traced tensor belongs to, and which row of which weight made it.
 
-A shadow is an int64 tensor of the shape of the tensor it belongs to, hung on it as an attribute; so are the norm it came
-out of and, for a product on its way to an attention, the operands.
+A tensor's tags are an int64 tensor of the same shape, attached to it as an attribute. So are the norm it came out of and,
+for a product that will become an attention, its operands.
 """
 
 from collections.abc import Callable
@@ -12,57 +12,64 @@ import torch
 from torch import Tensor
 
 IMAGE, TEXT = 1, 2
-_STREAM, _FRAME, _PLACE, ROW = 0, 2, 10, 22
-"""A shadow's bits: 2 of stream, 8 of frame, 12 of place, 20 of row + 1, the rest the weight's number + 1."""
-ORIGIN = 42
-POSITION = (1 << ROW) - 1
+"""The streams a token can be of."""
+ROW, ORIGIN = 22, 42
+"""A tag's bits, from the lowest: 2 of stream, 8 of frame, 12 of position, 20 of row + 1, the rest the weight's number + 1."""
+TOKEN = (1 << ROW) - 1
+"""The bits that say which token it is: stream, frame and position."""
+STREAM = 3
 ROWS = (1 << 20) - 1
-MAX_FRAMES, MAX_PLACES = 255, 4095
+_FRAME, _POSITION = 2, 10
+MAX_FRAME, MAX_POSITION = 255, 4095
 
 
-def token_code(stream: int, frame: Tensor, place: Tensor) -> Tensor:
-    """The shadow of input tokens: `stream` is IMAGE or TEXT, `frame` and `place` int64 of the tokens' shape."""
-    return stream | frame.clamp_max(MAX_FRAMES) << _FRAME | (place + 1).clamp_max(MAX_PLACES) << _PLACE
+def token_code(stream: int, frame: Tensor, position: Tensor) -> Tensor:
+    """The tags of input tokens: `stream` is IMAGE or TEXT, `frame` and `position` int64 of the tokens' shape."""
+    return stream | frame.clamp_max(MAX_FRAME) << _FRAME | (position + 1).clamp_max(MAX_POSITION) << _POSITION
+
+
+def frame_and_position(tags: Tensor) -> tuple[Tensor, Tensor]:
+    """The frame and the position in tags, position + 1 as `token_code` stores it."""
+    return tags >> _FRAME & MAX_FRAME, tags >> _POSITION & MAX_POSITION
 
 
 @dataclass
-class NormMark:
-    """A norm a tensor came out of: the module, and whether anything was multiplied or added since."""
+class NormOrigin:
+    """The norm module a tensor came out of, and whether anything was multiplied or added since."""
 
     module: str
     changed: bool = False
 
 
-def shadow_at(tensor: Any) -> Any:
-    """A tensor's shadow, None where it has none."""
-    return getattr(tensor, "_eb_shadow", None)
+def tags_of(tensor: Any) -> Any:
+    """A tensor's tags; None where it has none."""
+    return getattr(tensor, "_eb_tags", None)
 
 
-def tag(tensor: Tensor, what: str, value: Any) -> None:
-    """Hang something on a tensor: its shadow, the norm it came out of, the product it is."""
+def attach(tensor: Tensor, what: str, value: Any) -> None:
+    """Attach something to a tensor: its `tags`, the `norm` it came out of, the `scores` it is."""
     setattr(tensor, f"_eb_{what}", value)
 
 
-def mark(tensor: Tensor, shadow: Tensor) -> Tensor:
-    """The tensor, with the shadow of the tokens it holds."""
-    tag(tensor, "shadow", shadow)
+def tag(tensor: Tensor, tags: Tensor) -> Tensor:
+    """The tensor, with these tags."""
+    attach(tensor, "tags", tags)
     return tensor
 
 
-def shadow_of(tensor: Tensor) -> Tensor:
-    """The shadow of a tensor that was marked."""
-    shadow: Tensor = shadow_at(tensor)
-    return shadow
-
-
-def mark_norm(value: Any, module: str) -> None:
-    """Say that the tensors in a norm module's output came out of it."""
+def tag_norm(value: Any, module: str) -> None:
+    """Note of the tensors in a norm module's output that they came out of it."""
     for tensor in tensors_in(value):
-        if shadow_at(tensor) is not None:
+        if tags_of(tensor) is not None:
             inner = getattr(tensor, "_eb_norm", None)
-            # A norm inside it, and what was done to its output since, are this module's own doing.
+            # A norm inside it, and what was done to that one's output since, are this module's own doing.
             own = inner is not None and inner.changed and inner.module.startswith(f"{module}.")
-            tag(tensor, "norm", NormMark(module, own))
+            attach(tensor, "norm", NormOrigin(module, own))
+
+
+def same_norm(tensors: list[Tensor]) -> NormOrigin | None:
+    """The norm that some of the tensors came out of."""
+    return next((norm for tensor in tensors if (norm := getattr(tensor, "_eb_norm", None)) is not None), None)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -87,55 +94,44 @@ def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
     return value
 
 
-def listed(value: Any) -> list[Tensor]:
-    """A function's result as a list of tensors."""
-    return [value] if isinstance(value, Tensor) else list(value)
-
-
-def same_norm(tensors: list[Tensor]) -> NormMark | None:
-    """The norm that some of the tensors came out of."""
-    marks = {id(mark): mark for tensor in tensors if (mark := getattr(tensor, "_eb_norm", None)) is not None}
-    return next(iter(marks.values()), None)
-
-
 def broadcasts(shape: Any, into: Any) -> bool:
     """Whether one shape can be spread to another."""
     shape, into = tuple(shape), tuple(into)
     return len(shape) <= len(into) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(into), strict=False))
 
 
-def resampled(shadow: Tensor, shape: Any) -> Tensor:
-    """The shadow at another size: the nearest entry along every axis."""
-    for axis, (old, new) in enumerate(zip(shadow.shape, shape, strict=True)):
+def resampled(tags: Tensor, shape: Any) -> Tensor:
+    """The tags at another size: the nearest entry along every axis."""
+    for axis, (old, new) in enumerate(zip(tags.shape, shape, strict=True)):
         if old != new:
             if old == 0:
                 return torch.zeros(tuple(shape), dtype=torch.int64)
-            shadow = shadow.index_select(axis, (torch.arange(new) * old) // max(1, new))
-    return shadow
+            tags = tags.index_select(axis, (torch.arange(new) * old) // max(1, new))
+    return tags
 
 
-def spread_position(shadow: Tensor, out: Tensor, axis: int) -> Tensor:
-    """The positions of a weight's input, spread over the channels of its output."""
-    thin = (shadow & POSITION).amax(axis, keepdim=True)
+def spread_tokens(tags: Tensor, out: Tensor, axis: int) -> Tensor:
+    """The tokens of a weight's input, spread over the channels of its output."""
+    thin = (tags & TOKEN).amax(axis, keepdim=True)
     shape = list(out.shape)
     shape[axis] = 1
     return resampled(thin, shape).expand(out.shape)
 
 
-def positions(shadow: Tensor) -> Tensor:
+def token_ids(tags: Tensor) -> Tensor:
     """`(batch, heads, tokens, channels)` → `(batch, tokens)`: which token each one is."""
-    return (shadow & POSITION).amax((1, 3))
+    return (tags & TOKEN).amax((1, 3))
 
 
-def made_by_weight(*shadows: Tensor) -> bool:
-    """Whether all of them hold rows of weights."""
-    return all(shadow.ndim >= 3 and bool(((shadow >> ORIGIN) > 0).any()) for shadow in shadows)
+def made_by_weights(*operands: Tensor) -> bool:
+    """Whether all of these tags hold rows of weights."""
+    return all(tags.ndim >= 3 and bool(((tags >> ORIGIN) > 0).any()) for tags in operands)
 
 
-def tokens_vary(shadow: Tensor, axis: int) -> bool:
+def tokens_vary(tags: Tensor, axis: int) -> bool:
     """Whether the tokens differ along an axis."""
-    places = (shadow & POSITION).movedim(axis, -1).flatten(0, -2)
-    return places.shape[-1] > 1 and bool((places[:, :1] != places).any())
+    tokens = (tags & TOKEN).movedim(axis, -1).flatten(0, -2)
+    return tokens.shape[-1] > 1 and bool((tokens[:, :1] != tokens).any())
 
 
 def ordered(tensor: Tensor, have: str, want: str) -> Tensor:

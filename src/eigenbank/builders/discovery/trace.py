@@ -1,10 +1,9 @@
-"""Following tokens and weight rows through a forward pass, to see what every attention is fed.
+"""Following tokens and weight rows through a forward pass, to see what every attention is given.
 
-The pass is run on a hollow model (see `hollow.py`): linear layers and convolutions are not computed, only their output's
-shape is. Every tensor carries a shadow of its own shape, an integer per entry that says which token the entry belongs to
-(image or text, which frame, which place) and which row of which weight made it. Operations that move entries move the
-shadow; the rest keep it. At an attention the shadows of q, k and v tell who looks at whom, and which rows of which
-weights are the layer's query, key and value, however they are fused, interleaved, grouped or normed.
+The model has fake weights (see `fake_weights.py`): linear layers and convolutions are not computed, only the shape of
+their output is. Every tensor carries tags (see `token_tags.py`). Operations that move entries move the tags; the rest keep
+them. At an attention the tags of q, k and v tell which tokens look at which, and which rows of which weights are the
+layer's query, key and value, however they are fused, interleaved, grouped or normed.
 """
 
 from collections.abc import Callable
@@ -19,24 +18,24 @@ from torch.overrides import TorchFunctionMode
 from eigenbank.builders.discovery.token_tags import (
     IMAGE,
     ORIGIN,
-    POSITION,
     ROW,
     ROWS,
+    STREAM,
     TEXT,
-    NormMark,
+    TOKEN,
+    NormOrigin,
+    attach,
     broadcasts,
-    listed,
-    made_by_weight,
+    made_by_weights,
     mapped,
-    mark,
     ordered,
-    positions,
     resampled,
     same_norm,
-    shadow_at,
-    spread_position,
+    spread_tokens,
     tag,
+    tags_of,
     tensors_in,
+    token_ids,
     tokens_vary,
 )
 
@@ -54,8 +53,8 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One attention of the pass. `queries` and `keys` `(batch, tokens)`: the shadows' positions, 0 for no token.
+class TracedAttention:
+    """One attention of the pass. `queries` and `keys` `(batch, tokens)`: which token each one is (as `token_ids`), 0 for none.
 
     `streams` names the streams (IMAGE, TEXT) of which queries and keys were made; `operands` holds q, k and v by stream.
     """
@@ -67,12 +66,12 @@ class Seen:
 
     def streams(self, which: str) -> int:
         """The union of the streams among the queries or keys."""
-        found = (self.queries if which == "query" else self.keys) & 3
+        found = (self.queries if which == "query" else self.keys) & STREAM
         return (IMAGE if bool((found & IMAGE).any()) else 0) | (TEXT if bool((found & TEXT).any()) else 0)
 
 
 @dataclass
-class Output:
+class OutputProjection:
     """The linear layer that reads an attention's output: its weight, and the columns that do."""
 
     weight: str
@@ -81,11 +80,13 @@ class Output:
 
 @dataclass
 class Trace:
-    """What a pass showed. `inputs` maps a weight to the norm its input came out of, None where it came out of none."""
+    """What a pass showed: its attentions, the projection that reads each one's output, by number, and the norm that each
+    weight's input came out of.
+    """
 
-    seen: list[Seen] = field(default_factory=list)
-    outputs: dict[int, Output] = field(default_factory=dict)
-    norms: dict[str, NormMark | None] = field(default_factory=dict)
+    attentions: list[TracedAttention] = field(default_factory=list)
+    outputs: dict[int, OutputProjection] = field(default_factory=dict)
+    norms: dict[str, NormOrigin | None] = field(default_factory=dict)
 
 
 def _names(*names: str) -> frozenset[str]:
@@ -99,7 +100,13 @@ _MOVES = _names(
     "swapdims", "contiguous", "clone", "roll", "flip", "pixel_unshuffle", "pixel_shuffle", "view_as", "reshape_as",
     "take_along_dim", "detach", "hstack", "vstack", "tile", "broadcast_to", "masked_select", "unfold",
 )  # fmt: skip
-"""Functions that move entries without changing them: the shadow goes the same way."""
+"""Functions that move entries without changing them: the tags go the same way."""
+_JOINS = _names("cat", "concat", "concatenate", "stack", "hstack", "vstack")
+_WRITES = _names(
+    "__setitem__", "copy_", "masked_scatter", "masked_scatter_", "index_put", "index_copy", "index_copy_", "index_add_",
+    "scatter", "pad",
+)  # fmt: skip
+"""Functions that write some entries into others."""
 _PLAIN = _names("to", "float", "half", "bfloat16", "double", "type", "type_as", "cpu", "cuda", "dropout", "__get__")
 _MODULATES = _names(
     "mul", "add", "__mul__", "__add__", "__rmul__", "__radd__", "addcmul", "mul_", "add_", "__imul__", "__iadd__"
@@ -108,7 +115,7 @@ _PRODUCTS = _names("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "ein
 
 
 class Tracer(TorchFunctionMode):
-    """Runs every torch function while active, linear layers as stand-ins, and keeps the shadows. Use with `no_grad`."""
+    """Runs every torch function while active, linear layers as stand-ins, and keeps the tags. Use with `no_grad`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -134,25 +141,11 @@ class Tracer(TorchFunctionMode):
                 raise
         if name in _MOVES:
             return self._moved(func, args, kwargs, result)
-        if name in (
-            "__setitem__",
-            "copy_",
-            "masked_scatter",
-            "index_put",
-            "index_copy",
-            "scatter",
-            "pad",
-            "index_add_",
-            "masked_scatter_",
-            "index_copy_",
-        ):
+        if name in _WRITES:
             return self._written(name, func, args, kwargs, result)
-        if isinstance(result, Tensor):
-            self._kept(name, args, kwargs, result)
-        elif isinstance(result, (tuple, list)):
-            for each in result:
-                if isinstance(each, Tensor):
-                    self._kept(name, args, kwargs, each)
+        for each in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(each, Tensor):
+                self._kept(name, args, kwargs, each)
         return result
 
     def _despite_widths(self, name: str, args: Any) -> Tensor | None:
@@ -167,27 +160,23 @@ class Tracer(TorchFunctionMode):
 
     def _moved(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         operands = tensors_in((args, kwargs))
-        marked = [tensor for tensor in operands if shadow_at(tensor) is not None]
-        if not marked:
+        tagged = [tensor for tensor in operands if tags_of(tensor) is not None]
+        if not tagged:
             return result
-        if func.__name__ in ("cat", "concat", "concatenate", "stack", "hstack", "vstack"):
-            swap = lambda t: shadow_at(t) if shadow_at(t) is not None else torch.zeros(t.shape, dtype=torch.int64)  # noqa: E731
-        else:
-            swap = lambda t: shadow_at(t) if shadow_at(t) is not None else t  # noqa: E731
         try:
-            shadows = func(*mapped(swap, args), **mapped(swap, kwargs))
-        except Exception:  # not made for whole numbers: positions alone are exact as float64
+            tags = _on_tags(func, args, kwargs, blank=func.__name__ in _JOINS)
+        except Exception:  # not made for whole numbers: token ids alone are exact as float64
+            thin = lambda t: (tags_of(t) & TOKEN).double() if tags_of(t) is not None else t  # noqa: E731
             try:
-                thin = lambda t: (shadow_at(t) & POSITION).double() if shadow_at(t) is not None else t  # noqa: E731
-                shadows = mapped(lambda t: t.long(), func(*mapped(thin, args), **mapped(thin, kwargs)))
-            except Exception:  # what cannot be followed is left unmarked, and shows as undecided
+                tags = mapped(lambda t: t.long(), func(*mapped(thin, args), **mapped(thin, kwargs)))
+            except Exception:  # what cannot be followed is left untagged, and shows as undecided
                 return result
-        norm = same_norm(marked)
-        for made, shadow in zip(listed(result), listed(shadows), strict=False):
-            mark(made, shadow)
-            tag(made, "norm", norm)
-            if len(marked) == 1:
-                tag(made, "scores", getattr(marked[0], "_eb_scores", None))
+        norm = same_norm(tagged)
+        for made, each in zip(tensors_in(result), tensors_in(tags), strict=False):
+            tag(made, each)
+            attach(made, "norm", norm)
+            if len(tagged) == 1:
+                attach(made, "scores", getattr(tagged[0], "_eb_scores", None))
         return result
 
     def _written(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
@@ -195,74 +184,69 @@ class Tracer(TorchFunctionMode):
         value = (
             args[-1]
             if name == "__setitem__"
-            else next((t for t in tensors_in(args[1:]) if shadow_at(t) is not None), None)
+            else next((t for t in tensors_in(args[1:]) if tags_of(t) is not None), None)
         )
-        base = shadow_at(target)
+        base = tags_of(target)
         if name == "pad":
             if base is not None:
                 with torch.no_grad():
                     constant = (args[2] if len(args) > 2 else kwargs.get("mode", "constant")) == "constant"
                     widths = args[1] if len(args) > 1 else kwargs["pad"]
-                    mark(result, F.pad(base, widths) if constant else resampled(base, result.shape))
+                    tag(result, F.pad(base, widths) if constant else resampled(base, result.shape))
             return result
-        given = shadow_at(value) if isinstance(value, Tensor) else None
+        given = tags_of(value) if isinstance(value, Tensor) else None
         if given is None:
             if isinstance(result, Tensor) and base is not None:
-                mark(result, base)
+                tag(result, base)
             return result
         base = torch.zeros(target.shape, dtype=torch.int64) if base is None else base.clone()
         with torch.no_grad():
             try:
                 if name == "__setitem__":
                     base[args[1]] = given
-                    mark(target, base)
+                    tag(target, base)
                 elif name == "copy_":
-                    mark(target, given.expand(target.shape))
+                    tag(target, given.expand(target.shape))
                 else:
-                    swapped = func(
-                        base, *mapped(lambda t: shadow_at(t) if shadow_at(t) is not None else t, args[1:]), **kwargs
-                    )
-                    mark(result, swapped)
-            except Exception:  # as above
+                    tag(result, func(base, *mapped(_tags_or_itself, args[1:]), **kwargs))
+            except Exception:  # as in `_moved`
                 pass
         return result
 
     def _kept(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
-        operands = [tensor for tensor in tensors_in((args, kwargs)) if shadow_at(tensor) is not None]
+        operands = [tensor for tensor in tensors_in((args, kwargs)) if tags_of(tensor) is not None]
         if not operands:
             return
-        if name == "embedding":
-            mark(result, shadow_at(operands[0])[..., None].expand(result.shape))
+        first = tags_of(operands[0])
+        if name in ("embedding", "view_as_real"):
+            tag(result, first[..., None].expand(result.shape))
             return
         if name == "view_as_complex":
-            mark(result, shadow_at(operands[0])[..., 0])
-            return
-        if name == "view_as_real":
-            mark(result, shadow_at(operands[0])[..., None].expand(result.shape))
+            tag(result, first[..., 0])
             return
         whole = [t for t in operands if t.shape == result.shape] or [
             t for t in operands if broadcasts(t.shape, result.shape)
         ]
         if not whole:
-            if result.ndim == operands[0].ndim:
-                mark(result, resampled(shadow_at(operands[0]), result.shape))
-            elif result.ndim == operands[0].ndim - 1 and operands[0].shape[:-1] == result.shape:
-                mark(result, shadow_at(operands[0]).amax(-1))
+            if result.ndim == first.ndim:
+                tag(result, resampled(first, result.shape))
+            elif result.ndim == first.ndim - 1 and first.shape[:-1] == result.shape:
+                tag(result, first.amax(-1))
             return
-        shadow = shadow_at(whole[0]).expand(result.shape)
+        tags = tags_of(whole[0]).expand(result.shape)
         for other in whole[1:]:
-            following = shadow_at(other).expand(result.shape)
-            # A modulation has a weight's rows but no token: the token's own entry goes before it.
-            shadow = torch.where(((shadow & 3) != 0) | ((shadow != 0) & ((following & 3) == 0)), shadow, following)
-        mark(result, shadow)
+            following = tags_of(other).expand(result.shape)
+            # A modulation has a weight's rows but no token: the token's own entry takes precedence.
+            tags = torch.where(((tags & STREAM) != 0) | ((tags != 0) & ((following & STREAM) == 0)), tags, following)
+        tag(result, tags)
         scores = next((s for t in operands if (s := getattr(t, "_eb_scores", None)) is not None), None)
         if scores is not None and tuple(result.shape[-2:]) == scores.shape:
-            tag(result, "scores", scores)
+            attach(result, "scores", scores)
         norm = next((n for t in whole if (n := getattr(t, "_eb_norm", None)) is not None), None)
         if norm is not None and name in _PLAIN:
-            tag(result, "norm", norm)
+            attach(result, "norm", norm)
         elif norm is not None and name in _MODULATES:
-            tag(result, "norm", NormMark(norm.module, True))
+            attach(result, "norm", NormOrigin(norm.module, True))
 
     # Weights
 
@@ -288,39 +272,39 @@ class Tracer(TorchFunctionMode):
 
     def _made(self, x: Tensor, weight: Tensor, out: Tensor, axis: int) -> Tensor:
         name = self.weights.get(id(weight))
-        shadow = shadow_at(x)
+        tags = tags_of(x)
         if name is None:
-            if shadow is not None:
-                mark(out, spread_position(shadow, out, axis))
+            if tags is not None:
+                tag(out, spread_tokens(tags, out, axis))
             return out
         self.sources[name] = x
         self.trace.norms.setdefault(name, getattr(x, "_eb_norm", None))
-        if shadow is None:
-            shadow = torch.zeros(x.shape, dtype=torch.int64)
-        self._reads_attention(shadow, name, axis)
+        if tags is None:
+            tags = torch.zeros(x.shape, dtype=torch.int64)
+        self._reads_attention(tags, name, axis)
         rows = torch.arange(1, out.shape[axis] + 1).reshape(
             [-1 if d == axis % out.ndim else 1 for d in range(out.ndim)]
         )
-        mark(out, spread_position(shadow, out, axis) | (rows << ROW) | (self.numbers[name] + 1) << ORIGIN)
+        tag(out, spread_tokens(tags, out, axis) | (rows << ROW) | (self.numbers[name] + 1) << ORIGIN)
         return out
 
-    def _reads_attention(self, shadow: Tensor, name: str, axis: int) -> None:
+    def _reads_attention(self, tags: Tensor, name: str, axis: int) -> None:
         """Note which columns of the weight read what an attention made of image tokens, if it is the first to."""
-        if not shadow.numel() or int(shadow.amax() >> ORIGIN) <= len(self.by_number):
+        if not tags.numel() or int(tags.amax() >> ORIGIN) <= len(self.by_number):
             return
-        origins = torch.where((shadow & 3) == IMAGE, (shadow >> ORIGIN) - 1, -1)
+        origins = torch.where((tags & STREAM) == IMAGE, (tags >> ORIGIN) - 1, -1)
         columns = origins.movedim(axis, -1).flatten(0, -2).amax(0)
         for number in columns[columns >= len(self.by_number)].unique().tolist():
             at = (columns == number).nonzero().flatten()
-            self.trace.outputs.setdefault(number, Output(name, (int(at[0]), int(at[-1]) + 1)))
+            self.trace.outputs.setdefault(number, OutputProjection(name, (int(at[0]), int(at[-1]) + 1)))
 
     # Attention
 
     def sdpa(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         q, k, v = (args[i] if len(args) > i else kwargs[key] for i, key in enumerate(("query", "key", "value")))
         out = torch.zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype)
-        if all(shadow_at(t) is not None for t in (q, k, v)):
-            mark(out, self._attention(*(shadow_at(t) for t in (q, k, v))))
+        if all(tags_of(t) is not None for t in (q, k, v)):
+            tag(out, self.attention(*(tags_of(t) for t in (q, k, v))))
         return out
 
     def product(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -335,31 +319,23 @@ class Tracer(TorchFunctionMode):
         if len(operands) != 2:
             return result
         left, right = operands
-        scores = getattr(left, "_eb_scores", None)
         if func.__name__ == "einsum":
             return self._einsum(args, left, right, result)
-        if scores is not None and shadow_at(right) is not None:
-            mark(result, scores.close(self, shadow_at(right)))
-        elif (
-            shadow_at(left) is not None
-            and shadow_at(right) is not None
-            and made_by_weight(shadow_at(left), shadow_at(right))
-        ):
-            if tokens_vary(shadow_at(left), -1):
-                # Tokens are summed over: linear attention, (v, k) first, q later.
-                made = Scores(None, shadow_at(right), shadow_at(left).transpose(-1, -2), tuple(result.shape[-2:]))
-                tag(result, "scores", made)
-                mark(result, torch.zeros(result.shape, dtype=torch.int64))
-            else:
-                made = Scores(shadow_at(left), shadow_at(right).transpose(-1, -2), None, tuple(result.shape[-2:]))
-                tag(result, "scores", made)
-                mark(result, (shadow_at(left).amax(-1, keepdim=True) & POSITION).expand(result.shape))
-        elif shadow_at(left) is not None and result.ndim == left.ndim:
-            mark(result, (shadow_at(left).amax(-1, keepdim=True) & POSITION).expand(result.shape))
+        scores, one, two = getattr(left, "_eb_scores", None), tags_of(left), tags_of(right)
+        if scores is not None and two is not None:
+            tag(result, scores.close(self, two))
+        elif one is not None and two is not None and made_by_weights(one, two):
+            summed = tokens_vary(one, -1)  # over tokens: linear attention, (v, k) first, q later
+            q, k, v = (None, two, one.mT) if summed else (one, two.mT, None)
+            attach(result, "scores", AttentionScores(q, k, v, tuple(result.shape[-2:])))
+            tokens = torch.zeros((), dtype=torch.int64) if summed else one.amax(-1, keepdim=True) & TOKEN
+            tag(result, tokens.expand(result.shape))
+        elif one is not None and result.ndim == left.ndim:
+            tag(result, (one.amax(-1, keepdim=True) & TOKEN).expand(result.shape))
         return result
 
     def _einsum(self, args: Any, left: Tensor, right: Tensor, result: Any) -> Any:
-        one, two = shadow_at(left), shadow_at(right)
+        one, two = tags_of(left), tags_of(right)
         if one is None or two is None or not isinstance(args[0], str):
             return result
         terms = args[0].replace(" ", "").split("->")
@@ -368,16 +344,16 @@ class Tracer(TorchFunctionMode):
         scores = getattr(left, "_eb_scores", None)
         if len(summed) == 1 and len(first) == left.ndim in (3, 4) and scores is not None:
             made = scores.close(self, ordered(two, second, first[:-2] + first[-1] + (set(second) - set(first)).pop()))
-            mark(result, ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
-        elif len(summed) == 1 and len(first) == left.ndim in (3, 4) and made_by_weight(one, two):
+            tag(result, ordered(made, first[:-1] + (set(second) - set(first)).pop(), terms[1]))
+        elif len(summed) == 1 and len(first) == left.ndim in (3, 4) and made_by_weights(one, two):
             axis = summed.pop()
             batch = [a for a in first if a in second and a != axis]
             rows, columns = (next(a for a in term if a not in batch and a != axis) for term in (first, second))
             if "".join([*batch, rows, columns]) == terms[1]:
                 lead = "".join(batch)
                 q, k = ordered(one, first, lead + rows + axis), ordered(two, second, lead + columns + axis)
-                tag(result, "scores", Scores(q, k, None, tuple(result.shape[-2:])))
-                mark(result, torch.zeros(result.shape, dtype=torch.int64))
+                attach(result, "scores", AttentionScores(q, k, None, tuple(result.shape[-2:])))
+                tag(result, torch.zeros(result.shape, dtype=torch.int64))
         return result
 
     def multi_head(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -400,41 +376,45 @@ class Tracer(TorchFunctionMode):
     def norm(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         x = args[0]
         result = torch.zeros(x.shape, dtype=x.dtype)
-        if shadow_at(x) is not None:
-            mark(result, shadow_at(x))
+        if tags_of(x) is not None:
+            tag(result, tags_of(x))
         return result
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Note an attention of shadows `(batch, [heads,] tokens, channels)`; returns the output's shadow, laid out alike."""
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Record an attention, given its operands' tags `(batch, [heads,] tokens, channels)`; returns the output's tags, laid out alike."""
         number = self.attentions
         self.attentions += 1
         axis = None
         if q.ndim == 3:
             # Heads may be folded into the batch: then it holds the same tokens over and over, made by other rows.
-            again = q.shape[0] > 1 and bool(((q[0] ^ q) & POSITION == 0).all()) and bool((q[0] != q[-1]).all())
+            again = q.shape[0] > 1 and bool(((q[0] ^ q) & TOKEN == 0).all()) and bool((q[0] != q[-1]).all())
             axis = 0 if again else 1
             q, k, v = (each.unsqueeze(axis) for each in (q, k, v))
-        queries, keys = (positions(each) for each in (q, k))
+        queries, keys = (token_ids(each) for each in (q, k))
         operands = {
             role: {stream: found for stream in (IMAGE, TEXT) if (found := self._operand(each, stream)) is not None}
             for role, each in (("query", q), ("key", k), ("value", v))
         }
-        self.trace.seen.append(Seen(number, queries, keys, operands))
-        if not bool((queries & 3).any()) and bool(((keys & 3) == TEXT).any()) and not bool((keys & IMAGE).any()):
-            # What learned queries gather from text is text; a pool of image tokens has no place in the image.
+        self.trace.attentions.append(TracedAttention(number, queries, keys, operands))
+        if (
+            not bool((queries & STREAM).any())
+            and bool(((keys & STREAM) == TEXT).any())
+            and not bool((keys & IMAGE).any())
+        ):
+            # What learned queries gather from text is text; a pool of image tokens is nowhere in the image.
             queries = torch.full_like(queries, TEXT)
         heads, channels = q.shape[1], v.shape[-1]
-        place = queries[:, None, :, None].expand(q.shape[0], heads, q.shape[2], channels)
+        tokens = queries[:, None, :, None].expand(q.shape[0], heads, q.shape[2], channels)
         rows = torch.arange(1, heads * channels + 1).reshape(1, heads, 1, channels)
-        made = place | (rows << ROW) | ((number + 1) << ORIGIN)
+        made = tokens | (rows << ROW) | ((number + 1) << ORIGIN)
         return made if axis is None else made.squeeze(axis)
 
-    def _operand(self, shadow: Tensor, stream: int) -> Operand | None:
-        tokens = ((positions(shadow) & 3) == stream).nonzero()
+    def _operand(self, tags: Tensor, stream: int) -> Operand | None:
+        tokens = ((token_ids(tags) & STREAM) == stream).nonzero()
         if not len(tokens):
             return None
         batch, token = tokens[0].tolist()
-        codes = shadow[batch, :, token, :]
+        codes = tags[batch, :, token, :]
         origins = (codes >> ORIGIN) - 1
         known = origins[origins >= 0]
         if not len(known):
@@ -447,8 +427,24 @@ class Tracer(TorchFunctionMode):
         return Operand(name, rows, self.sources.get(name))
 
 
+def _tags_or_itself(tensor: Tensor) -> Tensor:
+    tags: Tensor | None = tags_of(tensor)
+    return tensor if tags is None else tags
+
+
+def _on_tags(func: Any, args: Any, kwargs: Any, *, blank: bool) -> Any:
+    """The function applied to the tags of its arguments; with `blank`, to zeros for those that have none."""
+
+    def swap(tensor: Tensor) -> Tensor:
+        if blank and tags_of(tensor) is None:
+            return torch.zeros(tensor.shape, dtype=torch.int64)
+        return _tags_or_itself(tensor)
+
+    return func(*mapped(swap, args), **mapped(swap, kwargs))
+
+
 @dataclass
-class Scores:
+class AttentionScores:
     """A product of two operands on its way to being an attention: of q and k, or of v and k in linear attention."""
 
     q: Tensor | None
@@ -457,11 +453,11 @@ class Scores:
     shape: tuple[int, ...]
 
     def close(self, tracer: Tracer, last: Tensor) -> Tensor:
-        """Note the attention once its third operand is met; returns the output's shadow."""
+        """Record the attention once its third operand is met; returns the output's tags."""
         if self.q is not None:
-            return tracer._attention(self.q, self.k, last)
+            return tracer.attention(self.q, self.k, last)
         assert self.v is not None
-        return tracer._attention(last.transpose(-1, -2), self.k, self.v).transpose(-1, -2)
+        return tracer.attention(last.transpose(-1, -2), self.k, self.v).transpose(-1, -2)
 
 
 _HANDLERS: dict[str, Callable[[Tracer, Any, Any, Any], Any]] = {
