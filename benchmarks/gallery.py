@@ -117,7 +117,7 @@ def write(folder: Path) -> dict[str, float]:
         "import sys; from pathlib import Path; from eigenbank.registry.catalog import Catalog\n"
         "from eigenbank.gallery.site import write_site\n"
         "with Catalog.open(sys.argv[1] + '/catalog.db', shipped=False) as catalog:\n"
-        "    write_site(Path(sys.argv[1]) / 'site', catalog, say=lambda text: print(text, file=sys.stderr))\n"
+        "    write_site(Path(sys.argv[1]) / 'site', catalog, log=lambda text: print(text, file=sys.stderr))\n"
         "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])\n"
     )
     started = time.perf_counter()

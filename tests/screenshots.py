@@ -74,7 +74,7 @@ def gallery(browser: Any, wanted: set[str], folder: Path) -> None:
     from eigenbank.registry.catalog import Catalog
 
     with Catalog.open(folder / "catalog.db") as catalog:
-        write_site(folder / "site", catalog, say=print)
+        write_site(folder / "site", catalog, log=print)
     for shot in GALLERY:
         if shot.name in wanted:
             with opened(browser, shot, (folder / "site/index.html").as_uri() + shot.view) as page:

@@ -32,7 +32,7 @@ HOSTILE = (
 
 def write(folder: Path, catalog: Catalog, **more: Any) -> Site:
     """Write a gallery, and say nothing."""
-    return write_site(folder, catalog, say=lambda _: None, **more)
+    return write_site(folder, catalog, log=lambda _: None, **more)
 
 
 @pytest.fixture(scope="session")

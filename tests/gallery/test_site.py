@@ -47,7 +47,8 @@ def test_everything_a_set_holds_is_in_its_file(catalog: Catalog, tmp_path: Path)
     card = read(tmp_path / "site/data/index.js")["sets"][0]  # type: ignore[index]
     assert card["model"] == card["name"] == "acme/faces"
     assert (card["directions"], card["named"], card["pictures"]) == (24, 1, 2)
-    assert card["layers"] == list(LAYERS)
+    assert card["layers"] == len(LAYERS)
+    assert card["words"] == "0 1 acme attentions block blocks down faces mid smile"
     assert (card["repo"], card["commit"]) == ("me/x", COMMIT)
     assert [pick["label"] for pick in card["picks"]] == ["smile", None]
     data = read(tmp_path / "site/data" / f"{card['slug']}.js")
@@ -55,7 +56,8 @@ def test_everything_a_set_holds_is_in_its_file(catalog: Catalog, tmp_path: Path)
     first, second, third = data["directions"][:3]  # type: ignore[index]
     assert first[:6] == [0, 0, 0, 8, 0.3, 0.1]
     assert first[7][:2] == [[1.25, 0.8, 1.0, 0.95, 0.3, None], [-1.0, 2.0]]
-    assert second[6][0][:2] == ["smile", 1]
+    assert second[6][0][:2] == [0, 1]
+    assert data["texts"] == [["smile", "smile"]]
     assert second[7] is None, "what was not measured is not made up"
     assert second[8] == 0
     assert third[8] is None
@@ -85,7 +87,7 @@ def test_the_first_page_of_a_thousand_checkpoints_is_small(many_folder: Path) ->
 
 
 def test_the_index_stays_small_whatever_the_cards_hold(catalog: Catalog, tmp_path: Path) -> None:
-    many = {number: [label(f"name {number} " + "x" * 300, evidence=None)] for number in range(400)}
+    many = {number: [label(f"name {number:x>300}", evidence=None)] for number in range(400)}
     add(
         catalog,
         make_bank("acme/much", labels=many, ranks=16, layers=[f"layer.{number}" for number in range(9)]),
@@ -142,7 +144,7 @@ def test_peoples_labels_of_this_catalog_are_shown_only_when_asked_for(catalog: C
     mine = Label(text="looks like uncle Bob", source="human:ann", created="2026-11-23T00:00:00Z")  # type: ignore[arg-type]
     catalog.add_label(f"acme/faces#{LAYERS[0]}/output-value/0", mine)
     write(tmp_path / "public", catalog)
-    write(tmp_path / "own", catalog, own=True)
+    write(tmp_path / "own", catalog, people=True)
     assert not [
         name for name, content in files(tmp_path / "public").items() if b"uncle" in content or b"ann" in content.split()
     ]
@@ -163,8 +165,8 @@ def test_a_missing_or_damaged_set_is_said_and_left_out(catalog: Catalog, tmp_pat
     elsewhere = make_bank("acme/remote").save(tmp_path / "remote")
     catalog.add_set(elsewhere.manifest, location=f"hub:me/remote@{COMMIT}", digest="0" * 64)
     said: list[str] = []
-    site = write_site(tmp_path / "site", catalog, say=said.append)
-    assert [(entry.model, entry.outcome) for entry in site.entries] == [
+    site = write_site(tmp_path / "site", catalog, log=said.append)
+    assert [(entry.model, entry.outcome) for entry in site.sets] == [
         ("acme/gone", "skipped"), ("acme/good", "shown"), ("acme/remote", "skipped"), ("acme/swapped", "skipped"), ("acme/torn", "skipped"),
     ]  # fmt: skip
     assert len(said) == 4
@@ -181,8 +183,8 @@ def test_damaged_pictures_are_said_and_left_out(catalog: Catalog, tmp_path: Path
     second.write_bytes(b"RIFF....WEBP" + b"x" * 100)
     third.write_bytes(third.read_bytes()[:-1] + b"\0")
     said: list[str] = []
-    site = write_site(tmp_path / "site", catalog, say=said.append)
-    assert site.entries[0].pictures == 2
+    site = write_site(tmp_path / "site", catalog, log=said.append)
+    assert site.sets[0].pictures == 2
     assert "3 pictures are left out" in said[0]
     assert len(list((tmp_path / "site/pictures").rglob("*.webp"))) == 2
 
@@ -202,7 +204,7 @@ def test_a_picture_that_is_none_or_of_another_grid_is_left_out(catalog: Catalog,
         tmp_path / "set",
     )
     said: list[str] = []
-    assert write_site(tmp_path / "site", catalog, say=said.append).entries[0].pictures == 0
+    assert write_site(tmp_path / "site", catalog, log=said.append).sets[0].pictures == 0
     assert ("no WebP picture" if content == "not a picture" else "no grid of 2×5 equal cells") in said[0]
 
 

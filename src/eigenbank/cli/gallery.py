@@ -64,29 +64,29 @@ def gallery(
 
         check_space(publish)
     with tempfile.TemporaryDirectory(prefix="eigenbank-gallery-") as folder:
-        site = _write(out or Path(folder) / "site", model, own=with_labels, force=force)
-        named = sum(entry.named for entry in site.shown)
-        total = sum(entry.directions for entry in site.shown)
+        site = _write(out or Path(folder) / "site", model, people=with_labels, force=force)
+        named = sum(each.named for each in site.shown)
+        total = sum(each.directions for each in site.shown)
         counts = f"checkpoints: {len(site.shown)}, directions: {total}, named: {named}"
         say(f"{counts} → {site.folder}" if out else counts)
-        bare = [entry.model for entry in site.shown if not entry.pictures]
+        bare = [each.model for each in site.shown if not each.pictures]
         if bare:
             more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
             say(
                 f"no direction of {bare[0]}{more} has pictures: eigenbank preview {bare[0]} draws them, with --all of all"
             )
-        rows = [entry.__dict__ for entry in site.entries]
+        rows = [vars(each) for each in site.sets]
         emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="model")
         if publish is not None:
             _publish(site.folder, publish, private=private)
         if serve:
             from eigenbank.gallery.serve import serve as serve_folder
 
-            serve_folder(site.folder, port=port, browser=not no_browser, say=say)
+            serve_folder(site.folder, port=port, browser=not no_browser, log=say)
             interrupt.awaited()
 
 
-def _write(target: Path, model: str | None, *, own: bool, force: bool) -> "Site":
+def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Site":
     from eigenbank.gallery.site import write_site
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.query import is_glob, matcher
@@ -97,8 +97,8 @@ def _write(target: Path, model: str | None, *, own: bool, force: bool) -> "Site"
         known = catalog.model_ids()
         if model is not None and not is_glob(model) and model not in known:
             raise unknown(kind="direction set of", name=model, known=known)
-        arguments: dict[str, Any] = {"wanted": wanted, "own": own, "force": force}
-        return write_site(target, catalog, **arguments, say=say, progress=progress)
+        arguments: dict[str, Any] = {"wanted": wanted, "people": people, "force": force}
+        return write_site(target, catalog, **arguments, log=say, progress=progress)
 
 
 def _publish(folder: Path, repo: str, *, private: bool) -> None:

@@ -1,6 +1,8 @@
-"""What the page reads: sets as plain data, short, since a browser fetches all of it. No markup is made here.
+"""Turn direction sets into the data that the gallery's page reads. It is kept short, since a browser fetches it; it holds no
+markup.
 
-Repeated things are kept once, in tables, and named by their place in it; numbers keep six digits.
+What repeats is kept once, in tables, and referred to by its position there. Numbers keep six digits. Labels and names come with
+their words, and labels with their worth, so that the page searches by the rules of `eigenbank.registry.ranking`.
 """
 
 import hashlib
@@ -11,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eigenbank.gallery.pictures import Cell
 from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_words, source_kind, source_words
 from eigenbank.registry.catalog import SetRow
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Manifest, Quality
+from eigenbank.registry.ranking import UNSPACED, words
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Evidence, Label, Layer, Manifest, Quality
 
-Slider = DirectionRecord | CompositeRecord
+Record = DirectionRecord | CompositeRecord
 PICKS = 4
 """How many strips a checkpoint's card shows."""
 FIRST_CARDS = 64_000
@@ -30,12 +32,23 @@ HINTS = 24
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A set that is shown. `newest` says whether the catalog means it by the model id alone."""
+class Cell:
+    """The size of one picture of a preview's grid, in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class GallerySet:
+    """A set that the gallery shows. `newest`: the catalog means this set by the model id alone. `order`: its position in the
+    catalog.
+    """
 
     row: SetRow
     manifest: Manifest
     newest: bool
+    order: int
 
     @property
     def name(self) -> str:
@@ -52,20 +65,39 @@ class Shown:
         return f"{plain[:60]}-{digest[:8]}".lstrip("-")
 
 
+@dataclass(frozen=True)
+class Card:
+    """A set on the front page: the data that the page reads, and how often each label text is used."""
+
+    data: dict[str, Any]
+    labels: Counter[str]
+
+
 @dataclass
-class Table:
-    """Different things, each once, by their place."""
+class _Table:
+    """Different things, each once, by their position."""
 
     items: list[Any] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
 
-    def place(self, item: Any) -> int:
-        """The place of an item, added if it is new."""
+    def position(self, item: Any) -> int:
+        """The position of an item, added if it is new."""
         key = item if isinstance(item, str) else json.dumps(item)
-        if key not in self.places:
-            self.places[key] = len(self.items)
+        if key not in self.positions:
+            self.positions[key] = len(self.items)
             self.items.append(item)
-        return self.places[key]
+        return self.positions[key]
+
+
+@dataclass
+class _Tables:
+    """The tables of one set."""
+
+    recipes: _Table = field(default_factory=_Table)
+    texts: _Table = field(default_factory=_Table)
+    sources: _Table = field(default_factory=_Table)
+    protocols: _Table = field(default_factory=_Table)
+    previews: _Table = field(default_factory=_Table)
 
 
 def script(name: str, value: Any) -> str:
@@ -76,77 +108,68 @@ def script(name: str, value: Any) -> str:
     return f"eigenbank.receive(...{text});\n"
 
 
-def set_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
-    """All of a set's directions and composites. `cells`: those that have a picture, by their number in the manifest."""
+def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
+    """All of a set's directions and composites. `cells`: of those that have a picture, by their number in the manifest."""
     manifest = shown.manifest
     layers = {layer.name: number for number, layer in enumerate(manifest.layers)}
-    recipes, sources, protocols, previews = Table(), Table(), Table(), Table()
-    words: dict[str, Any] = {}
-    directions = []
-    for number, record in enumerate(manifest.directions):
-        recipe = record.recipe.slug
-        if recipe not in words:
-            words[recipe] = {"slug": recipe, **recipe_words(record.recipe), "exportable": _exportable(record)}
-        directions.append(
-            [
-                layers[record.layer],
-                recipes.place(recipe),
-                record.rank,
-                _short(record.eigenvalue),
-                _short(record.share),
-                _short(record.gap),
-                [_label(label, sources, protocols) for label in record.labels],
-                _quality(record.quality, sources, protocols),
-                _preview(record, cells.get(number), previews),
-            ]
-        )
     numbers = {record.id: number for number, record in enumerate(manifest.directions)}
+    recipes = {record.recipe.slug: record for record in manifest.directions}
+    tables = _Tables()
+    directions = [
+        [
+            layers[record.layer],
+            tables.recipes.position(record.recipe.slug),
+            record.rank,
+            _short(record.eigenvalue),
+            _short(record.share),
+            _short(record.gap),
+            *_common(record, cells.get(number), tables),
+        ]
+        for number, record in enumerate(manifest.directions)
+    ]
     composites = [
         [
             composite.name,
+            _words(composite.name),
             [[numbers[part.direction], _short(part.weight)] for part in composite.parts],
             all(_exportable(manifest.directions[numbers[part.direction]]) for part in composite.parts),
-            [_label(label, sources, protocols) for label in composite.labels],
-            _quality(composite.quality, sources, protocols),
-            _preview(composite, cells.get(len(numbers) + number), previews),
+            *_common(composite, cells.get(len(numbers) + number), tables),
         ]
         for number, composite in enumerate(manifest.composites)
     ]
     return {
         "layers": [_layer(layer) for layer in manifest.layers],
-        "recipes": [words[slug] for slug in recipes.items],
-        "sources": _sources(sources.items),
-        "protocols": protocols.items,
-        "previews": previews.items,
+        "recipes": [
+            {"slug": slug, **recipe_words(recipes[slug].recipe), "exportable": _exportable(recipes[slug])}
+            for slug in tables.recipes.items
+        ],
+        "texts": [[text, _words(text)] for text in tables.texts.items],
+        "sources": [{"kind": source_kind(source), "words": source_words(source)} for source in tables.sources.items],
+        "protocols": tables.protocols.items,
+        "previews": tables.previews.items,
         "directions": directions,
         "composites": composites,
     }
 
 
-def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
+def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
     """A set as the front page knows it: what to filter and search it by, and a few strips."""
     row, manifest = shown.row, shown.manifest
-    labels: dict[str, list[Any]] = {}
-    named = 0
-    sources: set[str] = set()
-    confidence: float | None = None
-    for record in manifest.sliders:
-        named += bool(record.labels)
-        for label in record.labels:
-            entry = labels.setdefault(label.text, [label.text, 0])
-            entry[1] += 1
-            sources.add(source_kind(label.source))
-            if label.confidence is not None:
-                confidence = max(confidence or 0.0, label.confidence)
-    recipes = Counter(record.recipe.slug for record in manifest.directions)
-    return {
+    checkpoint = manifest.checkpoint
+    labels = [label for record in manifest.sliders for label in record.labels]
+    texts = Counter(label.text for label in labels)
+    names = [layer.name for layer in manifest.layers]
+    searched = [checkpoint.model_id, *names, *(each.name for each in manifest.composites), *texts]
+    data = {
         "slug": shown.slug,
         "name": shown.name,
-        "model": manifest.checkpoint.model_id,
-        "revision": manifest.checkpoint.revision,
+        "model": checkpoint.model_id,
+        "modelWords": _words(checkpoint.model_id),
+        "order": shown.order,
+        "revision": checkpoint.revision,
         "newest": shown.newest,
-        "denoiser": manifest.checkpoint.denoiser,
-        "licence": manifest.checkpoint.licence,
+        "denoiser": checkpoint.denoiser,
+        "licence": checkpoint.licence,
         "setLicence": manifest.licence,
         "builder": manifest.builder,
         "created": manifest.created.date().isoformat(),
@@ -154,66 +177,66 @@ def card_data(shown: Shown, cells: Mapping[int, Cell]) -> dict[str, Any]:
         "commit": row.commit,
         "directions": len(manifest.directions),
         "composites": len(manifest.composites),
-        "bare": [each.name for each in manifest.composites if not each.labels],
-        "named": named,
+        "named": sum(bool(record.labels) for record in manifest.sliders),
         "pictures": len(cells),
-        "layers": [layer.name for layer in manifest.layers],
+        "layers": len(names),
         "kinds": sorted({layer.kind for layer in manifest.layers}),
-        "recipes": list(recipes),
-        "sources": sorted(sources),
-        "confidence": _short(confidence),
-        "labels": list(labels.values()),
+        "recipes": list(dict.fromkeys(record.recipe.slug for record in manifest.directions)),
+        "sources": sorted({source_kind(label.source) for label in labels}),
+        "confidence": _short(max((label.confidence for label in labels if label.confidence is not None), default=None)),
+        "words": " ".join(sorted({word for text in searched for word in words(text)})),
         "picks": [_pick(manifest, number, cells[number]) for number in _picks(manifest, cells)],
     }
+    return Card(data, texts)
 
 
-def in_order(cards: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def in_order(cards: Sequence[Card]) -> list[Card]:
     """Cards in the order the front page shows them unless asked otherwise: the most named first."""
-    return sorted(cards, key=lambda card: (-card["named"], -card["directions"]))
+    return sorted(cards, key=lambda card: (-card.data["named"], -card.data["directions"]))
 
 
-def pages(cards: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cards in their order, in pieces: the first for the index, which may be empty, each other for a file of its own."""
+def pages(cards: Sequence[Card]) -> Iterator[list[dict[str, Any]]]:
+    """Cards' data in pieces, in order: the first, which may be empty, for the index, each other for a file of its own."""
     piece: list[dict[str, Any]] = []
     room, first = FIRST_CARDS, True
     for card in cards:
-        size = len(script("", card).encode())
+        size = len(script("", card.data).encode())
         if size > room and (piece or first):
             yield piece
             piece, room, first = [], MORE_CARDS, False
-        piece.append(card)
+        piece.append(card.data)
         room -= size
     yield piece
 
 
-def index_data(
-    cards: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]], more: int, version: str
-) -> dict[str, Any]:
+def index_data(cards: Sequence[Card], first: Sequence[dict[str, Any]], more: int, version: str) -> dict[str, Any]:
     """What the page reads first, however many `cards` there are: what sums them up, and the `first` of them.
 
     `more` is the number of files that hold the others.
     """
     labels: Counter[str] = Counter()
     for card in cards:
-        labels.update(dict(card["labels"]))
-    shown = next((card for card in cards if card["picks"]), None)
+        labels.update(card.labels)
+    every = [card.data for card in cards]
+    pictured = next((card for card in every if card["picks"]), None)
     return {
         "eigenbank": version,
         "measures": measures(),
         "sourceKinds": _KINDS,
+        "unspaced": "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in UNSPACED),
         "total": {
             "sets": len(cards),
-            **{key: sum(card[key] for card in cards) for key in ("directions", "composites", "named")},
+            **{key: sum(card[key] for card in every) for key in ("directions", "composites", "named")},
         },
-        "hero": shown and {"slug": shown["slug"], "name": shown["name"], "pick": shown["picks"][0]},
+        "hero": pictured and {"slug": pictured["slug"], "name": pictured["name"], "pick": pictured["picks"][0]},
         "choices": {
-            "family": sorted({card["denoiser"] for card in cards})[:CHOICES],
+            "family": sorted({card["denoiser"] for card in every})[:CHOICES],
             **{
-                name: sorted({value for card in cards for value in card[key]})[:CHOICES]
+                name: sorted({value for card in every for value in card[key]})[:CHOICES]
                 for name, key in _CHOICES.items()
             },
         },
-        "confidence": any(card["confidence"] is not None for card in cards),
+        "confidence": any(card["confidence"] is not None for card in every),
         "hints": labels.most_common(HINTS),
         "more": more,
         "sets": list(first),
@@ -224,7 +247,7 @@ _CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def worth(record: Slider) -> float:
+def _worth(record: Record) -> float:
     """How good a slider the best of the labels promises; -1 without a label."""
     return max((label.worth for label in record.labels), default=-1.0)
 
@@ -232,7 +255,7 @@ def worth(record: Slider) -> float:
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:
     """The sliders that stand for a set: the best one of each label, then unlabelled directions by their share."""
     sliders = manifest.sliders
-    order = sorted(cells, key=lambda number: worth(sliders[number]), reverse=True)
+    order = sorted(cells, key=lambda number: _worth(sliders[number]), reverse=True)
     chosen: dict[str, int] = {}
     for number in order:
         labels = sliders[number].labels
@@ -259,6 +282,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
     digest = layer.digests.get("float32")
     return {
         "name": layer.name,
+        "words": _words(layer.name),
         "kind": layer.kind,
         "width": layer.width,
         "heads": layer.heads,
@@ -266,32 +290,42 @@ def _layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _label(label: Label, sources: Table, protocols: Table) -> list[Any]:
+def _common(record: Record, cell: Cell | None, tables: _Tables) -> list[Any]:
+    """What directions and composites have in common: labels, quality, preview."""
+    preview = None if cell is None else tables.previews.position(_grid(record, cell))
+    return [[_label(label, tables) for label in record.labels], _quality(record.quality, tables), preview]
+
+
+def _label(label: Label, tables: _Tables) -> list[Any]:
     evidence = label.evidence
-    found: list[Any] = [label.text, label.polarity, _short(label.confidence), sources.place(label.source)]
+    text, source = tables.texts.position(label.text), tables.sources.position(label.source)
+    found: list[Any] = [text, label.polarity, _short(label.confidence), source, label.worth]
     found += [label.created.date().isoformat(), label.note or None]
     if evidence is not None:
         numbers = (evidence.effect, evidence.selectivity, evidence.consistency, evidence.asymmetry, evidence.null)
-        protocol = protocols.place([_short(evidence.scale), seeds_words(evidence.seeds), evidence.steps])
         runner_up = [evidence.runner_up, _short(evidence.runner_up_effect)]
-        found.append([*(_short(number) for number in numbers), *runner_up, protocol])
+        found.append([*(_short(number) for number in numbers), *runner_up, _protocol(evidence, tables)])
     return found
 
 
-def _quality(quality: Quality | None, sources: Table, protocols: Table) -> list[Any] | None:
+def _quality(quality: Quality | None, tables: _Tables) -> list[Any] | None:
     if quality is None:
         return None
-    protocol = protocols.place([_short(quality.scale), seeds_words(quality.seeds), quality.steps])
     numbers = [getattr(quality, measure.key) for measure in MEASURES]
     span = None if quality.recommended_range is None else list(quality.recommended_range)
-    return [numbers, span, sources.place(quality.source), protocol]
+    return [numbers, span, tables.sources.position(quality.source), _protocol(quality, tables)]
 
 
-def _preview(record: Slider, cell: Cell | None, previews: Table) -> int | None:
-    return None if cell is None else previews.place(_grid(record, cell))
+def _protocol(measured: Evidence | Quality, tables: _Tables) -> int:
+    """How something was measured, as a position in the table."""
+    return tables.protocols.position([_short(measured.scale), seeds_words(measured.seeds), measured.steps])
 
 
-def _grid(record: Slider, cell: Cell) -> dict[str, Any]:
+def _words(text: str) -> str:
+    return " ".join(words(text))
+
+
+def _grid(record: Record, cell: Cell) -> dict[str, Any]:
     assert record.preview is not None
     return {
         "seeds": list(record.preview.seeds),
@@ -299,10 +333,6 @@ def _grid(record: Slider, cell: Cell) -> dict[str, Any]:
         "steps": record.preview.steps,
         "cell": [cell.width, cell.height],
     }
-
-
-def _sources(sources: Sequence[str]) -> list[dict[str, str]]:
-    return [{"kind": source_kind(source), "words": source_words(source)} for source in sources]
 
 
 def _exportable(record: DirectionRecord) -> bool:

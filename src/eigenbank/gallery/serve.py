@@ -1,4 +1,4 @@
-"""A site shown from this machine, to this machine only."""
+"""Serve a site from this machine, to this machine only."""
 
 import functools
 import http.server
@@ -49,14 +49,14 @@ def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
         raise GalleryError(message) from error
 
 
-def serve(folder: Path, *, port: int, browser: bool, say: Callable[[str], None]) -> None:
+def serve(folder: Path, *, port: int, browser: bool, log: Callable[[str], None]) -> None:
     """Serve a site until interrupted, and open a browser on it if wanted. Raises GalleryError."""
     with make_server(folder, port) as server:
         address = f"http://{HOST}:{server.server_port}/"
-        say(f"serving {address} until Ctrl-C")
+        log(f"serving {address} until Ctrl-C")
         if browser:
             webbrowser.open(address)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("no longer served")
+            log("no longer served")

@@ -1,4 +1,4 @@
-"""Plain words for what a set says in numbers and codes: recipes, sources of labels, seeds, qualities."""
+"""Say in plain words what a set holds in numbers and codes: recipes, sources of labels, seeds, qualities."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from eigenbank.schemas import Recipe
 
 
 @dataclass(frozen=True)
-class Measure:
+class QualityMeasure:
     """One of the numbers of a direction's quality, and what to call its sizes.
 
     `key` is the field of `Quality`. `full` is the value at which its bar is full. `words` are `(below, word)` in rising
@@ -28,7 +28,7 @@ class Measure:
 
 
 MEASURES = (
-    Measure(
+    QualityMeasure(
         "effect",
         "Strength",
         " σ per unit of scale",
@@ -36,7 +36,7 @@ MEASURES = (
         2.0,
         ((0.2, "barely moves anything"), (0.5, "gentle"), (1.0, "clear"), (None, "strong")),
     ),
-    Measure(
+    QualityMeasure(
         "selectivity",
         "Does one thing",
         " % of all the change",
@@ -44,7 +44,7 @@ MEASURES = (
         1.0,
         ((1 / 3, "moves many things at once"), (2 / 3, "moves a few things"), (None, "moves mostly one thing")),
     ),
-    Measure(
+    QualityMeasure(
         "consistency",
         "Same on every picture",
         " % of the seeds agree",
@@ -52,7 +52,7 @@ MEASURES = (
         1.0,
         ((0.75, "often goes the other way"), (0.95, "nearly always the same way"), (None, "always the same way")),
     ),
-    Measure(
+    QualityMeasure(
         "linearity",
         "Steady",
         " R² of a straight line",
@@ -60,7 +60,7 @@ MEASURES = (
         1.0,
         ((0.7, "comes in jumps"), (0.9, "roughly even"), (None, "twice the scale, twice the change")),
     ),
-    Measure(
+    QualityMeasure(
         "locality",
         "Stays in place",
         " % of the change in a tenth of the picture",
@@ -68,7 +68,7 @@ MEASURES = (
         1.0,
         ((0.4, "changes the whole picture"), (0.7, "changes a region"), (None, "changes one spot")),
     ),
-    Measure(
+    QualityMeasure(
         "drift",
         "Side effects",
         " σ at scale ±1; less is better",

@@ -58,11 +58,11 @@ SKIN_TONES = (0x1F3FB, 0x1F3FF)
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 _PART = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _IGNORED = re.compile("[\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # variation selectors
-_ACCENTED = ("LATIN ", "GREEK ", "CYRILLIC ")
+_ACCENTED = ("LATIN ", "GREEK ", "CYRILLIC ")  # how the names of their letters begin
 
 
 def normalise(text: str) -> str:
-    """Return the text as it is compared: NFKC, case folded, without format characters (joiners, variation selectors), a blank for
+    """Return the text as it is compared: NFKC, without case, without format characters (joiners, variation selectors), a blank for
     a control character, and without the accents of Latin, Greek and Cyrillic letters. Other marks stay: ガ is not カ.
     """
     if text.isascii():
@@ -73,14 +73,14 @@ def normalise(text: str) -> str:
         if category == "Cc":
             kept.append(" ")
         elif category != "Cf" and not _IGNORED.match(char):
-            kept.append(char.casefold())
+            kept.append(char.lower().upper().lower())  # ß and ẞ are ss; a browser's script can do the same
     base = " "
     plain = []
     # Folding can leave what NFKC would compose otherwise; NFD puts each letter before its marks.
     for char in unicodedata.normalize("NFD", unicodedata.normalize("NFKC", "".join(kept))):
         if not unicodedata.category(char).startswith("M"):
             base = char
-        elif unicodedata.name(base, "").startswith(_ACCENTED):
+        elif unicodedata.category(base) == "Ll" and unicodedata.name(base, "").startswith(_ACCENTED):
             continue
         plain.append(char)
     return unicodedata.normalize("NFC", "".join(plain))

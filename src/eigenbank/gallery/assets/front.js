@@ -102,7 +102,7 @@
   }
 
   function checkpointCard(card) {
-    const facts = [count(card.directions, "direction"), card.composites ? count(card.composites, "composite") : null, card.named ? `${card.named.toLocaleString("en")} named` : "none named yet", count(card.layers.length, "layer")];
+    const facts = [count(card.directions, "direction"), card.composites ? count(card.composites, "composite") : null, card.named ? `${card.named.toLocaleString("en")} named` : "none named yet", count(card.layers, "layer")];
     const strips = card.picks.map((pick) => {
       const name = pick.label ?? pick.id;
       const film = strip(picture(card.slug, pick.number, pick.preview, pick.polarity), `${name}, at every scale`);
@@ -126,7 +126,7 @@
     const chips = h("div", { class: "chips" });
     const found = h("div", { class: "found" });
     results.append(status, chips, found);
-    const matching = state.q ? index.sets.filter((card) => eigenbank.words(state.q).every((word) => eigenbank.words(card.name).some((own) => own.startsWith(word))) && cards.includes(card)) : [];
+    const matching = state.q ? cards.filter((card) => eigenbank.isNamed(card, state.q)) : [];
     chips.append(...matching.slice(0, 12).map((card) => h("a", { href: link({ model: card.name }) }, breakable(card.name), h("span", { class: "soft" }, ` ${card.directions.toLocaleString("en")}`))));
     const sets = [];
     const lost = [];

@@ -1,37 +1,62 @@
 "use strict";
-// Searching and sorting. A query's words are beginnings of words of labels, layers, recipes and model ids, as on the command line.
+// Searching and sorting, by the rules of eigenbank.registry.ranking: the words of labels and names come with the data, those of a
+// query are made here. A test holds the two together.
 
 {
-  function fold(text) {
-    return text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  // Text as it is compared. Accents are taken off Latin, Greek and Cyrillic letters only.
+  function normalise(text) {
+    let plain = "";
+    for (const char of text.normalize("NFKC")) {
+      if (/\p{Cc}/u.test(char)) plain += " ";
+      else if (!/[\p{Cf}\u180b-\u180d\ufe00-\ufe0f\u{e0100}-\u{e01ef}]/u.test(char)) plain += char.toLowerCase().toUpperCase().toLowerCase();
+    }
+    return plain.normalize("NFKC").normalize("NFD")
+      .replace(/((?=\p{Ll})[\p{Script=Latin}\p{Script=Greek}\p{Script=Cyrillic}])\p{M}+/gu, "$1").normalize("NFC");
   }
 
+  // Words of a text. A character of a script without blanks, or a symbol, is one by itself.
   function words(text) {
-    return fold(text).match(/[\p{L}\p{N}]+/gu) ?? [];
+    const { unspaced } = eigenbank.index();
+    const word = new RegExp(`(?:[\\p{So}\\p{Emoji_Modifier}]|(?=[\\p{L}\\p{N}])[${unspaced}])\\p{M}*|(?:(?![${unspaced}])[\\p{L}\\p{N}]\\p{M}*)+`, "gu");
+    return normalise(text).match(word) ?? [];
   }
 
-  const cache = new WeakMap();
-  function once(thing, make) {
-    if (!cache.has(thing)) cache.set(thing, make());
-    return cache.get(thing);
+  // Words as the data has them, in one string.
+  const split = (own) => (own ? own.split(" ") : []);
+
+  // A query's words, and its terms: words that must stand next to each other, the last one open unless it was typed in quotes.
+  function parse(text) {
+    const terms = [];
+    for (const [, quoted, bare] of normalise(text).matchAll(/"([^"]*)"?|([^\s"]+)/g)) {
+      const own = words(quoted || bare || "");
+      if (own.length) terms.push({ words: own, prefix: !quoted });
+    }
+    return { words: terms.flatMap((term) => term.words), terms };
   }
 
-  const placesOf = (card) => once(card, () => ({
-    model: words(card.name),
-    all: new Set([card.name, ...card.layers, ...card.recipes, ...card.labels.map(([text]) => text), ...card.bare, card.composites ? "composite" : ""].flatMap(words)),
-  }));
-  const layerWords = (layer) => once(layer, () => words(layer.name));
-  const recipeWords = (recipe) => once(recipe, () => words(recipe.slug));
-  const labelWords = (label) => once(label, () => words(label.text));
-
-  const begins = (tokens, word) => {
-    for (const token of tokens) if (token.startsWith(word)) return true;
+  // Whether the words of a text hold a term.
+  function holds(text, { words: own, prefix }) {
+    const last = own.length - 1;
+    for (let start = 0; start + last < text.length; start += 1) {
+      const end = text[start + last];
+      if ((end === own[last] || (prefix && end.startsWith(own[last]))) && own.every((word, i) => i === last || text[start + i] === word)) return true;
+    }
     return false;
-  };
+  }
+
+  // How well the words of a label and of the names match, 0 (not at all) to 5 (the label is the query).
+  function level(query, text, names) {
+    if (text.length === query.words.length && text.every((word, i) => word === query.words[i])) return 5;
+    if (query.terms.every((term) => holds(text, { ...term, prefix: false }))) return 4;
+    const missing = query.terms.filter((term) => !holds(text, term));
+    if (!missing.length) return 3;
+    if (!missing.every((term) => names.some((name) => holds(name, term)))) return 0;
+    return missing.length < query.terms.length ? 2 : 1;
+  }
 
   // Whether a checkpoint can hold what is asked for, by what the index says of it.
   function mayHold(card, state) {
-    const { all } = placesOf(card);
+    card.all ??= split(card.words);
     return (
       (!state.family || card.denoiser === state.family) &&
       (!state.kind || card.kinds.includes(state.kind)) &&
@@ -41,55 +66,57 @@
       (state.named !== "yes" || card.named > 0) &&
       (!state.of || (state.of === "composites" ? card.composites : card.directions) > 0) &&
       (!state.model || card.name === state.model) &&
-      words(state.q ?? "").every((word) => begins(all, word))
+      parse(state.q ?? "").words.every((word) => card.all.some((own) => own.startsWith(word)))
     );
   }
 
-  // How well a direction answers: 0 not at all; higher for labels, highest for a label of those very words.
-  function score(direction, state, query) {
-    if (state.of && (state.of === "composites") !== Boolean(direction.parts)) return 0;
-    if (state.layer && direction.layer.name !== state.layer) return 0;
-    if (state.recipe && direction.recipe.slug !== state.recipe) return 0;
-    if (state.kind && direction.layer.kind !== state.kind) return 0;
-    if (state.named === "yes" && !direction.labels.length) return 0;
+  // Whether a checkpoint's model id alone has all that is asked for.
+  function isNamed(card, text) {
+    const { terms } = parse(text);
+    return terms.length > 0 && terms.every((term) => holds(split(card.modelWords), term));
+  }
+
+  // How well a direction answers, as [level, worth of the label]; null where it does not.
+  function match(direction, state, query) {
+    if (state.of && (state.of === "composites") !== Boolean(direction.parts)) return null;
+    if (state.layer && direction.layer.name !== state.layer) return null;
+    if (state.recipe && direction.recipe.slug !== state.recipe) return null;
+    if (state.kind && direction.layer.kind !== state.kind) return null;
+    if (state.named === "yes" && !direction.labels.length) return null;
     const min = state.min ? Number(state.min) : null;
     const labels = direction.labels.filter(
       (label) => (!state.source || label.source.kind === state.source) && (min === null || (label.confidence ?? -1) >= min),
     );
-    if ((state.source || min !== null) && !labels.length) return 0;
-    if (!query.length) return 1;
-    let best = 0;
+    if ((state.source || min !== null) && !labels.length) return null;
+    if (!state.q) return [0, direction.worth];
+    if (!query.terms.length) return null;
+    const names = [split(direction.set.card.modelWords), direction.words];
+    let best = [level(query, [], names), 0];
     for (const label of labels) {
-      const own = labelWords(label);
-      if (own.length === query.length && own.every((word, i) => word === query[i])) return 4;
-      if (query.every((word) => begins(own, word))) best = 3;
+      const found = level(query, label.words, names);
+      if (found > 1 && (found > best[0] || (found === best[0] && label.worth > best[1]))) best = [found, label.worth];
     }
-    if (best) return best;
-    const places = [placesOf(direction.set.card).model, layerWords(direction.layer), recipeWords(direction.recipe), ...labels.map(labelWords)];
-    return query.every((word) => places.some((tokens) => begins(tokens, word))) ? 1 : 0;
+    return best[0] ? best : null;
   }
 
   const ORDERS = {
-    match: (a, b) => b.score - a.score || pictured(b) - pictured(a) || b.worth - a.worth || b.share - a.share,
+    match: (a, b) => b.match[0] - a.match[0] || b.match[1] - a.match[1] || inCatalog(a, b),
     best: (a, b) => b.worth - a.worth || b.share - a.share,
     confidence: (a, b) => b.confidence - a.confidence || b.worth - a.worth || b.share - a.share,
     strength: (a, b) => strength(b) - strength(a),
     share: (a, b) => (b.share ?? -1) - (a.share ?? -1),
     eigenvalue: (a, b) => (b.eigenvalue ?? -1) - (a.eigenvalue ?? -1),
   };
-  const pictured = (direction) => (direction.picture ? 1 : 0);
+  const inCatalog = (a, b) => a.set.card.order - b.set.card.order || a.number - b.number;
   const strength = (direction) => direction.quality?.values[0] ?? Math.max(-1, ...direction.labels.map((label) => Math.abs(label.evidence?.effect ?? -1)));
 
   function find(sets, state) {
-    const query = words(state.q ?? "");
+    const query = parse(state.q ?? "");
     const found = [];
     for (const set of sets) {
       for (const direction of set.sliders) {
-        const points = score(direction, state, query);
-        if (points) {
-          direction.score = points;
-          found.push(direction);
-        }
+        direction.match = match(direction, state, query);
+        if (direction.match) found.push(direction);
       }
     }
     return found;
@@ -110,5 +137,5 @@
     return [...cards].sort(CARDS[order] ?? CARDS.named);
   }
 
-  Object.assign(eigenbank, { mayHold, find, sorted, sortedCards, orders: Object.keys(ORDERS), cardOrders: Object.keys(CARDS), words });
+  Object.assign(eigenbank, { split, words, mayHold, isNamed, find, sorted, sortedCards });
 }

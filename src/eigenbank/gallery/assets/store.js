@@ -85,15 +85,18 @@
 
   function decode(card, raw) {
     const set = { card, layers: raw.layers, recipes: raw.recipes, directions: [], composites: [], byId: new Map() };
-    const { sources, protocols } = raw;
+    const { sources, protocols, texts } = raw;
+    for (const layer of raw.layers) layer.words = eigenbank.split(layer.words);
     for (const [number, row] of raw.directions.entries()) {
       const [layer, recipe, rank, eigenvalue, share, gap, labels, quality, preview] = row;
       const direction = { set, number, layer: raw.layers[layer], recipe: raw.recipes[recipe], rank, eigenvalue, share, gap, parts: null, within: [] };
+      direction.words = direction.layer.words;
       direction.id = `${direction.layer.name}/${direction.recipe.slug}/${rank}`;
       set.directions.push(finish(direction, labels, quality, preview));
     }
-    for (const [number, [name, parts, exportable, labels, quality, preview]] of raw.composites.entries()) {
+    for (const [number, [name, own, parts, exportable, labels, quality, preview]] of raw.composites.entries()) {
       const composite = { set, number: set.directions.length + number, rank: null, eigenvalue: null, share: null, gap: null };
+      composite.words = eigenbank.split(own);
       composite.id = `composite/${name}`;
       composite.layer = { name: "composite", kind: "composite" };
       composite.recipe = { slug: name, exportable };
@@ -106,9 +109,9 @@
     // What directions and composites have in common.
     function finish(slider, labels, quality, preview) {
       slider.key = `${card.name}#${slider.id}`;
-      slider.labels = labels.map((label) => decodeLabel(label, sources, protocols));
+      slider.labels = labels.map((label) => decodeLabel(label, texts, sources, protocols));
       slider.confidence = Math.max(-1, ...slider.labels.map((label) => label.confidence ?? -1));
-      slider.worth = Math.max(-1, ...slider.labels.map(worth));
+      slider.worth = Math.max(-1, ...slider.labels.map((label) => label.worth));
       slider.quality = quality && { values: quality[0], range: quality[1], source: sources[quality[2]], protocol: protocols[quality[3]] };
       slider.polarity = slider.labels[0]?.polarity ?? 1;
       slider.picture = preview === null ? null : picture(card.slug, slider.number, raw.previews[preview], slider.polarity);
@@ -118,16 +121,8 @@
     return set;
   }
 
-  // How good a slider a label promises, as in a bank: a person's word first, then the evidence.
-  function worth({ source, confidence, evidence }) {
-    const strength = evidence
-      ? (evidence.selectivity * Math.min(1, Math.abs(evidence.effect))) / (1 + (evidence.asymmetry ?? 0))
-      : 0;
-    return (source.kind === "human" ? 1 : 0) + (confidence ?? 0) * strength;
-  }
-
-  function decodeLabel([text, polarity, confidence, source, created, note, evidence], sources, protocols) {
-    const label = { text, polarity, confidence, source: sources[source], created, note, evidence: null };
+  function decodeLabel([text, polarity, confidence, source, worth, created, note, evidence], texts, sources, protocols) {
+    const label = { text: texts[text][0], words: eigenbank.split(texts[text][1]), polarity, confidence, source: sources[source], worth, created, note, evidence: null };
     if (evidence) {
       const [effect, selectivity, consistency, asymmetry, chance, runnerUp, runnerUpEffect, protocol] = evidence;
       label.evidence = { effect, selectivity, consistency, asymmetry, chance, runnerUp, runnerUpEffect, protocol: protocols[protocol] };
