@@ -24,7 +24,7 @@ COMMANDS = {
     "eigenbank --help": ["-m", "eigenbank", "--help"],
     "eigenbank list": ["-m", "eigenbank", "list"],
     "eigenbank search hair": ["-m", "eigenbank", "search", "hair"],
-    "eigenbank doctor": ["-m", "eigenbank", "doctor", "--offline"],
+    "eigenbank doctor": ["-m", "eigenbank", "--offline", "doctor"],
 }
 
 

@@ -125,7 +125,7 @@ def test_a_hub_that_does_not_answer_is_a_warning(
 
 def test_the_first_run_says_what_was_made_and_the_second_is_silent(home: Path, capsys: Capture) -> None:
     assert run(["list"]) == 0
-    assert f"this was the first run: a catalog was made, {home / 'catalog.db'}" in capsys.readouterr().err
+    assert f"created a catalog, {home / 'catalog.db'}" in capsys.readouterr().err
     assert run(["list"]) == 0
     assert capsys.readouterr().err == ""
 

@@ -63,8 +63,8 @@ def test_an_interrupt_is_told_as_one(before: str) -> None:
 
 def test_where_interrupts_are_ignored_they_stay_so() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    code += "from eigenbank.cli import interrupt; interrupt.listen()\n"
-    code += "import os; os.kill(os.getpid(), signal.SIGINT); print(interrupt.arrived())"
+    code += "from eigenbank.cli import start; start.listen()\n"
+    code += "import os; os.kill(os.getpid(), signal.SIGINT); print(start.interrupted())"
     done = begin(code)
     assert (done.returncode, done.stdout) == (0, "False\n")
 

@@ -17,10 +17,10 @@ def test_a_named_catalog_in_no_folder_is_refused(
     place = form.format(tmp_path / "nowhere" / "x.db")
     if by == "environment":
         monkeypatch.setenv("EIGENBANK_CATALOG", place)
-    assert run(["list", *(["--catalog", place] if by == "option" else [])]) == 1
+    assert run([*(["--catalog", place] if by == "option" else []), "list"]) == 1
     error = capsys.readouterr().err
     assert f"there is no folder {tmp_path / 'nowhere'}. Nothing was made" in error
-    assert "a catalog was made" not in error
+    assert "created a catalog" not in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -32,21 +32,21 @@ def test_a_named_catalog_that_is_made_is_told(
     place = form.format(tmp_path / "x.db")
     if by == "environment":
         monkeypatch.setenv("EIGENBANK_CATALOG", place)
-    call = ["list", *(["--catalog", place] if by == "option" else [])]
+    call = [*(["--catalog", place] if by == "option" else []), "list"]
     assert run(call) == 0
-    assert f"there was no catalog there: a catalog was made, {tmp_path / 'x.db'}. It holds" in capsys.readouterr().err
+    assert f"created a catalog, {tmp_path / 'x.db'}. It holds" in capsys.readouterr().err
     assert run(call) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_catalog_that_a_failing_command_makes_is_told(tmp_path: Path, capsys: Capture) -> None:
-    assert run(["models", "show", "no/such", "--catalog", str(tmp_path / "x.db")]) == 1
+    assert run(["--catalog", str(tmp_path / "x.db"), "models", "show", "no/such"]) == 1
     first, second = capsys.readouterr().err.splitlines()
-    assert f"a catalog was made, {tmp_path / 'x.db'}" in first
+    assert f"created a catalog, {tmp_path / 'x.db'}" in first
     assert second.startswith("error: no model 'no/such'")
 
 
 def test_what_names_no_file_is_for_the_catalog_to_refuse(capsys: Capture) -> None:
     for place in ("sqlite://", "mysql:///x", "http://x/y", "postgresql+psycopg://u@127.0.0.1:1/x?connect_timeout=1"):
-        assert run(["list", "--catalog", place]) == 1
+        assert run(["--catalog", place, "list"]) == 1
         assert "error: " in capsys.readouterr().err

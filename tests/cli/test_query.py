@@ -241,9 +241,9 @@ def test_ids_are_piped_into_the_next_command() -> None:
 def test_the_catalog_travels(call, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     everything, other = tmp_path / "all.jsonl", tmp_path / "other.db"
     assert call("catalog", "export", str(everything))[0] == 0
-    assert call("catalog", "import", str(everything), "--catalog", str(other))[0] == 0
-    assert ids(call, "list", "--catalog", str(other)) == ids(call, "list", "--catalog", str(filled_path()))
-    code, out, err = call("catalog", "merge", str(other), "--catalog", str(filled_path()), "--format", "json")
+    assert call("--catalog", str(other), "catalog", "import", str(everything))[0] == 0
+    assert ids(call, "--catalog", str(other), "list") == ids(call, "--catalog", str(filled_path()), "list")
+    code, out, err = call("--catalog", str(filled_path()), "catalog", "merge", str(other), "--format", "json")
     assert (code, out, "nothing differed" in err) == (0, "[]\n", True)
     assert call("catalog", "vacuum")[0] == 0
     assert call("catalog", "path")[1].strip() == str(filled_path())
@@ -444,5 +444,5 @@ def test_a_person_labels_a_composite(call, made, monkeypatch: pytest.MonkeyPatch
 def test_an_export_and_an_import_say_how_many_composites(call, made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, err = call("catalog", "export", str(tmp_path / "all.jsonl"))
     assert (code, "composites, " in err) == (0, True)
-    assert call("catalog", "import", str(tmp_path / "all.jsonl"), "--catalog", str(tmp_path / "other.db"))[0] == 0
-    assert ids(call, "search", "hair cut", "--catalog", str(tmp_path / "other.db"))[0] == MADE
+    assert call("--catalog", str(tmp_path / "other.db"), "catalog", "import", str(tmp_path / "all.jsonl"))[0] == 0
+    assert ids(call, "--catalog", str(tmp_path / "other.db"), "search", "hair cut")[0] == MADE

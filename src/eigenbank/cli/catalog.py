@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, progress_bar, say
+from eigenbank.cli.output import log, output_options, progress_bar
 from eigenbank.cli.rows import facts, put_out
 from eigenbank.schemas.errors import CatalogError
 
@@ -90,7 +90,7 @@ def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: 
     for one in entered:
         model_id = one.manifest.checkpoint.model_id
         if one.before is not None:
-            say(f"took the place of the set of {model_id} at {one.before.location}, which is left there")
+            log(f"took the place of the set of {model_id} at {one.before.location}, which is left there")
         rows.append(
             {
                 "model": model_id,
@@ -118,7 +118,7 @@ def export(file: Path) -> None:
 
     with Catalog.open() as opened, progress_bar() as progress:
         found = export_file(opened, file, progress)
-    say(f"{found} → {file}")
+    log(f"{found} → {file}")
 
 
 @catalog.command("import", short_help="Bring in what an export holds.")
@@ -139,7 +139,7 @@ def import_(file: Path) -> None:
     with Catalog.open() as opened:
         with progress_bar() as progress:
             found = import_file(opened, file, progress)
-        say(f"{found} → {opened.place}")
+        log(f"{found} → {opened.place}")
 
 
 @catalog.command(short_help="Merge another catalog into this one.")
@@ -173,7 +173,7 @@ def merge(other: str, fmt: str, quiet: bool) -> None:
         for one in differences
     ]
     put_out("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
-    say(f"merged {other}: {len(rows)} differences" if rows else f"merged {other}: nothing differed")
+    log(f"merged {other}: {len(rows)} differences" if rows else f"merged {other}: nothing differed")
 
 
 @catalog.command(short_help="Check that the catalog is sound.")
@@ -199,7 +199,7 @@ def verify(files: bool, fmt: str, quiet: bool) -> None:
     if found:
         message = f"{len(found)} problems in {place}. Nothing was changed."
         raise CatalogError(message)
-    say(f"{place} is sound")
+    log(f"{place} is sound")
 
 
 @catalog.command(short_help="Give unused room back to the disk.")
@@ -216,4 +216,4 @@ def vacuum() -> None:
 
     with Catalog.open() as opened:
         before, after = tidy(opened)
-        say(f"{opened.place}: {before:,} bytes before, {after:,} after")
+        log(f"{opened.place}: {before:,} bytes before, {after:,} after")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from eigenbank.cli.label import LABEL_COLUMNS, label_rows
-from eigenbank.cli.output import echo_table, progress_bar, say
-from eigenbank.cli.picture import check_picture
+from eigenbank.cli.make import LABEL_COLUMNS, label_rows
+from eigenbank.cli.output import echo_table, log, progress_bar
+from eigenbank.cli.steer import check_picture
 from eigenbank.schemas.errors import SteerError
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
@@ -55,14 +55,14 @@ def _demo(top_k: int, out: Path) -> None:
     from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
-    say(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
+    log(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
     started = time.perf_counter()
     bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=top_k)
-    say(
+    log(
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
 
-    say(
+    log(
         "2. Label: what does each direction do to the faces? Thousands of small pictures are drawn to tell: some minutes"
     )
     started = time.perf_counter()
@@ -76,17 +76,17 @@ def _demo(top_k: int, out: Path) -> None:
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)
-    say(
+    log(
         f"   {named} of {len(bank)} directions and {len(bank.composites)} composites of them have a name, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s"
     )
 
     if not bank.labels:
         message = "no direction could be named: build more of them (--top-k). No picture was drawn"
         raise SteerError(message)
-    say("3. Catalog: the set is written and entered")
+    log("3. Catalog: the set is written and entered")
     bank = keep(bank, checkpoint=checkpoint, replace=True)
 
-    say("4. Load by model id in a fresh process, steer, draw")
+    log("4. Load by model id in a fresh process, steer, draw")
     command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]
     safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # a folder called eigenbank where the user stands is not what is meant
     done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False, env=safe)
@@ -97,7 +97,7 @@ def _demo(top_k: int, out: Path) -> None:
     rows = label_rows(bank)
     best = {row["label"]: row for row in reversed(rows)}
     echo_table([row for row in rows if best[row["label"]] is row], LABEL_COLUMNS)
-    say(
+    log(
         "effect: change of the labelled factor in standard deviations of the population, per unit scale; "
         "at_random: root mean square of what random directions of equal length do to it there; "
         "selectivity: its share of all the change; consistency: share of the seeds that agree in sign"

@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options, names_given
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import emit, output_options, say
+from eigenbank.cli.output import emit, log, output_options
 from eigenbank.cli.rows import NOT_OF_COMPOSITES, direction_row, facts, put_out, put_out_page, quality_facts
 
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
         return None
     folder = folder_of(row.location)
     if not (folder / MANIFEST).is_file():
-        say(f"what {row.id} is made of is in its set, which is not on this machine: eigenbank pull {row.model_id}")
+        log(f"what {row.id} is made of is in its set, which is not on this machine: eigenbank pull {row.model_id}")
         return None
     try:
         composites = read_manifest(folder).composites
     except SetError as error:
-        say(str(error))
+        log(str(error))
         return None
     parts = next((each.parts for each in composites if each.name == row.composite), ())
     return [part.model_dump() for part in sorted(parts, key=lambda part: -abs(part.weight))]
@@ -163,6 +163,6 @@ def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str,
         alone = not_shared(here, there, layer=layer, recipe=recipe)
         if alone:
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            say(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
+            log(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
     if len(rows) > limit:
-        say(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")
+        log(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")

@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import click
 
-from eigenbank.cli.options import catalog_option, offline_option
 from eigenbank.cli.output import output_options
 from eigenbank.cli.rows import put_out
 
@@ -16,8 +15,6 @@ COLUMNS = ["check", "status", "found"]
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Seconds to wait for the Hub."
 )
-@offline_option
-@catalog_option
 @output_options
 @click.pass_context
 def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: bool) -> None:

@@ -1,13 +1,14 @@
-"""`eigenbank export`: directions as files that other programs load."""
+"""`eigenbank export` and `match`: directions as files for other programs, and how they match a checkpoint."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.options import catalog_option, parse_sets
-from eigenbank.cli.output import say
+from eigenbank.cli.options import parse_sets, source_options
+from eigenbank.cli.output import emit, log, output_options
 
 FORMATS = ("diffusers", "comfyui", "npz", "json")
 
@@ -30,7 +31,6 @@ FORMATS = ("diffusers", "comfyui", "npz", "json")
     "--checkpoint", metavar="WHERE", help="Checkpoint it is to fit [default: the one the set was built from]."
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@catalog_option
 def export(
     model: str,
     directions: tuple[str, ...],
@@ -72,8 +72,49 @@ def export(
 
         kind = denoiser_class(bank.manifest.checkpoint.denoiser)
         if hasattr(kind, "load_lora_adapter"):
-            say(f"load it with pipe.load_lora_weights({str(out)!r}); the adapter's weight is the slider")
+            log(f"load it with pipe.load_lora_weights({str(out)!r}); the adapter's weight is the slider")
         else:
-            say(f"diffusers has no LoRA loader for a {kind.__name__}: docs/export.md shows how PEFT loads it")
+            log(f"diffusers has no LoRA loader for a {kind.__name__}: docs/export.md shows how PEFT loads it")
     if form == "comfyui":
-        say("put it into ComfyUI's models/loras; its strength is the slider")
+        log("put it into ComfyUI's models/loras; its strength is the slider")
+
+
+COLUMNS = ["direction", "verdict", "score", "reason"]
+
+
+@click.command(short_help="Tell how a set's directions match a checkpoint.")
+@click.argument("directions", metavar="SET")
+@click.argument("model", metavar="PIPELINE_DIR")
+@source_options
+@output_options
+def match(
+    directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool
+) -> int:
+    """Tell, from the checkpoint's own weights, how the directions of a set match it. Only attention tensors are read.
+
+    SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the very
+    weights; `transfer`: others of which a direction is still an eigenvector, the score being cos∠(M′v, v);
+    `structure`: quantised weights, of which only the shape can be compared; `foreign` and `incompatible` are refused
+    by steer. Exits with 1 if no direction can be applied.
+
+    \b
+    Example:
+      eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --format csv
+    """
+    from eigenbank.api import match as match_set
+
+    found = match_set(directions, model, revision=revision, variant=variant, config=config)
+    rows = [
+        {
+            "direction": each.direction.id,
+            "layer": each.direction.layer,
+            "verdict": each.verdict,
+            "score": each.score,
+            "reason": each.reason,
+        }
+        for each in found
+    ]
+    counts = Counter(each.verdict for each in found)
+    log(f"{len(found)} directions: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}")
+    emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="direction")
+    return 0 if counts["exact"] + counts["transfer"] + counts["structure"] else 1

@@ -10,7 +10,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.filters import names_given
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import log, output_options
 from eigenbank.cli.rows import LABEL_COLUMNS, label_row, put_out
 from eigenbank.schemas.errors import UnknownNameError, first_problem
 
@@ -134,7 +134,7 @@ def add(
         raise click.UsageError(message) from None
     with Catalog.open() as catalog:
         catalog.add_labels(names, label)
-    say(f"{len(names)} labelled {text!r} by {source}")
+    log(f"{len(names)} labelled {text!r} by {source}")
 
 
 @labels.command(short_help="Take your own label off directions.")
@@ -163,7 +163,7 @@ def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             message = f"{missing[0]}{more}: no label {text!r} by {source} there, {says}. Nothing was removed."
             raise UnknownNameError(message)
-    say(f"{text!r} by {source} taken off {len(names)}")
+    log(f"{text!r} by {source} taken off {len(names)}")
 
 
 def _names_and_text(given: tuple[str, ...], model: str | None) -> tuple[list[str], str]:

@@ -1,56 +1,71 @@
-"""The command `eigenbank`: its group of commands, loaded when asked for, and the one map from errors to messages."""
+"""The command `eigenbank`: its commands by what people want to do, and the one map from errors to messages.
 
+A command's module is imported when the command is called, so that `eigenbank --help` is instant.
+"""
+
+import contextlib
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 import eigenbank
-from eigenbank.cli import interrupt
-from eigenbank.cli.options import note_missing
-from eigenbank.cli.output import printing
+from eigenbank.cli import start
+from eigenbank.cli.output import log, printing
 from eigenbank.schemas.errors import EigenbankError
 
-COMMANDS = {
-    "build": "eigenbank.cli.build:build",
-    "layers": "eigenbank.cli.layers:layers",
-    "label": "eigenbank.cli.label:label",
-    "preview": "eigenbank.cli.preview:preview",
-    "list": "eigenbank.cli.query:list_",
-    "search": "eigenbank.cli.query:search",
-    "show": "eigenbank.cli.directions:show",
-    "models": "eigenbank.cli.models:models",
-    "directions": "eigenbank.cli.directions:directions",
-    "labels": "eigenbank.cli.labels:labels",
-    "catalog": "eigenbank.cli.catalog:catalog",
-    "publish": "eigenbank.cli.publish:publish",
-    "pull": "eigenbank.cli.pull:pull",
-    "sync": "eigenbank.cli.sync:sync",
-    "verify": "eigenbank.cli.verify:verify",
-    "plan": "eigenbank.cli.plan:plan",
-    "match": "eigenbank.cli.match:match",
-    "steer": "eigenbank.cli.picture:steer",
-    "sweep": "eigenbank.cli.picture:sweep",
-    "edit": "eigenbank.cli.edit:edit",
-    "export": "eigenbank.cli.export:export",
-    "play": "eigenbank.cli.play:play",
-    "gallery": "eigenbank.cli.gallery:gallery",
-    "demo": "eigenbank.cli.demo:demo",
-    "plugins": "eigenbank.cli.plugins:plugins",
-    "schema": "eigenbank.cli.schema:schema",
-    "doctor": "eigenbank.cli.doctor:doctor",
+GROUPS = {
+    "Make directions": {
+        "build": ("cli.make:build", "Compute a checkpoint's directions from its weights."),
+        "label": ("cli.make:label", "Name directions by what they do to the images."),
+        "layers": ("cli.make:layers", "List a checkpoint's self-attention layers."),
+        "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
+        "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
+    },
+    "Find them": {
+        "list": ("cli.query:list_", "List the models in the catalog, or the directions of one."),
+        "search": ("cli.query:search", "Search the directions of all models."),
+        "show": ("cli.directions:show", "Show directions, their quality and the evidence for their labels."),
+        "models": ("cli.models:models", "List, show and remove models' sets."),
+        "directions": ("cli.directions:directions", "List, show and compare directions."),
+        "labels": ("cli.labels:labels", "List, add and remove labels."),
+        "match": ("cli.export:match", "Tell how a set's directions match a checkpoint."),
+    },
+    "Use them": {
+        "steer": ("cli.steer:steer", "Generate images with directions added."),
+        "sweep": ("cli.steer:sweep", "Generate a grid: directions by scales."),
+        "edit": ("cli.steer:edit", "Edit a photo."),
+        "play": ("cli.serve:play", "Move sliders and see the picture."),
+        "export": ("cli.export:export", "Write directions as a LoRA, npz or json file."),
+    },
+    "Share them": {
+        "publish": ("cli.share:publish", "Publish a direction set on the Hub."),
+        "pull": ("cli.share:pull", "Fetch a published direction set."),
+        "sync": ("cli.share:sync", "Bring the catalog up to date with the Hub."),
+        "gallery": ("cli.serve:gallery", "Write, serve or publish a page of the catalog's directions."),
+    },
+    "Look after it": {
+        "catalog": ("cli.catalog:catalog", "Add, export, import, check and repair: the catalog itself."),
+        "verify": ("cli.share:verify", "Hash the sets on this machine again."),
+        "plugins": ("cli.plugins:plugins", "List plugins, loaded and skipped."),
+        "doctor": ("cli.doctor:doctor", "Check this installation and its plugins."),
+        "demo": ("cli.demo:demo", "Run the whole thing on the shipped checkpoint."),
+    },
 }
+"""Where every command is and what it does, under the headings of `eigenbank --help`."""
+COMMANDS = {name: where for group in GROUPS.values() for name, (where, _) in group.items()}
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+class GroupedCommands(click.Group):
+    """A group that imports a command's module when the command is called, and lists the commands under headings."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if "_EIGENBANK_COMPLETE" in os.environ:
-            importlib.import_module("eigenbank.cli.bash")  # in the place of click's own completion
+            importlib.import_module("eigenbank.cli.bash")  # instead of click's own completion
         return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,8 +75,13 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        command: click.Command = getattr(importlib.import_module(f"eigenbank.{module}"), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:10}", text) for name, (_, text) in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -76,9 +96,40 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(eigenbank.__version__, "-V", "--version", prog_name="eigenbank")
+def _use_catalog(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None and not value.strip():
+        message = "it is empty: give a path or a database URL"
+        raise click.BadParameter(message)
+    if value is not None:
+        os.environ["EIGENBANK_CATALOG"] = value
+
+
+def _go_offline(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:  # before the Hub's client is imported, which reads it then
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@click.command(
+    cls=GroupedCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="COMMAND [ARGS]...",
+)
+@click.option(
+    "--catalog",
+    metavar="URL",
+    expose_value=False,
+    callback=_use_catalog,
+    help="Catalog to use, a path or database URL [env: EIGENBANK_CATALOG; default: yours].",
+)
+@click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_go_offline,
+    help="Ask the Hub nothing [env: HF_HUB_OFFLINE].",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback for every error.")
+@click.version_option(eigenbank.__version__, "-V", "--version", prog_name="eigenbank")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
     """Find, build and apply editing directions for diffusion models.
@@ -88,29 +139,27 @@ def cli(ctx: click.Context, debug: bool) -> None:
       eigenbank demo      shows all of it on a checkpoint that ships
       eigenbank doctor    checks this installation
     """
+    if isinstance(ctx.obj, Call):
+        ctx.obj.debug = debug
+        ctx.obj.missing = _missing_catalog()
 
 
-def main() -> None:
-    """Run the command line, as scripts installed before there was `start` do."""
-    from eigenbank.cli.start import main as begin
+@dataclass
+class Call:
+    """What is known of one call of the command line: `missing` is the catalog's file where there is none yet."""
 
-    begin()
-
-
-def _tell_made(missing: list[Path]) -> None:
-    """Say which of the catalogs that were missing were made meanwhile."""
-    for catalog in dict.fromkeys(missing):
-        if catalog.exists():
-            first = "there was no catalog there" if os.environ.get("EIGENBANK_CATALOG") else "this was the first run"
-            click.echo(
-                f"{first}: a catalog was made, {catalog}. It holds what ships; add to it: eigenbank build", err=True
-            )
+    debug: bool = False
+    missing: Path | None = None
 
 
-def _interrupted() -> int:
-    """Say that the command was interrupted, and return the exit code of that."""
-    click.echo(interrupt.SAID, err=True)
-    return interrupt.CODE
+def _missing_catalog() -> Path | None:
+    from eigenbank.registry.paths import catalog_file
+
+    with contextlib.suppress(EigenbankError, OSError, RuntimeError):
+        file = catalog_file()
+        if file is not None and not file.exists():
+            return file
+    return None
 
 
 def run(args: list[str]) -> int:
@@ -118,28 +167,33 @@ def run(args: list[str]) -> int:
 
     Bugs are not mapped: they look like bugs, with their traceback.
     """
-    debug = "--debug" in args[:1]
-    missing: list[Path] = []
-    note_missing(missing)
+    call = Call()
     try:
-        result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=missing)
+        result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=call)
         if sys.stdout is not None:
             with printing():
                 sys.stdout.flush()
     except BaseException as error:
-        if interrupt.arrived() or isinstance(error, click.Abort | KeyboardInterrupt):
-            if debug:
+        if start.interrupted() or isinstance(error, click.Abort | KeyboardInterrupt):
+            if call.debug:
                 raise
-            return _interrupted()
+            log(start.MESSAGE)
+            return start.CODE
         if isinstance(error, click.ClickException):
             error.show()
             return error.exit_code
-        if isinstance(error, EigenbankError) and not debug:
-            _tell_made(missing)
-            click.echo(f"error: {error}", err=True)
+        _report_created(call.missing)
+        if isinstance(error, EigenbankError) and not call.debug:
+            log(f"error: {error}")
             return 1
         raise
-    if interrupt.arrived():
-        return _interrupted()
-    _tell_made(missing)
+    if start.interrupted():
+        log(start.MESSAGE)
+        return start.CODE
+    _report_created(call.missing)
     return result if isinstance(result, int) else 0
+
+
+def _report_created(missing: Path | None) -> None:
+    if missing is not None and missing.exists():
+        log(f"created a catalog, {missing}. It holds what ships; add to it: eigenbank build")

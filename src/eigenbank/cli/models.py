@@ -4,7 +4,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import log, output_options
 from eigenbank.cli.rows import MODEL_COLUMNS, facts, model_row, put_out
 from eigenbank.schemas.errors import unknown
 
@@ -100,22 +100,22 @@ def rm(model: str, revision: str | None, files: bool) -> None:
         found = remove(catalog, model, revision, files=files)
     row = found.row
     of = f"{row.model_id}{f' of revision {row.revision}' if row.revision else ''}"
-    say(f"removed {of} from the catalog: {row.directions} directions, {row.labels} labels")
+    log(f"removed {of} from the catalog: {row.directions} directions, {row.labels} labels")
     if found.waiting:
-        say(f"{found.waiting} labels of people wait for the set, or another with their directions, to come back")
+        log(f"{found.waiting} labels of people wait for the set, or another with their directions, to come back")
     if found.restored:
-        say(f"the set that ships with eigenbank is back: eigenbank list --model {model}")
+        log(f"the set that ships with eigenbank is back: eigenbank list --model {model}")
     at = parse(row.location)
     if found.folder is None:
-        say(
+        log(
             "its folder was deleted"
             if found.deleted
             else f"it is not on this machine; the catalog had it at {row.location}"
         )
     elif at is not None:
-        say(f"its files are left in the Hub's cache, {found.folder}; eigenbank pull {at.repo} enters it again")
+        log(f"its files are left in the Hub's cache, {found.folder}; eigenbank pull {at.repo} enters it again")
     elif is_shipped(row.location):
-        say(f"it ships with eigenbank; eigenbank catalog add {found.folder} enters it again")
+        log(f"it ships with eigenbank; eigenbank catalog add {found.folder} enters it again")
     else:
         drawn = f" --checkpoint {row.checkpoint_path}" if row.checkpoint_path else ""
-        say(f"its folder is left, {found.folder}; eigenbank catalog add {found.folder}{drawn} enters it again")
+        log(f"its folder is left, {found.folder}; eigenbank catalog add {found.folder}{drawn} enters it again")

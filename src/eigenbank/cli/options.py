@@ -1,61 +1,25 @@
-"""Options that several commands share."""
+"""Options that several commands share: which checkpoint, which seeds and scales, which edit."""
 
-import contextlib
 import math
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from eigenbank.cli import complete
+from eigenbank.cli.output import log
+from eigenbank.schemas.recipe import SITES
+
+if TYPE_CHECKING:
+    from eigenbank.schemas import Sliders
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def note_missing(missing: Any) -> None:
-    """Add the file of the catalog in use to `missing`, the list of a run of the command line, if it is not there yet."""
-    from eigenbank.registry.paths import catalog_file
-    from eigenbank.schemas.errors import EigenbankError
-
-    with contextlib.suppress(EigenbankError, OSError, RuntimeError):
-        file = catalog_file()
-        if isinstance(missing, list) and file is not None and not file.exists():
-            missing.append(file)
-
-
-def _use_catalog(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value is not None and not value.strip():
-        message = "the catalog's place is empty: give a path or a database URL"
-        raise click.BadParameter(message, param_hint="--catalog")
-    if value is not None:
-        os.environ["EIGENBANK_CATALOG"] = value
-        note_missing(ctx.obj)
-
-
 def catalog_option(command: F) -> F:
-    """Add `--catalog URL`, which stands for `EIGENBANK_CATALOG` while the command runs."""
-    return click.option(
-        "--catalog",
-        metavar="URL",
-        expose_value=False,
-        callback=_use_catalog,
-        help="Catalog to use, a path or database URL [env: EIGENBANK_CATALOG; default: this user's].",
-    )(command)
-
-
-def _go_offline(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def offline_option(command: F) -> F:
-    """Add `--offline`, which stands for `HF_HUB_OFFLINE=1`. It takes effect before the Hub's client is imported."""
-    return click.option(
-        "--offline",
-        is_flag=True,
-        expose_value=False,
-        callback=_go_offline,
-        help="Ask nothing of the Hub; use what is on this machine [env: HF_HUB_OFFLINE].",
-    )(command)
+    """Nothing: `--catalog` is an option of `eigenbank` itself."""
+    return command
 
 
 def source_options(command: F) -> F:
@@ -131,3 +95,119 @@ def parse_sets(values: tuple[str, ...]) -> dict[str, float]:
             raise click.BadParameter(message, param_hint="--set")
         edits[name.strip()] = scale
     return edits
+
+
+device_option = click.option("--device", default="cpu", show_default=True, help="Where to generate: cpu, cuda, …")
+checkpoint_option = click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint's folder to use [default: the model's own]."
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights."
+)
+out_option = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write.")
+steps_option = click.option(
+    "--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps."
+)
+set_option = click.option(
+    "--set",
+    "edits",
+    multiple=True,
+    metavar="NAME=SCALE",
+    shell_complete=complete.scaled,
+    help="A label or id and its scale; repeatable.",
+)
+sliders_option = click.option(
+    "--sliders",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Sliders file: names, scales and the rest.",
+)
+
+
+def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float, ...] | None) -> Any:
+    """Two numbers as a window. Raises BadParameter for what is none."""
+    if value is None:
+        return None
+    from pydantic import ValidationError
+
+    from eigenbank.schemas import Window
+
+    try:
+        start, end = value
+        return Window(start=start, end=end)
+    except (ValueError, ValidationError):
+        message = "expected two fractions of the run, the first the smaller, as in 0.2,0.8"
+        raise click.BadParameter(message) from None
+
+
+def acting_options(command: F) -> F:
+    """Add `--window`, `--guidance`, `--site`, `--mask` and `--fold`: when, where and how the directions act."""
+    for decorate in (
+        click.option("--fold", is_flag=True, help="Write the edit into the layers' biases: no cost per step."),
+        click.option(
+            "--mask",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="PICTURE",
+            help="Act where this picture is white.",
+        ),
+        click.option(
+            "--site",
+            type=click.Choice([*SITES, *SITES.values()]),
+            metavar=f"[{'|'.join(SITES)}]",
+            help="Add there instead of at the recipe's site; the full names of sliders files are understood too.",
+        ),
+        click.option(
+            "--guidance",
+            type=click.Choice(["both", "conditional", "unconditional"]),
+            help="Act on one half of classifier-free guidance [default: both].",
+        ),
+        click.option(
+            "--window",
+            type=Numbers(whole=False, most=2),
+            callback=_as_window,
+            metavar="START,END",
+            help="Act in this part of the run only, in fractions of it, as in 0.2,0.8.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def wanted_sliders(
+    edits: dict[str, float], file: Path | None, *, window: Any = None, guidance: Any = None, site: Any = None
+) -> "Sliders":
+    """The sliders of a call: those of the file, with those of `--set` put in their place or behind them.
+
+    What the file leaves open is as the options say. Raises UsageError where there are none, BadParameter, SteerError.
+    """
+    from pydantic import ValidationError
+
+    from eigenbank.registry.sliders import read_sliders
+    from eigenbank.schemas import Slider, Sliders
+
+    if not edits and file is None:
+        message = "an edit of nothing: give --set NAME=SCALE, or --sliders FILE"
+        raise click.UsageError(message)
+    given = None if file is None else read_sliders(file)
+    said = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
+    for key, scale in edits.items():
+        said[key] = {**said.get(key, {"key": key}), "scale": scale}
+    options = {"window": window, "guidance": guidance, "site": site}
+    for slider in said.values():
+        slider.update({name: value for name, value in options.items() if slider.get(name) is None})
+    try:
+        return Sliders(
+            model=None if given is None else given.model, sliders=tuple(Slider(**slider) for slider in said.values())
+        )
+    except ValidationError as error:
+        message = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise click.BadParameter(message, param_hint="--set") from None
+
+
+def save_sliders(sliders: "Sliders", model_id: str, out: Path) -> None:
+    """Write the sliders of a call to a file, with the model whose names they are."""
+    from eigenbank.registry.sliders import write_sliders
+
+    write_sliders(out, sliders.model_copy(update={"model": model_id}))
+    log(f"wrote {out}")

@@ -1,16 +1,20 @@
-"""The one sink of every command: rows as a table for people, or in a machine's format; and progress on stderr."""
+"""What every command prints: rows on stdout, as a table or in a machine's format; remarks and progress on stderr."""
 
 import csv
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from eigenbank.schemas.errors import OutputError
+
+if TYPE_CHECKING:
+    from eigenbank.schemas.plan import EntryReport
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv")
 Row = Mapping[str, Any]
@@ -28,14 +32,14 @@ def output_options(command: F) -> F:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Where nothing but stdout is written to. A reader of a pipe that has seen enough is no error: the rest is for nobody.
+    """Guard a block that only writes to stdout. A closed pipe is no error: the reader has seen enough.
 
     Raises OutputError where stdout cannot be written to.
     """
     try:
         yield
     except OSError as error:
-        # Nothing more can be written to it, not even by the interpreter's exit.
+        # The interpreter would try to flush it again at exit.
         sys.stdout = None
         if not isinstance(error, BrokenPipeError):
             message = f"the output cannot be written ({error.strerror or error}): it is cut short. Write it elsewhere"
@@ -76,14 +80,14 @@ def echo_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         _table(rows, columns)
 
 
-def say(message: str) -> None:
-    """A line for people, on stderr: what is happening, where something was written."""
+def log(message: str) -> None:
+    """Print a line for people on stderr: what is happening, where something was written."""
     click.echo(message, err=True)
 
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, fed with (what, done, total); a line now and then where stderr is no terminal."""
+    """Show a progress bar on stderr, fed with (what, done, total); off a terminal, print a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -102,16 +106,79 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _now_and_then(seconds: float = 30.0) -> Callable[[str, int, int], None]:
-    """Says how far the work is, at most once in so many seconds: a log shows that it goes on."""
-    said = time.monotonic()
+    """Print how far the work is, at most once in so many seconds."""
+    last = time.monotonic()
 
     def update(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= seconds:
-            said = time.monotonic()
-            say(f"{what}: {done:,} of {total:,}")
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            log(f"{what}: {done:,} of {total:,}")
 
     return update
+
+
+class CheckpointBars:
+    """Progress of many checkpoints on stderr: a bar for all, one for each in work; off a terminal, a line for each that is done.
+
+    Safe to call from several threads. Use as a context manager.
+    """
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        console = Console(stderr=True)
+        self._bars = Progress(
+            text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Any] = {}
+        self._all = self._bars.add_task("checkpoints", total=total)
+
+    def __enter__(self) -> "CheckpointBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bars.stop()
+
+    def begun(self, entry: str, step: str) -> None:
+        """A checkpoint's step begins."""
+        with self._lock:
+            if entry not in self._tasks:
+                self._tasks[entry] = self._bars.add_task("", total=None)
+            self._bars.reset(self._tasks[entry], description=f"{entry}: {step}", total=None)
+
+    def progress(self, entry: str, what: str, done: int, total: int) -> None:
+        """A checkpoint's step gets on."""
+        with self._lock:
+            if entry in self._tasks:
+                self._bars.update(self._tasks[entry], description=f"{entry}: {what}", completed=done, total=total)
+
+    def finished(self, report: "EntryReport") -> None:
+        """A checkpoint is done, or failed. One that did not change is only counted."""
+        with self._lock:
+            self._done += 1
+            task = self._tasks.pop(report.id, None)
+            if task is not None:
+                self._bars.remove_task(task)
+            self._bars.update(self._all, completed=self._done)
+            if report.status != "unchanged":
+                steps = ", ".join(step.step for step in report.steps if step.outcome == "done") or "nothing"
+                text = f"failed: {report.error.partition(chr(10))[0]}" if report.error else f"{steps} done"
+                self.say(f"[{self._done}/{self._total}] {report.id}: {text}")
+
+    def say(self, message: str) -> None:
+        """Print a remark above the bars."""
+        if self._bars.disable:
+            log(message)
+        else:
+            self._bars.console.print(message, markup=False, highlight=False)
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:

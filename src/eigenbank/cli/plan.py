@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli.live import live
-from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, progress_bar, say
+from eigenbank.cli.output import CheckpointBars, log, output_options, progress_bar
 from eigenbank.cli.rows import put_out
 
 if TYPE_CHECKING:
@@ -59,7 +57,6 @@ jobs_option = click.option(
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what was done to this file, as JSON."
 )
-@catalog_option
 @output_options
 def run(
     file: Path | None,
@@ -98,7 +95,7 @@ def run(
     entries = choose(found, only)
     pins = read_lock(lock or lock_path(path))
     started, begun = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    with Catalog.open() as catalog, live(len(entries)) as watch:
+    with Catalog.open() as catalog, CheckpointBars(len(entries)) as watch:
         workers = _executor(executor, jobs, device)
         try:
             job = Run(catalog, workers, Wish(label, publish), device=device, watch=watch)
@@ -115,7 +112,7 @@ def run(
     rows = [run_row(each) for each in reports]
     counts = Counter(each.status for each in reports)
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])
-    say(
+    log(
         f"{len(reports)} checkpoint{'' if len(reports) == 1 else 's'} in {whole.seconds:,.1f} s: {told or 'nothing to do'}"
     )
     if fmt == "table" and not quiet:
@@ -160,7 +157,7 @@ def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: 
     pins = locked(found, before)
     if not dry_run:
         write_lock(place, pins)
-        say(f"{sum(one.revision is not None for one in found)} of {len(found)} checkpoints are pinned in {place}")
+        log(f"{sum(one.revision is not None for one in found)} of {len(found)} checkpoints are pinned in {place}")
     rows = [
         {
             "id": one.entry.id,
@@ -175,7 +172,7 @@ def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: 
     ]
     put_out("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
     wrong = sum(bool(one.problems) for one in found)
-    say(f"{len(found)} checkpoints: {len(found) - wrong} as the plan says, {wrong} not")
+    log(f"{len(found)} checkpoints: {len(found) - wrong} as the plan says, {wrong} not")
     return 1 if wrong else 0
 
 
@@ -217,7 +214,7 @@ def estimate(file: Path | None, only: tuple[str, ...], lock: Path | None, mbit: 
     put_out("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
     known_rows = [row for row in rows if row["error"] is None]
     read, seconds = sum(row["bytes_to_read"] for row in known_rows), sum(row["seconds"] for row in known_rows)
-    say(
+    log(
         f"{len(known_rows)} of {len(rows)} checkpoints: {megabytes(read)} to read, {seconds:,.0f} s at {mbit:g} Mbit/s, one by one"
     )
     return 1 if len(known_rows) < len(rows) else 0

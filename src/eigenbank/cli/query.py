@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.filters import filter_options
 from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import output_options, say
+from eigenbank.cli.output import log, output_options
 from eigenbank.cli.rows import MODEL_COLUMNS, model_row, put_out, put_out_page
 
 
@@ -67,16 +67,16 @@ def search(text: str | None, fmt: str, quiet: bool, **filters: Any) -> None:
     with Catalog.open() as catalog:
         page = catalog.search(text, **filters)
         if text and text.count('"') % 2:
-            say(
+            log(
                 f"the last quote in {text[:80]!r} is not closed: all behind it was taken as a phrase that must match as it stands"
             )
         if text and not len(page) and filters["cursor"] is None:
             strange = catalog.near(text)
             if not strange and len(catalog.search(text, limit=1)):
-                say(f"nothing found for {text[:80]!r} that meets the filters: without them there is something")
+                log(f"nothing found for {text[:80]!r} that meets the filters: without them there is something")
             elif not strange:
-                say(f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are")
+                log(f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are")
             for word, near in strange.items():
                 hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
-                say(f"no label, layer or model has a word {word!r}: {hint}")
+                log(f"no label, layer or model has a word {word!r}: {hint}")
     put_out_page(page, filters, fmt=fmt, quiet=quiet)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.cli.output import emit, say
+from eigenbank.cli.output import emit, log
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import DirectionRow, Page, SetRow
@@ -40,8 +40,8 @@ def put_out_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: boo
     put_out("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
     limit = asked["limit"]
     if page.cursor is not None:
-        say(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
-        say(f"search and --cursor {page.cursor}")
+        log(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
+        log(f"search and --cursor {page.cursor}")
 
 
 def short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def published(published_set: Path, hub: Hub, worker: Worker) -> Hub:
 
 
 def test_offline_what_is_cached_works_and_the_rest_says_so(published: Hub, client: Client) -> None:
-    refused = client.run("pull", REPO, "--offline")
+    refused = client.run("--offline", "pull", REPO)
     assert refused.returncode == 1
     assert "offline mode is on" in refused.stderr
     assert client.run("pull", REPO).returncode == 0

@@ -1,4 +1,4 @@
-"""The reference of all commands, made from their own help: `python -m eigenbank.cli.reference docs/cli.md`.
+"""The reference of all commands, made from their own help: `python docs/tools/reference.py docs/cli.md`.
 
 With `--check` nothing is written; the exit code says whether the file is as it would be.
 """
@@ -14,7 +14,7 @@ from eigenbank.cli.main import cli
 HEAD = """\
 # Commands
 
-Made from the commands' own `--help` by `python -m eigenbank.cli.reference docs/cli.md`; a test compares the two.
+Made from the commands' own `--help` by `python docs/tools/reference.py docs/cli.md`; a test compares the two.
 Every command takes `-h`. Data goes to stdout; progress, hints and warnings to stderr. Exit codes: 0, 1 for what went
 wrong, 2 for a wrong call, 130 when interrupted (Ctrl-C). `eigenbank --debug COMMAND …` shows a traceback for every error.
 """
@@ -59,7 +59,7 @@ def main(args: list[str]) -> int:
         return 0
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return 0
-    click.echo(f"{path} is not what the commands say: python -m eigenbank.cli.reference {path}", err=True)
+    click.echo(f"{path} is not what the commands say: python docs/tools/reference.py {path}", err=True)
     return 1
 
 

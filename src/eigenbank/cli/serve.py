@@ -1,19 +1,69 @@
-"""`eigenbank gallery`: a static page to browse the catalog's directions by eye."""
+"""`eigenbank play` and `gallery`: pages in a browser, the sliders of a model and the directions of the catalog."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli import complete, interrupt
-from eigenbank.cli.options import catalog_option
-from eigenbank.cli.output import emit, output_options, progress_bar, say
+from eigenbank.cli import complete, start
+from eigenbank.cli.options import checkpoint_option, device_option
+from eigenbank.cli.output import emit, log, output_options, progress_bar
 
 if TYPE_CHECKING:
     from eigenbank.gallery.site import Site
 
-COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reason"]
+
+@click.command(short_help="Move sliders and see the picture.")
+@click.argument("model", required=False, shell_complete=complete.models)
+@checkpoint_option
+@device_option
+@click.option(
+    "--host", help="Address to listen on; 0.0.0.0 lets other machines in [env: GRADIO_SERVER_NAME; default: 127.0.0.1]."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port to listen on [env: GRADIO_SERVER_PORT; default: the first free one from 7860].",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
+def play(
+    model: str | None,
+    checkpoint: Path | None,
+    device: str,
+    host: str | None,
+    port: int | None,
+    open_browser: bool,
+) -> None:
+    """Open a page with a model's sliders beside its picture, until interrupted.
+
+    MODEL is a model of the catalog, or a checkpoint's folder; the page offers the others too. It is served on this machine
+    alone, without a password: whoever can reach --host can use it. Needs `pip install 'eigenbank[play]'`.
+
+    \b
+    Example:
+      eigenbank play eigenbank/cartoon-faces-32 --open
+    """
+    from eigenbank.play import launch
+
+    if checkpoint is not None and model is None:
+        message = "--checkpoint is the checkpoint of MODEL: name it"
+        raise click.UsageError(message)
+    log("starting…")
+    launch(
+        model,
+        checkpoint=checkpoint,
+        device=device,
+        host=host,
+        port=port,
+        open_browser=open_browser,
+        ready=lambda url: log(f"the playground is on {url} (Ctrl-C stops it)"),
+    )
+    start.expected()
+
+
+GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reason"]
 
 
 @click.command(short_help="Write, serve or publish a page of the catalog's directions.")
@@ -26,7 +76,6 @@ COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reason"]
 @click.option("--private", is_flag=True, help="Make the Space private, if it is made.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --serve [default: a free one].")
 @click.option("--no-browser", is_flag=True, help="Serve without opening a browser.")
-@catalog_option
 @output_options
 def gallery(
     out: Path | None,
@@ -54,8 +103,6 @@ def gallery(
       eigenbank gallery --serve
       eigenbank gallery --publish me/eigenbank-gallery
     """
-    import tempfile
-
     if out is None and not serve and publish is None:
         message = "say where to: --out FOLDER, --serve, or --publish ORG/NAME"
         raise click.UsageError(message)
@@ -68,22 +115,22 @@ def gallery(
         named = sum(each.named for each in site.shown)
         total = sum(each.directions for each in site.shown)
         counts = f"checkpoints: {len(site.shown)}, directions: {total}, named: {named}"
-        say(f"{counts} → {site.folder}" if out else counts)
+        log(f"{counts} → {site.folder}" if out else counts)
         bare = [each.model for each in site.shown if not each.pictures]
         if bare:
             more = f" and {len(bare) - 1} more" if len(bare) > 1 else ""
-            say(
+            log(
                 f"no direction of {bare[0]}{more} has pictures: eigenbank preview {bare[0]} draws them, with --all of all"
             )
         rows = [vars(each) for each in site.sets]
-        emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="model")
+        emit(rows, GALLERY_COLUMNS, fmt=fmt, quiet=quiet, key="model")
         if publish is not None:
             _publish(site.folder, publish, private=private)
         if serve:
             from eigenbank.gallery.serve import serve as serve_folder
 
-            serve_folder(site.folder, port=port, browser=not no_browser, log=say)
-            interrupt.awaited()
+            serve_folder(site.folder, port=port, browser=not no_browser, log=log)
+            start.expected()
 
 
 def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Site":
@@ -98,15 +145,15 @@ def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Si
         if model is not None and not is_glob(model) and model not in known:
             raise unknown(kind="direction set of", name=model, known=known)
         arguments: dict[str, Any] = {"wanted": wanted, "people": people, "force": force}
-        return write_site(target, catalog, **arguments, log=say, progress=progress)
+        return write_site(target, catalog, **arguments, log=log, progress=progress)
 
 
 def _publish(folder: Path, repo: str, *, private: bool) -> None:
     from eigenbank.gallery.folder import MARK, OURS
     from eigenbank.registry.hub.space import publish_space
 
-    outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, say=say)
+    outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, say=log)
     if outcome.changed:
-        say(f"published as a Space, {repo} at {outcome.commit}")
+        log(f"published as a Space, {repo} at {outcome.commit}")
     else:
-        say(f"the Space {repo} has all of it already, at {outcome.commit}: nothing was uploaded")
+        log(f"the Space {repo} has all of it already, at {outcome.commit}: nothing was uploaded")

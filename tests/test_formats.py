@@ -5,13 +5,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from diagram import diagram
+from formats import main, pages
 
-from eigenbank.cli.diagram import diagram
-from eigenbank.cli.pages import main, pages
 from eigenbank.registry.catalog.models import Base
 from eigenbank.schemas.formats import FORMATS
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def test_the_pages_in_the_docs_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

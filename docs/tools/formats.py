@@ -1,7 +1,7 @@
-"""The reference's pages that are made from the code: `python -m eigenbank.cli.pages docs`.
+"""The reference's pages that are made from the code: `python docs/tools/formats.py docs`.
 
 File formats with their JSON Schemas, the catalog's tables. With `--check` nothing is written; the exit code says whether
-all are as they would be. The commands' page is made by `eigenbank.cli.reference`.
+all are as they would be. The page of commands is made by `reference.py`.
 """
 
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from diagram import diagram
 
-from eigenbank.cli.diagram import diagram
 from eigenbank.registry.catalog.models import Base
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
 from eigenbank.schemas.formats import FORMATS, json_schema
 
-MADE = "This page is made from the code by `python -m eigenbank.cli.pages docs`; a test compares the two."
+MADE = "This page is made from the code by `python docs/tools/formats.py docs`; a test compares the two."
 
 
 def pages() -> dict[str, str]:
@@ -34,7 +34,7 @@ def pages() -> dict[str, str]:
 def _formats() -> str:
     parts = [
         "# File formats\n",
-        f"{MADE} `eigenbank schema NAME` prints the JSON Schemas. What the numbers promise: [versions](versions.md).\n",
+        f"{MADE} What the numbers promise: [versions](versions.md).\n",
         "| file | format | JSON Schema |\n|---|---|---|",
     ]
     for name, (model, what) in FORMATS.items():
@@ -107,7 +107,7 @@ def main(args: list[str]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if check and stale:
-        click.echo(f"{', '.join(stale)}: not what the code says. python -m eigenbank.cli.pages {folder}", err=True)
+        click.echo(f"{', '.join(stale)}: not what the code says. python docs/tools/formats.py {folder}", err=True)
         return 1
     return 0
 

@@ -1,0 +1,417 @@
+"""`eigenbank build`, `label`, `preview`: from a checkpoint's weights to a set with names and pictures."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.options import SCALES, SEEDS, device_option, source_options
+from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.schemas.errors import SourceError, SteerError
+
+if TYPE_CHECKING:
+    from eigenbank.builders.checkpoints.source import WeightSource
+
+
+@click.command(short_help="Compute a checkpoint's directions from its weights.")
+@click.argument("model", shell_complete=complete.models_or_folders)
+@click.option(
+    "--layers",
+    multiple=True,
+    default=["*"],
+    metavar="GLOB",
+    shell_complete=complete.layers,
+    help="Layers to build; may be repeated.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="RECIPE",
+    shell_complete=complete.buildable,
+    help="Recipes, e.g. output-value@0.4-1; repeatable.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--model-id", metavar="ID", help="Enter it under this id. Default: the folder's, local/NAME.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
+)
+@click.option(
+    "--replace", is_flag=True, help="Take the place of a set with labels, composites or previews, which are lost."
+)
+@source_options
+@output_options
+def build(
+    model: str,
+    layers: tuple[str, ...],
+    recipes: tuple[str, ...],
+    top_k: int,
+    device: str,
+    model_id: str | None,
+    out: Path | None,
+    replace: bool,
+    revision: str | None,
+    variant: str | None,
+    config: str | None,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
+
+    MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
+    (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
+
+    The set takes the place of the one of the same id and revision; a set with labels by labelers, composites or previews
+    only with --replace.
+
+    \b
+    Example:
+      eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
+    """
+    from eigenbank.api import build as build_bank
+    from eigenbank.api import check_model_id, check_place, keep, open_source
+    from eigenbank.registry.sets.folder import check_new
+
+    if out is not None:
+        check_new(out)
+    if model_id is not None:
+        try:
+            check_model_id(model_id)
+        except SourceError as error:
+            raise click.BadParameter(str(error), param_hint="--model-id") from None
+    found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
+    if not replace:
+        check_place(model_id or found_id, source.revision, outcome="nothing was built")
+    begun: list[float] = []
+    with progress_bar() as show:
+
+        def progress(what: str, done: int, total: int) -> None:
+            # The first call comes when torch is imported and the layers are found: what follows is the build.
+            begun.append(time.perf_counter())
+            show(what, done, total)
+
+        bank = build_bank(
+            source,
+            layers=list(layers),
+            recipes=recipes or None,
+            top_k=top_k,
+            device=device,
+            model_id=model_id or found_id,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - begun[0]
+    bank = keep(bank, checkpoint=checkpoint, out=out, replace=replace, say=log)
+    log(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
+    without = sum("output" not in layer.tensors for layer in bank.layers.values())
+    if without and any(direction.recipe.matrix == "output-value" for direction in bank):
+        log(f"{without} layers have no out projection of their own: there value stands in for output-value")
+    log(f"read {source.bytes_read:,} bytes of weights{network(source)}")
+    if quiet:
+        emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
+        return
+    rows = [
+        {
+            "model": bank.model_id,
+            "layer": layer.name,
+            "kind": layer.kind,
+            "width": layer.width,
+            "heads": layer.heads,
+            "directions": sum(record.layer == layer.name for record in bank.manifest.directions),
+        }
+        for layer in bank.manifest.layers
+    ]
+    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
+
+
+def network(source: "WeightSource") -> str:
+    """What came over the network for a source, in words; nothing for a local one."""
+    from eigenbank.builders.checkpoints.hub import received
+
+    count = received(source)
+    return f"; {count:,} bytes came over the network, of {source.total:,} the weights take" if count else ""
+
+
+LAYER_COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
+
+
+@click.command(short_help="List a checkpoint's self-attention layers.")
+@click.argument("model", shell_complete=complete.models_or_folders)
+@source_options
+@output_options
+def layers(model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool) -> None:
+    """List a checkpoint's self-attention layers, without reading its weights.
+
+    MODEL is a folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there. `undecided` layers are built
+    only when named; where `out` is no, the layer has no out projection and value stands in for output-value.
+
+    \b
+    Example:
+      eigenbank layers eigenbank/cartoon-faces-32
+    """
+    from eigenbank.api import layers_of
+
+    found, source = layers_of(model, revision=revision, variant=variant, config=config)
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "width": layer.width,
+            "heads": layer.heads,
+            "kv_heads": layer.kv_heads or layer.heads,
+            "frame": layer.frame,
+            "out": "yes" if "output" in layer.tensors else "no",
+            "bytes": source.size(layer.tensors.values()),
+        }
+        for layer in found.layers
+    ]
+    if found.note:
+        log(found.note)
+    emit(rows, LAYER_COLUMNS, fmt=fmt, quiet=quiet, key="layer")
+
+
+@click.command(short_help="Name directions by what they do to the images.")
+@click.argument("model", shell_complete=complete.models_or_folders)
+@click.option(
+    "--labeler",
+    "labelers",
+    multiple=True,
+    metavar="NAME[:ARGUMENT]",
+    help="Who names: statistics, attributes:FOLDER, clip:MODEL@REVISION#VOCABULARY, or a plugin's; several may be given "
+    "[default: the checkpoint's attributes/ where there are, else statistics].",
+)
+@click.option(
+    "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
+)
+@click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen all directions on.")
+@click.option(
+    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on."
+)
+@click.option(
+    "--confirm-most",
+    type=click.IntRange(1, 1000),
+    default=48,
+    show_default=True,
+    help="Where the seeds to confirm on do not settle it, more are taken, up to so many.",
+)
+@click.option(
+    "--chance-most",
+    type=click.IntRange(1, 1000),
+    default=24,
+    show_default=True,
+    help="Where more seeds are taken, random directions go along up to so many, each on its share of them.",
+)
+@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
+@click.option(
+    "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
+)
+@click.option(
+    "--null",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Random directions at every place, which a labelled one must beat.",
+)
+@click.option(
+    "--parts",
+    type=click.IntRange(0, 1000),
+    default=32,
+    show_default=True,
+    help="Most directions in a composite, one of which is tried for each score; 0 for none.",
+)
+@click.option(
+    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
+)
+@device_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
+)
+@output_options
+def label(
+    model: str,
+    labelers: tuple[str, ...],
+    scale: float,
+    seeds: tuple[int, ...],
+    confirm_seeds: tuple[int, ...],
+    confirm_most: int,
+    chance_most: int,
+    steps: int,
+    most: int,
+    null: int,
+    parts: int,
+    all_qualities: bool,
+    device: str,
+    out: Path | None,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
+
+    MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
+    score measured again on others, as is a composite of directions fitted to each; what does not beat random directions
+    stays unnamed. The set is written anew and
+    takes the former one's place in the catalog. Cut short and run again, it goes on.
+
+    \b
+    Example:
+      eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
+    """
+    from eigenbank.api import find_checkpoint, keep
+    from eigenbank.loaders.load import set_of
+    from eigenbank.registry.paths import readings_folder
+    from eigenbank.registry.sets.folder import check_new
+
+    if out is not None:
+        check_new(out)
+    model_id, checkpoint = find_checkpoint(model)
+    bank = set_of(model_id)
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.study import Plan
+    from eigenbank.builders.label.study import label as label_bank
+    from eigenbank.loaders.pipelines import open_pipeline
+
+    opened = open_labelers(list(labelers), checkpoint)
+    plan = Plan(
+        scale=scale,
+        seeds=seeds,
+        confirm_seeds=confirm_seeds,
+        confirm_most=confirm_most,
+        chance_most=chance_most,
+        steps=steps,
+        most=most,
+        null=null,
+        parts=parts,
+        all_qualities=all_qualities,
+    )
+    with progress_bar() as progress:
+        pipe = open_pipeline(checkpoint, device)
+        bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=log)
+    bank = keep(bank, checkpoint=checkpoint, out=out, replace=True)
+    rows = label_rows(bank)
+    log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
+    if not rows:
+        log(
+            f"nothing earned a name, which is common. Look yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
+            f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add --model {model_id} DIRECTION WORD. "
+            "Or try more directions per score (--most), other seeds (--seeds, --confirm-seeds), or more recipes (eigenbank "
+            "build --recipe)"
+        )
+    emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+
+
+LABEL_COLUMNS = ["label", "direction", "effect", "at_random", "selectivity", "consistency", "confidence", "also_moves"]
+
+
+def label_rows(bank: object) -> list[dict[str, object]]:
+    """The labels of a bank as rows, the best direction of every label first."""
+    from eigenbank.registry.sets.direction_set import DirectionSet
+
+    assert isinstance(bank, DirectionSet)
+    rows: list[dict[str, object]] = []
+    for text in bank.labels:
+        for direction in bank.search(text):
+            for found in direction.labels:
+                if found.text == text:
+                    evidence = found.evidence
+                    rows.append(
+                        {
+                            "id": direction.full_id,
+                            "label": text,
+                            "direction": direction.id,
+                            "polarity": found.polarity,
+                            "effect": evidence and evidence.effect,
+                            "at_random": evidence and evidence.null,
+                            "selectivity": evidence and evidence.selectivity,
+                            "consistency": evidence and evidence.consistency,
+                            "confidence": found.confidence,
+                            "also_moves": evidence and f"{evidence.runner_up} {evidence.runner_up_effect:+.2f}",
+                            "source": found.source,
+                        }
+                    )
+    return rows
+
+
+@click.command(short_help="Draw the previews of a set.")
+@click.argument("model", shell_complete=complete.models_or_folders)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.sliders)
+@click.option("--all", "everything", is_flag=True, help="Draw all directions, not only the labelled ones.")
+@click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="A row of pictures per seed.")
+@click.option(
+    "--scales",
+    type=SCALES,
+    default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2",
+    show_default=True,
+    help="A column of pictures per scale.",
+)
+@click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps.")
+@device_option
+@output_options
+def preview(
+    model: str,
+    names: tuple[str, ...],
+    everything: bool,
+    seeds: tuple[int, ...],
+    scales: tuple[float, ...],
+    steps: int,
+    device: str,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Draw a strip of pictures for each direction, seeds by scales, and keep them in the set as WebP.
+
+    MODEL is a model id of the catalog; NAMEs are labels or direction ids, by default all labelled directions. The set is
+    written anew, with the previews it had, and takes the former one's place in the catalog.
+
+    \b
+    Example:
+      eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
+    """
+    from eigenbank.api import find_checkpoint, keep
+    from eigenbank.loaders.load import find, set_of
+    from eigenbank.registry.sets.card import preview_name
+
+    model_id, checkpoint = find_checkpoint(model)
+    bank = set_of(model_id)
+    if names:
+        chosen = [find(bank, name)[0] for name in dict.fromkeys(names)]
+    else:
+        chosen = [each for each in bank.sliders if everything or each.labels]
+    if not chosen:
+        from eigenbank.registry.catalog import Catalog
+        from eigenbank.registry.own import own_labels
+
+        with Catalog.open() as catalog:
+            own = list(own_labels(bank.manifest, catalog))
+        message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
+        if own:
+            message = (
+                f"no direction of {model_id} is labelled in its set, so none was drawn. The {len(own)} that people labelled in "
+                f"this catalog do not count here: name them by their ids, eigenbank preview {model_id} {own[0]}, or give --all"
+            )
+        raise SteerError(message)
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.loaders.preview import draw_preview
+
+    pipe = open_pipeline(checkpoint, device)
+    drawn = {}
+    with progress_bar() as progress:
+        for number, each in enumerate(chosen):
+            drawn[each.id] = draw_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
+            progress("previews", number + 1, len(chosen))
+    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
+    log(f"{len(drawn)} previews of {model_id} → {bank.folder}")
+    rows = [
+        {
+            "id": bank[name].full_id,
+            "direction": name,
+            "label": ", ".join(label.text for label in bank[name].labels) or None,
+            "file": preview_name(bank[name].record),
+            "bytes": len(picture),
+        }
+        for name, (_, picture) in drawn.items()
+    ]
+    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")

@@ -1,0 +1,204 @@
+"""`eigenbank publish`, `pull`, `sync`, `verify`: direction sets on the Hub and on this machine."""
+
+from collections import Counter
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.output import emit, log, output_options
+
+
+def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if value.count("/") != 1:
+        message = f"{value[:200]!r}: expected ORG/NAME"
+        raise click.BadParameter(message)
+    return value
+
+
+@click.command(short_help="Publish a direction set on the Hub.")
+@click.argument("target", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
+@click.option(
+    "--repo",
+    required=True,
+    metavar="ORG/NAME",
+    callback=_of_somebody,
+    help="Repository to publish in; made if it is not there.",
+)
+@click.option(
+    "--with-labels", is_flag=True, help="Publish the labels people gave in this catalog, too, with their names."
+)
+@click.option("--private", is_flag=True, help="Make the repository private, if it is made.")
+@click.option("--revision", metavar="BRANCH", help="Branch to publish on; made if it is not there [default: main].")
+@click.option("--message", metavar="TEXT", help="Message of the commit.")
+@click.option("--parent", metavar="COMMIT", help="Publish on top of this commit, though somebody else pushed it.")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be uploaded; change nothing.")
+@output_options
+def publish(
+    target: str,
+    repo: str,
+    with_labels: bool,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    parent: str | None,
+    dry_run: bool,
+    fmt: str,
+    quiet: bool,
+) -> None:
+    """Publish a direction set on the Hugging Face Hub, as one commit.
+
+    SET|MODEL is a set's folder, or a model id of the catalog. The login is the Hub client's own: hf auth login, or
+    HF_TOKEN. What the repository has already is not uploaded again, and what somebody else pushed is never overwritten
+    unseen.
+
+    \b
+    Example:
+      eigenbank publish google/ddpm-celebahq-256 --repo me/ddpm-celebahq-256-directions
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.jobs import publish_set
+
+    with Catalog.open() as catalog:
+        outcome = publish_set(
+            target,
+            repo,
+            catalog,
+            with_labels=with_labels,
+            private=private,
+            revision=revision,
+            message=message,
+            parent=parent,
+            dry_run=dry_run,
+            say=log,
+        )
+    rows = [
+        {"file": name, "change": change, "bytes": outcome.sizes.get(name), "repo": repo, "commit": outcome.commit}
+        for name, change in outcome.changes.items()
+    ]
+    if dry_run:
+        there = f"at {outcome.commit[:8]}" if outcome.commit else "to be made"
+        log(f"{repo} ({there}): {'this would be published' if outcome.changed else 'has all of it already'}")
+    elif outcome.changed:
+        log(f"published in {repo} at {outcome.commit}")
+    else:
+        log(f"{repo} has all of it already, at {outcome.commit}: nothing was uploaded")
+    emit(rows, ["file", "change", "bytes"], fmt=fmt, quiet=quiet, key="file")
+
+
+@click.command(short_help="Fetch a published direction set.")
+@click.argument("name", metavar="REPO|MODEL", shell_complete=complete.models)
+@click.option("--revision", metavar="REV", help="Commit, branch or tag of the repository [default: main].")
+@output_options
+def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
+    """Fetch a published direction set, check every file of it, and enter it into the catalog.
+
+    REPO|MODEL is the repository of a set, or the model id of a checkpoint: then the Hub is searched for its sets, and
+    a trusted author's or the most downloaded is taken.
+
+    \b
+    Example:
+      eigenbank pull me/ddpm-celebahq-256-directions
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.jobs import pull_set
+
+    with Catalog.open() as catalog:
+        pulled = pull_set(name, catalog, revision=revision, say=log)
+    manifest = pulled.manifest
+    row = {
+        "model": manifest.checkpoint.model_id,
+        "repo": pulled.at.repo,
+        "commit": pulled.at.commit,
+        "directions": len(manifest.directions),
+        "labels": sum(len(record.labels) for record in manifest.directions),
+        "folder": str(pulled.folder),
+    }
+    emit([row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt, quiet=quiet, key="model")
+
+
+@click.command(short_help="Bring the catalog up to date with the Hub.")
+@click.option("--author", metavar="NAME", help="Only what this user or organisation published.")
+@click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
+@output_options
+def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> None:
+    """Enter every published direction set into the catalog; their tensors are fetched when they are first loaded.
+
+    Only what changed since the last sync is looked at. A set that was built here is never replaced. Prints what
+    changed, and what was refused and why.
+
+    \b
+    Example:
+      eigenbank sync --author google
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.sync import sync as sync_catalog
+
+    counts: Counter[str] = Counter()
+    rows: list[dict[str, object]] = []
+    with Catalog.open() as catalog:
+        for found in sync_catalog(catalog, author=author, index=index, say=log):
+            counts[found.outcome] += 1
+            if found.outcome != "unchanged":
+                rows.append(
+                    {
+                        "repo": found.repo,
+                        "commit": found.commit,
+                        "model": found.model,
+                        "outcome": found.outcome,
+                        "reason": found.reason,
+                    }
+                )
+    total = sum(counts.values())
+    parts = [f"{counts[name]} {name}" for name in ("added", "updated", "kept", "refused", "unchanged") if counts[name]]
+    log(f"{total} published sets: {', '.join(parts) or 'none'}")
+    emit(rows, ["repo", "model", "outcome", "reason"], fmt=fmt, quiet=quiet, key="repo")
+
+
+@click.command(short_help="Hash the sets on this machine again.")
+@click.argument("model", required=False, shell_complete=complete.models)
+@click.option("--all", "every", is_flag=True, help="All sets of the catalog.")
+@click.option("--repair", is_flag=True, help="Pull damaged sets again, where they were published.")
+@output_options
+def verify(model: str | None, every: bool, repair: bool, fmt: str, quiet: bool) -> int:
+    """Hash every file of a set again, and compare it with the manifest, and the manifest with the catalog.
+
+    Exits with 1 if a set is damaged and was not repaired.
+
+    \b
+    Example:
+      eigenbank verify --all
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.resolve import no_set
+    from eigenbank.registry.hub.verify import repair as repair_set
+    from eigenbank.registry.hub.verify import verify as verify_set
+    from eigenbank.schemas.errors import HubError
+
+    if (model is None) == (not every):
+        message = "name a MODEL, or give --all"
+        raise click.UsageError(message)
+    results = []
+    with Catalog.open() as catalog:
+        rows = [row for row in catalog.sets() if every or row.model_id == model]
+        if model is not None and not rows:
+            raise no_set(model, catalog)
+        for row in rows:
+            try:
+                results.append(repair_set(row, catalog, say=log) if repair else verify_set(row))
+            except HubError as error:
+                log(f"{row.model_id} could not be repaired: {error}")
+                results.append(verify_set(row))
+    emit(
+        [
+            {"model": found.model, "status": found.status, "location": found.location, "problem": found.problem}
+            for found in results
+        ],
+        ["model", "status", "problem"],
+        fmt=fmt,
+        quiet=quiet,
+        key="model",
+    )
+    damaged = sum(found.status == "damaged" for found in results)
+    if damaged and not repair:
+        log(f"{damaged} damaged: nothing was changed. Those that were published can be pulled again: --repair")
+    return 1 if damaged else 0
