@@ -36,7 +36,7 @@ lint: install ## Check style and types
 	$(BIN)/mypy
 
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
-	$(BIN)/python -m eigenbank.faces.train --out catalog/cartoon-faces-32 --steps 4500
+	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out catalog/cartoon-faces-32 --steps 4500
 
 DEMO := eigenbank/cartoon-faces-32
 directions: install ## Build, label and draw the demo checkpoint's direction set anew (two hours)

@@ -13,11 +13,11 @@ from typing import Any
 import click
 import torch
 from common import about, save
+from faces.render import render, sample_factors
 from torch import Tensor
 
 from eigenbank.api import find_checkpoint, open_pipeline
-from eigenbank.faces.attributes import AttributeModel, load_attribute_model
-from eigenbank.faces.render import render, sample_factors
+from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.loaders.drawing import Unconditional
 from eigenbank.loaders.load import load
 from eigenbank.loaders.steer import steer

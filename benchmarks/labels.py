@@ -18,10 +18,10 @@ from torch import Tensor
 from ways import untrained
 
 from eigenbank.api import build, find_checkpoint
+from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.study import Plan, label
-from eigenbank.faces.attributes import load_attribute_model
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.respond import Responses, respond
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

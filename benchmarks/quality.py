@@ -22,6 +22,7 @@ from typing import Any
 import click
 import torch
 from common import about, save
+from faces.render import render
 from quality_page import COMPARED, CURVES, LINES, as_markdown, draw_bars, draw_curves
 from rich.progress import Progress
 from safetensors import safe_open
@@ -47,10 +48,9 @@ from ways import (
 )  # fmt: skip
 
 from eigenbank.api import build, find_checkpoint, open_pipeline
+from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Effects, effects
-from eigenbank.faces.attributes import AttributeModel, load_attribute_model
-from eigenbank.faces.render import render
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ways import Method, of_bank
 
 from eigenbank.api import build, find_checkpoint, open_pipeline
-from eigenbank.faces.attributes import load_attribute_model
+from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

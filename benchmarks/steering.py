@@ -26,7 +26,7 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.discovery.families import discover
-from eigenbank.faces.attributes import load_attribute_model
+from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
 from eigenbank.registry.recipes import gram

@@ -34,7 +34,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Pa
 import torch
 from PIL import Image
 from eigenbank.cli.main import run
-from eigenbank.faces.render import render, sample_factors
+from faces.render import render, sample_factors
 face = render(sample_factors(1, torch.Generator().manual_seed(2024)))[0]
 pixels = ((face.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 Image.fromarray(pixels).save("photo.jpg", quality=95)

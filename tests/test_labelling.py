@@ -13,7 +13,7 @@ import eigenbank as eb
 from eigenbank.builders.label import study as labelling
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
-from eigenbank.builders.label.statistics import Statistics
+from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.builders.label.study import Plan, label
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.respond import respond
@@ -57,8 +57,8 @@ def texts(bank: DirectionSet) -> dict[str, list[tuple[str, str, int]]]:
 def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     said: list[str] = []
-    found = label(bank, pipe, [Colours(fails), Statistics()], PLAN, say=said.append)
-    assert texts(found) == texts(label(bank, pipe, [Statistics()], PLAN))
+    found = label(bank, pipe, [Colours(fails), StatisticsLabeler()], PLAN, say=said.append)
+    assert texts(found) == texts(label(bank, pipe, [StatisticsLabeler()], PLAN))
     assert len(said) == 1
     assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[0]
     with pytest.raises(LabelerError, match=r"out of ink.*no label was given"):
@@ -162,7 +162,7 @@ def test_chance_is_not_drawn_for_what_cannot_have_a_label(
 
 def test_a_labeler_replaces_its_own_labels_only(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
-    once = label(bank, pipe, [Statistics()], PLAN)
+    once = label(bank, pipe, [StatisticsLabeler()], PLAN)
     both = label(once, pipe, [Colours()], PLAN)
     again = label(both, pipe, [Colours()], PLAN)
     assert texts(again) == texts(both)
@@ -295,7 +295,7 @@ def test_qualities_are_measured_of_the_confirmed_or_of_all(
     every: bool, bank: DirectionSet, tiny_checkpoint: Path
 ) -> None:
     plan = dataclasses.replace(PLAN, quality_seeds=2, all_qualities=every)
-    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan)
+    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), StatisticsLabeler()], plan)
     known = {each.id: each.quality for each in found if each.quality}
     assert {each.id for each in found if each.labels} <= set(known)
     assert (len(known) == len(bank)) is every
@@ -307,7 +307,7 @@ def test_qualities_are_measured_of_the_confirmed_or_of_all(
 def test_what_draws_noise_has_no_names(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     said: list[str] = []
     plan = dataclasses.replace(PLAN, agreement=Plan().agreement)
-    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), Statistics()], plan, say=said.append)
+    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), StatisticsLabeler()], plan, say=said.append)
     assert not any(each.labels or each.quality for each in found.sliders)
     assert len(said) == 1
     assert "the unedited images are noise" in said[0]

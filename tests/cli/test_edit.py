@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from faces.render import render, sample_factors
 from PIL import Image
 
 from eigenbank.cli.main import run
-from eigenbank.faces.render import render, sample_factors
 from eigenbank.loaders.sheet import to_image
 
 DEMO = "eigenbank/cartoon-faces-32"

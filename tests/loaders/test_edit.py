@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from faces.render import NAMES, render, sample_factors
 from tiny import CALLS, embeddings, latent_diffusion, pipeline
 from torch import Tensor, nn
 
 import eigenbank as eb
-from eigenbank.faces.attributes import load_attribute_model
-from eigenbank.faces.render import NAMES, render, sample_factors
+from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.edit import PoorReconstructionWarning
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.sheet import to_image

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from faces.train import new_scheduler
+from faces.train_latent import new_autoencoder
 
 import eigenbank as eb
-from eigenbank.faces.train import new_scheduler
-from eigenbank.faces.train_latent import new_autoencoder
 from eigenbank.loaders.pipelines import open_pipeline, sample
 
 

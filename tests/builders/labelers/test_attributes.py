@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from eigenbank.builders.label.openers import ATTRIBUTES as OPENER
+from eigenbank.builders.label.labeler import ATTRIBUTES as OPENER
 from eigenbank.schemas.errors import EigenbankError
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))

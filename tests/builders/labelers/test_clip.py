@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from eigenbank.builders.label.clip import load_vocabulary, vocabularies
-from eigenbank.builders.label.openers import CLIP as OPENER
+from eigenbank.builders.label.labeler import CLIP as OPENER
 from eigenbank.schemas.errors import EigenbankError
 
 WORDS = ["a", "photo", "of", "the", "picture", "bright", "dark", "red", "green", "blue", "face", "smiling"]

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from faces.render import NAMES as FACTORS
+from faces.render import render, sample_factors
 from torch import Tensor, nn
 
-from eigenbank.builders.label.statistics import NAMES, Statistics
-from eigenbank.faces.render import NAMES as FACTORS
-from eigenbank.faces.render import render, sample_factors
+from eigenbank.builders.label.statistics import NAMES, StatisticsLabeler
 
 
 def faces(n: int = 64, size: int = 48) -> Tensor:
@@ -47,7 +47,7 @@ MEANINGS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", MEANINGS)
 def test_a_statistic_rises_with_what_its_word_says(name: str) -> None:
     images = faces()
-    read = Statistics().read
+    read = StatisticsLabeler().read
     moved = read(MEANINGS[name](images)) - read(images)
     column = moved[:, NAMES.index(name)]
     assert (column > 0).float().mean() >= 0.9
@@ -67,7 +67,7 @@ def test_a_known_factor_moves_its_statistic_most(factor: str, statistic: str, si
     values = sample_factors(256, torch.Generator().manual_seed(1))
     low, high = values.clone(), values.clone()
     low[:, FACTORS.index(factor)], high[:, FACTORS.index(factor)] = -0.5, 0.5
-    read = Statistics().read
+    read = StatisticsLabeler().read
     both = [read((render(each) + 1) / 2) for each in (values, low, high)]
     effect = ((both[2] - both[1]) / both[0].std(0)).mean(0)
     if factor == "background hue":  # the whole picture's warmth follows its background's
@@ -77,12 +77,14 @@ def test_a_known_factor_moves_its_statistic_most(factor: str, statistic: str, si
 
 
 def test_large_and_blank_pictures_are_read() -> None:
-    assert Statistics().read(torch.rand(2, 3, 600, 400)).isfinite().all()
-    blank = Statistics().read(torch.zeros(2, 3, 32, 32))
+    assert StatisticsLabeler().read(torch.rand(2, 3, 600, 400)).isfinite().all()
+    blank = StatisticsLabeler().read(torch.zeros(2, 3, 32, 32))
     assert blank.shape == (2, len(NAMES))
     assert blank.isfinite().all()
 
 
 def test_the_size_of_a_picture_says_nothing_about_where_its_subject_is() -> None:
-    small, large = (Statistics().read(faces(16, size))[:, NAMES.index("horizontal position")] for size in (48, 192))
+    small, large = (
+        StatisticsLabeler().read(faces(16, size))[:, NAMES.index("horizontal position")] for size in (48, 192)
+    )
     torch.testing.assert_close(small, large, atol=0.03, rtol=0)

@@ -1,7 +1,7 @@
 """Attribute models as labelers: any network that maps images to scores, with a small JSON of their names.
 
 A folder holds `config.json` and one of
-- `model.safetensors`: the project's own network (`eigenbank.faces.attributes`);
+- `model.safetensors`: the project's own network (`AttributeModel`);
 - `model.onnx`: run by onnxruntime (extra `onnx`), one input `(n, 3, h, w)` float32, first output `(n, f)`;
 - `model.pt2`: a program saved by `torch.export.save`, called with `(n, 3, h, w)`, giving `(n, f)`.
 
@@ -10,17 +10,19 @@ trained on), `size` (height and width the images are resized to), `mean` and `st
 before), e.g. {"names": ["smile", "age"], "size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field, ValidationError, model_validator
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eigenbank.builders.label.labeler import Labeler
-from eigenbank.faces.attributes import AttributeModel, load_attribute_model
 from eigenbank.registry.sets.folder import file_digest
+from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 
@@ -28,7 +30,97 @@ Positive = Annotated[float, Field(gt=0)]
 BATCH = 64
 
 
-class ReaderConfig(Model):
+class AttributeConfig(Model):
+    """What an attribute model reads: `names` and, for each, the standard deviation over the population it was trained on.
+
+    `size` is the images' height and width, `first_channels` the network's, `r2` each name's share of variance read from
+    images it was not trained on.
+    """
+
+    names: tuple[Text, ...] = Field(min_length=1, max_length=1000)
+    stds: tuple[Positive, ...]
+    size: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 32
+    first_channels: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
+    r2: dict[Text, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _paired(self) -> "AttributeConfig":
+        if len(self.names) != len(self.stds) or len(set(self.names)) != len(self.names):
+            message = f"{len(self.names)} names and {len(self.stds)} stds: expected as many, and no name twice"
+            raise ValueError(message)
+        return self
+
+
+class AttributeModel(nn.Module):
+    """`(n, 3, size, size)` images in [-1, 1] → `(n, len(names))` attribute values; a labeler.
+
+    The head is a plain flatten rather than a global pool: where a thing is, is part of what is asked.
+    """
+
+    digest = ""
+    """SHA-256 of the weights file it was loaded from; empty for a model just trained."""
+
+    def __init__(self, config: AttributeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.names = config.names
+        self.stds: Tensor | None = torch.tensor(config.stds)
+        layers: list[nn.Module] = []
+        channels = 3
+        for step in range(3):
+            out = config.first_channels * 2 ** min(step, 1)
+            layers += [nn.Conv2d(channels, out, 3, padding=1), nn.GroupNorm(8, out), nn.SiLU()]
+            layers += [nn.Conv2d(out, out, 3, stride=2, padding=1), nn.SiLU()]
+            channels = out
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * (config.size // 8) ** 2, 128),
+            nn.SiLU(),
+            nn.Linear(128, len(config.names)),
+        )
+
+    @property
+    def source(self) -> str:
+        """What labels say gave them."""
+        return f"attribute-model:{self.digest[:16]}"
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """Attributes of `(n, 3, h, w)` images in [0, 1], as `(n, len(names))`; other sizes are resized to the model's."""
+        if images.shape[-2:] != (self.config.size, self.config.size):
+            images = nn.functional.interpolate(images, (self.config.size,) * 2, mode="bilinear", antialias=True)
+        return torch.cat([self(part * 2 - 1) for part in images.split(256)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))  # type: ignore[no-any-return]
+
+
+def load_attribute_model(folder: Path) -> AttributeModel:
+    """Load an attribute model from its config.json and model.safetensors. Raises SourceError for anything else."""
+    config_file, weights = folder / "config.json", folder / "model.safetensors"
+    if not config_file.is_file() or not weights.is_file():
+        message = (
+            f"{folder} is no attribute model: expected config.json and model.safetensors in it. No label was given"
+        )
+        raise SourceError(message)
+    try:
+        config = AttributeConfig.model_validate_json(config_file.read_bytes())
+    except ValidationError as error:
+        message = f"{config_file} is no attribute model's config: {first_problem(error)}. No label was given"
+        raise SourceError(message) from error
+    read_header(weights)
+    model = AttributeModel(config)
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    except RuntimeError as error:
+        message = f"{weights} does not fit its config.json: no label was given. Its files belong to different models"
+        raise SourceError(message) from error
+    model.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return model.eval()
+
+
+class ProgramConfig(Model):
     """The config.json of an attribute model that is a program: see the module."""
 
     names: tuple[Text, ...] = Field(min_length=1, max_length=10_000)
@@ -38,7 +130,7 @@ class ReaderConfig(Model):
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
 
     @model_validator(mode="after")
-    def _paired(self) -> "ReaderConfig":
+    def _paired(self) -> "ProgramConfig":
         if self.stds is not None and len(self.stds) != len(self.names):
             message = f"{len(self.names)} names and {len(self.stds)} stds: expected as many"
             raise ValueError(message)
@@ -46,9 +138,9 @@ class ReaderConfig(Model):
 
 
 class ProgramLabeler:
-    """Scores by a program of somebody's. `digest` is the SHA-256 of its file."""
+    """Reads scores by running a program; `digest` is the SHA-256 of its file."""
 
-    def __init__(self, config: ReaderConfig, digest: str, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, config: ProgramConfig, digest: str, run: Callable[[Tensor], Tensor]) -> None:
         self.source = f"attribute-model:{digest[:16]}"
         self.names = config.names
         self.stds = None if config.stds is None else torch.tensor(config.stds)
@@ -66,7 +158,7 @@ class ProgramLabeler:
 
 
 def open_attributes(folder: Path) -> Labeler:
-    """The attribute model in a folder. Raises SourceError where there is none, or its files are not sound."""
+    """Open the attribute model in a folder. Raises SourceError where there is none, or its files are not valid."""
     programs: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
         "model.onnx": _onnx,
         "model.pt2": _exported,
@@ -76,22 +168,12 @@ def open_attributes(folder: Path) -> Labeler:
         if path.is_file() and not (folder / "model.safetensors").is_file():
             config = _config(folder / "config.json")
             return ProgramLabeler(config, file_digest(path), load(path))
-    return _Own(load_attribute_model(folder))
+    return load_attribute_model(folder)
 
 
-class _Own:
-    """The project's own network as a labeler."""
-
-    def __init__(self, model: AttributeModel) -> None:
-        self.source = f"attribute-model:{model.digest[:16]}"
-        self.names = model.config.names
-        self.stds: Tensor | None = torch.tensor(model.config.stds)
-        self.read = model.read
-
-
-def _config(path: Path) -> ReaderConfig:
+def _config(path: Path) -> ProgramConfig:
     try:
-        return ReaderConfig.model_validate_json(path.read_bytes())
+        return ProgramConfig.model_validate_json(path.read_bytes())
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}): no label was given. It must name the model's scores"
         raise SourceError(message) from error

@@ -1,17 +1,19 @@
-"""The seam for labelers: what one is, and opening one by name.
+"""What a labeler is, opening one by name, and several reading the same images.
 
-A labeler reads named scores off images; a direction that moves one score, clearly and steadily, gets that name. An
-opener is an object with a `name`, `applies(checkpoint)` and `open(argument, checkpoint)`, announced by an entry point
-in the group `eigenbank.labelers`. What ships is registered the same way.
+A labeler reads named scores off images; a direction that moves one score, clearly and steadily, gets that name. Labelers
+come from plugins: objects with a `name`, `applies(checkpoint)` and `open(argument, checkpoint)`, registered as entry points
+in the group `eigenbank.labelers`. Those that ship are registered the same way. Importing this module imports no torch: a
+plugin is listed more often than opened.
 """
 
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError, SourceError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KIND = "labelers"
 
@@ -34,13 +36,13 @@ class Labeler(Protocol):
 
     source: str
     names: tuple[str, ...]
-    stds: Tensor | None
+    stds: "Tensor | None"
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: "Tensor") -> "Tensor":
         """Scores `(n, f)` of images `(n, 3, h, w)` in [0, 1]."""
 
 
-class Opener(Protocol):
+class LabelerPlugin(Protocol):
     """A plugin that offers a labeler."""
 
     name: str
@@ -89,11 +91,13 @@ def check_labeler(labeler: Labeler, name: str) -> None:
         raise LabelerError(message)
 
 
-def checked_scores(labeler: Labeler, images: Tensor) -> Tensor:
+def checked_scores(labeler: Labeler, images: "Tensor") -> "Tensor":
     """What the labeler reads off the images, `(n, f)` float32 on the CPU.
 
     Raises LabelerError where it raises, or gives another shape, or values that are not finite.
     """
+    from torch import Tensor
+
     try:
         scores = labeler.read(images)
     except Exception as error:  # a stranger's labeler raises whatever it raises
@@ -109,3 +113,71 @@ def checked_scores(labeler: Labeler, images: Tensor) -> Tensor:
         message = f"the labeler {labeler.source} gave scores that are not finite"
         raise LabelerError(message, labeler.source)
     return scores
+
+
+class LabelerEnsemble:
+    """Labelers that read the same images: generated once, read by all.
+
+    `columns` says which of the scores, in the order they are read, are whose, by source; `width` is how many there are.
+    """
+
+    def __init__(self, labelers: list[Labeler]) -> None:
+        self.labelers = labelers
+        self.columns: dict[str, slice] = {}
+        self.width = 0
+        for labeler in labelers:
+            self.columns[labeler.source] = slice(self.width, self.width + len(labeler.names))
+            self.width += len(labeler.names)
+
+    def read(self, images: "Tensor") -> "Tensor":
+        """`(n, 3, h, w)` in [0, 1] → `(n, f)` of all labelers. Raises LabelerError, which says whose fault it is."""
+        import torch
+
+        return torch.cat([checked_scores(labeler, images) for labeler in self.labelers], dim=1)
+
+
+class AttributesPlugin:
+    """Offers attribute models: `attributes:FOLDER`, by default the checkpoint's own folder `attributes`."""
+
+    name = "attributes"
+
+    def applies(self, checkpoint: Path) -> bool:
+        return (checkpoint / "attributes" / "config.json").is_file()
+
+    def open(self, argument: str | None, checkpoint: Path) -> Labeler:
+        from eigenbank.builders.label.attributes import open_attributes
+
+        return open_attributes(Path(argument).expanduser() if argument else checkpoint / "attributes")
+
+
+class ClipPlugin:
+    """Offers `clip:MODEL@REVISION#VOCABULARY:LANGUAGE`; each part may be left out. Used only when asked for."""
+
+    name = "clip"
+
+    def applies(self, _checkpoint: Path) -> bool:
+        return False
+
+    def open(self, argument: str | None, _checkpoint: Path) -> Labeler:
+        from eigenbank.builders.label.clip import open_clip
+
+        return open_clip(argument)
+
+
+class StatisticsPlugin:
+    """Offers image statistics, by default on every checkpoint that has no attribute model of its own."""
+
+    name = "statistics"
+
+    def applies(self, checkpoint: Path) -> bool:
+        return not ATTRIBUTES.applies(checkpoint)
+
+    def open(self, _argument: str | None, _checkpoint: Path) -> Labeler:
+        from eigenbank.builders.label.statistics import StatisticsLabeler
+
+        return StatisticsLabeler()
+
+
+ATTRIBUTES = AttributesPlugin()
+CLIP = ClipPlugin()
+STATISTICS = StatisticsPlugin()

@@ -27,7 +27,7 @@ LONGEST = 256
 """Larger pictures are read at this size, so that sharpness means the same and reading costs little."""
 
 
-class Statistics:
+class StatisticsLabeler:
     """Reads the statistics `NAMES`. Their deviations are those of the checkpoint's own images."""
 
     source = "statistics"

@@ -26,8 +26,7 @@ from eigenbank.builders.label.criteria import (
     shortlist,
     unsettled,
 )
-from eigenbank.builders.label.labeler import Labeler, LabelerError
-from eigenbank.builders.label.panel import Panel
+from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
@@ -112,7 +111,7 @@ def label(
             asked = {labeler.source for labeler in remaining}
             others = [each for each in bank.manifest.composites if not _given_by(each, asked)]
             found = _Study(
-                bank.composed(others), pipe, Panel(remaining), plan, dict(call or {}), cache, progress, say
+                bank.composed(others), pipe, LabelerEnsemble(remaining), plan, dict(call or {}), cache, progress, say
             ).findings()
             break
         except LabelerError as error:
@@ -139,7 +138,7 @@ class _Study:
         self,
         bank: DirectionSet,
         pipe: Any,
-        panel: Panel,
+        panel: LabelerEnsemble,
         plan: Plan,
         call: dict[str, Any],
         cache: Path | None,
@@ -426,7 +425,7 @@ def _place(slider: Direction | Composite) -> Place:
     return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)
 
 
-def _measurement(pipe: Any, panel: Panel, plan: Plan, call: dict[str, Any]) -> str:
+def _measurement(pipe: Any, panel: LabelerEnsemble, plan: Plan, call: dict[str, Any]) -> str:
     """A name for measurements of the same pictures, read alike: of the denoiser's weights, and how it is done."""
     digest = hashlib.sha256()
     for name, tensor in sorted(denoiser_of(pipe).state_dict().items()):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label.labeler import LabelerError, check_labeler, checked_scores, open_labelers
-from eigenbank.builders.label.panel import Panel
+from eigenbank.builders.label.labeler import LabelerEnsemble, LabelerError, check_labeler, checked_scores, open_labelers
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError
 
@@ -56,14 +55,14 @@ def test_a_wrong_name_is_refused(specs: list[str], message: str, tmp_path: Path)
         open_labelers(specs, tmp_path)
 
 
-def test_a_panel_reads_all_side_by_side() -> None:
+def test_an_ensemble_reads_all_side_by_side() -> None:
     other = Colours()
     other.source, other.names = "others", ("brightness",)
     other.read = lambda images: images.mean(dim=(1, 2, 3))[:, None]  # type: ignore[method-assign]
-    panel = Panel([Colours(), other])
-    scores = panel.read(IMAGES)
-    torch.testing.assert_close(scores[:, panel.columns["others"]], IMAGES.mean(dim=(1, 2, 3))[:, None])
-    torch.testing.assert_close(scores[:, panel.columns["colours"]], IMAGES.mean(dim=(2, 3)))
+    ensemble = LabelerEnsemble([Colours(), other])
+    scores = ensemble.read(IMAGES)
+    torch.testing.assert_close(scores[:, ensemble.columns["others"]], IMAGES.mean(dim=(1, 2, 3))[:, None])
+    torch.testing.assert_close(scores[:, ensemble.columns["colours"]], IMAGES.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The shipped checkpoint is a diffusers pipeline whose faces, and their factors, can be read."""
+"""Faces are what their factors say, and the shipped checkpoint is a pipeline whose faces, and factors, can be read."""
 
 import hashlib
 import json
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from faces.attributes import r_squared
+from faces.render import FACTORS, NAMES, render, sample_factors
 
-from eigenbank.faces.attributes import load_attribute_model, r_squared
-from eigenbank.faces.render import NAMES, render
+from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.pipelines import open_pipeline, sample
 from eigenbank.schemas.errors import EigenbankError
 
@@ -18,7 +19,7 @@ def test_the_card_has_the_digest_and_the_command(demo_checkpoint: Path) -> None:
     card = (demo_checkpoint / "README.md").read_text(encoding="utf-8")
     weights = demo_checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
-    assert "python -m eigenbank.faces.train" in card
+    assert "python -m faces.train" in card
     assert weights.stat().st_size < 8e6
 
 
@@ -68,3 +69,50 @@ def test_a_damaged_attribute_model_is_refused(
         (folder / file).write_text(text)
     with pytest.raises(EigenbankError, match=message):
         load_attribute_model(folder)
+
+
+def _face(**factors: float) -> torch.Tensor:
+    values = torch.zeros(1, len(FACTORS))
+    for name, value in factors.items():
+        values[0, NAMES.index(name.replace("_", " "))] = value
+    return render(values)[0]
+
+
+def test_a_face_is_a_function_of_its_factors() -> None:
+    factors = sample_factors(8, torch.Generator().manual_seed(3))
+    assert torch.equal(render(factors), render(factors))
+    assert torch.allclose(render(factors)[5:6], render(factors[5:6]))
+    assert render(factors).shape == (8, 3, 32, 32)
+    assert render(factors, 64).shape == (8, 3, 64, 64)
+    assert render(factors).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_factor_changes_the_picture_smoothly(name: str) -> None:
+    values = torch.zeros(41, len(FACTORS))
+    values[:, NAMES.index(name)] = torch.linspace(-1, 1, 41)
+    steps = render(values).diff(dim=0).flatten(1).norm(dim=1)
+    ends = (render(values[[0, -1]]).diff(dim=0)).norm()
+    assert ends > 2
+    assert steps.max() < 0.5 * ends
+
+
+def test_the_population_is_what_the_factors_say() -> None:
+    factors = sample_factors(20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(factors.std(dim=0), torch.tensor([factor.std for factor in FACTORS]), atol=0.02, rtol=0)
+    correlation = torch.corrcoef(factors.T) - torch.eye(len(FACTORS))
+    assert correlation.abs().max() < 0.03
+    assert set(factors[:, NAMES.index("glasses")].tolist()) == {-1.0, 1.0}
+
+
+def test_factors_mean_what_their_words_say() -> None:
+    cheek = (slice(None), 18, 12)
+    assert (_face(skin_tone=1, glasses=-1, beard=-1)[cheek] > _face(skin_tone=-1, glasses=-1, beard=-1)[cheek]).all()
+    top = (slice(None), 3, 16)
+    assert (_face(hair_colour=1)[top] > _face(hair_colour=-1)[top]).all()
+    corner = (slice(None), 0, 0)
+    orange, violet = _face(background_hue=-1)[corner], _face(background_hue=1)[corner]
+    assert orange[0] > orange[2]
+    assert violet[2] > violet[0]
+    left, right = (_face(head_position=side, hair_colour=-1)[:, 5].sum(0) for side in (-1, 1))
+    assert left[:16].sum() < right[:16].sum()

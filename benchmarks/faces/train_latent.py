@@ -1,10 +1,10 @@
 """Train a second checkpoint of another kind on the same faces: a latent pipeline with a transformer denoiser.
 
-    python -m eigenbank.faces.train_latent --out benchmarks/checkpoints/cartoon-faces-dit-64
+    PYTHONPATH=benchmarks python -m faces.train_latent --out benchmarks/checkpoints/cartoon-faces-dit-64
 
 A diffusers `DiTPipeline`: an `AutoencoderKL` makes 16×16 latents of 64×64 faces, a `DiTTransformer2DModel` denoises them.
 It exists so that what is found on the U-Net in pixels can be held against something built differently. Resumable, as
-`eigenbank.faces.train` is.
+`faces.train` is.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from eigenbank.faces.loop import bars, train
-from eigenbank.faces.render import render, sample_factors
-from eigenbank.faces.train import new_scheduler
+from faces.loop import bars, train
+from faces.render import render, sample_factors
+from faces.train import new_scheduler
 
 SIZE = 64
 CARD = """---
@@ -30,10 +30,10 @@ tags: [eigenbank]
 # Cartoon faces, 64×64, latent transformer
 
 A small `DiTPipeline` ({parameters:.1f} M parameters in the transformer) of cartoon faces, trained by the eigenbank project
-on its own renders (`eigenbank.faces.render`). One class, 0; sample it with DDIM, 15 or more steps and
+on its own renders (`benchmarks/faces/render.py`). One class, 0; sample it with DDIM, 15 or more steps and
 `guidance_scale=1`. Weights are float16, averaged (EMA) over training; v-prediction, zero terminal SNR.
 
-- made by: `{command}` (torch {torch})
+- made by: `PYTHONPATH=benchmarks {command}` (torch {torch})
 - `transformer/diffusion_pytorch_model.safetensors` sha256: `{digest}`
 - round trip of the autoencoder on 256 held-out renders: {rms:.4f} root mean square, images in [-1, 1]
 """
@@ -145,7 +145,7 @@ def main(out: Path, state: Path, autoencoder_steps: int, steps: int, seed: int, 
     weights = out / "transformer" / "diffusion_pytorch_model.safetensors"
     card = CARD.format(
         parameters=sum(p.numel() for p in transformer.parameters()) / 1e6,
-        command=shlex.join(["python", "-m", "eigenbank.faces.train_latent", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "faces.train_latent", *sys.argv[1:]]),
         torch=torch.__version__,
         digest=hashlib.sha256(weights.read_bytes()).hexdigest(),
         rms=rms,
