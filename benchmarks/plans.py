@@ -124,7 +124,7 @@ def unchanged(scratch: Path, runs: int) -> dict[str, Any]:
     from hub.server import Hub
     from planned import put, write_plan
 
-    from eigenbank.plans.file import write_lock
+    from eigenbank.plans.files import write_lock
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.content import from_manifest
     from eigenbank.registry.sets.folder import read_manifest

@@ -208,7 +208,7 @@ def fuzz_sliders(ground: Ground, figures: Figures) -> None:
 
 def fuzz_plan(ground: Ground, figures: Figures) -> None:
     """Plan files with lines and bytes changed."""
-    from eigenbank.plans.file import read_plan
+    from eigenbank.plans.files import read_plan
 
     lines = PLAN.splitlines(keepends=True)
     read_plan(_written(ground.folder / "whole.toml", PLAN))

@@ -9,14 +9,14 @@ from hub.fixtures import Client
 from hub.server import Hub
 from planned import put
 
-from eigenbank.plans.fetch import missing_part
+from eigenbank.plans.transport import missing_part
 
 FETCH = """
 import sys
-from eigenbank.plans import fetch
-from eigenbank.schemas.plan import Entry
-fetch.time.sleep = lambda _: None
-print(fetch.fetch_pipeline(Entry(id="zoo/one"), sys.argv[1]))
+from eigenbank.plans import transport
+from eigenbank.schemas.plan import PlanEntry
+transport.time.sleep = lambda _: None
+print(transport.fetch_pipeline(PlanEntry(id="zoo/one"), sys.argv[1]))
 """
 
 

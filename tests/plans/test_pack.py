@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eigenbank.plans.pack import pack, unpack
+from eigenbank.plans.transport import pack, unpack
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS

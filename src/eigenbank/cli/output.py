@@ -147,7 +147,7 @@ class CheckpointBars:
     def __exit__(self, *_error: object) -> None:
         self._bars.stop()
 
-    def begun(self, entry: str, step: str) -> None:
+    def step_started(self, entry: str, step: str) -> None:
         """A checkpoint's step begins."""
         with self._lock:
             if entry not in self._tasks:
@@ -160,7 +160,7 @@ class CheckpointBars:
             if entry in self._tasks:
                 self._bars.update(self._tasks[entry], description=f"{entry}: {what}", completed=done, total=total)
 
-    def finished(self, report: "EntryReport") -> None:
+    def entry_finished(self, report: "EntryReport") -> None:
         """A checkpoint is done, or failed. One that did not change is only counted."""
         with self._lock:
             self._done += 1
@@ -171,9 +171,9 @@ class CheckpointBars:
             if report.status != "unchanged":
                 steps = ", ".join(step.step for step in report.steps if step.outcome == "done") or "nothing"
                 text = f"failed: {report.error.partition(chr(10))[0]}" if report.error else f"{steps} done"
-                self.say(f"[{self._done}/{self._total}] {report.id}: {text}")
+                self.log(f"[{self._done}/{self._total}] {report.id}: {text}")
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Print a remark above the bars."""
         if self._bars.disable:
             log(message)

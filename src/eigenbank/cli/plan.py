@@ -4,6 +4,7 @@ import datetime
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from eigenbank.cli.output import CheckpointBars, log, output_options, progress_b
 from eigenbank.cli.rows import put_out
 
 if TYPE_CHECKING:
-    from eigenbank.plans.estimate import Estimate
-    from eigenbank.schemas.plan import Entry, EntryReport
+    from eigenbank.plans.check import Estimate
+    from eigenbank.plans.executors import Executor
+    from eigenbank.schemas.plan import EntryReport, PlanEntry
 
 RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "published", "error"]
 
@@ -80,9 +82,9 @@ def run(
     Example:
       eigenbank plan run --only 'google/ddpm-*' --jobs 2 --publish my-name
     """
-    from eigenbank.plans.decide import Wish
-    from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan
+    from eigenbank.plans.files import choose, lock_path, read_lock, read_plan, shipped_plan
     from eigenbank.plans.run import Run
+    from eigenbank.plans.steps import RunOptions
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.hub.location import is_repo_id
     from eigenbank.schemas.plan import RunReport
@@ -95,13 +97,9 @@ def run(
     entries = choose(found, only)
     pins = read_lock(lock or lock_path(path))
     started, begun = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    with Catalog.open() as catalog, CheckpointBars(len(entries)) as watch:
-        workers = _executor(executor, jobs, device)
-        try:
-            job = Run(catalog, workers, Wish(label, publish), device=device, watch=watch)
-            reports = job.go(entries, found, pins)
-        finally:
-            workers.close()
+    with Catalog.open() as catalog, CheckpointBars(len(entries)) as bars:
+        workers, options = _executor(executor, jobs, device), RunOptions(label, publish)
+        reports = Run(catalog, workers, options, jobs=jobs, device=device, observer=bars).go(entries, found, pins)
     whole = RunReport(
         started=started,
         seconds=round(time.perf_counter() - begun, 3),
@@ -144,9 +142,8 @@ def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: 
     Example:
       eigenbank plan check --only 'google/*' --dry-run
     """
-    from eigenbank.plans.check import check as check_entries
-    from eigenbank.plans.check import locked
-    from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan, write_lock
+    from eigenbank.plans.check import check_entries, update_lock
+    from eigenbank.plans.files import choose, lock_path, read_lock, read_plan, shipped_plan, write_lock
 
     path = file or shipped_plan()
     entries = choose(read_plan(path), only)
@@ -154,7 +151,7 @@ def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: 
     before = read_lock(place)
     with progress_bar() as progress:
         found = check_entries(entries, progress)
-    pins = locked(found, before)
+    pins = update_lock(found, before)
     if not dry_run:
         write_lock(place, pins)
         log(f"{sum(one.revision is not None for one in found)} of {len(found)} checkpoints are pinned in {place}")
@@ -201,8 +198,8 @@ def estimate(file: Path | None, only: tuple[str, ...], lock: Path | None, mbit: 
     Example:
       eigenbank plan estimate --only 'google/*' --mbit 50
     """
-    from eigenbank.plans.estimate import estimate as estimate_entries
-    from eigenbank.plans.file import choose, lock_path, read_lock, read_plan, shipped_plan
+    from eigenbank.plans.check import estimate_entries
+    from eigenbank.plans.files import choose, lock_path, read_lock, read_plan, shipped_plan
 
     path = file or shipped_plan()
     whole = read_plan(path)
@@ -220,7 +217,7 @@ def estimate(file: Path | None, only: tuple[str, ...], lock: Path | None, mbit: 
     return 1 if len(known_rows) < len(rows) else 0
 
 
-def estimate_row(entry: "Entry", found: "Estimate | str") -> dict[str, Any]:
+def estimate_row(entry: "PlanEntry", found: "Estimate | str") -> dict[str, Any]:
     """What a checkpoint costs, as the fields every machine format prints; or why that is not known."""
     fields = (
         "layers", "widths", "bytes_to_read", "bytes_of_weights", "seconds_to_read", "seconds_to_solve", "bytes_of_memory",
@@ -242,14 +239,13 @@ def megabytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
-def _executor(name: str, jobs: int, device: str) -> Any:
-    from eigenbank.plans.local import LocalExecutor
+def _executor(name: str, jobs: int, device: str) -> "Callable[[Path], Executor]":
+    """What starts the workers once there is something to do."""
+    from eigenbank.plans.executors import LocalExecutor, RayExecutor
 
     if name == "local":
-        return LocalExecutor(jobs)
-    from eigenbank.plans.cluster import RayExecutor
-
-    return RayExecutor(jobs, device)
+        return lambda scratch: LocalExecutor(jobs, scratch)
+    return lambda _scratch: RayExecutor(jobs, device)
 
 
 def run_row(report: "EntryReport") -> dict[str, Any]:

@@ -1,17 +1,25 @@
-"""Holding a plan against the Hub: is every line true, can every checkpoint be read, and which commit is it?"""
+"""Look at a plan's checkpoints on the Hub before building: is the plan right, which commits, and what would it cost?
+
+Only headers are read, no weights.
+"""
 
 import datetime
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.plans.files import pinned
+from eigenbank.plans.transport import retry
 from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.hub.errors import check_online, hub_errors
 from eigenbank.registry.hub.remote import api
+from eigenbank.schemas import Layer, Recipe
 from eigenbank.schemas.errors import EigenbankError, UnreachableError
-from eigenbank.schemas.plan import Entry, Lock, Pin
+from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry, Settings
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -19,90 +27,69 @@ if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
 
 PARALLEL = 8
-ATTEMPTS = 6
-_TODAY: dict[Any, str] = {
+TRIES = 6
+TIMED_WIDTH = 1280
+"""The widest matrix whose decomposition is timed; for wider ones the time grows with the cube of the width."""
+BASE_MEMORY = 400 * 10**6
+"""Bytes that torch, diffusers and discovery take before a weight is read, measured by benchmarks/building.py."""
+_RENAMED_CLASSES: dict[Any, str] = {
     ("Transformer2DModel", "ada_norm_zero"): "DiTTransformer2DModel",
     ("Transformer2DModel", "ada_norm_single"): "PixArtTransformer2DModel",
 }
-"""What diffusers calls today what a config.json names by a former class and its kind of norm."""
+"""Today's diffusers class for a config.json's former class and norm type."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the Hub says of a plan's entry. `revision` None: no commit could be found; `problems`: what is not as the plan
-    says, or cannot be read; `notes`: what is worth knowing; `gone`: there is no such repository or revision.
+class EntryCheck:
+    """What the Hub says about a plan's entry. `revision` is None where no commit was found.
+
+    `problems` lists what differs from the plan or cannot be read, `notes` what is worth knowing; `gone` means that the
+    repository or revision does not exist.
     """
 
-    entry: Entry
+    entry: PlanEntry
     revision: str | None = None
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     gone: bool = False
 
 
-def check(entries: Sequence[Entry], progress: Progress = unwatched) -> list[Checked]:
-    """Ask the Hub about every entry; no weights are read, only headers. One that fails does not stop the others.
-
-    Raises OfflineError.
-    """
+def check_entries(entries: Sequence[PlanEntry], progress: Progress = unwatched) -> list[EntryCheck]:
+    """Check every entry against the Hub. One that fails does not stop the others. Raises OfflineError."""
     check_online("checking a plan", "nothing was checked")
     found = []
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for number, one in enumerate(pool.map(check_entry, entries)):
+        for number, one in enumerate(pool.map(_check_entry, entries)):
             found.append(one)
             progress(one.entry.id, number + 1, len(entries))
     return found
 
 
-def check_entry(entry: Entry) -> Checked:
-    """What the Hub says of one entry. Raises nothing the Hub is to blame for."""
+def _check_entry(entry: PlanEntry) -> EntryCheck:
+    at = f"{entry.source}@{entry.revision}" if entry.revision else entry.source
+
+    def model_info() -> "ModelInfo":
+        with hub_errors(f"looking at {at} on the Hub", "It was not checked"):
+            return api().model_info(entry.source, revision=entry.revision)
+
     try:
-        info = _info(entry)
+        info, _ = retry(model_info, TRIES)
     except EigenbankError as error:
-        return Checked(entry, problems=(str(error),), gone=not isinstance(error, UnreachableError))
-    problems, notes = _facts(entry, info)
+        return EntryCheck(entry, problems=(str(error),), gone=not isinstance(error, UnreachableError))
+    problems, notes = _compare_repository(entry, info)
     revision = str(info.sha)
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    if not any(name.endswith(".safetensors") for name in names):
-        notes.append("its weights are pickles (.bin), which a build would fetch whole: they were not looked into")
+    if not any(sibling.rfilename.endswith(".safetensors") for sibling in info.siblings or []):
+        notes.append("its weights are pickles (.bin), which a build would download whole: they were not checked")
     else:
         try:
-            problems += _inside(entry, revision)
+            problems += _compare_denoiser(entry, revision)
         except EigenbankError as error:
             problems.append(str(error))
-    return Checked(entry, revision, tuple(problems), tuple(notes))
+    return EntryCheck(entry, revision, tuple(problems), tuple(notes))
 
 
-def locked(checked: Sequence[Checked], before: Lock | None) -> Lock:
-    """The lock that these findings make of the one before: what was found is pinned, what is gone is not any more, and
-    what could not be asked, or was not, stays as it was.
-    """
-    pins = dict(before.checkpoints) if before is not None else {}
-    for one in checked:
-        if one.revision is not None:
-            pins[one.entry.id] = Pin(repo=one.entry.source, revision=one.revision, asked=one.entry.revision)
-        elif one.gone:
-            pins.pop(one.entry.id, None)
-    return Lock(checked=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0), checkpoints=pins)
-
-
-def _info(entry: Entry) -> "ModelInfo":
-    """What the Hub says of the repository. Raises HubError."""
-    at = f"{entry.source}{f'@{entry.revision}' if entry.revision else ''}"
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(4.0, 0.2 * 2**attempt))
-        try:
-            with hub_errors(f"looking at {at} on the Hub", "It was not checked"):
-                return api().model_info(entry.source, revision=entry.revision)
-        except UnreachableError:
-            if attempt + 1 == ATTEMPTS:
-                raise
-    raise AssertionError
-
-
-def _facts(entry: Entry, info: "ModelInfo") -> tuple[list[str], list[str]]:
-    """What of the repository itself is not as the entry says, and what is worth knowing."""
+def _compare_repository(entry: PlanEntry, info: "ModelInfo") -> tuple[list[str], list[str]]:
+    """Problems and notes about the repository's name, gate and licence."""
     problems, notes = [], []
     if info.id != entry.source:
         problems.append(f"the repository {entry.source} was renamed to {info.id}: write repo = {info.id!r}")
@@ -118,13 +105,115 @@ def _facts(entry: Entry, info: "ModelInfo") -> tuple[list[str], list[str]]:
     return problems, notes
 
 
-def _inside(entry: Entry, revision: str) -> list[str]:
-    """What of the checkpoint's files is not as the entry says. Raises SourceError where they cannot be read."""
+def _compare_denoiser(entry: PlanEntry, revision: str) -> list[str]:
+    """Problems with the checkpoint's files. Raises SourceError where they cannot be read."""
     from eigenbank.builders.checkpoints.hub import open_hub
 
     source: WeightSource = open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
     found = source.config.get("_class_name")
-    found = _TODAY.get((found, source.config.get("norm_type")), found)
+    found = _RENAMED_CLASSES.get((found, source.config.get("norm_type")), found)
     if entry.denoiser is not None and found != entry.denoiser:
         return [f"the plan says denoiser = {entry.denoiser!r}, its config.json {found!r}"]
     return []
+
+
+def update_lock(checks: Sequence[EntryCheck], before: Lock | None) -> Lock:
+    """The lock after a check: pin what was found, drop what is gone, keep the rest of `before`."""
+    pins = dict(before.checkpoints) if before is not None else {}
+    for one in checks:
+        if one.revision is not None:
+            pins[one.entry.id] = Pin(repo=one.entry.source, revision=one.revision, asked=one.entry.revision)
+        elif one.gone:
+            pins.pop(one.entry.id, None)
+    return Lock(checked=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0), checkpoints=pins)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What building a checkpoint costs: `read` of `total` bytes of weights, seconds to read and solve, memory in bytes."""
+
+    entry: PlanEntry
+    layers: int
+    widths: tuple[int, ...]
+    read: int
+    total: int
+    read_seconds: float
+    solve_seconds: float
+    memory: int
+
+
+def estimate_entries(
+    entries: Sequence[PlanEntry],
+    plan: Plan,
+    lock: Lock | None,
+    *,
+    bytes_per_second: float,
+    progress: Progress = unwatched,
+) -> Iterator[tuple[PlanEntry, "Estimate | str"]]:
+    """Estimate what building each entry costs; yields it, or why it is unknown, in words."""
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        opened = pool.map(lambda entry: _open(entry, lock), entries)
+        # One at a time from here: tracing a denoiser is work for the processor.
+        for number, (entry, source) in enumerate(zip(entries, opened, strict=True)):
+            found = source if isinstance(source, str) else _estimate(entry, source, plan, bytes_per_second)
+            progress(entry.id, number + 1, len(entries))
+            yield entry, found
+
+
+def _open(entry: PlanEntry, lock: Lock | None) -> "WeightSource | str":
+    from eigenbank.builders.checkpoints.hub import open_hub, resolve
+
+    try:
+        revision, names = resolve(entry.source, pinned(entry, lock) or entry.revision)
+        if not any(name.endswith(".safetensors") for name in names):
+            return f"the weights of {entry.source} are pickles (.bin): only downloading them whole would tell"
+        return open_hub(entry.source, revision=revision, variant=entry.variant, subfolder=entry.subfolder)
+    except EigenbankError as error:
+        return str(error)
+
+
+def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_second: float) -> "Estimate | str":
+    from eigenbank.builders.discovery.families import choose_layers, find_layers
+
+    settings = entry.settings(plan.defaults)
+    try:
+        chosen = choose_layers(find_layers(source).layers, list(settings.layers))
+    except EigenbankError as error:
+        return str(error)
+    read = source.size(part for layer in chosen for part in layer.tensors.values())
+    return Estimate(
+        entry,
+        layers=len(chosen),
+        widths=tuple(sorted({layer.width for layer in chosen})),
+        read=read,
+        total=source.total,
+        read_seconds=read / bytes_per_second,
+        solve_seconds=sum(_decompositions(settings) * _solve_seconds(layer.width, settings.top_k) for layer in chosen),
+        memory=BASE_MEMORY + 4 * max(_attention_bytes(source, layer) for layer in chosen),
+    )
+
+
+def _decompositions(settings: Settings) -> int:
+    """How many decompositions a layer takes: both sides of a matrix are one, and windows share theirs."""
+    recipes = [Recipe.parse(text) for text in settings.recipes]
+    return len({(recipe.matrix, recipe.head) for recipe in recipes})
+
+
+@cache
+def _solve_seconds(width: int, top_k: int) -> float:
+    """Seconds that a decomposition of both sides takes here, timed on a random matrix of that width."""
+    import torch
+
+    from eigenbank.builders.decompose import decompose_sides
+
+    timed = min(width, TIMED_WIDTH)
+    matrix = torch.randn(timed, timed, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    started = time.perf_counter()
+    decompose_sides(matrix, top_k)
+    return (time.perf_counter() - started) * (width / timed) ** 3
+
+
+def _attention_bytes(source: "WeightSource", layer: Layer) -> int:
+    """Bytes of a layer's attention matrices in float64."""
+    shapes = [source.shape(part.tensor) or () for role, part in layer.tensors.items() if "norm" not in role]
+    return sum(8 * math.prod(shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""A plan: the checkpoints to build, label and publish; the revisions they are pinned to; and what a run did with each."""
+"""Plan files: the checkpoints to build, label and publish, the revisions they are pinned to, and reports of runs."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -11,9 +11,9 @@ from eigenbank.schemas.recipe import Recipe
 
 Step = Literal["build", "label", "preview", "publish"]
 STEPS: tuple[Step, ...] = ("build", "label", "preview", "publish")
-"""What is done with a checkpoint, in order."""
+"""What a run does with a checkpoint, in order."""
 Fact = Literal["id", "subfolder", "denoiser", "licence", "gated"]
-"""What a plan says of a checkpoint and `plan check` can compare with the Hub."""
+"""What a plan states about a checkpoint and `plan check` compares with the Hub."""
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Subfolder = Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")]
@@ -33,8 +33,8 @@ def _recipe(text: str) -> str:
 RecipeText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_recipe)]
 
 
-class Measurement(Model):
-    """How directions are measured for labels: see `eigenbank label`, whose options these are."""
+class MeasurementSettings(Model):
+    """How to measure directions for labels: the options of `eigenbank label`."""
 
     scale: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     seeds: Seeds = tuple(range(100, 108))
@@ -49,8 +49,8 @@ class Measurement(Model):
     all_qualities: bool = False
 
 
-class Drawing(Model):
-    """How previews are drawn: see `eigenbank preview`. `most` bounds how many labelled directions get one."""
+class PreviewSettings(Model):
+    """How to sample previews: the options of `eigenbank preview`. At most `most` labelled directions get one."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=64)] = (0, 1, 2)
     scales: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)] = (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2)
@@ -59,10 +59,10 @@ class Drawing(Model):
 
 
 class Settings(Model):
-    """What is done with a checkpoint. `labelers` empty: statistics, and CLIP where there is a `vocabulary`.
+    """What to do with a checkpoint. Without `labelers`: statistics, and CLIP where there is a `vocabulary`.
 
-    `prompt` is what pipelines with text are given while directions are measured and drawn. `steps` leaves some out:
-    a denoiser without its pipeline, or one too large to draw with, can still be built and published.
+    `prompt` goes to pipelines with text while directions are measured and previewed. `steps` can leave some out: a
+    denoiser without its pipeline, or one too large to sample from here, can still be built and published.
     """
 
     steps: Annotated[tuple[Step, ...], Field(min_length=1)] = STEPS
@@ -75,24 +75,24 @@ class Settings(Model):
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     labelers: Annotated[tuple[Text, ...], Field(max_length=20)] = ()
     prompt: Text | None = None
-    measurement: Measurement = Measurement()
-    previews: Drawing = Drawing()
+    measurement: MeasurementSettings = MeasurementSettings()
+    previews: PreviewSettings = PreviewSettings()
 
     @property
     def asked_labelers(self) -> tuple[str, ...]:
-        """The labelers as `eigenbank label --labeler` takes them."""
+        """The labelers, in the form of `eigenbank label --labeler`."""
         if self.labelers or self.vocabulary is None:
             return self.labelers or ("statistics",)
         return ("statistics", f"clip:#{self.vocabulary}")
 
 
-class Entry(Model):
-    """A checkpoint of a plan. What is None in its settings is as in the plan's `defaults`.
+class PlanEntry(Model):
+    """A checkpoint of a plan. Settings that are None come from the plan's `defaults`.
 
-    `id` is its name in the catalog, and its repository on the Hub unless `repo` says another. `subfolder` is where the
-    denoiser is (None: found through model_index.json). `licence` is the Hub's id for what its owners state. `unchecked`
-    names the facts written here without having been looked up. `publish_as` is the name of the repository to publish
-    its directions in, without the organisation.
+    `id` is its name in the catalog, and its repository on the Hub unless `repo` names another. `subfolder` holds the
+    denoiser (None: model_index.json says where). `licence` is the Hub's id of the licence its owners state. `unchecked`
+    lists facts that nobody has compared with the Hub yet. `publish_as` names the repository for its directions, without
+    the organisation.
     """
 
     id: ModelId
@@ -114,21 +114,21 @@ class Entry(Model):
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     labelers: Annotated[tuple[Text, ...], Field(max_length=20)] | None = None
     prompt: Text | None = None
-    measurement: Measurement | None = None
-    previews: Drawing | None = None
+    measurement: MeasurementSettings | None = None
+    previews: PreviewSettings | None = None
 
     @property
     def source(self) -> str:
-        """The repository the checkpoint is in."""
+        """The checkpoint's repository."""
         return self.repo or self.id
 
     @property
     def directions_name(self) -> str:
-        """The name of the repository its directions are published in: `OWNER-NAME-directions`, unless it says another."""
+        """The name of the repository for its directions: `publish_as`, else `OWNER-NAME-directions`."""
         return self.publish_as or f"{self.id.replace('/', '-')}-directions"
 
     def settings(self, defaults: Settings) -> Settings:
-        """What is to be done with it, the plan's defaults filled in."""
+        """Its settings, completed from the plan's defaults."""
         own = {name: getattr(self, name) for name in Settings.model_fields}
         return defaults.model_copy(update={name: value for name, value in own.items() if value is not None})
 
@@ -138,16 +138,16 @@ class Plan(Model):
 
     format: Literal[1] = 1
     defaults: Settings = Settings()
-    checkpoint: Annotated[tuple[Entry, ...], Field(max_length=100_000)] = ()
+    checkpoint: Annotated[tuple[PlanEntry, ...], Field(max_length=100_000)] = ()
 
 
 class Pin(Model):
-    """A checkpoint as `plan check` found it: its repository at a commit."""
+    """A checkpoint's repository at the commit that `plan check` found."""
 
     repo: ModelId
     revision: Commit
     asked: Revision | None = None
-    """The revision the plan asked for when it was pinned; another one asks anew."""
+    """The revision the plan asked for when it was pinned; if the plan changes it, the pin no longer holds."""
 
 
 class Lock(Model):
@@ -162,8 +162,9 @@ StepOutcome = Literal["done", "there", "failed", "not reached"]
 
 
 class StepReport(Model):
-    """What became of a step: `there` where its result existed. `seconds` of work, without waiting for a turn. `attempts` is
-    None where it is not known how often the step was begun.
+    """The outcome of a step: `there` means its result existed already. `seconds` counts work, not waiting.
+
+    `attempts` is None where it is not known how often the step was started.
     """
 
     step: Step
@@ -174,7 +175,7 @@ class StepReport(Model):
 
 
 class EntryReport(Model):
-    """What a run did with a checkpoint. `status` `unchanged`: nothing was to be done."""
+    """What a run did with a checkpoint. `unchanged` means that there was nothing to do."""
 
     id: str
     repo: str
@@ -188,7 +189,7 @@ class EntryReport(Model):
     commit: str | None = None
     error: str | None = None
     traceback: str | None = None
-    """Where an error was no expected one, but a bug."""
+    """For an unexpected error only: a bug."""
 
 
 class RunReport(Model):

@@ -1,4 +1,4 @@
-"""Plan files and their locks: read, checked whole, chosen from by glob; written in one move."""
+"""Read plan files and their locks, choose entries by glob, and write locks."""
 
 import importlib
 import json
@@ -15,51 +15,53 @@ from eigenbank.registry.paths import home
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import PlanError, first_problem, unknown
-from eigenbank.schemas.plan import Drawing, Entry, Lock, Measurement, Plan, Settings
+from eigenbank.schemas.plan import Lock, MeasurementSettings, Plan, PlanEntry, PreviewSettings, Settings
 
 MAX_BYTES = 64 * 2**20
-_INNER: dict[str, type[Model]] = {"defaults": Settings, "measurement": Measurement, "previews": Drawing}
-SHOWN = 20
-"""Most problems of one file that are told at once."""
+_INNER: dict[str, type[Model]] = {"defaults": Settings, "measurement": MeasurementSettings, "previews": PreviewSettings}
+MAX_PROBLEMS = 20
+"""How many problems of a file one message lists."""
 
 
 def shipped_plan() -> Path:
-    """The plan that comes with eigenbank."""
+    """The path of the plan that comes with eigenbank."""
     return data_folder() / "checkpoints.toml"
 
 
 def lock_path(plan: Path) -> Path:
-    """Where a plan's lock is: beside it, of the same name; that of the shipped plan is among this user's things."""
+    """The path of a plan's lock: beside it, with the same name; for the shipped plan, in this user's home folder."""
     if plan == shipped_plan():
         return home() / "checkpoints.lock"
     return plan.with_name(f"{plan.name}.lock") if plan.suffix == ".lock" else plan.with_suffix(".lock")
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan file. Raises PlanError, which names every entry that is wrong, and what is wrong with it."""
+    """Read a plan file. Raises PlanError, which lists every wrong entry with what is wrong about it."""
     found = _toml(path)
     problems = []
     try:
         plan = Plan.model_validate(found)
     except ValidationError as error:
         problems = [_problem(found, each) for each in error.errors(include_url=False, include_context=False)]
-        problems += _twice("id", _ids(found), "Give each its own id; repo says where it is")
+        problems += _duplicates("id", _ids(found), "Give each its own id; repo says where it is")
     else:
         ids = [entry.id for entry in plan.checkpoint]
-        problems = _twice("id", ids, "Give each its own id; repo says where it is")
+        problems = _duplicates("id", ids, "Give each its own id; repo says where it is")
         if not problems:
             names = [entry.directions_name for entry in plan.checkpoint]
-            problems = _twice("repository to publish in", names, "Set publish_as") + _blank(plan.checkpoint)
+            problems = _duplicates("repository to publish in", names, "Set publish_as") + _invalid_repositories(
+                plan.checkpoint
+            )
         if not problems:
             return plan
-    more = len(problems) - SHOWN
-    lines = [*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
-    message = f"{path} is no plan that can be run, and nothing of it was. Mend it:\n  " + "\n  ".join(lines)
+    more = len(problems) - MAX_PROBLEMS
+    lines = [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+    message = f"{path} is not a valid plan: nothing was done. Fix it:\n  " + "\n  ".join(lines)
     raise PlanError(message)
 
 
-def choose(plan: Plan, only: Sequence[str]) -> list[Entry]:
-    """The entries whose id matches any of the globs, all without one. Raises UnknownNameError for a glob without any."""
+def choose(plan: Plan, only: Sequence[str]) -> list[PlanEntry]:
+    """The entries whose id matches any of the globs; all, without globs. Raises UnknownNameError for one without a match."""
     for glob in only:
         if not any(fnmatchcase(entry.id, glob) for entry in plan.checkpoint):
             raise unknown(kind="checkpoint in the plan", name=glob, known=[entry.id for entry in plan.checkpoint])
@@ -67,30 +69,30 @@ def choose(plan: Plan, only: Sequence[str]) -> list[Entry]:
 
 
 def read_lock(path: Path) -> Lock | None:
-    """Read a lock file, None where there is none. Raises PlanError for one that is damaged."""
+    """Read a lock file; None if it does not exist. Raises PlanError for a damaged one."""
     if not path.exists():
         return None
     try:
         return Lock.model_validate_json(_bytes(path))
     except ValidationError as error:
-        message = f"{path} is no lock file of a plan: {first_problem(error)}. Write it anew: eigenbank plan check"
+        message = f"{path} is not a plan's lock file: {first_problem(error)}. Create it again: eigenbank plan check"
         raise PlanError(message) from error
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Write a lock file, whole or not at all. Raises PlanError."""
+    """Write a lock file atomically. Raises PlanError."""
     text = json.dumps(lock.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as work:
             work.write_text(text, encoding="utf-8")
     except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}): the lock is as it was. Name another with --lock"
+        message = f"{path} cannot be written ({error.strerror}): the lock is unchanged. Name another with --lock"
         raise PlanError(message) from error
 
 
-def pinned(entry: Entry, lock: Lock | None) -> str | None:
-    """The commit an entry is to be built at, as far as that is known without asking the Hub."""
+def pinned(entry: PlanEntry, lock: Lock | None) -> str | None:
+    """The commit to build an entry at; None where only the Hub can tell."""
     if entry.revision is not None and len(entry.revision) == 40 and set(entry.revision) <= set("0123456789abcdef"):
         return entry.revision
     pin = lock.checkpoints.get(entry.id) if lock is not None else None
@@ -100,9 +102,7 @@ def pinned(entry: Entry, lock: Lock | None) -> str | None:
 def _bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_BYTES:
-            message = (
-                f"{path} is {path.stat().st_size:,} bytes long, more than the {MAX_BYTES:,} a plan may have: not read"
-            )
+            message = f"{path} is {path.stat().st_size:,} bytes long, more than the {MAX_BYTES:,} allowed for a plan: it was not read"
             raise PlanError(message)
         return path.read_bytes()
     except OSError as error:
@@ -111,18 +111,18 @@ def _bytes(path: Path) -> bytes:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    # The same library, which Python has had of its own since 3.11.
+    # In the standard library since Python 3.11.
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         found: dict[str, Any] = toml.loads(_bytes(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        message = f"{path} is not TOML ({error}): nothing of it was done"
+        message = f"{path} is not TOML ({error}): nothing was done"
         raise PlanError(message) from error
     return found
 
 
 def _problem(found: dict[str, Any], error: Any) -> str:
-    """One of pydantic's findings, with the entry it is about by number and name."""
+    """Word one of pydantic's findings, with the number and id of the entry it is about."""
     loc = list(error["loc"])
     where = "the plan"
     if len(loc) > 1 and loc[0] == "checkpoint" and isinstance(loc[1], int):
@@ -132,7 +132,7 @@ def _problem(found: dict[str, Any], error: Any) -> str:
         loc = loc[2:]
     key = ".".join(str(part) for part in loc)
     if error["type"] == "extra_forbidden":
-        schema: type[Model] = Plan if where == "the plan" else Entry
+        schema: type[Model] = Plan if where == "the plan" else PlanEntry
         for part in loc[:-1]:
             schema = _INNER.get(str(part), schema)
         return f"{where}: {unknown(kind='key', name=str(loc[-1]), known=schema.model_fields)}"
@@ -145,14 +145,14 @@ def _problem(found: dict[str, Any], error: Any) -> str:
 
 
 def _ids(found: dict[str, Any]) -> list[str | None]:
-    """The ids of a file that is not valid, as far as there are any."""
+    """The ids in a plan that is not valid, None for entries without one."""
     entries = found.get("checkpoint")
     rows = entries if isinstance(entries, list) else []
     return [entry["id"] if isinstance(entry, dict) and isinstance(entry.get("id"), str) else None for entry in rows]
 
 
-def _twice(what: str, names: Sequence[str | None], remedy: str) -> list[str]:
-    """What is said of entries that have the id, or something else of which each has its own, of an earlier one."""
+def _duplicates(what: str, names: Sequence[str | None], remedy: str) -> list[str]:
+    """A problem for each entry that shares a name with an earlier one; `what` the name is of."""
     first: dict[str, int] = {}
     return [
         f"checkpoint {number + 1}: has the {what} {name[:200]} of checkpoint {first[name] + 1}. {remedy}"
@@ -161,10 +161,10 @@ def _twice(what: str, names: Sequence[str | None], remedy: str) -> list[str]:
     ]
 
 
-def _blank(entries: Sequence[Entry]) -> list[str]:
-    """What is said of entries whose directions' repository could have no such name."""
+def _invalid_repositories(entries: Sequence[PlanEntry]) -> list[str]:
+    """A problem for each entry whose directions' repository would get a name that the Hub does not allow."""
     return [
-        f"checkpoint {number + 1} ({entry.id}): {entry.directions_name!r} can be no repository's name on the Hub, which has at most 96 "
+        f"checkpoint {number + 1} ({entry.id}): {entry.directions_name!r} is not a valid repository name: the Hub allows at most 96 "
         "characters, no '--' and no '..'. Set publish_as"
         for number, entry in enumerate(entries)
         if len(entry.directions_name) > 96 or "--" in entry.directions_name or ".." in entry.directions_name

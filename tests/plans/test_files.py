@@ -5,10 +5,10 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from eigenbank.plans.file import choose, pinned, read_lock, read_plan, shipped_plan, write_lock
+from eigenbank.plans.files import choose, pinned, read_lock, read_plan, shipped_plan, write_lock
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.errors import PlanError, UnknownNameError
-from eigenbank.schemas.plan import Entry, Lock, Pin, Plan
+from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry
 
 NOW = "2026-11-23T12:00:00Z"
 
@@ -64,7 +64,7 @@ def test_unknown_keys_and_wrong_values_are_told_for_every_entry(tmp_path: Path) 
             '[[checkpoint]]\nid = "a/b"\nx = 1\n[[checkpoint]]\nid = "a/b"\n',
             "checkpoint 2: has the id a/b of checkpoint 1",
         ),
-        (f'[[checkpoint]]\nid = "a/{"b" * 90}"\n', "can be no repository's name"),
+        (f'[[checkpoint]]\nid = "a/{"b" * 90}"\n', "is not a valid repository name"),
         ('[[checkpoint]]\nid = "../../etc"\n', "checkpoint 1 (../../etc): id:"),
         ('[[checkpoint]]\nid = "a/b"\nsubfolder = "../x"\n', "subfolder"),
         ("checkpoint = 3\n", "the plan: checkpoint"),
@@ -86,7 +86,7 @@ def test_a_plan_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_takes_globs_and_names_what_is_near() -> None:
-    plan = Plan(checkpoint=(Entry(id="google/a"), Entry(id="google/b"), Entry(id="other/c")))
+    plan = Plan(checkpoint=(PlanEntry(id="google/a"), PlanEntry(id="google/b"), PlanEntry(id="other/c")))
     assert [entry.id for entry in choose(plan, ["google/*"])] == ["google/a", "google/b"]
     assert [entry.id for entry in choose(plan, ["*/c", "*/a"])] == ["google/a", "other/c"]
     with pytest.raises(UnknownNameError, match="did you mean 'google/a'"):
@@ -98,11 +98,11 @@ def test_a_pin_holds_for_the_repository_and_revision_it_was_made_for(tmp_path: P
     lock = Lock.model_validate({"checked": NOW, "checkpoints": {"a/b": Pin(repo="a/b", revision=commit)}})
     write_lock(tmp_path / "plan.lock", lock)
     assert read_lock(tmp_path / "plan.lock") == lock
-    assert pinned(Entry(id="a/b"), lock) == commit
-    assert pinned(Entry(id="a/b", revision=other), lock) == other
-    assert pinned(Entry(id="a/b", revision="v2"), lock) is None
-    assert pinned(Entry(id="a/b", repo="c/d"), lock) is None
-    assert pinned(Entry(id="a/b"), None) is None
+    assert pinned(PlanEntry(id="a/b"), lock) == commit
+    assert pinned(PlanEntry(id="a/b", revision=other), lock) == other
+    assert pinned(PlanEntry(id="a/b", revision="v2"), lock) is None
+    assert pinned(PlanEntry(id="a/b", repo="c/d"), lock) is None
+    assert pinned(PlanEntry(id="a/b"), None) is None
     (tmp_path / "plan.lock").write_text('{"format": 1, "checked": 3, "checkpoints": {"a/b": {}}}')
     with pytest.raises(PlanError, match="eigenbank plan check"):
         read_lock(tmp_path / "plan.lock")

@@ -4,39 +4,41 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from eigenbank.plans.local import LOST, LocalExecutor
-from eigenbank.plans.tasks import Failure, Task
-from eigenbank.schemas.plan import Entry, Settings
+from eigenbank.plans.executors import MAX_LOST, LocalExecutor
+from eigenbank.plans.steps import StepFailure, StepTask
+from eigenbank.progress import unwatched
+from eigenbank.schemas.plan import PlanEntry, Settings
 
-TASK = Task("build", Entry(id="zoo/none"), Settings(), "1" * 40)
+TASK = StepTask("build", PlanEntry(id="zoo/none"), Settings(), "1" * 40)
 
 
 def test_a_failure_comes_back_in_words_and_the_worker_lives_on(tmp_path: Path) -> None:
     executor = LocalExecutor(1)
     try:
-        found = [executor.submit(TASK, lambda *_: None).result(120) for _ in range(2)]
+        found = [executor.perform(TASK, unwatched) for _ in range(2)]
     finally:
         executor.close()
     for answer, attempts in found:
-        assert isinstance(answer, Failure)
+        assert isinstance(answer, StepFailure)
         assert "is not in the cache, and the client is offline" in answer.message
         assert attempts == 1
 
 
 def test_a_task_that_costs_worker_after_worker_is_given_up() -> None:
-    executor = LocalExecutor(1)
+    executor, thread = LocalExecutor(1), ThreadPoolExecutor(1)
     try:
         for _ in range(2):
-            future = executor.submit(TASK, lambda *_: None)
+            future = thread.submit(executor.perform, TASK, unwatched)
             while not future.done():
                 for process in multiprocessing.active_children():
                     process.kill()
                 time.sleep(0.02)
             answer, attempts = future.result()
-            assert isinstance(answer, Failure)
-            assert attempts == LOST
+            assert isinstance(answer, StepFailure)
+            assert attempts == MAX_LOST
             assert "SIGKILL" in answer.message
     finally:
         executor.close()
@@ -45,11 +47,11 @@ def test_a_task_that_costs_worker_after_worker_is_given_up() -> None:
 def test_workers_leave_with_their_parent() -> None:
     code = (
         "import os, sys, time\n"
-        "from eigenbank.plans.local import LocalExecutor\n"
+        "from eigenbank.plans.executors import LocalExecutor\n"
         "if __name__ == '__main__':\n"
         "    executor = LocalExecutor(1)\n"
         "    worker = executor._worker()\n"
-        "    print(worker._process.pid, flush=True)\n"
+        "    print(worker.pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,0 +1,228 @@
+"""The steps of a checkpoint: which ones are still needed, and doing one of them as a worker does.
+
+A worker gets a `StepTask` with everything it needs and returns the new set as bytes. It never writes the catalog.
+"""
+
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eigenbank.plans.transport import SetFiles, fetch_pipeline, pack, unpack
+from eigenbank.progress import Progress, unwatched
+from eigenbank.registry.catalog import SetRow
+from eigenbank.registry.hub.location import folder_of, parse
+from eigenbank.registry.sets.folder import MANIFEST
+from eigenbank.registry.sets.provenance import build_key, key_of, stamped, steps_of
+from eigenbank.schemas.errors import EigenbankError
+from eigenbank.schemas.plan import STEPS, PlanEntry, Settings, Step
+
+if TYPE_CHECKING:
+    from eigenbank.registry.sets.direction_set import DirectionSet
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to do beyond building: `label` with previews, and `publish` under this user or organisation."""
+
+    label: bool = False
+    publish: str | None = None
+
+    def repo(self, entry: PlanEntry) -> str | None:
+        """The repository to publish a checkpoint's directions in, None without publishing."""
+        return None if self.publish is None else f"{self.publish}/{entry.directions_name}"
+
+    def steps(self, settings: Settings) -> tuple[Step, ...]:
+        """A checkpoint's steps in order. The build is always one of them: the others need its set."""
+        asked = {"build": True, "label": self.label, "preview": self.label, "publish": self.publish is not None}
+        return tuple(step for step in STEPS if step == "build" or (asked[step] and step in settings.steps))
+
+
+def step_keys(settings: Settings) -> dict[str, str]:
+    """A key for each step that changes a set: equal keys give equal sets of one revision."""
+    measured = settings.model_dump(mode="json", include={"measurement", "prompt"})
+    return {
+        "build": build_key(settings.layers, settings.recipes, settings.top_k),
+        "label": key_of([settings.asked_labelers, measured]),
+        "preview": key_of([settings.previews.model_dump(mode="json"), settings.prompt]),
+    }
+
+
+def remaining(entry: PlanEntry, settings: Settings, row: SetRow | None, options: RunOptions) -> tuple[Step, ...]:
+    """The steps still to do, in order: from the first one without a result for this revision and these settings.
+
+    `row` is the catalog's set of that checkpoint and revision, if there is one.
+    """
+    steps = options.steps(settings)
+    if row is None or not _exists(row):
+        return steps
+    done, keys = steps_of(row.builder), step_keys(settings)
+    for number, step in enumerate(steps):
+        if step == "publish":
+            there = row.commit is not None and row.repo == options.repo(entry)
+        else:
+            there = done.get(step) == keys[step]
+        if not there:
+            return steps[number:]
+    return ()
+
+
+def _exists(row: SetRow) -> bool:
+    """Whether a set is where the catalog says. One published at a commit can always be fetched."""
+    return parse(row.location) is not None or (folder_of(row.location) / MANIFEST).is_file()
+
+
+@dataclass(frozen=True)
+class StepTask:
+    """One step of one checkpoint. `files` is the set that the steps before it made, None for a build."""
+
+    step: Step
+    entry: PlanEntry
+    settings: Settings
+    revision: str
+    device: str = "cpu"
+    files: SetFiles | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The set a step made. `bytes_read` counts bytes of weights; `messages` are for the user."""
+
+    files: SetFiles
+    seconds: float
+    bytes_read: int | None = None
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepFailure:
+    """Why a step failed, in words; with a traceback where it was a bug rather than an expected error."""
+
+    message: str
+    seconds: float = 0.0
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, started: float) -> "StepFailure":
+        """The failure that an exception means; `started` is when the work began, by `perf_counter`."""
+        seconds = time.perf_counter() - started
+        if isinstance(error, EigenbankError):
+            return cls(str(error), seconds)
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return cls(f"a bug, or a broken installation: {type(error).__name__}: {error}", seconds, trace)
+
+
+def perform(task: StepTask, progress: Progress = unwatched) -> StepResult | StepFailure:
+    """Do a step. Only an interrupt is raised: anything else that goes wrong is this checkpoint's own failure."""
+    started = time.perf_counter()
+    messages: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="eigenbank-step-", ignore_cleanup_errors=True) as folder:
+            made, bytes_read = _STEPS[task.step](task, Path(folder), progress, messages.append)
+            made.save(Path(folder) / "set")
+            files = pack(Path(folder) / "set")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return StepFailure.of(error, started)
+    return StepResult(files, time.perf_counter() - started, bytes_read, tuple(messages))
+
+
+def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.builders.build import build
+    from eigenbank.builders.checkpoints.hub import open_hub
+
+    entry, settings = task.entry, task.settings
+    source = open_hub(entry.source, revision=task.revision, variant=entry.variant, subfolder=entry.subfolder)
+    directions = build(
+        source,
+        entry.id,
+        layers=settings.layers,
+        recipes=settings.recipes,
+        top_k=settings.top_k,
+        device=task.device,
+        progress=progress,
+    )
+    return directions, source.bytes_read
+
+
+def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.study import Plan, label
+    from eigenbank.registry.paths import readings_folder
+
+    settings, keys = task.settings, step_keys(task.settings)
+    checkpoint = fetch_pipeline(task.entry, task.revision)
+    labelers = open_labelers(list(settings.asked_labelers), checkpoint)
+    labelled = label(
+        _open_set(task, folder),
+        _open_pipeline(task, checkpoint),
+        labelers,
+        Plan(**dict(settings.measurement)),
+        call=_pipeline_arguments(task),
+        # A worker that is lost half way leaves its readings for the next one on the same machine.
+        cache=readings_folder(),
+        progress=progress,
+        say=log,
+    )
+    # Without a label there is nothing to preview: that step is done, too.
+    previewed = {} if any(each.labels for each in labelled.sliders) else {"preview": keys["preview"]}
+    return _stamped(labelled, without=("preview",), label=keys["label"], **previewed), None
+
+
+def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.loaders.preview import draw_preview
+
+    directions, previews = _open_set(task, folder), task.settings.previews
+    chosen = [each for each in directions.sliders if each.labels][: previews.most]
+    drawn = {}
+    if chosen:
+        pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision))
+        for number, each in enumerate(chosen):
+            drawn[each.id] = draw_preview(
+                pipe,
+                each,
+                seeds=previews.seeds,
+                scales=previews.scales,
+                steps=previews.steps,
+                **_pipeline_arguments(task),
+            )
+            progress("previews", number + 1, len(chosen))
+    return _stamped(directions.with_previews(drawn), preview=step_keys(task.settings)["preview"]), None
+
+
+_STEPS: "dict[str, Callable[[StepTask, Path, Progress, Log], tuple[DirectionSet, int | None]]]" = {
+    "build": _build,
+    "label": _label,
+    "preview": _preview,
+}
+
+
+def _stamped(directions: "DirectionSet", without: tuple[str, ...] = (), **steps: str) -> "DirectionSet":
+    """The set with the keys of these steps in its provenance."""
+    builder = stamped(directions.manifest.builder, without=without, **steps)
+    return directions.replaced(directions.manifest.model_copy(update={"builder": builder}))
+
+
+def _open_set(task: StepTask, folder: Path) -> "DirectionSet":
+    from eigenbank.registry.sets.direction_set import DirectionSet
+
+    assert task.files is not None
+    return DirectionSet.open(unpack(task.files, folder / "before"))
+
+
+def _pipeline_arguments(task: StepTask) -> dict[str, Any]:
+    return {} if task.settings.prompt is None else {"prompt": task.settings.prompt}
+
+
+def _open_pipeline(task: StepTask, folder: Path) -> Any:
+    """Open the pipeline on the task's device. Raises SourceError."""
+    from eigenbank.builders.build import pick_device
+    from eigenbank.loaders.pipelines import open_pipeline
+
+    return open_pipeline(folder, pick_device(task.device))
