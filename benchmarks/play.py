@@ -40,32 +40,32 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     from eigenbank.loaders.pipelines import sample
     from eigenbank.loaders.steer import steer
     from eigenbank.play.playground import Playground, Session
-    from eigenbank.play.scene import scene
+    from eigenbank.play.request import parse_request
     from eigenbank.schemas import Slider
 
     torch.set_num_threads(1)
     folder = shipped_checkpoint(DEMO_MODEL_ID)
     assert folder is not None
     playground, session = Playground({DEMO_MODEL_ID: folder}), Session()
-    studio = playground.studio(DEMO_MODEL_ID)
-    playground.prepare(session, scene(model=DEMO_MODEL_ID), dragging)
+    model = playground.model(DEMO_MODEL_ID)
+    playground.prepare(session, parse_request(model=DEMO_MODEL_ID), dragging)
 
     def move(number: int) -> None:
         slider = Slider(key=LABEL, scale=(number + 1) / (moves + 1))
-        found = playground.show(session, scene(model=DEMO_MODEL_ID, sliders=[slider]), dragging=dragging)
+        found = playground.sample(session, parse_request(model=DEMO_MODEL_ID, sliders=[slider]), dragging=dragging)
         assert found is not None
         assert found.seconds > 0
 
     @torch.no_grad()
     def plain(_number: int) -> None:
-        with studio._edited(studio.pipe, None):
-            sample(studio.pipe, [0], dragging)
+        with model._edited(model.pipe, None):
+            sample(model.pipe, [0], dragging)
 
     @torch.no_grad()
     def both(number: int) -> None:
-        studio._edited(studio.pipe, None).__enter__()
-        with steer(studio.pipe, {LABEL: [0.0, number / moves]}, bank=studio.bank):
-            sample(studio.pipe, [0, 0], dragging)
+        model._edited(model.pipe, None).__enter__()
+        with steer(model.pipe, {LABEL: [0.0, number / moves]}, bank=model.bank):
+            sample(model.pipe, [0, 0], dragging)
 
     ways: dict[str, Callable[[int], None]] = {"a move": move, "an unedited picture": plain, "both in one batch": both}
     wall: dict[str, list[float]] = {name: [] for name in ways}
@@ -224,7 +224,7 @@ def browser(url: str, moves: int, dragging: int) -> dict[str, float] | None:
         quiet = Quiet(page)
         page.goto(url)
         page.locator("#status", has_text=re.compile("20 steps")).wait_for()
-        slider = page.locator(".knob", has_text=LABEL).first.locator("[id^=slider-]").get_attribute("id")
+        slider = page.locator(".slider-row", has_text=LABEL).first.locator("[id^=slider-]").get_attribute("id")
         selector = f"#{slider} input[type=range]"
         page.focus(selector)
         quiet.wait(2)  # the few steps of the unedited picture are prepared

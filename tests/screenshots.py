@@ -91,7 +91,7 @@ def playground(browser: Any) -> None:
     page.locator("#picture-edited img").wait_for()
     page.locator("#status", has_text="20 steps").wait_for()
     for label, value in (("hair length", "1.5"), ("beard", "1")):
-        number = page.locator(".knob", has_text=label).first.locator("input[type=number]")
+        number = page.locator(".slider-row", has_text=label).first.locator("input[type=number]")
         number.fill(value)
         number.press("Enter")
         page.locator("#python", has_text=f"'{label}': {float(value)}").wait_for()

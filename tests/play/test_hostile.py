@@ -11,7 +11,7 @@ from play.conftest import Served
 from play.visitor import Visitor, controls
 
 from eigenbank.loaders.photo import MAX_BYTES
-from eigenbank.play.scene import MAX_SLIDERS
+from eigenbank.play.request import MAX_SLIDERS
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 LONG = "x" * 100_000
@@ -177,7 +177,7 @@ def test_a_file_of_more_than_the_bound_is_refused_before_it_is_sent(visitor: Vis
         )
         answer = raw.makefile("rb").read().decode()
     assert answer.startswith("HTTP/1.1 413")
-    assert "a file may have 100 MiB: nothing was kept" in answer
+    assert "a file may have at most 100 MiB: nothing was kept" in answer
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def picture(page: "Page", name: str = "edited") -> bytes:
 
 def full(page: "Page", steps: int = 20) -> None:
     """Wait until the full run is shown."""
-    page.locator("#status", has_text=re.compile(rf"{steps} steps · (drawn before|[\d.]+ s)")).wait_for()
+    page.locator("#status", has_text=re.compile(rf"{steps} steps · (cached|[\d.]+ s)")).wait_for()
 
 
 def other(page: "Page", than: str) -> None:
@@ -47,7 +47,7 @@ def source(page: "Page") -> str:
 
 def slider(page: "Page", label: str) -> str:
     """The selector of the slot that shows a label."""
-    found = page.locator(".knob", has_text=label).first.locator("[id^=slider-]").get_attribute("id")
+    found = page.locator(".slider-row", has_text=label).first.locator("[id^=slider-]").get_attribute("id")
     return f"#{found}"
 
 
@@ -127,20 +127,20 @@ def test_an_unknown_direction_gets_near_matches_and_a_known_one_a_slider(visit: 
     said = page.locator("#add-note [role=alert]")
     said.wait_for()
     assert "did you mean 'skin tone'?" in said.inner_text()
-    before = page.locator(".knob:visible").count()
+    before = page.locator(".slider-row:visible").count()
     page.fill("#name input", UNLABELLED)
     page.keyboard.press("Enter")
     page.click("#add")
-    page.locator(".knob", has_text=UNLABELLED).wait_for()
-    assert page.locator(".knob:visible").count() == before + 1
+    page.locator(".slider-row", has_text=UNLABELLED).wait_for()
+    assert page.locator(".slider-row:visible").count() == before + 1
     begun = source(page)
     press(page, UNLABELLED, 0.9)
     page.mouse.up()
     other(page, begun)
     full(page)
     page.locator("#python", has_text=UNLABELLED).wait_for()
-    page.locator(".knob", has_text=UNLABELLED).locator("button").click()
-    page.locator(".knob", has_text=UNLABELLED).wait_for(state="hidden")
+    page.locator(".slider-row", has_text=UNLABELLED).locator("button").click()
+    page.locator(".slider-row", has_text=UNLABELLED).wait_for(state="hidden")
     page.wait_for_function("than => document.querySelector('#picture-edited img').src === than", arg=begun)
 
 
@@ -158,7 +158,7 @@ def test_a_broken_photo_gets_a_clear_word_and_a_good_one_its_round_trip(
     assert "/tmp" not in said.inner_text()
     Image.open(io.BytesIO(picture(page))).save(tmp_path / "face.png")
     page.set_input_files("#upload input[type=file]", tmp_path / "face.png")
-    page.locator("#status", has_text="round trip off by").wait_for()
+    page.locator("#status", has_text="reconstruction error").wait_for()
     assert page.locator("#picture-photo img").is_visible()
     begun = source(page)
     press(page, "skin tone", 0.6)
@@ -201,7 +201,7 @@ def test_what_is_taken_along_is_what_is_shown(visit: "Visit", served: Served, tm
 def test_on_a_phone_the_pictures_stay_in_sight_and_cover_no_slider(visit: "Visit", served: Served) -> None:
     page = visit(served, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     pictures = page.locator("#pictures")
-    last = page.locator(".knob:visible").last
+    last = page.locator(".slider-row:visible").last
     for way in (
         "element => element.scrollIntoView({block: 'start'})",
         "element => element.querySelector('input[type=range]').focus()",
@@ -247,7 +247,7 @@ def test_hostile_labels_are_words(browser: "Browser", tmp_path: Path) -> None:
         page.locator("#model input").click()
         page.get_by_role("option", name="local/checkpoint").click()
         for text in HOSTILE:
-            page.locator(".knob", has_text=text).first.wait_for()
+            page.locator(".slider-row", has_text=text).first.wait_for()
         full(page)
         page.locator(f"{slider(page, HOSTILE[1])} input[type=range]").press("End")  # where it is does not matter
         page.locator("#python", has_text="onerror").wait_for()
@@ -257,7 +257,7 @@ def test_hostile_labels_are_words(browser: "Browser", tmp_path: Path) -> None:
         page.click("#add")
         assert "<img src=x" in page.locator("#add-note [role=alert]").inner_text()
         assert page.evaluate("window.owned") is None
-        assert page.locator(".knob script, .knob b, .knob a, #add-note img").count() == 0
+        assert page.locator(".slider-row script, .slider-row b, .slider-row a, #add-note img").count() == 0
         assert watched.wrong == []
     finally:
         served.process.terminate()

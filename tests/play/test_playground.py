@@ -11,8 +11,8 @@ from play.conftest import named
 import eigenbank as eb
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.sheet import to_image
-from eigenbank.play.kept import Kept
-from eigenbank.play.scene import MAX_SEED, MAX_SLIDERS, MAX_STEPS, Scene, scene
+from eigenbank.play.model import RANGE, LoadedModel, LruCache
+from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import PhotoError, SteerError, UnknownNameError
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 UNLABELLED = "mid_block.attentions.0/output-value/3"
 
 
-def asked(steps: int = 2, seed: int = 0, photo: str | None = None, **scales: float) -> Scene:
-    """A scene of the demo; a slider's key with spaces is written with underscores."""
+def asked(steps: int = 2, seed: int = 0, photo: str | None = None, **scales: float) -> ImageRequest:
+    """A request for the demo; a slider's key with spaces is written with underscores."""
     sliders = [Slider(key=key.replace("_", " "), scale=scale) for key, scale in scales.items()]
-    return scene(model=DEMO_MODEL_ID, steps=steps, seed=seed, photo=photo, sliders=sliders)
+    return parse_request(model=DEMO_MODEL_ID, steps=steps, seed=seed, photo=photo, sliders=sliders)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def session() -> "Session":
 
 
 def test_an_edited_picture_is_the_one_steer_makes(playground: "Playground", session: "Session") -> None:
-    shown = playground.show(session, asked(seed=7, skin_tone=0.8, beard=-0.5))
+    shown = playground.sample(session, asked(seed=7, skin_tone=0.8, beard=-0.5))
     assert shown is not None
     pipe, bank = eb.open_pipeline(DEMO_MODEL_ID), eb.load(DEMO_MODEL_ID)
     plain = sample(pipe, [7], 2)[0]
@@ -53,8 +53,8 @@ def test_other_scales_other_sliders_and_back_leave_nothing_behind(
 ) -> None:
     def edited(**scales: float) -> bytes:
         # What is kept would hide what is left attached.
-        monkeypatch.setattr(playground.studio(DEMO_MODEL_ID), "_pictures", Kept(0))
-        shown = playground.show(session, asked(seed=11, **scales))
+        monkeypatch.setattr(playground.model(DEMO_MODEL_ID), "_images", LruCache(0))
+        shown = playground.sample(session, asked(seed=11, **scales))
         assert shown is not None
         return shown.edited.tobytes()
 
@@ -68,13 +68,13 @@ def test_other_scales_other_sliders_and_back_leave_nothing_behind(
 
 def test_few_steps_while_dragging_unless_the_full_run_is_at_hand(playground: "Playground", session: "Session") -> None:
     wanted = asked(steps=3, seed=21, skin_tone=0.4)
-    preview = playground.show(session, wanted, dragging=1)
+    preview = playground.sample(session, wanted, dragging=1)
     assert preview is not None
     assert (preview.steps, preview.full) == (1, False)
-    whole = playground.show(session, wanted)
+    whole = playground.sample(session, wanted)
     assert whole is not None
     assert (whole.steps, whole.full) == (3, True)
-    again = playground.show(session, wanted, dragging=1)
+    again = playground.sample(session, wanted, dragging=1)
     assert again is not None
     assert (again.steps, again.full, again.seconds) == (3, True, 0.0)
     assert again.edited is whole.edited
@@ -87,36 +87,36 @@ def test_what_a_session_asks_for_next_ends_what_it_is_having_drawn(
 
     found: dict[str, Any] = {}
     long = asked(steps=MAX_STEPS, seed=31, skin_tone=0.9)
-    drawing = threading.Thread(target=lambda: found.update(long=playground.show(session, long)))
+    drawing = threading.Thread(target=lambda: found.update(long=playground.sample(session, long)))
     drawing.start()
     while session.now is None:
         time.sleep(0.001)
-    assert playground.show(session, long, dragging=1) is None, "a preview of what is being drawn in full"
+    assert playground.sample(session, long, dragging=1) is None, "a preview of what is being drawn in full"
     stranger = Session()
-    elsewhere = threading.Thread(target=lambda: found.update(other=playground.show(stranger, asked(seed=33))))
+    elsewhere = threading.Thread(target=lambda: found.update(other=playground.sample(stranger, asked(seed=33))))
     elsewhere.start()
-    assert playground.show(session, asked(seed=32)) is not None
+    assert playground.sample(session, asked(seed=32)) is not None
     drawing.join()
     elsewhere.join()
     assert found["long"] is None
     assert found["other"] is not None
-    assert playground.studio(DEMO_MODEL_ID).kept(long) is None
+    assert playground.model(DEMO_MODEL_ID).cached(long) is None
 
 
 def test_what_is_prepared_is_what_the_first_move_needs(playground: "Playground", session: "Session") -> None:
     wanted = asked(steps=3, seed=41)
     playground.prepare(session, wanted, 1)
-    assert playground.studio(DEMO_MODEL_ID).kept(asked(steps=1, seed=41)) is not None
-    assert playground.studio(DEMO_MODEL_ID).kept(wanted) is None
+    assert playground.model(DEMO_MODEL_ID).cached(asked(steps=1, seed=41)) is not None
+    assert playground.model(DEMO_MODEL_ID).cached(wanted) is None
 
 
 @pytest.mark.filterwarnings("ignore::eigenbank.loaders.edit.PoorReconstructionWarning")
 def test_a_photo_is_edited_as_edit_does(playground: "Playground", session: "Session", tmp_path: Path) -> None:
-    shown = playground.show(session, asked(steps=4, seed=3))
+    shown = playground.sample(session, asked(steps=4, seed=3))
     assert shown is not None
     shown.unedited.save(tmp_path / "face.png")
     photo = playground.read_photo(session, tmp_path / "face.png")
-    edited = playground.show(session, asked(steps=4, photo=photo.digest, skin_tone=0.7))
+    edited = playground.sample(session, asked(steps=4, photo=photo.digest, skin_tone=0.7))
     assert edited is not None
     found = eb.edit(eb.open_pipeline(DEMO_MODEL_ID), tmp_path / "face.png", {"skin tone": 0.7}, steps=4)
     assert edited.edited.tobytes() == found.image.tobytes()
@@ -128,8 +128,8 @@ def test_a_photo_is_edited_as_edit_does(playground: "Playground", session: "Sess
 def test_a_photo_of_another_session_or_none_is_refused(
     playground: "Playground", session: "Session", tmp_path: Path
 ) -> None:
-    with pytest.raises(SteerError, match="not here any more"):
-        playground.show(session, asked(photo="0" * 64))
+    with pytest.raises(SteerError, match="no longer has the photo"):
+        playground.sample(session, asked(photo="0" * 64))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(PhotoError, match="cannot be read as a picture"):
         playground.read_photo(session, tmp_path / "text.png")
@@ -137,27 +137,25 @@ def test_a_photo_of_another_session_or_none_is_refused(
 
 
 def test_a_slider_can_be_had_for_every_direction_by_name(playground: "Playground") -> None:
-    studio = playground.studio(DEMO_MODEL_ID)
-    assert [each.key for each in studio.first()] == eb.load(DEMO_MODEL_ID).labels
-    assert studio.knob(f" {DEMO_MODEL_ID}#{UNLABELLED} ").key == UNLABELLED
+    model = playground.model(DEMO_MODEL_ID)
+    assert [each.key for each in model.first_sliders()] == eb.load(DEMO_MODEL_ID).labels
+    assert model.slider_range(f" {DEMO_MODEL_ID}#{UNLABELLED} ").key == UNLABELLED
     with pytest.raises(UnknownNameError, match="did you mean 'hair length'"):
-        studio.knob("hair lenght")
+        model.slider_range("hair lenght")
     with pytest.raises(UnknownNameError, match=r"did you mean 'mid_block\.attentions\.0/output-value/"):
-        studio.knob("mid_block.attentions.0/output-value/333")
+        model.slider_range("mid_block.attentions.0/output-value/333")
 
 
 def test_ranges_are_the_recommended_ones_the_way_the_label_says(tmp_path: Path) -> None:
-    from eigenbank.play.studio import RANGE, Studio
-
     labels = {
         "straight": (1, (-0.5, 1.5)),
         "turned": (-1, (-0.5, 1.5)),
         "one-sided": (1, (0.25, 1.0)),
         "unknown": (1, None),
     }
-    model, folder = named(tmp_path / "home", labels)
-    studio = Studio(model, folder)
-    found = {each: (knob.low, knob.high, knob.measured) for each in labels if (knob := studio.knob(each))}
+    model = LoadedModel(*named(tmp_path / "home", labels))
+    ranges = {each: model.slider_range(each) for each in labels}
+    found = {each: (one.low, one.high, one.measured) for each, one in ranges.items()}
     assert found == {
         "straight": (-0.5, 1.5, True),
         "turned": (-1.5, 0.5, True),
@@ -185,24 +183,24 @@ def test_ranges_are_the_recommended_ones_the_way_the_label_says(tmp_path: Path) 
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
-    with pytest.raises(SteerError, match=rf"^{field}.*Nothing was drawn"):
-        scene(**{"model": DEMO_MODEL_ID, field: value})
+    with pytest.raises(SteerError, match=rf"^{field}.*Nothing was sampled"):
+        parse_request(**{"model": DEMO_MODEL_ID, field: value})
 
 
 def test_unknown_models_and_samplers_get_what_is_near(playground: "Playground", session: "Session") -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'eigenbank/cartoon-faces-32'"):
-        playground.show(session, scene(model="eigenbank/cartoon-faces-23"))
+        playground.sample(session, parse_request(model="eigenbank/cartoon-faces-23"))
     with pytest.raises(UnknownNameError, match=r"no sampler of .* 'DDIN': did you mean 'DDIM'"):
-        playground.show(session, scene(model=DEMO_MODEL_ID, sampler="DDIN"))
+        playground.sample(session, parse_request(model=DEMO_MODEL_ID, sampler="DDIN"))
 
 
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first() -> None:
-    kept: Kept[str, bytes] = Kept(10, len)
-    kept.put("a", bytes(4))
-    kept.put("b", bytes(4))
-    assert kept.get("a") == bytes(4)
-    kept.put("c", bytes(4))
-    assert [kept.get(key) is not None for key in "abc"] == [True, False, True]
-    kept.put("large", bytes(100))
-    assert len(kept) == 1
-    assert kept.get("large") is not None
+    cache: LruCache[str, bytes] = LruCache(10, len)
+    cache.put("a", bytes(4))
+    cache.put("b", bytes(4))
+    assert cache.get("a") == bytes(4)
+    cache.put("c", bytes(4))
+    assert [cache.get(key) is not None for key in "abc"] == [True, False, True]
+    cache.put("large", bytes(100))
+    assert len(cache) == 1
+    assert cache.get("large") is not None

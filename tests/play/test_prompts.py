@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 from play.conftest import Served, named, start
 
-from eigenbank.play import texts
-from eigenbank.play.scene import scene
+from eigenbank.play.request import as_command, as_python, parse_request
 from eigenbank.schemas import Slider
 
 if TYPE_CHECKING:
@@ -54,13 +53,13 @@ def test_prompt_and_guidance_and_sliders_make_the_picture_and_the_python_draws_i
     home, model, folder = prompted
     monkeypatch.setenv("EIGENBANK_HOME", str(home))
     playground, session = Playground({model: folder}), Session()
-    studio = playground.studio(model)
-    assert studio.prompted
-    assert studio.guidance == 7.5
+    loaded = playground.model(model)
+    assert loaded.takes_prompt
+    assert loaded.guidance == 7.5
 
     def shown(**more: Any) -> Any:
-        found = playground.show(
-            session, scene(**{"model": model, "steps": 3, "prompt": "a b", "guidance": 4.0, **more})
+        found = playground.sample(
+            session, parse_request(**{"model": model, "steps": 3, "prompt": "a b", "guidance": 4.0, **more})
         )
         assert found is not None
         return found
@@ -70,12 +69,12 @@ def test_prompt_and_guidance_and_sliders_make_the_picture_and_the_python_draws_i
     assert first.unedited.tobytes() == first.edited.tobytes() == edited.unedited.tobytes()
     others = [edited.edited, shown(prompt="c").edited, shown(guidance=1.0).edited, shown(seed=1).edited]
     assert len({first.edited.tobytes(), *(each.tobytes() for each in others)}) == 5
-    code = texts.python(studio, scene(model=model, steps=3, prompt="a b", guidance=4.0, sliders=[slider]))
+    code = as_python(loaded, parse_request(model=model, steps=3, prompt="a b", guidance=4.0, sliders=[slider]))
     assert "prompt='a b', guidance_scale=4.0" in code
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     assert Image.open(tmp_path / "edited.png").tobytes() == edited.edited.tobytes()
-    assert texts.command(studio, scene(model=model, prompt="a", sliders=[slider])).startswith("# ")
+    assert as_command(loaded, parse_request(model=model, prompt="a", sliders=[slider])).startswith("# ")
 
 
 @pytest.mark.browser
@@ -105,11 +104,9 @@ def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(browser: "
     assert page.locator("#guidance input[type=number]").input_value() == "7.5"
     seen = {changed(type_prompt)}
     page.locator("#python", has_text="prompt='a cat'").wait_for()
-    knob = page.locator(".knob", has_text="warmth").first
+    row = page.locator(".slider-row", has_text="warmth").first
     seen.add(
-        changed(
-            lambda: (knob.locator("input[type=number]").fill("1"), knob.locator("input[type=number]").press("Enter"))
-        )
+        changed(lambda: (row.locator("input[type=number]").fill("1"), row.locator("input[type=number]").press("Enter")))
     )
     page.locator("#python", has_text="'warmth': 1.0").wait_for()
     assert len(seen) == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from eigenbank.play.scene import MAX_SLIDERS
+from eigenbank.play.request import MAX_SLIDERS
 
 
 class Visitor:

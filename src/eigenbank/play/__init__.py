@@ -1,11 +1,11 @@
-"""The playground: sliders beside a picture.
+"""The playground: a web page with sliders beside an image.
 
     from eigenbank.play import launch
 
     launch("eigenbank/cartoon-faces-32")
 
-`app.py` is the page and `serve.py` its server, which alone know Gradio; `playground.py` is what it can do. Importing this
-imports neither Gradio nor torch.
+Only `page.py` and `server.py` know Gradio; `playground.py` is what the page can do, `request.py` what it can ask for, and
+`model.py` a pipeline at work. Importing this package imports neither Gradio nor torch.
 """
 
 import importlib.util
@@ -33,19 +33,20 @@ def launch(
     wait: bool = True,
     ready: Callable[[str], None] = print,
 ) -> Any:
-    """Serve the playground on this machine until interrupted; with `wait` False, until what is returned is closed.
+    """Serve the playground on this machine until interrupted; with `wait=False`, until you close what it returns.
 
-    `ready` is told its address.
+    `ready` is called with the page's address.
 
-    The page offers every model of the catalog whose checkpoint is on this machine, `model` (an id, or a checkpoint's
-    folder) first, drawn from `checkpoint` if that is given. `host` and `port` default to `GRADIO_SERVER_NAME` and
-    `GRADIO_SERVER_PORT`, as a Gradio Space sets them, else to 127.0.0.1 and the first free port from 7860.
+    The page offers every model of the catalog whose checkpoint is on this machine. It opens with `model`, an id or a
+    checkpoint's folder, whose pipeline comes from `checkpoint` if that is given. `host` and `port` default to
+    `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`, which a Gradio Space sets, else to 127.0.0.1 and the first free port
+    from 7860.
 
-    Raises PlayError where Gradio is not installed, no model can be drawn from, or the port is taken; UnknownNameError,
-    with near matches, and SourceError as `find_checkpoint` does.
+    Raises PlayError where Gradio is not installed, no model can be sampled from, or the port is taken; UnknownNameError
+    with near matches and SourceError as `find_checkpoint` does.
     """
     if importlib.util.find_spec("gradio") is None:
-        message = "the playground needs Gradio, which is not installed: pip install 'eigenbank[play]'"
+        message = "the playground needs Gradio: pip install 'eigenbank[play]'"
         raise PlayError(message)
     from eigenbank.api import drawable, find_checkpoint
 
@@ -57,26 +58,23 @@ def launch(
         if checkpoint is not None:
             models[first] = folder
     if first is None:
-        message = (
-            "no model of the catalog has its checkpoint on this machine: give one, or its folder (eigenbank models ls)"
-        )
+        message = "no model of the catalog has its checkpoint on this machine: name a model or a checkpoint's folder"
         raise PlayError(message)
     if port is not None:
         _check_free(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", port)
-    # One core is left to the server and the browser; on few cores, threads that wait for each other cost more than they
-    # give. Read by OpenMP when torch is imported.
+    # Leaves a core to the server and the browser. OpenMP reads it when torch is imported.
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
     import torch
 
     if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
-    from eigenbank.play.serve import serve
+    from eigenbank.play.server import serve
 
     return serve(models, first, device=device, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready)
 
 
 def _check_free(host: str, port: int) -> None:
-    """Raise PlayError where nobody could listen, before anything large is loaded."""
+    """Raise PlayError where the port cannot be used, before anything large is loaded."""
     try:
         with socket.create_server((host, port)):
             pass

@@ -1,4 +1,4 @@
-"""The playground without its page: models, sessions and the pair of pictures a set of sliders makes."""
+"""The playground without its page: models, visitors' sessions, and the pair of images a request gives."""
 
 import hashlib
 import threading
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from eigenbank.loaders.photo import open_picture, to_rgb
 from eigenbank.loaders.sheet import to_image
-from eigenbank.play.kept import Kept
-from eigenbank.play.scene import Scene
-from eigenbank.play.studio import Photo, Studio, Superseded
+from eigenbank.play.model import LoadedModel, LruCache, Photo, Superseded
+from eigenbank.play.request import ImageRequest
 from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import PhotoError, unknown
 
@@ -21,17 +20,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODELS = 2
-"""Models held in memory at once."""
+"""How many models to hold in memory."""
 PHOTO_SIDE = 1024
-"""Longest side of a photo kept for a session; larger ones are reduced."""
+"""The longest side of a session's photo; larger ones are scaled down."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a page shows of a scene: the unedited picture and the edited one, in as many `steps` both.
+class ImagePair:
+    """The unedited and the edited image of a request, both in `steps` steps; `full` if those are all it asked for.
 
-    `photo` is the photo as the model sees it and `error` that of its unedited round trip (root mean square, of a range of
-    1), `poor` in words what is wrong with it; None without a photo. `seconds` is how long drawing took, 0 for what was kept.
+    With a photo, `photo` is the photo as the model sees it, `error` the root mean square error of its reconstruction (of a
+    range of 1), and `warning` says in words if that is large. `seconds` is the time sampling took, 0 for a cached image.
     """
 
     unedited: "Image"
@@ -41,92 +40,100 @@ class Shown:
     full: bool
     photo: "Image | None" = None
     error: float | None = None
-    poor: str | None = None
+    warning: str | None = None
 
 
 class Session:
-    """One visitor's tab: what it is having drawn now, and its photo."""
+    """One visitor's tab: its sliders, its photo, and the image it is waiting for."""
 
     def __init__(self) -> None:
         self.sliders: tuple[Slider, ...] = ()
-        """The sliders on the page, in its order; their scales are what the page says."""
+        """The sliders on the page, in order; the page holds their scales."""
         self.ranges: tuple[tuple[float, float], ...] = ()
-        """From where to where each of them goes."""
+        """The range of each."""
         self.photo: Photo | None = None
         self._lock = threading.Lock()
-        self.now: _Task | None = None
+        self.current: _Sampling | None = None
 
-    def begin(self, scene: Scene, *, preview: bool) -> "_Task | None":
-        """Make this the picture wanted; whatever was being drawn is not any more. None for a preview of what is being
-        drawn in full: it would come too late."""
+    def begin(self, request: ImageRequest, *, preview: bool) -> "_Sampling | None":
+        """Make this the image that the visitor waits for, instead of any other.
+
+        Returns None for a preview of an image that is being sampled in full: it would come too late.
+        """
         with self._lock:
-            now = self.now
-            if preview and now is not None and not now.preview and not now.done and now.scene == scene:
+            current = self.current
+            if (
+                preview
+                and current is not None
+                and not current.preview
+                and not current.done
+                and current.request == request
+            ):
                 return None
-            self.now = _Task(scene, preview)
-            return self.now
+            self.current = _Sampling(request, preview)
+            return self.current
 
 
 @dataclass(eq=False)
-class _Task:
-    scene: Scene
+class _Sampling:
+    request: ImageRequest
     preview: bool
     done: bool = False
 
 
 class Playground:
-    """Everything the page can do. Draws one picture at a time, whoever asks; `models` are ids with their checkpoints."""
+    """Everything the page can do, one image at a time for all visitors. `models` maps ids to checkpoint folders."""
 
     def __init__(self, models: Mapping[str, Path], device: str = "cpu") -> None:
         self.models = dict(models)
         self.device = device
-        self._studios: Kept[str, Studio] = Kept(MODELS)
-        self._drawing = threading.Lock()
+        self._loaded: LruCache[str, LoadedModel] = LruCache(MODELS)
+        self._sampling = threading.Lock()
 
-    def studio(self, model: str) -> Studio:
-        """A model, loaded if it is not. Raises UnknownNameError with near matches, SetError or SourceError."""
-        if model not in self.models:
-            raise unknown(kind="model here", name=model[:200], known=self.models)
-        found = self._studios.get(model)
+    def model(self, model_id: str) -> LoadedModel:
+        """A model, loaded at first use. Raises UnknownNameError with near matches, SetError or SourceError."""
+        if model_id not in self.models:
+            raise unknown(kind="model here", name=model_id[:200], known=self.models)
+        found = self._loaded.get(model_id)
         if found is None:
-            with self._drawing:
-                found = self._studios.get(model)
+            with self._sampling:
+                found = self._loaded.get(model_id)
                 if found is None:
-                    found = Studio(model, self.models[model], self.device)
-                    self._studios.put(model, found)
+                    found = LoadedModel(model_id, self.models[model_id], self.device)
+                    self._loaded.put(model_id, found)
         return found
 
-    def show(self, session: Session, scene: Scene, *, dragging: int = 0) -> Shown | None:
-        """The pictures of a scene; with `dragging`, in that many steps at most, unless the full run is at hand.
+    def sample(self, session: Session, request: ImageRequest, *, dragging: int = 0) -> ImagePair | None:
+        """The images of a request; with `dragging`, in that many steps at most, unless the full run is cached.
 
-        Returns None where something newer was asked for by the same session meanwhile. Raises as `steer` does, and
+        Returns None where the same session asked for something newer in the meantime. Raises as `steer` does, and
         PhotoError.
         """
-        studio = self.studio(scene.model)
-        preview = bool(dragging) and dragging < scene.steps and studio.kept(scene) is None
-        task = session.begin(scene, preview=preview)
+        model = self.model(request.model)
+        preview = bool(dragging) and dragging < request.steps and model.cached(request) is None
+        task = session.begin(request, preview=preview)
         if task is None:
             return None
         try:
-            with self._drawing:
-                return self._draw(studio, session, task, dragging if preview else scene.steps)
+            with self._sampling:
+                return self._sample(model, session, task, dragging if preview else request.steps)
         except Superseded:
             return None
         finally:
             task.done = True
 
-    def prepare(self, session: Session, scene: Scene, dragging: int) -> None:
-        """Draw what the first move of a slider needs besides its own picture: the unedited one in few steps.
+    def prepare(self, session: Session, request: ImageRequest, dragging: int) -> None:
+        """Sample ahead what the first move of a slider will need: the unedited image in few steps.
 
-        Given up as soon as the session asks for something. Raises as `show` does.
+        Stops as soon as the session asks for something. Raises as `sample` does.
         """
-        studio, now = self.studio(scene.model), session.now
-        few = scene.unedited.model_copy(update={"steps": min(dragging, scene.steps)})
-        with self._drawing, suppress(Superseded):
-            studio.draw(few, session.photo, lambda: session.now is now)
+        model, current = self.model(request.model), session.current
+        preview = request.unedited.model_copy(update={"steps": min(dragging, request.steps)})
+        with self._sampling, suppress(Superseded):
+            model.sample(preview, session.photo, lambda: session.current is current)
 
     def read_photo(self, session: Session, path: Path) -> Photo:
-        """Take a photo for a session. Raises PhotoError for what is no picture, damaged or too large."""
+        """Read a session's photo. Raises PhotoError for a file that is not an image, damaged or too large."""
         image, notes = to_rgb(open_picture(path))
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -137,22 +144,22 @@ class Playground:
         session.photo = Photo(digest, image, tuple(notes))
         return session.photo
 
-    def _draw(self, studio: Studio, session: Session, task: _Task, steps: int) -> Shown:
-        scene = task.scene.model_copy(update={"steps": steps})
+    def _sample(self, model: LoadedModel, session: Session, task: _Sampling, steps: int) -> ImagePair:
+        request = task.request.model_copy(update={"steps": steps})
         photo = session.photo
 
         def wanted() -> bool:
-            return session.now is task
+            return session.current is task
 
         if not wanted():
             raise Superseded
         started = time.perf_counter()
-        at_hand = studio.kept(scene) is not None
-        unedited = studio.draw(scene.unedited, photo, wanted)
-        edited = studio.draw(scene, photo, wanted) if scene.moved else unedited
-        seconds = 0.0 if at_hand else time.perf_counter() - started
-        full = steps == task.scene.steps
-        if scene.photo is None:
-            return Shown(unedited, edited, steps, seconds, full)
-        trip = studio.trip(scene, photo)
-        return Shown(unedited, edited, steps, seconds, full, to_image(trip.original), trip.error, trip.poor)
+        cached = model.cached(request) is not None
+        unedited = model.sample(request.unedited, photo, wanted)
+        edited = model.sample(request, photo, wanted) if request.moved else unedited
+        seconds = 0.0 if cached else time.perf_counter() - started
+        full = steps == task.request.steps
+        if request.photo is None:
+            return ImagePair(unedited, edited, steps, seconds, full)
+        found = model.invert(request, photo)
+        return ImagePair(unedited, edited, steps, seconds, full, to_image(found.original), found.error, found.poor)

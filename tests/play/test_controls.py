@@ -8,32 +8,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import eigenbank as eb
-from eigenbank.play.scene import MAX_SLIDERS
+from eigenbank.play.request import MAX_SLIDERS
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
-    from eigenbank.play.app import Page
+    from eigenbank.play.page import PlayPage
     from eigenbank.play.playground import Playground, Session
 
 
 @pytest.fixture(scope="module")
-def page(playground: "Playground") -> "Page":
+def page(playground: "Playground") -> "PlayPage":
     with warnings.catch_warnings():
         # Gradio makes event loops for a page that is not served, and leaves them open.
         warnings.simplefilter("ignore", ResourceWarning)
         gradio: Any = pytest.importorskip("gradio", reason="no playground: Gradio is not installed")
-        from eigenbank.play.app import Page
-        from eigenbank.play.layout import Layout
+        from eigenbank.play.page import Layout, PlayPage
 
         with gradio.Blocks(analytics_enabled=False) as blocks:
-            made = Page(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
+            made = PlayPage(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
         asyncio.set_event_loop(None)
         gc.collect()
     return made
 
 
 @pytest.fixture
-def session(page: "Page") -> "Session":
+def session(page: "PlayPage") -> "Session":
     """A session that has opened the demo."""
     opened: Session = page.open(None, DEMO_MODEL_ID)[0]
     return opened
@@ -61,8 +60,8 @@ def problem(found: list[Any]) -> str:
     return str(found[3])
 
 
-def test_pictures_and_texts_come_together(page: "Page", session: "Session") -> None:
-    photo, unedited, edited, status, python, command, sliders = page.draw(session, *said(sliders=[0.5, *[0.0] * 23]))
+def test_pictures_and_texts_come_together(page: "PlayPage", session: "Session") -> None:
+    photo, unedited, edited, status, python, command, sliders = page.sample(session, *said(sliders=[0.5, *[0.0] * 23]))
     assert not photo.visible
     assert unedited.value != edited.value
     assert "2 steps" in status
@@ -90,35 +89,37 @@ def test_pictures_and_texts_come_together(page: "Page", session: "Session") -> N
     ],
 )
 def test_what_nobody_could_have_set_gets_a_word_and_changes_nothing(
-    page: "Page", session: "Session", changes: dict[str, Any], word: str
+    page: "PlayPage", session: "Session", changes: dict[str, Any], word: str
 ) -> None:
-    for handler in (page.draw, page.preview):
+    for handler in (page.sample, page.preview):
         found = problem(handler(session, *said(**changes)))
         assert word in found
         assert "<b>" not in found
     page.prepare(session, *said(**changes))
-    assert "2 steps" in page.draw(session, *said())[3]
+    assert "2 steps" in page.sample(session, *said())[3]
 
 
-def test_a_session_the_server_has_forgotten_is_told_to_reload(page: "Page") -> None:
-    assert "reload" in problem(page.draw(None, *said()))
-    assert "reload" in page.added(None, DEMO_MODEL_ID, "beard")[-1]
+def test_a_session_the_server_has_forgotten_is_told_to_reload(page: "PlayPage") -> None:
+    assert "reload" in problem(page.sample(None, *said()))
+    assert "reload" in page.add_slider(None, DEMO_MODEL_ID, "beard")[-1]
     assert "reload" in page.read_sliders(None, DEMO_MODEL_ID, "x.json")[-1]
     assert "reload" in page.read_photo(None, "x.png")[0]
 
 
-def test_there_is_room_for_so_many_sliders_and_no_more(page: "Page", session: "Session") -> None:
-    names = [name for name in page.playground.studio(DEMO_MODEL_ID).names if "/" in name]
+def test_there_is_room_for_so_many_sliders_and_no_more(page: "PlayPage", session: "Session") -> None:
+    names = [name for name in page.playground.model(DEMO_MODEL_ID).names if "/" in name]
     for name in names[: MAX_SLIDERS - len(session.sliders)]:
-        assert "has a slider now" in page.added(session, DEMO_MODEL_ID, name, *[0.0] * MAX_SLIDERS)[-1]
+        assert "added a slider for" in page.add_slider(session, DEMO_MODEL_ID, name, *[0.0] * MAX_SLIDERS)[-1]
     assert len(session.sliders) == MAX_SLIDERS
-    assert "remove one first" in page.added(session, DEMO_MODEL_ID, names[-1], *[0.0] * MAX_SLIDERS)[-1]
-    assert "has a slider already" in page.added(session, DEMO_MODEL_ID, "beard", *[0.0] * MAX_SLIDERS)[-1]
+    assert "remove one first" in page.add_slider(session, DEMO_MODEL_ID, names[-1], *[0.0] * MAX_SLIDERS)[-1]
+    assert "has a slider already" in page.add_slider(session, DEMO_MODEL_ID, "beard", *[0.0] * MAX_SLIDERS)[-1]
     for empty in (None, "", "  "):
-        assert "name a label" in page.added(session, DEMO_MODEL_ID, empty, *[0.0] * MAX_SLIDERS)[-1]
+        assert "name a label" in page.add_slider(session, DEMO_MODEL_ID, empty, *[0.0] * MAX_SLIDERS)[-1]
 
 
-def test_a_sliders_file_of_another_model_or_none_is_refused(page: "Page", session: "Session", tmp_path: Any) -> None:
+def test_a_sliders_file_of_another_model_or_none_is_refused(
+    page: "PlayPage", session: "Session", tmp_path: Any
+) -> None:
     before = session.sliders
     for text, word in {
         '{"format": 1, "model": "a/b", "sliders": [{"key": "beard", "scale": 1}]}': "the sliders are of a/b",

@@ -1,4 +1,4 @@
-"""What is taken along draws what was shown."""
+"""The code and files that the page offers give the image it shows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from eigenbank.cli.main import run
-from eigenbank.play import texts
-from eigenbank.play.scene import Scene, scene
+from eigenbank.play.request import ImageRequest, as_command, as_json, as_python, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Slider
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 SLIDERS = (Slider(key="skin tone", scale=0.8), Slider(key="mid_block.attentions.0/output-value/3", scale=-0.25))
 
 
-def shown(playground: "Playground", wanted: Scene, photo: Path | None = None) -> Image.Image:
+def shown(playground: "Playground", wanted: ImageRequest, photo: Path | None = None) -> Image.Image:
     from eigenbank.play.playground import Session
 
     session = Session()
     if photo is not None:
         wanted = wanted.model_copy(update={"photo": playground.read_photo(session, photo).digest})
-    found = playground.show(session, wanted)
+    found = playground.sample(session, wanted)
     assert found is not None
     return found.edited
 
@@ -40,8 +39,8 @@ def test_the_python_draws_the_picture(
     sampler: str,
     sliders: tuple[Slider, ...],
 ) -> None:
-    wanted = scene(model=DEMO_MODEL_ID, seed=4, steps=3, sampler=sampler, sliders=sliders)
-    code = texts.python(playground.studio(DEMO_MODEL_ID), wanted)
+    wanted = parse_request(model=DEMO_MODEL_ID, seed=4, steps=3, sampler=sampler, sliders=sliders)
+    code = as_python(playground.model(DEMO_MODEL_ID), wanted)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     assert Image.open(tmp_path / "edited.png").tobytes() == shown(playground, wanted).tobytes()
@@ -51,10 +50,10 @@ def test_the_python_draws_the_picture(
 def test_the_python_of_a_photo_draws_its_edit(
     playground: "Playground", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = scene(model=DEMO_MODEL_ID, seed=4, steps=3)
+    plain = parse_request(model=DEMO_MODEL_ID, seed=4, steps=3)
     shown(playground, plain).save(tmp_path / "photo.png")
     wanted = plain.model_copy(update={"sliders": SLIDERS, "photo": "0" * 64})
-    code = texts.python(playground.studio(DEMO_MODEL_ID), wanted)
+    code = as_python(playground.model(DEMO_MODEL_ID), wanted)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     edited = shown(playground, wanted, tmp_path / "photo.png")
@@ -66,9 +65,9 @@ def test_the_command_and_the_file_are_the_edit(
 ) -> None:
     import shlex
 
-    wanted = scene(model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, Slider(key="beard", scale=0.0)])
-    line = texts.command(playground.studio(DEMO_MODEL_ID), wanted)
-    (tmp_path / "sliders.json").write_text(texts.sliders(wanted), encoding="utf-8")
+    wanted = parse_request(model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, Slider(key="beard", scale=0.0)])
+    line = as_command(playground.model(DEMO_MODEL_ID), wanted)
+    (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     args = shlex.split(line)
     assert args[:3] == ["eigenbank", "steer", DEMO_MODEL_ID]
     monkeypatch.chdir(tmp_path)
@@ -109,26 +108,24 @@ def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground
 
     names = ["it's; rm -rf ~", '"""', "$(id)", "`id`", "a=b", "\\", "{x}", "-"]
     sliders = [Slider(key=name, scale=1.0) for name in names]
-    wanted = scene(model=DEMO_MODEL_ID, sliders=sliders)
-    studio = playground.studio(DEMO_MODEL_ID)
+    wanted = parse_request(model=DEMO_MODEL_ID, sliders=sliders)
+    model = playground.model(DEMO_MODEL_ID)
     with_item = next(
         node
-        for node in ast.walk(
-            ast.parse(texts.python(studio, wanted.model_copy(update={"sliders": wanted.sliders[:-1]})))
-        )
+        for node in ast.walk(ast.parse(as_python(model, wanted.model_copy(update={"sliders": wanted.sliders[:-1]}))))
         if isinstance(node, ast.With)
     )
     found = with_item.items[0].context_expr.args[1]  # type: ignore[attr-defined]
     assert ast.literal_eval(found) == dict.fromkeys(names[:-1], 1.0)
     spoken = wanted.model_copy(update={"sliders": wanted.sliders[:-1]})
-    assert [f"{name}=1.0" for name in names[:-1]] == shlex.split(texts.command(studio, spoken))[4:-6:2]
-    assert "--sliders sliders.json" in texts.command(studio, wanted), "a name of one dash is stdin to the command line"
+    assert [f"{name}=1.0" for name in names[:-1]] == shlex.split(as_command(model, spoken))[4:-6:2]
+    assert "--sliders sliders.json" in as_command(model, wanted), "a name of one dash is stdin to the command line"
 
 
 def test_windows_and_sites_stay_in_the_file(playground: "Playground", tmp_path: Path) -> None:
     slider = Slider(key="skin tone", scale=1.0, window=Window(start=0.25, end=1.0), guidance="conditional")
-    wanted = scene(model=DEMO_MODEL_ID, sliders=[slider])
-    (tmp_path / "sliders.json").write_text(texts.sliders(wanted), encoding="utf-8")
+    wanted = parse_request(model=DEMO_MODEL_ID, sliders=[slider])
+    (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     assert read_sliders(tmp_path / "sliders.json").sliders == (slider,)
-    assert playground.studio(DEMO_MODEL_ID).read(tmp_path / "sliders.json") == [slider]
-    assert "'sliders.json'" in texts.python(playground.studio(DEMO_MODEL_ID), wanted)
+    assert playground.model(DEMO_MODEL_ID).read_sliders(tmp_path / "sliders.json") == [slider]
+    assert "'sliders.json'" in as_python(playground.model(DEMO_MODEL_ID), wanted)

@@ -1,0 +1,321 @@
+"""A model in the playground: its pipeline, samplers and direction set, the edit attached to it, and recent images."""
+
+import copy
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from eigenbank.loaders.load import load
+from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.roundtrip import RoundTrip
+from eigenbank.loaders.sheet import to_image
+from eigenbank.loaders.steer import Steering, steer
+from eigenbank.play.request import MAX_SLIDERS, ImageRequest
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sliders import read_sliders
+from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas.errors import SteerError, unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+RANGE = (-2.0, 2.0)
+"""A slider's range where its direction has no recommended one."""
+FIRST_SLIDERS = 12
+"""How many sliders a model starts with, at most."""
+IMAGE_CACHE = 64 * 2**20
+"""Bytes of decoded images to keep."""
+INVERSION_CACHE = 4
+"""How many inverted photos to keep, one for each number of steps."""
+OWN_SAMPLER = "as loaded"
+"""The name of a pipeline's own sampler where it is none of those below."""
+
+_SCHEDULERS = {
+    "DDIM": "DDIMScheduler",
+    "DPM-Solver++": "DPMSolverMultistepScheduler",
+    "UniPC": "UniPCMultistepScheduler",
+    "Euler": "EulerDiscreteScheduler",
+    "Euler, ancestral": "EulerAncestralDiscreteScheduler",
+    "DDPM": "DDPMScheduler",
+}
+"""The samplers on offer: the names people use, and diffusers' classes."""
+_UNSCALED = ("DDIM", "DPM-Solver++", "DDPM")
+"""Those DDPMPipeline can use: it scales neither the denoiser's input nor the initial noise."""
+
+
+class Superseded(Exception):  # noqa: N818
+    """The visitor asked for something else in the meantime: this image is no longer wanted."""
+
+
+@dataclass(frozen=True)
+class SliderRange:
+    """A slider's `key` for `steer`, and its range, which includes zero.
+
+    `measured` says whether the range is the one recommended for the direction, or the default.
+    """
+
+    key: str
+    low: float
+    high: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An uploaded photo: the image, scaled down, the SHA-256 of its file, and notes on what was changed."""
+
+    digest: str
+    image: "Image"
+    notes: tuple[str, ...] = ()
+
+
+class LoadedModel:
+    """A model's direction set and pipeline, and the images sampled lately. For one thread at a time, except `cached`."""
+
+    def __init__(self, model_id: str, folder: Path, device: str = "cpu") -> None:
+        """Load the set and the pipeline. Raises UnknownNameError, SetError or SourceError."""
+        self.model_id = model_id
+        self.bank: DirectionSet = load(model_id)
+        self.pipe = open_pipeline(folder, device)
+        self.samplers = {each.name: each for each in samplers_of(self.pipe)}
+        self._pipes: dict[str, Any] = {}
+        self._attached: tuple[Any, tuple[Slider, ...], Steering] | None = None
+        self._images: LruCache[ImageRequest, Image] = LruCache(
+            IMAGE_CACHE, lambda image: 3 * image.width * image.height
+        )
+        self._inversions: LruCache[tuple[str, int, str, float], RoundTrip] = LruCache(INVERSION_CACHE)
+
+    @property
+    def takes_prompt(self) -> bool:
+        """Whether the pipeline takes prompts."""
+        return "prompt" in inspect.signature(self.pipe.__call__).parameters
+
+    @property
+    def guidance(self) -> float:
+        """The pipeline's default guidance scale, 1 where it has none."""
+        found = inspect.signature(self.pipe.__call__).parameters.get("guidance_scale")
+        return float(found.default) if found is not None and isinstance(found.default, (int, float)) else 1.0
+
+    @property
+    def names(self) -> list[str]:
+        """What a slider can be added for: the labels, most trusted first, then the ids of all directions."""
+        return [*self.bank.labels, *(each.id for each in self.bank)]
+
+    def first_sliders(self) -> list[Slider]:
+        """The sliders to start with, at zero: the model's most trusted labels."""
+        return [Slider(key=label, scale=0.0) for label in self.bank.labels[:FIRST_SLIDERS]]
+
+    def read_sliders(self, path: Path) -> list[Slider]:
+        """Read a sliders file. Raises SteerError where it is invalid or of another model, and UnknownNameError."""
+        found = read_sliders(path)
+        if found.model not in (None, self.model_id):
+            message = f"the sliders are of {found.model}, the page shows {self.model_id}: nothing was changed. Choose that model first"
+            raise SteerError(message)
+        if len(found.sliders) > MAX_SLIDERS:
+            message = (
+                f"the file has {len(found.sliders)} sliders, the page has room for {MAX_SLIDERS}: nothing was changed"
+            )
+            raise SteerError(message)
+        for slider in found.sliders:
+            self.slider_range(slider.key)
+        return list(found.sliders)
+
+    def slider_range(self, key: str) -> SliderRange:
+        """The key and range of the slider for a label or an id. Raises UnknownNameError with near matches."""
+        key = key.strip()
+        if key not in self.bank:
+            raise unknown(kind=f"label or direction of {self.model_id}:", name=key[:200], known=self.names)
+        direction, polarity = self.bank.find(key)
+        found = None if direction.quality is None else direction.quality.recommended_range
+        low, high = RANGE if found is None else sorted(polarity * end for end in found)
+        measured = found is not None and low < high
+        low, high = (min(low, 0.0), max(high, 0.0)) if measured else RANGE
+        return SliderRange(key.removeprefix(f"{self.model_id}#"), low, high, measured)
+
+    def cached(self, request: ImageRequest) -> "Image | None":
+        """The image of a request, if it was sampled lately."""
+        return self._images.get(request.cache_key)
+
+    def sample(self, request: ImageRequest, photo: Photo | None, wanted: Callable[[], bool]) -> "Image":
+        """The image of a request, cached or sampled now; the same request gives the same image.
+
+        Raises Superseded as soon as `wanted` returns False, and as `steer` does.
+        """
+        image = self.cached(request)
+        if image is None:
+            with self._interruptible(wanted):
+                if request.photo is None:
+                    pipe = self._pipe(request.sampler)
+                    with self._edited(pipe, request.edit):
+                        pixels = sample(pipe, [request.seed], request.steps, **self.arguments(request))[0]
+                else:
+                    inversion = self.invert(request, photo)
+                    with self._edited(inversion.pipe, request.edit):
+                        pixels = inversion.draw()
+            image = to_image(pixels)
+            self._images.put(request.cache_key, image)
+        return image
+
+    def invert(self, request: ImageRequest, photo: Photo | None) -> RoundTrip:
+        """A request's photo, inverted to noise in the request's steps. Raises PhotoError or SteerError."""
+        if photo is None or photo.digest != request.photo:
+            message = "the server no longer has the photo: nothing was sampled. Upload it again"
+            raise SteerError(message)
+        key = (photo.digest, request.steps, request.prompt, request.guidance)
+        found = self._inversions.get(key)
+        if found is None:
+            found = RoundTrip(self.pipe, photo.image, steps=request.steps, **self.arguments(request))
+            with self._edited(found.pipe, None):
+                _ = found.reconstruction
+            self._inversions.put(key, found)
+        return found
+
+    def arguments(self, request: ImageRequest) -> dict[str, Any]:
+        """The pipeline's arguments besides seed and steps: prompt and guidance, where it takes them."""
+        if not self.takes_prompt:
+            return {}
+        guided = "guidance_scale" in inspect.signature(self.pipe.__call__).parameters
+        return {"prompt": request.prompt, **({"guidance_scale": request.guidance} if guided else {})}
+
+    def _pipe(self, sampler: str) -> Any:
+        name = sampler or next(iter(self.samplers))
+        if name not in self.samplers:
+            raise unknown(kind=f"sampler of {self.model_id}:", name=name, known=self.samplers)
+        if name not in self._pipes:
+            self._pipes[name] = self.samplers[name].open(self.pipe)
+        return self._pipes[name]
+
+    @contextmanager
+    def _edited(self, pipe: Any, edit: Sliders | None) -> Iterator[None]:
+        """Apply exactly this edit to `pipe`. While the directions stay the same, their hooks stay attached and only scales change.
+
+        An unedited image in between sets the scale to zero, at which the hooks change nothing.
+        """
+        wanted = () if edit is None else tuple(slider.model_copy(update={"scale": 1.0}) for slider in edit.sliders)
+        if self._attached is not None and (self._attached[0] is not pipe or (wanted and self._attached[1] != wanted)):
+            self._attached[2].remove()
+            self._attached = None
+        if edit is None:
+            if self._attached is not None:
+                self._attached[2].set_scale(0.0)
+        elif self._attached is None:
+            self._attached = (pipe, wanted, steer(pipe, edit, bank=self.bank).attach())
+        else:
+            self._attached[2].set_scale(1.0)
+            for slider in edit.sliders:
+                self._attached[2].set_scale(slider.scale, slider.key)
+        yield
+
+    @contextmanager
+    def _interruptible(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        """Before every denoiser call, check whether the image is still wanted."""
+
+        def look(_module: Any, _inputs: Any) -> None:
+            if not wanted():
+                raise Superseded
+
+        hooks = [each.register_forward_pre_hook(look) for each in target_of(self.pipe).denoisers.values()]
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler for a pipeline; `kind` is None for the one it is loaded with, `bare` for unconditional pipelines."""
+
+    name: str
+    kind: str | None = None
+    bare: bool = False
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Python that gives a variable `pipe` this sampler."""
+        if self.kind is None:
+            return ()
+        made = f"diffusers.{self.kind}.from_config(pipe.scheduler.config)"
+        if self.bare:
+            return ("import diffusers", f"pipe = diffusers.DDPMPipeline(unet=pipe.unet, scheduler={made})")
+        return ("import diffusers", f"pipe.scheduler = {made}")
+
+    def open(self, pipe: Any) -> Any:
+        """A pipeline with this sampler on the same weights; the given one is unchanged."""
+        if self.kind is None:
+            return pipe
+        import diffusers
+
+        scheduler = getattr(diffusers, self.kind).from_config(pipe.scheduler.config)
+        if self.bare:
+            made = diffusers.DDPMPipeline(unet=pipe.unet, scheduler=scheduler)
+            made.set_progress_bar_config(disable=True)
+            return made
+        made = copy.copy(pipe)
+        made.scheduler = scheduler
+        return made
+
+
+def samplers_of(pipe: Any) -> list[Sampler]:
+    """The samplers a pipeline can use, its own first."""
+    scheduler = getattr(pipe, "scheduler", None)
+    own = type(scheduler).__name__
+    named = next((name for name, kind in _SCHEDULERS.items() if kind == own), OWN_SAMPLER)
+    compatible = {kind.__name__ for kind in getattr(scheduler, "compatibles", ())}
+    # Unconditional pipelines of diffusers are written for one scheduler; the plainest takes three.
+    bare = type(pipe).__name__ in ("DDIMPipeline", "DDPMPipeline")
+    others = [
+        Sampler(name, kind, bare)
+        for name, kind in _SCHEDULERS.items()
+        if name != named and kind in compatible and (not bare or name in _UNSCALED)
+    ]
+    return [Sampler(named), *others]
+
+
+class LruCache(Generic[K, V]):
+    """A dictionary that drops the least recently used values once they take more than `room`, as `size` counts.
+
+    The newest stays, however large. Safe between threads.
+    """
+
+    def __init__(self, room: int, size: Callable[[V], int] = lambda _value: 1) -> None:
+        self.room = room
+        self._size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """The value, which becomes the newest; None where there is none."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: K, value: V) -> None:
+        """Add a value; others may be dropped."""
+        with self._lock:
+            self._drop(key)
+            self._values[key] = value
+            self._taken += self._size(value)
+            while self._taken > self.room and len(self._values) > 1:
+                self._drop(next(iter(self._values)))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def _drop(self, key: K) -> None:
+        if key in self._values:
+            self._taken -= self._size(self._values.pop(key))

@@ -1,0 +1,202 @@
+"""Serve the playground's page: on this machine only unless told otherwise, without a share link, fetching nothing.
+
+Gradio answers more than its page asks: it fetches addresses that a request names, takes bodies of any size, and has routes
+for other kinds of apps. The middleware here passes on only what the page needs, within bounds, and tells browsers what the
+page may do.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from eigenbank.loaders.photo import MAX_BYTES
+from eigenbank.play import PlayError
+from eigenbank.play.playground import Playground
+
+QUEUE = 64
+"""How many requests may wait; more are refused."""
+SESSIONS = 64
+"""How many tabs' state is kept; the least recently used of more must reload."""
+CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        # Gradio's page starts with inline scripts, and compiles templates.
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+    )
+)
+MAX_REQUEST = 2**20
+"""Bytes of a request that is not an upload."""
+ENVELOPE = 2**16
+"""Bytes of an upload besides its file."""
+_PAGE = re.compile(r"/(config/?|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static|svelte)/.*)?")
+_API = re.compile(
+    r"/gradio_api/(info/?|app_id/?|startup-events|theme\.css|queue/(join|data)|cancel|reset/?|upload|upload_progress"
+    r"|heartbeat/[^/]*|file=(?!https?:)[^\0]*)",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def serve(
+    models: Mapping[str, Path],
+    first: str,
+    *,
+    device: str = "cpu",
+    host: str | None = None,
+    port: int | None = None,
+    open_browser: bool = False,
+    wait: bool = True,
+    ready: Callable[[str], None] = print,
+) -> Any:
+    """Serve the playground; see `launch`. Returns Gradio's Blocks. Raises PlayError where it cannot listen."""
+    # Read by Gradio when it is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from starlette.middleware import Middleware
+
+    from eigenbank.play.page import CSS, SCRIPT, build_page, theme
+
+    blocks = build_page(Playground(models, device), first)
+    blocks.queue(max_size=QUEUE, api_open=False)
+    try:
+        blocks.launch(
+            server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
+            show_error=False, max_file_size=MAX_BYTES, state_session_capacity=SESSIONS, enable_monitoring=False,
+            ssr_mode=False, pwa=False, mcp_server=False, run_history=False, footer_links=[], theme=theme(), css=CSS,
+            js=SCRIPT, app_kwargs={"middleware": [Middleware(PageOnly)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            # Skips Gradio's check that it can reach itself: it goes through proxies, gives up after three seconds, and then
+            # advises a share link.
+            _frontend=False,
+        )  # fmt: skip
+    except OSError as error:
+        where = f"{host or os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1')}:{port or 'any of 100 ports'}"
+        message = f"the playground cannot listen on {where} ({error}): choose another --port or --host"
+        raise PlayError(message) from error
+    ready(str(blocks.local_url))
+    if wait:
+        blocks.block_thread()
+    return blocks
+
+
+class Refused(Exception):  # noqa: N818
+    """A request that the page never sends, with the status and words to answer it with."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class PageOnly:
+    """ASGI middleware: pass on only what the page asks for, and add security headers to every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", CONTENT_POLICY.encode()),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            receive = await _checked(scope, receive)
+        except Refused as refused:
+            body = json.dumps({"detail": refused.detail}).encode()
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            await send_with_headers({"type": "http.response.start", "status": refused.status, "headers": headers})
+            await send_with_headers({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send_with_headers)
+
+
+async def _checked(scope: Any, receive: Any) -> Any:
+    """Check a request. Returns what the app reads its body with. Raises Refused."""
+    path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+    if not (_PAGE.fullmatch(path) or _API.fullmatch(path)):
+        raise Refused(404, "not found")
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return receive
+    given = dict(scope["headers"]).get(b"content-length", b"")
+    if not given.isdigit():
+        raise Refused(411, "the request has no Content-Length")
+    if path.endswith("/upload"):
+        if int(given) > MAX_BYTES + ENVELOPE:
+            raise Refused(
+                413, f"a file may have at most {MAX_BYTES // 2**20} MiB: nothing was kept. Upload a smaller one"
+            )
+        return receive
+    if int(given) > MAX_REQUEST:
+        raise Refused(413, f"a request may have at most {MAX_REQUEST // 2**20} MiB: nothing was done")
+    body = await _read(receive)
+    try:
+        content = json.loads(body, parse_constant=_finite, parse_float=_finite) if body else None
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "the request is not JSON: nothing was done") from error
+    if _names_address(content):
+        raise Refused(400, "upload files here; addresses are not fetched: nothing was done")
+
+    async def receive_again() -> Any:
+        nonlocal body
+        if body is None:
+            return await receive()
+        message = {"type": "http.request", "body": body, "more_body": False}
+        body = None
+        return message
+
+    return receive_again
+
+
+async def _read(receive: Any) -> bytes | None:
+    """Read the whole body; the server holds it to its Content-Length."""
+    parts = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "the request was interrupted")
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _finite(text: str) -> float:
+    """Parse a finite number. Raises ValueError for NaN and infinities, which JSON does not have."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _names_address(content: Any) -> bool:
+    """Whether a request names a file by a web address, which Gradio would fetch."""
+    left = [content]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            left += each.values()
+            path = each.get("path")
+            if isinstance(path, str) and _ADDRESS.match(path):
+                return True
+        elif isinstance(each, list):
+            left += each
+    return False
