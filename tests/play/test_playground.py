@@ -89,7 +89,7 @@ def test_what_a_session_asks_for_next_ends_what_it_is_having_drawn(
     long = asked(steps=MAX_STEPS, seed=31, skin_tone=0.9)
     drawing = threading.Thread(target=lambda: found.update(long=playground.sample(session, long)))
     drawing.start()
-    while session.now is None:
+    while session.current is None:
         time.sleep(0.001)
     assert playground.sample(session, long, dragging=1) is None, "a preview of what is being drawn in full"
     stranger = Session()
