@@ -18,8 +18,8 @@ from torch import Tensor
 
 from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
-from eigenbank.loaders.drawing import Unconditional
-from eigenbank.loaders.load import load
+from eigenbank.loaders.invert import Unconditional
+from eigenbank.loaders.lookup import load
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet

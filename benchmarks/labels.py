@@ -22,8 +22,8 @@ from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.study import Plan, label
+from eigenbank.loaders.measure import Responses, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
-from eigenbank.loaders.respond import Responses, respond
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 
@@ -89,7 +89,7 @@ def main(
             progress.update(bars[what], completed=done, total=total)
 
         def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
-            return respond(
+            return measure_responses(
                 pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / "readings",
                 progress=lambda done, total: show(what, done, total),
             )  # fmt: skip

@@ -41,7 +41,7 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     from eigenbank.loaders.steer import steer
     from eigenbank.play.playground import Playground, Session
     from eigenbank.play.request import parse_request
-    from eigenbank.schemas import Slider
+    from eigenbank.schemas import SliderSetting
 
     torch.set_num_threads(1)
     folder = shipped_checkpoint(DEMO_MODEL_ID)
@@ -51,7 +51,7 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     playground.prepare(session, parse_request(model=DEMO_MODEL_ID), dragging)
 
     def move(number: int) -> None:
-        slider = Slider(key=LABEL, scale=(number + 1) / (moves + 1))
+        slider = SliderSetting(key=LABEL, scale=(number + 1) / (moves + 1))
         found = playground.sample(session, parse_request(model=DEMO_MODEL_ID, sliders=[slider]), dragging=dragging)
         assert found is not None
         assert found.seconds > 0

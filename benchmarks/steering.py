@@ -164,7 +164,7 @@ def edited(pipe: Any, bank: DirectionSet, steps: int, side: int = SIDE) -> Varia
         "16 directions over 4 layers": steered(many),
         "16 directions, scheduled, a scale per sample": steered(dict.fromkeys(bank, lambda done: [done])),
         "16 directions after the norm": steered(many, site="projection"),
-        "16 directions, folded": steered(many, fold=True),
+        "16 directions, folded": steered(many, fuse=True),
     }
 
 

@@ -58,11 +58,11 @@ class Edit:
 EDITS = (
     Edit("whole run", 0.5, {}),
     Edit("scale per sample, part of the run", lambda s: windowed([0.5 * s, -0.5 * s], 0.25, 1.0), {}),
-    Edit("conditional half", 0.5, {"guidance": "conditional"}),
+    Edit("conditional branch", 0.5, {"branch": "cond"}),
     Edit(
         "masked", 0.5, {"mask": torch.tensor([[0.0, 1.0], [0.0, 1.0]]).repeat_interleave(4, 0).repeat_interleave(4, 1)}
     ),
-    Edit("folded", 0.5, {"fold": True, "site": "output"}),
+    Edit("fused", 0.5, {"fuse": True, "site": "output"}),
 )
 
 

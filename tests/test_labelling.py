@@ -15,8 +15,8 @@ from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.builders.label.study import Plan, label
+from eigenbank.loaders.measure import measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
-from eigenbank.loaders.respond import respond
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
 
@@ -73,7 +73,7 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
 
     def watched(*args: Any, seeds: Sequence[int], force: bool = False, **how: Any) -> Any:
         (chance if force else asked).append(tuple(seeds))
-        return respond(*args, seeds=seeds, force=force, **how)
+        return measure_responses(*args, seeds=seeds, force=force, **how)
 
     def drawn(doubtful: bool, most: int, random: int = 3) -> list[tuple[int, ...]]:
         asked.clear()
@@ -86,7 +86,7 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
         )
         return asked[1:]  # the screening comes first
 
-    monkeypatch.setattr(labelling, "respond", watched)
+    monkeypatch.setattr(labelling, "measure_responses", watched)
     pipe = open_pipeline(tiny_checkpoint)
     assert drawn(False, 12) == [(2, 3, 4)]
     assert drawn(True, 12) == [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
@@ -123,7 +123,7 @@ def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
     def watched(pipe: Any, directions: Sequence[Any], *args: Any, force: bool = False, **how: Any) -> Any:
         if force:
             drawn.append({each.id for each in directions})
-        return respond(pipe, directions, *args, force=force, **how)
+        return measure_responses(pipe, directions, *args, force=force, **how)
 
     def confirming(picked: Callable[[int], list[int]]) -> None:
         monkeypatch.setattr(labelling, "shortlist", lambda found, *_: picked(len(found.odd)))
@@ -131,7 +131,7 @@ def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
 
     pipe = open_pipeline(tiny_checkpoint)
     monkeypatch.setattr(labelling, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
-    monkeypatch.setattr(labelling, "respond", watched)
+    monkeypatch.setattr(labelling, "measure_responses", watched)
     confirming(lambda count: list(range(count)))
     confirming(lambda count: list(range(1, count, 2)))
     every, some = drawn
@@ -146,7 +146,7 @@ def test_chance_is_not_drawn_for_what_cannot_have_a_label(
 
     def watched(*args: Any, force: bool = False, **how: Any) -> Any:
         asked.append(force)
-        return respond(*args, force=force, **how)
+        return measure_responses(*args, force=force, **how)
 
     def forced(trust: float) -> list[bool]:
         asked.clear()
@@ -155,7 +155,7 @@ def test_chance_is_not_drawn_for_what_cannot_have_a_label(
         return asked
 
     pipe = open_pipeline(tiny_checkpoint)
-    monkeypatch.setattr(labelling, "respond", watched)
+    monkeypatch.setattr(labelling, "measure_responses", watched)
     assert not any(forced(Criteria().doubt))
     assert any(forced(0.5))
 
@@ -228,7 +228,7 @@ def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, tiny_che
 
     def drawn(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
         reader = Colours()
-        respond(pipe, which, reader.read, scale=scale, seeds=seeds, steps=2, force=True, cache=tmp_path)
+        measure_responses(pipe, which, reader.read, scale=scale, seeds=seeds, steps=2, force=True, cache=tmp_path)
         return reader.seen
 
     assert drawn([first]) == 3  # unedited, plus and minus

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eigenbank.api import build, export, open_pipeline
     from eigenbank.loaders.edit import edit
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.lookup import load
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
@@ -44,7 +44,7 @@ _HOMES = {
     "build": "eigenbank.api",
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
-    "load": "eigenbank.loaders.load",
+    "load": "eigenbank.loaders.lookup",
     "open_pipeline": "eigenbank.api",
     "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",

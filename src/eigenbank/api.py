@@ -133,7 +133,7 @@ def match(
     `directions` is a set's folder or the model id of one; `model` a checkpoint as `build` takes it. In the set's order.
     Raises SourceError, SetError or UnknownNameError.
     """
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.lookup import load
     from eigenbank.loaders.match import match_stored
 
     bank = load(directions)
@@ -362,7 +362,7 @@ def export(
     from dataclasses import replace
 
     from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.lookup import load
 
     out = Path(out)
     check_format(out, format)
@@ -382,7 +382,7 @@ def export(
     else:
         denoiser = _empty_denoiser(bank, checkpoint)
     if any(term.length is None for term in terms):
-        from eigenbank.loaders.calibrate import measure
+        from eigenbank.loaders.calibrate import measure_token_lengths
 
         runs = pipe
         if runs is None:
@@ -391,7 +391,7 @@ def export(
             except (SourceError, UnknownNameError):
                 check_expressible(terms)
         layers = {term.direction.layer: bank.layers[term.direction.layer] for term in terms if term.length is None}
-        found = measure(runs, [(layer, "block-output") for layer in layers.values()])
+        found = measure_token_lengths(runs, [(layer, "block-output") for layer in layers.values()])
         terms = [
             term if term.length else replace(term, length=found[term.direction.layer, "block-output"].length)
             for term in terms

@@ -53,12 +53,12 @@ def test_near_names_are_told_by_what_they_do_not_share(capsys: pytest.CaptureFix
 def test_a_fold_that_cannot_be_is_told_in_the_commands_own_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = ["steer", DEMO, "--set", f"{BARE}=1", "--fold", "--steps", "1", "--seeds", "0"]
+    call = ["steer", DEMO, "--set", f"{BARE}=1", "--fuse", "--steps", "1", "--seeds", "0"]
     call += ["--out", str(tmp_path / "a.png")]
     assert run(call) == 1
     said = capsys.readouterr().err
-    assert "add it there, --site output, or leave out --fold" in said
-    assert "fold=True" not in said
+    assert "add it there, --site output, or leave out --fuse" in said
+    assert "fuse=True" not in said
     assert run([*call, "--site", "output"]) == 0
 
 

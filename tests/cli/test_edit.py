@@ -9,7 +9,7 @@ from faces.render import render, sample_factors
 from PIL import Image
 
 from eigenbank.cli.main import run
-from eigenbank.loaders.sheet import to_image
+from eigenbank.loaders.image_grid import to_image
 
 DEMO = "eigenbank/cartoon-faces-32"
 

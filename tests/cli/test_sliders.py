@@ -56,7 +56,7 @@ def test_when_where_and_how_the_directions_act_is_said_and_saved(built: str, tmp
     others = [late, at_output, steered(*edit, "--mask", str(mask))]
     assert not any(same(plain, other) for other in others)
     assert same(steered("--sliders", str(look)), at_output)
-    assert same(steered(*edit, "--site", "block-output", "--fold"), at_output)
+    assert same(steered(*edit, "--site", "block-output", "--fuse"), at_output)
     # What a file says of a slider comes before the options.
     assert same(steered("--sliders", str(look), "--site", "input"), at_output)
 
@@ -118,10 +118,10 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
         (None, ["--set", f"{MID}=1", "--window", "0.8,0.2"], 2, "expected two fractions of the run"),
         (None, ["--set", f"{MID}=1", "--window", "0.8"], 2, "expected two fractions of the run"),
         (None, ["--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
-        (None, ["--set", f"{MID}=1", "--guidance", "none"], 2, "--guidance"),
-        (None, ["--set", f"{MID}=1", "--guidance", "conditional"], 1, "use guidance='both'"),
+        (None, ["--set", f"{MID}=1", "--branch", "none"], 2, "--branch"),
+        (None, ["--set", f"{MID}=1", "--branch", "cond"], 1, "use branch='both'"),
         (None, ["--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
-        (None, ["--set", f"{MID}=1", "--fold"], 1, "cannot be folded"),
+        (None, ["--set", f"{MID}=1", "--fuse"], 1, "cannot be fused"),
         (None, ["--set", f"{MID}=1e9"], 2, "less than or equal to 10000"),
     ],
 )

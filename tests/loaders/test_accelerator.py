@@ -41,4 +41,4 @@ def _grouped(pipe: Any) -> None:
 def test_an_edit_works_and_leaves_no_trace(enter: Any, edit: modes.Edit) -> None:
     mode = modes.Mode("accelerator", "", enter, tolerance=None)
     found = modes.outcome(mode, edit)
-    assert found == "works" or (edit.name == "folded" and "weights come and go" in found)
+    assert found == "works" or (edit.name == "fused" and "weights come and go" in found)

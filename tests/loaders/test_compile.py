@@ -99,7 +99,7 @@ def test_a_whole_guided_and_scheduled_run_is_compiled_once() -> None:
     textpipes.draw(pipe, 2)
     plain = counting.graphs
     direction = next(iter(bank))
-    with eb.steer(pipe, {direction: lambda done: [done, 1 - done]}, guidance="conditional") as handle:
+    with eb.steer(pipe, {direction: lambda done: [done, 1 - done]}, branch="cond") as handle:
         textpipes.draw(pipe, 2)
         steered = counting.graphs
         handle.set_scale(lambda done: [1.0, done], direction.id)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import eigenbank as eb
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import open_pipeline, sample
-from eigenbank.loaders.preview import draw_preview
+from eigenbank.loaders.sweep import generate_preview
 from eigenbank.schemas import CompositeRecord, Label, Weighted
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
@@ -49,7 +49,7 @@ def test_it_is_the_sum_of_its_parts(
     key: str | None, scale: float, fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor
 ) -> None:
     before = draw(pipe)
-    with eb.steer(pipe, {key or bank.composites[0]: scale}, bank=bank, fold=fold):
+    with eb.steer(pipe, {key or bank.composites[0]: scale}, bank=bank, fuse=fold):
         torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
     assert torch.equal(draw(pipe), before)
     assert (expected - before).abs().max() > 1e-3
@@ -66,7 +66,7 @@ def test_one_scale_moves_all_parts(pipe: Any, bank: eb.DirectionSet, expected: t
 def test_sweeps_and_previews_draw_it(pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor, tmp_path: Path) -> None:
     swept = eb.sweep(pipe, "wide", [-2.0], seeds=(1, 2), steps=3, bank=bank)
     torch.testing.assert_close(swept.pixels[:, 0], expected, atol=1e-4, rtol=0)
-    how, picture = draw_preview(pipe, bank.composites[0], seeds=(1,), scales=(-1.0, 1.0), steps=2)
+    how, picture = generate_preview(pipe, bank.composites[0], seeds=(1,), scales=(-1.0, 1.0), steps=2)
     assert how.scales == (1.0, -1.0)
     kept = bank.with_previews({"composite/wide": (how, picture)})
     assert kept["composite/wide"].record.preview == how
@@ -98,6 +98,6 @@ def test_directions_of_two_banks_at_one_layer_add_up(
         (other[number] if number % 2 else each): 2.0 * weight
         for number, (each, weight) in enumerate(zip(bank, WEIGHTS, strict=False))
     }
-    with eb.steer(pipe, edits, fold=fold):
+    with eb.steer(pipe, edits, fuse=fold):
         torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
     assert torch.equal(draw(pipe), before)

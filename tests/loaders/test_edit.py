@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import eigenbank as eb
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.edit import PoorReconstructionWarning
+from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.pipelines import sample
-from eigenbank.loaders.sheet import to_image
 from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import EigenbankError, SteerError
 
@@ -74,7 +74,7 @@ def test_a_poor_round_trip_is_warned_about(demo: Any) -> None:
     with pytest.warns(PoorReconstructionWarning, match="off by 0") as caught:
         found = eb.edit(demo, noise, {"skin tone": 1.0}, steps=3, repeats=0)
     assert found.poor == str(caught[0].message)
-    assert found.sheet().size > (32 * 3, 32)
+    assert found.grid().size > (32 * 3, 32)
 
 
 def _bank(pipe: Any, folder: Path) -> eb.DirectionSet:

@@ -215,7 +215,7 @@ def test_a_fold_gives_the_pictures_of_the_hook_and_is_restored_bit_for_bit(
         before = unet(noise, 10).sample
         with eb.steer(unet, {bank[OUT]: 1.0}):
             hooked = unet(noise, 10).sample
-        with eb.steer(unet, {bank[OUT]: 2.0}, fold=True) as handle:
+        with eb.steer(unet, {bank[OUT]: 2.0}, fuse=True) as handle:
             handle.set_scale(0.5)
             folded = unet(noise, 10).sample
             assert not hasattr(unet.mid_block.attentions[0], "_diffusers_hook")
@@ -266,7 +266,7 @@ def test_folds_of_one_layer_are_removed_in_any_order(
     unet = open_pipeline(tiny_checkpoint).unet
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
     linear = unet.mid_block.attentions[0].to_out[0]
-    edits = [eb.steer(unet, {bank[OUT]: scale}, fold=True) for scale in (1.0, -0.3, 0.7)]
+    edits = [eb.steer(unet, {bank[OUT]: scale}, fuse=True) for scale in (1.0, -0.3, 0.7)]
     alone = []
     for edit in edits:
         with edit:
@@ -289,7 +289,7 @@ def test_a_layer_without_a_bias_has_none_again() -> None:
     bank = zoo.bank_of(
         model, [layer.model_copy(update={"tensors": {r: p for r, p in layer.tensors.items() if r != "output-bias"}})]
     )
-    with eb.steer(model, {next(iter(bank)): 1.0}, site="output", fold=True):
+    with eb.steer(model, {next(iter(bank)): 1.0}, site="output", fuse=True):
         assert linear.bias is not None
         assert bool(linear.bias.any())
     assert linear.bias is None
@@ -303,7 +303,7 @@ def test_a_layer_without_a_bias_has_none_again() -> None:
         ({"scale": [1.0, 2.0]}, "a scale per sample"),
         ({"scale": ramp(0, 1)}, "changes over the run"),
         ({"mask": torch.ones(8, 8)}, "part of the image"),
-        ({"guidance": "conditional"}, "half of guidance"),
+        ({"branch": "cond"}, "half of guidance"),
         ({"site": "projection"}, "projection-input"),
     ],
 )
@@ -312,7 +312,7 @@ def test_what_a_bias_cannot_express_is_not_folded(
 ) -> None:
     scale = change.pop("scale", 1.0)
     with pytest.raises(SteerError, match=why):
-        eb.steer(pipe, {bank[OUT]: scale}, fold=True, **change)
+        eb.steer(pipe, {bank[OUT]: scale}, fuse=True, **change)
 
 
 def test_a_layer_whose_out_projection_writes_text_too_is_not_folded() -> None:
@@ -320,18 +320,18 @@ def test_a_layer_whose_out_projection_writes_text_too_is_not_folded() -> None:
         model = zoo.make(kind)
         bank = zoo.bank_of(model, zoo.layers_of(model)[-1:])
         with pytest.raises(SteerError, match=why):
-            eb.steer(model, {next(iter(bank)): 1.0}, site="output", fold=True).attach()
+            eb.steer(model, {next(iter(bank)): 1.0}, site="output", fuse=True).attach()
         assert not hasattr(model, "_diffusers_hook")
 
 
 def test_an_edit_that_could_do_nothing_is_an_error(pipe: Any, bank: eb.DirectionSet) -> None:
-    with pytest.raises(SteerError, match="does not say which"), eb.steer(pipe, {bank[ID]: 1.0}, guidance="conditional"):
+    with pytest.raises(SteerError, match="does not say which"), eb.steer(pipe, {bank[ID]: 1.0}, branch="cond"):
         draw(pipe)
-    with pytest.raises(SteerError, match="expected 'both', 'conditional' or"):
-        eb.steer(pipe, {bank[ID]: 1.0}, guidance="some")  # type: ignore[arg-type]
+    with pytest.raises(SteerError, match="expected 'both', 'cond' or"):
+        eb.steer(pipe, {bank[ID]: 1.0}, branch="some")  # type: ignore[arg-type]
     with (
         pytest.raises(SteerError, match="no unconditional pass"),
-        eb.steer(_saying(pipe, False), {bank[ID]: 1.0}, guidance="unconditional"),
+        eb.steer(_saying(pipe, False), {bank[ID]: 1.0}, branch="uncond"),
     ):
         draw(pipe)
 

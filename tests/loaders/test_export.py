@@ -15,7 +15,7 @@ from tiny import CALLS, draw, pipeline
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.loaders.comfyui import comfyui_name
+from eigenbank.loaders.export import comfyui_name
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.folder import file_digest, manifest_text
 from eigenbank.schemas import FileEntry, TokenLength

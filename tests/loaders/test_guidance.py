@@ -44,20 +44,20 @@ def first_passes(pipe: Any, layer: str, n: int, **more: Any) -> list[tuple[bool,
 
 
 @pytest.mark.parametrize("make", [textpipes.stable_diffusion, textpipes.flux, textpipes.wan])
-@pytest.mark.parametrize("guidance", ["both", "conditional", "unconditional"])
+@pytest.mark.parametrize("guidance", ["both", "cond", "uncond"])
 def test_an_edit_acts_on_the_half_it_is_asked_to(make: Any, guidance: Any) -> None:
     pipe = make()
     direction = next(iter(textpipes.bank_for(pipe)))
     scales = torch.tensor([0.5, -0.25])
     plain = first_passes(pipe, direction.layer, 2)
     assert [half for half, _ in plain].count(True) == [half for half, _ in plain].count(False) == 2
-    with eb.steer(pipe, {direction: scales}, site="output", guidance=guidance):
+    with eb.steer(pipe, {direction: scales}, site="output", branch=guidance):
         edited = first_passes(pipe, direction.layer, 2)
     numbers = {True: 0, False: 0}
     for (half, before), (_, after) in zip(plain, edited, strict=True):
         scale = scales[numbers[half]]
         numbers[half] += 1
-        acts = guidance == "both" or half == (guidance == "conditional")
+        acts = guidance == "both" or half == (guidance == "cond")
         expected = before + 2.0 * scale * direction.vector if acts else before
         torch.testing.assert_close(after, expected, atol=1e-6, rtol=0)
 
@@ -68,7 +68,7 @@ def test_without_guidance_every_pass_is_conditional(make: Any) -> None:
     direction = next(iter(textpipes.bank_for(pipe)))
     with eb.steer(pipe, {direction: 1.0}):
         both = textpipes.draw(pipe, guided=False)
-    with eb.steer(pipe, {direction: 1.0}, guidance="conditional"):
+    with eb.steer(pipe, {direction: 1.0}, branch="cond"):
         assert torch.equal(textpipes.draw(pipe, guided=False), both)
 
 
@@ -77,7 +77,7 @@ def test_a_run_without_guidance_has_no_unconditional_half() -> None:
     direction = next(iter(textpipes.bank_for(pipe)))
     with (
         pytest.raises(SteerError, match="no unconditional pass"),
-        eb.steer(pipe, {direction: 1.0}, guidance="unconditional"),
+        eb.steer(pipe, {direction: 1.0}, branch="uncond"),
     ):
         textpipes.draw(pipe, guided=False)
 
@@ -169,7 +169,7 @@ def test_pipelines_that_guide_in_three_ways_are_not_guessed_at() -> None:
     direction = next(iter(textpipes.bank_for(pipe)))
     with (
         pytest.raises(SteerError, match="does not say which"),
-        eb.steer(pipe, {direction: 1.0}, guidance="conditional"),
+        eb.steer(pipe, {direction: 1.0}, branch="cond"),
     ):
         textpipes.draw(pipe, 2)
 
@@ -182,8 +182,8 @@ def test_a_cache_that_leaves_out_the_unconditional_half_refuses_what_needs_it() 
     pipe.transformer.enable_cache(
         FasterCacheConfig(attention_weight_callback=lambda _: 0.3, current_timestep_callback=lambda: 500)
     )
-    for scale, guidance in ((1.0, "conditional"), ([1.0, 2.0], "both")):
-        handle = eb.steer(pipe, {direction: scale}, guidance=guidance)
+    for scale, guidance in ((1.0, "cond"), ([1.0, 2.0], "both")):
+        handle = eb.steer(pipe, {direction: scale}, branch=guidance)
         with pytest.raises(SteerError, match="FasterCache works out"):
             handle.attach()
         assert not handle.attached
@@ -194,26 +194,26 @@ def test_a_cache_that_leaves_out_the_unconditional_half_refuses_what_needs_it() 
 @pytest.mark.parametrize(
     ("context", "half"),
     [
-        ("cond", "conditional"),
-        ("uncond", "unconditional"),
+        ("cond", "cond"),
+        ("uncond", "uncond"),
         ("cond_uncond", None),
         (None, None),
-        ("pred_neg", "unconditional"),
+        ("pred_neg", "uncond"),
     ],
 )
 def test_a_pass_is_a_half_by_its_context_unless_that_names_both(context: str | None, half: str | None) -> None:
-    from eigenbank.loaders.passes import half_of
+    from eigenbank.loaders.denoiser_calls import branch_of
 
-    assert half_of(context) == half
+    assert branch_of(context) == half
 
 
 def test_a_pipeline_that_stacks_the_halves_and_does_not_say_so_is_refused() -> None:
     pipe = textpipes.cogvideox()
     direction = next(iter(textpipes.bank_for(pipe)))
-    for half in ("conditional", "unconditional"):
+    for half in ("cond", "uncond"):
         with (
             pytest.raises(SteerError, match="does not say which of its passes are conditional"),
-            eb.steer(pipe, {direction: 1.0}, guidance=half),  # type: ignore[arg-type]
+            eb.steer(pipe, {direction: 1.0}, branch=half),  # type: ignore[arg-type]
         ):
             textpipes.draw(pipe)
 

@@ -134,8 +134,8 @@ def steered_by_structure(pipe: Any, direction: eb.Direction) -> None:
         assert handle.terms[0].match == "structure"
         assert not torch.equal(textpipes.draw(pipe, 1), before)
     with (
-        pytest.raises(SteerError, match=r"cannot be folded: .* is quantised"),
-        eb.steer(pipe, {direction: 1.0}, site="output", fold=True),
+        pytest.raises(SteerError, match=r"cannot be fused: .* is quantised"),
+        eb.steer(pipe, {direction: 1.0}, site="output", fuse=True),
     ):
         pass
     assert torch.equal(textpipes.draw(pipe, 1), before)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 import eigenbank as eb
 from eigenbank.cli.main import run
-from eigenbank.loaders.load import load
+from eigenbank.loaders.export import preview_png
+from eigenbank.loaders.lookup import load
 from eigenbank.loaders.pipelines import open_pipeline
-from eigenbank.loaders.preview import draw_preview, preview
+from eigenbank.loaders.sweep import generate_preview
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Label
@@ -40,7 +41,7 @@ def test_the_grid_is_the_sweep(polarity: int, bank: DirectionSet, tiny_checkpoin
     first = next(iter(bank))
     label = Label(text="more", polarity=polarity, source="human:ann", created=NOW)
     named = bank.labelled({first.id: (label,)})[first.id]
-    how, picture = draw_preview(pipe, named, seeds=(3, 4), scales=(-1, 0, 1), steps=2)
+    how, picture = generate_preview(pipe, named, seeds=(3, 4), scales=(-1, 0, 1), steps=2)
     assert (how.seeds, how.scales, how.steps) == ((3, 4), (-polarity, 0.0, polarity), 2)
     expected = eb.sweep(pipe, first, [-polarity, 0, polarity], seeds=(3, 4), steps=2).pixels
     height, width = expected.shape[-2:]
@@ -54,7 +55,7 @@ def test_previews_are_files_of_the_set_and_survive_a_label(
     bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     first, second = list(bank)[:2]
-    drawn = draw_preview(open_pipeline(tiny_checkpoint), first, seeds=(0,), scales=(-1, 1), steps=1)
+    drawn = generate_preview(open_pipeline(tiny_checkpoint), first, seeds=(0,), scales=(-1, 1), steps=1)
     saved = bank.with_previews({first.id: drawn}).save(tmp_path / "one")
     name = preview_name(first.record)
     assert (tmp_path / "one" / name).read_bytes() == drawn[1]
@@ -65,7 +66,7 @@ def test_previews_are_files_of_the_set_and_survive_a_label(
     again = DirectionSet.open(tmp_path / "one").labelled({first.id: (label,)}).save(tmp_path / "two")
     assert again.previews == {name: drawn[1]}
     assert f"![preview]({name})" in (tmp_path / "two" / "README.md").read_text(encoding="utf-8")
-    assert preview(again[first.id]) is not None
+    assert preview_png(again[first.id]) is not None
     (tmp_path / "two" / name).write_bytes(b"changed")
     with pytest.raises(SetError, match="not what the manifest says"):
         DirectionSet.open(tmp_path / "two").save(tmp_path / "three")
@@ -75,7 +76,7 @@ def test_previews_are_files_of_the_set_and_survive_a_label(
 def test_a_preview_too_large_is_refused(bank: DirectionSet, tiny_checkpoint: Path) -> None:
     pipe, scales = open_pipeline(tiny_checkpoint), [number / 300 for number in range(600)]
     with pytest.raises(SetError, match="take fewer"):
-        draw_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1)
+        generate_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1)
 
 
 def test_the_command_draws_labelled_directions(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

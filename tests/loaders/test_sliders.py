@@ -10,10 +10,10 @@ from making import make_checkpoint
 
 import eigenbank as eb
 from eigenbank.api import keep
-from eigenbank.loaders.asked import OtherModelWarning
+from eigenbank.loaders.lookup import OtherModelWarning
 from eigenbank.loaders.pipelines import open_pipeline, sample
 from eigenbank.registry.sliders import write_sliders
-from eigenbank.schemas import Slider, Sliders, Window
+from eigenbank.schemas import Sliders, SliderSetting, Window
 from eigenbank.schemas.errors import MatchError, SteerError, UnknownNameError
 
 A, B = "mid_block.attentions.0/output-value/0", "mid_block.attentions.0/output-value/1"
@@ -39,7 +39,7 @@ def drawn(pipe: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 def test_sliders_a_file_and_a_mapping_are_one_edit(pipe: Any, bank: eb.DirectionSet, tmp_path: Path) -> None:
-    sliders = Sliders(model="acme/tiny", sliders=(Slider(key=A, scale=2), Slider(key=B, scale=-1)))
+    sliders = Sliders(model="acme/tiny", sliders=(SliderSetting(key=A, scale=2), SliderSetting(key=B, scale=-1)))
     write_sliders(tmp_path / "look.json", sliders)
     wanted = drawn(pipe, {A: 2.0, B: -1.0}, bank=bank)
     for edit in (sliders, tmp_path / "look.json", str(tmp_path / "look.json")):
@@ -48,10 +48,10 @@ def test_sliders_a_file_and_a_mapping_are_one_edit(pipe: Any, bank: eb.Direction
 
 
 def test_a_slider_has_a_window_and_a_site_of_its_own(pipe: Any, bank: eb.DirectionSet) -> None:
-    slider = Slider(key=A, scale=2, window=Window(start=0, end=0.5), site="block-output")
+    slider = SliderSetting(key=A, scale=2, window=Window(start=0, end=0.5), site="block-output")
     alone = drawn(pipe, Sliders(sliders=(slider,)), window=(0.5, 1.0), site="input")
     assert torch.equal(alone, drawn(pipe, {A: 2.0}, bank=bank, window=(0, 0.5), site="output"))
-    handle = eb.steer(pipe, Sliders(sliders=(slider, Slider(key=B, scale=1))), window=(0.5, 1.0), site="input")
+    handle = eb.steer(pipe, Sliders(sliders=(slider, SliderSetting(key=B, scale=1))), window=(0.5, 1.0), site="input")
     assert [(term.site, term.window.start) for term in handle.terms] == [("block-output", 0), ("block-input", 0.5)]
 
 
@@ -72,8 +72,8 @@ def test_sliders_may_act_on_different_halves_of_guidance() -> None:
     both = passes(
         Sliders(
             sliders=(
-                Slider(key=first, scale=1, guidance="conditional"),
-                Slider(key=second, scale=1, guidance="unconditional"),
+                SliderSetting(key=first, scale=1, branch="cond"),
+                SliderSetting(key=second, scale=1, branch="uncond"),
             )
         )
     )
@@ -86,7 +86,7 @@ def test_sliders_may_act_on_different_halves_of_guidance() -> None:
 def test_sliders_of_a_parent_are_matched_with_the_weights_of_its_fine_tune(
     pipe: Any, bank: eb.DirectionSet, tmp_path: Path
 ) -> None:
-    sliders = Sliders(model="acme/tiny", sliders=(Slider(key=A, scale=2),))
+    sliders = Sliders(model="acme/tiny", sliders=(SliderSetting(key=A, scale=2),))
     other = open_pipeline(make_checkpoint(tmp_path / "other", seed=9))
     with pytest.raises(MatchError, match="is no direction of this pipeline's weights"):
         eb.steer(other, sliders)
@@ -99,18 +99,18 @@ def test_sliders_of_another_model_than_the_bank_are_warned_about(pipe: Any, bank
     with pytest.warns(
         OtherModelWarning, match="made for acme/else, and are looked up among the directions of acme/tiny"
     ):
-        eb.steer(pipe, Sliders(model="acme/else", sliders=(Slider(key=A, scale=2),)), bank=bank)
+        eb.steer(pipe, Sliders(model="acme/else", sliders=(SliderSetting(key=A, scale=2),)), bank=bank)
 
 
 def test_unknown_models_and_names_are_errors_with_near_matches(pipe: Any, bank: eb.DirectionSet) -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean 'acme/tiny'.*eigenbank pull acme/tinny"):
-        eb.steer(pipe, Sliders(model="acme/tinny", sliders=(Slider(key=A, scale=2),)))
+        eb.steer(pipe, Sliders(model="acme/tinny", sliders=(SliderSetting(key=A, scale=2),)))
     with pytest.raises(UnknownNameError, match=f"did you mean .*{A}"):
-        eb.steer(pipe, Sliders(model="acme/tiny", sliders=(Slider(key=A[:-1] + "7", scale=2),)))
+        eb.steer(pipe, Sliders(model="acme/tiny", sliders=(SliderSetting(key=A[:-1] + "7", scale=2),)))
 
 
 def test_a_sweep_of_sliders_scales_them_together(pipe: Any, bank: eb.DirectionSet, tmp_path: Path) -> None:
-    sliders = Sliders(model="acme/tiny", sliders=(Slider(key=A, scale=2), Slider(key=B, scale=-1)))
+    sliders = Sliders(model="acme/tiny", sliders=(SliderSetting(key=A, scale=2), SliderSetting(key=B, scale=-1)))
     write_sliders(tmp_path / "look.json", sliders)
     found = eb.sweep(pipe, tmp_path / "look.json", [0, 0.5, 1], seeds=[0, 1], steps=4)
     assert found.name == f"{A} +2, {B} -1"

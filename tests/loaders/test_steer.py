@@ -202,7 +202,7 @@ def test_a_steered_denoiser_is_neither_copied_nor_pickled(
 
 
 def test_a_folded_edit_goes_into_a_copy(pipe: Any, bank: eb.DirectionSet) -> None:
-    with eb.steer(pipe, {bank[f"{MID}/output-value:output/0"]: 1.0}, fold=True):
+    with eb.steer(pipe, {bank[f"{MID}/output-value:output/0"]: 1.0}, fuse=True):
         edited, copied = draw(pipe), copy.deepcopy(pipe.unet)
     assert not torch.allclose(draw(pipe), edited)
     pipe.unet = copied

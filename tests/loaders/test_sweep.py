@@ -44,6 +44,6 @@ def test_its_sheet_has_a_row_per_seed_and_a_column_per_scale(pipe: Any, bank: eb
     swept = eb.sweep(pipe, bank[ID], seeds=[0, 1], steps=2)
     assert len(swept.images) == 10
     assert swept.images[0].size == (8, 8)
-    sheet = swept.sheet()
+    sheet = swept.grid()
     assert sheet.width > 5 * 96
     assert sheet.height > 2 * 96

@@ -10,13 +10,16 @@ from eigenbank.cli.main import run
 from eigenbank.play.request import ImageRequest, as_command, as_json, as_python, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sliders import read_sliders
-from eigenbank.schemas import Slider
+from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.recipe import Window
 
 if TYPE_CHECKING:
     from eigenbank.play.playground import Playground
 
-SLIDERS = (Slider(key="skin tone", scale=0.8), Slider(key="mid_block.attentions.0/output-value/3", scale=-0.25))
+SLIDERS = (
+    SliderSetting(key="skin tone", scale=0.8),
+    SliderSetting(key="mid_block.attentions.0/output-value/3", scale=-0.25),
+)
 
 
 def shown(playground: "Playground", wanted: ImageRequest, photo: Path | None = None) -> Image.Image:
@@ -37,7 +40,7 @@ def test_the_python_draws_the_picture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     sampler: str,
-    sliders: tuple[Slider, ...],
+    sliders: tuple[SliderSetting, ...],
 ) -> None:
     wanted = parse_request(model=DEMO_MODEL_ID, seed=4, steps=3, sampler=sampler, sliders=sliders)
     code = as_python(playground.model(DEMO_MODEL_ID), wanted)
@@ -65,7 +68,9 @@ def test_the_command_and_the_file_are_the_edit(
 ) -> None:
     import shlex
 
-    wanted = parse_request(model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, Slider(key="beard", scale=0.0)])
+    wanted = parse_request(
+        model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, SliderSetting(key="beard", scale=0.0)]
+    )
     line = as_command(playground.model(DEMO_MODEL_ID), wanted)
     (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     args = shlex.split(line)
@@ -107,7 +112,7 @@ def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground
     import shlex
 
     names = ["it's; rm -rf ~", '"""', "$(id)", "`id`", "a=b", "\\", "{x}", "-"]
-    sliders = [Slider(key=name, scale=1.0) for name in names]
+    sliders = [SliderSetting(key=name, scale=1.0) for name in names]
     wanted = parse_request(model=DEMO_MODEL_ID, sliders=sliders)
     model = playground.model(DEMO_MODEL_ID)
     with_item = next(
@@ -123,7 +128,7 @@ def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground
 
 
 def test_windows_and_sites_stay_in_the_file(playground: "Playground", tmp_path: Path) -> None:
-    slider = Slider(key="skin tone", scale=1.0, window=Window(start=0.25, end=1.0), guidance="conditional")
+    slider = SliderSetting(key="skin tone", scale=1.0, window=Window(start=0.25, end=1.0), branch="cond")
     wanted = parse_request(model=DEMO_MODEL_ID, sliders=[slider])
     (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     assert read_sliders(tmp_path / "sliders.json").sliders == (slider,)

@@ -9,12 +9,11 @@ import pytest
 from play.conftest import named
 
 import eigenbank as eb
+from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.pipelines import sample
-from eigenbank.loaders.sheet import to_image
 from eigenbank.play.model import RANGE, LoadedModel, LruCache
 from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
-from eigenbank.schemas import Slider
 from eigenbank.schemas.errors import PhotoError, SteerError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ UNLABELLED = "mid_block.attentions.0/output-value/3"
 
 def asked(steps: int = 2, seed: int = 0, photo: str | None = None, **scales: float) -> ImageRequest:
     """A request for the demo; a slider's key with spaces is written with underscores."""
-    sliders = [Slider(key=key.replace("_", " "), scale=scale) for key, scale in scales.items()]
+    sliders = [SliderSetting(key=key.replace("_", " "), scale=scale) for key, scale in scales.items()]
     return parse_request(model=DEMO_MODEL_ID, steps=steps, seed=seed, photo=photo, sliders=sliders)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from play.conftest import Served, named, start
 
 from eigenbank.play.request import as_command, as_python, parse_request
-from eigenbank.schemas import Slider
+from eigenbank.schemas import SliderSetting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -64,7 +64,7 @@ def test_prompt_and_guidance_and_sliders_make_the_picture_and_the_python_draws_i
         assert found is not None
         return found
 
-    slider = Slider(key="warmth", scale=1.0)
+    slider = SliderSetting(key="warmth", scale=1.0)
     first, edited = shown(), shown(sliders=[slider])
     assert first.unedited.tobytes() == first.edited.tobytes() == edited.unedited.tobytes()
     others = [edited.edited, shown(prompt="c").edited, shown(guidance=1.0).edited, shown(seed=1).edited]

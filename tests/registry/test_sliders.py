@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from eigenbank.registry.sliders import read_sliders, write_sliders
-from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas import Sliders, SliderSetting
 from eigenbank.schemas.errors import SteerError
 
-SLIDERS = Sliders(model="acme/faces", sliders=(Slider(key="skin tone", scale=1.5),))
+SLIDERS = Sliders(model="acme/faces", sliders=(SliderSetting(key="skin tone", scale=1.5),))
 
 
 def test_a_file_is_plain_json_and_read_back(tmp_path: Path) -> None:

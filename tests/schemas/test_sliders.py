@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from eigenbank.schemas import Slider, Sliders, Window
+from eigenbank.schemas import Sliders, SliderSetting, Window
 
 
 def test_its_json_is_read_back_as_it_was() -> None:
-    slider = Slider(
-        key="smile", scale=-1.5, window=Window(start=0.2, end=0.8), guidance="conditional", site="block-output"
+    slider = SliderSetting(
+        key="smile", scale=-1.5, window=Window(start=0.2, end=0.8), branch="cond", site="block-output"
     )
-    sliders = Sliders(model="acme/faces", sliders=(slider, Slider(key="a.b/value/3", scale=0)))
+    sliders = Sliders(model="acme/faces", sliders=(slider, SliderSetting(key="a.b/value/3", scale=0)))
     assert Sliders.model_validate_json(sliders.model_dump_json(exclude_none=True)) == sliders
 
 
 def test_a_site_is_understood_in_short_and_written_in_full() -> None:
-    short, full = (Slider(key="smile", scale=1, site=site) for site in ("output", "block-output"))  # type: ignore[arg-type]
+    short, full = (SliderSetting(key="smile", scale=1, site=site) for site in ("output", "block-output"))  # type: ignore[arg-type]
     assert short == full
     assert '"site":"block-output"' in short.model_dump_json()
 
@@ -26,8 +26,8 @@ def test_its_json_schema_says_what_a_file_holds() -> None:
     schema = Sliders.model_json_schema()
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["sliders"]
-    assert set(schema["$defs"]["Slider"]["properties"]) == {"key", "scale", "window", "guidance", "site"}
-    assert schema["$defs"]["Slider"]["properties"]["scale"]["maximum"] == 1e4
+    assert set(schema["$defs"]["SliderSetting"]["properties"]) == {"key", "scale", "window", "branch", "site"}
+    assert schema["$defs"]["SliderSetting"]["properties"]["scale"]["maximum"] == 1e4
 
 
 @pytest.mark.parametrize(

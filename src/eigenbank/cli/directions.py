@@ -152,7 +152,7 @@ def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str,
     Example:
       eigenbank directions compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
     """
-    from eigenbank.loaders.load import load
+    from eigenbank.loaders.lookup import load
     from eigenbank.registry.sets.compare import compare_banks, not_shared
 
     banks = load(one), load(other)

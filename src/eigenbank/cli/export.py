@@ -60,11 +60,11 @@ def export(
         message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
         raise click.UsageError(message)
     from eigenbank.api import export as write
-    from eigenbank.loaders.load import find, load
+    from eigenbank.loaders.lookup import find_direction, load
 
     bank = load(model)
     for name in chosen:
-        find(bank, name)
+        find_direction(bank, name)
     for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
         click.echo(path)
     if form == "diffusers":

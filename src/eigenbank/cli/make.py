@@ -261,14 +261,14 @@ def label(
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
     from eigenbank.api import find_checkpoint, keep
-    from eigenbank.loaders.load import set_of
+    from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.paths import readings_folder
     from eigenbank.registry.sets.folder import check_new
 
     if out is not None:
         check_new(out)
     model_id, checkpoint = find_checkpoint(model)
-    bank = set_of(model_id)
+    bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import Plan
     from eigenbank.builders.label.study import label as label_bank
@@ -371,13 +371,13 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.api import find_checkpoint, keep
-    from eigenbank.loaders.load import find, set_of
+    from eigenbank.loaders.lookup import find_direction, load_without_people_labels
     from eigenbank.registry.sets.card import preview_name
 
     model_id, checkpoint = find_checkpoint(model)
-    bank = set_of(model_id)
+    bank = load_without_people_labels(model_id)
     if names:
-        chosen = [find(bank, name)[0] for name in dict.fromkeys(names)]
+        chosen = [find_direction(bank, name)[0] for name in dict.fromkeys(names)]
     else:
         chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
@@ -394,13 +394,13 @@ def preview(
             )
         raise SteerError(message)
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.loaders.preview import draw_preview
+    from eigenbank.loaders.sweep import generate_preview
 
     pipe = open_pipeline(checkpoint, device)
     drawn = {}
     with progress_bar() as progress:
         for number, each in enumerate(chosen):
-            drawn[each.id] = draw_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
+            drawn[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
             progress("previews", number + 1, len(chosen))
     bank = keep(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
     log(f"{len(drawn)} previews of {model_id} → {bank.folder}")

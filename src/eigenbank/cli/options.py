@@ -142,9 +142,9 @@ def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float,
 
 
 def acting_options(command: F) -> F:
-    """Add `--window`, `--guidance`, `--site`, `--mask` and `--fold`: when, where and how the directions act."""
+    """Add `--window`, `--branch`, `--site`, `--mask` and `--fuse`: when, where and how the directions act."""
     for decorate in (
-        click.option("--fold", is_flag=True, help="Write the edit into the layers' biases: no cost per step."),
+        click.option("--fuse", is_flag=True, help="Write the edit into the layers' biases: no cost per step."),
         click.option(
             "--mask",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -158,9 +158,9 @@ def acting_options(command: F) -> F:
             help="Add there instead of at the recipe's site; the full names of sliders files are understood too.",
         ),
         click.option(
-            "--guidance",
-            type=click.Choice(["both", "conditional", "unconditional"]),
-            help="Act on one half of classifier-free guidance [default: both].",
+            "--branch",
+            type=click.Choice(["both", "cond", "uncond"]),
+            help="Act on one branch of classifier-free guidance [default: both].",
         ),
         click.option(
             "--window",
@@ -175,7 +175,7 @@ def acting_options(command: F) -> F:
 
 
 def wanted_sliders(
-    edits: dict[str, float], file: Path | None, *, window: Any = None, guidance: Any = None, site: Any = None
+    edits: dict[str, float], file: Path | None, *, window: Any = None, branch: Any = None, site: Any = None
 ) -> "Sliders":
     """The sliders of a call: those of the file, with those of `--set` put in their place or behind them.
 
@@ -184,7 +184,7 @@ def wanted_sliders(
     from pydantic import ValidationError
 
     from eigenbank.registry.sliders import read_sliders
-    from eigenbank.schemas import Slider, Sliders
+    from eigenbank.schemas import Sliders, SliderSetting
 
     if not edits and file is None:
         message = "an edit of nothing: give --set NAME=SCALE, or --sliders FILE"
@@ -193,12 +193,13 @@ def wanted_sliders(
     said = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
     for key, scale in edits.items():
         said[key] = {**said.get(key, {"key": key}), "scale": scale}
-    options = {"window": window, "guidance": guidance, "site": site}
+    options = {"window": window, "branch": branch, "site": site}
     for slider in said.values():
         slider.update({name: value for name, value in options.items() if slider.get(name) is None})
     try:
         return Sliders(
-            model=None if given is None else given.model, sliders=tuple(Slider(**slider) for slider in said.values())
+            model=None if given is None else given.model,
+            sliders=tuple(SliderSetting(**slider) for slider in said.values()),
         )
     except ValidationError as error:
         message = error.errors(include_url=False, include_input=False)[0]["msg"]

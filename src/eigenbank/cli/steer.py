@@ -27,7 +27,7 @@ from eigenbank.cli.options import (
 )
 from eigenbank.cli.output import emit, log, output_options, progress_bar
 from eigenbank.registry.files import check_out, replacing
-from eigenbank.schemas.errors import FoldError, PhotoError, SteerError
+from eigenbank.schemas.errors import FuseError, PhotoError, SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,10 +57,10 @@ def steer(
     edits: tuple[str, ...],
     file: Path | None,
     window: Any,
-    guidance: str | None,
+    branch: str | None,
     site: str | None,
     mask: Path | None,
-    fold: bool,
+    fuse: bool,
     save_sliders: Path | None,
     seeds: tuple[int, ...],
     steps: int,
@@ -89,27 +89,27 @@ def steer(
     elif model == "-":
         message = "- as MODEL is the model of ids on stdin: give their scale, as in --set -=1.5"
         raise click.UsageError(message)
-    sliders = wanted_sliders(wanted, file, window=window, guidance=guidance, site=site)
+    sliders = wanted_sliders(wanted, file, window=window, branch=branch, site=site)
     check_picture(out)
     if save_sliders is not None:
         check_out(save_sliders, (".json",), "sliders", SteerError, option="--save-sliders")
     bank, pipe = open_model(model, checkpoint, sliders)
+    from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.pipelines import sample
-    from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.steer import steer as steer_pipe
 
     try:
-        edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fold=fold, force=force)
-    except FoldError as error:
+        edit = steer_pipe(pipe, sliders, bank=bank, mask=mask, fuse=fuse, force=force)
+    except FuseError as error:
         more = "add it there, --site output, or " if error.elsewhere else ""
-        message = f"{error.what} cannot be folded: {error.why}. No picture was drawn; {more}leave out --fold"
+        message = f"{error.what} cannot be fused: {error.why}. No picture was drawn; {more}leave out --fuse"
         raise SteerError(message) from error
     say_matches(edit)
     plain = sample(pipe, seeds, steps)
     with edit:
         edited = sample(pipe, seeds, steps)
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
-    sheet = contact_sheet([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
+    sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
     if save_sliders is not None:
         keep_sliders(sliders, bank.model_id, save_sliders)
@@ -161,8 +161,8 @@ def sweep(
     bank, pipe = open_model(model_id, checkpoint, sliders, wanted)
     import torch
 
+    from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.pipelines import sample
-    from eigenbank.loaders.sheet import contact_sheet
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
     chosen: list[Any] = [*(wanted or ([] if sliders else bank.labels)), *([sliders] if sliders else [])]
@@ -181,7 +181,7 @@ def sweep(
             effects.append(_effect(bank, each) if name is each else None)
             notes.append(swept.name if name is not each else bank[name].id if name not in bank[name].id else "")
     columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
-    sheet = contact_sheet(rows, names, columns, notes=notes, effects=effects, group=len(scales) + 1, cell=64)
+    sheet = image_grid(rows, names, columns, notes=notes, effects=effects, group=len(scales) + 1, cell=64)
     save_picture(sheet, out)
 
 
@@ -222,17 +222,17 @@ def open_model(
     The bank first: an unknown name, of the sliders or of `names`, fails before anything is loaded.
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.load import bank_of, find, load
+    from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
 
     model_id, folder = find_checkpoint(model, checkpoint)
     if sliders is None or sliders.model in (None, model_id):
         bank = load(model_id)
     else:
         assert sliders.model is not None
-        bank = bank_of(sliders.model)
+        bank = set_in_catalog(sliders.model)
         log(f"the sliders are of {bank.model_id}: drawn with {model_id} as far as they match its weights")
     for key in (*names, *(slider.key for slider in (() if sliders is None else sliders.sliders))):
-        find(bank, key)
+        find_direction(bank, key)
     from eigenbank.loaders.pipelines import open_pipeline
 
     return bank, open_pipeline(folder)
@@ -356,7 +356,7 @@ def edit(
         log(f"warning: {found.poor}")
     save_picture(found.image, out)
     if compare is not None:
-        save_picture(found.sheet(), compare)
+        save_picture(found.grid(), compare)
     emit([_row(found, out)], EDIT_COLUMNS, fmt=fmt, quiet=quiet, key="out")
 
 

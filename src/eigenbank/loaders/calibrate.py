@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher
 from eigenbank.loaders.hooks import ProbeHook, attach, detach
-from eigenbank.loaders.passes import Pass, PassWatch
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
@@ -31,7 +31,7 @@ def token_lengths(pipe: Any, directions: Sequence[tuple[Direction, Site]]) -> li
         for layer, (_, site) in zip(layers, directions, strict=True)
         if site not in layer.lengths
     }
-    measured = measure(pipe, [(layer, site) for (_, site), layer in wanted.items()]) if wanted else {}
+    measured = measure_token_lengths(pipe, [(layer, site) for (_, site), layer in wanted.items()]) if wanted else {}
     return [
         (layer.lengths.get(site) or measured[layer.name, site]).length
         for layer, (_, site) in zip(layers, directions, strict=True)
@@ -44,7 +44,7 @@ def calibrate(pipe: Any, bank: DirectionSet) -> DirectionSet:
     missing = sorted((name, site) for name, site in sites if site not in bank.layers[name].lengths)
     if not missing:
         return bank
-    measured = measure(pipe, [(bank.layers[name], site) for name, site in missing])
+    measured = measure_token_lengths(pipe, [(bank.layers[name], site) for name, site in missing])
     layers = tuple(
         layer.model_copy(
             update={
@@ -59,7 +59,7 @@ def calibrate(pipe: Any, bank: DirectionSet) -> DirectionSet:
     return bank.replaced(bank.manifest.model_copy(update={"layers": layers}))
 
 
-def measure(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, Site], TokenLength]:
+def measure_token_lengths(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, Site], TokenLength]:
     """Token lengths over one run of 8 fixed seeds and 10 steps. Raises SteerError where the pipeline cannot draw."""
     target = target_of(pipe)
     if isinstance(target.owner, nn.Module):
@@ -78,13 +78,13 @@ def measure(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, S
             stack.callback(detach, module, hook_name)
             probes[layer.name, site] = probe
 
-        def count(call: Pass) -> None:
+        def count(call: DenoiserCall) -> None:
             for probe in probes.values():
                 if probe.place.count is not None:
                     probe.tokens = call.count(probe.place.count)
 
         if any(probe.place.count is not None for probe in probes.values()):
-            watch = PassWatch(target, name, "eigenbank-probe/pass", count)
+            watch = DenoiserCallWatcher(target, name, "eigenbank-probe/pass", count)
             stack.callback(watch.remove)
             watch.attach()
         _draw(target.owner, sites)

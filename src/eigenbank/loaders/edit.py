@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from eigenbank.loaders.asked import Edits, name_of, opened
-from eigenbank.loaders.roundtrip import POOR, REPEATS, RoundTrip, poor, rms
+from eigenbank.loaders.invert import POOR, REPEATS, Inversion, poor, rms
+from eigenbank.loaders.lookup import edit_name, parse_edits
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from eigenbank.loaders.lookup import Edits
 
 __all__ = ["POOR", "REPEATS", "STEPS", "Edited", "PoorReconstructionWarning", "edit"]
 
@@ -70,23 +72,23 @@ class Edited:
     @property
     def image(self) -> "Image":
         """The edit."""
-        from eigenbank.loaders.sheet import to_image
+        from eigenbank.loaders.image_grid import to_image
 
         return to_image(self.edited)
 
-    def sheet(self) -> "Image":
+    def grid(self) -> "Image":
         """Photo, round trip and edit side by side, named."""
-        from eigenbank.loaders.sheet import contact_sheet
+        from eigenbank.loaders.image_grid import image_grid
 
         row = torch.stack([self.original, self.reconstruction, self.edited])
         note = f"round trip off by {self.error:.3f}"
-        return contact_sheet([row], [self.name], ["photo", "unedited", "edited"], notes=[note])
+        return image_grid([row], [self.name], ["photo", "unedited", "edited"], notes=[note])
 
 
 def edit(
     pipe: Any,
     photo: Any,
-    edits: Edits,
+    edits: "Edits",
     *,
     bank: DirectionSet | None = None,
     steps: int = STEPS,
@@ -105,8 +107,8 @@ def edit(
     The pipeline is left as it was. Warns PoorReconstructionWarning when the unedited round trip is off by more than 0.05.
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
-    edits = opened(edits)
-    trip = RoundTrip(pipe, photo, steps=steps, repeats=repeats, size=size, **call)
+    edits = parse_edits(edits)
+    trip = Inversion(pipe, photo, steps=steps, repeats=repeats, size=size, **call)
     steering = steer(trip.pipe, edits, bank=bank, force=force)
     plain = trip.reconstruction
     with steering:
@@ -118,7 +120,7 @@ def edit(
         coded=trip.coded,
         noise=trip.noise.float().cpu(),
         steps=steps,
-        name=name_of(edits),
+        name=edit_name(edits),
         notes=tuple(trip.notes),
     )
     if found.poor:

@@ -1,11 +1,13 @@
-"""An edit as a file that other programs load: a LoRA of biases for diffusers or ComfyUI, or plain numbers.
+"""Export an edit as a file that other programs load: a LoRA of biases for diffusers or ComfyUI, or plain numbers.
 
 A vector added to every token at a layer's output, in every step, is a constant in the bias of the layer's out projection.
-That is all a LoRA can carry of an edit; what it cannot carry is refused, never dropped.
+That is all a LoRA can hold of an edit; what it cannot hold is refused, never dropped.
 """
 
+import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eigenbank import __version__
 from eigenbank.registry.files import check_out, replacing
+from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.previews import opened_preview, read_preview
+from eigenbank.schemas import Layer
 from eigenbank.schemas.common import MAX_SCALE
-from eigenbank.schemas.errors import ExportError
+from eigenbank.schemas.errors import ExportError, MatchError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +40,7 @@ Edits = (
 
 
 @dataclass(frozen=True)
-class Term:
+class ExportTerm:
     """One direction of an exported edit. `weight` is its part of what was asked for, negative where the label is against
     the vector.
 
@@ -57,7 +62,7 @@ class Term:
         return (self.direction.vector.double() * (self.weight * self.scale * self.length)).float()
 
 
-def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) -> list[Term]:
+def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) -> list[ExportTerm]:
     """The terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
 
     Raises UnknownNameError, with near matches, or ExportError for what is no scale.
@@ -84,14 +89,14 @@ def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) 
             known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
             length = None if known is None else known.length
             composite = named if isinstance(named, Composite) else None
-            terms.append(Term(name, direction, polarity * weight, float(scale), length, composite))
+            terms.append(ExportTerm(name, direction, polarity * weight, float(scale), length, composite))
     if not terms:
         message = "there is no direction to export: nothing was written"
         raise ExportError(message)
     return terms
 
 
-def check_expressible(terms: Sequence[Term]) -> None:
+def check_expressible(terms: Sequence[ExportTerm]) -> None:
     """Raise ExportError for the first direction that no bias can stand for."""
     for term in terms:
         recipe, name = term.direction.recipe, term.direction.id
@@ -155,16 +160,13 @@ def _unfit(composite: Composite, key: str) -> ExportError:
     return ExportError(message)
 
 
-def lora_tensors(terms: Sequence[Term], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":
+def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":
     """The tensors of a LoRA file, float32, whose strength 1 is the edit as given.
 
     diffusers: `PREFIX.MODULE.lora_A.weight` `(1, in)` and `.lora_B.weight` `(out, 1)`, zero, and `.lora_B.bias` `(out,)`.
     ComfyUI: `lora_unet_….diff_b` `(out,)`. `denoiser` may be on the meta device. Raises ExportError or MatchError.
     """
     import torch
-
-    from eigenbank.loaders.comfyui import comfyui_name
-    from eigenbank.loaders.projections import out_projection
 
     check_expressible(terms)
     kind = type(denoiser).__name__
@@ -191,7 +193,7 @@ def lora_tensors(terms: Sequence[Term], denoiser: "nn.Module", form: Format) -> 
     return tensors
 
 
-def describe(terms: Sequence[Term], bank: DirectionSet) -> dict[str, Any]:
+def describe(terms: Sequence[ExportTerm], bank: DirectionSet) -> dict[str, Any]:
     """All about an edit but its numbers, as plain data."""
     return {
         "eigenbank": __version__,
@@ -216,7 +218,7 @@ def describe(terms: Sequence[Term], bank: DirectionSet) -> dict[str, Any]:
 
 
 def write(
-    terms: Sequence[Term], bank: DirectionSet, out: Path, form: Format, denoiser: "nn.Module | None" = None
+    terms: Sequence[ExportTerm], bank: DirectionSet, out: Path, form: Format, denoiser: "nn.Module | None" = None
 ) -> list[Path]:
     """Write the file, and for ComfyUI the preview beside it where the set has one; each whole or not at all.
 
@@ -236,9 +238,7 @@ def write(
         head = {"eigenbank": json.dumps(describe(terms, bank), ensure_ascii=False)}
         data = save({name: tensor.contiguous() for name, tensor in lora_tensors(terms, denoiser, form).items()}, head)
         if form == "comfyui":
-            from eigenbank.loaders.preview import preview
-
-            picture = preview(terms[0].direction) if len(terms) == 1 else None
+            picture = preview_png(terms[0].direction) if len(terms) == 1 else None
             if picture is not None:
                 pictures[out.with_suffix(".png")] = picture
     else:
@@ -261,9 +261,18 @@ def check_format(out: Path, form: Format) -> None:
     check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
-def _npz(terms: Sequence[Term], bank: DirectionSet) -> bytes:
-    import io
+def preview_png(direction: Direction | Composite) -> bytes | None:
+    """Read the set's preview of a direction as PNG bytes; None where it has none. Raises SetError for a damaged one."""
+    bank, name = direction.bank, preview_name(direction.record)
+    if bank.folder is None or name not in bank.manifest.files:
+        return None
+    file = io.BytesIO()
+    with opened_preview(read_preview(bank.folder, bank.manifest, name), name) as image:
+        image.convert("RGB").save(file, format="PNG")
+    return file.getvalue()
 
+
+def _npz(terms: Sequence[ExportTerm], bank: DirectionSet) -> bytes:
     import numpy as np
 
     arrays: dict[str, Any] = {term.direction.id: term.direction.vector.numpy() for term in terms}
@@ -272,9 +281,110 @@ def _npz(terms: Sequence[Term], bank: DirectionSet) -> bytes:
     return file.getvalue()
 
 
-def _json(terms: Sequence[Term], bank: DirectionSet) -> bytes:
+def _json(terms: Sequence[ExportTerm], bank: DirectionSet) -> bytes:
     found = describe(terms, bank)
     for entry, term in zip(found["directions"], terms, strict=True):
         # Nine digits are enough to get the same float32 back.
         entry["vector"] = [float(f"{value:.9g}") for value in term.direction.vector.tolist()]
     return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+_COMFYUI_PATHS: dict[str, tuple[str, str]] = {
+    "UNet2DConditionModel": (r"(.+\.attn\d\.to_out\.0)", r"\1"),
+    "SD3Transformer2DModel": (r"transformer_blocks\.(\d+)\.(attn2?)\.to_out\.0", r"joint_blocks.\1.x_block.\2.proj"),
+    "FluxTransformer2DModel": (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
+    "WanTransformer3DModel": (r"blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.o"),
+}
+"""Denoiser class → the module's path in diffusers, and in the model as ComfyUI holds it.
+
+ComfyUI's loader (comfy/lora.py) takes, for every weight of the model, the tensor `NAME.diff_b` of a file and adds it, times
+the LoRA's strength, to that layer's bias. NAME is `lora_unet_` and the weight's path with dots as underscores: diffusers'
+path for U-Nets with text, the path in the original checkpoint for the others.
+"""
+
+
+def comfyui_name(denoiser: str, module: str) -> str:
+    """The name, without `.diff_b`, of a denoiser class's module. Raises ExportError where it is not known."""
+    if denoiser not in _COMFYUI_PATHS:
+        message = (
+            f"under which names ComfyUI holds a {denoiser} is not known here: nothing was written. "
+            f"Known: {', '.join(sorted(_COMFYUI_PATHS))}. --format npz or json takes every direction"
+        )
+        raise ExportError(message)
+    pattern, theirs = _COMFYUI_PATHS[denoiser]
+    found = re.fullmatch(pattern, module)
+    if found is None:
+        message = f"under which name ComfyUI holds {module} of a {denoiser} is not known here: nothing was written"
+        raise ExportError(message)
+    return "lora_unet_" + found.expand(theirs).replace(".", "_")
+
+
+@dataclass(frozen=True)
+class OutProjection:
+    """The linear map that ends an attention layer: y = (W·x + b + residual) / divisor.
+
+    `module` is its path in the denoiser; `biased` whether it has a bias b. Adding u to every token of the layer's output
+    is adding `divisor`·u to b.
+    """
+
+    module: str
+    in_features: int
+    out_features: int
+    biased: bool
+    divisor: float
+
+
+def out_projection(denoiser: "nn.Module", layer: Layer) -> OutProjection:
+    """The out projection of a layer, asked of a denoiser, which may be on the meta device.
+
+    Raises ExportError where the layer has none whose bias is the layer's output, MatchError where the denoiser has no
+    such layer.
+    """
+    from torch import nn
+
+    part = layer.tensors.get("output")
+    if part is None:
+        message = (
+            f"{layer.name} has no out projection of its own: nothing that a file could add a bias to writes its output. "
+            "Use steer, or leave its directions out"
+        )
+        raise ExportError(message)
+    name = part.tensor.removesuffix(".weight")
+    if (
+        part.rows is not None
+        or part.columns is not None
+        or name == part.tensor
+        or not name.startswith(f"{layer.name}.")
+    ):
+        message = (
+            f"the out projection of {layer.name} is a part of {part.tensor}: a bias of its own cannot be given to it. "
+            "Use steer, or leave its directions out"
+        )
+        raise ExportError(message)
+    try:
+        attention, module = denoiser.get_submodule(layer.name), denoiser.get_submodule(name)
+    except AttributeError:
+        message = (
+            f"the checkpoint's {type(denoiser).__name__} has no {name}: the directions belong to another architecture, "
+            "nothing was written"
+        )
+        raise MatchError(message) from None
+    if layer.kind == "joint" and not any("add" in child for child, _ in attention.named_children()):
+        message = (
+            f"the out projection of {layer.name} writes the text tokens too, and a bias would move them with the image's: "
+            "nothing was written. Use steer"
+        )
+        raise ExportError(message)
+    module = getattr(module, "base_layer", module)  # inside a LoRA that is loaded
+    if not isinstance(module, nn.Linear) or getattr(attention, "norm_out", None) is not None:
+        found = "is followed by a norm" if isinstance(module, nn.Linear) else f"is a {type(module).__name__}"
+        message = f"the out projection of {layer.name} {found}: no bias of it is the layer's output. Use steer"
+        raise ExportError(message)
+    if module.out_features != layer.width:
+        message = (
+            f"the directions of {layer.name} are {layer.width} wide, {name} writes {module.out_features}: they belong to "
+            "another checkpoint, nothing was written"
+        )
+        raise MatchError(message)
+    divisor = float(getattr(attention, "rescale_output_factor", 1.0))
+    return OutProjection(name, module.in_features, module.out_features, module.bias is not None, divisor)

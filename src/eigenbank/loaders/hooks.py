@@ -16,7 +16,7 @@ from eigenbank.schemas import Place
 from eigenbank.schemas.errors import MatchError, SteerError
 
 
-class Uncopied:
+class NotCopyable:
     """What acts on a live denoiser, and on no copy: diffusers' hooks would have a copy call the modules it was made from."""
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
@@ -28,7 +28,7 @@ class Uncopied:
         raise SteerError(message)
 
 
-class SiteHook(Uncopied, ModelHook):  # type: ignore[misc]
+class SiteHook(NotCopyable, ModelHook):  # type: ignore[misc]
     """A hook on the tokens of a site. `tokens` is the number of image tokens where they are not all, set before a pass."""
 
     def __init__(self, place: Place) -> None:
@@ -124,7 +124,7 @@ class AddHook(SiteHook):
         if hidden.shape[0] % rows:
             message = (
                 f"the edit has a scale for each of {rows} samples, and {', '.join(self.place.modules)} works on a batch "
-                f"of {hidden.shape[0]}: a cache or another trick splits the batch. Use one scale and guidance='both'"
+                f"of {hidden.shape[0]}: a cache or another trick splits the batch. Use one scale and branch='both'"
             )
             raise MatchError(message)
         if self.delta.dtype != hidden.dtype or self.delta.device != hidden.device:

@@ -36,7 +36,7 @@ def origin_of(pipe: Any) -> str | None:
     return None
 
 
-def opened_as(pipe: Any) -> str | None:
+def opened_model_id(pipe: Any) -> str | None:
     """The model id that the pipeline was opened by; None where it was not opened here, or by its folder alone."""
     found = getattr(pipe.owner if isinstance(pipe, Target) else pipe, _OPENED_AS, None)
     return found if isinstance(found, str) else None

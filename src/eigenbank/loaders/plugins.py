@@ -1,15 +1,17 @@
-"""Loaders: who knows how a pipeline is steered.
+"""Loader plugins: what makes a kind of pipeline steerable. Importing this module imports no torch.
 
 A loader is an object with a `name`, `knows(pipe)` and `open(pipe)`, announced by an entry point in the group
-`eigenbank.loaders`. What ships for diffusers is registered the same way; loaders of other packages are asked first.
-`examples/plain_sampler` is one, whole.
+`eigenbank.loaders`. The loader that ships for diffusers is registered the same way; loaders of other packages are asked
+first. `examples/plain_sampler` is a complete example.
 """
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from eigenbank.loaders.target import Target
 from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas.errors import SteerError
+
+if TYPE_CHECKING:
+    from eigenbank.loaders.target import Target
 
 GROUP = "eigenbank.loaders"
 
@@ -22,15 +24,42 @@ class Loader(Protocol):
     def knows(self, owner: Any) -> bool:
         """Whether this loader can open the object. Must be cheap, and must not raise."""
 
-    def open(self, owner: Any) -> Target:
+    def open(self, owner: Any) -> "Target":
         """The object's denoisers, and how their layers, parameters and sites are found. Raises SteerError."""
 
 
-def target_of(owner: Any) -> Target:
-    """The target that the loader which knows `owner` makes of it; a Target is taken as it is.
+class DiffusersLoader:
+    """Opens objects that keep a denoiser under the names diffusers gives it, and bare denoisers."""
+
+    name = "diffusers"
+
+    def knows(self, owner: Any) -> bool:
+        """Whether the object is a module, or has a module under a name of a denoiser or one that denoises."""
+        from torch import nn
+
+        from eigenbank.loaders.target import denoiser_components
+
+        return isinstance(owner, nn.Module) or bool(denoiser_components(owner))
+
+    def open(self, owner: Any) -> "Target":
+        """The target of a pipeline or module."""
+        from torch import nn
+
+        from eigenbank.loaders.target import Target, denoiser_components
+
+        return Target(owner, {"": owner} if isinstance(owner, nn.Module) else denoiser_components(owner))
+
+
+LOADER = DiffusersLoader()
+
+
+def target_of(owner: Any) -> "Target":
+    """Open a pipeline with the loader that knows it; a Target is returned as it is.
 
     Raises SteerError where no loader knows it, PluginError where two of other packages do.
     """
+    from eigenbank.loaders.target import Target
+
     if isinstance(owner, Target):
         return owner
     plugins = load_plugins("loaders")

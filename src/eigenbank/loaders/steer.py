@@ -7,24 +7,25 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
 import itertools
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from eigenbank.loaders.acting import Acting, Term, merged
-from eigenbank.loaders.asked import Edits, OtherModelWarning, asked, check_guidance, opened
+from eigenbank.loaders.active import ActiveEdit, EditTerm, merged_matches
 from eigenbank.loaders.calibrate import token_lengths
+from eigenbank.loaders.lookup import check_branch, parse_edits, requested_directions
 from eigenbank.loaders.mask import as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import FoldError, MatchError, SteerError
+from eigenbank.schemas.errors import FuseError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Site
-from eigenbank.schemas.sliders import Guidance
+from eigenbank.schemas.sliders import Branch
 
-__all__ = ["Edits", "Guidance", "OtherModelWarning", "Scale", "Steering", "Term", "as_site", "check_match", "steer"]
+if TYPE_CHECKING:
+    from eigenbank.loaders.lookup import Edits
 
 SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
 
@@ -34,7 +35,7 @@ _numbers = itertools.count()
 class Steering:
     """An edit of one pipeline: a context manager, or a handle with `attach`, `set_scale` and `remove`."""
 
-    def __init__(self, target: Target, terms: Sequence[Term], parts: Sequence[Acting]) -> None:
+    def __init__(self, target: Target, terms: Sequence[EditTerm], parts: Sequence[ActiveEdit]) -> None:
         self.target = target
         self.terms = list(terms)
         self.parts = list(parts)
@@ -123,14 +124,14 @@ class Steering:
 
 def steer(
     pipe: Any,
-    edits: Edits,
+    edits: "Edits",
     *,
     bank: DirectionSet | None = None,
     site: SiteName | None = None,
     window: tuple[float, float] | None = None,
-    guidance: Guidance = "both",
+    branch: Branch = "both",
     mask: Any = None,
-    fold: bool = False,
+    fuse: bool = False,
     force: bool = False,
 ) -> Steering:
     """Prepare an edit of `pipe`, a diffusers pipeline or a bare denoiser; attach it with `with` or `.attach()`.
@@ -142,20 +143,20 @@ def steer(
     looked up in the catalog's set for the model they name; what they say of a direction comes before the arguments here.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
-    `output`. `window` replaces the recipe's part of the run. `guidance` acts on one half of classifier-free guidance alone.
-    `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the image, says where. `fold` writes constant edits of
+    `output`. `window` replaces the recipe's part of the run. `branch` acts on one half of classifier-free guidance alone.
+    `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the image, says where. `fuse` writes constant edits of
     the output into the layer's bias: no cost per step. A pipeline with several denoisers is edited in all that match.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
-    another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a folded
+    another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a fused
     edit goes into the copy.
     """
-    edits = opened(edits)
-    check_guidance(guidance)
+    edits = parse_edits(edits)
+    check_branch(branch)
     elsewhere = None if site is None else as_site(site)
     part_of_run = None if window is None else as_window(window)
     target = target_of(pipe)
-    wanted = asked(target, edits, bank)
+    wanted = requested_directions(target, edits, bank)
     directions = [each.direction for each in wanted]
     matches = _matches(target, directions, force)
     sites = [each.site or elsewhere or each.direction.recipe.site for each in wanted]
@@ -163,26 +164,26 @@ def steer(
     terms = []
     for number, (each, length) in enumerate(zip(wanted, lengths, strict=True)):
         said = {name: str(found[number]) for name, found in matches.items()}
-        half = each.guidance or guidance
+        acting_branch = each.branch or branch
         terms.append(
-            Term(
+            EditTerm(
                 key=each.key,
                 direction=each.direction,
                 vector=each.direction.vector * (each.weight * length),
                 scale=each.scale,
-                match=merged(said),
+                match=merged_matches(said),
                 site=sites[number],
                 window=each.window or part_of_run or each.direction.recipe.window,
-                guidance=None if half == "both" else half,
+                branch=None if acting_branch == "both" else acting_branch,
                 matches=said,
             )
         )
     _check_scales(terms)
     where = None if mask is None else as_mask(mask)
-    if fold:
-        _check_fold(terms, where is not None)
+    if fuse:
+        _check_fusable(terms, where is not None)
     name = f"eigenbank-{next(_numbers)}"
-    parts = [Acting(target, part, terms, hook_name=name, mask=where, fold=fold) for part in matches]
+    parts = [ActiveEdit(target, part, terms, hook_name=name, mask=where, fuse=fuse) for part in matches]
     return Steering(target, terms, parts)
 
 
@@ -198,7 +199,7 @@ def as_site(site: str) -> Site:
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
     """How the direction matches: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
     matches = _matches(target_of(pipe), [direction], force)
-    return merged({name: str(found[0]) for name, found in matches.items()})
+    return merged_matches({name: str(found[0]) for name, found in matches.items()})
 
 
 def _matches(target: Target, directions: Sequence[Direction], force: bool) -> dict[str, list[Match]]:
@@ -226,14 +227,14 @@ def _matches(target: Target, directions: Sequence[Direction], force: bool) -> di
     return found
 
 
-def _is_key(key: str | Direction, term: Term) -> bool:
+def _is_key(key: str | Direction, term: EditTerm) -> bool:
     """Whether a key means a term. A Direction means the one that was given as such, or by its id: a label has its own sign."""
     if isinstance(key, Direction):
         return term.direction.full_id == key.full_id and term.key in (key.id, key.full_id)
     return term.key == key
 
 
-def _check_scales(terms: Sequence[Term]) -> None:
+def _check_scales(terms: Sequence[EditTerm]) -> None:
     """Raise SteerError for what is no scale, or gives scales for batches of several sizes at once."""
     batches = set()
     for term in terms:
@@ -244,7 +245,7 @@ def _check_scales(terms: Sequence[Term]) -> None:
         raise SteerError(message)
 
 
-def _check_fold(terms: Sequence[Term], masked: bool) -> None:
+def _check_fusable(terms: Sequence[EditTerm], masked: bool) -> None:
     """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and half."""
     for term in terms:
         why = None
@@ -254,7 +255,7 @@ def _check_fold(terms: Sequence[Term], masked: bool) -> None:
             why = "its scale changes over the run"
         elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
             why = "it has a scale per sample"
-        elif term.guidance is not None or masked:
+        elif term.branch is not None or masked:
             why = "it acts on a half of guidance, or on a part of the image"
         if why is not None:
-            raise FoldError(repr(term.key), why, elsewhere=term.site != "block-output")
+            raise FuseError(repr(term.key), why, elsewhere=term.site != "block-output")

@@ -1,30 +1,35 @@
-"""A sweep: one edit at many scales on many seeds, drawn as one batch, looked at as one sheet."""
+"""Sweeps: one edit at many scales on many seeds, generated as one batch and shown as one grid. Previews are made so too."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eigenbank.loaders.asked import name_of
+from eigenbank.loaders.lookup import edit_name
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.previews import MAX_SIDE
 from eigenbank.registry.sliders import read_sliders
-from eigenbank.schemas import Sliders
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas import Preview, Sliders
+from eigenbank.schemas.errors import SetError, SteerError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+PREVIEW_SCALES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+PREVIEW_CELL = 128
+"""Largest side of one image in a preview; larger ones are reduced to it."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The pictures of a sweep: `pixels` is `(seeds, scales, 3, h, w)` in [0, 1]."""
+    """The images of a sweep: `pixels` is `(seeds, scales, 3, h, w)` in [0, 1]."""
 
     name: str
     pixels: Tensor
@@ -33,17 +38,17 @@ class Sweep:
 
     @property
     def images(self) -> "list[Image]":
-        """The pictures, seed by seed, in the order of the scales."""
-        from eigenbank.loaders.sheet import to_image
+        """The images, seed by seed, in the order of the scales."""
+        from eigenbank.loaders.image_grid import to_image
 
         return [to_image(pixels) for pixels in self.pixels.flatten(0, 1)]
 
-    def sheet(self) -> "Image":
-        """A contact sheet: a row per seed, a column per scale, both named."""
-        from eigenbank.loaders.sheet import contact_sheet
+    def grid(self) -> "Image":
+        """Draw all images as one grid: a row per seed, a column per scale, both named."""
+        from eigenbank.loaders.image_grid import image_grid
 
         columns = [f"{scale:+g}" if scale else "0" for scale in self.scales]
-        return contact_sheet(list(self.pixels), [f"seed {seed}" for seed in self.seeds], columns, title=self.name)
+        return image_grid(list(self.pixels), [f"seed {seed}" for seed in self.seeds], columns, title=self.name)
 
 
 def sweep(
@@ -57,14 +62,14 @@ def sweep(
     force: bool = False,
     **call: Any,
 ) -> Sweep:
-    """Draw `direction` (a label, an id or a Direction) at every scale for every seed, all in one batch.
+    """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed, in one batch.
 
-    Of sliders, or the path of a sliders file, all act at once, and the scales are factors on theirs.
+    Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs.
     `steps` and `call` go to the pipeline. Raises as `steer` does.
     """
     scales, seeds = tuple(scales), tuple(seeds)
     if not scales or not seeds:
-        message = f"a sweep over {len(scales)} scales and {len(seeds)} seeds draws nothing: give at least one of each"
+        message = f"a sweep over {len(scales)} scales and {len(seeds)} seeds has no image: give at least one of each"
         raise SteerError(message)
     per_sample = torch.tensor(scales, dtype=torch.float32).repeat(len(seeds))
     if isinstance(direction, (Sliders, Path)):
@@ -72,10 +77,47 @@ def sweep(
         steering = steer(pipe, sliders, bank=bank, force=force)
         for slider in sliders.sliders:
             steering.set_scale(per_sample * slider.scale, slider.key)
-        name = name_of(sliders)
+        name = edit_name(sliders)
     else:
         steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
         name = direction.id if isinstance(direction, Direction | Composite) else direction
     with steering:
         pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
     return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)
+
+
+def generate_preview(
+    pipe: Any,
+    direction: Direction | Composite,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    scales: Sequence[float] = PREVIEW_SCALES,
+    steps: int = 20,
+    **call: Any,
+) -> tuple[Preview, bytes]:
+    """Generate a direction's preview, in one batch. Returns how it was made, and the grid as a WebP image.
+
+    A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one.
+    Raises as `steer` does, and SetError for a grid of more than 4,096 pixels a side.
+    """
+    from eigenbank.loaders.image_grid import to_image
+
+    sign = direction.labels[0].polarity if direction.labels else 1
+    stored = [float(sign * scale) for scale in scales]
+    pixels = sweep(pipe, direction, stored, seeds=seeds, steps=steps, **call).pixels
+    longest = max(pixels.shape[-2:])
+    if longest > PREVIEW_CELL:
+        flat = nn.functional.interpolate(
+            pixels.flatten(0, 1), scale_factor=PREVIEW_CELL / longest, mode="bilinear", antialias=True
+        )
+        pixels = flat.unflatten(0, pixels.shape[:2])
+    rows, columns, _, height, width = pixels.shape
+    if max(rows * height, columns * width) > MAX_SIDE:
+        message = f"a preview of {rows} seeds and {columns} scales is larger than {MAX_SIDE} pixels a side: take fewer"
+        raise SetError(message)
+    grid = pixels.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
+    file = io.BytesIO()
+    # Small pictures are kept exactly: at 32 pixels a side, what compression loses can be seen.
+    to_image(grid).save(file, format="WEBP", lossless=longest <= PREVIEW_CELL // 2, quality=88, method=6)
+    how = Preview(seeds=tuple(seeds), scales=tuple(stored), steps=steps)
+    return how, file.getvalue()

@@ -136,7 +136,7 @@ class Target:
         return any(code.count(f"self.{name}(") > 1 for name in self.wrappers if name)
 
 
-def components(owner: Any) -> dict[str, nn.Module]:
+def denoiser_components(owner: Any) -> dict[str, nn.Module]:
     """The denoisers of a pipeline by name: those of the usual names first, then whatever else takes noise and a time."""
     try:
         parts = getattr(owner, "components", None)

@@ -176,7 +176,7 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
 
 
 def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tuple[DirectionSet, int | None]":
-    from eigenbank.loaders.preview import draw_preview
+    from eigenbank.loaders.sweep import generate_preview
 
     directions, previews = _open_set(task, folder), task.settings.previews
     chosen = [each for each in directions.sliders if each.labels][: previews.most]
@@ -184,7 +184,7 @@ def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tu
     if chosen:
         pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision))
         for number, each in enumerate(chosen):
-            drawn[each.id] = draw_preview(
+            drawn[each.id] = generate_preview(
                 pipe,
                 each,
                 seeds=previews.seeds,

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from eigenbank.loaders.load import load
+from eigenbank.loaders.image_grid import to_image
+from eigenbank.loaders.invert import Inversion
+from eigenbank.loaders.lookup import load
 from eigenbank.loaders.pipelines import open_pipeline, sample
 from eigenbank.loaders.plugins import target_of
-from eigenbank.loaders.roundtrip import RoundTrip
-from eigenbank.loaders.sheet import to_image
 from eigenbank.loaders.steer import Steering, steer
 from eigenbank.play.request import MAX_SLIDERS, ImageRequest
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sliders import read_sliders
-from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas import Sliders, SliderSetting
 from eigenbank.schemas.errors import SteerError, unknown
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ class LoadedModel:
         self.pipe = open_pipeline(folder, device)
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}
-        self._attached: tuple[Any, tuple[Slider, ...], Steering] | None = None
+        self._attached: tuple[Any, tuple[SliderSetting, ...], Steering] | None = None
         self._images: LruCache[ImageRequest, Image] = LruCache(
             IMAGE_CACHE, lambda image: 3 * image.width * image.height
         )
-        self._inversions: LruCache[tuple[str, int, str, float], RoundTrip] = LruCache(INVERSION_CACHE)
+        self._inversions: LruCache[tuple[str, int, str, float], Inversion] = LruCache(INVERSION_CACHE)
 
     @property
     def takes_prompt(self) -> bool:
@@ -111,11 +111,11 @@ class LoadedModel:
         """What a slider can be added for: the labels, most trusted first, then the ids of all directions."""
         return [*self.bank.labels, *(each.id for each in self.bank)]
 
-    def first_sliders(self) -> list[Slider]:
+    def first_sliders(self) -> list[SliderSetting]:
         """The sliders to start with, at zero: the model's most trusted labels."""
-        return [Slider(key=label, scale=0.0) for label in self.bank.labels[:FIRST_SLIDERS]]
+        return [SliderSetting(key=label, scale=0.0) for label in self.bank.labels[:FIRST_SLIDERS]]
 
-    def read_sliders(self, path: Path) -> list[Slider]:
+    def read_sliders(self, path: Path) -> list[SliderSetting]:
         """Read a sliders file. Raises SteerError where it is invalid or of another model, and UnknownNameError."""
         found = read_sliders(path)
         if found.model not in (None, self.model_id):
@@ -166,7 +166,7 @@ class LoadedModel:
             self._images.put(request.cache_key, image)
         return image
 
-    def invert(self, request: ImageRequest, photo: Photo | None) -> RoundTrip:
+    def invert(self, request: ImageRequest, photo: Photo | None) -> Inversion:
         """A request's photo, inverted to noise in the request's steps. Raises PhotoError or SteerError."""
         if photo is None or photo.digest != request.photo:
             message = "the server no longer has the photo: nothing was sampled. Upload it again"
@@ -174,7 +174,7 @@ class LoadedModel:
         key = (photo.digest, request.steps, request.prompt, request.guidance)
         found = self._inversions.get(key)
         if found is None:
-            found = RoundTrip(self.pipe, photo.image, steps=request.steps, **self.arguments(request))
+            found = Inversion(self.pipe, photo.image, steps=request.steps, **self.arguments(request))
             with self._edited(found.pipe, None):
                 _ = found.reconstruction
             self._inversions.put(key, found)

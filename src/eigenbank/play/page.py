@@ -23,7 +23,7 @@ from eigenbank.play.request import (
     parse_request,
     parse_sliders,
 )
-from eigenbank.schemas import Slider
+from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.errors import EigenbankError, SteerError
 
 MAX_SAMPLING = 4
@@ -210,7 +210,7 @@ class PlayPage:
             if len(present) >= MAX_SLIDERS:
                 message = f"the page has room for {MAX_SLIDERS} sliders: remove one first"
                 raise SteerError(message)
-            shown = self._show_sliders(session, model, [*present, Slider(key=key, scale=0.0)])
+            shown = self._show_sliders(session, model, [*present, SliderSetting(key=key, scale=0.0)])
         except EigenbankError as error:
             return [*[gr.skip()] * (2 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
         return [*shown, gr.Dropdown(value=None), note(f"added a slider for {key}")]
@@ -237,7 +237,7 @@ class PlayPage:
             return [*[gr.skip()] * (1 + 2 * MAX_SLIDERS), note(without_path(error, path), problem=True)]
         return [*shown, note(f"loaded {len(found)} slider{'s' * (len(found) != 1)} from the file")]
 
-    def _show_sliders(self, session: Session, model: LoadedModel, wanted: Sequence[Slider]) -> list[Any]:
+    def _show_sliders(self, session: Session, model: LoadedModel, wanted: Sequence[SliderSetting]) -> list[Any]:
         """Values for session, rows and slots that make these the page's sliders."""
         shown = [show_slider(model.slider_range(each.key), each) for each in wanted]
         session.sliders = tuple(wanted)
@@ -272,7 +272,7 @@ def check_session(session: Session | None) -> Session:
     return session
 
 
-def show_slider(found: SliderRange, slider: Slider) -> gr.Slider:
+def show_slider(found: SliderRange, slider: SliderSetting) -> gr.Slider:
     """Show a slider in a slot, its range widened to include its value."""
     low, high = min(found.low, slider.scale), max(found.high, slider.scale)
     kind = "recommended" if found.measured else "default range"

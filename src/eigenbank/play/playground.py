@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.photo import open_picture, to_rgb
-from eigenbank.loaders.sheet import to_image
 from eigenbank.play.model import LoadedModel, LruCache, Photo, Superseded
 from eigenbank.play.request import ImageRequest
-from eigenbank.schemas import Slider
+from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.errors import PhotoError, unknown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Session:
     """One visitor's tab: its sliders, its photo, and the image it is waiting for."""
 
     def __init__(self) -> None:
-        self.sliders: tuple[Slider, ...] = ()
+        self.sliders: tuple[SliderSetting, ...] = ()
         """The sliders on the page, in order; the page holds their scales."""
         self.ranges: tuple[tuple[float, float], ...] = ()
         """The range of each."""

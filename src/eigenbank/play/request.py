@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas import Sliders, SliderSetting
 from eigenbank.schemas.common import Model, ModelId, Sha256
 from eigenbank.schemas.errors import SteerError
 
@@ -41,11 +41,11 @@ class ImageRequest(Model):
     sampler: Annotated[str, StringConstraints(max_length=100)] = ""
     prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] = ""
     guidance: Annotated[float, Field(ge=0, le=50)] = 1.0
-    sliders: Annotated[tuple[Slider, ...], Field(max_length=MAX_SLIDERS)] = ()
+    sliders: Annotated[tuple[SliderSetting, ...], Field(max_length=MAX_SLIDERS)] = ()
     photo: Sha256 | None = None
 
     @property
-    def moved(self) -> tuple[Slider, ...]:
+    def moved(self) -> tuple[SliderSetting, ...]:
         """The sliders that are not at zero."""
         return tuple(slider for slider in self.sliders if slider.scale)
 
@@ -74,15 +74,15 @@ def parse_request(**values: Any) -> ImageRequest:
 
 
 def parse_sliders(
-    sliders: Sequence[Slider], ranges: Sequence[tuple[float, float]], values: Sequence[float | None]
-) -> tuple[Slider, ...]:
+    sliders: Sequence[SliderSetting], ranges: Sequence[tuple[float, float]], values: Sequence[float | None]
+) -> tuple[SliderSetting, ...]:
     """The sliders at the values a page sent; an empty field is zero.
 
     Raises SteerError for a value that is not a number or is outside the slider's range.
     """
     pairs = zip(sliders, values, strict=False)
     try:
-        found = tuple(Slider.model_validate({**dict(slider), "scale": value or 0.0}) for slider, value in pairs)
+        found = tuple(SliderSetting.model_validate({**dict(slider), "scale": value or 0.0}) for slider, value in pairs)
     except ValidationError as error:
         raise _error(error, "sliders: ") from error
     for slider, (low, high) in zip(found, ranges, strict=False):
@@ -152,7 +152,7 @@ def as_json(request: ImageRequest) -> str:
 def _is_plain(request: ImageRequest) -> bool:
     """Whether names and scales say all of the edit."""
     return all(
-        each.window is None and each.guidance is None and each.site is None and each.key.strip() == each.key != "-"
+        each.window is None and each.branch is None and each.site is None and each.key.strip() == each.key != "-"
         for each in request.moved
     )
 

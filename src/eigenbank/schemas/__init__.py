@@ -12,7 +12,7 @@ from eigenbank.schemas.direction import (
 from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
-from eigenbank.schemas.sliders import Slider, Sliders
+from eigenbank.schemas.sliders import Sliders, SliderSetting
 
 __all__ = [
     "Checkpoint",
@@ -30,7 +30,7 @@ __all__ = [
     "Preview",
     "Quality",
     "Recipe",
-    "Slider",
+    "SliderSetting",
     "Sliders",
     "TokenLength",
     "Weighted",

@@ -68,13 +68,13 @@ class SteerError(EigenbankError):
     """An edit was asked for in a way that cannot be carried out."""
 
 
-class FoldError(SteerError):
+class FuseError(SteerError):
     """An edit cannot be written into biases: of `what`, and `why`. `elsewhere`: at another site it could."""
 
     def __init__(self, what: str, why: str, *, elsewhere: bool = False) -> None:
         self.what, self.why, self.elsewhere = what, why, elsewhere
         more = "add it there, site='output', or " if elsewhere else ""
-        super().__init__(f"{what} cannot be folded: {why}. Nothing was changed; {more}steer without fold=True")
+        super().__init__(f"{what} cannot be fused: {why}. Nothing was changed; {more}steer without fuse=True")
 
 
 class ExportError(EigenbankError):

@@ -12,24 +12,25 @@ MAX_SLIDERS = 1_000
 MAX_SLIDERS_BYTES = 2**20
 """Largest sliders file read."""
 
-Guidance = Literal["both", "conditional", "unconditional"]
+Branch = Literal["both", "cond", "uncond"]
+"""The branches of classifier-free guidance that a direction acts on."""
 
 
 def _in_full(site: object) -> object:
     return SITES.get(site, site) if isinstance(site, str) else site
 
 
-class Slider(Model):
+class SliderSetting(Model):
     """One direction and how far it is pushed. `key` is a label or a direction's id, `scale` counts token lengths.
 
-    What is None is as the direction's recipe has it: the `window` of the run and the `site`; `guidance` None is both halves.
+    What is None is as the direction's recipe has it: the `window` of the run and the `site`; `branch` None is both.
     A site may be given by its short name (`input`, `projection`, `output`), and is written in full.
     """
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=PRINTABLE)]
     scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
     window: Window | None = None
-    guidance: Guidance | None = None
+    branch: Branch | None = None
     site: Annotated[Site | None, BeforeValidator(_in_full)] = None
 
 
@@ -41,7 +42,7 @@ class Sliders(Model):
 
     format: Literal[1] = 1
     model: ModelId | None = None
-    sliders: tuple[Slider, ...] = Field(min_length=1, max_length=MAX_SLIDERS)
+    sliders: tuple[SliderSetting, ...] = Field(min_length=1, max_length=MAX_SLIDERS)
 
     @model_validator(mode="after")
     def _each_once(self) -> "Sliders":

@@ -29,8 +29,8 @@ from eigenbank.builders.label.criteria import (
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.measure import Read, Responses, measure_responses, measure_unedited
 from eigenbank.loaders.pipelines import denoiser_of
-from eigenbank.loaders.respond import Read, Responses, read_unedited, respond
 from eigenbank.progress import Progress, unwatched
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
@@ -163,7 +163,7 @@ class _Study:
         def read(images: Tensor) -> Tensor:
             return torch.cat([self.panel.read(images), agreement(images)], dim=1)
 
-        population = read_unedited(self.pipe, read, POPULATION, plan.steps, cache=own, **self.call)
+        population = measure_unedited(self.pipe, read, POPULATION, plan.steps, cache=own, **self.call)
         agreed = float(population[:, -1].median())
         if agreed < plan.agreement:
             self.say(
@@ -276,7 +276,7 @@ class _Study:
         times: float = 1.0,
     ) -> Responses:
         """Readings of some directions on some seeds, at so many times the plan's scale."""
-        return respond(
+        return measure_responses(
             self.pipe,
             which,
             read or self.panel.read,

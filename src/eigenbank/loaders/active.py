@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from eigenbank.loaders.fold import Fold
+from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher, SingleBranch, branch_rows, takes_text
+from eigenbank.loaders.fuse import FusedBias
 from eigenbank.loaders.hooks import AddHook, attach, detach
 from eigenbank.loaders.mask import Mask
-from eigenbank.loaders.passes import Half, Pass, PassWatch, guidance_rows, takes_text
 from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, computing
 from eigenbank.registry.sets.direction_set import Direction
@@ -23,7 +23,7 @@ CACHES = {
 
 
 @dataclass
-class Term:
+class EditTerm:
     """One direction of an edit: where it is added, `vector` for scale 1 in the wanted polarity, and its scale now.
 
     `guidance` is the one half of classifier-free guidance it acts on, None for both.
@@ -37,7 +37,7 @@ class Term:
     match: str
     site: Site
     window: Window
-    guidance: Half | None = None
+    branch: SingleBranch | None = None
     matches: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -53,32 +53,32 @@ class Term:
 
 
 @dataclass
-class _Spot:
-    """A site of one layer, its terms, and what acts there: a hook on some modules, or a fold."""
+class _EditSite:
+    """A site of one layer, its terms, and what acts there: a hook on some modules, or a fuse."""
 
-    terms: list[Term]
+    terms: list[EditTerm]
     hooks: list[AddHook]
-    fold: Fold | None = None
+    fuse: FusedBias | None = None
 
     def set(self, delta: Tensor) -> None:
         for hook in self.hooks:
             hook.set(delta)
-        if self.fold is not None:
-            self.fold.set(delta[0])
+        if self.fuse is not None:
+            self.fuse.set(delta[0])
 
 
-class Acting:
+class ActiveEdit:
     """The hooks of an edit on the denoiser `name` of a target. `terms` are those that match it."""
 
     def __init__(
         self,
         target: Target,
         name: str,
-        terms: Sequence[Term],
+        terms: Sequence[EditTerm],
         *,
         hook_name: str,
         mask: Tensor | None,
-        fold: bool,
+        fuse: bool,
     ) -> None:
         self.target = target
         self.denoiser = target.denoisers[name]
@@ -86,32 +86,32 @@ class Acting:
         self.terms = list(terms)
         self.hook_name = hook_name
         self.mask = mask
-        self.fold = fold
+        self.fuse = fuse
         self.factor = 1.0
-        self.spots: list[_Spot] = []
+        self.spots: list[_EditSite] = []
         self._done = 0.0
-        self._rows: tuple[int, dict[Half | None, tuple[float, ...]]] = (1, {})
+        self._rows: tuple[int, dict[SingleBranch | None, tuple[float, ...]]] = (1, {})
         self._space: tuple[int, tuple[int, ...]] = (0, ())
-        self._watch: PassWatch | None = None
+        self._watch: DenoiserCallWatcher | None = None
         self._attached: list[nn.Module] = []
 
     def attach(self) -> None:
         """Put the hooks in place. Raises MatchError or SteerError; the caller removes what is there by then."""
-        sites: dict[tuple[int, str, Site], list[Term]] = {}
+        sites: dict[tuple[int, str, Site], list[EditTerm]] = {}
         for term in self.terms:
             sites.setdefault((id(term.direction.bank), term.direction.layer, term.site), []).append(term)
         # Two banks may know the same layer: each has a hook of its own there.
         for number, ((_, name, site), terms) in enumerate(sites.items()):
             layer = terms[0].direction.bank.layers[name]
-            if self.fold:
-                fold = Fold(self.target, self.denoiser, layer)
-                spot = _Spot(terms, [], fold)
+            if self.fuse:
+                fuse = FusedBias(self.target, self.denoiser, layer)
+                spot = _EditSite(terms, [], fuse)
                 self.spots.append(spot)
-                fold.attach()
+                fuse.attach()
                 continue
             place = self.target.place(self.denoiser, layer, site)
             device, dtype = computing(self.denoiser)
-            spot = _Spot(terms, [])
+            spot = _EditSite(terms, [])
             self.spots.append(spot)
             for path in place.modules:
                 hook = AddHook(place, layer.width)
@@ -125,7 +125,7 @@ class Acting:
                 raise SteerError(message)
         self._refuse_caches()
         if self._needs_passes():
-            self._watch = PassWatch(self.target, self.name, f"{self.hook_name}/pass", self._called)
+            self._watch = DenoiserCallWatcher(self.target, self.name, f"{self.hook_name}/pass", self._called)
             self._watch.attach()
         self.refresh()
 
@@ -142,21 +142,21 @@ class Acting:
             ):
                 detach(module, name)
         while self.spots:
-            fold = self.spots.pop().fold
-            if fold is not None:
-                fold.remove()
+            fuse = self.spots.pop().fuse
+            if fuse is not None:
+                fuse.remove()
 
     def refresh(self) -> None:
         """Work out what every site adds, so that a pass of the denoiser costs one addition per site."""
         scales = {id(term): term.at(self._done) * self.factor for term in self.terms}
-        batch, halves = self._rows
+        batch, branches = self._rows
         for spot in self.spots:
             here = [scales[id(term)] for term in spot.terms]
             rows = max([1, *(len(scale) for scale in here if scale.ndim)])
             matrix = torch.stack([scale.expand(rows) for scale in here], 1)
             if rows > 1 and self._watch is not None and batch > 1:
                 matrix = matrix.repeat(batch // rows, 1)
-            shares = [torch.tensor(halves.get(term.guidance, (1.0,))) for term in spot.terms]
+            shares = [torch.tensor(branches.get(term.branch, (1.0,))) for term in spot.terms]
             # A pass that is one half of guidance as a whole needs no row for each sample.
             shares = [share[:1] if bool((share == share[0]).all()) else share for share in shares]
             matrix = matrix.expand(max(len(matrix), *map(len, shares)), -1)
@@ -167,26 +167,26 @@ class Acting:
         counted = any(hook.place.count is not None for spot in self.spots for hook in spot.hooks)
         per_sample = any(term.at(done).ndim for term in self.terms for done in (0.0, 0.5, 1 - 1e-9))
         changing = any(not term.constant for term in self.terms)
-        return counted or per_sample or changing or bool(self._halves()) or self.mask is not None
+        return counted or per_sample or changing or bool(self._branches()) or self.mask is not None
 
-    def _halves(self) -> list[Half]:
-        """The halves of guidance that some direction acts on alone."""
-        return sorted({term.guidance for term in self.terms if term.guidance is not None})
+    def _branches(self) -> list[SingleBranch]:
+        """The branches of guidance that some direction acts on alone."""
+        return sorted({term.branch for term in self.terms if term.branch is not None})
 
     def _refuse_caches(self) -> None:
         registry = self.denoiser.__dict__.get("_diffusers_hook")
-        halves = self._halves()
-        per_row = halves or any(term.at(0.0).ndim for term in self.terms)
+        branches = self._branches()
+        per_row = branches or any(term.at(0.0).ndim for term in self.terms)
         for name, why in CACHES.items():
             hook = None if registry is None else registry.hooks.get(name)
             if hook is not None and not getattr(hook, "is_guidance_distilled", False) and per_row:
                 message = (
-                    f"{why}: scales per sample and guidance={' and '.join(halves) or 'both'!r} cannot be carried out. Use one scale "
-                    "and guidance='both', or disable_cache() first. Nothing was changed"
+                    f"{why}: scales per sample and branch={' and '.join(branches) or 'both'!r} cannot be carried out. Use one scale "
+                    "and branch='both', or disable_cache() first. Nothing was changed"
                 )
                 raise SteerError(message)
 
-    def _called(self, call: Pass) -> None:
+    def _called(self, call: DenoiserCall) -> None:
         """Before each pass: what it needs that the last one did not."""
         samples = {len(scale) for term in self.terms if (scale := term.at(call.done)).ndim}
         for size in samples:
@@ -197,8 +197,8 @@ class Acting:
                     "give as many scales as the pipeline makes images"
                 )
                 raise MatchError(message)
-        halves: dict[Half | None, tuple[float, ...]] = {
-            half: tuple(guidance_rows(self.target, call, half).tolist()) for half in self._halves()
+        branches: dict[SingleBranch | None, tuple[float, ...]] = {
+            half: tuple(branch_rows(self.target, call, half).tolist()) for half in self._branches()
         }
         for spot in self.spots:
             for hook in spot.hooks:
@@ -214,19 +214,19 @@ class Acting:
         if self.mask is not None and self._space != (call.batch, call.latent):
             self._space = (call.batch, call.latent)
             self._set_masks(call)
-        rows = (call.batch if samples or halves else 1, halves)
+        rows = (call.batch if samples or branches else 1, branches)
         moved = any(self._moves(term, call.done) for term in self.terms)
         changed = moved or rows != self._rows
         self._rows, self._done = rows, call.done
         if changed:
             self.refresh()
 
-    def _moves(self, term: Term, done: float) -> bool:
+    def _moves(self, term: EditTerm, done: float) -> bool:
         """Whether a term's scale may be another at `done` than it was at the last pass."""
         within = done in term.window
         return within != (self._done in term.window) or (within and callable(term.scale) and done != self._done)
 
-    def _set_masks(self, call: Pass) -> None:
+    def _set_masks(self, call: DenoiserCall) -> None:
         assert self.mask is not None
         rows = self.mask
         if len(rows) > 1:
@@ -240,7 +240,7 @@ class Acting:
                 hook.mask = made
 
 
-def merged(matches: Mapping[str, str]) -> str:
+def merged_matches(matches: Mapping[str, str]) -> str:
     """How a term matches, in a word or one for each denoiser."""
     found = list(matches.values())
     return found[0] if len(set(found)) <= 1 else ", ".join(f"{name} {text}" for name, text in matches.items())

@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from eigenbank.loaders.invert import scheduler_pair
+from eigenbank.loaders.inverse_schedulers import scheduler_pair
 from eigenbank.schemas.errors import SteerError
 
 START = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,17 +11,17 @@ from diffusers.hooks import ModelHook
 from diffusers.hooks.hooks import StateManager
 from torch import Tensor, nn
 
-from eigenbank.loaders.hooks import Uncopied, attach, detach
+from eigenbank.loaders.hooks import NotCopyable, attach, detach
 from eigenbank.loaders.target import TIMES, Target, arguments_of
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.layer import Count
 
-Half = Literal["conditional", "unconditional"]
+SingleBranch = Literal["cond", "uncond"]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One call of a denoiser. `batch` rows; `done` the fraction of the run behind; `half` if the call is one half of guidance.
+class DenoiserCall:
+    """One call of a denoiser. `batch` rows; `done` the fraction of the run behind; `branch` if the call is one branch of guidance.
 
     `latent` is the spatial shape of its input, where that is a picture or a video: (h, w) or (frames, h, w).
     """
@@ -29,7 +29,7 @@ class Pass:
     arguments: Mapping[str, Any]
     batch: int
     done: float
-    half: Half | None
+    branch: SingleBranch | None
     latent: tuple[int, ...]
 
     def count(self, count: Count) -> int:
@@ -67,7 +67,7 @@ class _Context:
         """Nothing to forget."""
 
 
-class PassHook(Uncopied, ModelHook):  # type: ignore[misc]
+class DenoiserCallHook(NotCopyable, ModelHook):  # type: ignore[misc]
     """Tells `listener` of each call of a denoiser. It is stateful only to be told of `cache_context`."""
 
     _is_stateful = True
@@ -95,16 +95,16 @@ class PassHook(Uncopied, ModelHook):  # type: ignore[misc]
         self.listener(arguments_of(module, args, kwargs), name, context)
 
 
-class PassWatch(Uncopied):
-    """Calls `listener` with a Pass before each call of a denoiser; outside of what torch.compile made, if it did."""
+class DenoiserCallWatcher(NotCopyable):
+    """Calls `listener` with a DenoiserCall before each call of a denoiser; outside of what torch.compile made, if it did."""
 
-    def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[Pass], None]) -> None:
+    def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[DenoiserCall], None]) -> None:
         self.target = target
         self.denoiser = target.denoisers[name]
         self.wrapper = target.wrappers[name]
         self.hook_name = hook_name
         self.listener = listener
-        self.hook = PassHook(self._called)
+        self.hook = DenoiserCallHook(self._called)
         self._progress = run_progress(target.owner, self.denoiser)
         self._config = getattr(self.denoiser, "config", None)
         self._undo: list[Callable[[], None]] = []
@@ -145,7 +145,7 @@ class PassWatch(Uncopied):
         if len(shape) == 5 and not listed and shape[2] == getattr(self._config, "in_channels", None):
             space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         done = self._done(arguments, details)
-        self.listener(Pass(arguments, batch, done, half_of(context), space if len(space) in (2, 3) else ()))
+        self.listener(DenoiserCall(arguments, batch, done, branch_of(context), space if len(space) in (2, 3) else ()))
 
     def _done(self, arguments: Mapping[str, Any], details: Any) -> float:
         step, steps = getattr(details, "step_index", None), getattr(details, "num_inference_steps", None)
@@ -155,11 +155,11 @@ class PassWatch(Uncopied):
         return self._progress(time)
 
 
-def half_of(context: str | None) -> Half | None:
+def branch_of(context: str | None) -> SingleBranch | None:
     """The half of guidance that a pass is by the name of its `cache_context`; None where that says nothing, or both."""
     if context is None or {"cond", "uncond"} <= set(context.split("_")):
         return None
-    return "unconditional" if "uncond" in context or "neg" in context else "conditional"
+    return "uncond" if "uncond" in context or "neg" in context else "cond"
 
 
 _THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")
@@ -176,36 +176,34 @@ def takes_text(denoiser: nn.Module) -> bool:
     return "class_labels" in names and "UNet2DModel" not in type(denoiser).__name__
 
 
-def guidance_rows(target: Target, call: Pass, only: Half) -> Tensor:
+def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tensor:
     """1 for each row of the batch that belongs to the half `only`, 0 for the others: `(batch,)` float32.
 
     Pipelines of diffusers stack the unconditional rows before the conditional ones, or call the denoiser for each in
     turn under a `cache_context`. Raises SteerError where it cannot be told which is which.
     """
-    if call.half is not None:
-        return torch.full((call.batch,), float(call.half == only))
+    if call.branch is not None:
+        return torch.full((call.batch,), float(call.branch == only))
     guided = target.guided()
     stacked = guided and not target.calls_in_turn() and not any(hasattr(target.owner, name) for name in _THREE_WAYS)
     if not isinstance(target.owner, nn.Module) and guided is not False and not stacked:
         message = (
-            f"a {target.kind} does not say which of its passes are conditional: guidance={only!r} cannot be carried out, "
-            "use guidance='both'"
+            f"a {target.kind} does not say which of its passes are conditional: branch={only!r} cannot be carried out, "
+            "use branch='both'"
         )
         raise SteerError(message)
     if guided is False:
-        if only == "unconditional":
+        if only == "uncond":
             message = "this run has no unconditional pass (no guidance): the edit would do nothing"
             raise SteerError(message)
         return torch.ones(call.batch)
     if call.batch % 2:
         message = (
-            f"a batch of {call.batch} rows does not divide into two halves of guidance: guidance={only!r} cannot be "
-            "carried out, use guidance='both'"
+            f"a batch of {call.batch} rows does not divide into two branches of guidance: branch={only!r} cannot be "
+            "carried out, use branch='both'"
         )
         raise SteerError(message)
-    return torch.tensor([float(half == only) for half in ("unconditional", "conditional")]).repeat_interleave(
-        call.batch // 2
-    )
+    return torch.tensor([float(branch == only) for branch in ("uncond", "cond")]).repeat_interleave(call.batch // 2)
 
 
 def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eigenbank.loaders.match import is_quantised
 from eigenbank.loaders.target import Target
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import FoldError
+from eigenbank.schemas.errors import FuseError
 
 _numbers = itertools.count()
 
@@ -26,10 +26,10 @@ class _Held:
     added: dict[int, Tensor] = field(default_factory=dict)
 
 
-_HELD = "_eigenbank_folded"
+_HELD = "_eigenbank_fused"
 
 
-class Fold:
+class FusedBias:
     """The out projection of one layer, with a vector in its bias. Raises SteerError where it cannot hold one."""
 
     def __init__(self, target: Target, denoiser: nn.Module, layer: Layer) -> None:
@@ -89,8 +89,8 @@ class Fold:
             bias.copy_((base.to(bias.device).float() + sum(added)).to(bias.dtype) if added else base)
 
 
-def _refusal(layer: Layer, why: str) -> FoldError:
-    return FoldError(layer.name, why)
+def _refusal(layer: Layer, why: str) -> FuseError:
+    return FuseError(layer.name, why)
 
 
 def _has_text_side(attention: nn.Module) -> bool:

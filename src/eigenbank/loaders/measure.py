@@ -56,7 +56,7 @@ class Responses:
         )
 
 
-def respond(
+def measure_responses(
     pipe: Any,
     directions: Sequence[Direction | Composite],
     read: Read,
@@ -78,7 +78,7 @@ def respond(
     this pipeline, `read`, `steps` and `call`.
     """
     kept = _Kept(cache)
-    batch = batch or at_once(pipe, **call)
+    batch = batch or batch_size(pipe, **call)
     base = _unedited(pipe, read, seeds, steps, batch, kept, **call)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
     names = [_name(each) for each in directions]
@@ -105,7 +105,7 @@ def respond(
     return Responses(base, table[:, 0], table[:, 1], scale, tuple(seeds), steps)
 
 
-def read_unedited(
+def measure_unedited(
     pipe: Any,
     read: Read,
     seeds: Sequence[int],
@@ -115,14 +115,14 @@ def read_unedited(
     cache: Path | None = None,
     **call: Any,
 ) -> Tensor:
-    """Readings `(n, f)` of the pipeline's own images, kept in `cache` as in `respond`.
+    """Readings `(n, f)` of the pipeline's own images, kept in `cache` as in `measure_responses`.
 
     Raises SteerError where these are all one colour: a pipeline that draws nothing has nothing to be named.
     """
-    return _unedited(pipe, read, seeds, steps, batch or at_once(pipe, **call), _Kept(cache), **call)
+    return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _Kept(cache), **call)
 
 
-def at_once(pipe: Any, **call: Any) -> int:
+def batch_size(pipe: Any, **call: Any) -> int:
     """How many pictures to draw at once on the pipeline's device: of a million pixels together, but one at least."""
     config = getattr(denoiser_of(pipe), "config", None)
     side = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None) or 128

@@ -17,7 +17,7 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def contact_sheet(
+def image_grid(
     rows: Sequence[Tensor],
     row_names: Sequence[str],
     column_names: Sequence[str],

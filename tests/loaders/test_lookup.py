@@ -11,10 +11,10 @@ from PIL import Image
 import eigenbank as eb
 from eigenbank.api import find_checkpoint, keep
 from eigenbank.cli.main import run
-from eigenbank.loaders.load import bank_for, set_of
+from eigenbank.loaders.lookup import load_without_people_labels, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
-from eigenbank.schemas import Slider, Sliders
+from eigenbank.schemas import Sliders, SliderSetting
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 
 
@@ -41,8 +41,8 @@ def test_labels_given_in_the_catalog_are_there(kept: eb.DirectionSet, tiny_check
         label = Label(text="warm light", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
         catalog.add_label(direction.full_id, label)
     assert eb.load("acme/tiny")["warm light"].id == direction.id
-    assert bank_for(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
-    assert set_of("acme/tiny").labels == []
+    assert set_for_pipeline(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
+    assert load_without_people_labels("acme/tiny").labels == []
 
 
 def test_an_unknown_model_is_refused_with_near_matches(kept: eb.DirectionSet) -> None:
@@ -70,7 +70,7 @@ def test_for_a_pipeline(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
         UNet2DModel.from_pretrained(tiny_checkpoint / "unet", low_cpu_mem_usage=False),
         UNet2DModel.from_pretrained(tiny_checkpoint, subfolder="unet", low_cpu_mem_usage=False),
     ):
-        assert bank_for(pipe).model_id == "acme/tiny"
+        assert set_for_pipeline(pipe).model_id == "acme/tiny"
 
 
 def test_a_pipeline_of_unknown_origin_needs_a_bank() -> None:
@@ -79,7 +79,7 @@ def test_a_pipeline_of_unknown_origin_needs_a_bank() -> None:
     unet = UNet2DModel(sample_size=8, block_out_channels=(16, 32), norm_num_groups=8, layers_per_block=1,
                        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))  # fmt: skip
     with pytest.raises(UnknownNameError, match="pass bank="):
-        bank_for(unet)
+        set_for_pipeline(unet)
 
 
 def test_a_checkpoint_is_found_by_the_id_it_was_built_under(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
@@ -97,10 +97,10 @@ def test_of_several_sets_of_one_checkpoint_the_one_it_was_opened_as(demo_checkpo
     few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
     keep(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
     for model_id in (DEMO, "me/middle"):
-        assert bank_for(eb.open_pipeline(model_id)).model_id == model_id
+        assert set_for_pipeline(eb.open_pipeline(model_id)).model_id == model_id
     for where in (demo_checkpoint, str(demo_checkpoint)):
-        assert bank_for(open_pipeline(Path(where))).model_id == DEMO
-    assert bank_for(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO
+        assert set_for_pipeline(open_pipeline(Path(where))).model_id == DEMO
+    assert set_for_pipeline(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO
     pipe = eb.open_pipeline(DEMO)
     eb.steer(pipe, {"skin tone": 1.0})
     assert eb.sweep(pipe, "skin tone", [1.0], steps=1).name == "skin tone"
@@ -114,7 +114,7 @@ def test_a_word_of_another_set_of_the_checkpoint_says_which(
     pipe, message = eb.open_pipeline("me/middle"), "The set eigenbank/cartoon-faces-32 of the same checkpoint has it"
     tried: list[Callable[[], object]] = [
         lambda: eb.steer(pipe, {"Skin Tone": 1.0}),
-        lambda: eb.steer(pipe, Sliders(sliders=(Slider(key="skin tone", scale=1.0),))),
+        lambda: eb.steer(pipe, Sliders(sliders=(SliderSetting(key="skin tone", scale=1.0),))),
         lambda: eb.sweep(pipe, "skin tone", [1.0], steps=1),
         lambda: eb.edit(pipe, torch.zeros(3, 32, 32), {f"{DEMO}#mid_block.attentions.0/qkv/0": 1.0}, steps=1),
     ]
@@ -141,11 +141,11 @@ def test_among_sets_of_a_folder_its_own_name_goes_first(tiny_checkpoint: Path) -
     for model_id in ("local/checkpoint", "acme/late"):
         keep(eb.build(str(tiny_checkpoint), top_k=1, model_id=model_id), checkpoint=tiny_checkpoint)
     assert find_checkpoint(str(tiny_checkpoint))[0] == "local/checkpoint"
-    assert bank_for(open_pipeline(tiny_checkpoint)).model_id == "local/checkpoint"
+    assert set_for_pipeline(open_pipeline(tiny_checkpoint)).model_id == "local/checkpoint"
 
 
 def test_what_ships_is_there_from_the_start(demo_checkpoint: Path) -> None:
     bank = eb.load("eigenbank/cartoon-faces-32")
     assert bank.labels
     assert find_checkpoint("eigenbank/cartoon-faces-32")[1] == demo_checkpoint
-    assert bank_for(open_pipeline(demo_checkpoint)).labels == bank.labels
+    assert set_for_pipeline(open_pipeline(demo_checkpoint)).labels == bank.labels

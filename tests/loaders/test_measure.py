@@ -10,8 +10,8 @@ from torch import Tensor
 
 import eigenbank as eb
 from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.measure import batch_size, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline, sample
-from eigenbank.loaders.respond import at_once, respond
 from eigenbank.schemas.errors import SteerError
 
 
@@ -23,7 +23,7 @@ def test_shared_batches_do_not_mix_directions(tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     bank = eb.build(str(tiny_checkpoint), recipes=["output-value", "value@0.5-1"], top_k=2)
     directions = list(bank)[:5]
-    found = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=3, batch=7)
+    found = measure_responses(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=3, batch=7)
     torch.testing.assert_close(found.base, _colour(sample(pipe, (1, 2, 3), 3)), atol=1e-5, rtol=0)
     for number, direction in enumerate(directions):
         for sign, table in ((1, found.plus), (-1, found.minus)):
@@ -35,7 +35,7 @@ def test_shared_batches_do_not_mix_directions(tiny_checkpoint: Path) -> None:
 def test_half_as_many_are_drawn_where_memory_runs_out(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     directions = list(eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=2))
-    whole = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
+    whole = measure_responses(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
     asked = []
 
     def limited(pipe: Any, seeds: Sequence[int], steps: int, **call: Any) -> Tensor:
@@ -44,22 +44,22 @@ def test_half_as_many_are_drawn_where_memory_runs_out(tiny_checkpoint: Path, mon
             raise torch.OutOfMemoryError
         return sample(pipe, seeds, steps, **call)
 
-    monkeypatch.setattr("eigenbank.loaders.respond.sample", limited)
+    monkeypatch.setattr("eigenbank.loaders.measure.sample", limited)
     most = 2
-    found = respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2, batch=9)
+    found = measure_responses(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2, batch=9)
     assert asked[:4] == [3, 1, 1, 1]
     assert asked[4:7] == [9, 4, 2]
     torch.testing.assert_close(found.plus, whole.plus, atol=1e-4, rtol=0)
     most = 0
     with pytest.raises(SteerError, match="single picture"):
-        respond(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
+        measure_responses(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
 
 
 def test_as_many_are_drawn_at_once_as_have_a_million_pixels(tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
-    assert at_once(pipe) == 64
-    assert at_once(pipe, height=512, width=512) == 4
-    assert at_once(pipe, height=2048, width=2048) == 1
+    assert batch_size(pipe) == 64
+    assert batch_size(pipe, height=512, width=512) == 4
+    assert batch_size(pipe, height=2048, width=2048) == 1
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_as_many_are_drawn_at_once_as_have_a_million_pixels(tiny_checkpoint: Pat
 def test_readings_of_another_shape_or_not_finite_are_refused(bad: object, tiny_checkpoint: Path) -> None:
     pipe = open_pipeline(tiny_checkpoint)
     with pytest.raises(SteerError, match="no label was given"):
-        respond(pipe, [], bad, scale=1.0, seeds=(1, 2), steps=2)  # type: ignore[arg-type]
+        measure_responses(pipe, [], bad, scale=1.0, seeds=(1, 2), steps=2)  # type: ignore[arg-type]
 
 
 def test_calibration_fills_in_what_no_norm_tells(tiny_checkpoint: Path) -> None:

@@ -1,0 +1,254 @@
+"""Find the direction set of a model or pipeline, and the directions that an edit names. Imports no torch."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
+from eigenbank.registry.origin import sets_of
+from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sliders import read_sliders
+from eigenbank.schemas import Sliders, Window
+from eigenbank.schemas.errors import SteerError, UnknownNameError
+from eigenbank.schemas.recipe import Site
+from eigenbank.schemas.sliders import Branch
+
+if TYPE_CHECKING:
+    from eigenbank.loaders.schedule import Scale
+
+    # A mapping's key type is invariant: all are spelled out, so that a plain dict of words is one of them.
+    Scales = (
+        Mapping[str, Scale]
+        | Mapping[Direction, Scale]
+        | Mapping[Composite, Scale]
+        | Mapping[Direction | Composite, Scale]
+        | Mapping[str | Direction, Scale]
+        | Mapping[str | Direction | Composite, Scale]
+    )
+    Edits = Scales | Sliders | str | os.PathLike[str]
+    """Directions with their scales, sliders, or the path of a sliders file."""
+
+Find = Callable[[str], tuple[Direction | Composite, int]]
+"""Finds a label or id: the direction or composite, and the sign that makes it more of what was asked for."""
+
+
+class OtherModelWarning(UserWarning):
+    """Sliders made for one model are looked up in another model's set, where a name may mean something else."""
+
+
+@dataclass(frozen=True)
+class RequestedDirection:
+    """One direction of an edit, `weight` being its share, negative where the label is against the vector.
+
+    `window`, `branch` and `site` are None where the edit does not set them.
+    """
+
+    key: str
+    direction: Direction
+    weight: float
+    scale: "Scale"
+    window: Window | None = None
+    branch: Branch | None = None
+    site: Site | None = None
+
+
+def load(
+    model_id: str | os.PathLike[str],
+    *,
+    catalog: str | None = None,
+    revision: str | None = None,
+    repo: str | None = None,
+) -> DirectionSet:
+    """Load the direction set of a checkpoint by its model id; or a set by its folder or its repository on the Hub.
+
+    Looks in the catalog, then in the Hub's cache on this machine, then on the Hub among the repositories tagged
+    `eigenbank` with that base model: a trusted author's first, then the most downloaded. Logs which one it took, and
+    adds it to the catalog, so that the next load returns the same. `repo` names the repository instead, `revision`
+    pins a commit, branch or tag of it. With `HF_HUB_OFFLINE=1` the Hub is not asked.
+
+    Vectors are read on first use; torch is not imported before. `catalog` is a URL or path, by default this machine's
+    catalog. Raises UnknownNameError, with near matches and how to build a set, where there is none, and HubError.
+    """
+    model_id = _text(model_id)
+    # Unlike Path.is_file, this takes names too long for a file system: they are no folder.
+    if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
+        return DirectionSet.open(Path(model_id))
+    with Catalog.open(catalog) as opened:
+        return with_people_labels(DirectionSet.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
+
+
+def load_without_people_labels(model_id: str) -> DirectionSet:
+    """Load a set as `load` does, without the labels that people added in this catalog: as it would be published."""
+    with Catalog.open() as opened:
+        return DirectionSet.open(find_set(_text(model_id), opened))
+
+
+def set_for_pipeline(pipe: Any) -> DirectionSet:
+    """Find the catalog's set for a pipeline: for the model it was opened as, else the checkpoint it was loaded from.
+
+    Of several sets the one of the checkpoint's own id is taken, else the newest. Raises UnknownNameError where there is
+    none.
+    """
+    from eigenbank.loaders.pipelines import opened_model_id, origin_of
+
+    model_id, origin = opened_model_id(pipe), origin_of(pipe)
+    if origin is None:
+        message = (
+            "the pipeline does not say where it was loaded from, so its directions cannot be looked up in the catalog: "
+            "pass bank=eigenbank.load(MODEL_ID)"
+        )
+        raise UnknownNameError(message)
+    with Catalog.open() as opened:
+        found = None if model_id is None else opened.get_set(model_id)
+        if found is None:
+            found = next(iter(sets_of(origin, opened)), None) or opened.get_set(origin)
+        if found is None:
+            raise no_set(origin, opened)
+        return with_people_labels(DirectionSet.open(folder_for(found)), opened)
+
+
+def set_in_catalog(model_id: str) -> DirectionSet:
+    """Open the catalog's set for a model id without asking the Hub. Raises UnknownNameError where there is none."""
+    with Catalog.open() as opened:
+        found = opened.get_set(model_id)
+        if found is None:
+            raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
+        return with_people_labels(DirectionSet.open(folder_for(found)), opened)
+
+
+def find_direction(bank: DirectionSet, key: str) -> tuple[Direction | Composite, int]:
+    """Find a label or id as `DirectionSet.find` does; the error names another set of the same checkpoint that has it."""
+    try:
+        return bank.find(key)
+    except UnknownNameError as error:
+        other = _other_set_with(bank, key)
+        if other is None:
+            raise
+        message = (
+            f"{error} The set {other} of the same checkpoint has it: pass bank=eb.load({other!r}), or name that model on the "
+            "command line"
+        )
+        raise UnknownNameError(message) from error
+
+
+def _other_set_with(bank: DirectionSet, key: str) -> str | None:
+    """Find the model id of another set of the same checkpoint that has a label or direction of that name."""
+    with Catalog.open() as opened:
+        row = opened.get_set(bank.model_id)
+        if row is None or row.checkpoint_path is None:
+            return None
+        others = dict.fromkeys(each.model_id for each in sets_of(row.checkpoint_path, opened))
+        for model_id in others:
+            if model_id == bank.model_id:
+                continue
+            texts = {text.casefold() for text in opened.label_texts(model_id)}
+            name = key.removeprefix(f"{model_id}#")
+            if name.casefold() in texts or opened.get_direction(f"{model_id}#{name}") is not None:
+                return model_id
+    return None
+
+
+def with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
+    """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
+    given = own_labels(bank.manifest, catalog)
+    return bank.replaced(labelled(bank.manifest, given)) if given else bank
+
+
+def _text(model_id: object) -> str:
+    """Return the name to load as text. Raises UnknownNameError for what is no name."""
+    if isinstance(model_id, (str, os.PathLike)):
+        text = os.fspath(model_id)
+        if isinstance(text, str) and text.strip() and "\0" not in text:
+            return text
+    message = f"{model_id!r} is no model id: expected one, as in load('org/name'), or the folder of a direction set"
+    raise UnknownNameError(message)
+
+
+def parse_edits(edits: "Edits") -> "Scales | Sliders":
+    """Read an edit where it is the path of a sliders file, and check its type. Raises SteerError for what is no edit."""
+    if isinstance(edits, (str, os.PathLike)):
+        return read_sliders(edits)
+    if not isinstance(edits, (Mapping, Sliders)):
+        message = (
+            f"an edit is a mapping of directions to scales, as in steer(pipe, {{'label': 1.5}}), sliders, or a sliders file; "
+            f"a {type(edits).__name__} is none of them"
+        )
+        raise SteerError(message)
+    if isinstance(edits, Mapping) and not edits:
+        message = "an edit needs at least one direction: steer(pipe, {'label': scale})"
+        raise SteerError(message)
+    return edits
+
+
+def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSet | None) -> list[RequestedDirection]:
+    """List the directions of an edit, composites taken apart.
+
+    Labels and ids are looked up in `bank`, else in the catalog's set for the model the sliders name, else in the set that
+    `set_for_pipeline` finds. Raises UnknownNameError or SteerError.
+    """
+    if isinstance(edits, Sliders):
+        return _of_sliders(pipe, edits, bank)
+    found: list[RequestedDirection] = []
+    find: Find | None = None if bank is None else bank.find
+    for key, scale in edits.items():
+        if isinstance(key, Direction | Composite):
+            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in key.parts)
+            continue
+        if not isinstance(key, str):
+            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
+            raise SteerError(message)
+        if find is None:
+            find = partial(find_direction, set_for_pipeline(pipe))
+        named, polarity = find(key)
+        found.extend(RequestedDirection(key, part, polarity * weight, scale) for part, weight in named.parts)
+    return found
+
+
+def _of_sliders(pipe: Any, sliders: Sliders, bank: DirectionSet | None) -> list[RequestedDirection]:
+    find: Find
+    if bank is None:
+        find = partial(
+            find_direction, set_for_pipeline(pipe) if sliders.model is None else set_in_catalog(sliders.model)
+        )
+    else:
+        find = bank.find
+    if bank is not None and sliders.model not in (None, bank.model_id):
+        text = (
+            f"these sliders were made for {sliders.model}, and are looked up among the directions of {bank.model_id}: the "
+            "same name may do something else there"
+        )
+        warnings.warn(text, OtherModelWarning, stacklevel=4)  # of whoever calls steer
+    found: list[RequestedDirection] = []
+    for slider in sliders.sliders:
+        named, polarity = find(slider.key)
+        found.extend(
+            RequestedDirection(
+                slider.key, part, polarity * weight, slider.scale, slider.window, slider.branch, slider.site
+            )
+            for part, weight in named.parts
+        )
+    return found
+
+
+def edit_name(edits: "Scales | Sliders") -> str:
+    """Describe an edit in words: its directions, with their scales where those are one number."""
+    pairs: list[tuple[Any, Any]] = (
+        [(slider.key, slider.scale) for slider in edits.sliders] if isinstance(edits, Sliders) else list(edits.items())
+    )
+    return ", ".join(
+        f"{getattr(key, 'id', key)} {scale:+g}" if isinstance(scale, int | float) else str(getattr(key, "id", key))
+        for key, scale in pairs
+    )
+
+
+def check_branch(branch: object) -> None:
+    """Raise SteerError for what is no branch of guidance."""
+    if branch not in get_args(Branch):
+        message = f"branch={branch!r}: expected 'both', 'cond' or 'uncond'"
+        raise SteerError(message)
