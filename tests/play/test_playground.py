@@ -14,6 +14,7 @@ from eigenbank.loaders.pipelines import sample
 from eigenbank.play.model import RANGE, LoadedModel, LruCache
 from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.errors import PhotoError, SteerError, UnknownNameError
 
 if TYPE_CHECKING:
