@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from play.conftest import start
+from playing import start
 
 from eigenbank.cli.main import run
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

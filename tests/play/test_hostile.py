@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from play.conftest import Served
-from play.visitor import Visitor, controls
+from playing import Served, Visitor, controls
 
 from eigenbank.loaders.photo import MAX_BYTES
 from eigenbank.play.request import MAX_SLIDERS

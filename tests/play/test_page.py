@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from browser import Watch
 from PIL import Image
-from play.conftest import Served, named, start
+from playing import Served, named, start
 
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 

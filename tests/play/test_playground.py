@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from play.conftest import named
+from playing import named
 
 import eigenbank as eb
 from eigenbank.loaders.image_grid import to_image

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from play.conftest import Served, named, start
+from playing import Served, named, start
 
 from eigenbank.play.request import as_command, as_python, parse_request
 from eigenbank.schemas import SliderSetting

@@ -4,7 +4,6 @@ import io
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,24 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from play.visitor import Visitor, controls
+from playing import AUDIT, Visitor, controls, free_port
 
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "playground_space"
-WATCH = """
-import os, sys
-
-def told(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-        address = args[1] if event != "socket.getaddrinfo" else args[:1]
-        host = address[0] if isinstance(address, tuple) else address
-        if host not in (None, "", "127.0.0.1", "localhost", "::1", "0.0.0.0") and not isinstance(host, int):
-            with open(os.environ["REACHED"], "a") as file:
-                file.write(f"{event} {host!r}\\n")
-
-sys.addaudithook(told)
-"""
 
 
 def test_the_space_says_what_it_is() -> None:
@@ -49,11 +35,9 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="no playground: Gradio is not installed (pip install 'eigenbank[play]')")
     app = shutil.copytree(EXAMPLE, tmp_path / "app")
     (tmp_path / "watch").mkdir()
-    (tmp_path / "watch/sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    (tmp_path / "watch/sitecustomize.py").write_text(AUDIT, encoding="utf-8")
     (tmp_path / "home").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # What Hugging Face sets, and nothing of ours: no EIGENBANK_HOME, another HOME, another folder.
     dropped = ("EIGENBANK", "GRADIO", "HF_", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)} | {
