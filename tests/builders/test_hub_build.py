@@ -97,7 +97,7 @@ def test_a_build_from_the_hub_reads_a_small_part_and_says_how_much(shop: Hub, wo
 
 
 def test_layers_of_a_repository_are_listed_without_its_weights(shop: Hub, worker: Worker) -> None:
-    done = worker.run("layers", "me/big", "--format", "json")
+    done = worker.run("build", "me/big", "--dry-run", "--format", "json")
     assert done.code == 0, done.err
     assert [row["layer"] for row in json.loads(done.out)] == ["mid_block.attentions.0"]
     assert sum(shop.served.values()) < 1e6
@@ -183,17 +183,17 @@ def test_what_is_not_there_is_said(shop: Hub, worker: Worker) -> None:
         (["me/big", "--revision", "no"], "has no revision 'no'"),
         (["me/big", "--variant", "fp16"], "has no variant 'fp16'"),
     ):
-        done = worker.run("layers", *args)
+        done = worker.run("build", "--dry-run", *args)
         assert done.code == 1
         assert message in done.err
 
 
 def test_a_private_repository_needs_a_token(shop: Hub, worker: Worker, big: dict[str, Any], tmp_path: Path) -> None:
     shop.put("me/private", big, private=True)
-    assert worker.run("layers", "me/private").code == 0
+    assert worker.run("build", "--dry-run", "me/private").code == 0
     shop.put("me/gated", big)
     shop.store.repos["models", "me/gated"].gated = True
-    assert worker.run("layers", "me/gated").code == 0
+    assert worker.run("build", "--dry-run", "me/gated").code == 0
     with Worker(Client(shop, tmp_path, token=None)) as stranger:
         for repo, message in (("me/private", "If it is private, log in"), ("me/gated", "is gated: accept its terms")):
             refused = stranger.run("build", repo)

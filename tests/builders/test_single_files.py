@@ -125,7 +125,7 @@ def test_a_layout_is_known_by_its_keys_and_its_config_comes_from_the_hub(hub: An
         hub.put(repo, {"unet/config.json": json.dumps(config).encode()})
     with Worker(client) as worker:
         for repo, file in files.items():
-            done = worker.run("layers", str(file), "-q")
+            done = worker.run("build", "--dry-run", str(file), "-q")
             assert done.code == 0, (repo, done.err)
             assert len(done.out.splitlines()) >= 2
             assert (client.home / "hf" / "hub" / f"models--{repo.replace('/', '--')}").is_dir()
@@ -159,7 +159,7 @@ def test_a_file_inside_a_repository_is_read_by_ranges(hub: Any, client: Any, tmp
     with Worker(client) as worker:
         out = str(tmp_path / "set")
         done = worker.run("build", "me/mix/versions/mix.safetensors", "--top-k", "1", "--out", out, "--format", "json")
-        missing = worker.run("layers", "me/mix/versions/none.safetensors")
+        missing = worker.run("build", "--dry-run", "me/mix/versions/none.safetensors")
     assert done.code == 0, done.err
     assert len(json.loads(done.out)) == 6
     assert "bytes came over the network" in done.err

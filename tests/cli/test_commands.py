@@ -124,7 +124,7 @@ def test_ids_of_a_search_are_piped_into_a_sweep(
     ids = capsys.readouterr().out
     out = tmp_path / "out.png"
     call = ["--steps", "2", "--seeds", "0", "--out", str(out)]
-    for given, args in ((ids, ["-"]), (MID, ["-", "--model", built]), ("", [f"{built}#{MID}"])):
+    for given, args in ((ids, ["-"]), (MID, [built, "-"]), ("", [f"{built}#{MID}"])):
         monkeypatch.setattr("sys.stdin", io.StringIO(given))
         assert run(["sweep", *args, *call]) == 0
         out.unlink()

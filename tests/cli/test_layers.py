@@ -1,4 +1,4 @@
-"""`eigenbank layers`: what can be built of a checkpoint, before anything of its weights is read."""
+"""`eigenbank build --dry-run`: what can be built of a checkpoint, before anything of its weights is read."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from eigenbank.cli.main import run
 
 
 def test_layers_are_listed_with_what_they_cost(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["layers", str(tiny_checkpoint), "--format", "json"]) == 0
+    assert run(["build", "--dry-run", str(tiny_checkpoint), "--format", "json"]) == 0
     rows = {row["layer"]: row for row in json.loads(capsys.readouterr().out)}
     row = rows["mid_block.attentions.0"]
     assert (row["kind"], row["width"], row["heads"], row["frame"]) == ("spatial", 32, 4, "after norm inside")
@@ -18,18 +18,18 @@ def test_layers_are_listed_with_what_they_cost(tiny_checkpoint: Path, capsys: py
 
 
 def test_bare_names_and_tables(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["layers", str(tiny_checkpoint), "-q"]) == 0
+    assert run(["build", "--dry-run", str(tiny_checkpoint), "-q"]) == 0
     names = capsys.readouterr().out.splitlines()
     assert "mid_block.attentions.0" in names
-    assert run(["layers", str(tiny_checkpoint)]) == 0
+    assert run(["build", "--dry-run", str(tiny_checkpoint)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["layers", "/no/such/folder"], "no such folder"),
-        (["layers", "CHECKPOINT", "--variant", "fp16"], "has no variant 'fp16'"),
+        (["build", "--dry-run", "/no/such/folder"], "no such folder"),
+        (["build", "--dry-run", "CHECKPOINT", "--variant", "fp16"], "has no variant 'fp16'"),
     ],
 )
 def test_what_is_not_there_is_refused(

@@ -96,7 +96,7 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
     # No set of the fine-tune is needed: the names are those of the parent.
     assert run(["steer", str(tuned), "--sliders", str(look), "--steps", "2", "--out", str(out)]) == 0
     err = capsys.readouterr().err
-    assert "the sliders are of acme/tiny: drawn with local/tuned as far as they match its weights" in err
+    assert "the sliders are of acme/tiny: applied to local/tuned as far as they match its weights" in err
     assert f"{MID}: transfer 0.9" in err or f"{MID}: transfer 1.0" in err
 
 

@@ -39,12 +39,11 @@ def export(
     checkpoint: str | None,
     out: Path,
 ) -> None:
-    """Write directions as a file that other programs load.
+    """Write directions as a file that other programs load, and print its path.
 
     SET is a set's folder, MODEL a model id; DIRECTIONs are labels or ids, each at scale 1. diffusers and comfyui write
-    one LoRA whose strength is the slider: only directions added at a layer's output, in all steps, fit into one. npz and
-    json hold the vectors with all that is known of them; without any direction named, those of the whole set. The files
-    written are printed on stdout.
+    one LoRA whose strength is the slider; it can hold directions that are added at a layer's output, in all steps. npz and
+    json hold the vectors with all that is known of them; without DIRECTIONs, those of the whole set.
 
     \b
     Example:
@@ -90,12 +89,12 @@ COLUMNS = ["direction", "verdict", "score", "reason"]
 def match(
     directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool
 ) -> int:
-    """Tell, from the checkpoint's own weights, how the directions of a set match it. Only attention tensors are read.
+    """Tell how the directions of a set match a checkpoint, by its weights. Only attention tensors are read.
 
-    SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the very
-    weights; `transfer`: others of which a direction is still an eigenvector, the score being cos∠(M′v, v);
-    `structure`: quantised weights, of which only the shape can be compared; `foreign` and `incompatible` are refused
-    by steer. Exits with 1 if no direction can be applied.
+    SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the same
+    weights; `transfer`: other weights of which a direction is still an eigenvector, with cos∠(M′v, v) as its score;
+    `structure`: quantised weights, of which only shapes can be compared; `foreign` and `incompatible`: steer refuses
+    them. Exits with 1 if no direction can be applied.
 
     \b
     Example:

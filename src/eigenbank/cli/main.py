@@ -22,7 +22,6 @@ GROUPS = {
     "Make directions": {
         "build": ("cli.make:build", "Compute a checkpoint's directions from its weights."),
         "label": ("cli.make:label", "Name directions by what they do to the images."),
-        "layers": ("cli.make:layers", "List a checkpoint's self-attention layers."),
         "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },

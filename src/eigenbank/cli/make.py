@@ -1,8 +1,9 @@
 """`eigenbank build`, `label`, `preview`: from a checkpoint's weights to a set with names and pictures."""
 
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,10 @@ from eigenbank.schemas.errors import SourceError, SteerError
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
+
+set_out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="New folder to write the set to, instead of the data folder."
+)
 
 
 @click.command(short_help="Compute a checkpoint's directions from its weights.")
@@ -37,13 +42,12 @@ if TYPE_CHECKING:
     "--top-k", type=click.IntRange(1, 4096), default=16, show_default=True, help="Directions per layer and recipe."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--model-id", metavar="ID", help="Enter it under this id. Default: the folder's, local/NAME.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
+    "--model-id", metavar="ID", help="Id to give the set [default: the catalog's or Hub's, local/NAME for a folder]."
 )
-@click.option(
-    "--replace", is_flag=True, help="Take the place of a set with labels, composites or previews, which are lost."
-)
+@set_out_option
+@click.option("--replace", is_flag=True, help="Replace a set with labels, composites or previews, which are lost.")
+@click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
 @source_options
 @output_options
 def build(
@@ -55,28 +59,35 @@ def build(
     model_id: str | None,
     out: Path | None,
     replace: bool,
+    dry_run: bool,
     revision: str | None,
     variant: str | None,
     config: str | None,
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Compute a checkpoint's directions from its weights alone, and enter them into the catalog.
+    """Compute a checkpoint's directions from its weights alone, and add them to the catalog.
 
     MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
     (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
-    The set takes the place of the one of the same id and revision; a set with labels by labelers, composites or previews
-    only with --replace.
+    A set of the same id and revision is replaced; one with labels by labelers, composites or previews only with --replace.
+
+    With --dry-run nothing is built: the layers are listed, from the headers of the weights. `undecided` layers are built
+    only when you name them; where `out` is no, the layer has no out projection, and value stands in for output-value.
 
     \b
     Example:
+      eigenbank build eigenbank/cartoon-faces-32 --dry-run
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
     """
     from eigenbank.api import build as build_bank
     from eigenbank.api import check_model_id, check_place, keep, open_source
     from eigenbank.registry.sets.folder import check_new
 
+    if dry_run:
+        _list_layers(model, layers, revision=revision, variant=variant, config=config, fmt=fmt, quiet=quiet)
+        return
     if out is not None:
         check_new(out)
     if model_id is not None:
@@ -110,7 +121,7 @@ def build(
     without = sum("output" not in layer.tensors for layer in bank.layers.values())
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
         log(f"{without} layers have no out projection of their own: there value stands in for output-value")
-    log(f"read {source.bytes_read:,} bytes of weights{network(source)}")
+    log(f"read {source.bytes_read:,} bytes of weights{_downloaded(source)}")
     if quiet:
         emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
         return
@@ -128,8 +139,8 @@ def build(
     emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
 
 
-def network(source: "WeightSource") -> str:
-    """What came over the network for a source, in words; nothing for a local one."""
+def _downloaded(source: "WeightSource") -> str:
+    """What came over the network for a source, in words; empty for a local one."""
     from eigenbank.builders.checkpoints.hub import received
 
     count = received(source)
@@ -139,23 +150,10 @@ def network(source: "WeightSource") -> str:
 LAYER_COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
 
 
-@click.command(short_help="List a checkpoint's self-attention layers.")
-@click.argument("model", shell_complete=complete.models_or_folders)
-@source_options
-@output_options
-def layers(model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool) -> None:
-    """List a checkpoint's self-attention layers, without reading its weights.
-
-    MODEL is a folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there. `undecided` layers are built
-    only when named; where `out` is no, the layer has no out projection and value stands in for output-value.
-
-    \b
-    Example:
-      eigenbank layers eigenbank/cartoon-faces-32
-    """
+def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, **source_is: str | None) -> None:
     from eigenbank.api import layers_of
 
-    found, source = layers_of(model, revision=revision, variant=variant, config=config)
+    found, source = layers_of(model, **source_is)
     rows = [
         {
             "layer": layer.name,
@@ -168,6 +166,7 @@ def layers(model: str, revision: str | None, variant: str | None, config: str | 
             "bytes": source.size(layer.tensors.values()),
         }
         for layer in found.layers
+        if any(fnmatchcase(layer.name, glob) for glob in globs)
     ]
     if found.note:
         log(found.note)
@@ -181,29 +180,29 @@ def layers(model: str, revision: str | None, variant: str | None, config: str | 
     "labelers",
     multiple=True,
     metavar="NAME[:ARGUMENT]",
-    help="Who names: statistics, attributes:FOLDER, clip:MODEL@REVISION#VOCABULARY, or a plugin's; several may be given "
-    "[default: the checkpoint's attributes/ where there are, else statistics].",
+    help="statistics, attributes:FOLDER, clip:MODEL@REVISION#VOCABULARY, or a plugin's name; repeatable [default: the "
+    "checkpoint's attributes/ if it has them, else statistics].",
 )
 @click.option(
     "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
 )
 @click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen all directions on.")
 @click.option(
-    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm the found ones on."
+    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm candidates on."
 )
 @click.option(
     "--confirm-most",
     type=click.IntRange(1, 1000),
     default=48,
     show_default=True,
-    help="Where the seeds to confirm on do not settle it, more are taken, up to so many.",
+    help="Most seeds to confirm on, where --confirm-seeds do not settle it.",
 )
 @click.option(
     "--chance-most",
     type=click.IntRange(1, 1000),
     default=24,
     show_default=True,
-    help="Where more seeds are taken, random directions go along up to so many, each on its share of them.",
+    help="Most of those further seeds that random directions are measured on, too.",
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(
@@ -214,47 +213,35 @@ def layers(model: str, revision: str | None, variant: str | None, config: str | 
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Random directions at every place, which a labelled one must beat.",
+    help="Random directions per layer, which a labelled one must beat.",
 )
 @click.option(
     "--parts",
     type=click.IntRange(0, 1000),
     default=32,
     show_default=True,
-    help="Most directions in a composite, one of which is tried for each score; 0 for none.",
+    help="Most directions in a composite; 0 for no composites.",
 )
 @click.option(
     "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
 )
 @device_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Write the set to this new folder instead of the data folder."
-)
+@set_out_option
 @output_options
 def label(
     model: str,
     labelers: tuple[str, ...],
-    scale: float,
-    seeds: tuple[int, ...],
-    confirm_seeds: tuple[int, ...],
-    confirm_most: int,
-    chance_most: int,
-    steps: int,
-    most: int,
-    null: int,
-    parts: int,
-    all_qualities: bool,
     device: str,
     out: Path | None,
     fmt: str,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
 
-    MODEL is a model id of the catalog. All directions are screened on a few seeds, the most promising ones for each
-    score measured again on others, as is a composite of directions fitted to each; what does not beat random directions
-    stays unnamed. The set is written anew and
-    takes the former one's place in the catalog. Cut short and run again, it goes on.
+    MODEL is a model id of the catalog. All directions are screened on a few seeds. For each score, the most promising ones
+    and a composite fitted to it are measured again on other seeds; what does not beat random directions stays unnamed. The
+    new set replaces the former one in the catalog. If you interrupt it, run it again: it goes on where it was.
 
     \b
     Example:
@@ -275,18 +262,7 @@ def label(
     from eigenbank.loaders.pipelines import open_pipeline
 
     opened = open_labelers(list(labelers), checkpoint)
-    plan = Plan(
-        scale=scale,
-        seeds=seeds,
-        confirm_seeds=confirm_seeds,
-        confirm_most=confirm_most,
-        chance_most=chance_most,
-        steps=steps,
-        most=most,
-        null=null,
-        parts=parts,
-        all_qualities=all_qualities,
-    )
+    plan = Plan(**settings)
     with progress_bar() as progress:
         pipe = open_pipeline(checkpoint, device)
         bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=log)
@@ -295,7 +271,7 @@ def label(
     log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     if not rows:
         log(
-            f"nothing earned a name, which is common. Look yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
+            f"nothing earned a name, which is common. Look for yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
             f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add --model {model_id} DIRECTION WORD. "
             "Or try more directions per score (--most), other seeds (--seeds, --confirm-seeds), or more recipes (eigenbank "
             "build --recipe)"
@@ -335,10 +311,10 @@ def label_rows(bank: object) -> list[dict[str, object]]:
     return rows
 
 
-@click.command(short_help="Draw the previews of a set.")
+@click.command(short_help="Generate the preview pictures of a set.")
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.sliders)
-@click.option("--all", "everything", is_flag=True, help="Draw all directions, not only the labelled ones.")
+@click.option("--all", "everything", is_flag=True, help="All directions, not only the labelled ones.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="A row of pictures per seed.")
 @click.option(
     "--scales",
@@ -361,10 +337,10 @@ def preview(
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Draw a strip of pictures for each direction, seeds by scales, and keep them in the set as WebP.
+    """Generate a strip of pictures for each direction, seeds by scales, and keep them in the set as WebP.
 
-    MODEL is a model id of the catalog; NAMEs are labels or direction ids, by default all labelled directions. The set is
-    written anew, with the previews it had, and takes the former one's place in the catalog.
+    MODEL is a model id of the catalog; NAMEs are labels or direction ids, by default all labelled directions. The new set,
+    with the previews it had before, replaces the former one in the catalog.
 
     \b
     Example:

@@ -36,10 +36,10 @@ def play(
     port: int | None,
     open_browser: bool,
 ) -> None:
-    """Open a page with a model's sliders beside its picture, until interrupted.
+    """Serve a page with a model's sliders beside its picture, until Ctrl-C.
 
-    MODEL is a model of the catalog, or a checkpoint's folder; the page offers the others too. It is served on this machine
-    alone, without a password: whoever can reach --host can use it. Needs `pip install 'eigenbank[play]'`.
+    MODEL is a model of the catalog, or a checkpoint's folder; the page offers the others, too. Only this machine can reach
+    it, unless you set --host: it has no password. Needs `pip install 'eigenbank[play]'`.
 
     \b
     Example:
@@ -68,12 +68,16 @@ GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reaso
 
 @click.command(short_help="Write, serve or publish a page of the catalog's directions.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the site to.")
-@click.option("--serve", is_flag=True, help="Show it in a browser, from this machine only, until Ctrl-C.")
-@click.option("--publish", metavar="ORG/NAME", help="Put it on the Hub as a static Space; made if it is not there.")
+@click.option("--serve", is_flag=True, help="Serve it to this machine and open a browser, until Ctrl-C.")
+@click.option(
+    "--publish", metavar="ORG/NAME", help="Publish it on the Hub as a static Space; created if it does not exist."
+)
 @click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Only these models, e.g. 'google/*'.")
-@click.option("--with-labels", is_flag=True, help="Show the labels people gave in this catalog, too, with their names.")
-@click.option("--force", is_flag=True, help="Write though --out holds something else, which is set aside as NAME.1.")
-@click.option("--private", is_flag=True, help="Make the Space private, if it is made.")
+@click.option(
+    "--with-labels", is_flag=True, help="Also show the labels that people gave in this catalog, with their names."
+)
+@click.option("--force", is_flag=True, help="Write even if --out holds something else, which is renamed to NAME.1.")
+@click.option("--private", is_flag=True, help="Create the Space as a private one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --serve [default: a free one].")
 @click.option("--no-browser", is_flag=True, help="Serve without opening a browser.")
 @output_options
@@ -90,12 +94,11 @@ def gallery(
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Write a page on which the catalog's directions are browsed by eye: a folder that works anywhere, also from a disk.
+    """Write a page to browse the catalog's directions by eye: a folder that works on any server, and from a disk.
 
-    It shows what the sets of the catalog hold, and the previews that `eigenbank preview` drew; labels that people gave in this
-    catalog only with --with-labels. A set that is missing or
-    damaged is reported and left out. A site that was written here before is replaced. Without --out, --serve and --publish
-    write to a temporary folder.
+    It shows the sets of the catalog with the pictures of `eigenbank preview`, and with --with-labels what people called
+    them in this catalog. A missing or damaged set is reported and left out. A site that was written to --out before is
+    replaced. Without --out, --serve and --publish use a temporary folder.
 
     \b
     Example:

@@ -22,16 +22,18 @@ def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> st
     required=True,
     metavar="ORG/NAME",
     callback=_of_somebody,
-    help="Repository to publish in; made if it is not there.",
+    help="Repository to publish in; created if it does not exist.",
 )
 @click.option(
-    "--with-labels", is_flag=True, help="Publish the labels people gave in this catalog, too, with their names."
+    "--with-labels", is_flag=True, help="Also publish the labels that people gave in this catalog, with their names."
 )
-@click.option("--private", is_flag=True, help="Make the repository private, if it is made.")
-@click.option("--revision", metavar="BRANCH", help="Branch to publish on; made if it is not there [default: main].")
+@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@click.option(
+    "--revision", metavar="BRANCH", help="Branch to publish on; created if it does not exist [default: main]."
+)
 @click.option("--message", metavar="TEXT", help="Message of the commit.")
-@click.option("--parent", metavar="COMMIT", help="Publish on top of this commit, though somebody else pushed it.")
-@click.option("--dry-run", is_flag=True, help="Check everything and say what would be uploaded; change nothing.")
+@click.option("--parent", metavar="COMMIT", help="Publish on top of this commit, even if somebody else pushed it.")
+@click.option("--dry-run", is_flag=True, help="Check everything and list what would be uploaded; change nothing.")
 @output_options
 def publish(
     target: str,
@@ -48,8 +50,8 @@ def publish(
     """Publish a direction set on the Hugging Face Hub, as one commit.
 
     SET|MODEL is a set's folder, or a model id of the catalog. The login is the Hub client's own: hf auth login, or
-    HF_TOKEN. What the repository has already is not uploaded again, and what somebody else pushed is never overwritten
-    unseen.
+    HF_TOKEN. Files that the repository already has are not uploaded again. If somebody else pushed since your last pull,
+    nothing is published until you have seen it: pull, or give --parent.
 
     \b
     Example:
@@ -76,7 +78,7 @@ def publish(
         for name, change in outcome.changes.items()
     ]
     if dry_run:
-        there = f"at {outcome.commit[:8]}" if outcome.commit else "to be made"
+        there = f"at {outcome.commit[:8]}" if outcome.commit else "to be created"
         log(f"{repo} ({there}): {'this would be published' if outcome.changed else 'has all of it already'}")
     elif outcome.changed:
         log(f"published in {repo} at {outcome.commit}")
@@ -90,10 +92,10 @@ def publish(
 @click.option("--revision", metavar="REV", help="Commit, branch or tag of the repository [default: main].")
 @output_options
 def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
-    """Fetch a published direction set, check every file of it, and enter it into the catalog.
+    """Fetch a published direction set, verify every file, and add it to the catalog.
 
     REPO|MODEL is the repository of a set, or the model id of a checkpoint: then the Hub is searched for its sets, and
-    a trusted author's or the most downloaded is taken.
+    a trusted author's or the most downloaded one is pulled.
 
     \b
     Example:
@@ -121,10 +123,10 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
 @click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
 @output_options
 def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> None:
-    """Enter every published direction set into the catalog; their tensors are fetched when they are first loaded.
+    """Add every published direction set to the catalog. Their tensors are fetched when a set is first loaded.
 
-    Only what changed since the last sync is looked at. A set that was built here is never replaced. Prints what
-    changed, and what was refused and why.
+    Only what changed since the last sync is read. A set that was built here is never replaced. Prints what changed, and
+    what was refused and why.
 
     \b
     Example:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
 
 
-@click.command(short_help="Draw edited images into a PNG.")
+@click.command(short_help="Generate images with directions added.")
 @click.argument("model", shell_complete=complete.models_or_folders)
 @set_option
 @sliders_option
@@ -68,13 +68,12 @@ def steer(
     force: bool,
     out: Path,
 ) -> None:
-    """Draw images with directions added, below the same images without them.
+    """Generate images with directions added, below the same images without them.
 
-    MODEL is a model id of the catalog; names are its labels or direction ids. The name - stands for ids read from
-    stdin, one a line, as `search -q` prints them, all at that scale; - as MODEL then is the model they are of. A label at
-    a scale above 0 is more of what it says, whichever way its direction is stored; an id has no such sign, and is added as
-    stored. A sliders file names the model whose directions it means: they are drawn with MODEL as far as they match its
-    weights.
+    MODEL is a model id of the catalog; NAMEs are its labels or direction ids. A label at a scale above 0 means more of what
+    it says, whichever way its direction is stored; an id is added as it is stored. The name - stands for ids read from
+    stdin, one a line, as `search -q` prints them, all at that scale; MODEL - is then the model they belong to. A sliders file
+    of another model is applied as far as its directions match MODEL's weights.
 
     \b
     Example:
@@ -84,7 +83,7 @@ def steer(
     wanted = parse_sets(edits)
     if "-" in wanted:
         scale = wanted.pop("-")
-        model, names = _wanted("-", (), None if model == "-" else model)
+        model, names = _wanted(model, ("-",))
         wanted = {**dict.fromkeys(names, scale), **wanted}
     elif model == "-":
         message = "- as MODEL is the model of ids on stdin: give their scale, as in --set -=1.5"
@@ -104,7 +103,7 @@ def steer(
         more = "add it there, --site output, or " if error.elsewhere else ""
         message = f"{error.what} cannot be fused: {error.why}. No picture was drawn; {more}leave out --fuse"
         raise SteerError(message) from error
-    say_matches(edit)
+    _log_matches(edit)
     plain = sample(pipe, seeds, steps)
     with edit:
         edited = sample(pipe, seeds, steps)
@@ -115,16 +114,10 @@ def steer(
         keep_sliders(sliders, bank.model_id, save_sliders)
 
 
-@click.command(short_help="Draw directions at several scales as a contact sheet.")
+@click.command(short_help="Generate a grid: directions by scales.")
 @click.argument("first", metavar="MODEL|ID|-", shell_complete=complete.models_or_folders)
 @click.argument("directions", nargs=-1, metavar="[NAME]...", shell_complete=complete.sliders)
 @sliders_option
-@click.option(
-    "--model",
-    metavar="ID",
-    shell_complete=complete.models,
-    help="Model of ids that do not name it, as those read from stdin may not.",
-)
 @click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
 @steps_option
@@ -135,7 +128,6 @@ def sweep(
     first: str,
     directions: tuple[str, ...],
     file: Path | None,
-    model: str | None,
     scales: tuple[float, ...],
     seeds: tuple[int, ...],
     steps: int,
@@ -143,20 +135,19 @@ def sweep(
     force: bool,
     out: Path,
 ) -> None:
-    """Draw a contact sheet: a row per direction, for each seed the unedited image and every scale.
+    """Generate a grid of images: a row per direction; for each seed, the unedited image and one per scale.
 
-    A bar shows how strong each is where that was measured: the change of what it is named after, in standard deviations.
-
-    NAMEs are labels or direction ids; without any, the best direction of every label is drawn. A full id
-    (MODEL#LAYER/RECIPE/RANK) may stand in the model's place, and - reads ids from stdin, one a line, as `search -q`
-    prints them. The sliders of a file are one more row: all of them at once, the scales being factors on theirs.
+    NAMEs are labels or direction ids; without any, the best direction of every label. Instead of MODEL you can give a full
+    id (MODEL#LAYER/RECIPE/RANK); - reads ids from stdin, one a line, as `search -q` prints them. The sliders of a file are
+    one more row: all at once, each scale times their own. A bar shows how much a scale of 1 changes what the direction is
+    named after, in standard deviations, where that was measured.
 
     \b
     Example:
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
     check_picture(out)
-    model_id, wanted = _wanted(first, directions, model)
+    model_id, wanted = _wanted(first, directions)
     sliders = None if file is None else wanted_sliders({}, file)
     bank, pipe = open_model(model_id, checkpoint, sliders, wanted)
     import torch
@@ -194,32 +185,37 @@ def _effect(bank: Any, name: str) -> float | None:
     return None if slider.quality is None else slider.quality.effect
 
 
-def _wanted(first: str, directions: tuple[str, ...], model: str | None) -> tuple[str, list[str]]:
-    """The model and the directions a call means. Raises UsageError where the ids are of several models, or none."""
-    if first == "-":
-        names = [line.strip() for line in sys.stdin if line.strip()]
-        if not names:
-            message = "no ids on stdin: nothing was found, or the command before printed none (use -q)"
-            raise SteerError(message)
-    elif "#" in first or model is not None:
-        names = [first]
-    else:
-        return first, list(directions)
-    names += directions
-    models = {name.partition("#")[0] for name in names if "#" in name} | ({model} if model else set())
+def _wanted(first: str, directions: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The model and the directions of a call. `first` is a model, an id, or - for the model of the ids on stdin.
+
+    Each - is replaced by the ids on stdin. Raises UsageError for ids of several models, or of none that is named.
+    """
+    given = (first, *directions) if "#" in first or (first == "-" and "-" not in directions) else directions
+    names = [name for each in given for name in (_ids_on_stdin() if each == "-" else [each])]
+    if "#" not in first and first != "-":
+        return first, names
+    models = {name.partition("#")[0] for name in names if "#" in name}
     if len(models) != 1:
         found = f"ids of {len(models)} models ({', '.join(sorted(models))})" if models else "ids without a model"
-        message = f"{found}: pictures are drawn from one. Narrow the search with --model, or name the model here"
+        message = f"{found}: images are of one model. Narrow the search with --model, or name the model before the -"
         raise click.UsageError(message)
     return models.pop(), names
+
+
+def _ids_on_stdin() -> list[str]:
+    names = [line.strip() for line in sys.stdin if line.strip()]
+    if not names:
+        message = "no ids on stdin: nothing was found, or the command before printed none (use -q)"
+        raise SteerError(message)
+    return names
 
 
 def open_model(
     model: str, checkpoint: Path | None, sliders: "Sliders | None" = None, names: Iterable[str] = ()
 ) -> tuple[Any, Any]:
-    """The bank of a model, or of that which the sliders name, and a pipeline of the model to draw from.
+    """Open a model's direction set, or the one that the sliders name, and the model's pipeline.
 
-    The bank first: an unknown name, of the sliders or of `names`, fails before anything is loaded.
+    An unknown name, of the sliders or of `names`, fails before the pipeline is loaded.
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
@@ -230,7 +226,7 @@ def open_model(
     else:
         assert sliders.model is not None
         bank = set_in_catalog(sliders.model)
-        log(f"the sliders are of {bank.model_id}: drawn with {model_id} as far as they match its weights")
+        log(f"the sliders are of {bank.model_id}: applied to {model_id} as far as they match its weights")
     for key in (*names, *(slider.key for slider in (() if sliders is None else sliders.sliders))):
         find_direction(bank, key)
     from eigenbank.loaders.pipelines import open_pipeline
@@ -238,15 +234,15 @@ def open_model(
     return bank, open_pipeline(folder)
 
 
-def say_matches(edit: "Steering") -> None:
-    """Say how the directions match the pipeline's weights where they do not match exactly."""
+def _log_matches(edit: "Steering") -> None:
+    """Log which directions do not match the pipeline's weights exactly, and how they do."""
     for term in edit.terms:
         if term.match != "exact":
             log(f"{term.key}: {term.match}{STRUCTURE if 'structure' in term.match else ''}")
 
 
 def check_picture(out: Path, option: str = "--out") -> None:
-    """Raise SteerError, before anything is drawn, where no PNG could be written, or under the name of another kind."""
+    """Raise SteerError, before anything is generated, if no PNG can be written there, or its name is of another kind."""
     check_out(out, (".png", ""), "PNG", SteerError, outcome="no picture was drawn", option=option)
 
 
@@ -277,12 +273,16 @@ EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "nois
 @sliders_option
 @click.option("--prompt", help="What the photo shows, for models with prompts.")
 @click.option("--guidance", type=click.FloatRange(0, 50), help="Guidance scale, for models with prompts [default: 1].")
-@click.option("--size", type=click.IntRange(8, 4096), help="Side of the square drawn [default: the model's own].")
+@click.option("--size", type=click.IntRange(8, 4096), help="Side of the square image [default: the model's own].")
 @click.option(
-    "--steps", type=click.IntRange(1, 1000), default=50, show_default=True, help="Steps, back and forth alike."
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="Denoising steps, the same in both directions.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(0, 50), default=2, show_default=True, help="Corrections of every step back."
+    "--repeats", type=click.IntRange(0, 50), default=2, show_default=True, help="Corrections of every inversion step."
 )
 @checkpoint_option
 @force_option
@@ -290,7 +290,7 @@ EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "nois
 @click.option(
     "--compare",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG with photo, unedited round trip and edit side by side.",
+    help="PNG to write: photo, reconstruction and edit side by side.",
 )
 @output_options
 def edit(
@@ -310,10 +310,10 @@ def edit(
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Edit a photo: run it back to noise, then draw it again with directions added.
+    """Edit a photo: invert it to noise, then generate it again with directions added.
 
-    The photo is cropped to its middle and scaled to what the model draws. The error of the round trip without any edit
-    is printed with it: what the model cannot draw, it cannot edit.
+    The photo is cropped to its middle and scaled to the model's size. The error of the reconstruction without any edit is
+    printed, too: what the model cannot reconstruct, it cannot edit.
 
     \b
     Example:
