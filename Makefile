@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces directions screenshots bench bench-quality torture dist docs hub size clean
+.PHONY: help install demo test lint faces directions screenshots bench bench-quality torture dist docs hub reference size clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,10 @@ docs: $(VENV)/.docs ## Build the site of docs/ into build/site; it fetches nothi
 
 hub: install ## Serve a Hugging Face Hub on loopback, to try publish and pull on one machine
 	PYTHONPATH=tests $(BIN)/python -m hub
+
+reference: install ## Write the pages of docs/ that are made from the code
+	$(BIN)/python docs/tools/reference.py docs/cli.md
+	$(BIN)/python docs/tools/formats.py docs
 
 REV := 4eaeaac
 size: install ## Print lines, modules, words, commands and options, beside those of the revision REV
