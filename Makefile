@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces directions screenshots bench bench-quality torture dist docs hub reference size clean
+.PHONY: help install demo test lint faces avatars directions screenshots bench bench-quality torture dist docs hub reference size clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ lint: install ## Check style and types
 
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out catalog/cartoon-faces-32 --steps 4500
+
+avatars: install ## Train the text-to-image demo checkpoint (four hours on two cores, minutes on a GPU; resumes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r training/requirements.txt
+	PYTHONPATH=training OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
+	    --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else os.cpu_count())") \
+	    -m avatars --state .train/avatars all --out .train/avatars-64
 
 DEMO := eigenbank/cartoon-faces-32
 directions: install ## Build, label and draw the demo checkpoint's direction set anew (two hours)
