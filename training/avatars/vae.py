@@ -14,7 +14,7 @@ from torch.nn import functional
 from avatars.loop import Schedule, Workers, train
 from avatars.renders import SIZE, as_input
 
-SCHEDULE = Schedule(steps=10_000, batch=8, rate=2e-3, weight_decay=0.0)
+SCHEDULE = Schedule(steps=10_000, batch=8, rate=1.2e-3, weight_decay=0.0)
 
 
 def new_vae(seed: int = 0, channels: tuple[int, ...] = (24, 48, 96)) -> AutoencoderKL:
@@ -52,7 +52,8 @@ def reconstruction_loss(vae: AutoencoderKL, images: Tensor, generator: torch.Gen
     error: Tensor = ((difference.abs() + 2 * difference.square()) * weights).mean() + 0.5 * (
         edges[0].mean() + edges[1].mean()
     )
-    return error + 1e-6 * posterior.kl().float().mean()
+    divergence: Tensor = posterior.kl().float().mean()
+    return error + 1e-6 * divergence
 
 
 def train_vae(images: Tensor, state: Path, workers: Workers, stop: int | None = None) -> AutoencoderKL:
