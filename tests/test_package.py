@@ -31,7 +31,6 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
                 ["list"],
                 ["list", "--model", "eigenbank/cartoon-faces-32", "-q"],
                 ["search", "hair", "--format", "json"],
-                ["plugins"],
                 ["doctor"],
                 ["show", "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"],
                 *([name, "--help"] for name in COMMANDS),

@@ -1,4 +1,4 @@
-"""Is everything where it should be? What `eigenbank doctor` looks at. Nothing is made, changed or brought up to date."""
+"""What `eigenbank doctor` checks. Nothing is created, changed or brought up to date."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,34 +14,30 @@ from typing import Literal
 
 from eigenbank.schemas.errors import EigenbankError
 
-PACKAGE = "eigenbank"
-FEW = 512 * 2**20
-"""Less free room than this, in bytes, is worth a warning: a checkpoint's set has some dozen megabytes."""
-
-Status = Literal["ok", "warning", "problem"]
+LITTLE = 512 * 2**20
+"""Less free disk than this, in bytes, is worth a warning: a large checkpoint's set takes some dozen megabytes."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found in one place. A `problem` keeps eigenbank from working, a `warning` a part of it; `advice` says
-    what to do.
-    """
+    """What one check found. A `problem` keeps eigenbank from working, a `warning` part of it; `advice` is what to do."""
 
     check: str
-    status: Status
+    status: Literal["ok", "warning", "problem"]
     found: str
     advice: str | None = None
 
 
-def examine(*, devices: bool = False, seconds: float = 3.0) -> list[Finding]:
-    """All findings, in a fixed order. `devices` imports torch to ask what it can compute on; `seconds` is how long the
-    Hub may take to answer.
-    """
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        _program, _libraries, _extras, _devices if devices else _torch_build, _home, _catalog, _cache,
-        lambda: _hub(seconds), _plugins,
-    ]  # fmt: skip
-    return [finding for check in checks for finding in check()]
+def examine(*, devices: bool = False, seconds: float = 3.0) -> Iterator[Finding]:
+    """Run every check, in a fixed order. `devices` imports torch to list what it computes on; the Hub has `seconds` to answer."""
+    yield from _program()
+    yield from _libraries()
+    yield from _devices() if devices else _torch_build()
+    yield from _home()
+    yield from _catalog()
+    yield from _cache()
+    yield from _hub(seconds)
+    yield from _plugins()
 
 
 def _program() -> Iterator[Finding]:
@@ -53,65 +49,48 @@ def _program() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    found, wrong = [], []
-    for name, wanted, version, fits in _requirements(None):
-        found.append(f"{name} {version}" if version else f"no {name}")
-        if not fits:
-            wrong.append(f"{name}{wanted}")
-    if not found:
-        advice = "Install the package: pip install -e . where its pyproject.toml is"
-        yield Finding("libraries", "warning", "the package is not installed: what it needs is not known", advice)
-    elif wrong:
-        advice = f"pip install {' '.join(repr(one) for one in wrong)}"
-        yield Finding("libraries", "problem", ", ".join(found), advice)
-    else:
-        yield Finding("libraries", "ok", ", ".join(found))
-
-
-def _extras() -> Iterator[Finding]:
-    try:
-        offered = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
-    except metadata.PackageNotFoundError:
-        return
-    there: list[str] = []
-    missing: list[str] = []
-    for extra in offered:
-        whole = all(fits for *_, fits in _requirements(extra))
-        (there if whole else missing).append(extra)
-    found = f"{', '.join(there) or 'none'}; not installed: {', '.join(missing) or 'none'}"
-    yield Finding("extras", "ok", found, f"pip install '{PACKAGE}[NAME]'" if missing else None)
-
-
-def _requirements(extra: str | None) -> Iterator[tuple[str, str, str | None, bool]]:
-    """Of what the package (or one of its extras) needs: the name, the versions wanted, the one installed, and whether
-    it fits. Nothing where the package is not installed.
-    """
+    """The packages that eigenbank needs, in the versions it needs, and which of its extras are installed."""
     from packaging.requirements import Requirement
 
     try:
-        lines = metadata.requires(PACKAGE) or []
+        requirements = [Requirement(line) for line in metadata.requires("eigenbank") or []]
+        extras = metadata.metadata("eigenbank").get_all("Provides-Extra") or []
     except metadata.PackageNotFoundError:
+        advice = "Install the package: pip install -e . where its pyproject.toml is"
+        yield Finding("libraries", "warning", "the package is not installed: what it needs is not known", advice)
         return
-    for line in lines:
-        wanted = Requirement(line)
-        always = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if (extra is None and not always) or (
-            extra is not None and (always or wanted.marker is None or not wanted.marker.evaluate({"extra": extra}))
-        ):
-            continue
-        try:
-            version = metadata.version(wanted.name)
-        except metadata.PackageNotFoundError:
-            yield wanted.name, str(wanted.specifier), None, False
-            continue
-        yield wanted.name, str(wanted.specifier), version, wanted.specifier.contains(version, prereleases=True)
+
+    def of(extra: str) -> list[Requirement]:
+        return [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})]
+
+    needed = of("")
+    found = ", ".join(f"{one.name} {_version(one.name)}" if _version(one.name) else f"no {one.name}" for one in needed)
+    wrong = [f"'{one.name}{one.specifier}'" for one in needed if not _fits(one.name, str(one.specifier))]
+    yield Finding("libraries", "problem" if wrong else "ok", found, f"pip install {' '.join(wrong)}" if wrong else None)
+    there = [name for name in extras if all(_fits(one.name, str(one.specifier)) for one in of(name))]
+    missing = [name for name in extras if name not in there]
+    found = f"{', '.join(there) or 'none'}; not installed: {', '.join(missing) or 'none'}"
+    yield Finding("extras", "ok", found, "pip install 'eigenbank[NAME]'" if missing else None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _fits(package: str, wanted: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    version = _version(package)
+    return version is not None and SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def _torch_build() -> Iterator[Finding]:
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return  # the libraries' finding says so
+    version = _version("torch")
+    if version is None:
+        return  # among the libraries
     if version.endswith("+cpu") and shutil.which("nvidia-smi"):
         advice = "Install another build of torch: https://pytorch.org/get-started/locally"
         yield Finding(
@@ -155,17 +134,19 @@ def _home() -> Iterator[Finding]:
         yield Finding("home", "problem", f"{folder} cannot be written to: {reason}", advice)
     else:
         free = shutil.disk_usage(there).free
-        found = f"{folder}{'' if folder.exists() else ', made when first used'}; {free / 1e9:.1f} GB free"
-        yield Finding("home", "ok" if free > FEW else "warning", found, None if free > FEW else "Make room on the disk")
+        found = f"{folder}{'' if folder.exists() else ', created on first use'}; {free / 1e9:.1f} GB free"
+        yield Finding(
+            "home", "ok" if free > LITTLE else "warning", found, None if free > LITTLE else "Make room on the disk"
+        )
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or what is there of those above it."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    """The folder, or the nearest one above it that exists."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def _refusal(folder: Path) -> str | None:
-    """Why no file can be made in a folder, None where one can: what is made has gone when this returns."""
+    """Why no file can be created in a folder, or None. The file that is tried is removed again."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None
@@ -247,18 +228,18 @@ def _hub(seconds: float) -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
+    """A finding for every kind of plugin, ours among them, and one for each plugin that was skipped."""
     from eigenbank.registry.plugins import KINDS, load_plugins
 
-    loaded = 0
     for kind in KINDS:
         try:
             plugins = load_plugins(kind)
         except EigenbankError as error:
-            yield Finding("plugins", "problem", str(error))
+            yield Finding(kind, "problem", str(error))
             continue
-        for plugin in plugins:
-            loaded += plugin.problem is None
-            if plugin.problem is not None:
-                found = f"{plugin.name} of {plugin.owner} skipped: {plugin.problem}"
-                yield Finding("plugins", "warning", found, f"Update it, or: pip uninstall {plugin.owner}")
-    yield Finding("plugins", "ok", f"{loaded} loaded (eigenbank plugins lists them)")
+        loaded = ", ".join(f"{one.name} ({one.owner})" for one in plugins if one.problem is None) or "none"
+        yield Finding(kind, "ok", loaded)
+        for one in plugins:
+            if one.problem is not None:
+                found = f"skipped, of {one.owner}: {one.problem}"
+                yield Finding(f"{kind}/{one.name}", "warning", found, f"Update it, or: pip uninstall {one.owner}")

@@ -10,8 +10,9 @@ from hub.server import Hub
 
 from eigenbank.cli.main import run
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
+from eigenbank.registry.plugins import KINDS
 
-CHECKS = {"eigenbank", "python", "libraries", "extras", "device", "home", "catalog", "cache", "hub", "plugins"}
+CHECKS = {"eigenbank", "python", "libraries", "extras", "device", "home", "catalog", "cache", "hub"} | set(KINDS)
 Capture = pytest.CaptureFixture[str]
 
 

@@ -160,11 +160,11 @@ def test_the_command_shows_what_is_loaded_and_what_is_skipped_and_why(
     (site / "broken_code.py").write_text("raise RuntimeError('not today')")
     install(site, "partial_family", "partial = partial_code:FAMILY", "eigenbank.families")
     (site / "partial_code.py").write_text("FAMILY = object()")
-    assert run(["plugins", "--format", "json"]) == 0
-    rows = {(row["group"], row["name"]): row for row in json.loads(capsys.readouterr().out)}
-    assert rows["eigenbank.loaders", "broken"]["status"] == "skipped"
-    assert "not today" in rows["eigenbank.loaders", "broken"]["reason"]
-    assert rows["eigenbank.families", "partial"]["reason"] == "it lacks name, describes, find"
-    for group in ("eigenbank.loaders", "eigenbank.families"):
-        assert (rows[group, "diffusers"]["package"], rows[group, "diffusers"]["status"]) == ("eigenbank", "loaded")
+    assert run(["doctor", "--format", "json"]) == 0
+    rows = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["loaders/broken"]["status"] == "warning"
+    assert "not today" in rows["loaders/broken"]["found"]
+    assert "it lacks name, describes, find" in rows["families/partial"]["found"]
+    for kind in ("loaders", "families"):
+        assert "diffusers (eigenbank)" in rows[kind]["found"]
     assert {plugin.name for plugin in load_plugins("loaders")} == {"diffusers", "broken"}

@@ -11,7 +11,7 @@ COLUMNS = ["check", "status", "found"]
 
 
 @click.command(short_help="Check this installation.")
-@click.option("--devices", is_flag=True, help="Import torch and list what it can compute on; takes seconds.")
+@click.option("--devices", is_flag=True, help="Import torch, which takes seconds, and list what it computes on.")
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Seconds to wait for the Hub."
 )
@@ -20,8 +20,10 @@ COLUMNS = ["check", "status", "found"]
 def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: bool) -> None:
     """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
 
-    A problem keeps eigenbank from working, and the exit code is 1; a warning concerns a part of it. With -q only the
-    names of the checks with either are printed.
+    A problem keeps eigenbank from working: the exit code is then 1. A warning concerns part of it. With -q, only the names of
+    checks with a problem or a warning are printed. Plugins are listed by kind: families find a checkpoint's layers, recipes
+    say which matrix is decomposed, labelers name directions, loaders make pipelines steerable; each that was skipped has a
+    line of its own, with the reason.
 
     \b
     Example:
@@ -29,7 +31,7 @@ def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: b
     """
     from eigenbank.doctor import examine
 
-    findings = examine(devices=devices, seconds=timeout)
+    findings = list(examine(devices=devices, seconds=timeout))
     rows = [asdict(finding) for finding in findings if not quiet or finding.status != "ok"]
     if fmt == "table" and not quiet:
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]

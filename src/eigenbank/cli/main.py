@@ -50,7 +50,6 @@ GROUPS = {
     "Look after it": {
         "catalog": ("cli.catalog:catalog", "Add, export, import, check and repair: the catalog itself."),
         "verify": ("cli.share:verify", "Hash the sets on this machine again."),
-        "plugins": ("cli.plugins:plugins", "List plugins, loaded and skipped."),
         "doctor": ("cli.doctor:doctor", "Check this installation and its plugins."),
         "demo": ("cli.demo:demo", "Run the whole thing on the shipped checkpoint."),
     },

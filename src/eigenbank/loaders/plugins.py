@@ -73,7 +73,7 @@ def target_of(owner: Any) -> "Target":
         skipped = "".join(f"; {plugin.name} was skipped ({plugin.problem})" for plugin in plugins if plugin.problem)
         message = (
             f"a {type(owner).__name__} has no denoiser eigenbank knows: expected a diffusers pipeline, a denoising module, "
-            f"or an object that a plugin knows (entry points {GROUP}; see `eigenbank plugins`){skipped}"
+            f"or an object that a plugin knows (entry points {GROUP}; see `eigenbank doctor`){skipped}"
         )
         raise SteerError(message)
     loader: Loader = (foreign or claims)[0].object

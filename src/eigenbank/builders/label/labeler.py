@@ -66,7 +66,7 @@ def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
     for spec in specs:
         name, _, argument = spec.partition(":")
         if name not in plugins:
-            raise unknown(kind="labeler", name=name, known=plugins, hint="See `eigenbank plugins`.")
+            raise unknown(kind="labeler", name=name, known=plugins, hint="See `eigenbank doctor`.")
         if plugins[name].problem:
             message = f"the labeler {name} was skipped ({plugins[name].problem}): no label was given"
             raise SourceError(message)
