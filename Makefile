@@ -41,7 +41,7 @@ faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 avatars: install ## Train the text-to-image demo checkpoint (four hours on two cores, minutes on a GPU; resumes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r training/requirements.txt
 	PYTHONPATH=training OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
-	    --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else os.cpu_count())") \
+	    --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else min(4, os.cpu_count()))") \
 	    -m avatars --state .train/avatars all --out .train/avatars-64
 
 DEMO := eigenbank/cartoon-faces-32

@@ -189,7 +189,7 @@ class _Clock:
         self._since, self._from = time.monotonic(), step
         self._sum = 0.0
         self.moved = False
-        if speaks and step:
+        if speaks and 0 < step < steps:
             click.echo(f"{name}: goes on at step {step:,} of {steps:,}")
 
     def tick(self, step: int, loss: float) -> None:
