@@ -33,9 +33,9 @@ LOOP = """
 import sys
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.hub import open_hub
-from eigenbank.api import keep
+from eigenbank.registry.local import store
 for name in sys.argv[1:]:
-    keep(build(open_hub(name), name, device="cpu"))
+    store(build(open_hub(name), name, device="cpu"))
 """
 
 

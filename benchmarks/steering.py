@@ -29,9 +29,8 @@ from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import sample
-from eigenbank.registry.recipes import gram
+from eigenbank.registry.recipes import CASTS, gram, weights_digest
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
-from eigenbank.registry.sets.digest import CASTS, weights_digest
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Manifest, Recipe, TokenLength
 

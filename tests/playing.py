@@ -55,7 +55,7 @@ def named(
     `make` saves it into a folder. Returns its id and folder.
     """
     import eigenbank as eb
-    from eigenbank.api import keep
+    from eigenbank.registry.local import store
     from eigenbank.schemas import Label, Quality
 
     folder = home / "checkpoint"
@@ -75,7 +75,7 @@ def named(
     manifest = bank.manifest.model_copy(update={"directions": tuple(records)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(home))
-        kept = keep(bank.replaced(manifest), checkpoint=folder)
+        kept = store(bank.replaced(manifest), checkpoint=folder)
         assert kept.folder is not None
     return kept.model_id, folder
 

@@ -115,8 +115,8 @@ class Ground:
 
 def fuzz_manifest(ground: Ground, figures: Figures) -> None:
     """Manifests with values, keys and bytes changed: read, and checked as a stranger's set is."""
-    from eigenbank.registry.hub.check import check_manifest
     from eigenbank.registry.sets.folder import MANIFEST, check_vectors, read_manifest
+    from eigenbank.registry.sets.validate import check_manifest
 
     folder = Path(shutil.copytree(ground.set, ground.folder / "manifest"))
     text = (folder / MANIFEST).read_bytes()
@@ -126,7 +126,7 @@ def fuzz_manifest(ground: Ground, figures: Figures) -> None:
 
         def read() -> None:
             found = read_manifest(folder)
-            check_manifest(found, "a fuzzed set", bases=(), model=None)
+            check_manifest(found, "a fuzzed set")
             check_vectors(found, folder)
 
         figures.try_one(f"manifest {number}", read)

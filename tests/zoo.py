@@ -174,8 +174,7 @@ def _layers(kind: str) -> tuple[Layer, ...]:
 
 def bank_of(model: nn.Module, layers: list[Layer], length: float = 2.0) -> DirectionSet:
     """A bank of the first eigenvector of each layer's W_V, whose tokens are said to be `length` long at every site."""
-    from eigenbank.registry.recipes import gram
-    from eigenbank.registry.sets.digest import CASTS, weights_digest
+    from eigenbank.registry.recipes import CASTS, gram, weights_digest
 
     recipe = Recipe(matrix="value")
     said: dict[Site, TokenLength] = dict.fromkeys(get_args(Site), TokenLength(length=length, source="calibration"))

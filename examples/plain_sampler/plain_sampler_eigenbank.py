@@ -26,7 +26,7 @@ class PlainLoader:
         from torch import Tensor, nn
 
         from eigenbank.loaders.target import Target
-        from eigenbank.schemas import Layer, Place
+        from eigenbank.schemas import HookPoint, Layer
         from eigenbank.schemas.recipe import Site
 
         class PlainTarget(Target):
@@ -41,12 +41,12 @@ class PlainLoader:
                 third = {"q": 0, "k": 1, "v": 2}.get(path[-1])
                 return found if third is None or not path.endswith(("to_q", "to_k", "to_v")) else found.chunk(3)[third]
 
-            def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> Place:
+            def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
                 # A mixer reads the stream, norms it itself, and returns what is added to the stream.
                 if site == "projection-input":
-                    return Place(modules=(f"{layer.name.rpartition('.')[0]}.norm1",), at="output")
+                    return HookPoint(modules=(f"{layer.name.rpartition('.')[0]}.norm1",), at="output")
                 at: Any = "input" if site == "block-input" else "output"
-                return Place(modules=(layer.name,), at=at, argument="tokens")
+                return HookPoint(modules=(layer.name,), at=at, argument="tokens")
 
         return PlainTarget(owner, {"net": owner.net})
 

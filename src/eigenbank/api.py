@@ -3,25 +3,19 @@
 Builders and loaders do not know each other; they meet here. Nothing in this module computes.
 """
 
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.folders import is_own, remove_folder
-from eigenbank.registry.hub.location import folder_of
-from eigenbank.registry.origin import sets_of
-from eigenbank.registry.paths import file_name, sets_folder
-from eigenbank.registry.sets.bundled import is_shipped, locate, resolve, shipped_checkpoint
+from eigenbank.registry.files import file_name
+from eigenbank.registry.local import sets_of_checkpoint
+from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.registry.sets.folder import manifest_digest, read_manifest
 from eigenbank.schemas import Manifest
-from eigenbank.schemas.errors import ReplaceError, SetError, SourceError, UnknownNameError, unknown
+from eigenbank.schemas.errors import SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +51,7 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     folder = _path(model)
     with Catalog.open() as catalog:
         if folder.is_dir():
-            known = sets_of(locate(folder), catalog)
+            known = sets_of_checkpoint(locate(folder), catalog)
             return (known[0].model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
         if at is not None:
             return model, at
@@ -87,7 +81,7 @@ def build(
     revision: str | None = None,
     variant: str | None = None,
     config: str | None = None,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> DirectionSet:
     """The bank of a checkpoint, computed from its weights and held in memory.
 
@@ -162,7 +156,7 @@ def match(
     return [found[direction.id] for direction in bank]
 
 
-def drawable() -> dict[str, Path]:
+def local_pipelines() -> dict[str, Path]:
     """The models of the catalog whose checkpoints are pipelines on this machine, by id: their folders."""
     with Catalog.open() as catalog:
         places = {found.model_id: found.checkpoint_path for found in catalog.sets() if found.checkpoint_path}
@@ -229,114 +223,6 @@ def check_place(model_id: str, revision: str | None, new: Manifest | None = None
     """
     with Catalog.open() as catalog:
         catalog.check_place(model_id, revision, new, outcome=outcome)
-
-
-def keep(
-    bank: DirectionSet,
-    *,
-    checkpoint: Path | None = None,
-    out: Path | None = None,
-    replace: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> DirectionSet:
-    """Write a bank as a direction set and enter it into the catalog. Returns it, opened where it lies.
-
-    Without `out` it lies among this machine's sets, in a folder named by its digest: the catalog points to the old set
-    until the new one is whole. Only with `replace` it takes the place of a set with labels by labelers, composites or
-    previews that it lacks; `say` is told what it took the place of. Raises ReplaceError, SetError or CatalogError; then
-    nothing has changed.
-    """
-    if not replace:
-        check_place(bank.model_id, bank.manifest.checkpoint.revision, bank.manifest, outcome="nothing was kept")
-    if out is not None:
-        folder = bank.save(out).folder
-        assert folder is not None
-        with Catalog.open() as catalog:
-            try:
-                _enter(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint, replace, say)
-            except ReplaceError:
-                remove_folder(folder)
-                raise
-        return DirectionSet.open(folder)
-    home = sets_folder() / file_name(bank.model_id)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=home))
-    except OSError as error:
-        message = f"{home} cannot be written to ({error.strerror}): nothing was kept. Set EIGENBANK_HOME, or use --out"
-        raise SetError(message) from error
-    try:
-        bank.save(staging / "set")
-        with Catalog.open() as catalog:
-            return DirectionSet.open(adopt(staging / "set", catalog, checkpoint=checkpoint, replace=replace, say=say))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def adopt(
-    written: Path,
-    catalog: Catalog,
-    *,
-    checkpoint: Path | None = None,
-    replace: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> Path:
-    """Move a set, just written on the same disk, among this machine's sets, and enter it into the catalog.
-
-    Returns where it lies: a folder named by its digest, so that the catalog points to the old set until the new one is
-    whole. `replace` and `say` are as for `keep`. Raises ReplaceError, SetError or CatalogError; then the catalog has not
-    changed.
-    """
-    manifest, digest = read_manifest(written), manifest_digest(written)
-    home = sets_folder() / file_name(manifest.checkpoint.model_id)
-    folder = home / digest[:16]
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        new = not folder.exists()
-        if new:
-            os.replace(written, folder)
-    except OSError as error:
-        message = f"{folder} cannot be written ({error.strerror}): nothing was kept. Make room, or set EIGENBANK_HOME"
-        raise SetError(message) from error
-    try:
-        _enter(folder, manifest, digest, catalog, checkpoint, replace, say)
-    except ReplaceError:
-        if new:
-            remove_folder(folder)
-        raise
-    return folder
-
-
-def _enter(
-    folder: Path,
-    manifest: Manifest,
-    digest: str,
-    catalog: Catalog,
-    checkpoint: Path | None,
-    replace: bool,
-    say: Callable[[str], None] | None,
-) -> None:
-    """Point the catalog to a set, and remove the one it pointed to before, if that is one of this machine's."""
-    model_id, revision = manifest.checkpoint.model_id, manifest.checkpoint.revision
-    before = catalog.get_set(model_id, revision or "")
-    told = replace and say is not None and before is not None and before.digest != digest
-    lost = catalog.losses(model_id, revision, manifest) if told else None
-    catalog.add_set(
-        manifest,
-        location=locate(folder),
-        digest=digest,
-        checkpoint_path=None if checkpoint is None else locate(checkpoint),
-        sparing=not replace,
-    )
-    if before is None:
-        return
-    former = folder_of(before.location)
-    removed = is_own(former) and former.resolve() != folder.resolve() and former.is_dir() and remove_folder(former)
-    if lost is not None and say is not None:
-        gone = f"; gone with it: {lost}" if lost else ""
-        left = "Its folder was removed" if removed else f"Its folder is left, {former}"
-        back = f": eigenbank models rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
-        say(f"took the place of a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
 
 
 def export(

@@ -119,7 +119,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _home() -> Iterator[Finding]:
-    from eigenbank.registry.paths import home
+    from eigenbank.registry.files import home
 
     try:
         folder = home().absolute()
@@ -185,8 +185,8 @@ def _catalog() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from eigenbank.registry.hub.location import cache_root, cached_commits
-    from eigenbank.registry.paths import home
+    from eigenbank.registry.files import home
+    from eigenbank.registry.hub.client import cache_root, cached_commits
 
     root = cache_root()
     try:
@@ -205,8 +205,7 @@ def _cache() -> Iterator[Finding]:
 def _hub(seconds: float) -> Iterator[Finding]:
     from huggingface_hub import constants, get_token
 
-    from eigenbank.registry.hub.errors import explain, offline
-    from eigenbank.registry.hub.remote import answers
+    from eigenbank.registry.hub.client import explain_error, offline, ping
 
     endpoint = constants.ENDPOINT
     if offline():
@@ -215,9 +214,9 @@ def _hub(seconds: float) -> Iterator[Finding]:
     login = "a login is set" if get_token() else "not logged in; to publish: hf auth login"
     begun = time.perf_counter()
     try:
-        answers(seconds)
+        ping(seconds)
     except Exception as error:
-        known = explain(error)
+        known = explain_error(error)
         if known is None:
             raise
         _, reason, advice = known

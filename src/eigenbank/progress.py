@@ -1,10 +1,19 @@
-"""What long work tells of how far it is."""
+"""The callbacks through which long work reports to its caller: how far it is, and messages for the user."""
 
+import logging
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+Log = Callable[[str], None]
+"""Called with a message for the user."""
 
 
-def unwatched(_what: str, _done: int, _total: int) -> None:
-    """The progress of what nobody watches."""
+def no_progress(_what: str, _done: int, _total: int) -> None:
+    """Ignore progress: the default where nobody watches."""
+
+
+def log_warning(message: str) -> None:
+    """Log a message as a warning of the logger `eigenbank`: on stderr unless logging is set up."""
+    logging.getLogger("eigenbank").warning("%s", message)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from eigenbank.api import keep
 from eigenbank.cli.main import run
 from eigenbank.loaders.lookup import load
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Label
@@ -24,7 +24,7 @@ def labelled(tiny_checkpoint: Path, capsys: Capture) -> DirectionSet:
     bank = load("acme/tiny")
     name = next(iter(bank)).id
     smile = Label(text="smile", confidence=0.9, source="statistics", created=datetime.now(timezone.utc))
-    kept = keep(bank.labelled({name: (smile,)}), checkpoint=tiny_checkpoint)
+    kept = store(bank.labelled({name: (smile,)}), checkpoint=tiny_checkpoint)
     assert run(["preview", "acme/tiny", "--seeds", "0", "--scales=-1,1", "--steps", "1"]) == 0
     assert not kept.folder.exists()  # type: ignore[union-attr]
     capsys.readouterr()
@@ -65,7 +65,7 @@ def test_a_set_of_ones_own_keeps_its_folder(labelled: DirectionSet, tiny_checkpo
 def test_replace_says_what_was_replaced(labelled: DirectionSet, tiny_checkpoint: Path, capsys: Capture) -> None:
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", *MIDDLE, "--replace"]) == 0
     told = capsys.readouterr().err
-    assert f"took the place of a set of {len(labelled)} directions of acme/tiny" in told
+    assert f"replaced a set of {len(labelled)} directions of acme/tiny" in told
     assert "gone with it: 1 label by labelers and 1 preview. Its folder was removed" in told
     assert load("acme/tiny").labels == []
     assert not labelled.folder.exists()  # type: ignore[union-attr]
@@ -93,18 +93,13 @@ def test_labelling_again_may_leave_labels_out(labelled: DirectionSet) -> None:
 
 
 @pytest.mark.parametrize("out", [False, True])
-def test_a_set_labelled_meanwhile_is_spared(
-    out: bool, labelled: DirectionSet, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_labelled_meanwhile_is_spared(out: bool, labelled: DirectionSet, tmp_path: Path, home: Path) -> None:
     """As another program may label it after the build has looked: the transaction looks again."""
     from eigenbank.schemas.errors import ReplaceError
 
-    def look(*_given: object, **_more: object) -> None: ...
-
-    monkeypatch.setattr("eigenbank.api.check_place", look)
     new = labelled.labelled({direction.id: () for direction in labelled})
     with pytest.raises(ReplaceError, match="it was not entered"):
-        keep(new, out=tmp_path / "out" if out else None)
+        store(new, out=tmp_path / "out" if out else None)
     with Catalog.open() as catalog:
         assert catalog.get_set("acme/tiny").labels == 1  # type: ignore[union-attr]
     assert [path.parent for path in (home / "sets").rglob("manifest.json")] == [labelled.folder]

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 import eigenbank as eb
-from eigenbank.api import find_checkpoint, keep
+from eigenbank.api import find_checkpoint
 from eigenbank.cli.main import run
 from eigenbank.loaders.lookup import load_without_people_labels, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.schemas import Sliders, SliderSetting
 from eigenbank.schemas.errors import SourceError, UnknownNameError
@@ -20,7 +21,7 @@ from eigenbank.schemas.errors import SourceError, UnknownNameError
 
 @pytest.fixture
 def kept(tiny_checkpoint: Path) -> eb.DirectionSet:
-    return keep(eb.build(str(tiny_checkpoint), top_k=2, model_id="acme/tiny"), checkpoint=tiny_checkpoint)
+    return store(eb.build(str(tiny_checkpoint), top_k=2, model_id="acme/tiny"), checkpoint=tiny_checkpoint)
 
 
 def test_by_model_id_and_by_folder(kept: eb.DirectionSet) -> None:
@@ -88,14 +89,14 @@ def test_a_checkpoint_is_found_by_the_id_it_was_built_under(kept: eb.DirectionSe
 
 
 def test_a_checkpoint_that_was_moved_away_is_said(kept: eb.DirectionSet, tmp_path: Path) -> None:
-    keep(kept, checkpoint=tmp_path / "gone")
+    store(kept, checkpoint=tmp_path / "gone")
     with pytest.raises(SourceError, match="not on this machine"):
         find_checkpoint("acme/tiny")
 
 
 def test_of_several_sets_of_one_checkpoint_the_one_it_was_opened_as(demo_checkpoint: Path) -> None:
     few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
-    keep(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    store(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
     for model_id in (DEMO, "me/middle"):
         assert set_for_pipeline(eb.open_pipeline(model_id)).model_id == model_id
     for where in (demo_checkpoint, str(demo_checkpoint)):
@@ -110,7 +111,7 @@ def test_a_word_of_another_set_of_the_checkpoint_says_which(
     demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
-    keep(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    store(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
     pipe, message = eb.open_pipeline("me/middle"), "The set eigenbank/cartoon-faces-32 of the same checkpoint has it"
     tried: list[Callable[[], object]] = [
         lambda: eb.steer(pipe, {"Skin Tone": 1.0}),
@@ -139,7 +140,7 @@ def test_a_word_of_another_set_of_the_checkpoint_says_which(
 
 def test_among_sets_of_a_folder_its_own_name_goes_first(tiny_checkpoint: Path) -> None:
     for model_id in ("local/checkpoint", "acme/late"):
-        keep(eb.build(str(tiny_checkpoint), top_k=1, model_id=model_id), checkpoint=tiny_checkpoint)
+        store(eb.build(str(tiny_checkpoint), top_k=1, model_id=model_id), checkpoint=tiny_checkpoint)
     assert find_checkpoint(str(tiny_checkpoint))[0] == "local/checkpoint"
     assert set_for_pipeline(open_pipeline(tiny_checkpoint)).model_id == "local/checkpoint"
 

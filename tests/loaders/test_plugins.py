@@ -45,7 +45,7 @@ def sampler(site: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def bank_of(net: Any) -> DirectionSet:
     """Directions of the second mixer, built from its weights as diffusers would name them."""
-    from eigenbank.registry.sets.digest import weights_digest
+    from eigenbank.registry.recipes import weights_digest
 
     q, k, v = net.mixers[1].fused.weight.detach().chunk(3)
     weights: dict[Any, Any] = {"query": q, "key": k, "value": v, "output": net.mixers[1].merge.weight.detach()}

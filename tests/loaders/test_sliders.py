@@ -9,9 +9,9 @@ import torch
 from making import make_checkpoint
 
 import eigenbank as eb
-from eigenbank.api import keep
 from eigenbank.loaders.lookup import OtherModelWarning
 from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.registry.local import store
 from eigenbank.registry.sliders import write_sliders
 from eigenbank.schemas import Sliders, SliderSetting, Window
 from eigenbank.schemas.errors import MatchError, SteerError, UnknownNameError
@@ -25,7 +25,7 @@ def bank(tiny_checkpoint: Path, home: Path) -> eb.DirectionSet:
     from eigenbank.loaders.calibrate import calibrate
 
     made = eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=3, model_id="acme/tiny")
-    return keep(calibrate(open_pipeline(tiny_checkpoint), made), checkpoint=tiny_checkpoint)
+    return store(calibrate(open_pipeline(tiny_checkpoint), made), checkpoint=tiny_checkpoint)
 
 
 @pytest.fixture

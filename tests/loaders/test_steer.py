@@ -269,13 +269,13 @@ def test_two_threads_steer_two_pipelines(tiny_checkpoint: Path, bank: eb.Directi
 def test_words_are_looked_up_in_the_catalog(tiny_checkpoint: Path, bank: eb.DirectionSet) -> None:
     from datetime import datetime, timezone
 
-    from eigenbank.api import keep
+    from eigenbank.registry.local import store
     from eigenbank.schemas import Label
 
     now = datetime.now(timezone.utc)
     direction = bank[f"{MID}/output-value/0"]
     label = Label(text="smile", polarity=-1, source="human:ann", created=now)
-    keep(bank.labelled({direction.id: (label,)}), checkpoint=tiny_checkpoint)
+    store(bank.labelled({direction.id: (label,)}), checkpoint=tiny_checkpoint)
     pipe = open_pipeline(tiny_checkpoint)
     with eb.steer(pipe, {direction: -0.5}):
         expected = draw(pipe)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eigenbank.plans.executors import MAX_LOST, LocalExecutor
 from eigenbank.plans.steps import StepFailure, StepTask
-from eigenbank.progress import unwatched
+from eigenbank.progress import no_progress
 from eigenbank.schemas.plan import PlanEntry, Settings
 
 TASK = StepTask("build", PlanEntry(id="zoo/none"), Settings(), "1" * 40)
@@ -18,7 +18,7 @@ TASK = StepTask("build", PlanEntry(id="zoo/none"), Settings(), "1" * 40)
 def test_a_failure_comes_back_in_words_and_the_worker_lives_on(tmp_path: Path) -> None:
     executor = LocalExecutor(1)
     try:
-        found = [executor.perform(TASK, unwatched) for _ in range(2)]
+        found = [executor.perform(TASK, no_progress) for _ in range(2)]
     finally:
         executor.close()
     for answer, attempts in found:
@@ -31,7 +31,7 @@ def test_a_task_that_costs_worker_after_worker_is_given_up() -> None:
     executor, thread = LocalExecutor(1), ThreadPoolExecutor(1)
     try:
         for _ in range(2):
-            future = thread.submit(executor.perform, TASK, unwatched)
+            future = thread.submit(executor.perform, TASK, no_progress)
             while not future.done():
                 for process in multiprocessing.active_children():
                     process.kill()

@@ -9,7 +9,7 @@ import pytest
 import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.entering import add_folders
+from eigenbank.registry.local import add_folders
 from eigenbank.schemas.errors import ReplaceError, SetError
 
 
@@ -48,7 +48,7 @@ def damage_vectors(folder: Path) -> None:
     [
         (damage_manifest, "holds markup"),
         (damage_vectors, "its manifest says"),
-        (lambda folder: (folder / "README.md").unlink(), "README.md is not there: nothing was entered"),
+        (lambda folder: (folder / "README.md").unlink(), "README.md is not there; nothing was added"),
         (lambda folder: (folder / "manifest.json").unlink(), "is no direction set"),
         (shutil.rmtree, "is no direction set"),
     ],

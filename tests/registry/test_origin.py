@@ -6,7 +6,7 @@ import pytest
 from registry.catalog.made import manifest
 
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.origin import own_id, sets_of
+from eigenbank.registry.local import checkpoint_id, sets_of_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from eigenbank.registry.origin import own_id, sets_of
     ],
 )
 def test_the_id_of_a_place(location: str, found: str) -> None:
-    assert own_id(location) == found
+    assert checkpoint_id(location) == found
 
 
 def test_the_own_id_first_then_the_newest(tmp_path: Path) -> None:
@@ -28,5 +28,5 @@ def test_the_own_id_first_then_the_newest(tmp_path: Path) -> None:
         for days, name in enumerate(("acme/old", "local/faces", "acme/new", "acme/newest")):
             catalog.add_set(manifest(name, days=days), location=name, digest=name, checkpoint_path="/data/faces")
         catalog.add_set(manifest("acme/other"), location="x", digest="x", checkpoint_path="/data/cats")
-        found = [row.model_id for row in sets_of("/data/faces", catalog)]
+        found = [row.model_id for row in sets_of_checkpoint("/data/faces", catalog)]
     assert found == ["local/faces", "acme/newest", "acme/new", "acme/old"]

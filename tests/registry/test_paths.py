@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenbank.registry.paths import file_name, home, is_device
+from eigenbank.registry.files import file_name, home, is_device
 from eigenbank.schemas.errors import CatalogError
 
 FORBIDDEN = set('<>:"/\\|?*') | {chr(code) for code in range(32)}

@@ -102,7 +102,7 @@ def test_a_manifest_of_a_newer_format_says_to_upgrade(folder: Path) -> None:
 
 def test_an_oversized_manifest_is_not_read(folder: Path) -> None:
     os.truncate(folder / "manifest.json", sets.MAX_MANIFEST_BYTES + 1)  # sparse: no bytes are written
-    with pytest.raises(SetError, match="not read"):
+    with pytest.raises(SetError, match="nothing was read"):
         DirectionSet.open(folder)
 
 

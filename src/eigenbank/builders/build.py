@@ -11,9 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eigenbank.builders.discovery.families import choose_layers, find_layers
-from eigenbank.progress import Progress, unwatched
-from eigenbank.registry.recipes import form, gram_of, matrix_of
-from eigenbank.registry.sets.digest import CASTS, ROLES, weights_digest
+from eigenbank.progress import Progress, no_progress
+from eigenbank.registry.recipes import CASTS, ROLES, form, gram_of, matrix_of, weights_digest
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.provenance import build_key, stamped
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
@@ -41,7 +40,7 @@ def build(
     recipes: Sequence[str] = DEFAULT_RECIPES,
     top_k: int = 16,
     device: str = "auto",
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> DirectionSet:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 

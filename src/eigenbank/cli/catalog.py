@@ -80,7 +80,7 @@ def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: 
       eigenbank catalog add shared/down_blocks shared/mid_block --checkpoint acme-faces
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.entering import add_folders
+    from eigenbank.registry.local import add_folders
 
     with Catalog.open() as opened:
         entered = add_folders(

@@ -48,10 +48,11 @@ def demo(top_k: int, out: Path) -> None:
 
 
 def _demo(top_k: int, out: Path) -> None:
-    from eigenbank.api import build, find_checkpoint, keep
+    from eigenbank.api import build, find_checkpoint
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import Plan, label
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.registry.local import store
     from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
@@ -84,7 +85,7 @@ def _demo(top_k: int, out: Path) -> None:
         message = "no direction could be named: build more of them (--top-k). No picture was drawn"
         raise SteerError(message)
     log("3. Catalog: the set is written and entered")
-    bank = keep(bank, checkpoint=checkpoint, replace=True)
+    bank = store(bank, checkpoint=checkpoint, replace=True)
 
     log("4. Load by model id in a fresh process, steer, draw")
     command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]

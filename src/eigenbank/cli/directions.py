@@ -108,7 +108,7 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
     """What a composite is made of, the heaviest part first; None for a direction, or where its set cannot be read, which is
     said.
     """
-    from eigenbank.registry.hub.location import folder_of
+    from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import MANIFEST, read_manifest
     from eigenbank.schemas.errors import SetError
 

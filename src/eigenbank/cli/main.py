@@ -151,7 +151,7 @@ class Call:
 
 
 def _missing_catalog() -> Path | None:
-    from eigenbank.registry.paths import catalog_file
+    from eigenbank.registry.files import catalog_file
 
     with contextlib.suppress(EigenbankError, OSError, RuntimeError):
         file = catalog_file()

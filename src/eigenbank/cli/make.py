@@ -82,14 +82,15 @@ def build(
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
     """
     from eigenbank.api import build as build_bank
-    from eigenbank.api import check_model_id, check_place, keep, open_source
-    from eigenbank.registry.sets.folder import check_new
+    from eigenbank.api import check_model_id, check_place, open_source
+    from eigenbank.registry.local import store
+    from eigenbank.registry.sets.folder import check_new_folder
 
     if dry_run:
         _list_layers(model, layers, revision=revision, variant=variant, config=config, fmt=fmt, quiet=quiet)
         return
     if out is not None:
-        check_new(out)
+        check_new_folder(out)
     if model_id is not None:
         try:
             check_model_id(model_id)
@@ -116,7 +117,7 @@ def build(
             progress=progress,
         )
     seconds = time.perf_counter() - begun[0]
-    bank = keep(bank, checkpoint=checkpoint, out=out, replace=replace, say=log)
+    bank = store(bank, checkpoint=checkpoint, out=out, replace=replace, log=log)
     log(f"{len(bank)} directions of {len(bank.layers)} layers of {bank.model_id} in {seconds:.2f} s → {bank.folder}")
     without = sum("output" not in layer.tensors for layer in bank.layers.values())
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
@@ -247,13 +248,14 @@ def label(
     Example:
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
-    from eigenbank.api import find_checkpoint, keep
+    from eigenbank.api import find_checkpoint
     from eigenbank.loaders.lookup import load_without_people_labels
-    from eigenbank.registry.paths import readings_folder
-    from eigenbank.registry.sets.folder import check_new
+    from eigenbank.registry.files import readings_folder
+    from eigenbank.registry.local import store
+    from eigenbank.registry.sets.folder import check_new_folder
 
     if out is not None:
-        check_new(out)
+        check_new_folder(out)
     model_id, checkpoint = find_checkpoint(model)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
@@ -266,7 +268,7 @@ def label(
     with progress_bar() as progress:
         pipe = open_pipeline(checkpoint, device)
         bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=log)
-    bank = keep(bank, checkpoint=checkpoint, out=out, replace=True)
+    bank = store(bank, checkpoint=checkpoint, out=out, replace=True)
     rows = label_rows(bank)
     log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     if not rows:
@@ -346,8 +348,9 @@ def preview(
     Example:
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
-    from eigenbank.api import find_checkpoint, keep
+    from eigenbank.api import find_checkpoint
     from eigenbank.loaders.lookup import find_direction, load_without_people_labels
+    from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
     model_id, checkpoint = find_checkpoint(model)
@@ -378,7 +381,7 @@ def preview(
         for number, each in enumerate(chosen):
             drawn[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
             progress("previews", number + 1, len(chosen))
-    bank = keep(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
+    bank = store(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
     log(f"{len(drawn)} previews of {model_id} → {bank.folder}")
     rows = [
         {

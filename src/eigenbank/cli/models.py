@@ -92,12 +92,12 @@ def rm(model: str, revision: str | None, files: bool) -> None:
       eigenbank models rm me/middle
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.hub.location import parse
-    from eigenbank.registry.removal import remove
+    from eigenbank.registry.hub.client import parse_location
+    from eigenbank.registry.local import remove_set
     from eigenbank.registry.sets.bundled import is_shipped
 
     with Catalog.open() as catalog:
-        found = remove(catalog, model, revision, files=files)
+        found = remove_set(catalog, model, revision, files=files)
     row = found.row
     of = f"{row.model_id}{f' of revision {row.revision}' if row.revision else ''}"
     log(f"removed {of} from the catalog: {row.directions} directions, {row.labels} labels")
@@ -105,7 +105,7 @@ def rm(model: str, revision: str | None, files: bool) -> None:
         log(f"{found.waiting} labels of people wait for the set, or another with their directions, to come back")
     if found.restored:
         log(f"the set that ships with eigenbank is back: eigenbank list --model {model}")
-    at = parse(row.location)
+    at = parse_location(row.location)
     if found.folder is None:
         log(
             "its folder was deleted"

@@ -86,7 +86,7 @@ def run(
     from eigenbank.plans.run import Run
     from eigenbank.plans.steps import RunOptions
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.hub.location import is_repo_id
+    from eigenbank.registry.hub.client import is_repo_id
     from eigenbank.schemas.plan import RunReport
 
     if publish is not None and ("/" in publish or not is_repo_id(publish)):

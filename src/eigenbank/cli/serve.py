@@ -155,7 +155,7 @@ def _publish(folder: Path, repo: str, *, private: bool) -> None:
     from eigenbank.gallery.folder import MARK, OURS
     from eigenbank.registry.hub.space import publish_space
 
-    outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, say=log)
+    outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, log=log)
     if outcome.changed:
         log(f"published as a Space, {repo} at {outcome.commit}")
     else:

@@ -58,7 +58,7 @@ def publish(
       eigenbank publish google/ddpm-celebahq-256 --repo me/ddpm-celebahq-256-directions
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.hub.jobs import publish_set
+    from eigenbank.registry.hub.publish import publish_set
 
     with Catalog.open() as catalog:
         outcome = publish_set(
@@ -71,7 +71,7 @@ def publish(
             message=message,
             parent=parent,
             dry_run=dry_run,
-            say=log,
+            log=log,
         )
     rows = [
         {"file": name, "change": change, "bytes": outcome.sizes.get(name), "repo": repo, "commit": outcome.commit}
@@ -102,10 +102,10 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
       eigenbank pull me/ddpm-celebahq-256-directions
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.hub.jobs import pull_set
+    from eigenbank.registry.hub.pull import pull_set
 
     with Catalog.open() as catalog:
-        pulled = pull_set(name, catalog, revision=revision, say=log)
+        pulled = pull_set(name, catalog, revision=revision, log=log)
     manifest = pulled.manifest
     row = {
         "model": manifest.checkpoint.model_id,
@@ -138,7 +138,7 @@ def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> None:
     counts: Counter[str] = Counter()
     rows: list[dict[str, object]] = []
     with Catalog.open() as catalog:
-        for found in sync_catalog(catalog, author=author, index=index, say=log):
+        for found in sync_catalog(catalog, author=author, index=index, log=log):
             counts[found.outcome] += 1
             if found.outcome != "unchanged":
                 rows.append(
@@ -171,7 +171,7 @@ def verify(model: str | None, every: bool, repair: bool, fmt: str, quiet: bool) 
       eigenbank verify --all
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.hub.resolve import no_set
+    from eigenbank.registry.hub.pull import no_set
     from eigenbank.registry.hub.verify import repair as repair_set
     from eigenbank.registry.hub.verify import verify as verify_set
     from eigenbank.schemas.errors import HubError
@@ -186,7 +186,7 @@ def verify(model: str | None, every: bool, repair: bool, fmt: str, quiet: bool) 
             raise no_set(model, catalog)
         for row in rows:
             try:
-                results.append(repair_set(row, catalog, say=log) if repair else verify_set(row))
+                results.append(repair_set(row, catalog, log=log) if repair else verify_set(row))
             except HubError as error:
                 log(f"{row.model_id} could not be repaired: {error}")
                 results.append(verify_set(row))

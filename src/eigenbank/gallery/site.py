@@ -9,13 +9,12 @@ from pathlib import Path
 import eigenbank
 from eigenbank.gallery.data import Card, Cell, GallerySet, in_order, index_data, make_card, pages, script, set_data
 from eigenbank.gallery.folder import MARK, new_site
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog, SetRow
-from eigenbank.registry.hub.location import folder_of, parse
-from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.hub.client import folder_of, parse_location
+from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets.card import preview_name
-from eigenbank.registry.sets.folder import read_manifest
-from eigenbank.registry.sets.previews import opened_preview, read_preview
+from eigenbank.registry.sets.folder import open_preview, read_manifest, read_preview
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Manifest
 from eigenbank.schemas.errors import SetError
 
@@ -72,7 +71,7 @@ def write_site(
     people: bool = False,
     force: bool = False,
     log: Log,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Site:
     """Write the gallery of a catalog's sets as the folder `target`, which appears whole.
 
@@ -144,7 +143,7 @@ def _write_sets(
         if newest and (people or unasked):
             more = own_labels(manifest, catalog)
             if people:
-                manifest = labelled(manifest, more)
+                manifest = manifest.with_more_labels(more)
             else:
                 left_out += sum(map(len, more.values()))
         shown = GallerySet(row, manifest, newest, number)
@@ -164,7 +163,7 @@ def _write_sets(
 
 def _manifest(row: SetRow) -> Manifest:
     """The manifest of a set of the catalog. Raises SetError where the set is not on this machine, or is damaged."""
-    at = parse(row.location)
+    at = parse_location(row.location)
     folder = folder_of(row.location)
     if at is not None and not (folder / "manifest.json").is_file():
         message = f"{at.short} is not on this machine. Fetch it: eigenbank pull {at.repo}"
@@ -206,7 +205,7 @@ def _read_picture(
     if record.preview is None or name not in manifest.files:
         return None
     data = read_preview(folder, manifest, name)
-    with opened_preview(data, name) as image:
+    with open_preview(data, name) as image:
         width, height = image.size
     columns, rows = len(record.preview.scales), len(record.preview.seeds)
     if width % columns or height % rows:

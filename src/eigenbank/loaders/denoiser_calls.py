@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eigenbank.loaders.hooks import NotCopyable, attach, detach
 from eigenbank.loaders.target import TIMES, Target, arguments_of
 from eigenbank.schemas.errors import MatchError, SteerError
-from eigenbank.schemas.layer import Count
+from eigenbank.schemas.layer import TokenCount
 
 SingleBranch = Literal["cond", "uncond"]
 
@@ -32,7 +32,7 @@ class DenoiserCall:
     branch: SingleBranch | None
     latent: tuple[int, ...]
 
-    def count(self, count: Count) -> int:
+    def count(self, count: TokenCount) -> int:
         """The number of image tokens that `count` tells. Raises MatchError where the argument is not given as it says."""
         value = self.arguments.get(count.argument)
         listed = isinstance(value, (list, tuple))

@@ -17,7 +17,7 @@ from eigenbank import __version__
 from eigenbank.registry.files import check_out, replacing
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
-from eigenbank.registry.sets.previews import opened_preview, read_preview
+from eigenbank.registry.sets.folder import open_preview, read_preview
 from eigenbank.schemas import Layer
 from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError, MatchError
@@ -267,7 +267,7 @@ def preview_png(direction: Direction | Composite) -> bytes | None:
     if bank.folder is None or name not in bank.manifest.files:
         return None
     file = io.BytesIO()
-    with opened_preview(read_preview(bank.folder, bank.manifest, name), name) as image:
+    with open_preview(read_preview(bank.folder, bank.manifest, name), name) as image:
         image.convert("RGB").save(file, format="PNG")
     return file.getvalue()
 

@@ -12,7 +12,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from eigenbank.loaders.mask import Mask
-from eigenbank.schemas import Place
+from eigenbank.schemas import HookPoint
 from eigenbank.schemas.errors import MatchError, SteerError
 
 
@@ -31,7 +31,7 @@ class NotCopyable:
 class SiteHook(NotCopyable, ModelHook):  # type: ignore[misc]
     """A hook on the tokens of a site. `tokens` is the number of image tokens where they are not all, set before a pass."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: HookPoint) -> None:
         super().__init__()
         self.place = place
         self.tokens = 0
@@ -94,7 +94,7 @@ class AddHook(SiteHook):
     `mask` weighs the tokens. While `idle`, nothing is done at all.
     """
 
-    def __init__(self, place: Place, width: int) -> None:
+    def __init__(self, place: HookPoint, width: int) -> None:
         super().__init__(place)
         self.delta = torch.zeros((1, width))
         self.mask: Mask | None = None
@@ -144,7 +144,7 @@ class AddHook(SiteHook):
 class ProbeHook(SiteHook):
     """Measures the root mean square length of the image tokens at a site, without changing them."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: HookPoint) -> None:
         super().__init__(place)
         self.square = 0.0
         self.seen = 0

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.hub.resolve import find_set, folder_for, no_set
-from eigenbank.registry.origin import sets_of
-from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.hub.pull import find_set, folder_for, no_set
+from eigenbank.registry.local import sets_of_checkpoint
+from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
@@ -107,7 +107,7 @@ def set_for_pipeline(pipe: Any) -> DirectionSet:
     with Catalog.open() as opened:
         found = None if model_id is None else opened.get_set(model_id)
         if found is None:
-            found = next(iter(sets_of(origin, opened)), None) or opened.get_set(origin)
+            found = next(iter(sets_of_checkpoint(origin, opened)), None) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
         return with_people_labels(DirectionSet.open(folder_for(found)), opened)
@@ -143,7 +143,7 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
         row = opened.get_set(bank.model_id)
         if row is None or row.checkpoint_path is None:
             return None
-        others = dict.fromkeys(each.model_id for each in sets_of(row.checkpoint_path, opened))
+        others = dict.fromkeys(each.model_id for each in sets_of_checkpoint(row.checkpoint_path, opened))
         for model_id in others:
             if model_id == bank.model_id:
                 continue
@@ -157,7 +157,7 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
 def with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
     """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
     given = own_labels(bank.manifest, catalog)
-    return bank.replaced(labelled(bank.manifest, given)) if given else bank
+    return bank.replaced(bank.manifest.with_more_labels(given)) if given else bank
 
 
 def _text(model_id: object) -> str:

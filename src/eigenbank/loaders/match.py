@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from eigenbank.loaders.target import Target
 from eigenbank.registry.plugins import PluginError
-from eigenbank.registry.recipes import form
-from eigenbank.registry.sets.digest import weights_digest
+from eigenbank.registry.recipes import form, weights_digest
 from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas import Layer, Part, Recipe
 from eigenbank.schemas.errors import MatchError, UnknownNameError
@@ -146,7 +145,7 @@ def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) 
 def check(found: Match, force: bool) -> None:
     """Raise MatchError for a direction that must not be applied: an incompatible one, or a foreign one without `force`."""
     if found.verdict == "incompatible":
-        raise MatchError(found.reason)
+        raise MatchError(found.reason or f"{found.direction.id} does not fit this pipeline")
     if found.verdict == "foreign" and not force:
         message = (
             f"{found.direction.full_id} is no direction of this pipeline's weights ({found.reason}): nothing was changed. "

@@ -13,7 +13,7 @@ from eigenbank.loaders.lookup import edit_name
 from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
-from eigenbank.registry.sets.previews import MAX_SIDE
+from eigenbank.registry.sets.folder import MAX_PREVIEW_SIDE
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Preview, Sliders
 from eigenbank.schemas.errors import SetError, SteerError
@@ -112,8 +112,8 @@ def generate_preview(
         )
         pixels = flat.unflatten(0, pixels.shape[:2])
     rows, columns, _, height, width = pixels.shape
-    if max(rows * height, columns * width) > MAX_SIDE:
-        message = f"a preview of {rows} seeds and {columns} scales is larger than {MAX_SIDE} pixels a side: take fewer"
+    if max(rows * height, columns * width) > MAX_PREVIEW_SIDE:
+        message = f"a preview of {rows} seeds and {columns} scales is larger than {MAX_PREVIEW_SIDE} pixels a side: take fewer"
         raise SetError(message)
     grid = pixels.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
     file = io.BytesIO()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.schemas import Layer, Place
+from eigenbank.schemas import HookPoint, Layer
 from eigenbank.schemas.errors import MatchError
 from eigenbank.schemas.recipe import Site
 
@@ -94,14 +94,14 @@ class Target:
                 found = kept[own]
         return found.detach()
 
-    def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> Place:
+    def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
         """Where the tokens of a site are. Raises MatchError where the denoiser has no such layer, or nobody knows."""
         place = layer.sites.get(site) or self.convention(layer, site)
         for path in place.modules:
             self.module(denoiser, path)
         return place
 
-    def convention(self, layer: Layer, site: Site) -> Place:
+    def convention(self, layer: Layer, site: Site) -> HookPoint:
         """Where the tokens of a site are by diffusers' habits, for sets that do not say. Raises MatchError."""
         if layer.kind == "joint":
             message = (
@@ -111,13 +111,13 @@ class Target:
             raise MatchError(message)
         inside = layer.norm is not None and layer.norm_inside
         if site == "block-output":
-            return Place(modules=(layer.name,), at="output", axis=1 if inside else -1)
+            return HookPoint(modules=(layer.name,), at="output", axis=1 if inside else -1)
         if site == "projection-input" and layer.norm is not None and inside:
             # The norm inside a U-Net's attention module sees (batch, channels, tokens).
-            return Place(modules=(layer.norm.module,), at="output", axis=1)
+            return HookPoint(modules=(layer.norm.module,), at="output", axis=1)
         # The residual stream enters the block around the attention, which is the attention module where the norm is inside.
         module = layer.name if inside or site == "projection-input" else layer.name.rpartition(".")[0]
-        return Place(modules=(module,), at="input", argument="hidden_states", axis=1 if inside else -1)
+        return HookPoint(modules=(module,), at="input", argument="hidden_states", axis=1 if inside else -1)
 
     def guided(self) -> bool | None:
         """Whether the run now going on uses classifier-free guidance; None where the pipeline does not say."""

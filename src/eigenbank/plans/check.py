@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from eigenbank.plans.files import pinned
 from eigenbank.plans.transport import retry
-from eigenbank.progress import Progress, unwatched
-from eigenbank.registry.hub.errors import check_online, hub_errors
-from eigenbank.registry.hub.remote import api
+from eigenbank.progress import Progress, no_progress
+from eigenbank.registry.hub.client import check_online, hub_api, hub_errors
 from eigenbank.schemas import Layer, Recipe
 from eigenbank.schemas.errors import EigenbankError, UnreachableError
 from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry, Settings
@@ -54,7 +53,7 @@ class EntryCheck:
     gone: bool = False
 
 
-def check_entries(entries: Sequence[PlanEntry], progress: Progress = unwatched) -> list[EntryCheck]:
+def check_entries(entries: Sequence[PlanEntry], progress: Progress = no_progress) -> list[EntryCheck]:
     """Check every entry against the Hub. One that fails does not stop the others. Raises OfflineError."""
     check_online("checking a plan", "nothing was checked")
     found = []
@@ -70,7 +69,7 @@ def _check_entry(entry: PlanEntry) -> EntryCheck:
 
     def model_info() -> "ModelInfo":
         with hub_errors(f"looking at {at} on the Hub", "It was not checked"):
-            return api().model_info(entry.source, revision=entry.revision)
+            return hub_api().model_info(entry.source, revision=entry.revision)
 
     try:
         info, _ = retry(model_info, TRIES)
@@ -148,7 +147,7 @@ def estimate_entries(
     lock: Lock | None,
     *,
     bytes_per_second: float,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
 ) -> Iterator[tuple[PlanEntry, "Estimate | str"]]:
     """Estimate what building each entry costs; yields it, or why it is unknown, in words."""
     with ThreadPoolExecutor(PARALLEL) as pool:

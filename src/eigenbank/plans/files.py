@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eigenbank.registry.files import replacing
-from eigenbank.registry.paths import home
+from eigenbank.registry.files import home, replacing
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import PlanError, first_problem, unknown

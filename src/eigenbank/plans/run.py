@@ -21,8 +21,8 @@ from eigenbank.plans.files import pinned
 from eigenbank.plans.steps import RunOptions, StepFailure, StepResult, StepTask, remaining
 from eigenbank.plans.transport import pack, retry, unpack
 from eigenbank.registry.catalog import Catalog, SetRow
-from eigenbank.registry.hub.resolve import folder_for
-from eigenbank.registry.paths import home
+from eigenbank.registry.files import home
+from eigenbank.registry.hub.pull import folder_for
 from eigenbank.schemas.errors import PlanError
 from eigenbank.schemas.plan import EntryReport, Lock, Plan, PlanEntry, Settings, Step, StepReport
 
@@ -162,26 +162,26 @@ class Run:
         if run.folder is not None:
             return run.folder
         assert run.row is not None
-        return folder_for(run.row, say=self.observer.log)
+        return folder_for(run.row, log=self.observer.log)
 
     def _enter(self, run: EntryRun, result: StepResult, staging: Path) -> None:
         """Write a worker's set to disk and enter it into the catalog; no other place does."""
-        from eigenbank.api import adopt
+        from eigenbank.registry.local import store_folder
 
         for message in result.messages:
             self.observer.log(f"{run.entry.id}: {message}")
         with tempfile.TemporaryDirectory(dir=staging, ignore_cleanup_errors=True) as folder:
             written = unpack(result.files, Path(folder) / "set")
             with self._writing:
-                run.folder = adopt(written, self.catalog)
+                run.folder = store_folder(written, self.catalog)
 
     def _publish(self, run: EntryRun) -> int:
         """Publish a checkpoint's set. Returns how many tries the network took."""
-        from eigenbank.registry.hub.jobs import publish_set
+        from eigenbank.registry.hub.publish import publish_set
 
         folder, repo = str(self._folder(run)), self.options.repo(run.entry)
         assert repo is not None
-        return retry(lambda: publish_set(folder, repo, self.catalog, say=self.observer.log), PUBLISH_TRIES)[1]
+        return retry(lambda: publish_set(folder, repo, self.catalog, log=self.observer.log), PUBLISH_TRIES)[1]
 
     def _has_nothing_to_preview(self, run: EntryRun) -> bool:
         """Whether labelling found no label, and so marked previews as done."""
@@ -221,7 +221,7 @@ class Run:
 def _look_up_revision(run: EntryRun) -> StepFailure | None:
     """Ask the Hub for the commit to build at, where the plan and its lock do not say. Returns why that failed."""
     from eigenbank.builders.checkpoints.hub import resolve
-    from eigenbank.registry.hub.errors import check_online
+    from eigenbank.registry.hub.client import check_online
 
     started = time.perf_counter()
     try:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.plans.transport import SetFiles, fetch_pipeline, pack, unpack
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import SetRow
-from eigenbank.registry.hub.location import folder_of, parse
+from eigenbank.registry.hub.client import folder_of, parse_location
 from eigenbank.registry.sets.folder import MANIFEST
 from eigenbank.registry.sets.provenance import build_key, key_of, stamped, steps_of
 from eigenbank.schemas.errors import EigenbankError
@@ -74,7 +74,7 @@ def remaining(entry: PlanEntry, settings: Settings, row: SetRow | None, options:
 
 def _exists(row: SetRow) -> bool:
     """Whether a set is where the catalog says. One published at a commit can always be fetched."""
-    return parse(row.location) is not None or (folder_of(row.location) / MANIFEST).is_file()
+    return parse_location(row.location) is not None or (folder_of(row.location) / MANIFEST).is_file()
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class StepFailure:
         return cls(f"a bug, or a broken installation: {type(error).__name__}: {error}", seconds, trace)
 
 
-def perform(task: StepTask, progress: Progress = unwatched) -> StepResult | StepFailure:
+def perform(task: StepTask, progress: Progress = no_progress) -> StepResult | StepFailure:
     """Do a step. Only an interrupt is raised: anything else that goes wrong is this checkpoint's own failure."""
     started = time.perf_counter()
     messages: list[str] = []
@@ -154,7 +154,7 @@ def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tup
 def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import Plan, label
-    from eigenbank.registry.paths import readings_folder
+    from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)
     checkpoint = fetch_pipeline(task.entry, task.revision)

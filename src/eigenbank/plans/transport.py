@@ -82,7 +82,7 @@ def fetch_pipeline(entry: PlanEntry, revision: str) -> Path:
     """
     from diffusers import DiffusionPipeline
 
-    from eigenbank.registry.hub.errors import hub_errors
+    from eigenbank.registry.hub.client import hub_errors
 
     outcome = "nothing was labelled or drawn"
 

@@ -48,9 +48,9 @@ def launch(
     if importlib.util.find_spec("gradio") is None:
         message = "the playground needs Gradio: pip install 'eigenbank[play]'"
         raise PlayError(message)
-    from eigenbank.api import drawable, find_checkpoint
+    from eigenbank.api import find_checkpoint, local_pipelines
 
-    models = drawable()
+    models = local_pipelines()
     first = next(iter(models), None)
     if model is not None:
         first, folder = find_checkpoint(model, None if checkpoint is None else Path(checkpoint))

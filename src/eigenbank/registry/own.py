@@ -1,7 +1,5 @@
 """The labels that people gave in a catalog, which the direction sets it points to do not hold."""
 
-from collections.abc import Mapping
-
 from eigenbank.registry.catalog import Catalog
 from eigenbank.schemas import Label, Manifest
 
@@ -27,15 +25,3 @@ def own_labels(manifest: Manifest, catalog: Catalog) -> dict[str, tuple[Label, .
         cursor = page.cursor
         if cursor is None:
             return given
-
-
-def labelled(manifest: Manifest, more: Mapping[str, tuple[Label, ...]]) -> Manifest:
-    """The manifest with more labels, added behind those it has."""
-    directions, composites = (
-        tuple(
-            record.model_copy(update={"labels": (*record.labels, *more[record.id])}) if record.id in more else record
-            for record in records
-        )
-        for records in (manifest.directions, manifest.composites)
-    )
-    return manifest.model_copy(update={"directions": directions, "composites": composites})

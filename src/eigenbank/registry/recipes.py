@@ -18,6 +18,14 @@ from eigenbank.schemas.recipe import Side
 if TYPE_CHECKING:
     from torch import Tensor
 
+import hashlib
+from typing import TYPE_CHECKING
+
+from eigenbank.schemas.layer import CastDType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -168,3 +176,23 @@ def weights_by_head(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Lay
             weight = weight.narrow(axis, recipe.head * size, size)
         found[role] = weight
     return found
+
+
+CASTS: tuple[CastDType, ...] = ("float32", "float16", "bfloat16")
+ROLES: tuple[Role, ...] = (
+    "query", "key", "value", "output", "query-bias", "key-bias", "value-bias", "output-bias",
+)  # fmt: skip
+
+
+def weights_digest(weights: "Mapping[Role, Tensor]", cast: CastDType) -> str:
+    """SHA-256 over the attention weights and biases cast to `cast`, in a fixed order, with their roles and shapes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for role in ROLES:
+        if role in weights:
+            tensor = weights[role].detach().cpu().to(getattr(torch, cast)).contiguous()
+            digest.update(f"{role}{tuple(tensor.shape)}".encode())
+            # Hashed where it lies, without a copy.
+            digest.update(tensor.view(torch.uint8).flatten().numpy().data)
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ from eigenbank.schemas.direction import (
     Quality,
     Weighted,
 )
-from eigenbank.schemas.layer import Count, Layer, Norm, Part, Place, TokenLength
+from eigenbank.schemas.layer import HookPoint, Layer, Norm, Part, TokenCount, TokenLength
 from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
 from eigenbank.schemas.sliders import Sliders, SliderSetting
@@ -17,21 +17,21 @@ from eigenbank.schemas.sliders import Sliders, SliderSetting
 __all__ = [
     "Checkpoint",
     "CompositeRecord",
-    "Count",
     "DirectionRecord",
     "Evidence",
     "FileEntry",
+    "HookPoint",
     "Label",
     "Layer",
     "Manifest",
     "Norm",
     "Part",
-    "Place",
     "Preview",
     "Quality",
     "Recipe",
     "SliderSetting",
     "Sliders",
+    "TokenCount",
     "TokenLength",
     "Weighted",
     "Window",

@@ -1,19 +1,45 @@
-"""The errors a user can cause or meet. Each message says what was expected, what was found, and what to do next."""
+"""The errors a user can cause or meet: what was expected and found, what happened to the data, what to do next."""
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 Where = tuple[int | str, ...]
-"""A place in a document, as pydantic says it: `("directions", 0, "rank")`."""
+"""A position in a document, as pydantic gives it: `("directions", 0, "rank")`."""
 
 
 class EigenbankError(Exception):
-    """Something went wrong that the user can understand and act on. The command line prints it and exits with 1."""
+    """Something went wrong that the user can understand and act on. The command line prints it and exits with 1.
+
+    `problem` says what was expected, what was found, and where; `outcome` what happened to the data, such as "nothing was
+    published"; `advice` what to do next. A caller adds what the raiser could not know: see `explaining`.
+    """
+
+    def __init__(self, problem: str, *, outcome: str = "", advice: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.outcome = outcome
+        self.advice = advice
+
+    def __str__(self) -> str:
+        text = f"{self.problem}; {self.outcome}" if self.outcome else self.problem
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+@contextmanager
+def explaining(*, outcome: str = "", advice: str = "") -> Iterator[None]:
+    """Add an outcome and advice to the errors raised inside, where they have none."""
+    try:
+        yield
+    except EigenbankError as error:
+        error.outcome = error.outcome or outcome
+        error.advice = error.advice or advice
+        raise
 
 
 class SourceError(EigenbankError):

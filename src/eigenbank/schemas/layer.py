@@ -73,7 +73,7 @@ class Norm(Model):
     adaptive: bool = False
 
 
-class Count(Model):
+class TokenCount(Model):
     """How to tell the number of image tokens of a pass: `tokens` for every `positions` of the denoiser's argument.
 
     The positions of an argument are the product of its extents along `axes`; a list of samples counts as a batch of them.
@@ -85,7 +85,7 @@ class Count(Model):
     positions: Annotated[int, Field(ge=1, le=2**20)]
 
 
-class Place(Model):
+class HookPoint(Model):
     """Where the tokens of a site are, in a running denoiser: an input or output of one or several modules.
 
     An input is the argument `argument`, the one at `index` when it is given by position; an output is the `index`-th of a
@@ -99,10 +99,10 @@ class Place(Model):
     index: Annotated[int, Field(ge=0, le=64)] = 0
     axis: Literal[1, -1] = -1
     image: Literal["all", "first", "last"] = "all"
-    count: Count | None = None
+    count: TokenCount | None = None
 
     @model_validator(mode="after")
-    def _countable(self) -> "Place":
+    def _countable(self) -> "HookPoint":
         if self.image != "all" and self.count is None:
             message = f"the image tokens are the {self.image} ones, and nothing tells how many they are"
             raise ValueError(message)
@@ -126,7 +126,7 @@ class Layer(Model):
     kv_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
     norm: Norm | None = None
     tensors: dict[Role, Part]
-    sites: dict[Site, Place] = Field(default_factory=dict)
+    sites: dict[Site, HookPoint] = Field(default_factory=dict)
     lengths: dict[Site, TokenLength] = Field(default_factory=dict)
     digests: dict[CastDType, Sha256] = Field(default_factory=dict)
 

@@ -1,5 +1,6 @@
 """The manifest of a direction set: what manifest.json holds."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import FailFast, Field, StringConstraints, model_validator
@@ -15,7 +16,7 @@ from eigenbank.schemas.common import (
     Sha256,
     Text,
 )
-from eigenbank.schemas.direction import CompositeRecord, DirectionRecord
+from eigenbank.schemas.direction import CompositeRecord, DirectionRecord, Label
 from eigenbank.schemas.layer import Layer
 
 FORMAT: Literal[1] = 1
@@ -83,5 +84,21 @@ class Manifest(Model):
 
     @property
     def sliders(self) -> "tuple[DirectionRecord | CompositeRecord, ...]":
-        """All that can have a label: the directions, and the composites made of them."""
+        """The records of all that can have a label: the directions, and the composites made of them."""
         return (*self.directions, *self.composites)
+
+    def with_records(self, field: str, values: Mapping[str, object]) -> "Manifest":
+        """Return a copy with one field of the given directions' and composites' records (by id) replaced."""
+        directions, composites = (
+            tuple(
+                record.model_copy(update={field: values[record.id]}) if record.id in values else record
+                for record in records
+            )
+            for records in (self.directions, self.composites)
+        )
+        return self.model_copy(update={"directions": directions, "composites": composites})
+
+    def with_more_labels(self, labels: Mapping[str, tuple[Label, ...]]) -> "Manifest":
+        """Return a copy with more labels (by id), added behind those that the records have."""
+        have = {record.id: record.labels for record in self.sliders if record.id in labels}
+        return self.with_records("labels", {name: (*have[name], *labels[name]) for name in have})

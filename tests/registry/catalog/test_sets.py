@@ -8,7 +8,7 @@ from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.content import from_manifest
 from eigenbank.registry.catalog.dump import checkpoint
 from eigenbank.registry.catalog.seed import offer
-from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.own import own_labels
 from eigenbank.schemas.errors import ReplaceError, UnknownNameError
 
 from .made import DIGEST, NOW, label, manifest, measured, quality
@@ -139,7 +139,7 @@ def test_a_bank_has_the_labels_that_people_gave_its_composites(catalog: Catalog)
     catalog.add_label("acme/faces#composite/smile", grin)
     given = own_labels(one, catalog)
     assert given == {"composite/smile": (grin,)}
-    assert labelled(one, given).composites[0].labels == (grin,)
+    assert one.with_more_labels(given).composites[0].labels == (grin,)
 
 
 def test_revisions_are_kept_apart_and_the_newest_set_is_meant(catalog: Catalog) -> None:

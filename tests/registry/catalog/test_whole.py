@@ -19,7 +19,7 @@ from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.dump import checkpoints
 from eigenbank.registry.catalog.whole import export_file, import_file, merge, merge_entries
-from eigenbank.registry.hub import location
+from eigenbank.registry.hub import client
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import CatalogError
@@ -346,8 +346,8 @@ def test_counts_that_lie_and_sets_that_are_gone_are_found(catalog: Catalog, tmp_
 def test_a_published_set_is_looked_at_where_the_hubs_cache_holds_it(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(location, "cache_root", lambda: tmp_path / "hub")
-    published = location.Published("acme/faces-directions", "5d" * 20)
+    monkeypatch.setattr(client, "cache_root", lambda: tmp_path / "hub")
+    published = client.HubLocation("acme/faces-directions", "5d" * 20)
     catalog.add_set(manifest(), location=str(published), digest="1")
     assert verify(catalog, files=True) == []  # it would be fetched
     published.folder.mkdir(parents=True)

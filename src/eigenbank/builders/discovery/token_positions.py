@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, TOKEN, tags_of
 from eigenbank.schemas import Layer
-from eigenbank.schemas.layer import Count, Place
+from eigenbank.schemas.layer import HookPoint, TokenCount
 from eigenbank.schemas.recipe import Site
 
 
@@ -93,16 +93,16 @@ class ModuleRecorder:
 
         return look
 
-    def places(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, Place]:
+    def places(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, HookPoint]:
         """The sites of a layer, as far as they were seen. `sources`: what its projections, at those paths, read."""
-        found: dict[Site, Place | None] = {
+        found: dict[Site, HookPoint | None] = {
             "projection-input": self._projection_input(layer, sources, projections),
             "block-output": self._output(layer),
             "block-input": self._block_input(layer),
         }
         return {site: place for site, place in found.items() if place is not None}
 
-    def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> Place | None:
+    def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> HookPoint | None:
         if layer.norm is not None and layer.norm_inside:
             return self._place(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
         whole = [
@@ -119,10 +119,10 @@ class ModuleRecorder:
         same = {None if found is None else found.model_copy(update={"modules": ("x",)}) for found in each}
         return each[0].model_copy(update={"modules": tuple(modules)}) if len(same) == 1 and each[0] else None
 
-    def _output(self, layer: Layer) -> Place | None:
+    def _output(self, layer: Layer) -> HookPoint | None:
         return self._place(layer, [layer.name], "output", self.outputs.get(layer.name, []))
 
-    def _block_input(self, layer: Layer) -> Place | None:
+    def _block_input(self, layer: Layer) -> HookPoint | None:
         """The input of the block around the attention, where the residual stream enters it."""
         module = layer.name if layer.norm_inside else layer.name.rpartition(".")[0]
         while module:
@@ -132,7 +132,7 @@ class ModuleRecorder:
             module = module.rpartition(".")[0]
         return None
 
-    def _place(self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]) -> Place | None:
+    def _place(self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]) -> HookPoint | None:
         """The place of the first of the tensors that holds image tokens of the layer's width."""
         for tensor in tensors:
             axis = tensor.channel_axis(layer.width)
@@ -151,7 +151,7 @@ class ModuleRecorder:
             count = None if where == "all" else self._count(number)
             if where is None or (where != "all" and count is None):
                 return None
-            return Place(
+            return HookPoint(
                 modules=tuple(modules),
                 at=at,
                 argument=tensor.name,
@@ -162,7 +162,7 @@ class ModuleRecorder:
             )
         return None
 
-    def _count(self, tokens: int) -> Count | None:
+    def _count(self, tokens: int) -> TokenCount | None:
         """How the number of image tokens follows from the first argument of the denoiser that holds image."""
         for tensor in self.inputs.get("", []):
             axes = tensor.token_axes
@@ -171,7 +171,7 @@ class ModuleRecorder:
             if tensor.listed:  # its tensors are samples, without a batch axis
                 axes = tuple(range(2, len(tensor.shape) + 1))
             positions = math.prod(tensor.shape[axis - tensor.listed] for axis in axes)
-            return Count(argument=tensor.name, axes=axes, tokens=tokens, positions=positions)
+            return TokenCount(argument=tensor.name, axes=axes, tokens=tokens, positions=positions)
         return None
 
 

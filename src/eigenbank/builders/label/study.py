@@ -31,7 +31,7 @@ from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.measure import Read, Responses, measure_responses, measure_unedited
 from eigenbank.loaders.pipelines import denoiser_of
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
@@ -86,7 +86,7 @@ def label(
     *,
     call: Mapping[str, Any] | None = None,
     cache: Path | None = None,
-    progress: Progress = unwatched,
+    progress: Progress = no_progress,
     say: Callable[[str], None] = lambda _message: None,
 ) -> DirectionSet:
     """The bank with the labels that the labelers' readings justify; earlier labels of theirs are replaced.

@@ -19,7 +19,7 @@ def adopt_composites(connection: Connection, schema: int) -> None:
     """
     if schema >= _SINCE:
         return
-    from eigenbank.registry.hub.location import folder_of
+    from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import MANIFEST, manifest_digest, read_manifest
 
     for row in read.sets(connection):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dump, fts, read, sound
 from eigenbank.registry.catalog.engine import printable
 from eigenbank.registry.catalog.models import (
@@ -83,7 +83,7 @@ class Problem:
     problem: str
 
 
-def verify(catalog: "Catalog", *, files: bool = False, progress: Progress = unwatched) -> list[Problem]:
+def verify(catalog: "Catalog", *, files: bool = False, progress: Progress = no_progress) -> list[Problem]:
     """Check the database, that all it holds is what the schemas allow, that counts and the word index agree with what they
     are of, and with `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache
     holds. Returns the problems; nothing is changed.
@@ -208,12 +208,12 @@ _DERIVED = (
 
 
 def _set_problem(location: str, digest: str) -> str | None:
-    from eigenbank.registry.hub.location import folder_of, parse
+    from eigenbank.registry.hub.client import folder_of, parse_location
     from eigenbank.registry.sets.folder import MANIFEST, manifest_digest
 
     folder = folder_of(location)
     if not (folder / MANIFEST).is_file():
-        if parse(location) is not None:
+        if parse_location(location) is not None:
             return None  # not in the client's cache now: it is fetched when it is used
         return f"there is no set at {location}: build or pull it again"
     if manifest_digest(folder) != digest:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, type_coerce
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog.content import (
     CheckpointData,
     CompositeData,
@@ -85,7 +85,7 @@ _TEXT_AND_SOURCE = itemgetter(0, 1)
 _STRAYS = select(StrayTable.direction, StrayTable.label).where(StrayTable.checkpoint_id == bindparam("checkpoint"))
 
 
-def checkpoints(connection: Connection, progress: Progress = unwatched) -> Iterator[CheckpointData]:
+def checkpoints(connection: Connection, progress: Progress = no_progress) -> Iterator[CheckpointData]:
     """Yield everything a catalog holds, by model id and revision. Labels are sorted by text and source."""
     stored = Stored()
     rows = connection.execute(_CHECKPOINTS).all()

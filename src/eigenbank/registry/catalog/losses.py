@@ -71,7 +71,7 @@ def _lost(former: SetData, new: Manifest | None) -> Losses:
 
 def _drawn(former: SetData) -> set[str]:
     """What a set has previews of, as its own manifest says, which the catalog does not keep; nothing where it is not here."""
-    from eigenbank.registry.hub.location import folder_of
+    from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import read_manifest
 
     try:

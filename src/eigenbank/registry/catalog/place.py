@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from eigenbank.registry.paths import home
+from eigenbank.registry.files import home
 from eigenbank.schemas.errors import CatalogError
 
 APPLICATION_ID = 0x45694264

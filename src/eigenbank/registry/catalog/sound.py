@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, select
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dump, lines
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.registry.catalog.engine import Database, printable
@@ -51,7 +51,7 @@ def dangling(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def checkpoints(
-    database: Database, connection: Connection, outcome: str, progress: Progress = unwatched
+    database: Database, connection: Connection, outcome: str, progress: Progress = no_progress
 ) -> Iterator[CheckpointData]:
     """Yield everything another catalog holds, each checked. Raises CatalogError; `outcome` is what becomes of it all."""
     # What refers to nothing would be left out without a word.

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import lines
 from eigenbank.registry.catalog.content import CheckpointData
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
@@ -98,7 +98,7 @@ def _wrong(path: Path, number: int, problem: str) -> CatalogError:
     return CatalogError(message)
 
 
-def read_file(path: Path, progress: Progress = unwatched) -> Iterator[CheckpointData | list[str]]:
+def read_file(path: Path, progress: Progress = no_progress) -> Iterator[CheckpointData | list[str]]:
     """Yield what an export holds, and at its end the digests of the shipped sets it knew. Every line is validated.
 
     Raises CatalogError for what is no export, one cut short, or one of a newer format.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dump, sound, transfer, write
 from eigenbank.registry.catalog.content import (
     CheckpointData,
@@ -44,7 +44,7 @@ class Difference:
     example: str | None = None
 
 
-def export_file(catalog: "Catalog", path: Path, progress: Progress = unwatched) -> Counts:
+def export_file(catalog: "Catalog", path: Path, progress: Progress = no_progress) -> Counts:
     """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON
     lines. The file appears whole. Raises CatalogError where it exists or cannot be written.
     """
@@ -110,7 +110,7 @@ def _take_over(copy: "Catalog", source: "Catalog", progress: Progress) -> Counts
     return total
 
 
-def import_file(catalog: "Catalog", path: Path, progress: Progress = unwatched) -> Counts:
+def import_file(catalog: "Catalog", path: Path, progress: Progress = no_progress) -> Counts:
     """Put everything in that an export or another catalog's file holds, each set in the place of the one of the same model
     and revision, people's labels kept. All of it or nothing. Raises CatalogError for what is neither, or damaged.
     """
@@ -145,7 +145,7 @@ def _read(path: Path, progress: Progress) -> Generator[CheckpointData | list[str
         yield sound.read(partial(sound.shipped, connection), source._database, "Nothing was imported")
 
 
-def merge(catalog: "Catalog", other: "Catalog", progress: Progress = unwatched) -> list[Difference]:
+def merge(catalog: "Catalog", other: "Catalog", progress: Progress = no_progress) -> list[Difference]:
     """Bring everything in that another catalog holds. Labels of both sides are kept; of two sets of one model and revision
     the newer one stays. Merging twice changes nothing, and which catalog is merged into which makes no difference but
     in numbers. Returns what differed. All of it or nothing.

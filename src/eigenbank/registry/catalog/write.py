@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import fts
 from eigenbank.registry.catalog.content import (
     CheckpointData,
@@ -90,7 +90,7 @@ def waiting(connection: Connection, model_id: str, revision: str) -> int:
 
 
 @contextmanager
-def filling(connection: Connection, progress: Progress = unwatched) -> Iterator[Numbering]:
+def filling(connection: Connection, progress: Progress = no_progress) -> Iterator[Numbering]:
     """Where the catalog is still empty, make the indexes that nothing here needs after the rows: sorting all entries at
     once takes a fraction of the time of putting each in its place.
     """

@@ -1,180 +1,349 @@
-"""Publishing a set: one commit on the Hub, on top of the one that was looked at, with nothing uploaded twice."""
+"""Publish a set: one commit on the Hub, on top of the one that was looked at, with nothing uploaded twice."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from eigenbank.registry.hub.check import check_content, check_manifest
-from eigenbank.registry.hub.errors import check_online, hub_errors
-from eigenbank.registry.hub.pull import fetch_manifest
-from eigenbank.registry.hub.remote import Remote, api, check_repo_id, look
-from eigenbank.registry.hub.say import Say
-from eigenbank.registry.hub.state import recall, remember_base
-from eigenbank.registry.hub.upload import NOTHING, Outcome, Upload, as_bytes, card_errors, commit, look_or_none
-from eigenbank.registry.own import labelled
+from eigenbank.progress import Log
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.hub.client import (
+    Kind,
+    RemoteRepo,
+    check_online,
+    check_repo_id,
+    git_object_id,
+    hub_api,
+    hub_errors,
+    inspect_repo,
+    is_commit,
+    note_commit,
+    read_note,
+)
+from eigenbank.registry.hub.download import download_manifest
+from eigenbank.registry.hub.pull import folder_for, no_set
+from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets.card import model_card
-from eigenbank.registry.sets.folder import CARD, MANIFEST, PREVIEWS, VECTORS, file_digest, manifest_text, read_manifest
+from eigenbank.registry.sets.folder import (
+    CARD,
+    MANIFEST,
+    PREVIEWS,
+    VECTORS,
+    file_digest,
+    manifest_digest,
+    manifest_text,
+    read_manifest,
+)
+from eigenbank.registry.sets.validate import check_contents, check_manifest
 from eigenbank.schemas import FileEntry, Label, Manifest
-from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError
+from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError, explaining
+
+NOTHING = "nothing was published"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publication(Upload):
-    """What is to be in a set's repository: the set as it is on disk, its card made for that repository."""
+class Upload:
+    """The files that a repository is to hold. `what` names them in messages.
 
-    manifest: Manifest
-
-
-def prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]] | None = None) -> Publication:
-    """Check a set on disk whole, and make what is to be published of it, with more `labels` (by direction id) if given.
-
-    Raises SetError or HubError; asks nobody.
+    `card` says what its README is, and what to do where the Hub does not accept it.
     """
-    check_repo_id(repo)
-    manifest = read_manifest(folder)
-    check_manifest(manifest, str(folder), bases=(), model=None)
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or (name != CARD and file_digest(path) != entry.sha256):
-            message = (
-                f"{path} is missing, or not what the manifest says: {NOTHING}. Build the set again, or pull it again"
-            )
-            raise HubError(message)
-    check_content(folder, manifest, str(folder))
-    manifest = labelled(manifest, labels or {})
-    card = model_card(manifest, repo).encode()
-    entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
-    manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
-    files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files if name != CARD}
-    return Publication(
-        repo=repo,
-        manifest=manifest,
-        files={**files, CARD: card, MANIFEST: manifest_text(manifest).encode()},
-        what="the set",
-        card=(
-            f"the model card of {manifest.checkpoint.model_id}",
-            "Build the set under an id that can be a repository's (--model-id ORG/NAME)",
-        ),
-    )
+
+    repo: str
+    files: dict[str, bytes | Path]
+    kind: Kind = "model"
+    what: str
+    card: tuple[str, str]
+
+    def changes(self, remote: RemoteRepo | None) -> dict[str, str]:
+        """Compare with what the repository holds: `add`, `change`, or `keep` where it has the same bytes, by file."""
+        found = {}
+        for name, content in self.files.items():
+            there = None if remote is None else remote.files.get(name)
+            if there is None:
+                found[name] = "add"
+            elif there.sha256 is not None:
+                found[name] = "keep" if there.sha256 == _sha256(content) else "change"
+            else:
+                found[name] = "keep" if there.oid == git_object_id(_as_bytes(content)) else "change"
+        return found
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each file in bytes."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
 
 
-def publish(
-    folder: Path,
+@dataclass(frozen=True)
+class PublishResult:
+    """What a publish did. `changes` as of `Upload.changes`, and `delete`; `commit` None in a dry run of a new one."""
+
+    repo: str
+    commit: str | None
+    changes: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        return any(change != "keep" for change in self.changes.values())
+
+
+def publish_set(
+    target: str,
     repo: str,
+    catalog: Catalog,
     *,
-    labels: Mapping[str, tuple[Label, ...]] | None = None,
+    with_labels: bool = False,
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
     parent: str | None = None,
     dry_run: bool = False,
-    say: Say,
-) -> Outcome:
-    """Publish a set as one commit, with more `labels` than it has (by direction id) if given.
+    log: Log,
+) -> PublishResult:
+    """Publish a set, given by its folder or by a model id of the catalog, as one commit; note in the catalog where.
 
-    A repository that has it already is left alone. The repository is made if needed (`private` or not), and the branch `revision`. The commit is made on top of the one
-    that was looked at, or not at all: a concurrent push raises ConflictError. So does a push by somebody since this
-    machine last published there, unless `parent` names that commit as one to build on. Raises HubError; nothing has
-    changed on the Hub then, but for an empty repository or branch.
+    A repository that has it already is left alone; repository (`private` or not) and branch `revision` are created if
+    needed. `with_labels` publishes the labels that people gave its directions in this catalog, too, under their names.
+
+    The commit is made on top of the one that was looked at, or not at all: a concurrent push raises ConflictError. So does
+    a push by somebody since this machine last published or pulled there, unless `parent` names that commit. Raises
+    UnknownNameError, SetError, HubError; nothing has changed on the Hub then, but for an empty repository or branch.
     """
+    folder = Path(target).expanduser()
+    if not (folder / MANIFEST).is_file():
+        known = catalog.get_set(target)
+        if known is None:
+            raise no_set(target, catalog)
+        folder = folder_for(known, log=log)
     check_online("publishing", NOTHING)
-    publication = prepare(folder, repo, labels)
-    branch = revision or "main"
-    remote = look_or_none(repo, revision)
-    if remote is None and not dry_run:
-        remote = _create(repo, revision, private=private)
-    old = None if remote is None else _check_target(publication, remote, say)
-    changes = publication.changes(remote)
-    if remote is not None and old is not None:
-        gone = [name for name in old.files if name.startswith(PREVIEWS) and name in remote.files]
-        changes |= {name: "delete" for name in gone if name not in publication.files}
-    sizes = publication.sizes
-    outcome = Outcome(repo, None if remote is None else remote.commit, changes, sizes)
-    if outcome.changed and remote is not None:
-        _check_base(publication, remote, branch, parent)
-    if dry_run:
-        _validate(publication)
-        return outcome
-    assert remote is not None
-    if outcome.changed:
-        text = message or f"Directions of {publication.manifest.checkpoint.model_id}"
-        outcome = Outcome(repo, commit(publication, remote, changes, branch, text, say), changes, sizes)
-    assert outcome.commit is not None
-    remember_base(repo, branch, outcome.commit)
-    return outcome
+    with explaining(outcome=NOTHING):
+        labels = own_labels(read_manifest(folder), catalog)
+        if labels and not with_labels:
+            count = sum(len(given) for given in labels.values())
+            log(
+                f"{count} labels that people gave in this catalog stay here (--with-labels publishes them, with their "
+                "names)"
+            )
+        upload, manifest = _prepare(folder, repo, labels if with_labels else {})
+        branch = revision or "main"
+        remote = inspect_or_none(repo, revision)
+        if remote is None and not dry_run:
+            remote = _create_repo(repo, revision, private=private)
+        changes = upload.changes(remote)
+        if remote is not None:
+            changes |= _removed_previews(upload, remote, _check_target(manifest, remote, log))
+        result = PublishResult(repo, None if remote is None else remote.commit, changes, upload.sizes)
+        if result.changed and remote is not None:
+            _check_parent(upload, remote, branch, parent)
+        if dry_run:
+            _validate_card(upload)
+            return result
+        assert remote is not None
+        if result.changed:
+            text = message or f"Directions of {manifest.checkpoint.model_id}"
+            result = PublishResult(repo, push(upload, remote, changes, branch, text, log), changes, upload.sizes)
+        assert result.commit is not None
+        note_commit(repo, branch, result.commit)
+        catalog.set_published(manifest_digest(folder), repo, result.commit)
+    return result
 
 
-def _create(repo: str, revision: str | None, *, private: bool) -> Remote:
-    with hub_errors(f"making the repository {repo}", NOTHING):
-        api().create_repo(repo, private=private or None, exist_ok=True)
+def _prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]]) -> tuple[Upload, Manifest]:
+    """Check a set on disk, and make the files to publish: with more `labels`, by direction id, and a card for `repo`."""
+    check_repo_id(repo)
+    manifest = read_manifest(folder)
+    try:
+        check_manifest(manifest, str(folder))
+        for name, entry in manifest.files.items():
+            path = folder / name
+            if not path.is_file() or (name != CARD and file_digest(path) != entry.sha256):
+                problem = f"{path} is missing, or not what the manifest says"
+                raise HubError(problem, advice="Build the set again, or pull it again")
+        check_contents(folder, manifest)
+    except HubError:
+        raise
+    except EigenbankError as error:
+        raise HubError(error.problem, outcome=NOTHING, advice=error.advice) from error
+    manifest = manifest.with_more_labels(labels)
+    card = model_card(manifest, repo).encode()
+    entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
+    manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
+    files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files if name != CARD}
+    about_card = f"the model card of {manifest.checkpoint.model_id}"
+    advice = "Build the set under an id that can be a repository's (--model-id ORG/NAME)"
+    text = manifest_text(manifest).encode()
+    files = {**files, CARD: card, MANIFEST: text}
+    return Upload(repo=repo, files=files, what="the set", card=(about_card, advice)), manifest
+
+
+def _removed_previews(upload: Upload, remote: RemoteRepo, old: Manifest | None) -> dict[str, str]:
+    """The previews of the set that is there which the new one does not have: to be deleted."""
+    names = [] if old is None else [name for name in old.files if name.startswith(PREVIEWS) and name in remote.files]
+    return {name: "delete" for name in names if name not in upload.files}
+
+
+def _create_repo(repo: str, revision: str | None, *, private: bool) -> RemoteRepo:
+    with hub_errors(f"creating the repository {repo}"):
+        hub_api().create_repo(repo, private=private or None, exist_ok=True)
         if revision is not None:
-            api().create_branch(repo, branch=revision, exist_ok=True)
-    return look(repo, revision, outcome=NOTHING)
+            hub_api().create_branch(repo, branch=revision, exist_ok=True)
+    return inspect_repo(repo, revision)
 
 
-def _check_target(publication: Publication, remote: Remote, say: Say) -> Manifest | None:
-    """The manifest that is there. Raises HubError for a repository that holds something else than this model's set."""
+def _check_target(manifest: Manifest, remote: RemoteRepo, log: Log) -> Manifest | None:
+    """Return the manifest that is there. Raises HubError for a repository that does not hold this model's set."""
     advice = "Choose another --repo"
     if MANIFEST not in remote.files:
         others = [name for name in remote.files if name not in (".gitattributes", CARD, VECTORS)]
         if others:
-            message = (
-                f"{remote.repo} holds no direction set but {others[0]}{' and more' if len(others) > 1 else ''}: "
-                f"{NOTHING}. {advice}"
-            )
-            raise HubError(message)
+            problem = f"{remote.repo} holds no direction set but {others[0]}{' and more' if len(others) > 1 else ''}"
+            raise HubError(problem, advice=advice)
         return None
     try:
-        old = fetch_manifest(remote, model=None, say=say)
+        old = download_manifest(remote, model=None, log=log)
     except UnreachableError:
         raise
     except EigenbankError as error:
-        message = f"the manifest that is at {remote.at.short} cannot be read: {NOTHING}. {advice}. ({error})"
-        raise HubError(message) from error
-    ours, theirs = publication.manifest.checkpoint.model_id, old.checkpoint.model_id
+        problem = f"the manifest that is at {remote.at.short} cannot be read"
+        raise HubError(problem, outcome=NOTHING, advice=f"{advice}. ({error.problem})") from error
+    ours, theirs = manifest.checkpoint.model_id, old.checkpoint.model_id
     if ours != theirs:
-        message = f"{remote.repo} holds the directions of {theirs}, these are of {ours}: {NOTHING}. {advice}"
-        raise HubError(message)
+        problem = f"{remote.repo} holds the directions of {theirs}, these are of {ours}"
+        raise HubError(problem, advice=advice)
     return old
 
 
-def _check_base(publication: Publication, remote: Remote, branch: str, parent: str | None) -> None:
+def _check_parent(upload: Upload, remote: RemoteRepo, branch: str, parent: str | None) -> None:
     """Raise ConflictError if somebody changed the set on the Hub since this machine last saw it."""
     if parent is not None:
         if parent != remote.commit:
-            message = (
-                f"{remote.repo} is at {remote.commit}, not at the --parent {parent}: {NOTHING}. Look at what was pushed, "
-                "then name the commit to build on"
-            )
-            raise ConflictError(message)
+            problem = f"{remote.repo} is at {remote.commit}, not at the --parent {parent}"
+            raise ConflictError(problem, advice="Look at what was pushed, then name the commit to build on")
         return
-    base = recall(remote.repo).base.get(branch)
-    if base is None or base == remote.commit:
+    last_seen = read_note(remote.repo).base.get(branch)
+    if last_seen is None or last_seen == remote.commit:
         return
     try:
-        before = look(remote.repo, base, outcome=NOTHING)
+        before = inspect_repo(remote.repo, last_seen)
     except UnreachableError:
         raise
     except HubError:
         before = None  # the branch was rewritten: its history is gone
-    names = {*publication.files, *remote.files}
-    if before is None or any(before.files.get(name) != remote.files.get(name) for name in names if _ours(name)):
-        message = (
-            f"somebody pushed to {remote.repo} since it was last published or pulled here: it was at {base[:8]}, and is "
-            f"at {remote.commit[:8]}. {NOTHING.capitalize()}, and nothing of theirs was lost. Look at it, then publish on "
-            f"top of it: --parent {remote.commit}"
+    names = {
+        name
+        for name in (*upload.files, *remote.files)
+        if name in (MANIFEST, VECTORS, CARD) or name.startswith(PREVIEWS)
+    }
+    if before is None or any(before.files.get(name) != remote.files.get(name) for name in names):
+        problem = (
+            f"somebody pushed to {remote.repo} since it was last published or pulled here: it was at {last_seen[:8]}, "
+            f"and is at {remote.commit[:8]}"
         )
-        raise ConflictError(message)
+        raise _conflict(problem, remote, "model")
 
 
-def _ours(name: str) -> bool:
-    return name in (MANIFEST, VECTORS, CARD) or name.startswith(PREVIEWS)
+def _conflict(problem: str, now: RemoteRepo, kind: Kind) -> ConflictError:
+    advice = "Look at it, then publish on top of it"
+    advice += f": --parent {now.commit}" if kind == "model" else ": run the same command again"
+    return ConflictError(problem, outcome=f"{NOTHING}, and nothing of theirs was lost", advice=advice)
 
 
-def _validate(publication: Publication) -> None:
+def _validate_card(upload: Upload) -> None:
     """Ask the Hub's own validator about the card. Raises HubError."""
     from huggingface_hub import ModelCard
 
-    with hub_errors("checking the model card", NOTHING), card_errors(publication):
-        ModelCard(as_bytes(publication.files[CARD]).decode(), ignore_metadata_errors=True).validate()
+    with hub_errors("checking the model card"), _card_errors(upload):
+        ModelCard(_as_bytes(upload.files[CARD]).decode(), ignore_metadata_errors=True).validate()
+
+
+def inspect_or_none(repo: str, revision: str | None, kind: Kind = "model") -> RemoteRepo | None:
+    """Ask which commit and files a repository has; None when it or its branch does not exist. Raises HubError."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return inspect_repo(repo, revision, kind=kind)
+    except HubError as error:
+        # A token that is not accepted looks the same; then creating the repository fails, and says so.
+        if type(error.__cause__) in (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        raise
+
+
+def push(upload: Upload, remote: RemoteRepo, changes: dict[str, str], branch: str, message: str, log: Log) -> str:
+    """Make the changes as one commit on top of `remote`, or not at all. Returns the commit. Raises HubError."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    repo = upload.repo
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    for name, change in changes.items():
+        if change == "delete":
+            operations.append(CommitOperationDelete(name))
+        elif change != "keep":
+            operations.append(CommitOperationAdd(name, upload.files[name]))
+    try:
+        with hub_errors(f"publishing to {repo}", NOTHING), _card_errors(upload):
+            made = hub_api().create_commit(
+                repo,
+                list(operations),
+                commit_message=message,
+                repo_type=upload.kind,
+                revision=branch,
+                parent_commit=remote.commit,
+            )
+        if not (isinstance(made.oid, str) and is_commit(made.oid)):
+            problem = f"the Hub's answer to the publishing to {repo} does not name the commit"
+            raise UnreachableError(problem, outcome=NOTHING, advice="Check HF_ENDPOINT")
+    except (UnreachableError, ConflictError) as error:
+        return _commit_after_failure(upload, remote, branch, error, log)
+    return made.oid
+
+
+def _commit_after_failure(upload: Upload, remote: RemoteRepo, branch: str, error: HubError, log: Log) -> str:
+    """Return the commit, if what was to be published is there after all: an answer can be lost after the work was done.
+
+    Raises the error, or a ConflictError that says what was pushed meanwhile.
+    """
+    try:
+        now = inspect_repo(upload.repo, branch, kind=upload.kind)
+    except HubError:
+        error.advice = (
+            f"{error.advice}. Whether the commit arrived is not known, since the Hub could not be asked: run the same "
+            "command again, it finds out and uploads nothing twice"
+        )
+        raise error from None
+    if not any(change != "keep" for change in upload.changes(now).values()):
+        log(f"{upload.repo} holds {upload.what} at {now.commit[:8]}, though the Hub's answer was not heard")
+        return now.commit
+    if now.commit != remote.commit:
+        problem = (
+            f"somebody pushed to {upload.repo} while this was being published: it was at {remote.commit[:8]}, and is at "
+            f"{now.commit[:8]}"
+        )
+        raise _conflict(problem, now, upload.kind) from error
+    raise error
+
+
+@contextmanager
+def _card_errors(upload: Upload) -> Iterator[None]:
+    """Turn the validator's refusal of the card, a bare ValueError, into a HubError."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        detail = " ".join(str(error).split())[:500]
+        card, advice = upload.card
+        problem = f"the Hub does not accept {card}: {detail}"
+        raise HubError(problem, outcome=NOTHING, advice=advice) from error
+
+
+def _as_bytes(content: bytes | Path) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _sha256(content: bytes | Path) -> str:
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)

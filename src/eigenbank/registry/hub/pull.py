@@ -1,144 +1,161 @@
-"""Bringing a published set to this machine: into the Hub's cache, checked, and then into the catalog."""
+"""Find the direction set of a checkpoint, in the catalog, the Hub's cache or the Hub, and pull it into the catalog."""
 
-import re
+import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.hub.check import check_content, check_manifest, check_manifest_size, differs
-from eigenbank.registry.hub.errors import offline
-from eigenbank.registry.hub.fetch import cached_file, fetch, point, quarantine
-from eigenbank.registry.hub.location import Published, cached_commits, is_commit, repo_cache
-from eigenbank.registry.hub.remote import Remote, check_repo_id, look
-from eigenbank.registry.hub.say import Say
-from eigenbank.registry.hub.state import remember_base
-from eigenbank.registry.sets.folder import MANIFEST, manifest_digest, read_manifest
-from eigenbank.schemas import Manifest
-from eigenbank.schemas.errors import EigenbankError, HubError, OfflineError, SetError, UnreachableError
+from eigenbank.progress import Log, log_warning
+from eigenbank.registry.catalog import Catalog, SetRow
+from eigenbank.registry.hub.client import (
+    TAG,
+    cached_commits,
+    folder_of,
+    hub_api,
+    hub_errors,
+    inspect_repo,
+    is_commit,
+    is_repo_id,
+    note_commit,
+    offline,
+    parse_info,
+    parse_location,
+)
+from eigenbank.registry.hub.download import DownloadedSet, cached_set, download_set
+from eigenbank.registry.sets.folder import MANIFEST, VECTORS, manifest_digest
+from eigenbank.schemas.errors import CatalogError, HubError, OfflineError, UnknownNameError, UnreachableError, unknown
+
+TRUST = "EIGENBANK_TRUST"
+"""Environment variable: users and organisations, separated by commas, whose sets are preferred."""
+_PROJECT = "eigenbank"
 
 
 @dataclass(frozen=True)
-class Pulled:
-    """A set in the Hub's cache, checked. `digest` is its manifest's sha256."""
+class Candidate:
+    """A repository on the Hub that says it holds directions. `commit` is the head of its main branch."""
 
-    at: Published
-    manifest: Manifest
-    digest: str
+    repo: str
+    commit: str
+    downloads: int
+    bases: tuple[str, ...]
 
     @property
-    def folder(self) -> Path:
-        return self.at.folder
+    def author(self) -> str:
+        return self.repo.split("/")[0]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its author is this project, the organisation of the checkpoint, or named in EIGENBANK_TRUST."""
+        named = {name.strip() for name in os.environ.get(TRUST, "").split(",")} - {""}
+        return self.author in {_PROJECT, *named, *(base.split("/")[0] for base in self.bases if "/" in base)}
+
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        """The sort key that puts the preferred first: the trusted, then the most downloaded."""
+        return not self.trusted, -self.downloads, self.repo
 
 
-def bring(repo: str, revision: str | None = None, *, model: str | None = None, say: Say) -> Pulled:
-    """Fetch a set and check it; the catalog is left alone. `model` is the checkpoint it must be of, if one was named.
+def find_repos(model: str | None = None, *, author: str | None = None) -> list[Candidate]:
+    """List the repositories on the Hub tagged as direction sets, of one checkpoint if you name one, the preferred first.
 
-    A commit whose set is in the cache whole is not asked for. When the Hub is down or offline mode is on, a cached set
-    is used, and said to be one. Raises HubError, OfflineError where there is none.
+    Takes one request per thousand repositories. Raises HubError.
     """
-    check_repo_id(repo)
-    if offline() or is_commit(revision):
-        found = from_cache(repo, revision, say=say)
-        if found is not None:
-            check_manifest(found.manifest, found.at.short, bases=(), model=model)
-            return found
+    tags = [TAG] if model is None else [TAG, f"base_model:{model}"]
+    what = "listing direction sets on the Hub" if model is None else f"looking for direction sets of {model} on the Hub"
+    with hub_errors(what, "nothing was changed"):
+        listed = list(hub_api().list_models(filter=tags, author=author, expand=["sha", "tags", "downloads"]))
+    found = [
+        Candidate(info.id, info.sha or "", info.downloads, info.bases)
+        for info in map(parse_info, listed)
+        if info is not None and is_repo_id(info.id) and is_commit(info.sha)
+    ]
+    return sorted(found, key=lambda candidate: candidate.order)
+
+
+def find_set(
+    model: str, catalog: Catalog, *, revision: str | None = None, repo: str | None = None, log: Log = log_warning
+) -> Path:
+    """Return the folder of a checkpoint's set. `model` is a model id, or the repository the set is published in.
+
+    Looks in the catalog, then in the Hub's cache, then on the Hub; a set from the latter two is added to the catalog.
+    `revision` pins a commit, branch or tag of the set's repository, `repo` the repository. Raises UnknownNameError where
+    there is none, HubError.
+    """
+    if repo is not None:
+        known = catalog.get_set(model)
+        if known is not None and known.repo == repo and is_commit(known.commit) and revision in (None, known.commit):
+            return folder_for(known, log=log)
+        found = download_set(repo, revision, model=None if repo == model else model, log=log)
+        return _add_if_wanted(catalog, found, revision, log)
+    known = catalog.get_set(model) or next((row for row in catalog.sets() if row.repo == model), None)
+    if known is not None and revision in (None, known.commit):
+        return folder_for(known, log=log)
+    if known is not None and known.repo is not None:
+        found = download_set(known.repo, revision, model=known.model_id, log=log)
+        return _add_if_wanted(catalog, found, revision, log)
+    cached = _newest_cached(model, revision, log)
+    if cached is not None:
+        log(f"directions of {cached.manifest.checkpoint.model_id}: the copy in the Hub's cache, {cached.at.short}")
+        return _add_if_wanted(catalog, cached, revision, log)
+    if not is_repo_id(model) or "/" not in model:
+        raise no_set(model, catalog)
     if offline():
-        message = (
-            f"{repo}{f'@{revision}' if revision else ''} is not in the Hub's cache on this machine, and offline mode is "
-            "on (HF_HUB_OFFLINE or --offline): nothing was fetched. Switch it off to fetch it"
-        )
-        raise OfflineError(message)
+        raise no_set(model, catalog, "Offline mode is on, so the Hub was not asked.")
     try:
-        remote = look(repo, revision, outcome="nothing was fetched")
+        downloaded = _download_by_name(model, revision, log)
     except UnreachableError as error:
-        found = from_cache(repo, revision, say=say)
-        if found is None:
-            raise
-        check_manifest(found.manifest, found.at.short, bases=(), model=model)
-        say(f"{error}. The copy in the cache is used, {found.at.short}, which may not be the newest")
-        return found
-    manifest = fetch_manifest(remote, model=model, say=say)
-    for name, entry in manifest.files.items():
-        fetch(remote, name, entry=entry, say=say)
-    check_content(remote.at.folder, manifest, remote.at.short)
-    if not is_commit(revision) and re.fullmatch(r"[\w.-]+", revision or "main"):
-        point(remote.at, revision or "main")
-    return Pulled(remote.at, manifest, manifest_digest(remote.at.folder))
+        raise no_set(model, catalog, f"The Hub was not of help: {error}.") from error
+    if downloaded is None:
+        raise no_set(model, catalog, "The Hub has none either.")
+    return _add_if_wanted(catalog, downloaded, revision, log)
 
 
-def fetch_manifest(remote: Remote, *, model: str | None, say: Say) -> Manifest:
-    """Fetch the manifest of a repository and check it, before anything it lists is fetched. Raises HubError."""
-    where = remote.at.short
-    told = remote.files.get(MANIFEST)
-    if told is None:
-        message = f"{where} holds no {MANIFEST}: it is no direction set, and nothing was imported"
-        raise HubError(message)
-    check_manifest_size(told.size, where)
-    path = fetch(remote, MANIFEST, entry=None, say=say)
-    try:
-        manifest = read_manifest(path.parent)
-    except SetError as error:
-        message = f"{where} was not imported: {error}"
-        raise HubError(message) from error
-    check_manifest(manifest, where, bases=remote.bases, model=model)
-    for name, entry in manifest.files.items():
-        there = remote.files.get(name)
-        if there is None or there.size != entry.size:
-            message = (
-                f"the manifest of {where} says {name} has {entry.size:,} bytes, the repository has "
-                f"{'none of that name' if there is None else f'{there.size:,}'}: nothing was imported. Tell its owner, "
-                "or use another repository"
-            )
-            raise HubError(message)
-    return manifest
+def folder_for(known: SetRow, *, log: Log = log_warning) -> Path:
+    """Return the folder of a set in the catalog; downloaded at its commit, if only its entry is here. Raises HubError.
 
-
-def from_cache(repo: str, revision: str | None, *, say: Say) -> Pulled | None:
-    """The set of a repository that the cache holds whole, every file hashed; None if there is none.
-
-    Without a revision, where `main` was last seen, else the newest. A damaged file is quarantined, and said to be.
+    A cached set that is no longer what the catalog says is downloaded again.
     """
-    if revision is not None and not is_commit(revision):
-        place = repo_cache(repo) / "refs" / revision
-        safe = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", revision) and ".." not in revision
-        if not safe or not place.is_file():
-            return None
-        revision = place.read_text(encoding="utf-8").strip()
-    for at in cached_commits(repo):
-        if revision in (None, at.commit):
-            found = cached_set(at, say=say)
-            if found is not None:
-                return found
-    return None
+    at = parse_location(known.location)
+    if at is None:
+        return folder_of(known.location)
+    folder = at.folder
+    if (folder / MANIFEST).is_file() and (folder / VECTORS).is_file() and manifest_digest(folder) == known.digest:
+        return folder
+    if not offline():
+        log(f"directions of {known.model_id}: fetching {at.short}")
+    return download_set(at.repo, at.commit, model=known.model_id, log=log).folder
 
 
-def cached_set(at: Published, *, say: Say) -> Pulled | None:
-    """The set of one commit, if the cache holds it whole and every file is what its commit and manifest say."""
-    try:
-        manifest = read_manifest(at.folder)
-        check_manifest(manifest, at.short, bases=(), model=None)
-    except EigenbankError:
-        return None
-    if not all((at.folder / name).is_file() for name in manifest.files):
-        return None
-    sound = True
-    for name, entry in [(MANIFEST, None), *manifest.files.items()]:
-        path = at.folder / name
-        wrong = cached_file(path).mismatch(path) or (differs(path, entry) if entry is not None else None)
-        if wrong is not None:
-            say(f"the cached {name} of {at.short} {wrong}: it was moved to {quarantine(path, at, name)}")
-            sound = False
-    if not sound:
-        return None
-    check_content(at.folder, manifest, at.short)
-    return Pulled(at, manifest, manifest_digest(at.folder))
+def no_set(model: str, catalog: Catalog, remark: str = "") -> UnknownNameError:
+    """Build the error for a model that has no set, with near matches and how to build one."""
+    # `local/NAME` is the id of a folder without a set: it cannot be built by that name.
+    advice = (
+        "Build one: eigenbank build FOLDER; or take the directions of a model above, with --checkpoint FOLDER"
+        if model.startswith("local/")
+        else f"Build one: eigenbank build {model}"
+    )
+    hint = f"{remark}{' ' if remark else ''}{advice}"
+    return unknown(kind="direction set of", name=model, known=catalog.model_ids(), hint=hint)
 
 
-def enter(catalog: Catalog, pulled: Pulled, revision: str | None = None) -> None:
-    """Put a pulled set into the catalog, in the place of the one of the same checkpoint; one transaction.
+def pull_set(name: str, catalog: Catalog, *, revision: str | None = None, log: Log) -> DownloadedSet:
+    """Download a set, given by its repository or by the model id of its checkpoint, and add it to the catalog.
 
-    Raises CatalogError.
+    A checkpoint whose set came from a repository before is pulled from there again. Raises UnknownNameError or HubError;
+    then the catalog has not changed.
     """
+    pulled = _download_named(name, catalog, revision, log)
+    checkpoint = pulled.manifest.checkpoint
+    before = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
+    add_to_catalog(catalog, pulled, revision)
+    if before is not None and parse_location(before.location) is None:
+        log(f"the catalog had a set of {before.model_id} at {before.location}; it now has {pulled.at.short}")
+    return pulled
+
+
+def add_to_catalog(catalog: Catalog, pulled: DownloadedSet, revision: str | None = None) -> None:
+    """Add a downloaded set to the catalog, in place of the one of the same checkpoint. Raises CatalogError."""
     catalog.add_set(
         pulled.manifest,
         location=str(pulled.at),
@@ -147,4 +164,106 @@ def enter(catalog: Catalog, pulled: Pulled, revision: str | None = None) -> None
         commit=pulled.at.commit,
     )
     if not is_commit(revision):
-        remember_base(pulled.at.repo, revision or "main", pulled.at.commit)
+        note_commit(pulled.at.repo, revision or "main", pulled.at.commit)
+
+
+def _download_named(name: str, catalog: Catalog, revision: str | None, log: Log) -> DownloadedSet:
+    known = catalog.get_set(name)
+    if known is not None and known.repo is not None:
+        return download_set(known.repo, revision, model=name, log=log)
+    if not offline():
+        try:
+            pulled = _download_by_name(name, revision, log)
+        except UnreachableError as error:
+            cached = _newest_cached(name, revision, log)
+            if cached is None:
+                raise
+            log(f"{error}. The copy in the cache is used, {cached.at.short}, which may not be the newest")
+            return cached
+        if pulled is None:
+            remark = "The Hub has no repository of that name, and none with directions for such a checkpoint."
+            raise no_set(name, catalog, remark)
+        return pulled
+    cached = _newest_cached(name, revision, log)
+    if cached is None:
+        problem = (
+            f"no directions of {name}{f'@{revision}' if revision else ''} are in the Hub's cache on this machine, and "
+            "offline mode is on (HF_HUB_OFFLINE or --offline)"
+        )
+        raise OfflineError(problem, outcome="nothing was fetched", advice="Switch it off to fetch them")
+    return cached
+
+
+def _download_by_name(name: str, revision: str | None, log: Log) -> DownloadedSet | None:
+    """Download the repository of that name, else the preferred one for the checkpoint of that name; None without any.
+
+    One that is refused is reported to `log`, and the next is tried. Raises HubError.
+    """
+    # One cheap question first: it also tells at once whether there is a Hub to ask.
+    if _is_set_repo(name, revision):
+        return download_set(name, revision, log=log)
+    candidates = find_repos(name)
+    for number, chosen in enumerate(candidates):
+        try:
+            pulled = download_set(chosen.repo, revision, model=name, log=log)
+        except (OfflineError, UnreachableError):
+            raise
+        except HubError as error:
+            if number + 1 == len(candidates):
+                raise
+            log(f"{error}. The next repository is tried")
+            continue
+        log(_choice_message(chosen, [other for other in candidates if other is not chosen], name))
+        return pulled
+    return None
+
+
+def _is_set_repo(model: str, revision: str | None) -> bool:
+    """Whether there is a repository of that very name, and it holds directions."""
+    try:
+        remote = inspect_repo(model, revision)
+    except (OfflineError, UnreachableError):
+        raise
+    except HubError:
+        return False
+    # By its files, not its tags: the tags are those of the main branch.
+    return MANIFEST in remote.files and VECTORS in remote.files
+
+
+def _choice_message(chosen: Candidate, others: list[Candidate], model: str) -> str:
+    """Say which repository was taken, and how to take another."""
+    trust = "trusted" if chosen.trusted else f"not of a trusted author; {TRUST}={chosen.author} makes it one"
+    text = f"directions of {model}: taken from {chosen.repo} on the Hub ({trust}; {chosen.downloads:,} downloads)"
+    if others:
+        names = ", ".join(other.repo for other in others[:5])
+        text += f". Others: {names}{', …' if len(others) > 5 else ''}; choose with repo= or `eigenbank pull REPO`"
+    return text
+
+
+def _newest_cached(model: str, revision: str | None, log: Log) -> DownloadedSet | None:
+    """Return the newest complete set in the cache of a checkpoint or repository of that name, at a commit if given."""
+    return next((found for found in _cached_sets(model, log) if revision in (None, found.at.commit)), None)
+
+
+def _cached_sets(model: str, log: Log) -> Iterator[DownloadedSet]:
+    # The head of a manifest is enough to pass by other checkpoints' sets; what is found there is checked after.
+    mark = json.dumps(model, ensure_ascii=False).encode()
+    for at in cached_commits():
+        with (at.folder / MANIFEST).open("rb") as file:
+            head = file.read(2**16)
+        if at.repo == model or mark in head:
+            found = cached_set(at, log=log)
+            if found is not None and model in (at.repo, found.manifest.checkpoint.model_id):
+                yield found
+
+
+def _add_if_wanted(catalog: Catalog, pulled: DownloadedSet, revision: str | None, log: Log) -> Path:
+    """Add a downloaded set to the catalog, so that the next load gets it; a pinned one never displaces another."""
+    checkpoint = pulled.manifest.checkpoint
+    known = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
+    if revision is None or known is None:
+        try:
+            add_to_catalog(catalog, pulled, revision)
+        except CatalogError as error:
+            log(f"{pulled.at.short} is used, but could not be added to the catalog: {error}")
+    return pulled.folder

@@ -1,94 +1,127 @@
-"""Bringing the catalog up to date with what is published: manifests only, and only of what changed.
+"""Bring the catalog up to date with the Hub: only the manifests, and only those that changed.
 
-One listing tells the commit of every repository; what the catalog has at that commit costs nothing more.
+One listing gives the commit of every repository; what the catalog has at that commit costs nothing more. An index can
+take the place of the listing: a dataset repository whose index.json names published sets, for those who curate them.
+
+    {"format": 1, "sets": [{"repo": "me/faces-directions", "commit": "3f2c…", "base": "acme/faces"}]}
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
 
 import eigenbank
+from eigenbank.progress import Log
 from eigenbank.registry.catalog import Catalog, SetRow
-from eigenbank.registry.hub.discover import Candidate, candidates
-from eigenbank.registry.hub.errors import check_online
-from eigenbank.registry.hub.index import from_index
-from eigenbank.registry.hub.location import parse
-from eigenbank.registry.hub.pull import Pulled, enter, fetch_manifest
-from eigenbank.registry.hub.remote import look
-from eigenbank.registry.hub.say import Say
-from eigenbank.registry.hub.state import recall, remember
+from eigenbank.registry.hub.client import (
+    RemoteFile,
+    check_online,
+    check_repo_id,
+    hub_api,
+    hub_errors,
+    inspect_repo,
+    is_repo_id,
+    parse_location,
+    read_note,
+    write_note,
+)
+from eigenbank.registry.hub.download import DownloadedSet, download_manifest
+from eigenbank.registry.hub.pull import Candidate, add_to_catalog, find_repos
 from eigenbank.registry.sets.folder import manifest_digest
-from eigenbank.schemas.errors import HubError, OfflineError, UnreachableError
+from eigenbank.schemas.common import Model, ModelId
+from eigenbank.schemas.errors import HubError, OfflineError, UnreachableError, explaining, first_problem
 
-Outcome = Literal["added", "updated", "unchanged", "kept", "refused"]
+_INDEX = "index.json"
+_MAX_INDEX_BYTES = 64 * 2**20
+_UNCHANGED = "the catalog has not changed"
+
+
+class IndexEntry(Model):
+    """One published set, at a commit."""
+
+    repo: ModelId
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+    base: ModelId | None = None
+
+
+class SetIndex(Model):
+    """What index.json holds."""
+
+    format: Literal[1]
+    sets: tuple[IndexEntry, ...] = Field(max_length=1_000_000)
 
 
 @dataclass(frozen=True)
-class Synced:
-    """What became of one repository. `kept`: the catalog has another set of the same checkpoint, and keeps it."""
+class SyncResult:
+    """What a sync did with one repository. `kept`: the catalog has another set of the same checkpoint, and keeps it."""
 
     repo: str
     commit: str
     model: str | None
-    outcome: Outcome
+    outcome: Literal["added", "updated", "unchanged", "kept", "refused"]
     reason: str = ""
 
 
-def sync(catalog: Catalog, *, author: str | None = None, index: str | None = None, say: Say) -> Iterator[Synced]:
-    """Enter every published set into the catalog, by its manifest; tensors are fetched when a set is first loaded.
+def sync(catalog: Catalog, *, author: str | None = None, index: str | None = None, log: Log) -> Iterator[SyncResult]:
+    """Add every published set to the catalog, by its manifest; vectors are downloaded when a set is first loaded.
 
-    `author` narrows it to one user's or organisation's, `index` takes the repositories from an index instead of the
-    listing. Sets that were built here are kept, and of several repositories with the same checkpoint the one the
-    catalog has, else the preferred. Each set is a transaction: an interrupted sync is continued by the next. A
+    `author` narrows it to the sets of one user or organisation, `index` takes the repositories from an index instead of
+    the listing. Sets that were built here are kept, and of several repositories with the same checkpoint the one the
+    catalog has, else the preferred. Each set is one transaction, so the next sync goes on where one was interrupted. A
     repository that is refused does not stop the others. Raises HubError when the Hub fails.
     """
-    check_online("a sync", "the catalog is as it was")
-    offered = from_index(index, author=author, say=say) if index is not None else candidates(author=author)
+    check_online("a sync", _UNCHANGED)
+    with explaining(outcome=_UNCHANGED):
+        offered = read_index(index, author=author, log=log) if index is not None else find_repos(author=author)
     rows = catalog.sets()
     at = {(row.repo, row.commit) for row in rows if row.repo is not None}
     sets = {(row.model_id, row.revision or ""): row for row in rows}
     for candidate in offered:
         if (candidate.repo, candidate.commit) in at:
-            yield Synced(candidate.repo, candidate.commit, None, "unchanged")
+            yield SyncResult(candidate.repo, candidate.commit, None, "unchanged")
             continue
-        note = recall(candidate.repo)
+        note = read_note(candidate.repo)
         if note.commit == candidate.commit and note.version == eigenbank.__version__:
             other = sets.get((note.model or "", note.revision or ""))
             # Still true? What was kept for another set may be gone now; what was refused stays refused.
             if note.outcome == "refused" or (other is not None and not _replaceable(other, candidate.repo)):
-                yield Synced(candidate.repo, candidate.commit, note.model, "unchanged", note.reason)
+                yield SyncResult(candidate.repo, candidate.commit, note.model, "unchanged", note.reason)
                 continue
-        yield _bring_in(catalog, candidate, sets, say)
+        yield _add(catalog, candidate, sets, log)
 
 
-def _bring_in(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], SetRow], say: Say) -> Synced:
+def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], SetRow], log: Log) -> SyncResult:
     repo, commit = candidate.repo, candidate.commit
     try:
-        remote = look(repo, commit, outcome="the catalog is as it was")
-        manifest = fetch_manifest(remote, model=None, say=say)
+        with explaining(outcome=_UNCHANGED):
+            remote = inspect_repo(repo, commit)
+            manifest = download_manifest(remote, model=None, log=log)
     except (UnreachableError, OfflineError):
         raise
     except HubError as error:
         _note(repo, commit, "refused", str(error))
-        return Synced(repo, commit, None, "refused", str(error))
+        return SyncResult(repo, commit, None, "refused", str(error))
     checkpoint = manifest.checkpoint
     key = checkpoint.model_id, checkpoint.revision or ""
     known = sets.get(key)
     if known is not None and not _replaceable(known, repo):
-        where = known.repo if parse(known.location) is not None else known.location
+        where = known.repo if parse_location(known.location) is not None else known.location
         reason = f"the catalog has a set of {checkpoint.model_id} from {where}; `eigenbank pull {repo}` takes this one"
         _note(repo, commit, "kept", reason, checkpoint.model_id, checkpoint.revision)
-        return Synced(repo, commit, checkpoint.model_id, "kept", reason)
-    enter(catalog, Pulled(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
+        return SyncResult(repo, commit, checkpoint.model_id, "kept", reason)
+    add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
     entered = catalog.get_set(*key)
     if entered is not None:
         sets[key] = entered
-    return Synced(repo, commit, checkpoint.model_id, "added" if known is None else "updated")
+    return SyncResult(repo, commit, checkpoint.model_id, "added" if known is None else "updated")
 
 
 def _replaceable(known: SetRow, repo: str) -> bool:
-    """Whether a sync may replace a catalog's set by one of `repo`: only what came from there, never what lies here."""
-    return parse(known.location) is not None and known.repo == repo
+    """Whether a sync may replace a catalog's set by one of `repo`: only if it came from there, never one built here."""
+    return parse_location(known.location) is not None and known.repo == repo
 
 
 def _note(
@@ -107,4 +140,40 @@ def _note(
         "revision": revision,
         "version": eigenbank.__version__,
     }
-    remember(repo, recall(repo).model_copy(update=update))
+    write_note(repo, read_note(repo).model_copy(update=update))
+
+
+def read_index(repo: str, *, author: str | None, log: Log) -> list[Candidate]:
+    """Read the sets that an index names, in its order. Raises HubError when there is none, or it is malformed."""
+    from huggingface_hub import hf_hub_download
+
+    check_repo_id(repo)
+    with hub_errors(f"reading the index {repo}"):
+        info = hub_api().dataset_info(repo, files_metadata=True)
+    listed = next((sibling for sibling in info.siblings or [] if sibling.rfilename == _INDEX), None)
+    if listed is None or (listed.size or 0) > _MAX_INDEX_BYTES:
+        found = "none" if listed is None else f"one of {listed.size:,} bytes"
+        problem = f"{repo} is no index: expected an {_INDEX} of at most {_MAX_INDEX_BYTES:,} bytes, found {found}"
+        raise HubError(problem)
+    with hub_errors(f"fetching the index {repo}"):
+        path = Path(hf_hub_download(repo, _INDEX, repo_type="dataset", revision=info.sha))
+    sha256 = listed.lfs.sha256 if listed.lfs is not None else None
+    wrong = RemoteFile(listed.size or 0, listed.blob_id, sha256).mismatch(path)
+    if wrong is not None:
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        problem = f"the {_INDEX} of {repo} {wrong}: it was removed"
+        raise HubError(problem, advice="Run it again")
+    try:
+        index = SetIndex.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = f"the {_INDEX} of {repo} is no index of format 1: {first_problem(error)}"
+        raise HubError(problem) from error
+    entries = [entry for entry in index.sets if is_repo_id(entry.repo)]
+    if len(entries) < len(index.sets):
+        log(f"{len(index.sets) - len(entries)} entries of the index {repo} name no repository: they are skipped")
+    return [
+        Candidate(entry.repo, entry.commit, 0, (entry.base,) if entry.base else ())
+        for entry in entries
+        if author is None or entry.repo.split("/")[0] == author
+    ]

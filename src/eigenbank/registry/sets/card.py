@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-from eigenbank.registry.paths import is_device
+from eigenbank.registry.files import is_device
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest
 
 _LICENCES = """

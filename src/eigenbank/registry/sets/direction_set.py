@@ -3,20 +3,110 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from eigenbank.registry.ranking import Query, label_key
-from eigenbank.registry.sets.card import model_card, preview_name
-from eigenbank.registry.sets.direction import Composite, Direction, Slider
-from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_vectors, write_set
-from eigenbank.registry.sets.previews import read_previews
-from eigenbank.schemas import CompositeRecord, Label, Layer, Manifest, Preview, Quality
+from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_previews, read_vectors, write_set
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Manifest, Preview, Quality, Recipe
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Composite", "Direction", "DirectionSet", "Slider"]
+R = TypeVar("R", DirectionRecord, CompositeRecord)
+
+
+class Steerable(Generic[R]):
+    """What can be named and steered by: its record, and the bank it is of."""
+
+    __slots__ = ("bank", "record")
+
+    def __init__(self, bank: "DirectionSet", record: R) -> None:
+        self.bank = bank
+        self.record: R = record
+
+    @property
+    def id(self) -> str:
+        """The name within its model: `LAYER/RECIPE/RANK`, or `composite/NAME`."""
+        return self.record.id
+
+    @property
+    def full_id(self) -> str:
+        """The name everywhere: `MODEL_ID#`, and the name within the model."""
+        return f"{self.bank.model_id}#{self.record.id}"
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The names it was given, none being the normal state."""
+        return self.record.labels
+
+    @property
+    def quality(self) -> Quality | None:
+        """How it behaves as a slider, None where that was not measured."""
+        return self.record.quality
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What search finds it by beside its labels: its layer (a composite's own name), and the model's id."""
+        record = self.record
+        return record.name if isinstance(record, CompositeRecord) else record.layer, self.bank.model_id
+
+    @property
+    def parts(self) -> "tuple[tuple[Direction, float], ...]":
+        """The directions it adds, and the weight of each."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        names = ", ".join(label.text for label in self.labels)
+        return f"<{type(self).__name__} {self.full_id}{f' ({names})' if names else ''}>"
+
+
+class Direction(Steerable[DirectionRecord]):
+    """One direction of a bank: its record, and its vector when asked for."""
+
+    __slots__ = ()
+
+    @property
+    def layer(self) -> str:
+        """Name of the self-attention layer, as the denoiser's module path."""
+        return self.record.layer
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the vector was made, and where and when it is added."""
+        return self.record.recipe
+
+    @property
+    def rank(self) -> int:
+        """Place in the spectrum; 0 is the largest eigenvalue."""
+        return self.record.rank
+
+    @property
+    def eigenvalue(self) -> float:
+        """Eigenvalue of the recipe's Gram matrix."""
+        return self.record.eigenvalue
+
+    @property
+    def vector(self) -> "Tensor":
+        """The unit vector, `(d,)` float32, its largest-magnitude entry positive."""
+        return self.bank.vectors[f"{self.layer}/{self.recipe.basis}"][self.rank]
+
+    @property
+    def parts(self) -> "tuple[tuple[Direction, float], ...]":
+        """Itself, once."""
+        return ((self, 1.0),)
+
+
+class Composite(Steerable[CompositeRecord]):
+    """Several directions of a bank that do one thing together."""
+
+    __slots__ = ()
+
+    @property
+    def parts(self) -> tuple[tuple[Direction, float], ...]:
+        """The directions it adds, and the weight of each."""
+        return tuple((self.bank.direction(part.direction), part.weight) for part in self.record.parts)
 
 
 class DirectionSet:
@@ -176,7 +266,7 @@ class DirectionSet:
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "DirectionSet":
         """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
         drawn = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
-        manifest = self._with("preview", {name: how for name, (how, _) in previews.items()})
+        manifest = self.manifest.with_records("preview", {name: how for name, (how, _) in previews.items()})
         return DirectionSet(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
 
     def randomised(self, ranks: int, seed: int = 0) -> "DirectionSet":
@@ -204,26 +294,15 @@ class DirectionSet:
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "DirectionSet":
         """The same bank with the labels of the given directions and composites (by id) replaced."""
-        return self.replaced(self._with("labels", labels))
+        return self.replaced(self.manifest.with_records("labels", labels))
 
     def measured(self, qualities: Mapping[str, Quality]) -> "DirectionSet":
         """The same bank with the qualities of the given directions and composites (by id) replaced."""
-        return self.replaced(self._with("quality", qualities))
-
-    def _with(self, field: str, values: Mapping[str, object]) -> Manifest:
-        """The manifest with one field of the records of the given directions (by id) replaced."""
-        directions, composites = (
-            tuple(
-                record.model_copy(update={field: values[record.id]}) if record.id in values else record
-                for record in records
-            )
-            for records in (self.manifest.directions, self.manifest.composites)
-        )
-        return self.manifest.model_copy(update={"directions": directions, "composites": composites})
+        return self.replaced(self.manifest.with_records("quality", qualities))
 
     def save(self, folder: Path) -> "DirectionSet":
         """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
-        written = write_set(folder, self.manifest, self.vectors, model_card, self.previews)
+        written = write_set(folder, self.manifest, self.vectors, self.previews)
         return DirectionSet(written, folder=folder)
 
     def _bare(self, key: str) -> str:

@@ -1,28 +1,37 @@
-"""Direction sets on disk: a folder that appears whole or not at all, and is believed only after it was checked."""
+"""Direction sets on disk: a folder that appears whole or not at all, and is trusted only after it was checked."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from eigenbank.registry.sets.card import model_card
 from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError, first_problem
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 MANIFEST = "manifest.json"
 VECTORS = "directions.safetensors"
 CARD = "README.md"
 PREVIEWS = "previews/"
+MAX_PREVIEW_BYTES = 8 * 2**20
+MAX_PREVIEW_SIDE = 4096
+"""What a preview may be, in bytes and in pixels a side."""
+_AGAIN = "Build the set again, or pull it again"
 
 
 def manifest_digest(folder: Path) -> str:
@@ -34,36 +43,34 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and validate a set's manifest. Raises SetError when it is missing, oversized, malformed or of a newer format."""
     path = folder / MANIFEST
     if not path.is_file():
-        message = f"{folder} is no direction set: it holds no {MANIFEST}. Build one: eigenbank build MODEL --out FOLDER"
-        raise SetError(message)
+        problem = f"{folder} is no direction set: it holds no {MANIFEST}"
+        raise SetError(problem, advice="Build one: eigenbank build MODEL --out FOLDER")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        message = (
-            f"{path} is {path.stat().st_size} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have: not read"
-        )
-        raise SetError(message)
+        problem = f"{path} is {path.stat().st_size:,} bytes, a manifest has at most {MAX_MANIFEST_BYTES:,}"
+        raise SetError(problem, outcome="nothing was read")
     text = path.read_bytes()
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        message = f"{path} is not JSON ({error}): nothing was read. Build the set again, or pull it again"
-        raise SetError(message) from error
+        problem = f"{path} is not JSON ({error})"
+        raise SetError(problem, outcome="nothing was read", advice=_AGAIN) from error
     number = found.get("format") if isinstance(found, dict) else None
     if isinstance(number, int) and number > 1:
-        message = f"{path} is of format {number}, this eigenbank reads format 1: nothing was read. Upgrade eigenbank"
-        raise SetError(message)
+        problem = f"{path} is of format {number}, this eigenbank reads format 1"
+        raise SetError(problem, outcome="nothing was read", advice="Upgrade eigenbank")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        message = f"{path} is no manifest of format 1: {first_problem(error)}. Nothing was read; build the set again"
-        raise SetError(message) from error
+        problem = f"{path} is no manifest of format 1: {first_problem(error)}"
+        raise SetError(problem, outcome="nothing was read", advice="Build the set again") from error
 
 
 def check_vectors(manifest: Manifest, folder: Path) -> None:
     """Check that directions.safetensors holds exactly the vectors the manifest lists. Raises SetError otherwise."""
     path = folder / VECTORS
     if not path.is_file():
-        message = f"{folder} lacks {VECTORS}: the set is incomplete. Build it again, or pull it again"
-        raise SetError(message)
+        problem = f"{folder} lacks {VECTORS}: the set is incomplete"
+        raise SetError(problem, advice=_AGAIN)
     header = read_header(path)
     widths = {layer.name: layer.width for layer in manifest.layers}
     for direction in manifest.directions:
@@ -73,11 +80,11 @@ def check_vectors(manifest: Manifest, folder: Path) -> None:
         fits = info and info.dtype == "F32" and len(info.shape) == 2 and info.shape[1] == width
         if info is None or not fits or direction.rank >= info.shape[0]:
             found = f"{info.dtype} of shape {list(info.shape)}" if info else "nothing"
-            message = (
-                f"the manifest lists {direction.id} of a layer {width} wide, {VECTORS} holds {found} under {name!r}: "
-                f"nothing was read from {folder}. Build the set again"
+            problem = (
+                f"the manifest of {folder} lists {direction.id} of a layer {width} wide, {VECTORS} holds {found} under "
+                f"{name!r}"
             )
-            raise SetError(message)
+            raise SetError(problem, outcome="nothing was read", advice="Build the set again")
 
 
 def check_vectors_file(folder: Path, manifest: Manifest) -> None:
@@ -88,19 +95,18 @@ def check_vectors_file(folder: Path, manifest: Manifest) -> None:
     digest = file_digest(path)
     if entry is None or entry.sha256 != digest:
         expected = "none" if entry is None else entry.sha256[:12]
-        message = (
-            f"{path} has sha256 {digest[:12]}…, its manifest says {expected}…: the file was changed after it was "
-            "built, and nothing was read. Build the set again, or pull it again"
+        problem = (
+            f"{path} has sha256 {digest[:12]}…, its manifest says {expected}…: the file was changed after it was built"
         )
-        raise SetError(message)
+        raise SetError(problem, outcome="nothing was read", advice=_AGAIN)
     wrong = check_unit_rows(path)
     if wrong is not None:
-        message = f"{path}: the vectors under {wrong!r} are not finite unit vectors: nothing was read from {folder}"
-        raise SetError(message)
+        problem = f"{path}: the vectors under {wrong!r} are not finite unit vectors"
+        raise SetError(problem, outcome="nothing was read")
 
 
 def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
-    """All vectors of a set: `LAYER/BASIS` → `(k, d)` float32, unit rows. Verifies digest, finiteness and length."""
+    """Read all vectors of a set: `LAYER/BASIS` → `(k, d)` float32, unit rows. Checks digest, finiteness and length."""
     from safetensors.torch import load_file
 
     check_vectors_file(folder, manifest)
@@ -108,46 +114,43 @@ def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The manifest as it is written to manifest.json."""
+    """Return the manifest as it is written to manifest.json."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_defaults=False), indent=1, ensure_ascii=False)
     return text + "\n"
 
 
-def check_new(target: Path) -> None:
+def check_new_folder(target: Path) -> None:
     """Raise SetError when `target` exists and is not an empty folder: a set is never overwritten in place."""
     try:
         taken = target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir())))
     except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte
-        message = f"{str(target)[:200]!r} cannot be written ({error}): nothing was written. Choose another --out"
-        raise SetError(message) from error
+        problem = f"{str(target)[:200]!r} cannot be written ({error})"
+        raise SetError(problem, outcome="nothing was written") from error
     if taken:
-        message = f"{target} exists and is not an empty folder: nothing was written. Choose another --out, or remove it"
-        raise SetError(message)
+        problem = f"{target} exists and is not an empty folder"
+        raise SetError(problem, outcome="nothing was written", advice="Choose another folder, or remove it")
 
 
 def write_set(
     target: Path,
     manifest: Manifest,
     vectors: "dict[str, Tensor]",
-    card: Callable[[Manifest], str],
     previews: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a set as the new folder `target`, by one atomic move. Returns the manifest with its files' digests.
 
-    `card` makes the model card from the manifest once it knows the digests of the vectors and of the `previews`, WebP
-    pictures by their names in the set.
-
-    Raises SetError when `target` exists and is not an empty folder: a set is never overwritten in place.
+    `previews` are WebP pictures by their names in the set. Raises SetError when `target` exists and is not an empty
+    folder: a set is never overwritten in place.
     """
     from safetensors.torch import save_file
 
-    check_new(target)
+    check_new_folder(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
     except OSError as error:
-        message = f"{target.parent} cannot be written to ({error.strerror}): nothing was written. Choose another folder"
-        raise SetError(message) from error
+        problem = f"{target.parent} cannot be written to ({error.strerror})"
+        raise SetError(problem, outcome="nothing was written", advice="Choose another folder") from error
     try:
         # One key: safetensors writes several in any order, and equal sets are to be equal files.
         essentials = {
@@ -167,7 +170,7 @@ def write_set(
             (work / name).write_bytes(picture)
             files[name] = _entry(work / name)
         manifest = manifest.model_copy(update={"files": files})
-        (work / CARD).write_text(card(manifest), encoding="utf-8")
+        (work / CARD).write_text(model_card(manifest), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: _entry(work / CARD)}})
         (work / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
         for path in work.rglob("*"):
@@ -182,8 +185,8 @@ def write_set(
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
         if isinstance(error, OSError):
-            message = f"{target} could not be written ({error.strerror}): nothing was left behind"
-            raise SetError(message) from error
+            problem = f"{target} could not be written ({error.strerror})"
+            raise SetError(problem, outcome="nothing was left behind") from error
         raise
     return manifest
 
@@ -193,12 +196,21 @@ def _entry(path: Path) -> FileEntry:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_mismatch(path: Path, entry: FileEntry) -> str | None:
+    """Say how a file differs from its entry in a manifest; None if it does not."""
+    size = path.stat().st_size
+    if size != entry.size:
+        return f"is {size} bytes long, its manifest says {entry.size}"
+    found = file_digest(path)
+    return None if found == entry.sha256 else f"has sha256 {found[:12]}…, its manifest says {entry.sha256[:12]}…"
 
 
 def _sync(path: Path) -> None:
@@ -210,3 +222,46 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_previews(folder: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Read the previews of a set, by their names in it. Raises SetError where one is not what the manifest says."""
+    return {name: read_preview(folder, manifest, name) for name in manifest.files if name.startswith(PREVIEWS)}
+
+
+def read_preview(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Read a preview that the manifest lists, as bytes. Raises SetError where it is not what the manifest says."""
+    path = folder / name
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_PREVIEW_BYTES else None
+    except OSError as error:
+        problem = f"{path} cannot be read ({error.strerror})"
+        raise SetError(problem, advice=_AGAIN) from error
+    if data is None:
+        problem = f"{path} is {size:,} bytes long, a preview at most {MAX_PREVIEW_BYTES:,}"
+        raise SetError(problem, advice=_AGAIN)
+    if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+        problem = f"{path} is not what the manifest says"
+        raise SetError(problem, advice=_AGAIN)
+    return data
+
+
+@contextmanager
+def open_preview(data: bytes, name: str) -> "Iterator[Image]":
+    """Open a preview as a picture, its size bounded. Raises SetError for what is no such WebP picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+                if max(image.size) > MAX_PREVIEW_SIDE:
+                    message = (
+                        f"{name} is {image.width}×{image.height} pixels, a preview at most {MAX_PREVIEW_SIDE} a side"
+                    )
+                    raise SetError(message)
+                yield image
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombWarning) as error:
+        message = f"{name} is no WebP picture ({error})"
+        raise SetError(message) from error

@@ -1,0 +1,403 @@
+"""The Hub's client: where a published set lies, what a repository holds, what an error means."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eigenbank.registry.files import file_name, home, replacing
+from eigenbank.registry.sets.bundled import resolve
+from eigenbank.registry.sets.folder import MANIFEST, file_digest
+from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, OfflineError, UnreachableError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo, SpaceInfo
+
+
+_PREFIX = "hub:"
+_FORM = re.compile(r"hub:([\w.-]+/[\w.-]+|[\w.-]+)@([0-9a-f]{40})", re.ASCII)
+_REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubLocation:
+    """A set in a repository at a commit. As a catalog's location: `hub:ORG/NAME@COMMIT`."""
+
+    repo: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.repo}@{self.commit}"
+
+    @property
+    def short(self) -> str:
+        """The form for people."""
+        return f"{self.repo}@{self.commit[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the Hub's cache keeps it, whether it is there or not."""
+        return repo_cache(self.repo) / "snapshots" / self.commit
+
+
+def parse_location(location: str) -> HubLocation | None:
+    """Read a catalog's location as one on the Hub; None for a folder on this machine."""
+    found = _FORM.fullmatch(location)
+    return HubLocation(found[1], found[2]) if found and is_repo_id(found[1]) else None
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be a repository's id and is safe as part of a path: the Hub's own rules, no looser."""
+    return _REPO.fullmatch(text) is not None and ".." not in text and "--" not in text
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit's full id, which never changes its meaning."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def folder_of(location: str) -> Path:
+    """Return the folder of a catalog's location on this machine, whether it exists or not."""
+    published = parse_location(location)
+    return resolve(location) if published is None else published.folder
+
+
+def cache_root() -> Path:
+    """Return the folder of the Hub's cache, which every program that uses huggingface_hub shares."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_cache(repo: str) -> Path:
+    """Return the folder of one repository in the Hub's cache."""
+    return cache_root() / f"models--{repo.replace('/', '--')}"
+
+
+def cached_commits(repo: str | None = None) -> Iterator[HubLocation]:
+    """Yield the cached commits that hold a manifest; of each repository the head of `main` first, then the newest."""
+    folders = [repo_cache(repo)] if repo is not None else sorted(cache_root().glob("models--*"))
+    for folder in folders:
+        name = folder.name.removeprefix("models--").replace("--", "/", 1)
+        main = folder / "refs" / "main"
+        head = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+        found = [path.parent for path in folder.glob(f"snapshots/*/{MANIFEST}") if path.is_file()]
+        found.sort(key=lambda path: (path.name == head, path.lstat().st_mtime), reverse=True)
+        for path in found:
+            if is_commit(path.name) and is_repo_id(name):
+                yield HubLocation(name, path.name)
+
+
+def offline() -> bool:
+    """Whether offline mode is on (`HF_HUB_OFFLINE=1`), read from the environment at each call."""
+    return any(
+        os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def check_online(what: str, outcome: str = "") -> None:
+    """Raise OfflineError if offline mode is on. `what` needs the Hub; `outcome` says what was therefore not done."""
+    if offline():
+        problem = f"{what} needs the Hub, and offline mode is on (HF_HUB_OFFLINE or --offline)"
+        raise OfflineError(problem, outcome=outcome, advice="Switch it off")
+
+
+@contextmanager
+def hub_errors(doing: str, outcome: str = "") -> Iterator[None]:
+    """Turn what the client raises into a HubError. No URL and no token gets into its message.
+
+    `doing` says what was tried; `outcome` what happened to the data, where no outer `explaining` says it.
+    """
+    try:
+        yield
+    except EigenbankError:
+        raise
+    except Exception as error:
+        found = explain_error(error)
+        if found is None:
+            raise
+        kind, reason, advice = found
+        problem = f"{doing} failed: {reason}"
+        raise kind(problem, outcome=outcome, advice=advice) from error
+
+
+def explain_error(error: BaseException) -> tuple[type[HubError], str, str] | None:
+    """Return the error to raise for an exception of the client, the reason, and the advice; None for any other's."""
+    from huggingface_hub import errors as hf
+
+    later = "Try again later"
+    if isinstance(error, hf.OfflineModeIsEnabled):
+        return OfflineError, "offline mode is on (HF_HUB_OFFLINE)", "Switch it off"
+    if isinstance(error, hf.GatedRepoError):
+        return HubError, "the repository is gated", "Ask for access on its page on the Hub, then log in: hf auth login"
+    if isinstance(error, hf.RepositoryNotFoundError):
+        reason = "the Hub has no such repository, or this login may not see it"
+        return HubError, reason, "Check the name; for a private one log in: hf auth login"
+    if isinstance(error, hf.RevisionNotFoundError):
+        return HubError, "the repository has no such revision", "Check the branch, tag or commit"
+    if isinstance(error, hf.RemoteEntryNotFoundError):
+        return HubError, "the repository lacks a file it should have", "Tell its owner, or use another one"
+    if isinstance(error, hf.LocalEntryNotFoundError):
+        inner = explain_error(error.__cause__) if error.__cause__ is not None else None
+        return inner or (UnreachableError, "the Hub cannot be reached", "Check the network, then try again")
+    if isinstance(error, hf.HfHubHTTPError):
+        return _status(error.response.status_code)
+    if isinstance(error, hf.HFValidationError):
+        return HubError, "that is no repository id, which is ORG/NAME", "Check the name"
+    if isinstance(error, transport_errors()):
+        reason = f"the connection to the Hub failed ({type(error).__name__})"
+        return UnreachableError, reason, "Check the network, then run it again"
+    if isinstance(error, hf.FileMetadataError):
+        return HubError, "what answers is not a Hub", "Check HF_ENDPOINT and the proxy settings"
+    if isinstance(error, (RuntimeError, OSError)) and error.__cause__ is not None:
+        # The client closes, or diffusers falls back to its cache, after something else went wrong.
+        inner = explain_error(error.__cause__)
+        if inner is not None:
+            return inner
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+        return UnreachableError, "the Hub's answer was garbled", "Run it again"
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return UnreachableError, "a file arrived with another size than was announced", "Run it again"
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return HubError, f"{error.strerror}{where}", "Make room or check the permissions, then run it again"
+    if isinstance(error, (AttributeError, LookupError, TypeError, ValueError)) and _from_client(error):
+        return UnreachableError, "the Hub's answer was not of the form the client expects", later
+    return None
+
+
+def transport_errors() -> tuple[type[BaseException], ...]:
+    """Return the exceptions of the client's HTTP library: httpx2 since huggingface_hub 2, httpx before."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = HfHubHTTPError.__mro__[1]
+    return (base, ConnectionError, TimeoutError)
+
+
+def _from_client(error: BaseException) -> bool:
+    """Whether an exception came out of huggingface_hub, because of a bad answer, and not from a bug of ours."""
+    modules = []
+    at = error.__traceback__
+    while at is not None:
+        modules.append(str(at.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
+        at = at.tb_next
+    return "huggingface_hub" in modules and modules[-1] != "eigenbank"
+
+
+def _status(status: int) -> tuple[type[HubError], str, str]:
+    if status == 401:
+        return HubError, "the Hub does not accept this login (401)", "Log in: hf auth login"
+    if status == 403:
+        return HubError, "this login may not do that (403)", "Use a token with write permission for that name"
+    if status == 412:
+        return ConflictError, "somebody else pushed meanwhile (412)", "Look at what they pushed, then run it again"
+    if status == 429:
+        return UnreachableError, "the Hub was asked too often (429)", "Wait some minutes, then run it again"
+    if status >= 500:
+        return UnreachableError, f"the Hub is failing (status {status})", "Run it again later"
+    return HubError, f"the Hub refused (status {status})", "Check the names, then run it again"
+
+
+Kind = Literal["model", "space"]
+TAG = "eigenbank"
+"""The tag, from `library_name` in the card, by which sets are found."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a commit: size in bytes, git object id, and for large files the sha256."""
+
+    size: int
+    oid: str | None
+    sha256: str | None
+
+    def mismatch(self, path: Path) -> str | None:
+        """Say how a local file differs from the commit's; None if it does not."""
+        size = path.stat().st_size
+        if size != self.size:
+            return f"is {size} bytes long, its commit says {self.size}"
+        if self.sha256 is not None:
+            found = file_digest(path)
+            return None if found == self.sha256 else f"has sha256 {found[:12]}…, its commit says {self.sha256[:12]}…"
+        if self.oid is not None:
+            found = git_object_id(path.read_bytes())
+            return None if found == self.oid else f"has git id {found[:12]}…, its commit says {self.oid[:12]}…"
+        return None
+
+
+@dataclass(frozen=True)
+class RemoteRepo:
+    """A repository at a commit. `bases` are the checkpoints its card names as base models."""
+
+    repo: str
+    commit: str
+    files: dict[str, RemoteFile]
+    bases: tuple[str, ...]
+
+    @property
+    def at(self) -> HubLocation:
+        return HubLocation(self.repo, self.commit)
+
+
+def hub_api() -> "HfApi":
+    """Return the Hub's client, with the user's own login, of which nothing is kept here."""
+    from huggingface_hub import HfApi
+
+    import eigenbank
+
+    return HfApi(library_name="eigenbank", library_version=eigenbank.__version__)
+
+
+def ping(seconds: float) -> None:
+    """Send the Hub the smallest request there is, without the login. Raises what the client raises."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found = get_session().get(f"{constants.ENDPOINT}/api/models", params={"limit": 1}, timeout=seconds)
+    if found.status_code >= 400:
+        message = f"status {found.status_code}"
+        raise HfHubHTTPError(message, response=found)
+
+
+def inspect_repo(repo: str, revision: str | None = None, *, kind: Kind = "model") -> RemoteRepo:
+    """Ask which commit and files a repository has. Raises HubError; UnreachableError when the Hub does not answer."""
+    check_repo_id(repo)
+    with hub_errors(f"looking at {repo}{f'@{revision}' if revision else ''} on the Hub"):
+        ask = hub_api().space_info if kind == "space" else hub_api().model_info
+        info: ModelInfo | SpaceInfo = ask(repo, revision=revision, files_metadata=True)
+    found = parse_info(info)
+    if found is None:
+        problem = f"the Hub's answer about {repo} is not of the form expected"
+        raise UnreachableError(problem, advice="Check HF_ENDPOINT, or try again later")
+    commit = found.sha or ""
+    if not is_commit(commit):
+        problem = f"the Hub names no commit for {repo}, but {commit[:60]!r}"
+        raise HubError(problem, advice="Check HF_ENDPOINT")
+    files = {
+        sibling.rfilename: RemoteFile(sibling.size or 0, sibling.blob_id, sibling.sha256) for sibling in found.siblings
+    }
+    return RemoteRepo(repo, commit, files, found.bases)
+
+
+def check_repo_id(repo: str) -> None:
+    """Raise HubError for what cannot be a repository's id."""
+    if not is_repo_id(repo):
+        message = f"{repo[:200]!r} is no repository id: expected ORG/NAME of letters, digits, '_', '.' and '-'"
+        raise HubError(message)
+
+
+class Sibling(BaseModel):
+    """A file of a repository, as the Hub lists it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    rfilename: str
+    size: int | None
+    blob_id: str | None
+    sha256: str | None
+
+
+class RepoInfo(BaseModel):
+    """The Hub's answer about a repository, with every field's type checked."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    id: str
+    sha: str | None
+    downloads: int
+    tags: tuple[str, ...]
+    siblings: tuple[Sibling, ...]
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The base models, from the tags that the Hub derives from a repository's card."""
+        named = [tag.removeprefix("base_model:") for tag in self.tags if tag.startswith("base_model:")]
+        return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
+
+
+def parse_info(info: "ModelInfo | SpaceInfo") -> RepoInfo | None:
+    """Check the types in the client's answer; None where a field is of another type."""
+    try:
+        siblings = tuple(
+            Sibling(
+                rfilename=each.rfilename,
+                size=each.size,
+                blob_id=each.blob_id,
+                sha256=each.lfs.sha256 if each.lfs is not None else None,
+            )
+            for each in info.siblings or []
+        )
+        return RepoInfo(
+            id=info.id,
+            sha=info.sha,
+            downloads=getattr(info, "downloads", None) or 0,
+            tags=tuple(info.tags or ()),
+            siblings=siblings,
+        )
+    except (ValidationError, TypeError, AttributeError):  # the client passes on whatever the server sent
+        return None
+
+
+def git_object_id(data: bytes) -> str:
+    """Return the git object id of a file's bytes: a sha1, which here names an object and protects nothing."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class RepoNote(BaseModel):
+    """What this machine remembers of a repository; all of it can be deleted, then the next run asks the Hub again.
+
+    `base`: the commit that a publish or pull last left or found, by branch. `commit`, `outcome`, `reason`: why a sync did
+    not take a commit; `model` and `revision`: the set that commit holds. `version`: the eigenbank that decided; another
+    version decides anew.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: dict[str, str] = {}
+    commit: str | None = None
+    outcome: Literal["refused", "kept"] | None = None
+    reason: str = ""
+    model: str | None = None
+    revision: str | None = None
+    version: str = ""
+
+
+def read_note(repo: str) -> RepoNote:
+    """Read the note on a repository; an empty one where there is none or it cannot be read."""
+    try:
+        return RepoNote.model_validate_json(_note_file(repo).read_bytes())
+    except (OSError, ValidationError):
+        return RepoNote()
+
+
+def write_note(repo: str, note: RepoNote) -> None:
+    """Replace the note on a repository, atomically. Where the home folder cannot be written to, nothing is remembered."""
+    path = _note_file(repo)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as work:
+            work.write_text(note.model_dump_json(indent=1), encoding="utf-8")
+
+
+def note_commit(repo: str, branch: str, commit: str) -> None:
+    """Remember the commit that a publish or pull left or found on a branch."""
+    note = read_note(repo)
+    write_note(repo, note.model_copy(update={"base": {**note.base, branch: commit}}))
+
+
+def _note_file(repo: str) -> Path:
+    from huggingface_hub import constants
+
+    hub = hashlib.sha256(constants.ENDPOINT.encode()).hexdigest()[:8]
+    return home() / "hub" / hub / f"{file_name(repo)}.json"

@@ -1,0 +1,267 @@
+"""This machine's sets: store one that was just made, add folders made elsewhere, remove a set, find a checkpoint's sets."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from eigenbank.progress import Log
+from eigenbank.registry.catalog import Catalog, SetRow
+from eigenbank.registry.catalog.content import CheckpointData, from_manifest
+from eigenbank.registry.files import file_name, sets_folder
+from eigenbank.registry.hub.client import folder_of
+from eigenbank.registry.sets.bundled import is_shipped, locate, shipped_id, shipped_sets
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.folder import manifest_digest, read_manifest
+from eigenbank.registry.sets.validate import check_set
+from eigenbank.schemas import Manifest
+from eigenbank.schemas.errors import CatalogError, EigenbankError, ReplaceError, SetError, unknown
+
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}$", re.ASCII)
+"""The folder of a checkpoint in the Hub's cache."""
+
+
+def checkpoint_id(location: str) -> str:
+    """Return the model id of a checkpoint by its location: one that ships, a repository of the Hub, or `local/NAME`."""
+    cached = _CACHED.search(location)
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    return shipped_id(location) or f"local/{file_name(PurePath(location).name)}"
+
+
+def sets_of_checkpoint(location: str, catalog: Catalog) -> list[SetRow]:
+    """Return the sets computed from the checkpoint at a location: that of its own id first, then the newest."""
+    own = checkpoint_id(location)
+    return sorted(catalog.sets_at(location), key=lambda row: row.model_id != own)
+
+
+def store(
+    directions: DirectionSet,
+    *,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    replace: bool = False,
+    log: Log | None = None,
+) -> DirectionSet:
+    """Write a set to disk and add it to the catalog. Returns it, opened where it lies.
+
+    Without `out` it lies among this machine's sets, in a folder named by its digest: the catalog points to the old set
+    until the new one is complete. Only with `replace` does it take the place of a set with labels by labelers, composites
+    or previews that it lacks; `log` is told what it replaced. Raises ReplaceError, SetError or CatalogError; then nothing
+    has changed.
+    """
+    if out is not None:
+        folder = directions.save(out).folder
+        assert folder is not None
+        with Catalog.open() as catalog:
+            try:
+                _add(folder, read_manifest(folder), manifest_digest(folder), catalog, checkpoint, replace, log)
+            except ReplaceError:
+                _remove_folder(folder)
+                raise
+        return DirectionSet.open(folder)
+    parent = sets_folder() / file_name(directions.model_id)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    except OSError as error:
+        problem = f"{parent} cannot be written to ({error.strerror})"
+        raise SetError(problem, outcome="nothing was kept", advice="Set EIGENBANK_HOME, or use --out") from error
+    try:
+        directions.save(staging / "set")
+        with Catalog.open() as catalog:
+            folder = store_folder(staging / "set", catalog, checkpoint=checkpoint, replace=replace, log=log)
+        return DirectionSet.open(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def store_folder(
+    written: Path, catalog: Catalog, *, checkpoint: Path | None = None, replace: bool = True, log: Log | None = None
+) -> Path:
+    """Move a set, just written on the same disk, among this machine's sets, and add it to the catalog.
+
+    Returns its folder, named by its digest, so that the catalog points to the old set until the new one is complete.
+    `replace` and `log` are as for `store`. Raises ReplaceError, SetError or CatalogError; then the catalog has not changed.
+    """
+    manifest, digest = read_manifest(written), manifest_digest(written)
+    folder = sets_folder() / file_name(manifest.checkpoint.model_id) / digest[:16]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = not folder.exists()
+        if new:
+            os.replace(written, folder)
+    except OSError as error:
+        problem = f"{folder} cannot be written ({error.strerror})"
+        raise SetError(problem, outcome="nothing was kept", advice="Make room, or set EIGENBANK_HOME") from error
+    try:
+        _add(folder, manifest, digest, catalog, checkpoint, replace, log)
+    except ReplaceError:
+        if new:
+            _remove_folder(folder)
+        raise
+    return folder
+
+
+def _add(
+    folder: Path,
+    manifest: Manifest,
+    digest: str,
+    catalog: Catalog,
+    checkpoint: Path | None,
+    replace: bool,
+    log: Log | None,
+) -> None:
+    """Point the catalog to a set, and remove the one it pointed to before, if eigenbank keeps that itself."""
+    model_id, revision = manifest.checkpoint.model_id, manifest.checkpoint.revision
+    before = catalog.get_set(model_id, revision or "")
+    reported = replace and log is not None and before is not None and before.digest != digest
+    lost = catalog.losses(model_id, revision, manifest) if reported else None
+    catalog.add_set(
+        manifest,
+        location=locate(folder),
+        digest=digest,
+        checkpoint_path=None if checkpoint is None else locate(checkpoint),
+        sparing=not replace,
+    )
+    if before is None:
+        return
+    former = folder_of(before.location)
+    removed = _is_own(former) and former.resolve() != folder.resolve() and former.is_dir() and _remove_folder(former)
+    if lost is not None and log is not None:
+        gone = f"; gone with it: {lost}" if lost else ""
+        left = "Its folder was removed" if removed else f"Its folder is left, {former}"
+        back = f": eigenbank models rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
+        log(f"replaced a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
+
+
+@dataclass(frozen=True)
+class AddedSet:
+    """A set that was added to the catalog, its folder, and the other set that it replaced, if there was one."""
+
+    manifest: Manifest
+    folder: Path
+    before: SetRow | None
+
+
+def add_folders(
+    catalog: Catalog, folders: Sequence[Path], *, checkpoint: Path | None = None, replace: bool = False
+) -> list[AddedSet]:
+    """Add sets that lie in folders to the catalog; they stay where they are. Every file is hashed and checked first.
+
+    `checkpoint` is the folder of the checkpoint that they were computed from, if it is on this machine. Only with `replace`
+    does one take the place of a set with labels by labelers, composites or previews that it lacks. One transaction: all
+    are added, or none. Raises SetError, ReplaceError, CatalogError.
+    """
+    advice = "Build the set again, or copy it again from where it was built"
+    found = {}
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        try:
+            found[folder] = check_set(folder)
+        except EigenbankError as error:
+            raise SetError(error.problem, outcome="nothing was added", advice=error.advice or advice) from error
+    _check_distinct(found)
+    shipped = {location: checkpoint_location for location, checkpoint_location, _, _ in shipped_sets()}
+    entries = []
+    added = []
+    for folder, manifest in found.items():
+        location, digest = locate(folder), manifest_digest(folder)
+        path = shipped.get(location) if checkpoint is None else locate(checkpoint)
+        entries.append((manifest, from_manifest(manifest, location=location, digest=digest, checkpoint_path=path)))
+        before = catalog.get_set(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
+        added.append(AddedSet(manifest, folder, None if before is None or before.digest == digest else before))
+    catalog.add_sets(entries, sparing=not replace)
+    return added
+
+
+def _check_distinct(found: dict[Path, Manifest]) -> None:
+    first: dict[tuple[str, str | None], Path] = {}
+    for folder, manifest in found.items():
+        key = manifest.checkpoint.model_id, manifest.checkpoint.revision
+        other = first.setdefault(key, folder)
+        if other != folder:
+            problem = f"{other} and {folder} are both sets of {key[0]}, of which the catalog keeps one"
+            advice = (
+                "Build shares of a checkpoint under names of their own (eigenbank build --model-id), or add one of them"
+            )
+            raise SetError(problem, outcome="nothing was added", advice=advice)
+
+
+@dataclass(frozen=True)
+class RemovedSet:
+    """A set that is no longer in the catalog.
+
+    `waiting`: people's labels that wait for their directions to come back. `restored`: the set that ships has the place
+    again. `folder`: where the set is, None where it is not on this machine now; `deleted`: as was asked for.
+    """
+
+    row: SetRow
+    waiting: int
+    restored: bool
+    folder: Path | None
+    deleted: bool
+
+
+def remove_set(catalog: Catalog, model_id: str, revision: str | None = None, *, files: bool = False) -> RemovedSet:
+    """Remove the set of a model from the catalog, and with `files` delete its folder, one that eigenbank keeps itself.
+
+    A set that ships with eigenbank and was replaced by the removed one comes back, in the same transaction. People's
+    labels wait for a set that has their directions. Raises UnknownNameError, with near matches; CatalogError where the
+    model has several sets and none is named, or the folder is not eigenbank's to delete; then nothing has changed.
+    """
+    row = _the_set(catalog, model_id, revision)
+    folder = folder_of(row.location)
+    if files and not _is_own(folder):
+        problem = (
+            f"the set of {model_id} lies at {folder}, outside {sets_folder()}, where eigenbank keeps the sets it builds"
+        )
+        advice = "Leave out --files, and delete the folder yourself if it is yours"
+        raise CatalogError(problem, outcome="nothing was removed", advice=advice)
+    back = _shipped(row)
+    waiting = catalog.remove_set(row.model_id, row.revision, digest=row.digest, instead=back)
+    deleted = files and folder.is_dir() and _remove_folder(folder)
+    return RemovedSet(row, waiting, back is not None, folder if folder.is_dir() else None, deleted)
+
+
+def _the_set(catalog: Catalog, model_id: str, revision: str | None) -> SetRow:
+    rows = [row for row in catalog.sets() if row.model_id == model_id]
+    if not rows:
+        raise unknown(kind="model", name=model_id, known=catalog.model_ids())
+    if revision is not None:
+        found = next((row for row in rows if (row.revision or "") == revision), None)
+        if found is None:
+            raise unknown(kind=f"revision of {model_id}", name=revision, known=[row.revision or "" for row in rows])
+        return found
+    if len(rows) > 1:
+        named = ", ".join(row.revision or "'' (none)" for row in rows)
+        problem = f"{model_id} has {len(rows)} sets, of the revisions {named}"
+        raise CatalogError(problem, outcome="nothing was removed", advice="Name one: --revision")
+    return rows[0]
+
+
+def _shipped(row: SetRow) -> CheckpointData | None:
+    """Return what ships for the checkpoint of a set, if that is not the set itself."""
+    for location, checkpoint, manifest, digest in shipped_sets():
+        found = manifest.checkpoint
+        if (found.model_id, found.revision) == (row.model_id, row.revision) and digest != row.digest:
+            return from_manifest(manifest, location=location, digest=digest, checkpoint_path=checkpoint)
+    return None
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder lies where eigenbank keeps the sets it builds: `sets/MODEL/DIGEST` in its home folder."""
+    return folder.resolve().parent.parent == sets_folder().resolve()
+
+
+def _remove_folder(folder: Path) -> bool:
+    """Remove a set's folder; it disappears at once, so that no half of it is taken for the set. Returns whether it is gone."""
+    try:
+        away = Path(tempfile.mkdtemp(prefix=".gone-", dir=folder.parent))
+        os.replace(folder, away / "set")
+    except OSError:
+        return not folder.exists()
+    shutil.rmtree(away, ignore_errors=True)
+    return True
