@@ -103,7 +103,7 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
 @pytest.mark.parametrize(
     ("content", "args", "code", "message"),
     [
-        (None, [], 2, "an edit of nothing: give --set NAME=SCALE, or --sliders FILE"),
+        (None, [], 2, "nothing to edit: give --set NAME=SCALE, or --sliders FILE"),
         ("{", ["--sliders", "FILE"], 1, "is not JSON"),
         ('{"sliders": []}', ["--sliders", "FILE"], 1, "sliders: "),
         ('{"sliders": [{"key": "smle", "scale": 1}]}', ["--sliders", "FILE"], 1, "no label in acme/tiny: 'smle'"),

@@ -1,4 +1,4 @@
-"""`eigenbank demo`: the main job, end to end, on the checkpoint that ships. Nothing is looked up; all is measured."""
+"""`eigenbank demo`: build, label, store, load and steer on the checkpoint that ships. Every number is measured as it runs."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from eigenbank.schemas.errors import SteerError
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
 FACES = "5,18,27"
-"""Three faces that differ in skin, hair and beard, so that a slider can be seen at work. Not among the labels' seeds."""
+"""Seeds of three faces that differ in skin, hair and beard; labelling does not use them."""
 
 
 @click.command(short_help="Run the whole thing on the shipped checkpoint.")
@@ -34,7 +34,7 @@ FACES = "5,18,27"
 def demo(top_k: int, out: Path) -> None:
     """Build, label, catalog, load and steer on the shipped checkpoint of cartoon faces; a few minutes on two cores.
 
-    The catalog and the set are kept in a temporary folder; your own catalog is left alone.
+    It uses a temporary catalog and leaves yours alone.
 
     \b
     Example:
@@ -63,33 +63,31 @@ def _demo(top_k: int, out: Path) -> None:
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
 
-    log(
-        "2. Label: what does each direction do to the faces? Thousands of small pictures are drawn to tell: some minutes"
-    )
+    log("2. Label: what does each direction do to the faces? This generates thousands of small images: some minutes")
     started = time.perf_counter()
     with progress_bar() as progress:
         bank = label(
             bank.labelled({direction.id: () for direction in bank}),
             open_pipeline(checkpoint),
             open_labelers(["attributes"], checkpoint),
-            # Minutes rather than half an hour: fewer seeds, and no qualities. The set that ships has them.
+            # Fewer seeds than the shipped set was labelled with, and no qualities: minutes instead of half an hour.
             Plan(seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0),
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)
     log(
-        f"   {named} of {len(bank)} directions and {len(bank.composites)} composites of them have a name, {len(bank.labels)} labels, in {time.perf_counter() - started:.0f} s"
+        f"   {named} of {len(bank)} directions and {len(bank.composites)} composites of them have names ({len(bank.labels)} labels), in {time.perf_counter() - started:.0f} s"
     )
 
     if not bank.labels:
         message = "no direction could be named: build more of them (--top-k). No picture was drawn"
         raise SteerError(message)
-    log("3. Catalog: the set is written and entered")
+    log("3. Catalog: write the set, add it to the catalog")
     bank = store(bank, checkpoint=checkpoint, replace=True)
 
-    log("4. Load by model id in a fresh process, steer, draw")
+    log("4. Load it by its model id in a new process, steer, generate")
     command = ["sweep", DEMO_MODEL_ID, "--scales=-2,-1,0,1,2", f"--seeds={FACES}", "--out", str(out)]
-    safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # a folder called eigenbank where the user stands is not what is meant
+    safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # not a folder called eigenbank in the working directory
     done = subprocess.run([sys.executable, "-m", "eigenbank", *command], check=False, env=safe)
     if done.returncode:
         message = f"`eigenbank {' '.join(command)}` failed with {done.returncode}: no picture was drawn"

@@ -23,10 +23,10 @@ def catalog_option(command: F) -> F:
 
 
 def source_options(command: F) -> F:
-    """Add `--revision`, `--variant` and `--config`, which say which checkpoint of several is meant."""
+    """Add `--revision`, `--variant` and `--config`: which weights of a checkpoint to read."""
     for name, metavar, text in (
         ("--config", "WHERE", "Folder, file or Hub id with the config.json of a single-file checkpoint."),
-        ("--variant", "NAME", "Weights to read where a folder has several, e.g. fp16."),
+        ("--variant", "NAME", "Weights to read if a folder has several, e.g. fp16."),
         ("--revision", "REV", "Branch, tag or commit of a Hub repository."),
     ):
         command = click.option(name, metavar=metavar, help=text)(command)
@@ -40,7 +40,7 @@ else:
 
 
 class Numbers(NumbersType):
-    """A comma-separated list of finite numbers, or of whole ones; `0-5` counts for whole ones."""
+    """A comma-separated list of finite numbers, or of whole ones, among which `0-5` is a range."""
 
     def __init__(self, *, whole: bool, most: int) -> None:
         self.whole = whole
@@ -121,12 +121,12 @@ sliders_option = click.option(
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Sliders file: names, scales and the rest.",
+    help="Sliders file: names, scales, and when and where they act.",
 )
 
 
 def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float, ...] | None) -> Any:
-    """Two numbers as a window. Raises BadParameter for what is none."""
+    """Make a window of two numbers. Raises BadParameter if they are not one."""
     if value is None:
         return None
     from pydantic import ValidationError
@@ -137,25 +137,25 @@ def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float,
         start, end = value
         return Window(start=start, end=end)
     except (ValueError, ValidationError):
-        message = "expected two fractions of the run, the first the smaller, as in 0.2,0.8"
+        message = "expected two fractions of the run, the smaller first, as in 0.2,0.8"
         raise click.BadParameter(message) from None
 
 
-def acting_options(command: F) -> F:
+def steering_options(command: F) -> F:
     """Add `--window`, `--branch`, `--site`, `--mask` and `--fuse`: when, where and how the directions act."""
     for decorate in (
-        click.option("--fuse", is_flag=True, help="Write the edit into the layers' biases: no cost per step."),
+        click.option("--fuse", is_flag=True, help="Fuse the edit into the layers' biases: it then costs no time."),
         click.option(
             "--mask",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="PICTURE",
-            help="Act where this picture is white.",
+            help="Act only where this picture is white.",
         ),
         click.option(
             "--site",
             type=click.Choice([*SITES, *SITES.values()]),
             metavar=f"[{'|'.join(SITES)}]",
-            help="Add there instead of at the recipe's site; the full names of sliders files are understood too.",
+            help="Where in the layer to add [default: the recipe's site].",
         ),
         click.option(
             "--branch",
@@ -167,7 +167,7 @@ def acting_options(command: F) -> F:
             type=Numbers(whole=False, most=2),
             callback=_as_window,
             metavar="START,END",
-            help="Act in this part of the run only, in fractions of it, as in 0.2,0.8.",
+            help="Act only between these fractions of the run, as in 0.2,0.8.",
         ),
     ):
         command = decorate(command)
@@ -177,9 +177,9 @@ def acting_options(command: F) -> F:
 def wanted_sliders(
     edits: dict[str, float], file: Path | None, *, window: Any = None, branch: Any = None, site: Any = None
 ) -> "Sliders":
-    """The sliders of a call: those of the file, with those of `--set` put in their place or behind them.
+    """Combine a sliders file with `--set`, which replaces its sliders or adds to them.
 
-    What the file leaves open is as the options say. Raises UsageError where there are none, BadParameter, SteerError.
+    The options fill in what the file leaves open. Raises UsageError for no sliders at all, BadParameter, SteerError.
     """
     from pydantic import ValidationError
 
@@ -187,19 +187,19 @@ def wanted_sliders(
     from eigenbank.schemas import Sliders, SliderSetting
 
     if not edits and file is None:
-        message = "an edit of nothing: give --set NAME=SCALE, or --sliders FILE"
+        message = "nothing to edit: give --set NAME=SCALE, or --sliders FILE"
         raise click.UsageError(message)
     given = None if file is None else read_sliders(file)
-    said = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
+    settings = {} if given is None else {slider.key: dict(slider) for slider in given.sliders}
     for key, scale in edits.items():
-        said[key] = {**said.get(key, {"key": key}), "scale": scale}
+        settings[key] = {**settings.get(key, {"key": key}), "scale": scale}
     options = {"window": window, "branch": branch, "site": site}
-    for slider in said.values():
+    for slider in settings.values():
         slider.update({name: value for name, value in options.items() if slider.get(name) is None})
     try:
         return Sliders(
             model=None if given is None else given.model,
-            sliders=tuple(SliderSetting(**slider) for slider in said.values()),
+            sliders=tuple(SliderSetting(**slider) for slider in settings.values()),
         )
     except ValidationError as error:
         message = error.errors(include_url=False, include_input=False)[0]["msg"]
@@ -207,7 +207,7 @@ def wanted_sliders(
 
 
 def save_sliders(sliders: "Sliders", model_id: str, out: Path) -> None:
-    """Write the sliders of a call to a file, with the model whose names they are."""
+    """Write a call's sliders to a file that names their model."""
     from eigenbank.registry.sliders import write_sliders
 
     write_sliders(out, sliders.model_copy(update={"model": model_id}))

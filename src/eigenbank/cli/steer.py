@@ -12,13 +12,13 @@ from eigenbank.cli import complete
 from eigenbank.cli.options import (
     SCALES,
     SEEDS,
-    acting_options,
     checkpoint_option,
     force_option,
     out_option,
     parse_sets,
     set_option,
     sliders_option,
+    steering_options,
     steps_option,
     wanted_sliders,
 )
@@ -43,7 +43,7 @@ STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
 @click.argument("model", shell_complete=complete.models_or_folders)
 @set_option
 @sliders_option
-@acting_options
+@steering_options
 @click.option(
     "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Sliders file to write: this edit."
 )
