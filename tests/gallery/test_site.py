@@ -87,7 +87,7 @@ def test_the_first_page_of_a_thousand_checkpoints_is_small(many_folder: Path) ->
 
 
 def test_the_index_stays_small_whatever_the_cards_hold(catalog: Catalog, tmp_path: Path) -> None:
-    many = {number: [label(f"name {number:x>300}", evidence=None)] for number in range(400)}
+    many = {number: [label(f"name {number:x>450}", evidence=None)] for number in range(400)}
     add(
         catalog,
         make_bank("acme/much", labels=many, ranks=16, layers=[f"layer.{number}" for number in range(9)]),
