@@ -16,7 +16,7 @@ def test_the_reference_in_the_docs_is_up_to_date(capsys: pytest.CaptureFixture[s
 
 def test_every_command_is_in_it() -> None:
     text = reference()
-    for command in [*COMMANDS, "catalog merge", "labels add", "directions compare", "models show"]:
+    for command in [*COMMANDS, "catalog export", "labels add"]:
         assert f"# eigenbank {command}\n" in text
 
 

@@ -30,7 +30,7 @@ START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenba
         # While the program's own modules are imported.
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'eigenbank.cli.query': os.kill(os.getpid(), signal.SIGINT)\n"
+        "        if name == 'eigenbank.cli.search': os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())",
         # While click is, and the import machinery is told of another error.
         "class Finder:\n"
@@ -73,7 +73,7 @@ def test_where_interrupts_are_ignored_they_stay_so() -> None:
 @pytest.mark.parametrize("fmt", ["json", "csv", "table"])
 def test_output_that_cannot_be_written_is_one_line(fmt: str) -> None:
     with Path("/dev/full").open("w") as full:
-        done = begin(START.format(args=["models", "ls", "--format", fmt], before=""), stdout=full)
+        done = begin(START.format(args=["list", "--format", fmt], before=""), stdout=full)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: the output cannot be written (No space left on device): it is cut short" in done.stderr

@@ -40,10 +40,10 @@ def test_a_named_catalog_that_is_made_is_told(
 
 
 def test_a_catalog_that_a_failing_command_makes_is_told(tmp_path: Path, capsys: Capture) -> None:
-    assert run(["--catalog", str(tmp_path / "x.db"), "models", "show", "no/such"]) == 1
+    assert run(["--catalog", str(tmp_path / "x.db"), "show", "no/such"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert f"created a catalog, {tmp_path / 'x.db'}" in first
-    assert second.startswith("error: no model 'no/such'")
+    assert second.startswith("error: no direction 'no/such'")
 
 
 def test_what_names_no_file_is_for_the_catalog_to_refuse(capsys: Capture) -> None:

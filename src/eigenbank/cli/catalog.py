@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from eigenbank.cli.options import catalog_option
+from eigenbank.cli import complete
 from eigenbank.cli.output import log, output_options, progress_bar
-from eigenbank.cli.rows import facts, put_out
+from eigenbank.cli.rows import emit_rows, facts
 from eigenbank.schemas.errors import CatalogError
 
 
@@ -21,7 +21,6 @@ def catalog() -> None:
 
 
 @catalog.command(short_help="Print where the catalog is.")
-@catalog_option
 def path() -> None:
     """Print the catalog's file, or its URL without the password. Nothing is opened or made.
 
@@ -36,7 +35,6 @@ def path() -> None:
 
 
 @catalog.command(short_help="Count what is in the catalog.")
-@catalog_option
 @output_options
 def stats(fmt: str, quiet: bool) -> None:
     """Count models, directions and labels, and say how large the catalog is.
@@ -53,7 +51,7 @@ def stats(fmt: str, quiet: bool) -> None:
     if fmt == "table" and not quiet:
         facts(found)
     else:
-        put_out("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
+        emit_rows("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
 
 
 @catalog.command(short_help="Enter sets that lie in folders.")
@@ -67,7 +65,6 @@ def stats(fmt: str, quiet: bool) -> None:
 @click.option(
     "--replace", is_flag=True, help="Take the place of sets with labels, composites or previews, which are lost."
 )
-@catalog_option
 @output_options
 def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: str, quiet: bool) -> None:
     """Enter the direction sets of some FOLDERs, built elsewhere, as they are: all of them or none. They stay where they are.
@@ -100,12 +97,57 @@ def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: 
                 "folder": str(one.folder),
             }
         )
-    put_out("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt, quiet=quiet, key="model")
+    emit_rows("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt, quiet=quiet, key="model")
+
+
+@catalog.command(short_help="Take a model's set out of the catalog.")
+@click.argument("model", metavar="MODEL_ID", shell_complete=complete.models)
+@click.option(
+    "--revision", metavar="REVISION", shell_complete=complete.revisions, help="Which of its sets, where it has several."
+)
+@click.option("--files", is_flag=True, help="Delete the set's folder, too; one that eigenbank made among its own sets.")
+def rm(model: str, revision: str | None, files: bool) -> None:
+    """Take a model's set out of the catalog: its directions and the labels that labelers gave them.
+
+    What people labelled waits until a set has its directions again. The folder on disk is left, without --files. Where the
+    set had taken the place of one that ships with eigenbank, that one is back.
+
+    \b
+    Example:
+      eigenbank catalog rm me/middle
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.hub.client import parse_location
+    from eigenbank.registry.local import remove_set
+    from eigenbank.registry.sets.bundled import is_shipped
+
+    with Catalog.open() as catalog:
+        found = remove_set(catalog, model, revision, files=files)
+    row = found.row
+    of = f"{row.model_id}{f' of revision {row.revision}' if row.revision else ''}"
+    log(f"removed {of} from the catalog: {row.directions} directions, {row.labels} labels")
+    if found.waiting:
+        log(f"{found.waiting} labels of people wait for the set, or another with their directions, to come back")
+    if found.restored:
+        log(f"the set that ships with eigenbank is back: eigenbank list --model {model}")
+    at = parse_location(row.location)
+    if found.folder is None:
+        log(
+            "its folder was deleted"
+            if found.deleted
+            else f"it is not on this machine; the catalog had it at {row.location}"
+        )
+    elif at is not None:
+        log(f"its files are left in the Hub's cache, {found.folder}; eigenbank pull {at.repo} enters it again")
+    elif is_shipped(row.location):
+        log(f"it ships with eigenbank; eigenbank catalog add {found.folder} enters it again")
+    else:
+        drawn = f" --checkpoint {row.checkpoint_path}" if row.checkpoint_path else ""
+        log(f"its folder is left, {found.folder}; eigenbank catalog add {found.folder}{drawn} enters it again")
 
 
 @catalog.command(short_help="Write the whole catalog to a file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@catalog_option
 def export(file: Path) -> None:
     """Write the whole catalog to a new FILE: JSON lines, or a catalog of its own where the name ends in .db.
 
@@ -123,7 +165,6 @@ def export(file: Path) -> None:
 
 @catalog.command("import", short_help="Bring in what an export holds.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@catalog_option
 def import_(file: Path) -> None:
     """Bring in everything that FILE holds, an export or another catalog's file: all of it or nothing.
 
@@ -144,7 +185,6 @@ def import_(file: Path) -> None:
 
 @catalog.command(short_help="Merge another catalog into this one.")
 @click.argument("other", metavar="CATALOG")
-@catalog_option
 @output_options
 def merge(other: str, fmt: str, quiet: bool) -> None:
     """Merge another CATALOG (a path or URL) into this one, and print what differed.
@@ -172,13 +212,12 @@ def merge(other: str, fmt: str, quiet: bool) -> None:
         {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
         for one in differences
     ]
-    put_out("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
+    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
     log(f"merged {other}: {len(rows)} differences" if rows else f"merged {other}: nothing differed")
 
 
 @catalog.command(short_help="Check that the catalog is sound.")
 @click.option("--files", is_flag=True, help="Also check that every set is where the catalog says, unchanged.")
-@catalog_option
 @output_options
 def verify(files: bool, fmt: str, quiet: bool) -> None:
     """Check the database, what it holds, its counts and its word index; print what is wrong, and exit with 1 if anything is.
@@ -195,7 +234,7 @@ def verify(files: bool, fmt: str, quiet: bool) -> None:
         found = check(opened, files=files, progress=progress)
         place = opened.place
     rows = [{"where": one.where, "problem": one.problem} for one in found]
-    put_out("problem", rows, ["where", "problem"], fmt=fmt, quiet=quiet, key="where")
+    emit_rows("problem", rows, ["where", "problem"], fmt=fmt, quiet=quiet, key="where")
     if found:
         message = f"{len(found)} problems in {place}. Nothing was changed."
         raise CatalogError(message)
@@ -203,7 +242,6 @@ def verify(files: bool, fmt: str, quiet: bool) -> None:
 
 
 @catalog.command(short_help="Give unused room back to the disk.")
-@catalog_option
 def vacuum() -> None:
     """Give unused room back to the disk. Needs as much free room as the catalog is large, for a moment.
 

@@ -1,17 +1,27 @@
-"""What the shell is offered for a half-typed word: model ids, labels, layers and directions of the catalog.
+"""Complete a half-typed word in the shell: model ids, labels, layers and directions of the catalog.
 
-Completing never makes a catalog, and never fails: where there is nothing to offer, nothing is.
+Completing never creates a catalog, and never fails: where there is nothing to offer, nothing is.
+
+bash gets a script of our own: click's has bash split the line, which it does at `=`, `:` and `@` too, and offers words as they
+are, each followed by a blank. Ours escapes words with blanks, puts nothing behind an `=`, and completes words whole of which bash
+knows only a part.
 """
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog
+
+    Item = CompletionItem[Any]
+else:
+    Item = CompletionItem  # generic only in newer releases of click
 
 MOST = 200
 
@@ -81,6 +91,11 @@ def recipes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
     return _offer(lambda catalog, ctx, _begun: catalog.recipe_slugs(_model(ctx)), ctx, incomplete)
 
 
+def bounds(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what offers those of the names that begin so, with the `=` that a number follows."""
+    return lambda _ctx, _param, incomplete: [f"{name}=" for name in names if name.startswith(incomplete)]
+
+
 def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Revisions of the sets of the model named before, that begin so."""
 
@@ -104,7 +119,7 @@ def buildable(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Directions that begin so: first the models, then what lies behind the `#`."""
+    """Directions that begin so: first the models, then what follows the `#`."""
 
     def find(catalog: "Catalog", _ctx: click.Context, begun: str) -> list[str]:
         model, hash_sign, _ = begun.partition("#")
@@ -118,5 +133,87 @@ def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 def _model(ctx: click.Context) -> str | None:
-    model = next((ctx.params[name] for name in ("model", "first") if ctx.params.get(name)), None)
+    given = next((ctx.params[name] for name in ("model", "first", "names") if ctx.params.get(name)), None)
+    model = given[0] if isinstance(given, tuple) else given
     return model if isinstance(model, str) and not any(sign in model for sign in "*?[") else None
+
+
+_SOURCE = r"""
+%(complete_func)s() {
+    local IFS=$'\n' response completion type value
+    response=$(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS" %(complete_var)s=bash_complete "$1")
+    COMPREPLY=()
+    for completion in $response; do
+        type=${completion%%%%,*}
+        value=${completion#*,}
+        case $type in
+            dir) compopt -o plusdirs ;;
+            file) compopt -o default ;;
+            open) COMPREPLY+=("$value"); compopt -o nospace ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+_MARK = "\x00"
+_BREAKS = "=:@"
+_SPECIAL = re.compile(r"[^\w@%+=:,./#~-]")
+
+
+class Bash(BashComplete):
+    """The completion script for bash, and the answers it gets."""
+
+    source_template = _SOURCE
+    _quote = ""
+    _behind = 0
+    _ours = False
+    """Whether it is our script that asks, not click's, evaluated before an update."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words of the line before the one that is begun, and that one, without its quotes and escapes."""
+        if "COMP_LINE" not in os.environ:
+            return super().get_completion_args()
+        line = os.environ["COMP_LINE"]
+        self._ours = True
+        # The mark stands for what is still to be typed: it shows whether the last word has ended.
+        words = split_arg_string(line + _MARK)
+        begun = words[-1].removesuffix(_MARK)
+        self._quote = _open_quote(line)
+        if not self._quote:
+            breaks = [sign for sign in _BREAKS if sign in os.environ.get("COMP_WORDBREAKS", _BREAKS)]
+            last = max((begun.rfind(sign) for sign in breaks), default=-1) + 1
+            # An option's value is offered without `--option=`.
+            option = begun.find("=") + 1 if begun.startswith("-") else 0
+            self._behind = max(last - option, 0)
+        return words[1:-1], begun
+
+    def format_completion(self, item: Item) -> str:
+        """A line of the answer: the type (`open` where more of the word follows), and what bash puts in."""
+        if not self._ours:
+            return super().format_completion(item)
+        kind = "open" if item.type == "plain" and item.value.endswith(("=", "#")) else item.type
+        value = item.value[self._behind :]
+        if self._quote == '"':
+            value = re.sub(r'(["$`\\])', r"\\\1", value)
+        elif not self._quote:
+            value = _SPECIAL.sub(r"\\\g<0>", value)
+        return f"{kind},{value}"
+
+
+def _open_quote(line: str) -> str:
+    """The quote that is not closed at the end of a line; empty where none is."""
+    quote, escaped = "", False
+    for sign in line:
+        if escaped:
+            escaped = False
+        elif sign == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+    return quote
+
+
+add_completion_class(Bash)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import click
 
 from eigenbank.cli.output import output_options
-from eigenbank.cli.rows import put_out
+from eigenbank.cli.rows import emit_rows
 
 COLUMNS = ["check", "status", "found"]
 
@@ -35,6 +35,6 @@ def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: b
     rows = [asdict(finding) for finding in findings if not quiet or finding.status != "ok"]
     if fmt == "table" and not quiet:
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]
-    put_out("finding", rows, COLUMNS, fmt=fmt, quiet=quiet, key="check")
+    emit_rows("finding", rows, COLUMNS, fmt=fmt, quiet=quiet, key="check")
     if any(finding.status == "problem" for finding in findings):
         ctx.exit(1)

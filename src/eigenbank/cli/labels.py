@@ -8,10 +8,8 @@ from typing import Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.filters import names_given
-from eigenbank.cli.options import catalog_option
 from eigenbank.cli.output import log, output_options
-from eigenbank.cli.rows import LABEL_COLUMNS, label_row, put_out
+from eigenbank.cli.rows import LABEL_COLUMNS, emit_rows, label_row, names_given
 from eigenbank.schemas.errors import UnknownNameError, first_problem
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -61,7 +59,6 @@ def labels() -> None:
     help="Only the texts of this model's set; model of a bare DIRECTION.",
 )
 @click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
-@catalog_option
 @output_options
 def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: str, quiet: bool) -> None:
     """List the label texts in the catalog with how often they are used, or, of DIRECTIONs, their labels.
@@ -81,7 +78,7 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
                 {"text": text, "directions": count, "confidence": confidence}
                 for text, count, confidence in catalog.label_counts(model, source)
             ]
-            put_out("text", rows, ["text", "directions", "confidence"], fmt=fmt, quiet=quiet, key="text")
+            emit_rows("text", rows, ["text", "directions", "confidence"], fmt=fmt, quiet=quiet, key="text")
             return
         fits = matcher(source or "*")
         found: list[dict[str, Any]] = []
@@ -92,7 +89,7 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
             own = (item for item in row.labels if fits(item.source) or item.source.partition(":")[0] == source)
             found += [label_row(row.id, item) for item in own]
     columns = (["id"] if len(directions) > 1 or directions == ("-",) else []) + LABEL_COLUMNS
-    put_out("label", found, columns, fmt=fmt, quiet=quiet, key="id")
+    emit_rows("label", found, columns, fmt=fmt, quiet=quiet, key="id")
 
 
 @labels.command(short_help="Label directions by hand.")
@@ -102,7 +99,6 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
 @click.option("--note", metavar="TEXT", help="Why, or what was seen.")
 @click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure [default: not said].")
 @click.option("--reverse", is_flag=True, help="The direction as stored moves against the word.")
-@catalog_option
 def add(
     directions: tuple[str, ...],
     model: str | None,
@@ -141,7 +137,6 @@ def add(
 @directions_argument
 @model_option
 @by_option
-@catalog_option
 def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
     """Take a label of your own off directions. What others say of them stays.
 

@@ -26,11 +26,10 @@ GROUPS = {
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },
     "Find them": {
-        "list": ("cli.query:list_", "List the models in the catalog, or the directions of one."),
-        "search": ("cli.query:search", "Search the directions of all models."),
-        "show": ("cli.directions:show", "Show directions, their quality and the evidence for their labels."),
-        "models": ("cli.models:models", "List, show and remove models' sets."),
-        "directions": ("cli.directions:directions", "List, show and compare directions."),
+        "search": ("cli.search:search", "Search the directions of all models."),
+        "list": ("cli.search:list_", "List the models in the catalog, or the directions of one."),
+        "show": ("cli.show:show", "Show directions or models, with the evidence for their labels."),
+        "compare": ("cli.show:compare", "Compare the directions of two sets, layer by layer."),
         "labels": ("cli.labels:labels", "List, add and remove labels."),
         "match": ("cli.export:match", "Tell how a set's directions match a checkpoint."),
     },
@@ -63,7 +62,7 @@ class GroupedCommands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if "_EIGENBANK_COMPLETE" in os.environ:
-            importlib.import_module("eigenbank.cli.bash")  # instead of click's own completion
+            importlib.import_module("eigenbank.cli.complete")  # instead of click's own completion
         return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def catalog_option(command: F) -> F:
-    """Nothing: `--catalog` is an option of `eigenbank` itself."""
-    return command
-
-
 def source_options(command: F) -> F:
     """Add `--revision`, `--variant` and `--config`: which weights of a checkpoint to read."""
     for name, metavar, text in (

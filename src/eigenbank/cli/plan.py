@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli.output import CheckpointBars, log, output_options, progress_bar
-from eigenbank.cli.rows import put_out
+from eigenbank.cli.rows import emit_rows
 
 if TYPE_CHECKING:
     from eigenbank.plans.check import Estimate
@@ -116,7 +116,7 @@ def run(
     if fmt == "table" and not quiet:
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
-    put_out("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit_rows("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
     if report is not None:
         _write(report, whole.model_dump(mode="json"))
     return 1 if counts["failed"] else 0
@@ -167,7 +167,7 @@ def check(file: Path | None, only: tuple[str, ...], lock: Path | None, dry_run: 
         }
         for one in found
     ]
-    put_out("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
     wrong = sum(bool(one.problems) for one in found)
     log(f"{len(found)} checkpoints: {len(found) - wrong} as the plan says, {wrong} not")
     return 1 if wrong else 0
@@ -208,7 +208,7 @@ def estimate(file: Path | None, only: tuple[str, ...], lock: Path | None, mbit: 
     with progress_bar() as progress:
         asked = estimate_entries(entries, whole, pins, bytes_per_second=mbit * 125_000, progress=progress)
         rows = [estimate_row(entry, one) for entry, one in asked]
-    put_out("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
     known_rows = [row for row in rows if row["error"] is None]
     read, seconds = sum(row["bytes_to_read"] for row in known_rows), sum(row["seconds"] for row in known_rows)
     log(

@@ -1,7 +1,10 @@
-"""What the query commands print: the rows of every kind, under one schema version."""
+"""The rows that commands print: of directions, models and labels, each kind under a schema version; and names read from stdin."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from eigenbank.cli.output import emit, log
 
@@ -21,7 +24,7 @@ MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
 LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
 
 
-def put_out(
+def emit_rows(
     kind: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, fmt: str, quiet: bool, key: str
 ) -> None:
     """Print rows of a kind. JSON carries the version of their schema in every row, so that no rows are still `[]`."""
@@ -30,21 +33,21 @@ def put_out(
     emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
 
 
-def put_out_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) -> None:
+def emit_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) -> None:
     """Print a page of directions and composites, and on stderr how to go on. Tables show what was `asked` for too: the
     measures that the filters and the order are of.
     """
     machine = fmt != "table" and not quiet
     measures = [name for name in MEASURES if asked["sort"] == name or asked.get(f"{BOUND[name]}_{name}") is not None]
-    rows = [direction_row(row) if machine else short_row(row, measures) for row in page]
-    put_out("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
+    rows = [direction_row(row) if machine else _short_row(row, measures) for row in page]
+    emit_rows("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
     limit = asked["limit"]
     if page.cursor is not None:
         log(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
         log(f"search and --cursor {page.cursor}")
 
 
-def short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:
+def _short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:
     """A direction as the fields that a table shows, with some `measures`."""
     quality = row.quality if measures else None
     return {
@@ -126,3 +129,21 @@ def facts(found: Mapping[str, Any]) -> None:
     """Print one thing's fields as a table of two columns."""
     rows = [{"what": key, "value": value} for key, value in found.items()]
     emit(rows, ["what", "value"], fmt="table", quiet=False, key="what")
+
+
+def names_given(names: tuple[str, ...], model: str | None = None) -> list[str]:
+    """The directions that a command's arguments name; `-` stands for those on standard input, one a line, as `-q` prints them.
+    With `model`, those that name no model are of that one.
+    """
+    found: list[str] = []
+    for name in names:
+        if name != "-":
+            found.append(name)
+            continue
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        given = [line for line in lines if line.strip()]
+        if not given:
+            message = "no direction on standard input: expected one a line, as `eigenbank search WORD -q` prints them"
+            raise click.UsageError(message)
+        found += given
+    return list(dict.fromkeys(f"{model}#{name}" if model and "#" not in name else name for name in found))

@@ -134,7 +134,7 @@ def _add(
     if lost is not None and log is not None:
         gone = f"; gone with it: {lost}" if lost else ""
         left = "Its folder was removed" if removed else f"Its folder is left, {former}"
-        back = f": eigenbank models rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
+        back = f": eigenbank catalog rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
         log(f"replaced a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
 
 

@@ -54,6 +54,7 @@ def ask(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
         ("build ei", [DEMO, "option plusdirs"]),
         ("show eigen", [f"{DEMO}#", "option nospace"]),
         ("labels l", ["ls"]),
+        ("search --min eff", ["effect=", "option nospace"]),
     ],
 )
 def test_bash_is_offered_words_that_it_can_put_in(ask, line: str, offered: list[str]) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,154 @@
+"""`eigenbank list` and `eigenbank search`: questions to the catalog. Nothing here imports torch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.output import log, output_options
+from eigenbank.cli.rows import MODEL_COLUMNS, emit_page, emit_rows, model_row
+from eigenbank.registry.orders import SORTS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LEAST = ("confidence", "eigenvalue", "share", "gap", "effect", "selectivity", "consistency", "linearity", "locality")
+"""What a search can ask a least value of."""
+MOST = ("eigenvalue", "share", "drift")
+"""What a search can ask a largest value of."""
+_RATES = ("confidence", "selectivity", "consistency", "linearity", "locality")
+
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print."
+)
+cursor_option = click.option("--cursor", metavar="CURSOR", help="Go on after the page that printed this cursor.")
+
+
+@click.command("list", short_help="List the models in the catalog, or the directions of one.")
+@click.option(
+    "--model",
+    metavar="ID",
+    shell_complete=complete.models,
+    help="List this model's directions; a glob may name several models.",
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Most rows to print.")
+@cursor_option
+@output_options
+def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bool) -> None:
+    """List the models that have a direction set, or with --model the directions of one and then its composites.
+
+    \b
+    Example:
+      eigenbank list --model eigenbank/cartoon-faces-32
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    if cursor is not None and model is None:
+        message = "--cursor goes on with the directions of --model: name that, too; models have no pages"
+        raise click.UsageError(message)
+    with Catalog.open() as catalog:
+        if model is not None:
+            page = catalog.search(model=model, sort="catalog", limit=limit, cursor=cursor)
+            emit_page(page, {"sort": "catalog", "limit": limit}, fmt=fmt, quiet=quiet)
+            return
+        rows = [model_row(found) for found in catalog.sets()]
+    emit_rows("model", rows, MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
+
+
+def _bounds(kind: str, known: tuple[str, ...]) -> Callable[..., dict[str, float]]:
+    """What reads `NAME=X` as the filter `min_NAME` or `max_NAME` of a search."""
+
+    def read(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+        bounds = {}
+        for value in values:
+            name, equals, number = value.partition("=")
+            if name not in known or not equals:
+                message = f"{value!r}: expected NAME=X, where NAME is one of {', '.join(known)}"
+                raise click.BadParameter(message)
+            try:
+                bound = float(number)
+            except ValueError:
+                message = f"{value!r}: {number!r} is no number"
+                raise click.BadParameter(message) from None
+            if name in _RATES and not 0 <= bound <= 1:
+                message = f"{value!r}: {name} is between 0 and 1"
+                raise click.BadParameter(message)
+            bounds[f"{kind}_{name}"] = bound
+        return bounds
+
+    return read
+
+
+_FILTERS = (
+    click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Model id, e.g. 'google/*'."),
+    click.option("--family", "denoiser", metavar="GLOB", help="Class of the denoiser, e.g. 'UNet2D*'."),
+    click.option("--layer", metavar="GLOB", shell_complete=complete.layers, help="Layer name, e.g. 'up_blocks.*'."),
+    click.option("--kind", metavar="GLOB", help="Kind of layer: spatial, temporal, joint or undecided."),
+    click.option("--width", type=int, metavar="N", help="Width of the layer."),
+    click.option("--recipe", metavar="GLOB", shell_complete=complete.recipes, help="Recipe, e.g. output-value:output."),
+    click.option("--rank", type=int, metavar="N", help="Rank in the spectrum; 0 has the largest eigenvalue."),
+    click.option("--source", metavar="GLOB", help="Who says the label: 'human', 'human:ann', 'clip:*'."),
+    click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
+    click.option(
+        "--composites/--no-composites", default=None, help="Only composites of directions, or only single directions."
+    ),
+    click.option(
+        "--min", "least", multiple=True, metavar="NAME=X", callback=_bounds("min", LEAST),
+        shell_complete=complete.bounds(LEAST), help=f"Least value of {', '.join(LEAST[:-1])} or {LEAST[-1]}; repeatable.",
+    ),
+    click.option(
+        "--max", "most", multiple=True, metavar="NAME=X", callback=_bounds("max", MOST),
+        shell_complete=complete.bounds(MOST), help=f"Largest value of {', '.join(MOST[:-1])} or {MOST[-1]}; repeatable.",
+    ),
+    click.option("--licence", metavar="GLOB", help="Licence of the checkpoint."),
+    click.option("--location", metavar="GLOB", help="Where the set is: a folder, or shipped:NAME."),
+    click.option("--sort", type=click.Choice(SORTS), default="match", show_default=True, help="Order of the rows."),
+    limit_option,
+    cursor_option,
+)  # fmt: skip
+
+
+def _filter_options(command: F) -> F:
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Search the directions of all models.")
+@click.argument("text", required=False, shell_complete=complete.words)
+@_filter_options
+@output_options
+def search(
+    text: str | None, least: Mapping[str, float], most: Mapping[str, float], fmt: str, quiet: bool, **filters: Any
+) -> None:
+    """Search the directions of all models by labels, layers and model ids; the best match first.
+
+    Words match the beginnings of words, and all must be there. A phrase "in double quotes" matches as it stands. The first
+    answer is what TEXT alone stands for in `steer`. Without TEXT, all directions that meet the filters. No match is an empty
+    result, exit code 0.
+
+    \b
+    Example:
+      eigenbank search smile --model 'eigenbank/*' --format json
+      eigenbank search --min selectivity=0.5 --max drift=0.2 --sort effect
+      eigenbank search smile -q | eigenbank labels add - grin --by ann
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    filters = {**filters, **least, **most}
+    with Catalog.open() as catalog:
+        page = catalog.search(text, **filters)
+        if text and text.count('"') % 2:
+            log(
+                f"the last quote in {text[:80]!r} is not closed: what follows was taken as a phrase, to match as it stands"
+            )
+        if text and not len(page) and filters["cursor"] is None:
+            unknown_words = catalog.near(text)
+            if not unknown_words and len(catalog.search(text, limit=1)):
+                log(f"nothing found for {text[:80]!r} that meets the filters: without them there is something")
+            elif not unknown_words:
+                log(f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are")
+            for word, near in unknown_words.items():
+                hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
+                log(f"no label, layer or model has a word {word!r}: {hint}")
+    emit_page(page, filters, fmt=fmt, quiet=quiet)

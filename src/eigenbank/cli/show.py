@@ -1,0 +1,190 @@
+"""`eigenbank show`: everything known of directions and models; `eigenbank compare`: the directions of two sets."""
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.output import emit, log, output_options
+from eigenbank.cli.rows import (
+    NOT_OF_COMPOSITES,
+    direction_row,
+    emit_rows,
+    facts,
+    model_row,
+    names_given,
+    quality_facts,
+)
+from eigenbank.cli.search import limit_option
+from eigenbank.schemas.errors import unknown
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog import Catalog, DirectionRow
+
+_APART = ("evidence", "labels", "confidence", "quality")
+"""What `show` tells in tables of its own."""
+
+
+@click.command(short_help="Show directions or models, with the evidence for their labels.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
+@click.option(
+    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
+)
+@click.option(
+    "--revision",
+    metavar="REVISION",
+    shell_complete=complete.revisions,
+    help="Which of a model's sets [default: the newest].",
+)
+@output_options
+def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str, quiet: bool) -> None:
+    """Show everything known of directions, or of models.
+
+    NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, or a MODEL_ID alone, which shows its
+    layers, recipes and labels. `-` reads names from standard input, one a line.
+
+    \b
+    Example:
+      eigenbank show 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0'
+      eigenbank show eigenbank/cartoon-faces-32
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    with Catalog.open() as catalog:
+        given = names_given(names, model)
+        models = set(catalog.model_ids()).intersection(given)
+        if revision is not None and len(given) > len(models):
+            message = "--revision says which set of a MODEL_ID is meant; a direction is always one of the newest set"
+            raise click.UsageError(message)
+        if models and len(models) < len(given):
+            message = "expected models or directions, not both: show them one after the other"
+            raise click.UsageError(message)
+        if models:
+            _emit_models([_model(catalog, name, revision) for name in given], fmt=fmt, quiet=quiet)
+            return
+        found = [_one(catalog, name) for name in given]
+    if fmt != "table" or quiet:
+        rows = [direction_row(row) | {"parts": _parts(row)} for row in found]
+        emit_rows("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")
+        return
+    for number, row in enumerate(found):
+        if number:
+            click.echo()
+        _show_direction(row)
+
+
+def _show_direction(row: "DirectionRow") -> None:
+    """Print a direction as tables: what it is, its parts, its quality, its labels."""
+    apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
+    facts({key: value for key, value in direction_row(row).items() if key not in apart})
+    if parts := _parts(row):
+        click.echo()
+        emit(parts, ["direction", "weight"], fmt="table", quiet=False, key="direction")
+    if row.quality is not None:
+        click.echo()
+        facts(quality_facts(row.quality))
+    for label in row.labels:
+        click.echo()
+        shown: dict[str, Any] = {"label": label.text, "polarity": label.polarity, "confidence": label.confidence}
+        shown |= {"source": label.source, "note": label.note, "created": label.created.isoformat()}
+        if label.evidence:
+            shown |= {
+                key: (f"{value[0]}…{value[-1]} ({len(value)})" if key == "seeds" and value else value)
+                for key, value in label.evidence.model_dump().items()
+            }
+        facts(shown)
+
+
+def _model(catalog: "Catalog", name: str, revision: str | None) -> dict[str, Any]:
+    """A model's set as a row, with its layers, recipes and label texts. Raises UnknownNameError for another revision."""
+    found = catalog.get_set(name, revision)
+    if found is None:
+        known = [row.revision or "" for row in catalog.sets() if row.model_id == name]
+        raise unknown(kind=f"revision of {name}", name=revision or "", known=known)
+    names = {"layers": catalog.layer_names(name), "recipes": catalog.recipe_slugs(name)}
+    return model_row(found) | names | {"label_texts": catalog.label_texts(name)}
+
+
+def _emit_models(rows: list[dict[str, Any]], *, fmt: str, quiet: bool) -> None:
+    if fmt != "table" or quiet:
+        emit_rows("model", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="model")
+        return
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        facts(row)
+
+
+def _one(catalog: "Catalog", name: str) -> "DirectionRow":
+    """A direction by its name. Raises UnknownNameError, with near matches."""
+    found = catalog.get_direction(name)
+    if found is not None:
+        return found
+    models = catalog.model_ids()
+    if "#" not in name and difflib.get_close_matches(name, models):
+        raise unknown(kind="model or direction", name=name, known=models)
+    raise catalog.unknown_direction(name)
+
+
+def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
+    """What a composite is made of, the heaviest part first; None for a direction, or where its set cannot be read, which is
+    logged.
+    """
+    from eigenbank.registry.hub.client import folder_of
+    from eigenbank.registry.sets.folder import MANIFEST, read_manifest
+    from eigenbank.schemas.errors import SetError
+
+    if row.composite is None:
+        return None
+    folder = folder_of(row.location)
+    if not (folder / MANIFEST).is_file():
+        log(f"what {row.id} is made of is in its set, which is not on this machine: eigenbank pull {row.model_id}")
+        return None
+    try:
+        composites = read_manifest(folder).composites
+    except SetError as error:
+        log(str(error))
+        return None
+    parts = next((each.parts for each in composites if each.name == row.composite), ())
+    return [part.model_dump() for part in sorted(parts, key=lambda part: -abs(part.weight))]
+
+
+def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if len(value) > 4_000:  # longer than any path may be
+        message = f"expected a model id or a folder, found {len(value):,} letters"
+        raise click.BadParameter(message)
+    return value
+
+
+@click.command(short_help="Compare the directions of two sets, layer by layer.")
+@click.argument("one", shell_complete=complete.models, callback=_short)
+@click.argument("other", shell_complete=complete.models, callback=_short)
+@click.option("--layer", default="*", metavar="GLOB", help="Layers to compare.")
+@click.option("--recipe", default="*", metavar="GLOB", help="Recipes to compare.")
+@limit_option
+@output_options
+def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
+    """Compare two sets: for every direction of ONE the nearest of OTHER at the same layer and recipe, and their cosine.
+
+    ONE and OTHER are model ids, or folders of direction sets. The directions that moved most come first: what a
+    fine-tune changed. A cosine near 1 or −1 is the same axis. What only one of the sets has is named on stderr.
+
+    \b
+    Example:
+      eigenbank compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
+    """
+    from eigenbank.loaders.lookup import load
+    from eigenbank.registry.sets.compare import compare_banks, not_shared
+
+    banks = load(one), load(other)
+    rows = compare_banks(*banks, layer=layer, recipe=recipe)
+    columns = ["id", "nearest", "cosine", "same_rank_cosine"]
+    emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
+    for name, (here, there) in ((one, banks), (other, banks[::-1])):
+        alone = not_shared(here, there, layer=layer, recipe=recipe)
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            log(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
+    if len(rows) > limit:
+        log(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")
