@@ -7,7 +7,7 @@ import pytest
 from registry.catalog.made import label, manifest
 
 from eigenbank.cli.main import run
-from eigenbank.loaders.load import load
+from eigenbank.loaders.lookup import load
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 
