@@ -301,7 +301,7 @@ def test_no_query_imports_torch() -> None:
         ("eigenbank show acme/faces#mid", FACES),
         ("eigenbank labels l", "ls"),
         *((f"eigenbank {command} acme/f", "acme/faces") for command in
-          ("build", "label", "layers", "preview", "steer", "sweep", "export", "publish", "pull", "verify")),
+          ("build", "label", "preview", "steer", "sweep", "export", "publish", "pull", "verify")),
         ("eigenbank edit photo.png --model acme/f", "acme/faces"),
         ("eigenbank sweep acme/faces gla", "glasses"),
         ("eigenbank sweep acme/faces mid_block.attentions.0/v", "mid_block.attentions.0/value/0"),
