@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from sqlalchemy import event
 
-from eigenbank.cli import filters as cli
+from eigenbank.cli import search as cli
 from eigenbank.registry.catalog import Catalog, Filters, Sort
 
 from .made import label, manifest, quality
