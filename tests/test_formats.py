@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from diagram import diagram
-from formats import main, pages
+from formats import FORMATS, main, pages
 
 from eigenbank.registry.catalog.models import Base
-from eigenbank.schemas.formats import FORMATS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -14,9 +14,24 @@ from diagram import diagram
 
 from eigenbank.registry.catalog.models import Base
 from eigenbank.registry.catalog.place import SCHEMA_VERSION
-from eigenbank.schemas.formats import FORMATS, json_schema
+from eigenbank.schemas import Manifest, Sliders
+from eigenbank.schemas.common import Model
+from eigenbank.schemas.plan import Lock, Plan
 
 MADE = "This page is made from the code by `python docs/tools/formats.py docs`; a test compares the two."
+
+FORMATS: dict[str, tuple[type[Model], str]] = {
+    "manifest": (Manifest, "A direction set's `manifest.json`: everything about the set but its vectors"),
+    "sliders": (Sliders, "A sliders file: an edit, as `--save-sliders` writes it and `--sliders` reads it"),
+    "plan": (Plan, "A plan file (TOML): the checkpoints to build and what is done with each"),
+    "lock": (Lock, "A plan's lock file (TOML): the commit each checkpoint is built at"),
+}
+"""Name → model, and what the file is. A format's number is its model's field `format`."""
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a format."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FORMATS[name][0].model_json_schema()}
 
 
 def pages() -> dict[str, str]:

@@ -56,7 +56,7 @@ def bank_of(net: Any) -> DirectionSet:
         kind="spatial",
         width=32,
         heads=4,
-        norm=Norm(module="blocks.1.norm1", place="before"),
+        norm=Norm(module="blocks.1.norm1", position="before"),
         tensors={role: Part(tensor=f"{name}.{paths[role]}.weight") for role in weights},
         lengths={
             site: TokenLength(length=3.0, source="calibration")

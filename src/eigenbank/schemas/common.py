@@ -1,4 +1,4 @@
-"""Bounds and field types shared by the schemas. Everything here limits what a foreign file may ask of us."""
+"""Bounds and field types shared by the schemas: they limit what a file from elsewhere may contain."""
 
 from datetime import datetime, timezone
 from typing import Annotated
@@ -18,11 +18,11 @@ MAX_COMPOSITES = 10_000
 MAX_MANIFEST_BYTES = 256 * 2**20
 """Largest manifest.json read."""
 MAX_STEPS = 1_000_000
-"""Most denoising steps; samplers take a thousand at the most."""
+"""Most denoising steps; samplers take at most a thousand."""
 MAX_SEEDS = 10_000
-"""Most seeds that anything was measured on."""
+"""Most seeds of one measurement."""
 MAX_SCALE = 1e4
-"""Largest scale of a direction, in token lengths; pictures break at a few."""
+"""Largest scale of a direction, in token lengths; images break at a few."""
 
 
 class Model(BaseModel):
@@ -56,4 +56,4 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 Moment = Annotated[datetime, AfterValidator(_in_utc)]
-"""A point in time, without a zone one in UTC."""
+"""A point in time; without a time zone it is in UTC."""

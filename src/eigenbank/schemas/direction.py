@@ -1,4 +1,4 @@
-"""A direction's record: everything about it but the vector itself, and the labels it was given."""
+"""The record of a direction or composite: everything about it but the vector itself, with its labels."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ def _rounded(value: float) -> float:
 
 ROUNDED = AfterValidator(_rounded)
 Measured = Annotated[float, Field(ge=0, le=1e6), ROUNDED]
-"""A measured size, kept to four decimals: what a few seeds can tell is coarser than that."""
+"""A measured size, kept to four decimals: a few seeds measure no finer than that."""
 Signed = Annotated[float, Field(ge=-1e6, le=1e6), ROUNDED]
 """The same with a sign."""
 Rate = Annotated[float, Field(ge=0, le=1), ROUNDED]
@@ -45,12 +45,12 @@ class Evidence(Model):
 
 
 class Label(Model):
-    """A name somebody or something gave a direction.
+    """A name that a person or a labeler gave a direction.
 
     `polarity` is −1 when the direction as stored moves against the word, so that a positive scale always means more of
-    it. `source` says who says so: `attribute-model:<digest>`, `statistics`, `clip:<model>@<revision>`, `human:<name>`.
-    `confidence` is the probability, as the source reckons it, that a rerun on other seeds gives the same label; None
-    where the source has none.
+    it. `source` is who gave it: `attribute-model:<digest>`, `statistics`, `clip:<model>@<revision>`, `human:<name>`.
+    `confidence` is the source's estimate of the probability that a rerun on other seeds gives the same label; None where
+    the source has none.
     """
 
     text: Text
@@ -80,7 +80,7 @@ class Label(Model):
 
 
 class Preview(Model):
-    """How a direction's preview was drawn: a grid of equal cells, a row per seed, a column per scale, without margins.
+    """How a direction's preview was generated: a grid of equal cells, a row per seed, a column per scale, no margins.
 
     Scales are of the vector as it is stored: where its label has polarity −1, more of the word is to the negative side.
     """
@@ -91,7 +91,7 @@ class Preview(Model):
 
 
 class Quality(Model):
-    """How a direction behaves as a slider, whatever it is called. Each is None where it is not known.
+    """How a direction behaves as a slider, whatever its label. A field is None where it was not measured.
 
     Scores are those of the labeler `source`, in standard deviations of the checkpoint's own images; the score that the
     direction moves most is the led one. Sizes are of the odd part of the response, (f(+α) − f(−α)) / 2α, at ±`scale`.
@@ -117,12 +117,12 @@ class Quality(Model):
 
 
 class DirectionRecord(Model):
-    """One eigenvector: which one, and how it stands in its spectrum.
+    """One eigenvector: which one, and its position in the spectrum.
 
     `eigenvalue` is of the recipe's Gram matrix, in float64. `share` is the eigenvalue over the trace. `gap` is the
     distance to the nearest other eigenvalue over the largest one: near 0 the vector is an arbitrary rotation within its
-    eigenspace. `rank` 0 is the largest eigenvalue. `quality` says what it does to
-    images, `preview` how the picture of it among the set's files was drawn.
+    eigenspace. `rank` 0 is the largest eigenvalue. `quality` is its measured behaviour as a slider, `preview` how the picture
+    among the set's files was generated.
     """
 
     layer: ModulePath
@@ -142,7 +142,7 @@ class DirectionRecord(Model):
 
 
 class Weighted(Model):
-    """A direction of the same set, by its id, and how much of it."""
+    """A direction of the same set, by its id, and its weight."""
 
     direction: Annotated[
         str, StringConstraints(max_length=600, pattern=r"^[^\x00-\x1f\x7f#]+/[^\x00-\x1f\x7f#/]+/\d{1,4}$")
@@ -154,7 +154,7 @@ CompositeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0
 
 
 class CompositeRecord(Model):
-    """Directions, of one layer or several, added together to do one thing: each at its weight times the scale.
+    """Directions, of one or several layers, that are added together as one slider: each at its weight times the scale.
 
     Weights are in token lengths of the direction's own layer, as scales are.
     """

@@ -63,7 +63,7 @@ class SearchError(EigenbankError):
 
 
 class ReplaceError(CatalogError):
-    """A set would take the place of one with labels, composites or previews that it lacks."""
+    """A set would replace one with labels, composites or previews that it lacks."""
 
 
 class HubError(EigenbankError):
@@ -71,7 +71,7 @@ class HubError(EigenbankError):
 
 
 class OfflineError(HubError):
-    """Something is not on this machine, and the Hub may not be asked."""
+    """Something is not on this machine, and offline mode is on."""
 
 
 class UnreachableError(HubError):
@@ -122,9 +122,10 @@ class PhotoError(EigenbankError):
 def first_problem(
     error: "ValidationError", whole: str = "the document", named: Callable[[Where], Where] = lambda where: where
 ) -> str:
-    """Say where the first thing that pydantic found wrong is, and what: `directions.0.rank: Field required`. `whole` is
-    the name of what was validated, for a problem that is not of one of its parts; `named` makes pydantic's place one that the
-    user knows.
+    """Say what pydantic found wrong first, and where: `directions.0.rank: Field required`.
+
+    `whole` names what was validated, for a problem with no field of its own; `named` translates pydantic's position into
+    one that the user knows.
     """
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, named(first["loc"]))) or whole
@@ -132,9 +133,9 @@ def first_problem(
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
-    """Build the error for a name that is not there, with the nearest names that are."""
+    """Build the error for an unknown name, with the nearest known ones."""
     known = list(known)
-    # What all share, a model's id or `composite/`, says nothing of how near they are.
+    # A prefix that all share, a model's id or `composite/`, says nothing about how near they are.
     asked = name.casefold()
     stems = [asked[: found.end()] for found in re.finditer("[/#]", asked)]
     shared = next((stem for stem in reversed(stems) if all(each.casefold().startswith(stem) for each in known)), "")

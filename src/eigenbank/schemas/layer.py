@@ -1,4 +1,4 @@
-"""A self-attention layer of a checkpoint, as the builder found it."""
+"""A self-attention layer of a checkpoint: its tensors, its norm, and where its tokens can be read and edited."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,14 +17,14 @@ Role = Literal[
 CastDType = Literal["float32", "float16", "bfloat16"]
 Index = Annotated[int, Field(ge=0, le=64 * MAX_WIDTH)]
 Range = tuple[Index, Index]
-"""From, inclusive, to, exclusive."""
+"""A start, inclusive, and an end, exclusive."""
 
 
 class TokenLength(Model):
-    """How long a typical token is at a site (Euclidean norm), so that a scale of 1 means the same everywhere.
+    """The length of a typical token at a site (Euclidean norm): a scale of 1 adds a vector of this length.
 
-    `source` says how it is known: `norm`, from the norm's own weights (unit variance per channel, then γ and β);
-    `calibration`, root mean square over the tokens of one denoising run.
+    `source` says how it was found: `norm`, from the norm's own weights (unit variance per channel, then γ and β);
+    `calibration`, as the root mean square over the tokens of one denoising run.
     """
 
     length: Annotated[float, Field(gt=0, lt=1e9)]
@@ -32,10 +32,10 @@ class TokenLength(Model):
 
 
 class Part(Model):
-    """A denoiser's parameter that plays a role in a layer, or the part of it that does.
+    """A parameter of the denoiser that plays a role in a layer, or the part of it that does.
 
-    `rows` are taken one range after another, so that rows which a fused projection interleaves come out head by head.
-    None is all of them.
+    `rows` are taken range after range, so that rows which a fused projection interleaves come out head by head. None
+    means all of them.
     """
 
     tensor: ParameterName
@@ -51,7 +51,7 @@ class Part(Model):
         return self
 
     def take(self, tensor: "Tensor") -> "Tensor":
-        """The part of the whole parameter; a 1×1 convolution's weight as a matrix."""
+        """Cut the part out of the whole parameter; a 1×1 convolution's weight becomes a matrix."""
         import torch
 
         matrix = tensor.flatten(1) if tensor.ndim > 2 else tensor
@@ -62,21 +62,21 @@ class Part(Model):
 
 
 class Norm(Model):
-    """The norm a layer's projections read through.
+    """The norm that a layer's projections read through.
 
-    `module` is its path. `place` says whether it is part of the attention module or of the block around it. `adaptive`
-    when scale and shift come from the timestep: then its own weights, if any, do not tell a token's length.
+    `module` is its path. `position` says whether it is part of the attention module or of the block around it. `adaptive`:
+    scale and shift come from the timestep, so that its own weights, if any, do not give a token's length.
     """
 
     module: ModulePath
-    place: Literal["inside", "before"]
+    position: Literal["inside", "before"]
     adaptive: bool = False
 
 
 class TokenCount(Model):
-    """How to tell the number of image tokens of a pass: `tokens` for every `positions` of the denoiser's argument.
+    """How to compute the number of image tokens of a denoiser call: `tokens` for every `positions` of an argument.
 
-    The positions of an argument are the product of its extents along `axes`; a list of samples counts as a batch of them.
+    The positions of an argument are the product of its extents along `axes`; a list of samples counts as a batch.
     """
 
     argument: ParameterName
@@ -86,11 +86,11 @@ class TokenCount(Model):
 
 
 class HookPoint(Model):
-    """Where the tokens of a site are, in a running denoiser: an input or output of one or several modules.
+    """Where to hook into a running denoiser for the tokens of a site: an input or output of one or several modules.
 
     An input is the argument `argument`, the one at `index` when it is given by position; an output is the `index`-th of a
-    tuple, or the only one. `axis` is that of the channels. `image` says where the image tokens lie among the tokens: they
-    are `all`, the `first` or the `last`, of which `count` tells the number.
+    tuple, or the only one. `axis` is that of the channels. The image tokens are `all`, the `first` or the `last` of the
+    tokens (`image`); `count` gives their number.
     """
 
     modules: tuple[ModulePath, ...] = Field(min_length=1, max_length=8)
@@ -104,19 +104,19 @@ class HookPoint(Model):
     @model_validator(mode="after")
     def _countable(self) -> "HookPoint":
         if self.image != "all" and self.count is None:
-            message = f"the image tokens are the {self.image} ones, and nothing tells how many they are"
+            message = f"the image tokens are the {self.image} ones, and `count` is missing"
             raise ValueError(message)
         return self
 
 
 class Layer(Model):
-    """One self-attention layer: where it is, how wide, which tensors make it up.
+    """One self-attention layer: its path, its width, and the tensors it is made of.
 
     `width` is that of the tokens its projections read. `kv_heads` is less than `heads` for grouped queries. `tensors`
     maps a role to the parameter that plays it; without `output` the layer has no out projection of its own, and `value`
-    stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `sites` says where the
-    tokens of each site are, as far as that was seen; conventions stand in for the rest. `digests` are over the attention
-    weights cast to each dtype, so that a pipeline loaded in half precision still matches exactly.
+    stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `sites` holds the hook
+    points that were found; for the other sites the loader follows conventions. `digests` are over the attention weights
+    cast to each dtype, so that a pipeline loaded in half precision still matches exactly.
     """
 
     name: ModulePath
@@ -133,11 +133,11 @@ class Layer(Model):
     @property
     def norm_inside(self) -> bool:
         """Whether the norm is part of the attention module, as in U-Nets without text."""
-        return self.norm is not None and self.norm.place == "inside"
+        return self.norm is not None and self.norm.position == "inside"
 
     @property
     def frame(self) -> str:
-        """The space the layer's directions live in on its input side, in words."""
+        """The space of the layer's directions on its input side, in words."""
         if self.norm is None:
             return "as read"
         return f"after {'adaptive ' if self.norm.adaptive else ''}norm{' inside' if self.norm_inside else ''}"

@@ -23,7 +23,7 @@ FORMAT: Literal[1] = 1
 
 
 class Checkpoint(Model):
-    """The checkpoint a set was computed from. `revision` is a commit of its repository, None for a local folder."""
+    """The checkpoint a set was computed from. `revision` is a commit of its repository; None for a local folder."""
 
     model_id: ModelId
     revision: Revision | None = None
@@ -43,14 +43,14 @@ FileName = Annotated[str, StringConstraints(pattern=r"^(previews/)?[\w][\w.\-]{0
 
 
 class Manifest(Model):
-    """Everything about a direction set but its vectors. A tensor of directions.safetensors is named LAYER/BASIS."""
+    """Everything about a direction set but its vectors, which directions.safetensors holds as LAYER/BASIS."""
 
     format: Literal[1] = FORMAT
     checkpoint: Checkpoint
     created: Moment
     builder: Text
     licence: Text = "apache-2.0"
-    # The first bad entry ends it: a million bad ones would otherwise make millions of errors, and gigabytes.
+    # FailFast: a million bad entries would otherwise make millions of errors, and gigabytes.
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
     composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)

@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda value: roun
 
 
 class Window(Model):
-    """A part of the denoising run, in fractions of it to four decimals: 0 is the first (noisiest) step, 1 the end."""
+    """The steps to act in: start and end as fractions of the denoising run; 0 is the first (noisiest) step, 1 the end."""
 
     start: Fraction = 0.0
     end: Fraction = 1.0
@@ -44,7 +44,7 @@ class Window(Model):
 
 
 class Recipe(Model):
-    """How a set of directions is made from a layer's weights.
+    """How directions are computed from a layer's weights: which matrix, side and head, and in which steps they act.
 
     `matrix` names an entry of the recipe registry (`value`, `output-value`, `query-key`, `qkv`). `side` says which
     Gram matrix is decomposed: `input`, MᵀM, what the layer reads; `output`, MMᵀ, what it writes. Written as
@@ -59,7 +59,7 @@ class Recipe(Model):
 
     @classmethod
     def parse(cls, slug: str) -> "Recipe":
-        """Read a recipe from its written form. Raises UnknownNameError for what is none."""
+        """Parse a recipe such as `output-value:output@0.6-1`. Raises UnknownNameError for anything else."""
         found = _SLUG.fullmatch(slug)
         try:
             if found is None:
@@ -81,7 +81,7 @@ class Recipe(Model):
 
     @property
     def basis(self) -> str:
-        """The written form without the window: recipes that differ only in when they act share their vectors."""
+        """The written form without the window: recipes that differ only in the window share their vectors."""
         head = "" if self.head is None else f".h{self.head}"
         side = "" if self.side == "input" else f":{self.side}"
         return f"{self.matrix}{head}{side}"
@@ -95,12 +95,12 @@ class Recipe(Model):
 
     @property
     def site(self) -> Site:
-        """Where a vector of this recipe belongs: what a layer reads is added after the norm, what it writes at its
-        block's output. `query-key` reads on both sides: both its factors act on the layer's input.
+        """Where a vector of this recipe is added: after the norm for what a layer reads, at its block's output for what it
+        writes. `query-key` reads on both sides, since both its factors act on the layer's input.
         """
         return "block-output" if self.side == "output" and self.matrix != "query-key" else "projection-input"
 
 
 def _plain(fraction: float) -> str:
-    """A fraction without an exponent, to the four decimals a window has."""
+    """Format a fraction without an exponent, to the four decimals of a window."""
     return f"{fraction:.4f}".rstrip("0").rstrip(".")

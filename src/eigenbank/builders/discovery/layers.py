@@ -284,7 +284,7 @@ def _norm(
         if f"{path}.bias" in shapes:
             tensors["norm-bias"] = Part(tensor=f"{path}.bias")
     where: Any = "inside" if origin.module.startswith(f"{layer}.") else "before"
-    return Norm(module=origin.module, place=where, adaptive=adaptive)
+    return Norm(module=origin.module, position=where, adaptive=adaptive)
 
 
 def _unseen(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
