@@ -3,9 +3,9 @@
     python benchmarks/plans.py [--runs 5] [jobs] [overhead] [unchanged]
 
 All on the loopback Hub of the tests, every measurement in processes of its own, the compared ones in turn.
-jobs: checkpoints that take milliseconds to solve, on a Hub that answers each request late; wall time of `plan run --jobs 1`
-and `--jobs 2`, each with a worker's start. overhead: checkpoints of SD 1.5's shapes; wall time of `plan run --jobs 1` against
-a loop in one process that opens, builds and keeps each. unchanged: `plan run` of 5,000 checkpoints that are all done.
+jobs: checkpoints that take milliseconds to solve, on a Hub that answers each request late; wall time of `plan --jobs 1`
+and `--jobs 2`, each with a worker's start. overhead: checkpoints of SD 1.5's shapes; wall time of `plan --jobs 1` against
+a loop in one process that opens, builds and keeps each. unchanged: `plan` of 5,000 checkpoints that are all done.
 Results go to benchmarks/results/plans.json.
 """
 
@@ -51,7 +51,7 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
 
 
 def plan_run(plan: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "eigenbank", "plan", "run", str(plan), "-q", *more]
+    return [sys.executable, "-m", "eigenbank", "plan", str(plan), "-q", *more]
 
 
 def environment(hub: Any, scratch: Path) -> dict[str, str]:

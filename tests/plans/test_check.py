@@ -10,7 +10,7 @@ from planned import put
 
 
 def check(client: Client, plan: Path, *more: str) -> tuple[int, dict[str, Any]]:
-    done = client.run("plan", "check", str(plan), "--format", "json", *more)
+    done = client.run("plan", "--check", str(plan), "--format", "json", *more)
     assert done.stdout.startswith("["), done.stderr
     return done.returncode, {row["id"]: row for row in json.loads(done.stdout)}
 

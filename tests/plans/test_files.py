@@ -104,7 +104,7 @@ def test_a_pin_holds_for_the_repository_and_revision_it_was_made_for(tmp_path: P
     assert pinned(PlanEntry(id="a/b", repo="c/d"), lock) is None
     assert pinned(PlanEntry(id="a/b"), None) is None
     (tmp_path / "plan.lock").write_text('{"format": 1, "checked": 3, "checkpoints": {"a/b": {}}}')
-    with pytest.raises(PlanError, match="eigenbank plan check"):
+    with pytest.raises(PlanError, match="eigenbank plan --check"):
         read_lock(tmp_path / "plan.lock")
 
 

@@ -52,7 +52,7 @@ def wrong(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
 
 
 def run(client: Client, plan: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-    return client.run("plan", "run", str(plan), "--format", "json", *more)
+    return client.run("plan", str(plan), "--format", "json", *more)
 
 
 def whole(executor: str) -> list[str]:
@@ -138,7 +138,7 @@ def compare(
         hub.fault("*", "status", status=503, chance=0.1)
         lost = 0
         for _ in range(5):
-            process = client.start("-m", "eigenbank", "plan", "run", str(plan), "--format", "json", *whole(executor))
+            process = client.start("-m", "eigenbank", "plan", str(plan), "--format", "json", *whole(executor))
             with killing(process, WORKERS[executor], kills - lost) as killed:
                 out, err = process.communicate(timeout=1500)
             lost += len(killed)
@@ -169,7 +169,7 @@ def test_every_step_is_done_once_and_the_next_run_does_nothing(hub: Hub, client:
     assert found["zoo/sd"]["published"] == "org/zoo-sd-directions"
     assert json.loads(report.read_text())["checkpoints"][0]["id"] == "zoo/ddpm"
     hub.forget()
-    pinned = client.run("plan", "check", str(plan))
+    pinned = client.run("plan", "--check", str(plan))
     assert pinned.returncode == 0, pinned.stdout + pinned.stderr
     hub.forget()
     second = run(client, plan, *whole("local"))
@@ -177,7 +177,7 @@ def test_every_step_is_done_once_and_the_next_run_does_nothing(hub: Hub, client:
     assert not hub.requests  # the lock says which revision, the catalog that it is there
     put(hub, "zoo/ddpm", seed=5)
     assert {row["status"] for row in rows(run(client, plan)).values()} == {"unchanged"}  # still pinned
-    assert client.run("plan", "check", str(plan)).returncode == 0
+    assert client.run("plan", "--check", str(plan)).returncode == 0
     third = rows(run(client, plan, *whole("local")))
     assert [name for name, row in third.items() if row["status"] == "done"] == ["zoo/ddpm"]
     plan.write_text(plan.read_text().replace("top_k = 2", "top_k = 3"))
@@ -244,7 +244,7 @@ def test_a_run_that_is_killed_goes_on_when_it_is_run_again(hub: Hub, client: Cli
     entries = {f"zoo/ddpm-{n}": "ddpm" for n in range(3)}
     fill(hub, entries)
     plan = write_plan(tmp_path / "plan.toml", entries)
-    process = client.start("-m", "eigenbank", "plan", "run", str(plan), "--jobs", "1", *whole("local"))
+    process = client.start("-m", "eigenbank", "plan", str(plan), "--jobs", "1", *whole("local"))
     deadline = time.monotonic() + 240
     while not in_catalog(client.home) and time.monotonic() < deadline:
         time.sleep(0.05)

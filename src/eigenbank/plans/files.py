@@ -74,7 +74,7 @@ def read_lock(path: Path) -> Lock | None:
     try:
         return Lock.model_validate_json(_bytes(path))
     except ValidationError as error:
-        message = f"{path} is not a plan's lock file: {first_problem(error)}. Create it again: eigenbank plan check"
+        message = f"{path} is not a plan's lock file: {first_problem(error)}. Create it again: eigenbank plan --check"
         raise PlanError(message) from error
 
 

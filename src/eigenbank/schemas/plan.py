@@ -13,7 +13,7 @@ Step = Literal["build", "label", "preview", "publish"]
 STEPS: tuple[Step, ...] = ("build", "label", "preview", "publish")
 """What a run does with a checkpoint, in order."""
 Fact = Literal["id", "subfolder", "denoiser", "licence", "gated"]
-"""What a plan states about a checkpoint and `plan check` compares with the Hub."""
+"""What a plan states about a checkpoint and `plan --check` compares with the Hub."""
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Subfolder = Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")]
@@ -142,7 +142,7 @@ class Plan(Model):
 
 
 class Pin(Model):
-    """A checkpoint's repository at the commit that `plan check` found."""
+    """A checkpoint's repository at the commit that `plan --check` found."""
 
     repo: ModelId
     revision: Commit
