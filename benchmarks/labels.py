@@ -17,11 +17,11 @@ from rich.progress import Progress
 from torch import Tensor
 from ways import untrained
 
-from eigenbank.api import build, find_checkpoint
+from eigenbank.api import build, find_checkpoint, label
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
-from eigenbank.builders.label.study import Plan, label
+from eigenbank.builders.label.study import LabelSettings
 from eigenbank.loaders.measure import Responses, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
@@ -162,7 +162,7 @@ def calibration(found: Effects) -> list[dict[str, Any]]:
 def rerun(bank: DirectionSet, pipe: Any, checkpoint: Path, number: int, cache: Path, progress: Any) -> dict[str, Any]:
     """Label the same directions again with other seeds: how many labels come back?"""
     start = FIRST_RERUN + 1_000 * number
-    plan = Plan(
+    settings = LabelSettings(
         seeds=tuple(range(start, start + SCREENED)),
         confirm_seeds=tuple(range(start + 100, start + 124)),
         quality_seeds=0,
@@ -170,7 +170,7 @@ def rerun(bank: DirectionSet, pipe: Any, checkpoint: Path, number: int, cache: P
     )
     plain = bank.composed([]).labelled({each.id: () for each in bank})
     again = label(
-        plain, pipe, open_labelers(["attributes"], checkpoint), plan, cache=cache / "rerun", progress=progress
+        pipe, plain, open_labelers(["attributes"], checkpoint), settings, cache=cache / "rerun", progress=progress
     )
     before, after = given(bank, "attribute"), given(again, "attribute")
     texts, new = {text for _, text, _ in before}, {text for _, text, _ in after}
@@ -224,10 +224,10 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: DirectionSet, cache: 
         other = build(str(blank), recipes=recipes, top_k=8)
         labelers = open_labelers(["attributes", "statistics"], checkpoint)
         named = label(
-            other,
             open_pipeline(blank, str(pipe.device)),
+            other,
             labelers,
-            Plan(seeds=tuple(range(100, 100 + SCREENED)), quality_seeds=0, **AS_SHIPPED),
+            LabelSettings(seeds=tuple(range(100, 100 + SCREENED)), quality_seeds=0, **AS_SHIPPED),
             cache=cache / "untrained",
             progress=progress,
         )

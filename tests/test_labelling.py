@@ -1,27 +1,37 @@
 """Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-import eigenbank as eb
-from eigenbank.builders.label import study as labelling
+from eigenbank.api import label
+from eigenbank.builders.build import build
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.label import study
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.builders.label.statistics import StatisticsLabeler
-from eigenbank.builders.label.study import Plan, label
-from eigenbank.loaders.measure import measure_responses
+from eigenbank.builders.label.study import LabelSettings
+from eigenbank.loaders.measure import PipelineMeasurements, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
 
-PLAN = Plan(
-    scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4), steps=2, null=2, agreement=-1.0
+SETTINGS = LabelSettings(
+    scale=2.0,
+    seeds=(0, 1),
+    confirm_seeds=(2, 3, 4),
+    confirm_most=6,
+    chance_most=3,
+    steps=2,
+    null=2,
+    quality_seeds=0,
+    parts=3,
+    agreement=-1.0,
 )  # the tiny one draws noise
 
 
@@ -44,136 +54,139 @@ class Colours:
         return images.mean(dim=(2, 3))
 
 
-@pytest.fixture
+class Measured(NamedTuple):
+    """A call for measurements: whether of random directions, on which seeds, of which sliders."""
+
+    random: bool
+    seeds: tuple[int, ...]
+    ids: frozenset[str]
+
+
+@pytest.fixture(scope="module")
 def bank(tiny_checkpoint: Path) -> DirectionSet:
-    return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=3)
+    return build(open_folder(tiny_checkpoint), "a/b", recipes=["output-value"], top_k=2)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_checkpoint: Path) -> Any:
+    """The tiny pipeline. Not to be changed."""
+    return open_pipeline(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Readings shared by the tests that are not about generating images."""
+    return tmp_path_factory.mktemp("readings")
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Measured]:
+    """The calls for measurements made so far."""
+    calls: list[Measured] = []
+    real = PipelineMeasurements.edited
+
+    def watched(self: PipelineMeasurements, sliders: Any, read: Any, *, seeds: Any, force: bool, **how: Any) -> Any:
+        calls.append(Measured(force, tuple(seeds), frozenset(each.id for each in sliders)))
+        return real(self, sliders, read, seeds=seeds, force=force, **how)
+
+    monkeypatch.setattr(PipelineMeasurements, "edited", watched)
+    return calls
+
+
+def with_settings(**changes: Any) -> LabelSettings:
+    return dataclasses.replace(SETTINGS, **changes)
 
 
 def texts(bank: DirectionSet) -> dict[str, list[tuple[str, str, int]]]:
     return {each.id: [(one.source, one.text, one.polarity) for one in each.labels] for each in bank}
 
 
-@pytest.mark.parametrize("fails", [0, 100])
-def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: DirectionSet, tiny_checkpoint: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
+@pytest.mark.parametrize("fails", [0, 70])
+def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: DirectionSet, pipe: Any, kept: Path) -> None:
     said: list[str] = []
-    found = label(bank, pipe, [Colours(fails), StatisticsLabeler()], PLAN, say=said.append)
-    assert texts(found) == texts(label(bank, pipe, [StatisticsLabeler()], PLAN))
+    found = label(pipe, bank, [Colours(fails), StatisticsLabeler()], SETTINGS, log=said.append)
+    assert texts(found) == texts(label(pipe, bank, [StatisticsLabeler()], SETTINGS, cache=kept))
     assert len(said) == 1
     assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[0]
     with pytest.raises(LabelerError, match=r"out of ink.*no label was given"):
-        label(bank, pipe, [Colours(fails)], PLAN)
+        label(pipe, bank, [Colours(fails)], SETTINGS)
 
 
 def test_what_few_seeds_do_not_settle_is_measured_on_more(
-    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, ...]] = []
-    chance: list[tuple[int, ...]] = []
+    def seeds(doubtful: bool, most: int, chance: int = 3) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        measured.clear()
+        monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool))
+        label(pipe, bank, [Colours()], with_settings(confirm_most=most, chance_most=chance), cache=kept)
+        # The screening comes first.
+        return [each.seeds for each in measured if not each.random][1:], [
+            each.seeds for each in measured if each.random
+        ]
 
-    def watched(*args: Any, seeds: Sequence[int], force: bool = False, **how: Any) -> Any:
-        (chance if force else asked).append(tuple(seeds))
-        return measure_responses(*args, seeds=seeds, force=force, **how)
-
-    def drawn(doubtful: bool, most: int, random: int = 3) -> list[tuple[int, ...]]:
-        asked.clear()
-        chance.clear()
-        monkeypatch.setattr(
-            labelling, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool)
-        )
-        label(
-            bank, pipe, [Colours()], dataclasses.replace(PLAN, confirm_most=most, chance_most=random, quality_seeds=0)
-        )
-        return asked[1:]  # the screening comes first
-
-    monkeypatch.setattr(labelling, "measure_responses", watched)
-    pipe = open_pipeline(tiny_checkpoint)
-    assert drawn(False, 12) == [(2, 3, 4)]
-    assert drawn(True, 12) == [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
-    assert chance == [(2, 3, 4)]  # random directions are read on the first seeds alone
-    drawn(True, 12, random=9)
-    assert chance == [(2, 3, 4), (5, 7), (6,), (8, 10), (9,)]  # or each of two draws on its share of more
-    assert drawn(True, 5) == [(2, 3, 4), (5, 6)]
-    assert drawn(True, 3) == [(2, 3, 4)]
+    assert seeds(False, 12)[0] == [(2, 3, 4)]
+    # Random directions are measured on the first seeds alone, or each of two draws on its share of more.
+    doubtful = [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
+    assert seeds(True, 12) == (doubtful, [(2, 3, 4)])
+    assert seeds(True, 12, chance=9) == (doubtful, [(2, 3, 4), (5, 7), (6,), (8, 10), (9,)])
+    assert seeds(True, 5)[0] == [(2, 3, 4), (5, 6)]
+    assert seeds(True, 3)[0] == [(2, 3, 4)]
 
 
 def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
-    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bank: DirectionSet, pipe: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
     looks = iter([True, False])
-    monkeypatch.setattr(
-        labelling, "unsettled", lambda trust, _: torch.full((len(trust),), next(looks), dtype=torch.bool)
-    )
-    monkeypatch.setattr(labelling, "labels_from", lambda found, *_, seeds, **__: [given(found, seeds)] * len(found.odd))
+    monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), next(looks), dtype=torch.bool))
     seen: list[tuple[int, int]] = []
 
-    def given(found: Effects, seeds: Sequence[int]) -> None:
+    def labels_from(found: Effects, *_: Any, seeds: tuple[int, ...], **__: Any) -> list[None]:
         seen.append((found.odd.shape[1], len(seeds)))
+        return [None] * len(found.odd)
 
-    label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0))
+    monkeypatch.setattr(study, "labels_from", labels_from)
+    label(pipe, bank, [Colours()], SETTINGS, cache=kept)
     assert seen == [(3, 3), (6, 6)]
 
 
-def test_the_same_random_directions_stand_at_a_place_whatever_is_confirmed(
-    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_random_directions_stand_in_whatever_is_confirmed(
+    bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[set[str]] = []
+    def random(start: int, step: int) -> frozenset[str]:
+        measured.clear()
+        monkeypatch.setattr(study, "shortlist", lambda found, *_: list(range(start, len(found.odd), step)))
+        label(pipe, bank, [Colours()], with_settings(parts=0), cache=kept)
+        return frozenset().union(*(each.ids for each in measured if each.random))
 
-    def watched(pipe: Any, directions: Sequence[Any], *args: Any, force: bool = False, **how: Any) -> Any:
-        if force:
-            drawn.append({each.id for each in directions})
-        return measure_responses(pipe, directions, *args, force=force, **how)
-
-    def confirming(picked: Callable[[int], list[int]]) -> None:
-        monkeypatch.setattr(labelling, "shortlist", lambda found, *_: picked(len(found.odd)))
-        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0, parts=0))
-
-    pipe = open_pipeline(tiny_checkpoint)
-    monkeypatch.setattr(labelling, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
-    monkeypatch.setattr(labelling, "measure_responses", watched)
-    confirming(lambda count: list(range(count)))
-    confirming(lambda count: list(range(1, count, 2)))
-    every, some = drawn
+    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
+    every, some = random(0, 1), random(1, 2)
     assert some
     assert some <= every
 
 
-def test_chance_is_not_drawn_for_what_cannot_have_a_label(
-    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
-
-    def watched(*args: Any, force: bool = False, **how: Any) -> Any:
-        asked.append(force)
-        return measure_responses(*args, force=force, **how)
-
-    def forced(trust: float) -> list[bool]:
-        asked.clear()
-        monkeypatch.setattr(labelling, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
-        label(bank, pipe, [Colours()], dataclasses.replace(PLAN, quality_seeds=0))
-        return asked
-
-    pipe = open_pipeline(tiny_checkpoint)
-    monkeypatch.setattr(labelling, "measure_responses", watched)
-    assert not any(forced(Criteria().doubt))
-    assert any(forced(0.5))
+@pytest.mark.parametrize(("trust", "random"), [(Criteria().doubt, False), (0.5, True)])
+def test_chance_is_not_measured_for_what_cannot_have_a_label(
+    trust: float, random: bool, bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
+    label(pipe, bank, [Colours()], SETTINGS, cache=kept)
+    assert any(each.random for each in measured) is random
 
 
-def test_a_labeler_replaces_its_own_labels_only(bank: DirectionSet, tiny_checkpoint: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
-    once = label(bank, pipe, [StatisticsLabeler()], PLAN)
-    both = label(once, pipe, [Colours()], PLAN)
-    again = label(both, pipe, [Colours()], PLAN)
+def test_a_labeler_replaces_its_own_labels_only(bank: DirectionSet, pipe: Any, kept: Path) -> None:
+    once = label(pipe, bank, [StatisticsLabeler()], SETTINGS, cache=kept)
+    both = label(pipe, once, [Colours()], SETTINGS, cache=kept)
+    again = label(pipe, both, [Colours()], SETTINGS, cache=kept)
     assert texts(again) == texts(both)
-    kept = {name: [one for one in labels if one[0] == "statistics"] for name, labels in texts(both).items()}
-    assert kept == texts(once)
+    assert {name: [one for one in labels if one[0] == "statistics"] for name, labels in texts(both).items()} == texts(
+        once
+    )
 
 
-def test_a_run_cut_short_goes_on_from_there(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
+def test_a_run_cut_short_goes_on_from_there(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
     whole = Colours()
-    expected = texts(label(bank, pipe, [whole], PLAN, cache=tmp_path / "whole"))
+    expected = texts(label(pipe, bank, [whole], SETTINGS, cache=tmp_path / "whole"))
 
     class Cut(Colours):
         def read(self, images: Tensor) -> Tensor:
@@ -181,41 +194,36 @@ def test_a_run_cut_short_goes_on_from_there(bank: DirectionSet, tiny_checkpoint:
                 raise KeyboardInterrupt
             return super().read(images)
 
-    cut = Cut()
+    cut, rest, third = Cut(), Colours(), Colours()
     with pytest.raises(KeyboardInterrupt):
-        label(bank, pipe, [cut], PLAN, cache=tmp_path / "cut")
-    rest = Colours()
-    assert texts(label(bank, pipe, [rest], PLAN, cache=tmp_path / "cut")) == expected
+        label(pipe, bank, [cut], SETTINGS, cache=tmp_path / "cut")
+    assert texts(label(pipe, bank, [rest], SETTINGS, cache=tmp_path / "cut")) == expected
     assert cut.seen + rest.seen == whole.seen
-    third = Colours()
-    assert texts(label(bank, pipe, [third], PLAN, cache=tmp_path / "cut")) == expected
+    assert texts(label(pipe, bank, [third], SETTINGS, cache=tmp_path / "cut")) == expected
     assert third.seen == 0
+    # What is damaged is generated again.
+    damaged = next((tmp_path / "cut").glob("*/scores/*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    again = Colours()
+    assert texts(label(pipe, bank, [again], SETTINGS, cache=tmp_path / "cut")) == expected
+    assert 0 < again.seen <= 64
 
 
-def test_what_was_drawn_for_one_plan_serves_another(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
-    label(bank, pipe, [Colours()], dataclasses.replace(PLAN, most=1), cache=tmp_path)
-    alone, after = Colours(), Colours()
-    expected = texts(label(bank, pipe, [alone], PLAN, cache=tmp_path / "alone"))
-    assert texts(label(bank, pipe, [after], PLAN, cache=tmp_path)) == expected
-    assert after.seen < alone.seen
+def test_what_was_read_for_some_settings_or_recipes_serves_others(
+    bank: DirectionSet, pipe: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also where a recipe adds at another site, whose token length is measured first."""
+    label(pipe, bank, [Colours()], with_settings(most=1), cache=tmp_path)
+    both = build(open_folder(tiny_checkpoint), "a/b", recipes=["output-value", "output-value:output"], top_k=2)
+    for directions, settings in ((bank, SETTINGS), (both, with_settings(parts=0))):
+        alone, after = Colours(), Colours()
+        expected = texts(label(pipe, directions, [alone], settings, cache=tmp_path / "alone" / str(len(directions))))
+        assert texts(label(pipe, directions, [after], settings, cache=tmp_path)) == expected
+        screened = 2 * len(SETTINGS.seeds) * len(bank)
+        assert after.seen <= alone.seen - screened
 
 
-def test_a_recipe_more_costs_what_it_adds(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """Also where it adds at another site, whose token length is measured first."""
-    pipe = open_pipeline(tiny_checkpoint)
-    plan = dataclasses.replace(PLAN, parts=0, quality_seeds=0)
-    label(bank, pipe, [Colours()], plan, cache=tmp_path)
-    both = eb.build(str(tiny_checkpoint), recipes=["output-value", "output-value:output"], top_k=3)
-    alone, after = Colours(), Colours()
-    expected = texts(label(both, pipe, [alone], plan, cache=tmp_path / "alone"))
-    assert texts(label(both, pipe, [after], plan, cache=tmp_path)) == expected
-    screened = 2 * len(plan.seeds) * len(bank)
-    assert after.seen <= alone.seen - screened
-
-
-def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
+def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
     first, *_ = bank
     longer = bank.manifest.layers[0].model_copy(
         update={"lengths": {at: found.model_copy(update={"length": 2 * found.length}) for at, found in
@@ -226,50 +234,41 @@ def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, tiny_che
     stretched = bank.replaced(bank.manifest.model_copy(update={"layers": (longer, *bank.manifest.layers[1:])}))
     others = [next(iter(bank.randomised(3))), next(iter(stretched))]
 
-    def drawn(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
+    def generated(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
         reader = Colours()
         measure_responses(pipe, which, reader.read, scale=scale, seeds=seeds, steps=2, force=True, cache=tmp_path)
         return reader.seen
 
-    assert drawn([first]) == 3  # unedited, plus and minus
-    assert drawn([first]) == 0
-    assert [drawn([other]) for other in others] == [2, 2]
-    assert drawn([first], scale=0.5) == 2
-    assert drawn([first], seeds=(0, 1)) == 3
-
-
-def test_a_damaged_reading_is_drawn_again(bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
-    expected = texts(label(bank, pipe, [Colours()], PLAN, cache=tmp_path))
-    damaged = next(tmp_path.glob("*/scores/*.safetensors"))
-    damaged.write_bytes(damaged.read_bytes()[:-7])
-    again = Colours()
-    assert texts(label(bank, pipe, [again], PLAN, cache=tmp_path)) == expected
-    assert 0 < again.seen <= 64
+    assert generated([first]) == 3  # unedited, plus and minus
+    assert generated([first]) == 0
+    assert [generated([other]) for other in others] == [2, 2]
+    assert generated([first], scale=0.5) == 2
+    assert generated([first], seeds=(0, 1)) == 3
 
 
 def test_what_was_read_is_not_taken_for_another_measurement(
-    bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+    bank: DirectionSet, pipe: Any, tiny_checkpoint: Path, kept: Path
 ) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
-    label(bank, pipe, [Colours()], PLAN, cache=tmp_path)
-    for changed in (Plan(**{**PLAN.__dict__, "scale": 1.0}), Plan(**{**PLAN.__dict__, "steps": 3})):
+    def seen(pipe: Any, settings: LabelSettings) -> int:
         fresh = Colours()
-        label(bank, pipe, [fresh], changed, cache=tmp_path)
-        assert fresh.seen
+        label(pipe, bank, [fresh], settings, cache=kept)
+        return fresh.seen
+
+    seen(pipe, SETTINGS)
+    assert seen(pipe, SETTINGS) == 0
+    assert seen(pipe, with_settings(scale=1.0)) > 0
+    assert seen(pipe, with_settings(steps=3)) > 0
+    changed = open_pipeline(tiny_checkpoint)
     with torch.no_grad():
-        next(pipe.unet.parameters()).add_(0.01)
-    fresh = Colours()
-    label(bank, pipe, [fresh], PLAN, cache=tmp_path)
-    assert fresh.seen
+        next(changed.unet.parameters()).add_(0.01)
+    assert seen(changed, SETTINGS) > 0
 
 
 def test_a_pipeline_that_draws_nothing_is_said_so(bank: DirectionSet, tiny_checkpoint: Path) -> None:
-    pipe = open_pipeline(tiny_checkpoint)
-    black = type("Black", (type(pipe),), {"__call__": _black})
-    pipe.__class__ = black
+    black = open_pipeline(tiny_checkpoint)
+    black.__class__ = type("Black", (type(black),), {"__call__": _black})
     with pytest.raises(SteerError, match="blank or not finite: no label was given"):
-        label(bank, pipe, [Colours()], PLAN)
+        label(black, bank, [Colours()], SETTINGS)
 
 
 def _black(self: object, batch_size: int = 1, **_how: object) -> object:
@@ -278,7 +277,7 @@ def _black(self: object, batch_size: int = 1, **_how: object) -> object:
     return type("Output", (), {"images": np.zeros((batch_size, 8, 8, 3), dtype=np.float32)})()
 
 
-def test_a_score_that_does_not_vary_names_nothing(bank: DirectionSet, tiny_checkpoint: Path) -> None:
+def test_a_score_that_does_not_vary_names_nothing(bank: DirectionSet, pipe: Any) -> None:
     """A stated deviation much larger than what the checkpoint's images show: the score is not read off them."""
 
     class Stated(Colours):
@@ -287,15 +286,15 @@ def test_a_score_that_does_not_vary_names_nothing(bank: DirectionSet, tiny_check
         def read(self, images: Tensor) -> Tensor:
             return super().read(images) * 1e-3 + torch.tensor([1.0, 2.0, 3.0])
 
-    assert not label(bank, open_pipeline(tiny_checkpoint), [Stated()], PLAN).labels
+    assert not label(pipe, bank, [Stated()], SETTINGS).labels
 
 
 @pytest.mark.parametrize("every", [False, True])
 def test_qualities_are_measured_of_the_confirmed_or_of_all(
-    every: bool, bank: DirectionSet, tiny_checkpoint: Path
+    every: bool, bank: DirectionSet, pipe: Any, kept: Path
 ) -> None:
-    plan = dataclasses.replace(PLAN, quality_seeds=2, all_qualities=every)
-    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), StatisticsLabeler()], plan)
+    settings = with_settings(quality_seeds=2, all_qualities=every)
+    found = label(pipe, bank, [Colours(), StatisticsLabeler()], settings, cache=kept)
     known = {each.id: each.quality for each in found if each.quality}
     assert {each.id for each in found if each.labels} <= set(known)
     assert (len(known) == len(bank)) is every
@@ -304,10 +303,10 @@ def test_qualities_are_measured_of_the_confirmed_or_of_all(
         assert quality.locality is not None
 
 
-def test_what_draws_noise_has_no_names(bank: DirectionSet, tiny_checkpoint: Path) -> None:
+def test_what_draws_noise_has_no_names(bank: DirectionSet, pipe: Any, kept: Path) -> None:
     said: list[str] = []
-    plan = dataclasses.replace(PLAN, agreement=Plan().agreement)
-    found = label(bank, open_pipeline(tiny_checkpoint), [Colours(), StatisticsLabeler()], plan, say=said.append)
+    settings = with_settings(agreement=LabelSettings().agreement)
+    found = label(pipe, bank, [Colours(), StatisticsLabeler()], settings, cache=kept, log=said.append)
     assert not any(each.labels or each.quality for each in found.sliders)
     assert len(said) == 1
     assert "the unedited images are noise" in said[0]

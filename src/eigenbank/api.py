@@ -4,7 +4,7 @@ Builders and loaders do not know each other; they meet here. Nothing in this mod
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.discovery.families import Discovery
+    from eigenbank.builders.label.labeler import Labeler
+    from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
     from eigenbank.schemas import Part
@@ -107,6 +109,37 @@ def build(
         device=device,
         progress=progress,
     )
+
+
+def label(
+    pipe: Any,
+    directions: DirectionSet,
+    labelers: "Sequence[Labeler]",
+    settings: "LabelSettings | None" = None,
+    *,
+    call: Mapping[str, Any] | None = None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _message: None,
+) -> DirectionSet:
+    """Name directions by what they do to a pipeline's images: the set with the labels that the labelers' readings justify.
+
+    A label is given where one score clearly leads a direction's effect, on seeds it was not found with: with one sign on
+    nearly all of them, and several times as much as random directions of equal length move it at the same spot. A score
+    that hardly varies among the unedited images names nothing. For each score a composite of directions is tried too; one
+    that does not earn that score's label is dropped. Whatever got a label also gets its quality, by the first labeler's
+    scores. Earlier labels of these labelers are replaced.
+
+    `call` is what the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder that keeps
+    readings: an interrupted run continues from there. A labeler that fails is left out, which is logged; what it gave before
+    is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
+    """
+    from eigenbank.builders.label import study
+    from eigenbank.loaders.measure import PipelineMeasurements
+
+    settings = settings or study.LabelSettings()
+    measurements = PipelineMeasurements(pipe, settings.steps, **(call or {}))
+    return study.label(directions, measurements, labelers, settings, cache=cache, progress=progress, log=log)
 
 
 def layers_of(

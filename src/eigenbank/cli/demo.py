@@ -48,9 +48,9 @@ def demo(top_k: int, out: Path) -> None:
 
 
 def _demo(top_k: int, out: Path) -> None:
-    from eigenbank.api import build, find_checkpoint
+    from eigenbank.api import build, find_checkpoint, label
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import Plan, label
+    from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
@@ -67,11 +67,13 @@ def _demo(top_k: int, out: Path) -> None:
     started = time.perf_counter()
     with progress_bar() as progress:
         bank = label(
-            bank.labelled({direction.id: () for direction in bank}),
             open_pipeline(checkpoint),
+            bank.labelled({direction.id: () for direction in bank}),
             open_labelers(["attributes"], checkpoint),
             # Fewer seeds than the shipped set was labelled with, and no qualities: minutes instead of half an hour.
-            Plan(seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0),
+            LabelSettings(
+                seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0
+            ),
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)

@@ -249,6 +249,7 @@ def label(
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
     from eigenbank.api import find_checkpoint
+    from eigenbank.api import label as label_directions
     from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.local import store
@@ -259,15 +260,15 @@ def label(
     model_id, checkpoint = find_checkpoint(model)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import Plan
-    from eigenbank.builders.label.study import label as label_bank
+    from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
 
     opened = open_labelers(list(labelers), checkpoint)
-    plan = Plan(**settings)
     with progress_bar() as progress:
         pipe = open_pipeline(checkpoint, device)
-        bank = label_bank(bank, pipe, opened, plan, cache=readings_folder(), progress=progress, say=log)
+        bank = label_directions(
+            pipe, bank, opened, LabelSettings(**settings), cache=readings_folder(), progress=progress, log=log
+        )
     bank = store(bank, checkpoint=checkpoint, out=out, replace=True)
     rows = label_rows(bank)
     log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")

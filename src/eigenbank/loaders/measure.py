@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of, sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.sets.direction_set import Composite, Direction
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.errors import SteerError
 
 Read = Callable[[Tensor], Tensor]
@@ -37,23 +40,6 @@ class Responses:
     scale: float
     seeds: tuple[int, ...]
     steps: int
-
-    def rows(self, directions: Sequence[int]) -> "Responses":
-        """The readings for some of the directions."""
-        picked = list(directions)
-        return replace(self, plus=self.plus[picked], minus=self.minus[picked])
-
-    def joined(self, more: "Responses", rows: Sequence[int]) -> "Responses":
-        """Of some of the directions, `rows`, with what was read of just these on more seeds."""
-        picked = list(rows)
-        return Responses(
-            torch.cat([self.base, more.base]),
-            torch.cat([self.plus[picked], more.plus], dim=1),
-            torch.cat([self.minus[picked], more.minus], dim=1),
-            self.scale,
-            (*self.seeds, *more.seeds),
-            self.steps,
-        )
 
 
 def measure_responses(
@@ -232,3 +218,39 @@ def _checked(readings: Tensor, n: int) -> Tensor:
         )
         raise SteerError(message)
     return readings.float().cpu()
+
+
+class PipelineMeasurements:
+    """Measures on one pipeline, always with as many steps and the same arguments: what labelling needs of it."""
+
+    def __init__(self, pipe: Any, steps: int, **call: Any) -> None:
+        self.pipe = pipe
+        self.steps = steps
+        self.call = call
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the denoiser's weights, and of how images are generated."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(denoiser_of(self.pipe).state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(json.dumps([self.steps, self.call], default=repr, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def calibrated(self, directions: DirectionSet) -> DirectionSet:
+        """The set, with the token length of every site that it uses, as in `calibrate`."""
+        return calibrate(self.pipe, directions)
+
+    def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None = None) -> Tensor:
+        """Readings of the pipeline's own images, as in `measure_unedited`."""
+        return measure_unedited(self.pipe, read, seeds, self.steps, cache=cache, **self.call)
+
+    def edited(
+        self, sliders: Sequence[Direction | Composite], read: Read, *, scale: float, seeds: Sequence[int], **how: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Readings of the unedited images, and with each slider at `scale` and at its negative, as in `measure_responses`."""
+        found = measure_responses(
+            self.pipe, sliders, read, scale=scale, seeds=seeds, steps=self.steps, **how, **self.call
+        )
+        return found.base, found.plus, found.minus

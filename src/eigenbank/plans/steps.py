@@ -152,23 +152,24 @@ def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tup
 
 
 def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.api import label
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import Plan, label
+    from eigenbank.builders.label.study import LabelSettings
     from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)
     checkpoint = fetch_pipeline(task.entry, task.revision)
     labelers = open_labelers(list(settings.asked_labelers), checkpoint)
     labelled = label(
-        _open_set(task, folder),
         _open_pipeline(task, checkpoint),
+        _open_set(task, folder),
         labelers,
-        Plan(**dict(settings.measurement)),
+        LabelSettings(**dict(settings.measurement)),
         call=_pipeline_arguments(task),
         # A worker that is lost half way leaves its readings for the next one on the same machine.
         cache=readings_folder(),
         progress=progress,
-        say=log,
+        log=log,
     )
     # Without a label there is nothing to preview: that step is done, too.
     previewed = {} if any(each.labels for each in labelled.sliders) else {"preview": keys["preview"]}

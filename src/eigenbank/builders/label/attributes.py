@@ -10,7 +10,6 @@ trained on), `size` (height and width the images are resized to), `mean` and `st
 before), e.g. {"names": ["smile", "age"], "size": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -57,12 +56,10 @@ class AttributeModel(nn.Module):
     The head is a plain flatten rather than a global pool: where a thing is, is part of what is asked.
     """
 
-    digest = ""
-    """SHA-256 of the weights file it was loaded from; empty for a model just trained."""
-
     def __init__(self, config: AttributeConfig) -> None:
         super().__init__()
         self.config = config
+        self.source = "attribute-model:untrained"
         self.names = config.names
         self.stds: Tensor | None = torch.tensor(config.stds)
         layers: list[nn.Module] = []
@@ -79,11 +76,6 @@ class AttributeModel(nn.Module):
             nn.SiLU(),
             nn.Linear(128, len(config.names)),
         )
-
-    @property
-    def source(self) -> str:
-        """What labels say gave them."""
-        return f"attribute-model:{self.digest[:16]}"
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
@@ -116,7 +108,7 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     except RuntimeError as error:
         message = f"{weights} does not fit its config.json: no label was given. Its files belong to different models"
         raise SourceError(message) from error
-    model.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    model.source = f"attribute-model:{file_digest(weights)[:16]}"
     return model.eval()
 
 
@@ -142,6 +134,7 @@ class ProgramLabeler:
 
     def __init__(self, config: ProgramConfig, digest: str, run: Callable[[Tensor], Tensor]) -> None:
         self.source = f"attribute-model:{digest[:16]}"
+        self.source = "attribute-model:untrained"
         self.names = config.names
         self.stds = None if config.stds is None else torch.tensor(config.stds)
         self._config = config
