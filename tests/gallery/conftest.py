@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gallery.catalogs import EVIDENCE, LAYERS, add, add_copies, composed, label, make_bank
 
 from eigenbank.gallery.site import Site, write_site
 from eigenbank.registry.catalog import Catalog
+
+from .catalogs import EVIDENCE, LAYERS, add, add_copies, composed, label, make_bank
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from gallery.catalogs import LAYERS
-from gallery.conftest import FAMOUS
+
+from .catalogs import LAYERS
+from .conftest import FAMOUS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from gallery.catalogs import CELL, LAYERS, SCALES, colour
-from gallery.conftest import COMMIT, FAMOUS, HOSTILE, MANY, write
 
 from eigenbank.cli.main import run
 from eigenbank.registry.catalog import Catalog
+
+from .catalogs import CELL, LAYERS, SCALES, colour
+from .conftest import COMMIT, FAMOUS, HOSTILE, MANY, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gallery.catalogs import CELL, LAYERS, SCALES, SEEDS, add, label, make_bank
-from gallery.conftest import COMMIT, HOSTILE, MANY, write
 
 from eigenbank.gallery.site import write_site
 from eigenbank.registry.catalog import Catalog
 from eigenbank.schemas import Label
 from eigenbank.schemas.errors import GalleryError
+
+from .catalogs import CELL, LAYERS, SCALES, SEEDS, add, label, make_bank
+from .conftest import COMMIT, HOSTILE, MANY, write
 
 
 @pytest.fixture
@@ -191,9 +192,9 @@ def test_damaged_pictures_are_said_and_left_out(catalog: Catalog, tmp_path: Path
 
 @pytest.mark.parametrize("content", ["not a picture", "wrong grid"])
 def test_a_picture_that_is_none_or_of_another_grid_is_left_out(catalog: Catalog, tmp_path: Path, content: str) -> None:
-    from gallery.catalogs import picture
-
     from eigenbank.schemas import Preview
+
+    from .catalogs import picture
 
     drawn = b"GIF89a" if content == "not a picture" else picture(0, rows=3, columns=2)
     bank = make_bank("acme/faces", pictures=0)

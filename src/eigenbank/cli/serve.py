@@ -152,7 +152,7 @@ def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Si
 
 
 def _publish(folder: Path, repo: str, *, private: bool) -> None:
-    from eigenbank.gallery.folder import MARK, OURS
+    from eigenbank.gallery.site import MARK, OURS
     from eigenbank.registry.hub.space import publish_space
 
     outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, log=log)
