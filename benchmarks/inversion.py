@@ -18,27 +18,27 @@ from torch import Tensor
 
 from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
-from eigenbank.loaders.invert import Unconditional
+from eigenbank.loaders.invert import UnconditionalPipeline
 from eigenbank.loaders.lookup import load
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 WAYS: tuple[int | None, ...] = (None, 0, 2, 5)
-"""Repeats of the way back; None is diffusers' own scheduler."""
+"""Repeats of the inversion; None is diffusers' own scheduler."""
 EDIT_STEPS = 20
 SCALE = 0.7
 
 
-def back(drawing: Unconditional, images: Tensor, own: bool) -> Tensor:
+def back(reversible: UnconditionalPipeline, images: Tensor, own: bool) -> Tensor:
     """The noise of a batch of images, by our scheduler or diffusers' own."""
     if own:
-        return drawing.backwards(images)
+        return reversible.backwards(images)
     from diffusers import DDIMInverseScheduler
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it tells of a setting that it has no use for
-    return drawing._run(images, DDIMInverseScheduler.from_config(drawing.forward.config))
+    return reversible._run(images, DDIMInverseScheduler.from_config(reversible.forward.config))
 
 
 def off(found: Tensor, wanted: Tensor) -> Tensor:
@@ -51,7 +51,9 @@ def known(bank: DirectionSet, model: AttributeModel) -> list[str]:
     return [label for label in bank.labels if label in model.config.names]
 
 
-def edits(drawing: Unconditional, noise: Tensor, bank: DirectionSet, model: AttributeModel) -> dict[str, float]:
+def edits(
+    reversible: UnconditionalPipeline, noise: Tensor, bank: DirectionSet, model: AttributeModel
+) -> dict[str, float]:
     """What the set's labels do to the photos: mean change of the labelled factor, its share of all, and its sign."""
     effects, shares, agree = [], [], []
     std = torch.tensor(model.config.stds)
@@ -59,8 +61,8 @@ def edits(drawing: Unconditional, noise: Tensor, bank: DirectionSet, model: Attr
     for label in known(bank, model):
         factor = model.config.names.index(label)
         scales = torch.tensor([SCALE] * n + [-SCALE] * n)
-        with steer(drawing.pipe, {label: scales}, bank=bank):
-            images = drawing.forwards(noise.repeat(2, 1, 1, 1))
+        with steer(reversible.pipe, {label: scales}, bank=bank):
+            images = reversible.forwards(noise.repeat(2, 1, 1, 1))
         readings = model.read(images.clamp(-1, 1) / 2 + 0.5)
         change = (readings[:n] - readings[n:]) / (2 * SCALE) / std
         effects.append(float(change[:, factor].mean()))
@@ -79,9 +81,9 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
     rows = []
     for count in steps:
         for repeats in WAYS:
-            drawing = Unconditional(pipe, count, repeats or 0)
-            noise = back(drawing, images, own=repeats is not None)
-            error = off(drawing.forwards(noise), images)
+            reversible = UnconditionalPipeline(pipe, count, repeats or 0)
+            noise = back(reversible, images, own=repeats is not None)
+            error = off(reversible.forwards(noise), images)
             row: dict[str, Any] = {
                 "steps": count,
                 "repeats": repeats,
@@ -91,7 +93,7 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
                 "noise_std": float(noise.std()),
             }
             if count == EDIT_STEPS:
-                row["edits"] = edits(drawing, noise, bank, model)
+                row["edits"] = edits(reversible, noise, bank, model)
             rows.append(row)
             click.echo(json.dumps(row), err=True)
     return {
@@ -109,11 +111,11 @@ def as_markdown(document: dict[str, Any]) -> str:
         f"Measured on the demo checkpoint by `python benchmarks/inversion.py`, on {document['photos']} faces drawn by the "
         "renderer, which the checkpoint did not generate. This file is written by that command.",
         "",
-        "- **error**: root mean square difference of the unedited round trip from the photo, of a range of 1; mean, and worst photo",
+        "- **error**: root mean square difference of the unedited reconstruction from the photo, of a range of 1; mean, and worst photo",
         "- **noise**: standard deviation of the noise the photos were run back to; it should be 1",
         "- **passes**: runs of the denoiser, back and forth",
         "",
-        "| steps | way back | error | worst | noise | passes |",
+        "| steps | inversion | error | worst | noise | passes |",
         "|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
@@ -127,7 +129,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         "the labelled factor in standard deviations per unit scale, its share of all factors' changes, and the share of photos "
         "on which it has the right sign.",
         "",
-        "| way back | effect | selectivity | consistency |",
+        "| inversion | effect | selectivity | consistency |",
         "|---|---|---|---|",
     ]
     for row in document["rows"]:
@@ -149,7 +151,7 @@ def _way(repeats: int | None) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/inversion.json"))
 @click.option("--table", type=click.Path(path_type=Path), default=Path("docs/inversion.md"))
 def main(photos: int, steps: tuple[int, ...], out: Path, table: Path) -> None:
-    """Measure round trips and edits of rendered faces."""
+    """Measure reconstructions and edits of rendered faces."""
     warnings.simplefilter("ignore", FutureWarning)
     facts = about()
     document = {"about": facts, **measure(photos, steps)}

@@ -14,7 +14,8 @@ pytest_plugins = ["browser", "hub.fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what is marked slow, unless the environment asks for it."""
+    """Run first what other libraries must have for the rest to pass; leave out slow tests unless the environment asks."""
+    items.sort(key=lambda item: item.path.name != "test_diffusers_compat.py")
     if "EIGENBANK_SLOW" not in os.environ:
         for item in items:
             if item.get_closest_marker("slow"):

@@ -41,7 +41,7 @@ class PlainLoader:
                 third = {"q": 0, "k": 1, "v": 2}.get(path[-1])
                 return found if third is None or not path.endswith(("to_q", "to_k", "to_v")) else found.chunk(3)[third]
 
-            def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
+            def hook_point(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
                 # A mixer reads the stream, norms it itself, and returns what is added to the stream.
                 if site == "projection-input":
                     return HookPoint(modules=(f"{layer.name.rpartition('.')[0]}.norm1",), at="output")

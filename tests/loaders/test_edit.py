@@ -201,8 +201,8 @@ class _Other:
         (lambda: pipeline("stable-diffusion"), {"steps": 2.5}, "whole numbers"),
         (lambda: pipeline("stable-diffusion"), {"repeats": "2"}, "whole numbers"),
         (lambda: pipeline("stable-diffusion"), {"steps": 1001}, "more than the 1000"),
-        (latent_diffusion, {"size": (32, 32)}, "draws 16×16 and nothing else"),
-        (latent_diffusion, {"prompt": "a face"}, "draws without prompts"),
+        (latent_diffusion, {"size": (32, 32)}, "generates 16×16 and nothing else"),
+        (latent_diffusion, {"prompt": "a face"}, "has no prompts"),
     ],
 )
 def test_what_cannot_be_edited_is_refused_by_name(make: Any, call: dict[str, Any], message: str) -> None:

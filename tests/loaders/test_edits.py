@@ -113,7 +113,7 @@ def test_a_handle_may_change_from_one_scale_to_a_schedule_and_to_scales_per_samp
 def test_directions_of_one_site_are_one_addition(pipe: Any, bank: eb.DirectionSet) -> None:
     edits = {bank[f"{MID}/output-value/{rank}"]: scale for rank, scale in enumerate((0.5, [1.0, 0.0], -0.3))}
     with eb.steer(pipe, edits) as handle:
-        assert [len(part.spots) for part in handle.parts] == [1]
+        assert [len(part.sites) for part in handle.parts] == [1]
         assert len(pipe.unet.get_submodule(f"{MID}.group_norm")._diffusers_hook.hooks) == 1
         merged = draw(pipe)
     first, second, third = edits

@@ -93,7 +93,7 @@ def test_a_pipeline_with_two_denoisers_is_edited_in_both(monkeypatch: pytest.Mon
     assert set(seen) == {"transformer", "transformer_2"}
     with eb.steer(pipe, {direction: 1.0}) as handle:
         assert handle.terms[0].matches == {"transformer": "exact", "transformer_2": "exact"}
-        hooks = [part.spots[0].hooks[0] for part in handle.parts]
+        hooks = [part.sites[0].hooks[0] for part in handle.parts]
         counts = [0, 0]
         for number, hook in enumerate(hooks):
             inner = hook.image

@@ -130,7 +130,7 @@ def test_hostile_files_are_refused(name: str, content: bytes, message: str, tmp_
         ("/dev/zero", "is no file"),
         (Image.new("RGB", (500, 3)), "a strip like that"),
         (Image.new("RGB", (0, 0)), "no pixels"),
-        (torch.zeros(3, 8, 8), "the pipeline draws 16×16"),
+        (torch.zeros(3, 8, 8), "the pipeline generates 16×16"),
         (torch.full((3, 16, 16), 2.0), r"values in \[0, 1\]"),
         (torch.full((3, 16, 16), torch.nan), r"values in \[0, 1\]"),
         (torch.zeros(3, 16, 16, dtype=torch.complex64), "of real numbers, this one is torch.strided, torch.complex64"),

@@ -213,7 +213,7 @@ def test_a_window_acts_only_in_its_part_of_the_run(pipe: Any, bank: eb.Direction
     direction = bank[f"{MID}/value@0.5-1/0"]
     active: list[bool] = []
     with eb.steer(pipe, {direction: 1.0}) as handle:
-        hook = handle.parts[0].spots[0].hooks[0]
+        hook = handle.parts[0].sites[0].hooks[0]
         handle_ = pipe.unet.conv_out.register_forward_hook(lambda *_: active.append(not hook.idle))
         sample(pipe, [0], 8)
         sample(pipe, [0], 4)
@@ -358,7 +358,7 @@ def test_a_window_follows_the_scheduler_the_pipeline_has_now(pipe: Any, bank: eb
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
     with handle:
         listening = pipe.unet.conv_out.register_forward_hook(
-            lambda *_: active.append(not handle.parts[0].spots[0].hooks[0].idle)
+            lambda *_: active.append(not handle.parts[0].sites[0].hooks[0].idle)
         )
         sample(pipe, [0], 6)
         listening.remove()

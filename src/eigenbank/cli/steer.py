@@ -32,7 +32,7 @@ from eigenbank.schemas.errors import FuseError, PhotoError, SteerError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from eigenbank.loaders.edit import Edited
+    from eigenbank.loaders.edit import EditedPhoto
     from eigenbank.loaders.steer import Steering
     from eigenbank.schemas import Sliders
 
@@ -360,7 +360,7 @@ def edit(
     emit([_row(found, out)], EDIT_COLUMNS, fmt=fmt, quiet=quiet, key="out")
 
 
-def _row(found: "Edited", out: Path) -> dict[str, Any]:
+def _row(found: "EditedPhoto", out: Path) -> dict[str, Any]:
     """What was measured, as one row; errors are root mean squares, of a range of 1."""
     return {
         "edit": found.name,

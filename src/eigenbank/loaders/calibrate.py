@@ -70,9 +70,9 @@ def measure_token_lengths(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dic
     name, denoiser = next(iter(target.denoisers.items()))
     with contextlib.ExitStack() as stack:
         for layer, site in sites:
-            place = target.place(denoiser, layer, site)
+            point = target.hook_point(denoiser, layer, site)
             # Several modules of one site read the same tokens: one is enough.
-            module, probe = target.module(denoiser, place.modules[0]), ProbeHook(place)
+            module, probe = target.module(denoiser, point.modules[0]), ProbeHook(point)
             hook_name = f"eigenbank-probe/{site}/{layer.name}"
             attach(module, probe, hook_name)
             stack.callback(detach, module, hook_name)
@@ -80,10 +80,10 @@ def measure_token_lengths(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dic
 
         def count(call: DenoiserCall) -> None:
             for probe in probes.values():
-                if probe.place.count is not None:
-                    probe.tokens = call.count(probe.place.count)
+                if probe.point.count is not None:
+                    probe.tokens = call.count(probe.point.count)
 
-        if any(probe.place.count is not None for probe in probes.values()):
+        if any(probe.point.count is not None for probe in probes.values()):
             watch = DenoiserCallWatcher(target, name, "eigenbank-probe/pass", count)
             stack.callback(watch.remove)
             watch.attach()

@@ -1,4 +1,4 @@
-"""Watching a denoiser being called: how far the run has come, how large the batch is, which half of guidance it is."""
+"""Watch the calls of a denoiser: how far the run is, how large the batch, which branch of guidance it is."""
 
 import inspect
 import math
@@ -11,6 +11,12 @@ from diffusers.hooks import ModelHook
 from diffusers.hooks.hooks import StateManager
 from torch import Tensor, nn
 
+from eigenbank.diffusers_compat import (
+    compiled_call,
+    current_cache_context,
+    hears_cache_contexts,
+    set_compiled_call,
+)
 from eigenbank.loaders.hooks import NotCopyable, attach, detach
 from eigenbank.loaders.target import TIMES, Target, arguments_of
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -41,7 +47,7 @@ class DenoiserCall:
         if not shape or max(axes) >= len(shape):
             message = (
                 f"the denoiser was called with {count.argument} of shape {list(shape)}, where the set expects an axis "
-                f"{max(axes)}: nobody can tell its image tokens from text. Nothing was changed"
+                f"{max(axes)}: its image tokens cannot be told from text. Nothing was changed"
             )
             raise MatchError(message)
         whole = math.prod(int(shape[axis]) for axis in axes) * count.tokens
@@ -60,22 +66,21 @@ class DenoiserCall:
         return False
 
 
-class _Context:
-    """What a StateManager of ours would hold: nothing."""
+class _NoState:
+    """What the StateManager of our hook holds: nothing."""
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Do nothing: there is nothing to forget."""
 
 
+@hears_cache_contexts
 class DenoiserCallHook(NotCopyable, ModelHook):  # type: ignore[misc]
-    """Tells `listener` of each call of a denoiser. It is stateful only to be told of `cache_context`."""
-
-    _is_stateful = True
+    """Calls `listener` before each call of a denoiser, with its arguments and the `cache_context` it runs in."""
 
     def __init__(self, listener: Callable[[Mapping[str, Any], str | None, Any], None]) -> None:
         super().__init__()
         self.listener = listener
-        self.context = StateManager(_Context)
+        self.context = StateManager(_NoState)
         self.outside = False
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -90,7 +95,7 @@ class DenoiserCallHook(NotCopyable, ModelHook):  # type: ignore[misc]
 
     def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tell the listener of a call."""
-        context = self.context._context
+        context = current_cache_context(self.context)
         name = context if isinstance(context, str) else getattr(context, "name", None)
         self.listener(arguments_of(module, args, kwargs), name, context)
 
@@ -113,7 +118,7 @@ class DenoiserCallWatcher(NotCopyable):
         """Start watching."""
         attach(self.denoiser, self.hook, self.hook_name)
         self._undo.append(lambda: detach(self.denoiser, self.hook_name))
-        compiled = getattr(self.denoiser, "_compiled_call_impl", None)
+        compiled = compiled_call(self.denoiser)
         if self.wrapper is not self.denoiser:
             self.hook.outside = True
             listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -121,12 +126,12 @@ class DenoiserCallWatcher(NotCopyable):
         elif compiled is not None:
             self.hook.outside = True
 
-            def told(*args: Any, **kwargs: Any) -> Any:
+            def call_and_tell(*args: Any, **kwargs: Any) -> Any:
                 self.hook.tell(self.denoiser, args, kwargs)
                 return compiled(*args, **kwargs)
 
-            self.denoiser._compiled_call_impl = told
-            self._undo.append(lambda: setattr(self.denoiser, "_compiled_call_impl", compiled))
+            set_compiled_call(self.denoiser, call_and_tell)
+            self._undo.append(lambda: set_compiled_call(self.denoiser, compiled))
 
     def remove(self) -> None:
         """Stop watching. Harmless when it was not."""
@@ -223,7 +228,7 @@ def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any
         if timesteps is not None and isinstance(index, int):
             return min(index / len(timesteps), 1 - 1e-9)
         if time is None:
-            message = "the denoiser was called without a time: nobody can tell how far the run has come. Use scales that do not change"
+            message = "the denoiser was called without a time: how far the run is cannot be told. Use scales that do not change"
             raise SteerError(message)
         value = float(time.flatten().max()) if isinstance(time, Tensor) else float(time)
         if timesteps is None:

@@ -1,4 +1,8 @@
-"""Inversion: run a photo back to the noise it would be generated from, and generate it again from there."""
+"""Inversion: run a photo back to the noise it would be generated from, and generate it again from there.
+
+A `ReversiblePipeline` works on a copy of the pipeline with a scheduler of its own, so that the user's pipeline is left as
+it is; an `Inversion` is a photo in such a pipeline.
+"""
 
 import copy
 import inspect
@@ -8,18 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigenbank.diffusers_compat import execution_device, packed_latents, unpacked_latents
 from eigenbank.loaders.inverse_schedulers import scheduler_pair
 from eigenbank.loaders.photo import as_pixels
 from eigenbank.schemas.errors import SteerError
 
 PROMPTED = ("UNet2DConditionModel", "SD3Transformer2DModel", "FluxTransformer2DModel")
-"""Denoisers whose pipelines take `latents` and give them back in the form used here."""
+"""Denoisers whose pipelines take `latents` and return them in the form used here."""
+REPEATS = 2
+POOR = 0.05
+"""A reconstruction off by more than this (root mean square, of a range of 1) is warned about: 26 dB PSNR."""
 
 
-class Drawing:
-    """One image: `encode` it, run it `backwards` to its noise, and draw `forwards` from there. Latents are `(1, …)`.
+class ReversiblePipeline:
+    """A pipeline that encodes an image, runs it `backwards` to its noise, and `forwards` again. Latents are `(1, …)`.
 
-    `pipe` is the copy that draws; a steering attached to it acts on the same denoiser.
+    `pipe` is the copy that runs; a steering attached to it acts on the same denoiser.
     """
 
     def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
@@ -32,35 +40,38 @@ class Drawing:
             raise SteerError(message)
         self.pipe.scheduler = self.forward
         self.pipe.set_progress_bar_config(disable=True)
-        self.device = getattr(pipe, "_execution_device", pipe.device)
+        self.device = execution_device(pipe)
 
     @property
-    def latent(self) -> bool:
+    def has_autoencoder(self) -> bool:
         """Whether the image goes through an autoencoder, which has losses of its own."""
         raise NotImplementedError
 
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
-        """The (height, width) drawn. Raises SteerError for a size the pipeline cannot draw."""
+        """Return the (height, width) generated. Raises SteerError for a size the pipeline cannot generate."""
         raise NotImplementedError
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """`(3, h, w)` in [0, 1] → latents."""
+        """Encode `(3, h, w)` in [0, 1] into latents."""
         raise NotImplementedError
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents → `(3, h, w)` float32 in [0, 1], on the CPU."""
+        """Decode latents into `(3, h, w)` float32 in [0, 1], on the CPU."""
         raise NotImplementedError
 
     def backwards(self, latents: Tensor) -> Tensor:
-        """Latents of an image → latents of the noise it is drawn from."""
-        raise NotImplementedError
+        """Run the latents of an image back to the latents of the noise it is generated from."""
+        return self._run(latents, self.inverse)
 
     def forwards(self, noise: Tensor) -> Tensor:
-        """Latents of noise → latents of the image."""
+        """Run the latents of noise to the latents of the image."""
+        return self._run(noise, self.forward)
+
+    def _run(self, latents: Tensor, scheduler: Any) -> Tensor:
         raise NotImplementedError
 
 
-class Unconditional(Drawing):
+class UnconditionalPipeline(ReversiblePipeline):
     """Pipelines around a UNet2DModel: pixels, or the latents of a VQ or KL autoencoder."""
 
     def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
@@ -68,7 +79,7 @@ class Unconditional(Drawing):
         self.coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
 
     @property
-    def latent(self) -> bool:
+    def has_autoencoder(self) -> bool:
         return self.coder is not None
 
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -77,7 +88,10 @@ class Unconditional(Drawing):
         factor = 2 ** (len(self.coder.config.block_out_channels) - 1) if self.coder is not None else 1
         own = (int(height) * factor, int(width) * factor)
         if asked is not None and asked != own:
-            message = f"the pipeline draws {own[1]}×{own[0]} and nothing else, {asked[1]}×{asked[0]} was asked for"
+            message = (
+                f"the pipeline generates {own[1]}×{own[0]} and nothing else, {asked[1]}×{asked[0]} was asked for: "
+                "nothing was edited"
+            )
             raise SteerError(message)
         return own
 
@@ -95,12 +109,6 @@ class Unconditional(Drawing):
             image = self.coder.decode(latents / self.coder.config.scaling_factor).sample
         return _pixels(image)
 
-    def backwards(self, latents: Tensor) -> Tensor:
-        return self._run(latents, self.inverse)
-
-    def forwards(self, noise: Tensor) -> Tensor:
-        return self._run(noise, self.forward)
-
     def _run(self, latents: Tensor, scheduler: Any) -> Tensor:
         scheduler.set_timesteps(self.steps, device=self.device)
         for step in scheduler.timesteps:
@@ -111,8 +119,8 @@ class Unconditional(Drawing):
         return latents
 
 
-class Prompted(Drawing):
-    """Latent pipelines that read prompts, driven through their own call: `call` goes to it, for both ways the same."""
+class PromptedPipeline(ReversiblePipeline):
+    """Latent pipelines that read prompts, run through their own call: `call` goes to it, both ways the same."""
 
     def __init__(self, pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]) -> None:
         super().__init__(pipe, steps, repeats)
@@ -126,7 +134,7 @@ class Prompted(Drawing):
         self.call = {"guidance_scale": 1.0, **call, "height": height, "width": width, "num_inference_steps": steps}
 
     @property
-    def latent(self) -> bool:
+    def has_autoencoder(self) -> bool:
         return True
 
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -138,7 +146,10 @@ class Prompted(Drawing):
         # Transformers see latents in patches of two.
         unit = factor * (1 if hasattr(self.pipe, "unet") else 2)
         if any(side < unit or side % unit for side in asked):
-            message = f"{asked[1]}×{asked[0]} was asked for, and the pipeline draws sides that are multiples of {unit}"
+            message = (
+                f"{asked[1]}×{asked[0]} was asked for, and the pipeline generates sides that are multiples of {unit}: "
+                "nothing was edited"
+            )
             raise SteerError(message)
         return asked
 
@@ -146,23 +157,14 @@ class Prompted(Drawing):
         vae = self.pipe.vae
         latents = vae.encode((pixels * 2 - 1)[None].to(self.device, vae.dtype)).latent_dist.mode()
         latents = (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
-        if hasattr(self.pipe, "_pack_latents"):
-            latents = self.pipe._pack_latents(latents, *latents.shape)
-        return latents.to((getattr(self.pipe, "unet", None) or self.pipe.transformer).dtype)  # type: ignore[no-any-return]
+        denoiser: Any = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        return packed_latents(self.pipe, latents).to(denoiser.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         vae = self.pipe.vae
-        if hasattr(self.pipe, "_unpack_latents"):
-            height, width = self.call["height"], self.call["width"]
-            latents = self.pipe._unpack_latents(latents, height, width, self.pipe.vae_scale_factor)
+        latents = unpacked_latents(self.pipe, latents, self.call["height"], self.call["width"])
         latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         return _pixels(vae.decode(latents.to(vae.dtype)).sample)
-
-    def backwards(self, latents: Tensor) -> Tensor:
-        return self._run(latents, self.inverse)
-
-    def forwards(self, noise: Tensor) -> Tensor:
-        return self._run(noise, self.forward)
 
     def _run(self, latents: Tensor, scheduler: Any) -> Tensor:
         self.pipe.scheduler = scheduler
@@ -175,30 +177,29 @@ class Prompted(Drawing):
 
 def reversible(
     pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]
-) -> "Unconditional | Prompted":
-    """How to draw with this pipeline. Raises SteerError, naming it, for pipelines that are not known here."""
+) -> ReversiblePipeline:
+    """Prepare a pipeline for running backwards. Raises SteerError, naming it, for pipelines that cannot."""
     for name in ("unet", "transformer"):
-        denoiser = getattr(pipe, name, None)
-        kind = type(denoiser).__name__
+        kind = type(getattr(pipe, name, None)).__name__
         if kind == "UNet2DModel":
             if call:
-                message = f"a {type(pipe).__name__} draws without prompts: {', '.join(sorted(call))} mean nothing to it"
+                message = f"a {type(pipe).__name__} has no prompts: {', '.join(sorted(call))} mean nothing to it"
                 raise SteerError(message)
-            return Unconditional(pipe, steps, repeats)
+            return UnconditionalPipeline(pipe, steps, repeats)
         if kind in PROMPTED and hasattr(pipe, "scheduler"):
-            return Prompted(pipe, steps, repeats, size, dict(call))
+            return PromptedPipeline(pipe, steps, repeats, size, dict(call))
     if isinstance(pipe, torch.nn.Module):
         message = "editing a photo needs a pipeline, not a bare denoiser: pass the whole pipeline"
         raise SteerError(message)
     message = (
-        f"photos cannot be edited with a {type(pipe).__name__}: its way back to noise is not written. "
+        f"photos cannot be edited with a {type(pipe).__name__}: inversion is not implemented for it. "
         f"Pipelines around a UNet2DModel or {', '.join(PROMPTED)} can. Nothing was edited"
     )
     raise SteerError(message)
 
 
 def as_size(size: object) -> tuple[int, int]:
-    """(height, width) in pixels. Raises SteerError for what is none."""
+    """Return (height, width) in pixels. Raises SteerError for what is no size."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
         message = f"size={size!r}: expected (height, width) in pixels, as in size=(512, 512). Nothing was edited"
@@ -210,16 +211,11 @@ def _pixels(image: Tensor) -> Tensor:
     return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1)
 
 
-REPEATS = 2
-POOR = 0.05
-"""A reconstruction off by more than this (root mean square, of a range of 1) is warned about: 26 dB PSNR."""
-
-
 class Inversion:
-    """A photo and the noise it is drawn from, by a copy of the pipeline with a scheduler of its own.
+    """A photo and the noise it is generated from, by a copy of the pipeline with a scheduler of its own.
 
     `original` is `(3, h, w)` float32 in [0, 1]; `notes` says what was done to the photo beforehand. What is attached to
-    `pipe` while `draw` runs acts on it.
+    `pipe` while `generate` runs acts on it.
     """
 
     def __init__(
@@ -232,41 +228,41 @@ class Inversion:
         size: tuple[int, int] | None = None,
         **call: Any,
     ) -> None:
-        """Prepare it; nothing runs yet. Arguments as for `edit`. Raises PhotoError and SteerError."""
+        """Prepare the inversion; nothing runs yet. Arguments as for `edit`. Raises PhotoError and SteerError."""
         if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
             message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
             raise SteerError(message)
-        self._drawing = reversible(pipe, steps, repeats, size if size is None else as_size(size), call)
-        self.pipe = self._drawing.pipe
+        self._reversible = reversible(pipe, steps, repeats, size if size is None else as_size(size), call)
+        self.pipe = self._reversible.pipe
         self.steps = steps
-        self.original, self.notes = as_pixels(photo, self._drawing.size(size))
+        self.original, self.notes = as_pixels(photo, self._reversible.size(size))
 
     @cached_property
     @torch.no_grad()
     def latents(self) -> Tensor:
-        """What the pipeline makes of the photo before any noise."""
-        return self._drawing.encode(self.original)
+        """The photo's latents before any noise."""
+        return self._reversible.encode(self.original)
 
     @cached_property
     @torch.no_grad()
     def noise(self) -> Tensor:
-        """The latents it was run back to. Nothing may be attached while it is first asked for."""
-        return self._drawing.backwards(self.latents)
+        """The latents it was run back to. Nothing may be attached while this is first read."""
+        return self._reversible.backwards(self.latents)
 
     @cached_property
     def coded(self) -> Tensor | None:
-        """What the autoencoder alone makes of the photo; None for pixel pipelines."""
-        return self._decoded(self.latents) if self._drawing.latent else None
+        """The photo after the autoencoder alone; None for pixel pipelines."""
+        return self._decoded(self.latents) if self._reversible.has_autoencoder else None
 
     @cached_property
     def reconstruction(self) -> Tensor:
-        """The photo drawn again, `(3, h, w)`. Nothing may be attached while it is first asked for."""
-        return self.draw()
+        """The photo generated again, `(3, h, w)`. Nothing may be attached while this is first read."""
+        return self.generate()
 
     @torch.no_grad()
-    def draw(self) -> Tensor:
-        """Draw from the noise, `(3, h, w)` float32 in [0, 1]. Raises SteerError where the numbers left their range."""
-        image = self._decoded(self._drawing.forwards(self.noise))
+    def generate(self) -> Tensor:
+        """Generate from the noise, `(3, h, w)` float32 in [0, 1]. Raises SteerError where numbers left their range."""
+        image = self._decoded(self._reversible.forwards(self.noise))
         if not bool(image.isfinite().all()) or not bool(self.noise.isfinite().all()):
             message = (
                 "running the photo back to noise left the numbers' range: nothing was edited. Try more steps, "
@@ -277,26 +273,26 @@ class Inversion:
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Tensor:
-        return self._drawing.decode(latents)
+        return self._reversible.decode(latents)
 
     @property
     def error(self) -> float:
-        """Root mean square difference of the round trip from the photo, over all pixels and channels."""
+        """Root mean square difference of the reconstruction from the photo, over all pixels and channels."""
         return rms(self.reconstruction - self.original)
 
     @property
     def poor(self) -> str | None:
-        """What is wrong with the round trip, in words; None when nothing is."""
+        """What is wrong with the reconstruction, in words; None when nothing is."""
         return poor(self.error, None if self.coded is None else rms(self.coded - self.original))
 
 
 def poor(error: float, coding_error: float | None) -> str | None:
-    """What is to be said of a round trip that is off by `error`, `coding_error` of it by the autoencoder alone."""
+    """Say what is wrong with a reconstruction that is off by `error`, `coding_error` of it by the autoencoder alone."""
     if error <= POOR:
         return None
     by = f", {coding_error:.3f} of it by the autoencoder alone" if coding_error is not None else ""
     return (
-        f"the unedited round trip is off by {error:.3f} (root mean square, of a range of 1{by}): more than "
+        f"the unedited reconstruction is off by {error:.3f} (root mean square, of a range of 1{by}): more than "
         f"{POOR:g}, so the edit shows another picture than the photo. More steps or repeats may help"
     )
 

@@ -154,7 +154,7 @@ def as_pixels(photo: object, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
             raise PhotoError(message)
         if tuple(photo.shape[1:]) != size:
             message = (
-                f"the tensor is {photo.shape[2]}×{photo.shape[1]}, the pipeline draws {size[1]}×{size[0]}: give it that "
+                f"the tensor is {photo.shape[2]}×{photo.shape[1]}, the pipeline generates {size[1]}×{size[0]}: give it that "
                 "size, or give a Pillow image, which is cropped and scaled"
             )
             raise PhotoError(message)

@@ -1,4 +1,4 @@
-"""Opening pipelines by model id, finding their denoiser, and drawing images from them by seed."""
+"""Open pipelines from a folder, find their denoiser and origin, and generate images by seed."""
 
 import inspect
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.registry.sets.bundled import locate
@@ -18,35 +19,33 @@ _OPENED_AS = "_eigenbank_model_id"
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
-    """The network that denoises, the first of a pipeline's if it has several. Raises SteerError where there is none."""
+    """Return the network that denoises, a pipeline's first if it has several. Raises SteerError where there is none."""
     return next(iter(target_of(pipe).denoisers.values()))
 
 
 def origin_of(pipe: Any) -> str | None:
-    """Where the pipeline was loaded from, as diffusers remembers it: a catalog location or a model id. None if unknown."""
+    """Return where a pipeline was loaded from, a catalog location or a model id; None if diffusers does not remember."""
     for owner in (pipe.owner if isinstance(pipe, Target) else pipe, denoiser_of(pipe)):
-        config = getattr(owner, "config", None)
-        name = getattr(config, "_name_or_path", None) or (config.get("_name_or_path") if config else None)
-        if isinstance(name, (str, Path)) and str(name):
+        name = loaded_from(owner)
+        if name is not None:
             path = Path(name)
             if not path.is_dir():
-                return str(name)
+                return name
             # A denoiser of its own was loaded from a subfolder of the checkpoint.
             return locate(path.parent if (path.parent / "model_index.json").is_file() else path)
     return None
 
 
 def opened_model_id(pipe: Any) -> str | None:
-    """The model id that the pipeline was opened by; None where it was not opened here, or by its folder alone."""
+    """Return the model id that `open_pipeline` was given for a pipeline; None where there was none."""
     found = getattr(pipe.owner if isinstance(pipe, Target) else pipe, _OPENED_AS, None)
     return found if isinstance(found, str) else None
 
 
 def open_pipeline(folder: Path, device: str = "cpu", *, model_id: str | None = None) -> Any:
-    """Load a diffusers pipeline from a local folder. DDPM's sampler gives way to DDIM, which is deterministic.
+    """Load a diffusers pipeline from a local folder, with DDIM in place of DDPM's sampler, which is random.
 
-    `model_id` is the id it was asked for by, of which its directions are then looked up. Raises SourceError when diffusers
-    cannot load it.
+    `model_id` is the model whose directions are then looked up for it. Raises SourceError when diffusers cannot load it.
     """
     import diffusers
     from diffusers.utils import logging
@@ -64,7 +63,7 @@ def open_pipeline(folder: Path, device: str = "cpu", *, model_id: str | None = N
     if type(pipe) is diffusers.DDPMPipeline:
         scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
         pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
-        pipe.register_to_config(_name_or_path=str(folder))
+        set_loaded_from(pipe, folder)
     elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     if model_id is not None:
@@ -74,13 +73,13 @@ def open_pipeline(folder: Path, device: str = "cpu", *, model_id: str | None = N
 
 
 def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: Any) -> Tensor:
-    """Draw one image per seed in one batch: `(n, 3, h, w)` float32 in [0, 1], on the CPU.
+    """Generate one image per seed in one batch: `(n, 3, h, w)` float32 in [0, 1], on the CPU.
 
-    A sample's noise depends on its seed alone, not on its place in the batch; so does its class where the pipeline asks
-    for one and `call`, which goes to the pipeline, names none.
+    A sample's noise depends on its seed alone, not on its position in the batch; so does its class where the pipeline asks
+    for one and `call`, which goes to the pipeline, names none. Raises SteerError.
     """
     if isinstance(pipe, nn.Module):
-        message = "drawing images needs a pipeline, not a bare denoiser: pass the whole pipeline"
+        message = "generating images needs a pipeline, not a bare denoiser: pass the whole pipeline"
         raise SteerError(message)
     parameters = inspect.signature(pipe.__call__).parameters
     if steps is not None:
@@ -98,7 +97,7 @@ def sample(pipe: Any, seeds: Sequence[int], steps: int | None = None, **call: An
         raise SteerError(message)
     if getattr(pipe, "dtype", None) is torch.bfloat16:
         # Pipelines hand images out through NumPy, which has no bfloat16.
-        message = "diffusers cannot draw images from a bfloat16 pixel pipeline: load it in float16 or float32"
+        message = "diffusers cannot return images of a bfloat16 pixel pipeline: load it in float16 or float32"
         raise SteerError(message)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipe(generator=generators, output_type="np", **call).images

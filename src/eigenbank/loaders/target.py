@@ -10,25 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eigenbank.diffusers_compat import calls_in_turn, compiled_from, offloaded_weight
 from eigenbank.schemas import HookPoint, Layer
 from eigenbank.schemas.errors import MatchError
 from eigenbank.schemas.recipe import Site
 
 COMPONENTS = ("unet", "transformer", "transformer_2", "prior", "decoder", "denoiser", "model")
-"""The names pipelines give their denoisers, first come first. `prior` and `decoder` count only as denoisers of tokens."""
+"""The names pipelines give their denoisers, in order of preference. `prior` and `decoder` count only as denoisers of tokens."""
 TIMES = ("timestep", "timesteps", "timestep_ratio", "t", "sigma", "noise_labels")
 """How denoisers call the argument that says how noisy their input is."""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside what torch.compile or DataParallel put around it."""
+    """Return the module inside the wrappers of torch.compile and DataParallel."""
     while True:
-        inner = module.__dict__.get("_modules", {}).get("_orig_mod")
+        inner = compiled_from(module)
         if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = module.module
         if inner is None:
             return module
         module = inner
+
+
+def without_adapters(module: nn.Module | None) -> nn.Module | None:
+    """Return the layer inside the adapters (LoRA) that took its place: each keeps it as its `base_layer`."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
 
 
 def is_denoiser(module: Any) -> bool:
@@ -41,9 +49,9 @@ def is_denoiser(module: Any) -> bool:
 
 
 class Target:
-    """A pipeline (`owner`) and its denoisers by name, those that work in turn or after one another included.
+    """A pipeline (`owner`) and its denoisers by name, including those that take turns or follow one another.
 
-    This class knows diffusers' pipelines and any denoiser whose layers are named as diffusers names them.
+    This class handles diffusers' pipelines and any denoiser whose layers are named as diffusers names them.
     """
 
     def __init__(self, owner: Any, denoisers: Mapping[str, nn.Module]) -> None:
@@ -53,11 +61,11 @@ class Target:
 
     @property
     def kind(self) -> str:
-        """What it is, in words: its class's name."""
+        """The name of its class."""
         return type(self.owner).__name__
 
     def module(self, denoiser: nn.Module, path: str) -> nn.Module:
-        """The denoiser's module that diffusers calls `path`. Raises MatchError where there is none."""
+        """Return the denoiser's module that diffusers calls `path`. Raises MatchError where there is none."""
         try:
             return denoiser.get_submodule(path)
         except AttributeError:
@@ -68,41 +76,37 @@ class Target:
             raise MatchError(message) from None
 
     def parameter(self, denoiser: nn.Module, name: str) -> Tensor:
-        """The parameter that diffusers calls `name`, as the checkpoint has it: without adapters, whether on a device or not.
+        """Return the parameter that diffusers calls `name`, as the checkpoint has it: without adapters, offloaded or not.
 
         Raises MatchError where there is none.
         """
         path, _, own = name.rpartition(".")
         try:
-            module: nn.Module | None = self.module(denoiser, path) if path else denoiser
+            module = self.module(denoiser, path) if path else denoiser
         except MatchError:
             module = None
-        # An adapter (LoRA) takes the place of a linear layer, and keeps that as its base layer.
-        while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
-            module = inner
+        module = without_adapters(module)
         found = getattr(module, own, None)
-        if not isinstance(found, Tensor):
+        if module is None or not isinstance(found, Tensor):
             message = (
                 f"the pipeline's {type(denoiser).__name__} has no {name} as described: the directions belong to another "
                 "architecture, nothing was changed"
             )
             raise MatchError(message)
         if found.is_meta:
-            # Sequential offload keeps the weights elsewhere while the module rests.
-            kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-            if kept is not None:
-                found = kept[own]
+            kept = offloaded_weight(module, own)
+            found = found if kept is None else kept
         return found.detach()
 
-    def place(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
-        """Where the tokens of a site are. Raises MatchError where the denoiser has no such layer, or nobody knows."""
-        place = layer.sites.get(site) or self.convention(layer, site)
-        for path in place.modules:
+    def hook_point(self, denoiser: nn.Module, layer: Layer, site: Site) -> HookPoint:
+        """Return where the tokens of a site are. Raises MatchError where the denoiser lacks the layer, or it is unknown."""
+        point = layer.sites.get(site) or self.convention(layer, site)
+        for path in point.modules:
             self.module(denoiser, path)
-        return place
+        return point
 
     def convention(self, layer: Layer, site: Site) -> HookPoint:
-        """Where the tokens of a site are by diffusers' habits, for sets that do not say. Raises MatchError."""
+        """Return where diffusers usually has the tokens of a site, for sets that do not say. Raises MatchError."""
         if layer.kind == "joint":
             message = (
                 f"the set does not say which tokens of {layer.name}'s {site} are the image's and which the text's: nothing "
@@ -128,16 +132,12 @@ class Target:
         return None if found is None else bool(found)
 
     def calls_in_turn(self) -> bool:
-        """Whether the pipeline calls its denoiser more than once a step, for each half of guidance, told from its code."""
-        try:
-            code = inspect.getsource(type(self.owner).__call__)
-        except (TypeError, OSError, AttributeError):
-            return False
-        return any(code.count(f"self.{name}(") > 1 for name in self.wrappers if name)
+        """Whether the pipeline calls its denoiser more than once a step, for each branch of guidance."""
+        return calls_in_turn(self.owner, self.wrappers)
 
 
 def denoiser_components(owner: Any) -> dict[str, nn.Module]:
-    """The denoisers of a pipeline by name: those of the usual names first, then whatever else takes noise and a time."""
+    """Return the denoisers of a pipeline by name: those of the usual names first, then whatever else takes noise and a time."""
     try:
         parts = getattr(owner, "components", None)
     except ValueError:  # diffusers' property, of a pipeline that somebody took a part from
@@ -153,13 +153,13 @@ def denoiser_components(owner: Any) -> dict[str, nn.Module]:
 
 
 def arguments_of(denoiser: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a denoiser was called with, by name."""
+    """Return the arguments of a denoiser's call by name."""
     names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def computing(denoiser: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """The device and dtype a denoiser computes in, as far as its parameters tell."""
+def device_and_dtype(denoiser: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype a denoiser computes in, as far as its parameters tell."""
     for parameter in denoiser.parameters():
         if parameter.is_floating_point() and not parameter.is_meta and parameter.element_size() > 1:
             return parameter.device, parameter.dtype

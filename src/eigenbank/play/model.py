@@ -161,7 +161,7 @@ class LoadedModel:
                 else:
                     inversion = self.invert(request, photo)
                     with self._edited(inversion.pipe, request.edit):
-                        pixels = inversion.draw()
+                        pixels = inversion.generate()
             image = to_image(pixels)
             self._images.put(request.cache_key, image)
         return image

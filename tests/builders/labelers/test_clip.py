@@ -22,6 +22,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from eigenbank.builders.label import clip
 from eigenbank.builders.label.clip import load_vocabulary, vocabularies
 from eigenbank.builders.label.labeler import CLIP as OPENER
 from eigenbank.schemas.errors import EigenbankError
@@ -147,3 +148,15 @@ def test_prompts_that_are_one_to_the_model_are_refused(tmp_path: Path, mine: Pat
     mine.write_text(json.dumps(unknown))
     with pytest.raises(EigenbankError, match="the prompts of 'a' are all one"):
         OPENER.open(f"{tiny(tmp_path / 'model', 'clip')}#{mine}", Path())
+
+
+def test_the_source_names_the_commit_of_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "cache" / "models--acme--clip"
+    tiny(repo / "snapshots" / commit, "clip")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    assert clip._cached_commit("acme/clip") == commit
+    assert clip._cached_commit(str(repo)) is None

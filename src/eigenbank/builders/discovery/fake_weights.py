@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.diffusers_compat import tensor_tables
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ def with_fake_weights(model: "nn.Module") -> "nn.Module":
     from torch import nn
 
     for module in model.modules():
-        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for table in tables:
+        parameters, buffers = tensor_tables(module)
+        for table in (parameters, buffers):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_meta:
                     fake = _fake(tensor)
-                    table[name] = nn.Parameter(fake, requires_grad=False) if table is module._parameters else fake
+                    table[name] = nn.Parameter(fake, requires_grad=False) if table is parameters else fake
         for name, value in list(vars(module).items()):
             if not name.startswith("_"):
                 vars(module)[name] = _filled(value)

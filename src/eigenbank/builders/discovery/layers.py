@@ -18,6 +18,7 @@ from eigenbank.builders.discovery.inputs import Maker, candidates
 from eigenbank.builders.discovery.token_positions import ModuleRecorder
 from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position, tag_norm
 from eigenbank.builders.discovery.trace import Operand, Trace, TracedAttention, Tracer
+from eigenbank.diffusers_compat import is_convolution
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
 
@@ -210,7 +211,7 @@ def _owner(model: nn.Module, weight: str) -> str:
     """The module a projection belongs to: the one around a linear layer, or the one that holds the bare weight."""
     module = weight.rpartition(".")[0]
     projection = model.get_submodule(module)
-    return module.rpartition(".")[0] if isinstance(projection, (nn.Linear, nn.modules.conv._ConvNd)) else module
+    return module.rpartition(".")[0] if isinstance(projection, nn.Linear) or is_convolution(projection) else module
 
 
 def _common(paths: list[str]) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, TOKEN, tags_of
+from eigenbank.diffusers_compat import without_torch_function
 from eigenbank.schemas import Layer
 from eigenbank.schemas.layer import HookPoint, TokenCount
 from eigenbank.schemas.recipe import Site
@@ -185,7 +185,7 @@ def _recorded(value: Any, name: str | None, index: int, at: tuple[str, str]) -> 
     if tags is None or tags.shape != tensor.shape:
         return None
     tensor._eb_at = (*getattr(tensor, "_eb_at", ()), (*at, name))  # type: ignore[attr-defined]
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         lines = [
             tags[tuple(slice(None) if d == axis else 0 for d in range(tags.ndim))] & TOKEN for axis in range(tags.ndim)
         ]

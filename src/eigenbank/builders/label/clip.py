@@ -139,8 +139,16 @@ def open_clip(argument: str | None) -> Labeler:
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         message = f"{name} is a {type(model).__name__}, which does not know images and texts: no label was given"
         raise SourceError(message)
-    at = revision or getattr(model.config, "_commit_hash", None) or "local"
+    at = revision or _cached_commit(name) or "local"
     return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
+
+
+def _cached_commit(name: str) -> str | None:
+    """Return the commit in the Hub's cache that a model was just loaded from, None for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = None if Path(name).exists() else try_to_load_from_cache(name, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _embedding(output: Any) -> Tensor:

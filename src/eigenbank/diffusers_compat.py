@@ -1,0 +1,187 @@
+"""Every private attribute of diffusers, torch and accelerate that eigenbank relies on, one function each.
+
+Seen in diffusers 0.42.1, torch 2.13.0 and accelerate 1.15.0. `tests/test_diffusers_compat.py` runs
+before all other tests and fails, naming the function, when a library changes what one of these relies on; another test
+there keeps the rest of the package from reading private attributes itself. Importing this module imports none of the
+libraries.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+HookClass = TypeVar("HookClass", bound=type)
+
+
+# torch
+
+
+def compiled_from(module: "nn.Module") -> "nn.Module | None":
+    """Return the module that `torch.compile(module)` wraps, None for a module that is no such wrapper.
+
+    Relies on torch's OptimizedModule registering it as the submodule `_orig_mod`.
+    """
+    inner: nn.Module | None = module.__dict__.get("_modules", {}).get("_orig_mod")
+    return inner
+
+
+def compiled_call(module: "nn.Module") -> Callable[..., Any] | None:
+    """Return what a module calls since `module.compile()`, None where it was not compiled in place.
+
+    Relies on torch's `Module._compiled_call_impl`, which `Module.__call__` prefers over its own implementation.
+    """
+    found: Callable[..., Any] | None = getattr(module, "_compiled_call_impl", None)
+    return found
+
+
+def set_compiled_call(module: "nn.Module", call: Callable[..., Any]) -> None:
+    """Replace what a module calls since `module.compile()`. Relies on the same attribute as `compiled_call`."""
+    module._compiled_call_impl = call
+
+
+def tensor_tables(module: "nn.Module") -> "tuple[dict[str, Any], dict[str, Any]]":
+    """Return a module's own parameters and buffers, as dictionaries whose values can be replaced whatever their shape.
+
+    Relies on torch's `Module._parameters` and `Module._buffers`.
+    """
+    return module._parameters, module._buffers
+
+
+def is_convolution(module: "nn.Module") -> bool:
+    """Whether a module is a convolution of any dimension, transposed ones included.
+
+    Relies on `torch.nn.modules.conv._ConvNd` being their common base class.
+    """
+    from torch import nn
+
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def without_torch_function() -> AbstractContextManager[Any]:
+    """Run torch operations without `__torch_function__` being called. Relies on `torch._C.DisableTorchFunction`."""
+    import torch
+
+    manager: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
+    return manager
+
+
+# accelerate
+
+
+def has_accelerate_hook(module: "nn.Module") -> bool:
+    """Whether accelerate moves a module's weights or inputs. Relies on accelerate's `Module._hf_hook`."""
+    return hasattr(module, "_hf_hook")
+
+
+def offloaded_weight(module: "nn.Module", name: str) -> "Tensor | None":
+    """Return a weight that accelerate keeps elsewhere while the module rests, None where it does not.
+
+    Relies on `_hf_hook.weights_map` of accelerate's AlignDevicesHook, a mapping from a parameter's name to its values.
+    """
+    kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+    return None if kept is None else kept[name]
+
+
+# diffusers' hooks
+
+
+def hook_registry(module: "nn.Module") -> Any:
+    """Return a module's own HookRegistry, None where it has none yet.
+
+    Relies on `HookRegistry.check_if_exists_or_initialize` keeping it as `_diffusers_hook` in the module's dictionary.
+    """
+    return module.__dict__.get("_diffusers_hook")
+
+
+def drop_hook_registry(module: "nn.Module") -> None:
+    """Remove an empty HookRegistry from a module, and the `forward` that it left among the instance's attributes.
+
+    Relies on `_diffusers_hook`, and on `remove_hook` putting the class's own `forward` back as a bound method of the
+    instance, which copies of the module would share.
+    """
+    del module.__dict__["_diffusers_hook"]
+    forward = module.__dict__.get("forward")
+    if inspect.ismethod(forward) and forward.__func__ is type(module).forward:
+        del module.__dict__["forward"]
+
+
+def hears_cache_contexts(hook: HookClass) -> HookClass:
+    """Decorate a ModelHook class, so that its StateManagers are told of `cache_context`.
+
+    Relies on `ModelHook._is_stateful`, which makes the registry set the context of every StateManager among the hook's
+    attributes.
+    """
+    hook._is_stateful = True  # type: ignore[attr-defined]
+    return hook
+
+
+def current_cache_context(manager: Any) -> Any:
+    """Return the context a StateManager was told of: its name as text, or an object with a `name`; None without one.
+
+    Relies on `StateManager._context`, which, unlike the property `context`, does not raise where there is none.
+    """
+    return manager._context
+
+
+# diffusers' pipelines and models
+
+
+def execution_device(pipe: Any) -> "torch.device":
+    """Return the device a pipeline computes on, also under offload. Relies on `DiffusionPipeline._execution_device`."""
+    device: torch.device = getattr(pipe, "_execution_device", pipe.device)
+    return device
+
+
+def packed_latents(pipe: Any, latents: "Tensor") -> "Tensor":
+    """Bring latents `(n, c, h, w)` into the form a pipeline takes as `latents`: packed for FLUX, unchanged for others.
+
+    Relies on `FluxPipeline._pack_latents(latents, batch_size, channels, height, width)`.
+    """
+    if not hasattr(pipe, "_pack_latents"):
+        return latents
+    packed: Tensor = pipe._pack_latents(latents, *latents.shape)
+    return packed
+
+
+def unpacked_latents(pipe: Any, latents: "Tensor", height: int, width: int) -> "Tensor":
+    """Bring latents as a pipeline returns them back into `(n, c, h, w)`; height and width are the image's.
+
+    Relies on `FluxPipeline._unpack_latents(latents, height, width, vae_scale_factor)`.
+    """
+    if not hasattr(pipe, "_unpack_latents"):
+        return latents
+    unpacked: Tensor = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+    return unpacked
+
+
+def loaded_from(owner: Any) -> str | None:
+    """Return the folder or model id that a pipeline or model was loaded from, None where it does not say.
+
+    Relies on `from_pretrained` keeping it in the config as `_name_or_path`, for some classes as an attribute of it.
+    """
+    config = getattr(owner, "config", None)
+    name = getattr(config, "_name_or_path", None) or (config.get("_name_or_path") if config else None)
+    return str(name) if isinstance(name, (str, Path)) and str(name) else None
+
+
+def set_loaded_from(pipe: Any, folder: Path) -> None:
+    """Make a pipeline say that it was loaded from a folder. Relies on the same entry of its config as `loaded_from`."""
+    pipe.register_to_config(_name_or_path=str(folder))
+
+
+def calls_in_turn(owner: Any, denoisers: Iterable[str]) -> bool:
+    """Whether a pipeline calls one of its denoisers more than once a step, for each branch of guidance.
+
+    Reads the source text of the pipeline's `__call__`: relies on it naming its denoiser as `self.NAME(` there.
+    """
+    try:
+        code = inspect.getsource(type(owner).__call__)
+    except (TypeError, OSError, AttributeError):
+        return False
+    return any(code.count(f"self.{name}(") > 1 for name in denoisers if name)
