@@ -17,6 +17,9 @@ from eigenbank.schemas.errors import EigenbankError
 LITTLE = 512 * 2**20
 """Less free disk than this, in bytes, is worth a warning: a large checkpoint's set takes some dozen megabytes."""
 
+HUB_SECONDS = 3.0
+"""How long the Hub may take to answer."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -28,15 +31,15 @@ class Finding:
     advice: str | None = None
 
 
-def examine(*, devices: bool = False, seconds: float = 3.0) -> Iterator[Finding]:
-    """Run every check, in a fixed order. `devices` imports torch to list what it computes on; the Hub has `seconds` to answer."""
+def examine(*, devices: bool = False) -> Iterator[Finding]:
+    """Run every check, in a fixed order. `devices` imports torch to list what it computes on."""
     yield from _program()
     yield from _libraries()
     yield from _devices() if devices else _torch_build()
     yield from _home()
     yield from _catalog()
     yield from _cache()
-    yield from _hub(seconds)
+    yield from _hub()
     yield from _plugins()
 
 
@@ -202,7 +205,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("quarantine", "warning", found, "eigenbank verify --all --repair, then delete the folder")
 
 
-def _hub(seconds: float) -> Iterator[Finding]:
+def _hub() -> Iterator[Finding]:
     from huggingface_hub import constants, get_token
 
     from eigenbank.registry.hub.client import explain_error, offline, ping
@@ -214,7 +217,7 @@ def _hub(seconds: float) -> Iterator[Finding]:
     login = "a login is set" if get_token() else "not logged in; to publish: hf auth login"
     begun = time.perf_counter()
     try:
-        ping(seconds)
+        ping(HUB_SECONDS)
     except Exception as error:
         known = explain_error(error)
         if known is None:

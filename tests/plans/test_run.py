@@ -160,14 +160,13 @@ def test_every_step_is_done_once_and_the_next_run_does_nothing(hub: Hub, client:
     fill(hub, {name: FEW[name] for name in ("zoo/ddpm", "zoo/sd", "zoo/dit")})
     plan = write_plan(tmp_path / "plan.toml", {name: FEW[name] for name in ("zoo/ddpm", "zoo/sd", "zoo/dit")})
     client.extra = STEADY
-    report = tmp_path / "report.json"
-    first = run(client, plan, *whole("local"), "--report", str(report))
+    first = run(client, plan, *whole("local"))
     assert first.returncode == 0, first.stderr
     found = rows(first)
     assert found["zoo/ddpm"]["steps"] == ["build", "label", "preview", "publish"]
     assert found["zoo/dit"]["steps"] == ["build", "publish"]
     assert found["zoo/sd"]["published"] == "org/zoo-sd-directions"
-    assert json.loads(report.read_text())["checkpoints"][0]["id"] == "zoo/ddpm"
+    assert json.loads(first.stdout)[0]["id"] == "zoo/ddpm"
     hub.forget()
     pinned = client.run("plan", "--check", str(plan))
     assert pinned.returncode == 0, pinned.stdout + pinned.stderr

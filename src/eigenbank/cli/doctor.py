@@ -12,12 +12,9 @@ COLUMNS = ["check", "status", "found"]
 
 @click.command(short_help="Check this installation.")
 @click.option("--devices", is_flag=True, help="Import torch, which takes seconds, and list what it computes on.")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Seconds to wait for the Hub."
-)
 @output_options
 @click.pass_context
-def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: bool) -> None:
+def doctor(ctx: click.Context, devices: bool, fmt: str, quiet: bool) -> None:
     """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
 
     A problem keeps eigenbank from working: the exit code is then 1. A warning concerns part of it. With -q, only the names of
@@ -31,7 +28,7 @@ def doctor(ctx: click.Context, devices: bool, timeout: float, fmt: str, quiet: b
     """
     from eigenbank.doctor import examine
 
-    findings = list(examine(devices=devices, seconds=timeout))
+    findings = list(examine(devices=devices))
     rows = [asdict(finding) for finding in findings if not quiet or finding.status != "ok"]
     if fmt == "table" and not quiet:
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]

@@ -21,13 +21,14 @@ Row = Mapping[str, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+format_option = click.option(
+    "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Form of the output."
+)
+
+
 def output_options(command: F) -> F:
     """Add `--format` and `-q` to a command; they arrive as `fmt` and `quiet`."""
-    command = click.option("-q", "--quiet", is_flag=True, help="Print bare ids, one a line.")(command)
-    choice = click.Choice(FORMATS)
-    return click.option("--format", "fmt", type=choice, default="table", show_default=True, help="Form of the output.")(
-        command
-    )
+    return format_option(click.option("-q", "--quiet", is_flag=True, help="Print bare ids, one a line.")(command))
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def printing() -> Iterator[None]:
             raise OutputError(message) from error
 
 
-def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, key: str) -> None:
+def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool = False, key: str = "") -> None:
     """Print rows on stdout: all their fields for machines, the named columns in a table, the field `key` with `-q`."""
     if sys.stdout is None:
         return

@@ -1,7 +1,5 @@
 """`eigenbank plan`: many checkpoints at once, from a file that lists them."""
 
-import datetime
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +14,7 @@ from eigenbank.cli.rows import emit_rows
 if TYPE_CHECKING:
     from eigenbank.plans.check import Estimate
     from eigenbank.plans.executors import Executor
-    from eigenbank.schemas.plan import EntryReport, Lock, Plan, PlanEntry, RunReport
+    from eigenbank.schemas.plan import EntryReport, Lock, Plan, PlanEntry
 
 RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "published", "error"]
 CHECK_COLUMNS = ["id", "status", "revision", "problems"]
@@ -49,9 +47,6 @@ ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "mem
 @click.option(
     "--lock", type=click.Path(path_type=Path, dir_okay=False), help="Lock file [default: FILE's name with .lock]."
 )
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write: all that was done."
-)
 @output_options
 def plan(
     file: Path | None,
@@ -65,7 +60,6 @@ def plan(
     jobs: int,
     device: str,
     lock: Path | None,
-    report: Path | None,
     fmt: str,
     quiet: bool,
 ) -> int:
@@ -88,8 +82,8 @@ def plan(
     from eigenbank.plans.files import choose, lock_path, read_lock, read_plan, shipped_plan
     from eigenbank.registry.hub.client import is_repo_id
 
-    if (check or dry_run) and (publish or label or report):
-        message = f"{'--check' if check else '--dry-run'} builds nothing: leave out --publish, --label and --report"
+    if (check or dry_run) and (publish or label):
+        message = f"{'--check' if check else '--dry-run'} builds nothing: leave out --publish and --label"
         raise click.UsageError(message)
     if publish is not None and ("/" in publish or not is_repo_id(publish)):
         message = f"{publish!r}: expected the name of a user or organisation on the Hub"
@@ -108,35 +102,32 @@ def plan(
         emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
         return 0 if ok else 1
     done = _run(entries, whole, pins, label=label, publish=publish, executor=executor, jobs=jobs, device=device)
-    rows = [run_row(each) for each in done.checkpoints]
+    rows = [run_row(each) for each in done]
     if fmt == "table" and not quiet:
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
     emit_rows("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
-    if report is not None:
-        _write(report, done.model_dump(mode="json"))
-    return 1 if any(each.status == "failed" for each in done.checkpoints) else 0
+    return 1 if any(each.status == "failed" for each in done) else 0
 
 
 def _run(
     entries: "Sequence[PlanEntry]", whole: "Plan", pins: "Lock | None", *, label: bool, publish: str | None, executor: str,
     jobs: int, device: str,
-) -> "RunReport":  # fmt: skip
+) -> "list[EntryReport]":  # fmt: skip
     from eigenbank.plans.run import Run
     from eigenbank.plans.steps import RunOptions
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.schemas.plan import RunReport
 
-    started, begun = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    begun = time.perf_counter()
     with Catalog.open() as catalog, CheckpointBars(len(entries)) as bars:
         workers, options = _executor(executor, jobs, device), RunOptions(label, publish)
         reports = Run(catalog, workers, options, jobs=jobs, device=device, observer=bars).go(entries, whole, pins)
-    seconds = round(time.perf_counter() - begun, 3)
+    seconds = time.perf_counter() - begun
     counts = Counter(each.status for each in reports)
     parts = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])
     plural = "" if len(reports) == 1 else "s"
     log(f"{len(reports)} checkpoint{plural} in {seconds:,.1f} s: {parts or 'nothing to do'}")
-    return RunReport(started=started, seconds=seconds, executor=executor, jobs=jobs, checkpoints=tuple(reports))
+    return reports
 
 
 def _check(entries: "Sequence[PlanEntry]", pins: "Lock | None", lock: Path | None) -> tuple[list[dict[str, Any]], bool]:
@@ -225,15 +216,3 @@ def run_row(report: "EntryReport") -> dict[str, Any]:
         "step_reports": [step.model_dump(mode="json") for step in report.steps],
         "traceback": report.traceback,
     }
-
-
-def _write(path: Path, value: Any) -> None:
-    from eigenbank.registry.files import replacing
-    from eigenbank.schemas.errors import PlanError
-
-    try:
-        with replacing(path) as work:
-            work.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        message = f"the report {path} cannot be written ({error.strerror}); everything else was done"
-        raise PlanError(message) from error

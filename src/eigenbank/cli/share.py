@@ -5,7 +5,7 @@ from collections import Counter
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import emit, log, output_options
+from eigenbank.cli.output import emit, format_option, log, output_options
 
 
 def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -34,7 +34,7 @@ def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> st
 @click.option("--message", metavar="TEXT", help="Message of the commit.")
 @click.option("--parent", metavar="COMMIT", help="Publish on top of this commit, even if somebody else pushed it.")
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be uploaded; change nothing.")
-@output_options
+@format_option
 def publish(
     target: str,
     repo: str,
@@ -45,7 +45,6 @@ def publish(
     parent: str | None,
     dry_run: bool,
     fmt: str,
-    quiet: bool,
 ) -> None:
     """Publish a direction set on the Hugging Face Hub, as one commit.
 
@@ -84,7 +83,7 @@ def publish(
         log(f"published in {repo} at {outcome.commit}")
     else:
         log(f"{repo} has all of it already, at {outcome.commit}: nothing was uploaded")
-    emit(rows, ["file", "change", "bytes"], fmt=fmt, quiet=quiet, key="file")
+    emit(rows, ["file", "change", "bytes"], fmt=fmt)
 
 
 @click.command(short_help="Fetch a published direction set.")

@@ -25,7 +25,7 @@ from eigenbank.cli.options import (
 from eigenbank.cli.options import (
     save_sliders as keep_sliders,
 )
-from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.registry.files import check_out, replacing
 from eigenbank.schemas.errors import FuseError, PhotoError, SteerError
 
@@ -292,7 +292,7 @@ EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "nois
     type=click.Path(path_type=Path, dir_okay=False),
     help="PNG to write: photo, reconstruction and edit side by side.",
 )
-@output_options
+@format_option
 def edit(
     photo: Path,
     model: str,
@@ -308,7 +308,6 @@ def edit(
     out: Path,
     compare: Path | None,
     fmt: str,
-    quiet: bool,
 ) -> None:
     """Edit a photo: invert it to noise, then generate it again with directions added.
 
@@ -357,7 +356,7 @@ def edit(
     save_picture(found.image, out)
     if compare is not None:
         save_picture(found.grid(), compare)
-    emit([_row(found, out)], EDIT_COLUMNS, fmt=fmt, quiet=quiet, key="out")
+    emit([_row(found, out)], EDIT_COLUMNS, fmt=fmt)
 
 
 def _row(found: "EditedPhoto", out: Path) -> dict[str, Any]:

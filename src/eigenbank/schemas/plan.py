@@ -190,14 +190,3 @@ class EntryReport(Model):
     error: str | None = None
     traceback: str | None = None
     """For an unexpected error only: a bug."""
-
-
-class RunReport(Model):
-    """What a run did with a plan."""
-
-    format: Literal[1] = 1
-    started: datetime
-    seconds: float
-    executor: str
-    jobs: int
-    checkpoints: tuple[EntryReport, ...] = ()
