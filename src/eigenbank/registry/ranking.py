@@ -88,9 +88,9 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Split a text into its normalised words, in order. Empty for a text of punctuation alone."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
     plain = normalise(text)
-    if plain.isascii():
-        return _ASCII_WORD.findall(plain)
     found: list[str] = []
     inside = marked = False  # whether a letter, or a mark, belongs to the word before it
     for char in plain:
@@ -186,26 +186,28 @@ class Query:
 
     def level(self, text: str, names: Sequence[str] = ()) -> Level:
         """Return how well a label's text and the names of its layer and model match. `text` may be empty, for the names alone."""
-        if not self.terms:
-            return Level.NONE
-        own = words(text)
-        if tuple(own) == self.words:
-            return Level.EXACT
-        if all(term.matches(own, whole=True) for term in self.terms):
-            return Level.WORDS
-        held = [term.matches(own) for term in self.terms]
-        if all(held):
-            return Level.BEGINNINGS
-        split = [words(name) for name in names]
-        missing = [term for term, here in zip(self.terms, held, strict=True) if not here]
-        if not all(any(term.matches(name) for name in split) for term in missing):
-            return Level.NONE
-        return Level.MIXED if any(held) else Level.NAMES
+        return self._level(words(text), [words(name) for name in names])
 
     def rank(self, labels: Iterable[tuple[str, float]], names: Sequence[str]) -> tuple[Level, float]:
         """Return the best (level, worth) of a direction's labels, given as (text, worth), and its names: the key of the order."""
-        ranks = [(self.level("", names), 0.0)]
+        split = [words(name) for name in names]
+        ranks = [(self._level([], split), 0.0)]
         for text, worth in labels:
-            level = self.level(text, names)
+            level = self._level(words(text), split)
             ranks.append((level, worth if level > Level.NAMES else 0.0))
         return max(ranks)
+
+    def _level(self, text: list[str], names: list[list[str]]) -> Level:
+        """The same as `level`, of words."""
+        if not self.terms:
+            return Level.NONE
+        if tuple(text) == self.words:
+            return Level.EXACT
+        held = [term.matches(text) for term in self.terms]
+        if all(held):
+            whole = all(term.matches(text, whole=True) for term in self.terms)
+            return Level.WORDS if whole else Level.BEGINNINGS
+        missing = [term for term, here in zip(self.terms, held, strict=True) if not here]
+        if not all(any(term.matches(name) for name in names) for term in missing):
+            return Level.NONE
+        return Level.MIXED if any(held) else Level.NAMES

@@ -25,13 +25,16 @@
   const split = (own) => (own ? own.split(" ") : []);
 
   // A query's words, and its terms: words that must stand next to each other, the last one open unless it was typed in quotes.
+  let parsed = { text: null };
   function parse(text) {
+    if (text === parsed.text) return parsed;
     const terms = [];
     for (const [, quoted, bare] of normalise(text).matchAll(/"([^"]*)"?|([^\s"]+)/g)) {
       const own = words(quoted || bare || "");
       if (own.length) terms.push({ words: own, prefix: !quoted });
     }
-    return { words: terms.flatMap((term) => term.words), terms };
+    parsed = { text, words: terms.flatMap((term) => term.words), terms };
+    return parsed;
   }
 
   // Whether the words of a text hold a term.
