@@ -4,7 +4,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -58,27 +57,12 @@ def network(err: str) -> tuple[int, int]:
     return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Worker]]:
-    """A Hub and a client process, shared by the tests of this module: each mends and forgets first."""
-    with Hub() as hub, Worker(Client(hub, tmp_path_factory.mktemp("home"))) as worker:
-        yield hub, worker
-
-
 @pytest.fixture
-def shop(served: tuple[Hub, Worker], big: dict[str, Any]) -> Hub:
-    """The Hub, with the big checkpoint and nothing broken, and the client with nothing cached."""
-    hub, worker = served
-    hub.mend()
-    worker.empty()
-    hub.put("me/big", big)
-    hub.forget()
-    return hub
-
-
-@pytest.fixture
-def worker(served: tuple[Hub, Worker]) -> Worker:
-    return served[1]
+def shop(shop: Hub, big: dict[str, bytes | Path]) -> Hub:
+    """The Hub, with the big checkpoint."""
+    shop.put("me/big", big)
+    shop.forget()
+    return shop
 
 
 def test_a_build_from_the_hub_reads_a_small_part_and_says_how_much(shop: Hub, worker: Worker, tmp_path: Path) -> None:

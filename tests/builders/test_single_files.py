@@ -9,6 +9,7 @@ import original
 import pytest
 import torch
 from hub.fixtures import Worker
+from hub.server import Hub
 from making import write_sparse
 
 from eigenbank.builders.build import build
@@ -112,29 +113,28 @@ def stored(source: WeightSource, name: str) -> torch.Tensor:
     return source.rows([Piece(name, 0, source.headers[name].shape[0])])[0]
 
 
-def test_a_layout_is_known_by_its_keys_and_its_config_comes_from_the_hub(hub: Any, client: Any, tmp_path: Path) -> None:
-    files = {repo: unet_file(tmp_path / f"{n}", *made_of)[0] for n, (repo, made_of) in enumerate(spread(UNETS))}
+def test_a_layout_is_known_by_its_keys_and_its_config_comes_from_the_hub(
+    shop: Hub, worker: Worker, tmp_path: Path
+) -> None:
+    files = {
+        repo: unet_file(tmp_path / f"{n}", config, *more)[0] for n, (repo, (config, more)) in enumerate(UNETS.items())
+    }
     for repo, config, shapes in (
         ("stabilityai/stable-diffusion-3-medium-diffusers", SD3, original.sd3(depth=2)),
         ("black-forest-labs/FLUX.1-dev", FLUX, original.flux(double=1, single=1)),
     ):
         files[repo] = tmp_path / f"{config['_class_name']}.safetensors"
         write_sparse(files[repo], shapes, lambda _name: False)
-        hub.put(repo, {"transformer/config.json": json.dumps(config).encode()})
+        shop.put(repo, {"transformer/config.json": json.dumps(config).encode()})
     for repo, (config, _) in UNETS.items():
-        hub.put(repo, {"unet/config.json": json.dumps(config).encode()})
-    with Worker(client) as worker:
-        for repo, file in files.items():
-            done = worker.run("build", "--dry-run", str(file), "-q")
-            assert done.code == 0, (repo, done.err)
-            assert len(done.out.splitlines()) >= 2
-            assert (client.home / "hf" / "hub" / f"models--{repo.replace('/', '--')}").is_dir()
-            if repo in UNETS:
-                assert all(name.endswith("attn1") for name in done.out.splitlines())
-
-
-def spread(unets: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(repo, (config, *more)) for repo, (config, more) in unets.items()]
+        shop.put(repo, {"unet/config.json": json.dumps(config).encode()})
+    for repo, file in files.items():
+        done = worker.run("build", "--dry-run", str(file), "-q")
+        assert done.code == 0, (repo, done.err)
+        assert len(done.out.splitlines()) >= 2
+        assert (worker.client.home / "hf" / "hub" / f"models--{repo.replace('/', '--')}").is_dir()
+        if repo in UNETS:
+            assert all(name.endswith("attn1") for name in done.out.splitlines())
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
@@ -151,15 +151,14 @@ def test_a_pickle_is_refused_and_not_run(suffix: str, zipped: bool, tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_inside_a_repository_is_read_by_ranges(hub: Any, client: Any, tmp_path: Path) -> None:
+def test_a_file_inside_a_repository_is_read_by_ranges(shop: Hub, worker: Worker, tmp_path: Path) -> None:
     file, _ = unet_file(tmp_path, TINY)
     config = {"unet/config.json": json.dumps(TINY).encode()}
-    hub.put("stable-diffusion-v1-5/stable-diffusion-v1-5", config)
-    commit = hub.put("me/mix", {"versions/mix.safetensors": file})
-    with Worker(client) as worker:
-        out = str(tmp_path / "set")
-        done = worker.run("build", "me/mix/versions/mix.safetensors", "--top-k", "1", "--out", out, "--format", "json")
-        missing = worker.run("build", "--dry-run", "me/mix/versions/none.safetensors")
+    shop.put("stable-diffusion-v1-5/stable-diffusion-v1-5", config)
+    commit = shop.put("me/mix", {"versions/mix.safetensors": file})
+    out = str(tmp_path / "set")
+    done = worker.run("build", "me/mix/versions/mix.safetensors", "--top-k", "1", "--out", out, "--format", "json")
+    missing = worker.run("build", "--dry-run", "me/mix/versions/none.safetensors")
     assert done.code == 0, done.err
     assert len(json.loads(done.out)) == 6
     assert "bytes came over the network" in done.err

@@ -9,8 +9,8 @@ from eigenbank.schemas.errors import SourceError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MAX_CALLS = 200_000
-"""Most torch calls that constructing a denoiser may take; the largest of diffusers takes a twentieth."""
+MAX_CALLS = 50_000
+"""Most torch calls that constructing a denoiser may take; the largest of diffusers takes a fifth."""
 MAX_EXTENT = 2**20
 """Longest side that a parameter of a denoiser may have."""
 
