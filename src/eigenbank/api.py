@@ -1,7 +1,4 @@
-"""The jobs that need builders, loaders and the registry together: build a set, keep it, find a checkpoint.
-
-Builders and loaders do not know each other; they meet here. Nothing in this module computes.
-"""
+"""Build, match and export by name: where builders, loaders and the registry meet. Nothing in this module computes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,11 +26,11 @@ if TYPE_CHECKING:
     from eigenbank.schemas import Part
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
-"""What can be the id of a repository on the Hub."""
+"""The form of a repository id on the Hub: ORG/NAME."""
 _INSIDE = re.compile(
     r"([\w][\w.\-]*/[\w][\w.\-]*)/((?:[\w][\w.\- ]*/)*[\w][\w.\- ]*\.(?:safetensors|ckpt|gguf|bin|pt|pth))"
 )
-"""What can be a file of such a repository: ORG/NAME/FILE."""
+"""The form of a file in such a repository: ORG/NAME/FILE."""
 
 
 class CheckpointElsewhereError(SourceError):
@@ -41,11 +38,11 @@ class CheckpointElsewhereError(SourceError):
 
 
 def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
-    """The model id and folder of a checkpoint given by id or by folder. Raises SourceError or UnknownNameError.
+    """Find a checkpoint on this machine, given by model id or folder. Returns its model id and its folder.
 
-    A folder that is in the catalog has the id it was built under, of several its own (see `registry.origin`), else the
-    newest; another gets `local/NAME`. `at` is a folder to take instead of the checkpoint's own, which then need not be on
-    this machine.
+    A folder that is in the catalog has the id it was built under, of several its own (`registry.local.checkpoint_id`),
+    else the newest; any other gets `local/NAME`. `at` is a folder to take instead of the checkpoint's own, which then
+    need not be on this machine. Raises SourceError or UnknownNameError.
     """
     shipped = shipped_checkpoint(model)
     if shipped is not None:
@@ -61,13 +58,11 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
         if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).is_dir():
             return model, resolve(found.checkpoint_path)
         if found is not None:
-            message = (
-                f"{model} is in the catalog, but its checkpoint is not on this machine: give its folder (--checkpoint)"
-            )
-            raise CheckpointElsewhereError(message)
+            problem = f"{model} is in the catalog, but its checkpoint is not on this machine"
+            raise CheckpointElsewhereError(problem, advice="Give its folder (--checkpoint)")
         if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
-            message = f"no such folder: {model}. Give a diffusers checkpoint's folder, or a model id"
-            raise SourceError(message)
+            problem = f"no such folder: {model}"
+            raise SourceError(problem, advice="Give a diffusers checkpoint's folder, or a model id")
         hint = "A checkpoint is given by its folder or its model id."
         raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
 
@@ -85,7 +80,7 @@ def build(
     config: str | None = None,
     progress: Progress = no_progress,
 ) -> DirectionSet:
-    """The bank of a checkpoint, computed from its weights and held in memory.
+    """Compute the editing directions of a checkpoint from its attention weights; the set is held in memory.
 
     `model` is a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its branch,
     tag or commit). `variant` names one of a folder's sets of weights; `config` says where the config.json of a single
@@ -145,7 +140,7 @@ def label(
 def layers_of(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
 ) -> "tuple[Discovery, WeightSource]":
-    """The self-attention layers of a checkpoint, and the checkpoint, of which only the headers are read."""
+    """Find the self-attention layers of a checkpoint, from its headers alone. Returns them, and the opened checkpoint."""
     from eigenbank.builders.discovery.families import find_layers
 
     _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
@@ -155,10 +150,10 @@ def layers_of(
 def match(
     directions: str, model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
 ) -> "list[Match]":
-    """How the directions of a set match a checkpoint's weights, of which only the attention tensors are read.
+    """Say how well each direction of a set matches a checkpoint's weights; only the attention tensors are read.
 
-    `directions` is a set's folder or the model id of one; `model` a checkpoint as `build` takes it. In the set's order.
-    Raises SourceError, SetError or UnknownNameError.
+    `directions` is a set's folder or model id; `model` a checkpoint as `build` takes it. The matches are in the set's
+    order. Raises SourceError, SetError or UnknownNameError.
     """
     from eigenbank.loaders.lookup import load
     from eigenbank.loaders.match import match_stored
@@ -170,7 +165,7 @@ def match(
         by_layer.setdefault(direction.layer, []).append(direction)
     shapes: dict[str, tuple[int, ...]] = {}
     if source.quantised is not None:
-        # What is stored then is packed as the library likes it: the shapes are those of the model that the config makes.
+        # Quantised tensors are packed, so the shapes are those of the model that the config describes.
         from eigenbank.builders.discovery.fake_weights import empty_model
 
         shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
@@ -190,15 +185,15 @@ def match(
 
 
 def local_pipelines() -> dict[str, Path]:
-    """The models of the catalog whose checkpoints are pipelines on this machine, by id: their folders."""
+    """Return the folders of the catalog's checkpoints that are pipelines on this machine, by model id."""
     with Catalog.open() as catalog:
-        places = {found.model_id: found.checkpoint_path for found in catalog.sets() if found.checkpoint_path}
-    folders = {model_id: resolve(place) for model_id, place in sorted(places.items())}
+        locations = {found.model_id: found.checkpoint_path for found in catalog.sets() if found.checkpoint_path}
+    folders = {model_id: resolve(location) for model_id, location in sorted(locations.items())}
     return {model_id: folder for model_id, folder in folders.items() if (folder / "model_index.json").is_file()}
 
 
 def open_pipeline(model: str, *, device: str = "cpu") -> Any:
-    """A diffusers pipeline for a checkpoint on this machine, given by model id or folder.
+    """Open a diffusers pipeline for a checkpoint on this machine, given by model id or folder.
 
     Unconditional U-Nets get a DDIM scheduler, so that an image depends on its seed alone. Raises SourceError or
     UnknownNameError.
@@ -212,7 +207,7 @@ def open_pipeline(model: str, *, device: str = "cpu") -> Any:
 def open_source(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
 ) -> "tuple[str, WeightSource, Path | None]":
-    """The model id of a checkpoint, its bytes, and its folder or file if it is on this machine.
+    """Open a checkpoint's weights for reading. Returns its model id, its weights, and its path if it is on this machine.
 
     What is neither on this machine nor in the catalog is looked for on the Hub; `ORG/NAME/FILE.safetensors` is a single
     file there. Raises SourceError or UnknownNameError.
@@ -267,16 +262,16 @@ def export(
     pipe: Any = None,
     checkpoint: str | Path | None = None,
 ) -> list[Path]:
-    """Write an edit as a file for other programs; returns the files written (for ComfyUI, the preview too).
+    """Write an edit as a file for other programs. Returns the files written (for ComfyUI, the preview too).
 
-    `model` is a bank, or what `load` takes. `edits` maps labels, ids or directions to scales; a list of them stands for
-    scale 1, None for the whole bank. `format`: `diffusers`, for `pipe.load_lora_weights`, and `comfyui` hold the edit
-    as one LoRA of biases, whose strength 1 is the scales as given; `npz` and `json` hold the vectors and all about them.
+    `model` is a direction set, or what `load` takes. `edits` maps labels, ids or directions to scales; a list of them
+    means scale 1, None the whole set. `format`: `diffusers`, for `pipe.load_lora_weights`, and `comfyui` hold the edit as
+    one LoRA of biases, whose strength 1 is the scales as given; `npz` and `json` hold the vectors and their records.
 
-    The first two ask how the layers are made: of `pipe` (then the directions must match its weights, as for `steer`), of
-    `checkpoint`, by default of the checkpoint the set was built from, whose config.json is enough. Where the set does
-    not hold a token length, it is measured on `pipe`, or on the checkpoint if it is on this machine. Raises ExportError
-    for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
+    The first two need to know the layers' modules: from `pipe` (then the directions must match its weights, as for
+    `steer`), from `checkpoint`, or by default from the config.json of the checkpoint the set was built from. A token
+    length that the set does not hold is measured on `pipe`, or on the checkpoint if it is on this machine. Raises
+    ExportError for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
     """
     from dataclasses import replace
 
@@ -319,7 +314,7 @@ def export(
 
 
 def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
-    """The checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
+    """Make the checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
     from eigenbank.builders.discovery.fake_weights import empty_model
 
     if checkpoint is not None:
@@ -327,16 +322,13 @@ def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
     try:
         source = open_source(bank.model_id)[1]
     except (SourceError, UnknownNameError) as error:
-        message = (
-            f"{error} The file needs to know how the layers of {bank.model_id} are made: give the checkpoint's folder or "
-            "id, or the pipeline. Nothing was written"
-        )
-        raise SourceError(message) from error
+        advice = f"The file depends on how the layers of {bank.model_id} are made: give the checkpoint's folder or id, or the pipeline"
+        raise SourceError(str(error), outcome="nothing was written", advice=advice) from error
     return empty_model(source.config)
 
 
 def check_model_id(model_id: str) -> str:
-    """The id, if it is one. Raises SourceError otherwise."""
+    """Return the id, if it is a valid model id. Raises SourceError otherwise."""
     from pydantic import TypeAdapter, ValidationError
 
     from eigenbank.schemas.common import ModelId
@@ -344,12 +336,12 @@ def check_model_id(model_id: str) -> str:
     try:
         return TypeAdapter(ModelId).validate_python(model_id)
     except ValidationError:
-        message = f"{model_id!r} is no model id: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'. Nothing was built"
-        raise SourceError(message) from None
+        problem = f"{model_id!r} is no model id: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'"
+        raise SourceError(problem, outcome="nothing was built") from None
 
 
 def _path(model: str) -> Path:
-    """A path the user gave. Raises SourceError for what can be none."""
+    """Return the path that the user gave. Raises SourceError for text that cannot be one."""
     try:
         path = Path(model).expanduser()
         path.is_dir()

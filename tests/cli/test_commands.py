@@ -172,12 +172,12 @@ def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: 
         (["sweep", "acme/tiny", "--out", "OUT"], 1, "no labelled direction"),
         (["sweep", "acme/tiny", MID, "--scales", "1,x", "--out", "OUT"], 2, "expected numbers"),
         (["sweep", "acme/tiny", MID, "--seeds", "5-1", "--out", "OUT"], 2, "whole numbers"),
-        (["sweep", "acme/tiny", MID, "--steps", "2", "--out", "/no/such/folder/x.png"], 1, "no picture was drawn"),
+        (["sweep", "acme/tiny", MID, "--steps", "2", "--out", "/no/such/folder/x.png"], 1, "nothing was generated"),
         (["show", "acme/tiny#mid_block.attentions.0/output-value/7"], 1, "did you mean"),
         (["show", "acme/tny#x"], 1, "did you mean 'acme/tiny'"),
         (["label", "acme/tiny", "--steps", "0"], 2, "--steps"),
         (["serch"], 2, "did you mean 'search'"),
-        (["demo", "--out", "/no/such/folder/demo.png"], 1, "no picture was drawn"),
+        (["demo", "--out", "/no/such/folder/demo.png"], 1, "nothing was generated"),
     ],
 )
 def test_a_wrong_call_is_refused_and_writes_nothing(
@@ -262,6 +262,6 @@ def test_a_set_whose_checkpoint_lies_elsewhere_is_drawn_from_the_folder_that_is_
     assert run(["catalog", "import", str(moved)]) == 0
     call = ["steer", built, "--set", f"{MID}=1", "--steps", "2", "--seeds", "0", "--out", str(tmp_path / "out.png")]
     assert run(call) == 1
-    assert "give its folder (--checkpoint)" in capsys.readouterr().err
+    assert "Give its folder (--checkpoint)" in capsys.readouterr().err
     assert run([*call, "--checkpoint", str(tiny_checkpoint)]) == 0
     assert (tmp_path / "out.png").is_file()

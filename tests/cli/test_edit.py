@@ -71,7 +71,7 @@ def test_a_poor_round_trip_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
             "cannot be read as a picture",
         ),
         (["edit", "PHOTO", "--model", DEMO, "--set", "gills=1", "--out", "out.png"], 1, "no label"),
-        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "no/out.png"], 1, "no picture was drawn"),
+        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "no/out.png"], 1, "nothing was generated"),
         (
             ["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--prompt", "x", "--out", "out.png"],
             1,

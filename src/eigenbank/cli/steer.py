@@ -27,7 +27,7 @@ from eigenbank.cli.options import (
 )
 from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.registry.files import check_out, replacing
-from eigenbank.schemas.errors import FuseError, PhotoError, SteerError
+from eigenbank.schemas.errors import FuseError, PhotoError, SteerError, explaining
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,7 +91,8 @@ def steer(
     sliders = wanted_sliders(wanted, file, window=window, branch=branch, site=site)
     check_picture(out)
     if save_sliders is not None:
-        check_out(save_sliders, (".json",), "sliders", SteerError, option="--save-sliders")
+        with explaining(outcome="nothing was generated", advice="Choose another --save-sliders"):
+            check_out(save_sliders, (".json",), "sliders", SteerError)
     bank, pipe = open_model(model, checkpoint, sliders)
     from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.pipelines import sample
@@ -243,7 +244,8 @@ def _log_matches(edit: "Steering") -> None:
 
 def check_picture(out: Path, option: str = "--out") -> None:
     """Raise SteerError, before anything is generated, if no PNG can be written there, or its name is of another kind."""
-    check_out(out, (".png", ""), "PNG", SteerError, outcome="no picture was drawn", option=option)
+    with explaining(outcome="nothing was generated", advice=f"Choose another {option}"):
+        check_out(out, (".png", ""), "PNG", SteerError)
 
 
 def save_picture(sheet: "Image", out: Path) -> None:

@@ -20,7 +20,7 @@ from eigenbank.registry.sets.direction_set import Composite, Direction, Directio
 from eigenbank.registry.sets.folder import open_preview, read_preview
 from eigenbank.schemas import Layer
 from eigenbank.schemas.common import MAX_SCALE
-from eigenbank.schemas.errors import ExportError, MatchError
+from eigenbank.schemas.errors import ExportError, MatchError, explaining
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -258,7 +258,8 @@ def check_format(out: Path, form: Format) -> None:
     if form not in FORMATS:
         message = f"{form!r} is no format: expected one of {', '.join(FORMATS)}"
         raise ExportError(message)
-    check_out(out, (SUFFIXES[form],), form, ExportError)
+    with explaining(outcome="nothing was written", advice="Choose another name"):
+        check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
 def preview_png(direction: Direction | Composite) -> bytes | None:

@@ -16,19 +16,19 @@ _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"]
 )
-"""Names that Windows keeps for devices, whatever stands behind their first dot."""
+"""Names that Windows reserves for devices, whatever follows their first dot."""
 
 
 def home() -> Path:
-    """The folder of the catalog and of the sets built here: `EIGENBANK_HOME`, else the platform's data directory."""
+    """Return the folder of the catalog and of the sets built here: `EIGENBANK_HOME`, else the platform's data folder."""
     chosen = os.environ.get("EIGENBANK_HOME")
     if not chosen:
         return Path(platformdirs.user_data_dir("eigenbank"))
     try:
         return Path(chosen).expanduser()
     except RuntimeError:
-        message = f"EIGENBANK_HOME is {chosen!r}, whose user is not known: set it to a folder"
-        raise CatalogError(message) from None
+        problem = f"EIGENBANK_HOME is {chosen!r}, whose user is not known"
+        raise CatalogError(problem, advice="Set it to a folder") from None
 
 
 def catalog_file() -> Path | None:
@@ -47,22 +47,22 @@ def catalog_file() -> Path | None:
 
 
 def sets_folder() -> Path:
-    """The folder that holds the direction sets built on this machine."""
+    """Return the folder that holds the direction sets built on this machine."""
     return home() / "sets"
 
 
 def readings_folder() -> Path:
-    """The folder where labelling keeps what it has read, so that a run cut short goes on; safe to delete."""
+    """Return the folder where labelling keeps its readings, so that an interrupted run continues; safe to delete."""
     return home() / "readings"
 
 
 def file_name(text: str) -> str:
-    """A text made fit to name a file on Linux, macOS and Windows; what is fit already stays as it is.
+    """Turn a text into a file name for Linux, macOS and Windows; a valid one stays as it is.
 
     `/` becomes `--`, any other character than letters, digits, `_`, `.` and `-` becomes `-`, and a name of one of
     Windows' devices gets a `_` before it. Different texts can get one name, also where a file system takes `A` for `a`.
     """
-    # One form of accented letters: macOS' file systems take the two forms for one name, the others for two.
+    # Accented letters in one form: macOS' file systems treat the two forms as one name, the others as two.
     composed = unicodedata.normalize("NFC", text).replace("/", "--")
     plain = re.sub(r"[^\w.\-]", "-", composed)[:150].lstrip(".-").rstrip(".") or "unnamed"
     return f"_{plain}" if is_device(plain) else plain
@@ -97,26 +97,21 @@ def check_out(
     suffixes: Sequence[str],
     kind: str,
     error: type[EigenbankError],
-    *,
-    outcome: str = "nothing was written",
-    option: str = "--out",
 ) -> None:
-    """Raise `error`, before anything is worked out, where a file could not be written, or not be known for its kind.
+    """Raise `error`, before any work is done, for a file that cannot be written or does not end as its kind must.
 
-    `suffixes` are the endings a file of that kind may have, the first the usual one; `outcome` says what did not happen.
+    `suffixes` are the endings that a file of that kind may have, the usual one first.
     """
-    end = f": {outcome}. Choose another {option}"
+    problem = None
     try:
-        if out.suffix.lower() not in suffixes:
-            message = f"{out} does not end in {suffixes[0]}, by which a {kind} file is known{end}"
-            raise error(message)
-        if out.exists() and not out.is_file():
-            message = f"{out} is there and is no file{end}"
-            raise error(message)
         parent = out.absolute().parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            message = f"{parent} is no folder that can be written to{end}"
-            raise error(message)
-    except (OSError, ValueError) as problem:  # a name too long for the file system, or with a null byte
-        message = f"{str(out)[:200]!r} cannot be written ({getattr(problem, 'strerror', None) or problem}){end}"
-        raise error(message) from problem
+        if out.suffix.lower() not in suffixes:
+            problem = f"{out} does not end in {suffixes[0]}, as a {kind} file must"
+        elif out.exists() and not out.is_file():
+            problem = f"{out} exists and is no file"
+        elif not parent.is_dir() or not os.access(parent, os.W_OK):
+            problem = f"{parent} is no folder that can be written to"
+    except (OSError, ValueError) as cause:  # a name too long for the file system, or with a null byte
+        problem = f"{str(out)[:200]!r} cannot be written ({getattr(cause, 'strerror', None) or cause})"
+    if problem is not None:
+        raise error(problem)

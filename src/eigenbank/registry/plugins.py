@@ -1,6 +1,6 @@
-"""Entry points of ours: who offers what, what could not be loaded, and why.
+"""Load plugins from entry points, and report which package offers what, what could not be loaded, and why.
 
-A stranger's plugin that fails to import is skipped and reported, never fatal; two packages that offer one name are an
+A plugin of another package that fails to import is skipped and reported, never fatal; two packages that offer one name are an
 error that names both.
 """
 
@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class PluginError(EigenbankError):
-    """Two installed packages offer the same thing."""
+    """Two installed packages offer the same plugin, or one that cannot be used is needed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Plugin:
 
 
 def load_plugins(kind: str) -> list[Plugin]:
-    """The installed plugins of a kind, announced in the group `eigenbank.KIND`. Those that do not import, or lack an attribute they must have, carry a `problem`.
+    """Load the installed plugins of a kind, from the entry points `eigenbank.KIND`.
+
+    A plugin that does not import, or lacks a required attribute, has a `problem`.
 
     Raises PluginError when two packages offer one name.
     """
@@ -58,17 +60,14 @@ def _loaded(kind: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
         if point.name in found:
             if found[point.name].owner == owner:
                 continue  # the same package, installed twice over
-            message = (
-                f"two packages offer {point.name!r} in {group}: {found[point.name].owner} and {owner}. "
-                "Uninstall one of them"
-            )
-            raise PluginError(message)
+            clash = f"two packages offer {point.name!r} in {group}: {found[point.name].owner} and {owner}"
+            raise PluginError(clash, advice="Uninstall one of them")
         loaded, problem = None, None
         try:
             loaded = point.load()
             missing = [name for name in KINDS[kind][1] if not hasattr(loaded, name)]
             problem = f"it lacks {', '.join(missing)}" if missing else None
-        except Exception as error:  # a stranger's plugin must not take the program down
+        except Exception as error:  # another package's plugin must not take the program down
             problem = f"{type(error).__name__}: {error}"
         found[point.name] = Plugin(group, point.name, owner, point.value, None if problem else loaded, problem)
     return list(found.values())

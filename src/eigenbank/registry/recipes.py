@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Matrix:
-    """An entry of the recipe registry: its name, which weights it needs, how it is formed, which sides are the layer's.
+    """A matrix that a recipe can name: its name, the weights it needs, how it is formed, and its usable sides.
 
     A package adds one by an entry point in the group `eigenbank.recipes`, under the matrix's name. `form` gets the weights
     with keys and values repeated for grouped queries. `sides` leaves out the sides whose vectors live in a space where
@@ -76,7 +76,7 @@ MATRICES = {matrix.name: matrix for matrix in (VALUE, OUTPUT_VALUE, QUERY_KEY, Q
 
 
 def matrix_of(recipe: Recipe) -> Matrix:
-    """The registry's entry for a recipe. Raises UnknownNameError for an unknown matrix or a side it does not have."""
+    """Return the matrix of a recipe. Raises UnknownNameError for an unknown matrix or a side it does not have."""
     matrix = MATRICES.get(recipe.matrix) or _plugged(recipe.matrix)
     if recipe.side not in matrix.sides:
         choices = [matrix.name if side == "input" else f"{matrix.name}:{side}" for side in matrix.sides]
@@ -85,22 +85,20 @@ def matrix_of(recipe: Recipe) -> Matrix:
 
 
 def _plugged(name: str) -> Matrix:
-    """A matrix that another package offers. Raises UnknownNameError, and PluginError where two do."""
+    """Return a matrix that another package offers. Raises UnknownNameError; PluginError where two offer it."""
     plugins = {found.name: found for found in load_plugins("recipes")}
     if name not in plugins:
-        raise unknown(
-            kind="recipe", name=name, known=[*MATRICES, *plugins], hint="It may be of a package that is not installed."
-        )
+        raise unknown(kind="recipe", name=name, known=[*MATRICES, *plugins], hint="Its package may not be installed.")
     found = plugins[name]
     if found.problem is not None:
-        message = f"recipe {name!r} of {found.owner} cannot be used: {found.problem}. Update {found.owner}"
-        raise PluginError(message)
+        problem = f"recipe {name!r} of {found.owner} cannot be used: {found.problem}"
+        raise PluginError(problem, advice=f"Update {found.owner}")
     matrix: Matrix = found.object
     return matrix
 
 
 def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
-    """The symmetric matrix `(d, d)` float64 a recipe decomposes: MᵀM for its input side, MMᵀ for its output side.
+    """Compute the symmetric matrix `(d, d)` float64 that a recipe decomposes: MᵀM on the input side, MMᵀ on the output.
 
     Raises UnknownNameError for a head the layer does not have, or a side that is not as wide as the layer.
     """
@@ -108,8 +106,9 @@ def gram(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
 
 
 def form(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
-    """The matrix M a recipe names, the same for both its sides. Raises UnknownNameError for a head that is not there, and
-    PluginError where another package's recipe gives no matrix.
+    """Compute the matrix M of a recipe, the same for both its sides.
+
+    Raises UnknownNameError for a head that the layer does not have; PluginError where another package's recipe fails.
     """
     matrix = matrix_of(recipe)
     given = weights_by_head(recipe, weights, layer)
@@ -119,13 +118,13 @@ def form(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Ten
 
 
 def _formed(matrix: Matrix, weights: "Mapping[Role, Tensor]", layer: Layer) -> "Tensor":
-    """What a stranger's recipe makes of the weights, if it is a matrix of finite numbers."""
+    """Compute another package's matrix, and check that it is a matrix of finite numbers."""
     import torch
 
     problem = None
     try:
         made = matrix.form(weights)
-    except Exception as error:  # a stranger's code may fail in any way
+    except Exception as error:  # another package's code may fail in any way
         problem = f"{type(error).__name__}: {error}"
     else:
         if not isinstance(made, torch.Tensor) or made.ndim != 2 or not made.is_floating_point():
@@ -136,26 +135,22 @@ def _formed(matrix: Matrix, weights: "Mapping[Role, Tensor]", layer: Layer) -> "
             problem = "it gave numbers that are not finite"
         else:
             return made.double()
-    message = (
-        f"recipe {matrix.name!r} failed on {layer.name} ({problem}): nothing was built. Tell the package that offers it"
-    )
-    raise PluginError(message)
+    message = f"recipe {matrix.name!r} failed on {layer.name} ({problem})"
+    raise PluginError(message, outcome="nothing was built", advice="Tell the package that offers it")
 
 
 def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
-    """`gram` of a matrix that is formed already."""
+    """Compute `gram` from a matrix that is formed already."""
     width = matrix.shape[1 if recipe.side == "input" else 0]
     if width != layer.width:
-        message = (
-            f"{recipe.slug} of {layer.name} would be {width} wide, the layer is {layer.width} wide: nothing was built. "
-            "Take the input side, or leave the layer out with --layers"
-        )
-        raise UnknownNameError(message)
+        problem = f"{recipe.slug} of {layer.name} would be {width} wide, the layer is {layer.width} wide"
+        advice = "Take the input side, or leave the layer out with --layers"
+        raise UnknownNameError(problem, outcome="nothing was built", advice=advice)
     return matrix.T @ matrix if recipe.side == "input" else matrix @ matrix.T
 
 
 def weights_by_head(recipe: Recipe, weights: "Mapping[Role, Tensor]", layer: Layer) -> "dict[Role, Tensor]":
-    """The weights a recipe's matrix is formed of: keys and values once per query head, one head's alone if it names one."""
+    """Return the weights of a recipe's matrix: keys and values once per query head, or one head's if it names one."""
     if recipe.head is not None and recipe.head >= layer.heads:
         known = [f"{recipe.matrix}.h{head}" for head in range(layer.heads)]
         raise unknown(kind=f"recipe for {layer.name}, which has {layer.heads} heads:", name=recipe.slug, known=known)
@@ -185,7 +180,10 @@ ROLES: tuple[Role, ...] = (
 
 
 def weights_digest(weights: "Mapping[Role, Tensor]", cast: CastDType) -> str:
-    """SHA-256 over the attention weights and biases cast to `cast`, in a fixed order, with their roles and shapes."""
+    """Hash the attention weights and biases cast to `cast`, so that a layer is recognised in any of the usual dtypes.
+
+    SHA-256, in a fixed order, with roles and shapes.
+    """
     import torch
 
     digest = hashlib.sha256()
