@@ -1,6 +1,7 @@
 """Local checkpoints: a pipeline's folder (through model_index.json) or a denoiser's own, in safetensors or `.bin` files."""
 
 import json
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +20,20 @@ COMPONENTS = ("unet", "transformer", "prior")
 """The names a pipeline gives its denoiser, in the order they are looked for."""
 
 STEM = "diffusion_pytorch_model"
+_WEIGHTS = re.compile(
+    rf"{STEM}(?:\.(?P<variant>[^.].*?))?\.(?P<kind>safetensors(?P<index>\.index)?|bin)"
+    r"(?(index)(?:\.(?P<index_variant>.+))?\.json)"
+)
+"""A file of weights, or an index of several: its variant, and its kind."""
 MAX_JSON_BYTES = 64 * 2**20
 
 
 def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> WeightSource:
     """Open the denoiser of a local checkpoint folder. Reads its JSON files and tensor headers, no weights.
 
-    `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the only one there
-    is. `subfolder` names the denoiser's, where a pipeline has several. Raises SourceError when the folder is missing, holds no diffusers checkpoint, or is damaged.
+    `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the first there is.
+    `subfolder` names the denoiser's, where a pipeline has several. Raises SourceError when the folder is missing, holds no
+    diffusers checkpoint, or is damaged.
     """
     if not exists(folder):
         message = f"no such folder: {folder}. Give a diffusers checkpoint's folder"
@@ -47,12 +54,12 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
     config = read_json(root / "config.json")
     names = sorted(path.name for path in root.iterdir() if path.is_file())
     weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "config": config, "component": component, "licence": licence(folder / "README.md"), "where": str(root),
     }  # fmt: skip
     if isinstance(weights, list) and weights[0].endswith(".bin"):
-        return BinSource(paths=[root / name for name in weights], **said)
-    return gather({name: local_file(root / name) for name in file_names(weights)}, weights, said)
+        return BinSource(paths=[root / name for name in weights], **facts)
+    return gather({name: local_file(root / name) for name in file_names(weights)}, weights, facts)
 
 
 def exists(path: Path) -> bool:
@@ -96,31 +103,21 @@ def choose_weights(names: Iterable[str], where: str, variant: str | None, read: 
     `read` gives an index file's content. Raises SourceError where there is none, or an index names what is not there.
     """
     names = set(names)
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for name in names:
-        for ending in (".safetensors", ".safetensors.index.json", ".bin"):
-            middle = name[len(STEM) : -len(ending)]
-            if (
-                name.startswith(STEM)
-                and name.endswith(ending)
-                and "-of-" not in middle
-                and (not middle or middle[0] == ".")
-            ):
-                found[middle.removeprefix("."), ending] = name
-    # The index of a variant is `STEM.safetensors.index.fp16.json`.
-    for name in names:
-        prefix = f"{STEM}.safetensors.index."
-        if name.startswith(prefix) and name != f"{prefix}json":
-            found[name[len(prefix) : -len(".json")], ".safetensors.index.json"] = name
+        match = _WEIGHTS.fullmatch(name)
+        if match and "-of-" not in name:
+            # The index of a variant is `STEM.safetensors.index.fp16.json`.
+            found[match["variant"] or match["index_variant"] or "", match["kind"]] = name
     variants = {each for each, _ in found}
     chosen = variant or ("" if "" in variants else next(iter(sorted(variants)), ""))
     if variant and variant not in variants:
         message = f"{where} has no variant {variant!r}: it has {', '.join(sorted(each or 'the plain one' for each in variants)) or 'no weights'}"
         raise SourceError(message)
-    if (chosen, ".safetensors") in found:
-        return [found[chosen, ".safetensors"]]
-    if (chosen, ".safetensors.index.json") in found:
-        index = found[chosen, ".safetensors.index.json"]
+    if (chosen, "safetensors") in found:
+        return [found[chosen, "safetensors"]]
+    if (chosen, "safetensors.index") in found:
+        index = found[chosen, "safetensors.index"]
         shards = read(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             message = f"{where}/{index} has no weight_map of names: nothing was built. Fetch it again"
@@ -132,8 +129,8 @@ def choose_weights(names: Iterable[str], where: str, variant: str | None, read: 
                 )
                 raise SourceError(message)
         return shards
-    if (chosen, ".bin") in found:
-        return [found[chosen, ".bin"]]
+    if (chosen, "bin") in found:
+        return [found[chosen, "bin"]]
     other = next((name for name in sorted(names) if name.endswith(".gguf")), None)
     tail = (
         f"it holds {other}, and GGUF is quantised: give the original checkpoint"
@@ -157,15 +154,15 @@ def local_file(path: Path) -> TensorFile:
 
 
 def gather(
-    files: dict[str, TensorFile], weights: list[str] | dict[str, str], said: dict[str, Any]
+    files: dict[str, TensorFile], weights: list[str] | dict[str, str], facts: dict[str, Any]
 ) -> SafetensorsSource:
     """A source of these files. Raises SourceError where the index says of a file what the file does not say of itself."""
     home = {name: file for file in weights for name in files[file].header} if isinstance(weights, list) else weights
     missing = next((name for name, file in home.items() if name not in files[file].header), None)
     if missing is not None:
-        message = f"{said['where']}: the index says {missing} is in {home[missing]}, which does not hold it. Nothing was built"
+        message = f"{facts['where']}: the index says {missing} is in {home[missing]}, which does not hold it. Nothing was built"
         raise SourceError(message)
-    return SafetensorsSource(files=files, home=home, **said)
+    return SafetensorsSource(files=files, home=home, **facts)
 
 
 @dataclass

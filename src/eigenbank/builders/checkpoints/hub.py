@@ -1,7 +1,7 @@
 """Checkpoints on the Hub, read by HTTP ranges: the headers of their files, then the rows that are wanted.
 
 The revision is resolved to a commit once; everything after is read from that commit, through the client's own session,
-token and endpoint. What is small and JSON comes through the client's cache, so that a second look works offline.
+token and endpoint. Small JSON files come through the client's cache.
 """
 
 import random
@@ -42,7 +42,8 @@ def open_hub(
 ) -> WeightSource:
     """Open the denoiser of a repository on the Hub. Reads its JSON files and tensor headers, no weights.
 
-    `variant` and `subfolder` are as in `open_folder`. Raises SourceError where there is no such repository, revision or denoiser, or it cannot be reached.
+    `variant` and `subfolder` are as in `open_folder`. Raises SourceError where there is no such repository, revision or
+    denoiser, or it cannot be reached.
     """
     from huggingface_hub import constants
 
@@ -63,17 +64,17 @@ def open_hub(
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
     weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
     card = _small(repo, "README.md", commit) if "README.md" in names else None
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "config": config, "component": component, "revision": commit, "where": where,
         "licence": licence(card) if card else None,
     }  # fmt: skip
     if file_names(weights)[0].endswith(".bin"):
         # No part of a pickle can be read alone: it comes whole, through the client's cache.
-        return BinSource(paths=[_small(repo, prefix + name, commit) for name in file_names(weights)], **said)
+        return BinSource(paths=[_small(repo, prefix + name, commit) for name in file_names(weights)], **facts)
     with ThreadPoolExecutor(PARALLEL) as pool:
         opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
         files = dict(zip(file_names(weights), opened, strict=True))
-    return gather(files, weights, said)
+    return gather(files, weights, facts)
 
 
 def remote_file(repo: str, name: str, commit: str) -> TensorFile:
@@ -99,7 +100,7 @@ def remote_file(repo: str, name: str, commit: str) -> TensorFile:
 
 
 class RangeReader:
-    """Reads byte ranges of a file on a server: neighbours together, a few at a time, again where the network fails.
+    """Reads byte ranges of a file on a server: neighbours in one request, a few requests at once, retried where they fail.
 
     `received` counts the bytes that came, `requests` the requests. A file whose ETag or size changes is refused.
     """
@@ -119,24 +120,21 @@ class RangeReader:
 
     def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
         """As `ByteReader` says. Raises SourceError when the network fails for good, or the file is another one by now."""
-        groups = merged(spans)
-        blocks = [(low, min(low + CHUNK, high)) for start, high in groups for low in range(start, high, CHUNK)]
-        # Each group is filled in place: at no time are there two copies of it.
-        buffers = {group: bytearray(group[1] - group[0]) for group in groups}
-        starts = {block: group for group in groups for block in blocks if group[0] <= block[0] < group[1]}
+        # Each group is filled in place: there are never two copies of it.
+        buffers = {group: bytearray(group[1] - group[0]) for group in merged(spans)}
+        blocks = [(group, (low, min(low + CHUNK, group[1]))) for group in buffers for low in range(*group, CHUNK)]
 
-        def fill(block: Span) -> None:
-            group = starts[block]
-            buffers[group][block[0] - group[0] : block[1] - group[0]] = self._fetch(block)
+        def fill(item: tuple[Span, Span]) -> None:
+            group, (low, high) = item
+            buffers[group][low - group[0] : high - group[0]] = self._fetch((low, high))
 
         with ThreadPoolExecutor(PARALLEL) as pool:
             for _ in pool.map(fill, blocks):
                 pass
         found: list[bytes | bytearray] = []
         for start, end in spans:
-            group = next(group for group in groups if group[0] <= start and end <= group[1])
-            whole = group == (start, end)
-            found.append(buffers[group] if whole else buffers[group][start - group[0] : end - group[0]])
+            group = next(group for group in buffers if group[0] <= start and end <= group[1])
+            found.append(buffers[group] if group == (start, end) else buffers[group][start - group[0] : end - group[0]])
         return found
 
     def _fetch(self, span: Span, *, short: bool = False) -> bytearray:

@@ -1,7 +1,7 @@
-"""A checkpoint whose bytes lie somewhere: which tensors it stores, and reading rows of them and nothing else.
+"""The base class of checkpoints: which tensors one stores, and reading rows of them and nothing else.
 
-Where the bytes are is the reader's business: a file, or a file on a server. A denoiser's parameter may be stored under
-another name, or as rows of another tensor: `stored` says how.
+A `ByteReader` knows where the bytes are: in a file, or on a server. A denoiser's parameter may be stored under another
+name, or as rows of another tensor: `WeightSource.stored` says how.
 """
 
 import os
@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass
 class WeightSource:
-    """A denoiser's checkpoint: its config, what it stores, and where. Subclasses know how to read rows."""
+    """A denoiser's checkpoint: its config, what it stores, and where. Subclasses read rows of it."""
 
     config: dict[str, Any]
     component: str = ""
@@ -69,10 +69,10 @@ class WeightSource:
     @property
     def quantised(self) -> str | None:
         """What the weights were quantised by, as the config says; None where they are not."""
-        said = self.config.get("quantization_config")
-        if not isinstance(said, dict):
+        how = self.config.get("quantization_config")
+        if not isinstance(how, dict):
             return None
-        return str(said.get("quant_method") or said.get("quant_type") or "an unnamed method")[:100]
+        return str(how.get("quant_method") or how.get("quant_type") or "an unnamed method")[:100]
 
     def holds_values(self, parts: Iterable[Part]) -> bool:
         """Whether these parts are stored as numbers that can be read as they are."""
@@ -90,11 +90,10 @@ class WeightSource:
     def stored(self, parameter: str) -> list[Piece] | None:
         """The pieces that make up a parameter of the denoiser, None where it is not stored."""
         name = stored_name(parameter, self.headers)
-        return (
-            None
-            if name is None
-            else [Piece(name, 0, max(1, self.headers[name].shape[0]) if self.headers[name].shape else 1)]
-        )
+        if name is None:
+            return None
+        shape = self.headers[name].shape
+        return [Piece(name, 0, max(1, shape[0]) if shape else 1)]
 
     def shape(self, parameter: str) -> tuple[int, ...] | None:
         """The shape of a parameter of the denoiser as it is stored; None where it is not."""

@@ -38,7 +38,7 @@ class Concept(Model):
 
 
 class Vocabulary(Model):
-    """The concepts worth asking about for a kind of picture. `name` is the file's; names of concepts are distinct."""
+    """The concepts to ask about for a kind of picture. `name` is the file's; names of concepts are distinct."""
 
     name: Text
     concepts: tuple[Concept, ...] = Field(min_length=1, max_length=10_000)

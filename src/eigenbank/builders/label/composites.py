@@ -11,15 +11,15 @@ from eigenbank.builders.label.criteria import Effects
 PARTS = 32
 """Most directions in a composite."""
 NORM = 0.5
-"""Root of the sum of a composite's squared weights. At every layer at once, pictures bear less than at one: at 1 they
-break up where single directions still slide.
+"""Root of the sum of a composite's squared weights. Images bear less at every layer at once than at one: at 1 they
+break up where single directions still work as sliders.
 """
 RIDGE = 0.1
 """Added to what the readings' scatter says of a direction's effect, in squared standard deviations per unit scale."""
 
 
 def fit(found: Effects, parts: int = PARTS) -> Tensor:
-    """For each score the weights `(f, K)`, of norm `NORM`, whose directions together are expected to move it and no other.
+    """For each score the weights `(f, K)`, of norm `NORM`, whose directions together should move it and no other score.
 
     Least squares with noise: the w that minimises E‖Rᵀw − e_j‖², R `(K, f)` being the mean effects, known as well as the
     readings on n seeds agree, and kept off the directions that do little by `RIDGE`. Of these the `parts` largest are

@@ -1,7 +1,6 @@
-"""Naming directions by what they do: from measured responses to labels, or to none.
+"""The criteria of a label: from measured effects to labels, or to none.
 
-A label is given only where one attribute clearly leads and its sign holds across seeds. Pure: takes readings, gives
-labels; drawing the images is the loaders' part.
+A label is given only where one attribute clearly leads and its sign holds across seeds. Pure: readings in, labels out.
 """
 
 import datetime
@@ -17,14 +16,14 @@ from eigenbank.schemas import Evidence, Label
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a label takes.
+    """What it takes to get a label.
 
     `effect`: least change in population standard deviations per unit scale; `selectivity`: least share of all change;
     `lead`: how many times the next attribute's change; `consistency`: least share of seeds that agree in sign;
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
     bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
-    same attribute and seeds, of random directions of equal length at the same place. `doubt`: a confidence that is further
-    than this from 0 and from 1 is worth more seeds.
+    same attribute and seeds, of random directions of equal length at the same spot. `doubt`: a confidence further than
+    this from 0 and from 1 is worth more seeds.
     """
 
     effect: float = 0.2
@@ -95,8 +94,8 @@ class Effects:
 
 @dataclass(frozen=True)
 class Chance:
-    """What random directions of equal length do at the place of each of K others, on the very seeds those were measured on,
-    or some of them: what is easily moved differs more between seeds than between directions.
+    """What random directions of equal length do in the spot of each of K others, on the same seeds or some of them: what is
+    easily moved differs more between seeds than between directions.
 
     `odd`: for each draw of K random directions `(K, n, f)`, as in `Effects`. `seeds`: for each draw which of the seeds of
     those others its n are, `(n,)`; the first n where it is None.
@@ -106,7 +105,7 @@ class Chance:
     seeds: Sequence[Tensor] | None = None
 
     def rows(self, directions: Sequence[int]) -> "Chance":
-        """What stands against some of the directions."""
+        """The same for some of the directions."""
         return Chance([draw[list(directions)] for draw in self.odd], self.seeds)
 
     def on(self, seeds: Tensor) -> "Chance":
@@ -196,7 +195,7 @@ def confidence(
 
 
 def _resampled(n: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """So many times n of n seeds, `(n,)`, drawn with replacement."""
+    """Bootstrap resamples: n of n seeds `(n,)`, with replacement, so many times."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(resamples):
         yield torch.randint(n, (n,), generator=generator)

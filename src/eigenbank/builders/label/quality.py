@@ -1,4 +1,4 @@
-"""How directions behave as sliders, worked out from readings at several scales. Pure, as `eigenbank.builders.label.criteria`."""
+"""How well directions work as sliders, from readings at several scales. Pure, as `criteria.py`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ GROWTH = 0.25
 """A slider still grows where another step gives this share of what the same step gives at its beginning."""
 CELLS = 16
 REGION = 0.1
-"""The part of a picture that counts as the place of a change, for locality."""
+"""The share of a picture that counts as where a change happens, for locality."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def qualities(
 ) -> list[Quality]:
     """The quality of each direction. `stds` `(f,)` are the scores' deviations, `readable` `(f,)` bool which of them count.
 
-    Read at `scale` times `SCALES`. What cannot be told, for no score moves, is None.
+    They were read at `scale` times `SCALES`. What is unknown because no score moves is None.
     """
     at = SCALES.index(1.0)
     one = effects(found.base, found.plus[at], found.minus[at], stds, scale).of(readable)
@@ -64,14 +64,14 @@ def qualities(
     down = ((found.minus - found.base) / stds)[:, rows, :, led]
     drift = _drift(found, stds, readable, led, at)
     local = _locality(found)
-    told = []
+    found_qualities = []
     for k in range(len(led)):
         how = {"source": source, "scale": scale, "seeds": tuple(seeds), "steps": steps}
         if not float(one.mean[k, led[k]]):
-            told.append(Quality(locality=local[k], **how))  # type: ignore[arg-type]
+            found_qualities.append(Quality(locality=local[k], **how))  # type: ignore[arg-type]
             continue
         rise, fall = float(sign[k]) * up[k], float(sign[k]) * down[k]
-        told.append(
+        found_qualities.append(
             Quality(
                 effect=abs(float(one.mean[k, led[k]])),
                 selectivity=float(one.selectivity[k, led[k]]),
@@ -83,7 +83,7 @@ def qualities(
                 **how,  # type: ignore[arg-type]
             )
         )
-    return told
+    return found_qualities
 
 
 def _linearity(rise: Tensor, fall: Tensor) -> float:
