@@ -125,8 +125,7 @@ def unchanged(scratch: Path, runs: int) -> dict[str, Any]:
     from planned import put, write_plan
 
     from eigenbank.plans.files import write_lock
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.content import from_manifest
+    from eigenbank.registry.catalog import Catalog, SetEntry
     from eigenbank.registry.sets.folder import read_manifest
     from eigenbank.schemas.plan import Lock, Pin
 
@@ -147,9 +146,9 @@ def unchanged(scratch: Path, runs: int) -> dict[str, Any]:
             checkpoint = manifest.checkpoint.model_copy(update={"model_id": name, "revision": commit})
             repo = f"org/{name.replace('/', '-')}-directions"
             own = manifest.model_copy(update={"checkpoint": checkpoint})
-            entries.append(from_manifest(own, location=str(folder), digest=f"{commit}-", repo=repo, commit=commit))
+            entries.append(SetEntry(own, str(folder), f"{commit}-", repo=repo, commit=commit))
         with Catalog.open(home / "catalog.db") as catalog:
-            catalog.put(entries)
+            catalog.add_sets(entries)
         now = datetime.datetime.now(datetime.timezone.utc)
         pins = {name: Pin(repo=name, revision=commit) for name, commit in commits.items()}
         write_lock(plan.with_suffix(".lock"), Lock(checked=now, checkpoints=pins))

@@ -8,7 +8,7 @@ import pytest
 from diagram import diagram
 from formats import FORMATS, main, pages
 
-from eigenbank.registry.catalog.models import Base
+from eigenbank.registry.catalog.tables import Base
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -12,8 +12,7 @@ from typing import Any
 import click
 from diagram import diagram
 
-from eigenbank.registry.catalog.models import Base
-from eigenbank.registry.catalog.place import SCHEMA_VERSION
+from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.schemas import Manifest, Sliders
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.plan import Lock, Plan
@@ -99,7 +98,7 @@ def _kind(said: dict[str, Any]) -> str:
 def _tables() -> str:
     parts = [
         "# The catalog's tables\n",
-        f"{MADE} Schema {SCHEMA_VERSION}; one SQLite file or a PostgreSQL database, see [the catalog](catalog.md).\n",
+        f"{MADE} Version {VERSION}; one SQLite file or a PostgreSQL database, see [the catalog](catalog.md).\n",
         "![A box for every table, lines from foreign keys to what they refer to](pictures/catalog-tables.svg)\n",
     ]
     for mapper in sorted(Base.registry.mappers, key=lambda one: str(one.local_table)):

@@ -250,7 +250,7 @@ def check_place(model_id: str, revision: str | None, new: Manifest | None = None
     lacks. Without `new` it is one that has none, as after a build. `outcome` is what became of it.
     """
     with Catalog.open() as catalog:
-        catalog.check_place(model_id, revision, new, outcome=outcome)
+        catalog.check_overwrite(model_id, revision, new, outcome=outcome)
 
 
 def export(

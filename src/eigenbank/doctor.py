@@ -158,33 +158,33 @@ def _refusal(folder: Path) -> str | None:
 
 
 def _catalog() -> Iterator[Finding]:
-    from eigenbank.registry.catalog.disk import check_folder
-    from eigenbank.registry.catalog.peek import peek
-    from eigenbank.registry.catalog.place import SCHEMA_VERSION, check_parent, is_named, locate
+    from eigenbank.registry.catalog.care import glance
+    from eigenbank.registry.catalog.database import check_folder, check_parent, locate
+    from eigenbank.registry.catalog.tables import VERSION
 
     try:
         place = locate(None)
-        if isinstance(place, Path) and is_named(None):
+        if isinstance(place, Path):
             check_parent(place)
         if isinstance(place, Path) and place.parent.is_dir():
             check_folder(place.parent)
-        seen = peek(place)
+        seen = glance()
     except EigenbankError as error:
         yield Finding("catalog", "problem", str(error))
         return
-    where = place if isinstance(place, Path) else place.render_as_string(hide_password=True)
-    reason = _refusal(_nearest(place.parent)) if seen.schema is None and isinstance(place, Path) else None
+    where = seen.place
+    reason = _refusal(_nearest(place.parent)) if seen.version is None and isinstance(place, Path) else None
     if reason is not None:
         advice = "Set EIGENBANK_CATALOG, or EIGENBANK_HOME, to a place that may be written to"
-        yield Finding("catalog", "problem", f"none at {where}, and none can be made there: {reason}", advice)
-    elif seen.schema is None:
-        yield Finding("catalog", "ok", f"none at {where} yet", "Made when first used: eigenbank list")
-    elif seen.older:
-        found = f"{where}, schema {seen.schema} of {SCHEMA_VERSION}"
-        yield Finding("catalog", "ok", found, "Brought up to date when next opened, a copy kept: eigenbank list")
+        yield Finding("catalog", "problem", f"none at {where}, and none can be created there: {reason}", advice)
+    elif seen.version is None:
+        yield Finding("catalog", "ok", f"none at {where} yet", "The first change creates it")
+    elif seen.version < VERSION:
+        found = f"{where}, version {seen.version} of {VERSION}"
+        yield Finding("catalog", "ok", found, "Indexed again when next opened: eigenbank list")
     else:
         held = "" if seen.models is None else f": {seen.models:,} models, {seen.directions:,} directions"
-        yield Finding("catalog", "ok", f"{where}, schema {seen.schema}{held}")
+        yield Finding("catalog", "ok", f"{where}, version {seen.version}{held}")
 
 
 def _cache() -> Iterator[Finding]:

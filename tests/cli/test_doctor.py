@@ -9,7 +9,7 @@ from hub.fixtures import Client
 from hub.server import Hub
 
 from eigenbank.cli.main import run
-from eigenbank.registry.catalog.place import SCHEMA_VERSION
+from eigenbank.registry.catalog.tables import VERSION
 from eigenbank.registry.plugins import KINDS
 
 CHECKS = {"eigenbank", "python", "libraries", "extras", "device", "home", "catalog", "cache", "hub"} | set(KINDS)
@@ -35,21 +35,10 @@ def test_a_fresh_installation_is_well_and_nothing_is_made(home: Path, capsys: Ca
 
 
 def test_the_catalog_is_counted_and_not_changed(home: Path, capsys: Capture) -> None:
-    assert run(["list"]) == 0
+    assert run(["catalog", "reindex"]) == 0
     before = (home / "catalog.db").read_bytes()
-    assert findings(capsys)["catalog"]["found"].endswith(f"schema {SCHEMA_VERSION}: 1 models, 336 directions")
+    assert findings(capsys)["catalog"]["found"].endswith(f"version {VERSION}: 1 models, 336 directions")
     assert (home / "catalog.db").read_bytes() == before
-
-
-def test_an_older_catalog_is_not_brought_up_to_date(home: Path, capsys: Capture) -> None:
-    assert run(["list"]) == 0
-    older = sqlite3.connect(home / "catalog.db")
-    older.execute("PRAGMA user_version = 1")
-    older.close()
-    found = findings(capsys)["catalog"]
-    assert f"schema 1 of {SCHEMA_VERSION}" in found["found"]
-    assert "when next opened" in found["advice"]
-    assert [path.name for path in home.glob("catalog.db.schema*")] == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 10])
@@ -70,11 +59,11 @@ def test_a_named_catalog_in_no_folder_is_a_problem(
 
 
 def test_a_newer_catalog_is_a_problem_that_names_the_version(home: Path, capsys: Capture) -> None:
-    assert run(["list"]) == 0
+    assert run(["catalog", "reindex"]) == 0
     newer = sqlite3.connect(home / "catalog.db")
     newer.execute("PRAGMA user_version = 99")
     newer.close()
-    assert "has schema 99" in findings(capsys, code=1)["catalog"]["found"]
+    assert "is of version 99" in findings(capsys, code=1)["catalog"]["found"]
 
 
 def test_a_home_that_is_a_file_is_a_problem(home: Path, capsys: Capture) -> None:
@@ -119,11 +108,14 @@ def test_a_hub_that_does_not_answer_is_a_warning(action: str, reason: str, hub: 
     assert "works without it" in found["advice"]
 
 
-def test_the_first_run_says_what_was_made_and_the_second_is_silent(home: Path, capsys: Capture) -> None:
-    assert run(["list"]) == 0
-    assert f"created a catalog, {home / 'catalog.db'}" in capsys.readouterr().err
+def test_a_question_creates_nothing_and_the_first_change_says_what_was_created(home: Path, capsys: Capture) -> None:
     assert run(["list"]) == 0
     assert capsys.readouterr().err == ""
+    assert not home.exists()
+    assert run(["catalog", "reindex"]) == 0
+    assert f"created a catalog, {home / 'catalog.db'}" in capsys.readouterr().err
+    assert run(["catalog", "reindex"]) == 0
+    assert "created" not in capsys.readouterr().err
 
 
 def test_version_is_told(capsys: Capture) -> None:
@@ -139,4 +131,4 @@ def test_a_home_where_no_file_can_be_made_is_a_problem(monkeypatch: pytest.Monke
     found = findings(capsys, code=1)
     assert found["home"]["status"] == found["catalog"]["status"] == "problem"
     assert "cannot be written to" in found["home"]["found"]
-    assert "none can be made there" in found["catalog"]["found"]
+    assert "none can be created there" in found["catalog"]["found"]

@@ -45,14 +45,14 @@ START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenba
         "def damaged(*_):\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt: raise SetError('build the set again') from None\n"
-        "import eigenbank.registry.catalog.seed as seed\n"
-        "seed.offer_shipped = damaged",
+        "import eigenbank.registry.sets.bundled as bundled\n"
+        "bundled.shipped_digests = damaged",
         # Inside one that goes on as if nothing had been.
-        "import eigenbank.registry.catalog.seed as seed\n"
+        "import eigenbank.registry.sets.bundled as bundled\n"
         "def passed(*_):\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt: pass\n"
-        "seed.offer_shipped = passed",
+        "bundled.shipped_digests = passed",
     ],
     ids=["command", "click", "taken-for-damage", "passed-over"],
 )
@@ -89,8 +89,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 
 def test_another_oserror_is_a_bug_that_looks_like_one() -> None:
-    before = "import eigenbank.registry.catalog.seed as seed\n"
-    before += "def fails(*_): raise OSError(5, 'of a disk')\nseed.offer_shipped = fails"
+    before = "import eigenbank.registry.sets.bundled as bundled\n"
+    before += "def fails(*_): raise OSError(5, 'of a disk')\nbundled.shipped_digests = fails"
     done = begin(START.format(args=["list"], before=before))
     assert done.returncode == 1
     assert "Traceback" in done.stderr

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.catalog.content import from_manifest
+from eigenbank.registry.catalog import Catalog, SetEntry
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import (
@@ -151,5 +150,5 @@ def add_copies(catalog: Catalog, bank: DirectionSet, folder: Path, models: Itera
         written = plain.replace(bank.manifest.checkpoint.model_id, model).replace("TEXT", text)
         (copy / "manifest.json").write_text(written, encoding="utf-8")
         manifest = type(bank.manifest).model_validate_json(written)
-        entries.append(from_manifest(manifest, location=str(copy), digest=manifest_digest(copy)))
-    catalog.put(entries)
+        entries.append(SetEntry(manifest, str(copy), manifest_digest(copy)))
+    catalog.add_sets(entries)

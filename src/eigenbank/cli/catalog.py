@@ -1,6 +1,8 @@
 """`eigenbank catalog`: the catalog as a whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +10,9 @@ from eigenbank.cli import complete
 from eigenbank.cli.output import log, output_options, progress_bar
 from eigenbank.cli.rows import emit_rows, facts
 from eigenbank.schemas.errors import CatalogError
+
+if TYPE_CHECKING:
+    from eigenbank.registry.catalog.transfer import Difference
 
 
 @click.group(short_help="Look after the catalog: statistics, sets in folders, export, import, merge, checks.")
@@ -22,16 +27,15 @@ def catalog() -> None:
 
 @catalog.command(short_help="Print where the catalog is.")
 def path() -> None:
-    """Print the catalog's file, or its URL without the password. Nothing is opened or made.
+    """Print the catalog's file, or its URL without the password. Nothing is opened or created.
 
     \b
     Example:
       eigenbank catalog path
     """
-    from eigenbank.registry.catalog.place import locate
+    from eigenbank.registry.catalog.database import locate, name_of
 
-    place = locate(None)
-    click.echo(place if isinstance(place, Path) else place.render_as_string(hide_password=True))
+    click.echo(name_of(locate(None)))
 
 
 @catalog.command(short_help="Count what is in the catalog.")
@@ -156,7 +160,7 @@ def export(file: Path) -> None:
       eigenbank catalog export everything.jsonl
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.whole import export_file
+    from eigenbank.registry.catalog.transfer import export_file
 
     with Catalog.open() as opened, progress_bar() as progress:
         found = export_file(opened, file, progress)
@@ -165,22 +169,32 @@ def export(file: Path) -> None:
 
 @catalog.command("import", short_help="Bring in what an export holds.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def import_(file: Path) -> None:
-    """Bring in everything that FILE holds, an export or another catalog's file: all of it or nothing.
+@output_options
+def import_(file: Path, fmt: str, quiet: bool) -> None:
+    """Bring in everything that FILE holds, an export or another catalog's file, and print what differed: all of it or nothing.
 
-    A set takes the place of the one of the same model and revision. People's labels stay.
+    People's labels of both sides are kept. Where both have a set of the same model and revision, this catalog's stays.
 
     \b
     Example:
       eigenbank catalog import everything.jsonl
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.whole import import_file
+    from eigenbank.registry.catalog.transfer import import_file
 
     with Catalog.open() as opened:
         with progress_bar() as progress:
-            found = import_file(opened, file, progress)
+            found, differences = import_file(opened, file, progress)
+        _emit_differences(differences, fmt=fmt, quiet=quiet)
         log(f"{found} → {opened.place}")
+
+
+def _emit_differences(differences: "Sequence[Difference]", *, fmt: str, quiet: bool) -> None:
+    rows = [
+        {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
+        for one in differences
+    ]
+    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
 
 
 @catalog.command(short_help="Merge another catalog into this one.")
@@ -189,38 +203,34 @@ def import_(file: Path) -> None:
 def merge(other: str, fmt: str, quiet: bool) -> None:
     """Merge another CATALOG (a path or URL) into this one, and print what differed.
 
-    Both sides' labels are kept. Where both have a set of the same model and revision, the newer one stays. The other
-    catalog is not changed.
+    People's labels of both sides are kept. Where both have a set of the same model and revision, this catalog's stays. The
+    other catalog is not changed.
 
     \b
     Example:
       eigenbank catalog merge colleague.db
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.place import check, locate
-    from eigenbank.registry.catalog.whole import merge as merge_catalogs
+    from eigenbank.registry.catalog.database import check_file, locate
+    from eigenbank.registry.catalog.transfer import merge as merge_catalogs
 
     place = locate(other)
     if isinstance(place, Path) and not place.exists():
         message = f"there is no catalog at {place}: nothing was merged. Check the path."
         raise CatalogError(message)
     if isinstance(place, Path):
-        check(place, "Nothing was merged. Check the path")
-    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source, progress_bar() as progress:
-        differences = merge_catalogs(opened, source, progress)
-    rows = [
-        {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
-        for one in differences
-    ]
-    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
-    log(f"merged {other}: {len(rows)} differences" if rows else f"merged {other}: nothing differed")
+        check_file(place, "Nothing was merged. Check the path")
+    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source:
+        differences = merge_catalogs(opened, source)
+    _emit_differences(differences, fmt=fmt, quiet=quiet)
+    log(f"merged {other}: {len(differences)} differences" if differences else f"merged {other}: nothing differed")
 
 
 @catalog.command(short_help="Check that the catalog is sound.")
-@click.option("--files", is_flag=True, help="Also check that every set is where the catalog says, unchanged.")
+@click.option("--files", is_flag=True, help="Also hash every file of the sets on this machine.")
 @output_options
 def verify(files: bool, fmt: str, quiet: bool) -> None:
-    """Check the database, what it holds, its counts and its word index; print what is wrong, and exit with 1 if anything is.
+    """Check the database, and compare it with the manifests it was made of; print what is wrong, and exit with 1 if anything is.
     Changes nothing.
 
     \b
@@ -255,3 +265,18 @@ def vacuum() -> None:
     with Catalog.open() as opened:
         before, after = tidy(opened)
         log(f"{opened.place}: {before:,} bytes before, {after:,} after")
+
+
+@catalog.command(short_help="Index all sets again from their manifests.")
+def reindex() -> None:
+    """Drop everything that the catalog derives from the sets' manifests, and index them again. People's labels stay.
+
+    \b
+    Example:
+      eigenbank catalog reindex
+    """
+    from eigenbank.registry.catalog import Catalog
+
+    with Catalog.open() as opened, progress_bar() as progress:
+        opened.reindex(progress)
+        log(f"{opened.place}: {len(opened.sets())} sets indexed again")

@@ -28,7 +28,7 @@ MOST = 200
 
 def _offer(find: "Callable[[Catalog, click.Context, str], list[str]]", ctx: click.Context, begun: str) -> list[str]:
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.place import locate
+    from eigenbank.registry.catalog.database import locate
     from eigenbank.schemas.errors import EigenbankError
 
     try:

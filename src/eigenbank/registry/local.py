@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from eigenbank.progress import Log
-from eigenbank.registry.catalog import Catalog, SetRow
-from eigenbank.registry.catalog.content import CheckpointData, from_manifest
+from eigenbank.registry.catalog import Catalog, SetEntry, SetRow
 from eigenbank.registry.files import file_name, sets_folder
 from eigenbank.registry.hub.client import folder_of
 from eigenbank.registry.sets.bundled import is_shipped, locate, shipped_id, shipped_sets
@@ -119,13 +118,13 @@ def _add(
     model_id, revision = manifest.checkpoint.model_id, manifest.checkpoint.revision
     before = catalog.get_set(model_id, revision or "")
     reported = replace and log is not None and before is not None and before.digest != digest
-    lost = catalog.losses(model_id, revision, manifest) if reported else None
+    lost = catalog.overwritten(model_id, revision, manifest) if reported else None
     catalog.add_set(
         manifest,
         location=locate(folder),
         digest=digest,
         checkpoint_path=None if checkpoint is None else locate(checkpoint),
-        sparing=not replace,
+        overwrite=replace,
     )
     if before is None:
         return
@@ -170,10 +169,10 @@ def add_folders(
     for folder, manifest in found.items():
         location, digest = locate(folder), manifest_digest(folder)
         path = shipped.get(location) if checkpoint is None else locate(checkpoint)
-        entries.append((manifest, from_manifest(manifest, location=location, digest=digest, checkpoint_path=path)))
+        entries.append(SetEntry(manifest, location, digest, path))
         before = catalog.get_set(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
         added.append(AddedSet(manifest, folder, None if before is None or before.digest == digest else before))
-    catalog.add_sets(entries, sparing=not replace)
+    catalog.add_sets(entries, overwrite=replace)
     return added
 
 
@@ -242,12 +241,12 @@ def _the_set(catalog: Catalog, model_id: str, revision: str | None) -> SetRow:
     return rows[0]
 
 
-def _shipped(row: SetRow) -> CheckpointData | None:
+def _shipped(row: SetRow) -> SetEntry | None:
     """Return what ships for the checkpoint of a set, if that is not the set itself."""
     for location, checkpoint, manifest, digest in shipped_sets():
         found = manifest.checkpoint
         if (found.model_id, found.revision) == (row.model_id, row.revision) and digest != row.digest:
-            return from_manifest(manifest, location=location, digest=digest, checkpoint_path=checkpoint)
+            return SetEntry(manifest, location, digest, checkpoint)
     return None
 
 

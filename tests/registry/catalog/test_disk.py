@@ -13,8 +13,8 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import vacuum, verify
-from eigenbank.registry.catalog.disk import check_folder, file_system, locks_work
-from eigenbank.registry.catalog.whole import export_file
+from eigenbank.registry.catalog.database import file_system
+from eigenbank.registry.catalog.transfer import export_file
 from eigenbank.schemas.errors import CatalogError
 
 from .made import label, manifest
@@ -46,23 +46,6 @@ tmpfs /mnt/team/local tmpfs rw 0 0
 )
 def test_the_file_system_of_a_folder_is_told_from_the_mounts(folder: str, kind: str) -> None:
     assert file_system(Path(folder), MOUNTS) == kind
-
-
-def test_locks_are_tried_and_leave_nothing(tmp_path: Path) -> None:
-    assert locks_work(tmp_path) is None
-    check_folder(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_programs_trial_of_locks_is_cleared_away(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    (tmp_path / f".eigenbank-lock-{gone.pid}-0123abcd").touch()
-    others = {f".eigenbank-lock-{os.getpid()}-0123abcd", ".eigenbank-lock-x", "a file"}
-    for name in others:
-        (tmp_path / name).touch()
-    check_folder(tmp_path)
-    assert {entry.name for entry in tmp_path.iterdir()} == others
 
 
 @pytest.fixture
@@ -106,10 +89,11 @@ def test_a_full_disk_is_told_and_changes_nothing(small_disk: Path) -> None:
         catalog.add_set(manifest("acme/last"), location="/x", digest="x")
 
 
-def test_no_catalog_is_made_on_a_full_disk(small_disk: Path) -> None:
+def test_no_catalog_is_created_on_a_full_disk(small_disk: Path) -> None:
     (small_disk / "big").write_bytes(b"x" * (2 * 2**20 - 40_960))
-    with pytest.raises(CatalogError, match=r"no catalog can be made|the disk is full"):
-        Catalog.open(small_disk / "catalog.db", shipped=False)
+    told = pytest.raises(CatalogError, match=r"no catalog can be created|the disk is full")
+    with Catalog.open(small_disk / "catalog.db", shipped=False) as catalog, told:
+        catalog.reindex()
     assert [entry.name for entry in small_disk.iterdir()] == ["big"]
 
 
@@ -118,12 +102,12 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     with Catalog.open(path, shipped=False) as catalog:
         catalog.add_set(manifest(), location="/x", digest="x")
     remount(small_disk, "ro")
-    with Catalog.open(path) as catalog:
+    with Catalog.open(path, shipped=False) as catalog:
         assert catalog.model_ids() == ["acme/faces"]
         assert len(catalog.search("mid")) == 6
         for change in (
             lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
-            lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x")),
+            lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x", source="human:ann")),
         ):
             with pytest.raises(CatalogError, match="is read-only: nothing was changed"):
                 change()
@@ -172,11 +156,11 @@ def test_a_read_only_file_or_folder_is_read_and_not_written(shared: Path, file: 
     shared.chmod(folder)
 
     def work() -> str:
-        with Catalog.open(path) as catalog:
+        with Catalog.open(path, shipped=False) as catalog:
             found = [*catalog.model_ids(), str(len(catalog.search("mid"))), str(verify(catalog))]
             for change in (
                 lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
-                lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x")),
+                lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x", source="human:ann")),
                 lambda: catalog.remove_label("acme/faces#mid_block.attentions.0/value/0", "x", "human:ann"),
                 lambda: catalog.set_published("x", "me/x", "c"),
                 lambda: vacuum(catalog),
@@ -196,9 +180,16 @@ def test_a_file_that_may_not_be_read_is_told(shared: Path) -> None:
     assert answer.startswith(f"CatalogError: the catalog {path} cannot be read: Permission denied. Nothing was changed")
 
 
-def test_no_catalog_is_made_in_a_folder_of_others(shared: Path) -> None:
+def test_no_catalog_is_created_in_a_folder_of_others(shared: Path) -> None:
     shared.chmod(0o555)
-    answer = as_a_user(lambda: Catalog.open(shared / "new.db").place)
+
+    def work() -> str:
+        with Catalog.open(shared / "new.db") as catalog:
+            assert catalog.model_ids()  # what comes with eigenbank
+            catalog.reindex()
+        return "created"
+
+    answer = as_a_user(work)
     assert answer.startswith(f"CatalogError: the catalog {shared / 'new.db'} cannot be used: it cannot be opened.")
     assert "Nothing was changed. Check that its folder exists and may be written to" in answer
     assert [entry.name for entry in shared.iterdir()] == ["catalog.db"]

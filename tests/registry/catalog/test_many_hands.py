@@ -14,7 +14,7 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import verify
-from eigenbank.registry.catalog.schema import create
+from eigenbank.registry.catalog.database import create
 
 from .made import label, manifest
 
@@ -147,7 +147,7 @@ def test_a_killed_creation_leaves_nothing_or_a_catalog(path: Path) -> None:
         maker.join()
         with Catalog.open(path, shipped=False) as catalog:
             assert catalog.model_ids() == []
-    path.unlink()
+    path.unlink(missing_ok=True)
     create(path)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

@@ -1,8 +1,7 @@
 """Search results against a plain scan over everything, on random catalogs."""
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eigenbank.registry.catalog import Catalog, DirectionRow, scope, search, walk
-from eigenbank.registry.catalog.words import Term, parse, split
+from eigenbank.registry.catalog import Catalog, DirectionRow, search
+from eigenbank.registry.ranking import Level, Query
 from eigenbank.schemas import Label, Manifest
 
 from .made import label, manifest, quality
@@ -59,34 +58,19 @@ def manifests(draw: st.DrawFn) -> list[Manifest]:
     return sets
 
 
-def best(row: DirectionRow, query: str, source: str | None, floor: float | None) -> tuple[int, bool, float] | None:
-    """The direction's place by the rules that the search's docstring states."""
-    terms = parse(query)
-    names = [split(row.model_id), split(row.layer or "")]
+def best(row: DirectionRow, query: str, source: str | None, floor: float | None) -> tuple[float, float] | None:
+    """The direction's place by the rules of `ranking`; None where it does not match."""
 
     def passes(item: Label) -> bool:
         if source is not None and item.source.partition(":")[0] != source:
             return False
         return floor is None or (item.confidence is not None and item.confidence >= floor)
 
-    passing = [item for item in row.labels if passes(item)]
-    keys = []
-    for item in passing:
-        words = split(item.text)
-        inside = [term.match(words) for term in terms]
-        if not all(here or any(map(term.match, names)) for here, term in zip(inside, terms, strict=True)):
-            continue
-        whole = [Term(term.words, prefix=False).match(words) for term in terms]
-        if words == [word for term in terms for word in term.words]:
-            tier = 0
-        elif all(whole):
-            tier = 1
-        else:
-            tier = 2 if all(inside) else 3 if any(inside) else 4
-        keys.append((tier, item.confidence is None, -(item.confidence or 0)) if tier < 4 else (4, False, 0.0))
-    if all(any(map(term.match, names)) for term in terms) and (passing or (source is None and floor is None)):
-        keys.append((4, False, 0.0))
-    return min(keys, default=None)
+    passing = [(item.text, item.worth) for item in row.labels if passes(item)]
+    if not passing and (source is not None or floor is not None):
+        return None
+    level, worth = Query.parse(query).rank(passing, [row.layer or row.composite or "", row.model_id])
+    return None if level == Level.NONE else (-level, -worth)
 
 
 def at_least(name: str, low: float) -> Callable[[DirectionRow], bool]:
@@ -165,32 +149,8 @@ ORDERS: dict[str, Callable[[DirectionRow], tuple[object, ...]]] = {
     **{name: by(name, -1) for name in ("gap", "effect", "selectivity", "consistency", "linearity", "locality")},
     "drift": by("drift", 1),
 }
-WAYS = [
-    {},  # as it comes: little is gathered and sorted
-    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0},  # a walk or merge, as in a large catalog
-    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2},  # one that gives up
-    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "PATIENCE": 2, "MANY": 0},  # and one that must not
-    {"_FEW": 0, "_MOST": 0, "_FEW_LABELS": 0, "FEW_VALUES": 20_000},  # a walk by a column's few values
-    {
-        "_FEW": 0,
-        "_MOST": 0,
-        "_FEW_LABELS": 0,
-        "_MANY_SETS": 1,
-        "FEW_SPECTRA": 2,
-    },  # one through sets too many to be named
-]
-
-
-@contextlib.contextmanager
-def going(way: dict[str, int]) -> Iterator[None]:
-    """Have searches go one way, with blocks of three rows, so that few rows take many."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in way.items():
-            patch.setattr(search if hasattr(search, name) else scope, name, value)
-        if way:
-            for name in ("_BLOCK", "_SIFTED", "_NARROW"):
-                patch.setattr(walk, name, 3)
-        yield
+FEW = [search.FEW, 0]
+"""Up to so many are sorted: all, as in a small catalog; or none, as on a walk through a large one."""
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -203,7 +163,7 @@ def going(way: dict[str, int]) -> Iterator[None]:
             st.none() | st.sampled_from([0.0, 0.4, 1.0]),
             st.sampled_from(FILTERS),
             st.sampled_from(["match"] * 5 + list(ORDERS)),
-            st.sampled_from(WAYS),
+            st.sampled_from(FEW),
             st.integers(1, 4),
         ),
         min_size=1,
@@ -218,18 +178,19 @@ def test_a_search_finds_what_a_plain_scan_finds_in_the_same_order(
             catalog.add_set(one, location=str(index), digest=str(index))
         rows = [row for name in (one.checkpoint.model_id for one in sets) for row in catalog.search(model=name)]
         assert [row.id for row in rows] == [f"{one.checkpoint.model_id}#{d.id}" for one in sets for d in one.sliders]
-        for query, source, floor, (filters, fits), sort, way, limit in searches:
+        for query, source, floor, (filters, fits), sort, few, limit in searches:
             keys = {}
             for index, row in enumerate(rows):
                 if query.strip():
                     key = best(row, query, source, floor)
                 else:
-                    key = (0, False, 0.0) if has_label(row, source, floor) else None
+                    key = (0.0, 0.0) if has_label(row, source, floor) else None
                 if key is not None and fits(row):
                     keys[index] = (key if sort == "match" else ORDERS[sort](row), index)
             expected = [rows[index].id for index in sorted(keys, key=keys.__getitem__)]
             got, cursor = [], None
-            with going(way):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(search, "FEW", few)
                 while True:
                     page = catalog.search(
                         query, source=source, min_confidence=floor, sort=sort, limit=limit, cursor=cursor, **filters
@@ -238,7 +199,7 @@ def test_a_search_finds_what_a_plain_scan_finds_in_the_same_order(
                     cursor = page.cursor
                     if cursor is None:
                         break
-            assert got == expected, (query, source, floor, filters, sort, way)
+            assert got == expected, (query, source, floor, filters, sort, few)
 
 
 def has_label(row: DirectionRow, source: str | None, floor: float | None) -> bool:

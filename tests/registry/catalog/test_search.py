@@ -9,7 +9,7 @@ import pytest
 from eigenbank.registry.catalog import Catalog, Page
 from eigenbank.registry.catalog.care import verify
 from eigenbank.registry.orders import Sort
-from eigenbank.schemas.errors import CatalogError, UnknownNameError
+from eigenbank.schemas.errors import CatalogError, SearchError, UnknownNameError
 
 from .made import label, manifest, measured, quality
 
@@ -53,14 +53,14 @@ def every(catalog: Catalog, limit: int, **search: Any) -> Iterator[str]:
 
 def test_the_best_match_comes_first(filled: Catalog) -> None:
     assert names(filled.search("smile")) == [
+        "mid_block.attentions.0/value/2",  # smile, a person says so
         "mid_block.attentions.0/value/1",  # Smile, 0.7
         "mid_block.attentions.0/value/0",  # smile, 0.5
-        "mid_block.attentions.0/value/2",  # smile, of unknown confidence
         "mid/qkv/0",  # by the model's name
         "mid/qkv/1",
         "mid/qkv/2",
     ]
-    assert names(filled.search("smil"))[:2] == ["mid_block.attentions.0/value/0", "mid_block.attentions.0/value/1"]
+    assert names(filled.search("smil"))[:3] == [f"mid_block.attentions.0/value/{rank}" for rank in (2, 0, 1)]
     assert "down_blocks.2.attentions.0/value/1" in names(filled.search("smil"))
 
 
@@ -89,7 +89,7 @@ def test_pages_add_up_to_the_whole_once(filled: Catalog, sort: str, text: str | 
 
 def test_a_page_goes_on_after_rows_were_added(filled: Catalog) -> None:
     first = filled.search("smil", limit=2)
-    filled.add_label("acme/faces#mid_block.attentions.0/output-value:output/0", label("smile", 1.0))
+    filled.add_label("acme/faces#mid_block.attentions.0/output-value:output/0", label("smile", 1.0, "human:bob"))
     rest = filled.search("smil", limit=50, cursor=first.cursor)
     assert not {row.id for row in first} & {row.id for row in rest}
 
@@ -179,7 +179,7 @@ def try_everywhere(filled: Catalog, text: str) -> None:
         *({field: text + "*"} for field in ("model", "layer", "recipe")),
     ]
     for search in fields:
-        with contextlib.suppress(CatalogError, UnknownNameError):
+        with contextlib.suppress(CatalogError, SearchError, UnknownNameError):
             filled.search(**search)  # type: ignore[arg-type]
     known = f"acme/faces#mid_block.attentions.0/value/0{text}"
     asked: list[Callable[[], object]] = [
@@ -194,18 +194,18 @@ def try_everywhere(filled: Catalog, text: str) -> None:
         partial(filled.remove_label, text, "smile", "statistics"),
         partial(filled.remove_label, known[: -len(text)], text, "statistics"),
         partial(filled.remove_label, known[: -len(text)], "smile", text),
-        partial(filled.add_labels, [known[: -len(text)], text], label("x")),
+        partial(filled.add_labels, [known[: -len(text)], text], label("x", source="human:ann")),
         partial(filled.set_published, text, "me/x", "c"),
     ]
     for ask in asked:
-        with contextlib.suppress(CatalogError, UnknownNameError):
+        with contextlib.suppress(CatalogError, SearchError, UnknownNameError):
             ask()
     assert [(row.id, row.label_texts) for row in filled.search(limit=100)] == before
     assert verify(filled) == []
 
 
 def test_a_text_of_too_many_words_says_so(filled: Catalog) -> None:
-    with pytest.raises(CatalogError, match="up to 32 different words, this one has 40"):
+    with pytest.raises(SearchError, match="up to 32 different words, this one has 40"):
         filled.search(" ".join(f"w{index}" for index in range(40)))
 
 

@@ -1,15 +1,16 @@
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog import Catalog, SetEntry
 from eigenbank.registry.catalog.care import stats, verify
-from eigenbank.registry.catalog.content import from_manifest
-from eigenbank.registry.catalog.dump import checkpoint
-from eigenbank.registry.catalog.seed import offer
-from eigenbank.registry.own import own_labels
-from eigenbank.schemas.errors import ReplaceError, UnknownNameError
+from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.sets import bundled
+from eigenbank.schemas import Manifest
+from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError
 
 from .made import DIGEST, NOW, label, manifest, measured, quality
 
@@ -139,7 +140,7 @@ def test_a_bank_has_the_labels_that_people_gave_its_composites(catalog: Catalog)
     catalog.add_label("acme/faces#composite/smile", grin)
     given = own_labels(one, catalog)
     assert given == {"composite/smile": (grin,)}
-    assert one.with_more_labels(given).composites[0].labels == (grin,)
+    assert labelled(one, given).composites[0].labels == (grin,)
 
 
 def test_revisions_are_kept_apart_and_the_newest_set_is_meant(catalog: Catalog) -> None:
@@ -199,9 +200,9 @@ def test_a_label_is_added_replaced_and_removed(catalog: Catalog) -> None:
 def test_labelling_what_is_not_there_suggests_what_is(catalog: Catalog) -> None:
     catalog.add_set(manifest(), location="a", digest="1")
     with pytest.raises(UnknownNameError, match="did you mean 'acme/faces'"):
-        catalog.add_label("acme/face#mid_block.attentions.0/value/1", label("x"))
+        catalog.add_label("acme/face#mid_block.attentions.0/value/1", label("x", source="human:ann"))
     with pytest.raises(UnknownNameError, match=r"did you mean 'acme/faces#mid_block\.attentions\.0/value/1'"):
-        catalog.add_label("acme/faces#mid_block.attention.0/value/1", label("x"))
+        catalog.add_label("acme/faces#mid_block.attention.0/value/1", label("x", source="human:ann"))
     assert catalog.label_texts() == []
 
 
@@ -218,17 +219,33 @@ def test_what_names_no_direction_is_none(catalog: Catalog, name: str) -> None:
     assert catalog.layer_names(name) == catalog.label_texts(name) == catalog.recipe_slugs(name) == []
 
 
-def test_a_shipped_set_is_offered_once(catalog: Catalog) -> None:
-    first = ("shipped:faces/directions", "shipped:faces", manifest(), "digest-1")
-    offer(catalog._database, [first])
-    row = catalog.get_set("acme/faces")
-    assert row is not None
-    assert (row.location, row.checkpoint_path) == ("shipped:faces/directions", "shipped:faces")
-    catalog.add_set(manifest(days=1), location="mine", digest="own")
-    offer(catalog._database, [first])
-    assert [row.location for row in catalog.sets()] == ["mine"]
-    offer(catalog._database, [("shipped:faces/directions", "shipped:faces", manifest(days=2), "digest-2")])
-    assert [row.digest for row in catalog.sets()] == ["digest-2"]
+def test_what_comes_with_eigenbank_is_seen_until_it_is_replaced_or_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes(*sets: tuple[str, str, Manifest, str]) -> None:
+        monkeypatch.setattr(bundled, "shipped_sets", lambda: list(sets))
+        monkeypatch.setattr(bundled, "shipped_digests", lambda: [one[3] for one in sets])
+
+    def seen() -> list[tuple[str, str | None]]:
+        with Catalog.open(path) as catalog:
+            return [(row.location, row.checkpoint_path) for row in catalog.sets()]
+
+    def change(ask: Callable[[Catalog], object]) -> None:
+        with Catalog.open(path) as catalog:
+            ask(catalog)
+
+    comes(("shipped:faces/directions", "shipped:faces", manifest(), "digest-1"))
+    assert seen() == [("shipped:faces/directions", "shipped:faces")]
+    assert not path.exists()
+    change(lambda catalog: catalog.add_set(manifest(days=1), location="mine", digest="own"))
+    assert seen() == [("mine", "shipped:faces")]
+    # A newer one is seen before any change puts it in.
+    comes(("shipped:faces/directions", "shipped:faces", manifest(days=2), "digest-2"))
+    before = path.read_bytes()
+    assert seen() == [("shipped:faces/directions", "shipped:faces")]
+    assert path.read_bytes() == before
+    change(lambda catalog: catalog.remove_set("acme/faces", None, digest="digest-2"))
+    assert seen() == []
 
 
 def test_a_new_catalog_holds_what_ships(path: Path) -> None:
@@ -238,38 +255,23 @@ def test_a_new_catalog_holds_what_ships(path: Path) -> None:
         assert {row.digest for row in catalog.sets()} == {entry[3] for entry in shipped_sets()}
 
 
-def test_a_failed_change_leaves_the_catalog_as_it_was(catalog: Catalog, path: Path) -> None:
+def test_a_failed_change_leaves_the_catalog_as_it_was(catalog: Catalog) -> None:
     catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="a", digest="1")
-    broken = manifest(days=1)
-    # Past validation, to fail in the middle of the transaction: a share that the table refuses.
-    bad = broken.directions[5].model_copy(update={"share": 7.0})
-    directions = (*broken.directions[:5], bad, *broken.directions[6:])
-    with pytest.raises(Exception, match="CHECK"):
-        catalog.add_set(broken.model_copy(update={"directions": directions}), location="b", digest="2")
+    # Past validation, to fail in the middle of the transaction.
+    bad = manifest(days=1).model_copy(update={"builder": None})
+    with pytest.raises(Exception, match="NOT NULL"):
+        catalog.add_sets([SetEntry(manifest("acme/first"), "b", "2"), SetEntry(bad, "c", "3")])
     assert [(row.location, row.labels) for row in catalog.sets()] == [("a", 1)]
     assert len(catalog.search("smile")) == 1
 
 
 def test_a_set_put_in_twice_at_once_leaves_nothing_of_the_first(catalog: Catalog) -> None:
-    first = from_manifest(manifest("acme/faces", {MID: [label("smile", 0.5)]}), location="a", digest="1")
-    second = from_manifest(manifest("acme/faces", layers=("mid",)), location="b", digest="2")
-    catalog.put([first, second])
+    first = SetEntry(manifest("acme/faces", {MID: [label("smile", 0.5)]}), "a", "1")
+    second = SetEntry(manifest("acme/faces", layers=("mid",)), "b", "2")
+    catalog.add_sets([first, second])
     assert verify(catalog) == []
     found = {name: stats(catalog)[name] for name in ("sets", "layers", "labels", "directions")}
-    assert second.set is not None
-    assert found == {"sets": 1, "layers": 1, "labels": 0, "directions": len(second.set.directions)}
-
-
-def test_foreign_keys_are_on_while_much_is_written(catalog: Catalog) -> None:
-    with catalog._change(much=True) as connection:
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
-
-
-def test_rows_that_refer_to_nothing_are_refused_by_the_database(catalog: Catalog) -> None:
-    from sqlalchemy.exc import IntegrityError
-
-    with pytest.raises(IntegrityError, match="FOREIGN KEY"), catalog._database.writing() as connection:
-        connection.exec_driver_sql("INSERT INTO layers VALUES (1, 99, 'x', 'spatial', 1, 1)")
+    assert found == {"sets": 1, "layers": 1, "labels": 0, "directions": len(second.manifest.directions)}
 
 
 def test_a_second_program_sees_what_the_first_wrote(catalog: Catalog, path: Path) -> None:
@@ -294,14 +296,14 @@ def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> N
 def test_a_set_is_taken_out_and_peoples_labels_wait(catalog: Catalog) -> None:
     grin = label("grin", source="human:ann")
     added = manifest(labels={MID: [label("smile", 0.5)]}, composites=("beard",))
-    catalog.add_set(added, location="a", digest="1", checkpoint_path="/m")
+    catalog.add_set(added, location="a", digest="1")
     catalog.add_set(manifest("acme/cats"), location="b", digest="2")
     catalog.add_label(f"acme/faces#{MID}", grin)
     assert catalog.remove_set("acme/faces", None, digest="1") == 1
     assert catalog.remove_set("acme/cats", None, digest="2") == 0
     assert (catalog.sets(), catalog.model_ids(), catalog.label_texts()) == ([], [], [])
     counted = stats(catalog)
-    assert [counted[key] for key in ("models", "layers", "directions", "labels", "waiting_labels")] == [1, 0, 0, 0, 1]
+    assert [counted[key] for key in ("models", "layers", "directions", "labels", "waiting_labels")] == [0, 0, 0, 0, 1]
     assert verify(catalog) == []
     # Numbers are given out again: nothing of the former models may be found under them.
     catalog.add_set(manifest("zeta/dogs"), location="c", digest="3")
@@ -311,7 +313,6 @@ def test_a_set_is_taken_out_and_peoples_labels_wait(catalog: Catalog) -> None:
     found = catalog.get_direction(f"acme/faces#{MID}")
     assert found is not None
     assert sorted(item.text for item in found.labels) == ["grin", "smile"]
-    assert catalog.get_set("acme/faces").checkpoint_path == "/m"  # type: ignore[union-attr]
 
 
 def test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog: Catalog) -> None:
@@ -319,7 +320,7 @@ def test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(c
     for rank in (0, 2):
         catalog.add_label(f"acme/faces#{MID[:-1]}{rank}", label("grin", source="human:ann"))
     ships = manifest(layers=("mid_block.attentions.0",), ranks=2, labels={MID: [label("smile", 0.5)]})
-    instead = from_manifest(ships, location="shipped:x", digest="2", checkpoint_path="shipped:y")
+    instead = SetEntry(ships, "shipped:x", "2", "shipped:y")
     assert catalog.remove_set("acme/faces", None, digest="1", instead=instead) == 1
     (row,) = catalog.sets()
     assert (row.location, row.checkpoint_path, row.labels) == ("shipped:x", "shipped:y", 2)
@@ -331,31 +332,78 @@ def test_a_set_spares_one_with_what_it_lacks(catalog: Catalog) -> None:
     catalog.add_set(full, location="a", digest="1")
     for new in (manifest(), manifest(labels={MID: [label("smile", 0.5)]}), manifest(composites=("beard",))):
         with pytest.raises(ReplaceError, match=r"acme/faces, at a, has 1 (label by labelers|composite)"):
-            catalog.add_set(new, location="b", digest="2", sparing=True)
-    assert str(catalog.losses("acme/faces", None)) == "1 label by labelers and 1 composite"
-    assert not catalog.losses("acme/cats", None)
+            catalog.add_set(new, location="b", digest="2", overwrite=False)
+    assert str(catalog.overwritten("acme/faces", None)) == "1 label by labelers and 1 composite"
+    assert not catalog.overwritten("acme/cats", None)
     more = manifest(labels={MID: [label("smile", 0.9), label("laugh")]}, composites=("beard", "hat"))
-    catalog.add_set(more, location="b", digest="2", sparing=True)
-    catalog.add_set(manifest(revision="r2"), location="c", digest="3", sparing=True)
+    catalog.add_set(more, location="b", digest="2", overwrite=False)
+    catalog.add_set(manifest(revision="r2"), location="c", digest="3", overwrite=False)
     catalog.add_set(manifest(), location="d", digest="4")
     assert sorted(row.location for row in catalog.sets()) == ["c", "d"]
 
 
-@pytest.mark.parametrize("ranks", [1, 51, 52, 53, 104, 130])
-def test_a_set_of_any_size_is_kept_whole(catalog: Catalog, ranks: int) -> None:
-    # Rows go in many at a time: as many as fill a statement, one less, one more, and several statements with a rest.
-    layer = "mid_block.attentions.0"
-    labels = {
-        f"{layer}/value/{rank}": [measured(f"smile {rank}", 0.5), label("grin", None, "human:ann")]
-        for rank in range(ranks)
-    }
-    one = manifest(layers=(layer,), recipes=("value",), ranks=ranks, labels=labels)
+def test_a_set_is_kept_whole_and_found_by_its_layers_weights(catalog: Catalog) -> None:
+    plain = manifest(labels={MID: [measured("smile", 0.5), label("grin", None, "human:ann")]}, composites=("beard",))
+    layers = tuple(
+        layer.model_copy(update={"digests": {"float32": f"{number}" * 64, "float16": "f" * 64}})
+        for number, layer in enumerate(plain.layers)
+    )
+    one = plain.model_copy(update={"layers": layers})
     catalog.add_set(one, location="/a", digest="a")
-    with catalog._database.reading() as connection:
-        kept = checkpoint(connection, "acme/faces", "")
-    wanted = from_manifest(one, location="/a", digest="a")
-    assert kept is not None
-    assert kept.set is not None
-    assert wanted.set is not None
-    assert kept.set.directions == [record._replace(labels=sorted(record.labels)) for record in wanted.set.directions]
+    catalog.add_set(manifest("acme/cats"), location="/b", digest="b")
+    assert catalog.manifest("acme/faces") == one
+    assert [(row.model_id, count) for row, count in catalog.sets_with_layers(["1" * 64, "2" * 64])] == [
+        ("acme/faces", 1)
+    ]
+    assert [(row.model_id, count) for row, count in catalog.sets_with_layers(["f" * 64])] == [("acme/faces", 2)]
+    assert catalog.sets_with_layers([]) == []
+
+
+def test_what_people_say_in_a_manifest_is_taken_over_once(catalog: Catalog) -> None:
+    said = manifest(labels={MID: [label("grin", source="human:ann"), label("smile", 0.5)]})
+    catalog.add_set(said, location="a", digest="1")
+    assert catalog.people_labels("acme/faces") == {MID: (label("grin", source="human:ann"),)}
+    assert catalog.remove_label(f"acme/faces#{MID}", "grin", "human:ann")
+    catalog.reindex()
+    assert catalog.people_labels("acme/faces") == {}
+    row = catalog.get_direction(f"acme/faces#{MID}")
+    assert row is not None
+    assert row.label_texts == ["smile"]
+    with pytest.raises(CatalogError, match="only labels by human:NAME"):
+        catalog.add_label(f"acme/faces#{MID}", label("x", source="statistics"))
+
+
+def test_a_persons_label_is_of_the_direction_in_every_revision(catalog: Catalog) -> None:
+    for days, revision in enumerate(("one", "two")):
+        catalog.add_set(manifest(revision=revision, days=days), location=revision, digest=revision)
+    catalog.add_label(f"acme/faces#{MID}", label("grin", source="human:ann"))
+    assert [row.location for row in catalog.search("grin")] == ["one", "two"]
+    assert [row.labels for row in catalog.sets()] == [1, 1]
     assert verify(catalog) == []
+
+
+def test_a_catalog_indexed_again_is_the_same(catalog: Catalog) -> None:
+    catalog.add_set(manifest(labels={MID: [measured("smile", 0.5)]}, composites=("beard",)), location="a", digest="1")
+    catalog.add_set(manifest("acme/cats"), location="b", digest="2", repo="me/cats", commit="c")
+    catalog.add_label(f"acme/faces#{MID}", label("grin", source="human:ann"))
+    before = catalog.sets(), catalog.search(limit=100).rows
+    catalog.reindex()
+    assert (catalog.sets(), catalog.search(limit=100).rows) == before
+    assert verify(catalog) == []
+
+
+def test_a_question_writes_nothing(path: Path) -> None:
+    with Catalog.open(path) as catalog:
+        catalog.search("smile")
+        catalog.label_counts()
+    assert list(path.parent.iterdir()) == []
+    with Catalog.open(path) as catalog:
+        catalog.add_set(manifest(), location="a", digest="1")
+    time.sleep(0.1)
+    state = path.read_bytes(), path.stat().st_mtime_ns, path.parent.stat().st_mtime_ns
+    with Catalog.open(path) as catalog:
+        assert len(catalog.search("mid")) > 0
+        assert verify(catalog) == []
+        catalog.people_labels("acme/faces")
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.parent.stat().st_mtime_ns) == state

@@ -1,8 +1,7 @@
-"""The catalog: what is known of checkpoints, layers, directions and labels, and where their sets are."""
+"""The catalog: an index of direction sets, and the labels that people gave their directions."""
 
 from eigenbank.registry.catalog.catalog import Catalog
-from eigenbank.registry.catalog.query import Filters
-from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Page, SetRow
+from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Filters, Page, SetEntry, SetRow
 from eigenbank.registry.orders import Sort
 
-__all__ = ["Catalog", "DirectionName", "DirectionRow", "Filters", "Page", "SetRow", "Sort"]
+__all__ = ["Catalog", "DirectionName", "DirectionRow", "Filters", "Page", "SetEntry", "SetRow", "Sort"]

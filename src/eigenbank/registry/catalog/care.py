@@ -1,78 +1,62 @@
 """Looking after a catalog: what is in it, whether it is sound, and giving room back."""
 
-import sqlite3
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Table, func, select
 
-from eigenbank.progress import Progress, no_progress
-from eigenbank.registry.catalog import dump, fts, read, sound
-from eigenbank.registry.catalog.engine import printable
-from eigenbank.registry.catalog.models import (
-    Base,
-    CheckpointTable,
+from eigenbank.progress import Progress, unwatched
+from eigenbank.registry.catalog import dialects, index, questions
+from eigenbank.registry.catalog.catalog import Catalog
+from eigenbank.registry.catalog.database import Database, Untouched, check_file, check_version, locate, name_of
+from eigenbank.registry.catalog.dialects import connect_file, printable, texts_with
+from eigenbank.registry.catalog.tables import (
+    VERSION,
     DirectionTable,
     LabelTable,
     LayerTable,
-    NameTable,
+    PeopleLabelTable,
     SetTable,
     SourceTable,
-    StrayTable,
+    SpectrumTable,
     TextTable,
 )
-from eigenbank.registry.catalog.place import SCHEMA_VERSION
-from eigenbank.registry.catalog.sql import rows_of, unindexed
-from eigenbank.registry.catalog.stored import WRONG
+from eigenbank.registry.ranking import words
 from eigenbank.schemas.errors import CatalogError
 
-if TYPE_CHECKING:
-    from eigenbank.registry.catalog.catalog import Catalog
+
+def stats(catalog: Catalog) -> dict[str, Any]:
+    """Return what a catalog holds, by count, and how large it is."""
+    return catalog.ask(_stats, catalog.place)
 
 
-def stats(catalog: "Catalog") -> dict[str, Any]:
-    """What a catalog holds, by count, and how large it is."""
-    counted: dict[str, type[Base]] = {
-        "models": CheckpointTable,
-        "sets": SetTable,
-        "layers": LayerTable,
-        "directions": DirectionTable,
-        "labels": LabelTable,
-        "label_texts": TextTable,
-        "label_sources": SourceTable,
-        "waiting_labels": StrayTable,
+def _stats(connection: Connection, place: str) -> dict[str, Any]:
+    def count(table: Any, *conditions: Any) -> int:
+        return int(connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
+
+    composite = DirectionTable.name_id.is_not(None)
+    found: dict[str, Any] = {
+        "catalog": place,
+        "database": connection.dialect.name,
+        "catalog_version": VERSION,
+        "models": len(questions.model_ids(connection)),
+        "sets": count(SetTable),
+        "layers": count(LayerTable),
+        "directions": count(DirectionTable, ~composite),
+        "composites": count(DirectionTable, composite),
+        "labelled_directions": count(DirectionTable, ~composite, DirectionTable.labels > 0),
+        "labels": count(LabelTable),
+        "label_texts": len(questions.label_texts(connection, None)),
+        "label_sources": count(SourceTable),
+        "people_labels": count(PeopleLabelTable),
+        "waiting_labels": index.waiting(connection),
+        "bytes": dialects.size_of(connection, place),
     }
-    found: dict[str, Any] = {"catalog": catalog.place, "database": catalog._database.dialect}
-    found["catalog_schema"] = SCHEMA_VERSION
-    with catalog._database.reading() as connection:
-        for name, table in counted.items():
-            found[name] = connection.execute(select(func.count()).select_from(table)).scalar_one()
-        nameless = select(func.count()).where(LayerTable.name_id.is_(None))
-        found["layers"] -= connection.execute(nameless).scalar_one()
-        composites = select(func.count()).where(DirectionTable.rank.is_(None))
-        found["composites"] = connection.execute(composites).scalar_one()
-        found["directions"] -= found["composites"]
-        found["labelled_directions"] = connection.execute(
-            select(func.count()).select_from(DirectionTable).where(DirectionTable.labels > 0)
-        ).scalar_one()
-        labelled = connection.execute(composites.where(unindexed(DirectionTable.labels) > 0)).scalar_one()
-        found["labelled_directions"] -= labelled
-        found["bytes"] = _size(catalog, connection)
     found["bytes_per_direction"] = found["bytes"] / found["directions"] if found["directions"] else None
     return found
-
-
-def _size(catalog: "Catalog", connection: Connection) -> int:
-    if catalog._database.dialect == "postgresql":
-        statement = (
-            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
-            "WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(current_schema())::oid"
-        )
-        return int(connection.exec_driver_sql(statement).scalar_one())
-    path = Path(catalog.place)
-    return sum(file.stat().st_size for file in (path, path.with_name(path.name + "-wal")) if file.exists())
 
 
 @dataclass(frozen=True)
@@ -83,157 +67,159 @@ class Problem:
     problem: str
 
 
-def verify(catalog: "Catalog", *, files: bool = False, progress: Progress = no_progress) -> list[Problem]:
-    """Check the database, that all it holds is what the schemas allow, that counts and the word index agree with what they
-    are of, and with `files` that every set is where the catalog says, unchanged; of published ones those that the Hub's cache
-    holds. Returns the problems; nothing is changed.
+def verify(catalog: Catalog, *, files: bool = False, progress: Progress = unwatched) -> list[Problem]:
+    """Check the database, and index everything again in memory, to compare; with `files`, hash every file of the sets that are on this
+    machine. Returns the problems; nothing is changed.
     """
-    found: list[Problem] = []
-    with catalog._database.reading() as connection:
-        steps = (_damaged, _dangling, _miscounted)
-        for done, step in enumerate(steps, 1):
-            found += step(connection)
-            progress("checks of the database", done, len(steps))
-        found += _unsound(connection, progress)
-        sets = read.sets(connection) if files else []
-    for done, kind in enumerate(_WORDS, 1):
-        found += _unfindable(catalog, kind)
-        progress("word indexes", done, len(_WORDS))
-    for done, one in enumerate(sets, 1):
-        trouble = _set_problem(one.location, one.digest)
-        if trouble:
-            found.append(Problem(f"set of {one.model_id}", trouble))
-        progress("sets", done, len(sets))
-    return found
-
-
-def _damaged(connection: Connection) -> list[Problem]:
-    if connection.dialect.name != "sqlite":
-        return []
-    rows = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
-    return [Problem("database", row) for row in rows if row != "ok"]
-
-
-def _dangling(connection: Connection) -> list[Problem]:
-    return [Problem(f"table {table}", problem) for table, problem in sound.dangling(connection)]
-
-
-def _miscounted(connection: Connection) -> list[Problem]:
-    found: list[Problem] = []
-    for where, problem, statement in _DERIVED:
-        wrong = connection.exec_driver_sql(statement).scalar_one()
-        if wrong:
-            found.append(Problem(where, problem.format(wrong)))
-    return found
-
-
-_WORDS: dict[fts.Kind, Any] = {
-    "texts": select(TextTable.id, TextTable.text),
-    "names": select(NameTable.id, NameTable.name),
-    "models": select(CheckpointTable.id, CheckpointTable.model_id),
-}
-
-
-def _unfindable(catalog: "Catalog", kind: fts.Kind) -> list[Problem]:
-    """What a search would not find by its words, or by others. In a transaction of its own: an index that cannot be read ends
-    it, on every database.
-    """
-    try:
-        with catalog._database.reading() as connection:
-            wrong = fts.wrong(connection, kind, rows_of(connection, _WORDS[kind]))
-    except (*WRONG, DBAPIError, sqlite3.Error, CatalogError) as error:
-        return [Problem(f"words of {kind}", printable(getattr(error, "orig", error)))]
-    return (
-        [
-            Problem(
-                f"words of {kind}",
-                f"{wrong} are not in the word index as they are: searches by their words miss them, or find them by others",
-            )
-        ]
-        if wrong
-        else []
+    found = list(
+        catalog.ask(lambda connection: [Problem("database", printable(each)) for each in dialects.damage(connection)])
     )
-
-
-def _unsound(connection: Connection, progress: Progress) -> list[Problem]:
-    """What of each checkpoint the schemas do not allow: the first of it."""
-    found: list[Problem] = []
-    keys = connection.execute(select(CheckpointTable.model_id, CheckpointTable.revision)).all()
-    for done, (model_id, revision) in enumerate(keys, 1):
-        try:
-            entry = dump.checkpoint(connection, model_id, revision)
-            if entry is not None:
-                sound.check(entry)
-        except WRONG as error:
-            found.append(Problem(f"model {printable(model_id)}", printable(sound.said(error))))
-        except (DBAPIError, sqlite3.Error) as error:
-            found.append(Problem(f"model {printable(model_id)}", printable(getattr(error, "orig", error))))
-        progress("models", done, len(keys))
     try:
-        sound.shipped(connection)
-    except WRONG as error:
-        found.append(Problem("shipped", printable(sound.said(error))))
+        found += catalog.ask(_compare, progress)
+    except CatalogError as error:
+        found.append(Problem("database", printable(error)))
+    if files:
+        rows = catalog.sets()
+        for done, row in enumerate(rows, 1):
+            found += [
+                Problem(f"set of {row.model_id}", problem) for problem in _file_problems(row.location, row.digest)
+            ]
+            progress("sets", done, len(rows))
     return found
 
 
-_DERIVED = (
-    (
-        "labels",
-        "{} whose rank is not their direction's",
-        "SELECT count(*) FROM labels l JOIN directions d ON d.id = l.direction_id "
-        "WHERE coalesce(l.rank, -1) <> coalesce(d.rank, -1)",
-    ),
-    (
-        "directions",
-        "{} whose count of labels, or whose confidence, is not that of their labels",
-        "SELECT count(*) FROM (SELECT d.id FROM directions d LEFT JOIN labels l ON l.direction_id = d.id "
-        "GROUP BY d.id, d.labels, d.confidence HAVING d.labels <> count(l.direction_id) "
-        "OR coalesce(d.confidence, -1) <> coalesce(max(l.confidence), -1)) AS wrong",
-    ),
-    (
-        "sets",
-        "{} whose count of directions or labels is not theirs",
-        "SELECT count(*) FROM (SELECT s.id FROM sets s LEFT JOIN layers y ON y.set_id = s.id "
-        "LEFT JOIN spectra p ON p.layer_id = y.id LEFT JOIN directions d ON d.spectrum_id = p.id "
-        "GROUP BY s.id, s.directions, s.labels HAVING s.directions <> count(d.rank) "
-        "OR s.labels <> coalesce(sum(d.labels), 0)) AS wrong",
-    ),
-    (
-        "spectra",
-        "{} whose count of directions is not theirs",
-        "SELECT count(*) FROM (SELECT p.id FROM spectra p LEFT JOIN directions d ON d.spectrum_id = p.id "
-        "GROUP BY p.id, p.directions HAVING p.directions <> count(d.id)) AS wrong",
-    ),
-)
+def _compare(connection: Connection, progress: Progress) -> list[Problem]:
+    """Compare what is derived from the manifests with what would be derived anew."""
+    fresh = Database(connect_file(None), "memory")
+    try:
+        fresh.write(dialects.create_tables, VERSION)
+        fresh.write(lambda target: index.copy(connection, target, progress))
+        return fresh.read(lambda expected: list(_differences(connection, expected)))
+    finally:
+        fresh.close()
 
 
-def _set_problem(location: str, digest: str) -> str | None:
+def _differences(found: Connection, expected: Connection) -> Iterator[Problem]:
+    for what, statement in _DERIVED.items():
+        here, there = (Counter(map(tuple, each.execute(statement))) for each in (found, expected))
+        wrong = (here - there) + (there - here)
+        if wrong:
+            problem = (
+                f"{wrong.total():,} rows are not what the manifests and people's labels say: eigenbank catalog reindex"
+            )
+            yield Problem(what, problem)
+    texts = found.execute(select(TextTable.id, TextTable.text)).all()
+    holders: dict[str, set[int]] = {}
+    for number, text in texts:
+        for word in words(text):
+            holders.setdefault(word, set()).add(number)
+    known = {number for number, _ in texts}
+    wrong_words = [
+        word for word, numbers in holders.items() if texts_with(found, [word], prefix=False) & known != numbers
+    ]
+    if wrong_words:
+        problem = f"{len(wrong_words):,} words are not in the index as they are, {wrong_words[0]!r} among them: eigenbank catalog reindex"
+        yield Problem("words", problem)
+
+
+def _columns(*tables: Any) -> list[Any]:
+    """All columns of tables, without the numbers that stand for other rows."""
+    found = []
+    for table in tables:
+        columns: Table = table.__table__
+        found += [
+            each for each in columns.columns if each.name not in ("id", "manifest") and not each.name.endswith("_id")
+        ]
+    return found
+
+
+_NAME = select(TextTable.text).where(TextTable.id == LayerTable.name_id).scalar_subquery()
+_COMPOSITE = select(TextTable.text).where(TextTable.id == DirectionTable.name_id).scalar_subquery()
+_TEXT = select(TextTable.text).where(TextTable.id == LabelTable.text_id).scalar_subquery()
+_SOURCE = select(SourceTable.name).where(SourceTable.id == LabelTable.source_id).scalar_subquery()
+
+
+def _whole(*more: Any) -> Any:
+    statement = select(
+        SetTable.model_id, SetTable.revision, _NAME, SpectrumTable.recipe, DirectionTable.rank, _COMPOSITE, *more
+    )
+    statement = statement.join(SpectrumTable, SpectrumTable.set_id == SetTable.id)
+    statement = statement.outerjoin(LayerTable, LayerTable.id == SpectrumTable.layer_id)
+    return statement.join(DirectionTable, DirectionTable.spectrum_id == SpectrumTable.id)
+
+
+_DERIVED = {
+    "sets": select(SetTable.model_id, *_columns(SetTable)),
+    "layers": select(SetTable.model_id, SetTable.revision, _NAME, *_columns(LayerTable)).join(
+        LayerTable, LayerTable.set_id == SetTable.id
+    ),
+    "directions": _whole(SpectrumTable.directions, *_columns(DirectionTable)),
+    "labels": _whole(_TEXT, _SOURCE, LabelTable.confidence, LabelTable.worth).join(
+        LabelTable, LabelTable.direction_id == DirectionTable.id
+    ),
+}
+"""What is derived, by table, told by names instead of numbers."""
+
+
+def _file_problems(location: str, digest: str) -> Iterator[str]:
     from eigenbank.registry.hub.client import folder_of, parse_location
-    from eigenbank.registry.sets.folder import MANIFEST, manifest_digest
+    from eigenbank.registry.sets.folder import MANIFEST, file_digest, manifest_digest, read_manifest
 
     folder = folder_of(location)
     if not (folder / MANIFEST).is_file():
-        if parse_location(location) is not None:
-            return None  # not in the client's cache now: it is fetched when it is used
-        return f"there is no set at {location}: build or pull it again"
+        if parse_location(location) is None:  # else not in the Hub's cache now: it is fetched when it is used
+            yield f"there is no set at {location}: build or pull it again"
+        return
     if manifest_digest(folder) != digest:
-        return f"the manifest at {location} is not the one that was entered: build or pull the set again"
-    return None
+        yield f"the manifest at {location} is not the one that was entered: build or pull the set again"
+        return
+    for name, entry in read_manifest(folder).files.items():
+        path = folder / name
+        if not path.is_file():
+            # Only the manifest of a set that was synced may be here.
+            if parse_location(location) is None:
+                yield f"{path} is missing: build the set again"
+        elif path.stat().st_size != entry.size or file_digest(path) != entry.sha256:
+            yield f"{path} is not the file that the manifest names: build or pull the set again"
 
 
-def vacuum(catalog: "Catalog") -> tuple[int, int]:
-    """Give unused room back to the disk and bring the planner's statistics up to date. Returns bytes before and after."""
-    with catalog._change():
-        pass  # whether it may be written to
-    engine = catalog._database.engine
-    with catalog._database.reading() as connection:
-        before = _size(catalog, connection)
-    with catalog._database.guarded(), engine.connect() as plain:
-        if catalog._database.dialect == "postgresql":
-            plain.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM ANALYZE")
-        else:
-            driver: Any = plain.connection.driver_connection
-            driver.execute("VACUUM")
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    with catalog._database.reading() as connection:
-        return before, _size(catalog, connection)
+def vacuum(catalog: Catalog) -> tuple[int, int]:
+    """Give unused room back to the disk and bring the database's statistics up to date. Returns bytes before and after."""
+    before = catalog.ask(dialects.size_of, catalog.place)
+    catalog.tidy()
+    return before, catalog.ask(dialects.size_of, catalog.place)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a look at a catalog saw: its version (None: there is none yet) and its counts (None: it is not of today's version)."""
+
+    place: str
+    version: int | None
+    models: int | None = None
+    directions: int | None = None
+
+
+def glance(url: str | os.PathLike[str] | None = None) -> Glance:
+    """Look at the catalog in use, or another, as it is: nothing is created, copied or brought up to date. Raises CatalogError."""
+    place = locate(url)
+    name = name_of(place)
+    if isinstance(place, os.PathLike):
+        if not place.exists():
+            return Glance(name, None)
+        check_file(place)
+        database: Database = Untouched(place)
+    else:
+        database = Database(dialects.connect_server(place, name), name)
+    try:
+        version = database.read(dialects.version_of, name)
+        if version is None:
+            return Glance(name, None)
+        check_version(name, version)
+        if version != VERSION:
+            return Glance(name, version)
+        statement = select(func.count(), func.coalesce(func.sum(SetTable.directions), 0)).select_from(SetTable)
+        models, directions = database.read(lambda connection: connection.execute(statement).one())
+        return Glance(name, version, int(models), int(directions))
+    finally:
+        database.close()

@@ -1,12 +1,41 @@
-"""What the catalog gives back: plain rows."""
+"""What the catalog takes and gives: sets, directions, pages; and what a search asks for."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import base64
+import binascii
+import fnmatch
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import NamedTuple
 
-from eigenbank.registry.catalog.content import COMPOSITE
-from eigenbank.schemas import Label, Quality
+from eigenbank.registry.orders import Sort
+from eigenbank.schemas import Label, Manifest, Quality
+from eigenbank.schemas.errors import CatalogError
+
+COMPOSITE = "composite/"
+"""What the name of a composite begins with."""
+MAX_LIMIT = 10_000
+"""Most directions of a page."""
+
+
+@dataclass(frozen=True)
+class SetEntry:
+    """A direction set to put into the catalog: its manifest and that file's digest, and where the set is.
+
+    `checkpoint_path` is the local folder it was computed from (None leaves the known one), `repo` and `commit` where it was
+    published.
+    """
+
+    manifest: Manifest
+    location: str
+    digest: str
+    checkpoint_path: str | None = None
+    repo: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,134 +57,37 @@ class SetRow:
     builder: str
 
 
-class Source(Protocol):
-    """What a direction's labels and quality are made of when they are asked for."""
-
-    def labels(self, direction: int) -> tuple[Label, ...]:
-        """Return the labels, the most confident first."""
-        ...
-
-    def texts(self, direction: int) -> list[str]:
-        """Return the labels' texts, the most confident first."""
-        ...
-
-    def confidence(self, direction: int) -> float | None:
-        """Return the highest confidence of the labels."""
-        ...
-
-    def raw(self, direction: int) -> tuple[Any, ...]:
-        """Return the labels and the quality as they are stored."""
-        ...
-
-    def quality(self, direction: int) -> Quality | None:
-        """Return the quality; None where it is not known."""
-        ...
-
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    Spectrum = tuple[int, str, str, str | None, str | None, int | None, str | None, str]
-    Facts = tuple[int, int, int | None, float | None, float | None, float | None, str | None, Unpack[tuple[Any, ...]]]
-
-
+@dataclass(frozen=True)
 class DirectionRow:
     """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
-    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
-
-    Its labels and quality were read with it. Everything is made when it is asked for, since most rows are only looked at.
+    for layer, kind, width, recipe, rank, eigenvalue, share and gap. `labels`: the most confident first, those without a
+    confidence last.
     """
 
-    __slots__ = ("_facts", "_labels", "_source", "_spectrum")
-
-    def __init__(self, spectrum: "Spectrum", facts: "Facts", source: Source) -> None:
-        """Hold what was read: `spectrum` is a row of `read.SPECTRA`, `facts` begins as one of `read.FACTS`."""
-        self._spectrum = spectrum
-        self._facts = facts
-        self._source = source
-        self._labels: tuple[Label, ...] | None = None
-
-    @property
-    def model_id(self) -> str:
-        """The checkpoint's id."""
-        return self._spectrum[1]
-
-    @property
-    def revision(self) -> str | None:
-        """The checkpoint's revision; None where there is none."""
-        return self._spectrum[2] or None
-
-    @property
-    def layer(self) -> str | None:
-        """Name of the self-attention layer."""
-        return self._spectrum[3]
-
-    @property
-    def kind(self) -> str | None:
-        """What the layer's tokens are."""
-        return self._spectrum[4]
-
-    @property
-    def width(self) -> int | None:
-        """The layer's width."""
-        return self._spectrum[5]
-
-    @property
-    def recipe(self) -> str | None:
-        """The recipe in its written form."""
-        return self._spectrum[6]
-
-    @property
-    def location(self) -> str:
-        """Where the set is: a folder, or a place such as `shipped:NAME` or `hub:REPO@COMMIT`."""
-        return self._spectrum[7]
-
-    @property
-    def rank(self) -> int | None:
-        """Place in the spectrum; 0 is the largest eigenvalue."""
-        return self._facts[2]
-
-    @property
-    def eigenvalue(self) -> float | None:
-        """Eigenvalue of the recipe's Gram matrix."""
-        return self._facts[3]
-
-    @property
-    def share(self) -> float | None:
-        """The eigenvalue's share of the spectrum's sum."""
-        return self._facts[4]
-
-    @property
-    def gap(self) -> float | None:
-        """Distance to the next eigenvalue, over the largest; None where it is not known."""
-        return self._facts[5]
-
-    @property
-    def composite(self) -> str | None:
-        """A composite's name; None for a direction."""
-        return self._facts[6]
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The labels, the most confident first, those without a confidence last."""
-        if self._labels is None:
-            self._labels = self._source.labels(self._facts[0])
-        return self._labels
+    model_id: str
+    revision: str | None
+    location: str
+    layer: str | None
+    kind: str | None
+    width: int | None
+    recipe: str | None
+    rank: int | None
+    eigenvalue: float | None
+    share: float | None
+    gap: float | None
+    composite: str | None
+    labels: tuple[Label, ...]
+    quality: Quality | None
 
     @property
     def label_texts(self) -> list[str]:
         """The labels' texts, the most confident first."""
-        return self._source.texts(self._facts[0])
+        return [label.text for label in self.labels]
 
     @property
     def confidence(self) -> float | None:
-        """The highest confidence of any of its labels; None where none says one."""
-        return self._source.confidence(self._facts[0])
-
-    @property
-    def quality(self) -> Quality | None:
-        """How it behaves as a slider; None where that is not known."""
-        return self._source.quality(self._facts[0])
+        """The highest confidence of any label; None where none says one."""
+        return self.labels[0].confidence if self.labels else None
 
     @property
     def name(self) -> str:
@@ -168,19 +100,6 @@ class DirectionRow:
     def id(self) -> str:
         """The full name: `MODEL_ID#`, and the name within the model."""
         return f"{self.model_id}#{self.name}"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, DirectionRow):
-            return NotImplemented
-        return self._told() == other._told()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _told(self) -> tuple[object, ...]:
-        return self._spectrum[1:], self._facts[2:7], self._source.raw(self._facts[0])
-
-    def __repr__(self) -> str:
-        return f"<DirectionRow {self.id}>"
 
 
 @dataclass(frozen=True)
@@ -198,40 +117,141 @@ class Page:
 
 
 @dataclass(frozen=True)
-class CompositeName:
-    """A composite's full name taken apart."""
-
-    model_id: str
-    composite: str
-
-
-@dataclass(frozen=True)
 class DirectionName:
-    """A direction's full name taken apart."""
+    """A direction's full name taken apart; a composite's has `composite` alone."""
 
     model_id: str
-    layer: str
-    recipe: str
-    rank: int
+    layer: str = ""
+    recipe: str = ""
+    rank: int = 0
+    composite: str | None = None
+
+    @property
+    def bare(self) -> str:
+        """The name within the model."""
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
 
     @classmethod
     def parse(cls, text: str) -> "DirectionName | None":
-        """Read `MODEL_ID#LAYER/RECIPE/RANK`; None for what is not of that form."""
-        model_id, hash_sign, name = text.partition("#")
+        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+        model_id, _, name = text.partition("#")
+        composite = name.removeprefix(COMPOSITE)
         parts = name.rsplit("/", 2)
-        if not (hash_sign and model_id and len(parts) == 3):
+        if not model_id or not storable(text):
             return None
-        layer, recipe, rank = parts
+        if composite != name and composite and "/" not in composite:
+            return cls(model_id, composite=composite)
         # A rank has one written form: '03', '+3' and '³' name nothing.
-        if not (rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank):
-            return None
-        return cls(model_id, layer, recipe, int(rank))
+        rank = parts[-1]
+        if len(parts) == 3 and rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank:
+            return cls(model_id, parts[0], parts[1], int(rank))
+        return None
 
 
-def parse_name(text: str) -> DirectionName | CompositeName | None:
-    """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
-    model_id, _, name = text.partition("#")
-    bare = name.removeprefix(COMPOSITE)
-    if model_id and bare and bare != name and "/" not in bare:
-        return CompositeName(model_id, bare)
-    return DirectionName.parse(text)
+def storable(text: str) -> bool:
+    """Whether a string can be a parameter: text from a shell may hold what is no Unicode. Such a name is nobody's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+_SCHEME = re.compile(r"[a-z]{2,}:")
+
+
+def path_key(path: str) -> str:
+    """Return the one written form of a local path; a place such as `shipped:NAME` is that already."""
+    return path if _SCHEME.match(path) or "\x00" in path else os.path.realpath(path)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a search asks for. `model`, `layer` and `recipe` are names or globs (`*`, `?`, `[…]`); bounds are inclusive.
+
+    `source` is a label's source, its first part (`human`) or a glob. `source`, `min_confidence` and the text must be
+    met by the same label. `labelled` False: directions without any label. `composites`: only those, or none of them; they
+    have no layer, recipe, rank, eigenvalue, share and gap, and filters on these leave them out. What is not known of a
+    direction is within no bounds, and comes last in its order.
+    """
+
+    text: str | None = None
+    model: str | None = None
+    layer: str | None = None
+    recipe: str | None = None
+    rank: int | None = None
+    kind: str | None = None
+    width: int | None = None
+    denoiser: str | None = None
+    licence: str | None = None
+    location: str | None = None
+    min_eigenvalue: float | None = None
+    max_eigenvalue: float | None = None
+    min_share: float | None = None
+    max_share: float | None = None
+    source: str | None = None
+    min_confidence: float | None = None
+    labelled: bool | None = None
+    min_gap: float | None = None
+    min_effect: float | None = None
+    min_selectivity: float | None = None
+    min_consistency: float | None = None
+    min_linearity: float | None = None
+    min_locality: float | None = None
+    max_drift: float | None = None
+    composites: bool | None = None
+    sort: Sort = "match"
+
+    @property
+    def digest(self) -> str:
+        """A short digest of the whole, so that a cursor of another search is noticed."""
+        return hashlib.sha256(ascii(astuple(self)).encode()).hexdigest()[:12]
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Return a test of names against a glob, upper and lower case told apart."""
+    pattern = re.sub(r"\*+", "*", pattern)
+    if len(pattern) > 2_000:  # longer than any name; a regular expression of it would take long to make
+        return lambda name: False
+    compiled = re.compile(fnmatch.translate(pattern)).match
+    return lambda name: compiled(name) is not None
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether the pattern is more than a name."""
+    return any(sign in pattern for sign in "*?[")
+
+
+class Position(NamedTuple):
+    """Where a page ended: in which stream of a search, at which value and direction."""
+
+    stream: int
+    value: float
+    direction: int
+
+    def cursor(self, digest: str) -> str:
+        """Return the cursor that stands for this position of a search."""
+        document = json.dumps([digest, *self])
+        return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, cursor: str, digest: str) -> "Position":
+        """Read a cursor. Raises CatalogError for what is none, or one of another search."""
+        try:
+            document = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"=" * (-len(cursor[:1000]) % 4)))
+        except (binascii.Error, ValueError, RecursionError):
+            document = None
+        match document:
+            case [str(found), int(stream), int() | float() as value, int(direction)] if (
+                abs(direction) < 2**63 and abs(value) < 2**63
+            ):
+                pass
+            case _:
+                message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
+                raise CatalogError(message)
+        if found != digest:
+            message = (
+                "the cursor is of another search: repeat the search that gave it, with the same filters and order."
+            )
+            raise CatalogError(message)
+        return cls(stream, value, direction)

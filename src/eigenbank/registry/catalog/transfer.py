@@ -1,166 +1,307 @@
-"""A catalog as a file of JSON lines: one that says what follows, one per checkpoint, a last one that says it is whole."""
+"""A catalog as a file, and into another one: export, import, merge.
+
+An export is JSON lines: a first one that names format and version, one for each set (its manifest and where it is), one for each
+label of a person, and a last one with the counts of both, so that a file cut short is noticed.
+"""
 
 import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from sqlalchemy import Connection, func, insert, select
 
-from eigenbank.progress import Progress, no_progress
-from eigenbank.registry.catalog import lines
-from eigenbank.registry.catalog.content import CheckpointData
-from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
+from eigenbank.progress import Progress, unwatched
+from eigenbank.registry.catalog import index
+from eigenbank.registry.catalog.catalog import Catalog
+from eigenbank.registry.catalog.database import check_file, create, remove_file
+from eigenbank.registry.catalog.rows import SetEntry
+from eigenbank.registry.catalog.tables import BundledTable, DirectionTable, PeopleLabelTable, SetTable
+from eigenbank.registry.files import replacing
+from eigenbank.schemas import Label, Manifest
+from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
 from eigenbank.schemas.errors import CatalogError, first_problem
 
-M = TypeVar("M", bound=Model)
-FORMAT = 4
-"""The first that is read: those before it are older than the first release."""
+FORMAT = 5
+"""Version of exports. Those before it are older than the first release."""
 _MOST_HEAD = 10_000
-_MOST_LINE = 4 * MAX_MANIFEST_BYTES
+_MOST_LINE = MAX_MANIFEST_BYTES + 100_000
+_SQLITE = b"SQLite format 3\x00"
+M = TypeVar("M", bound=BaseModel)
+
+_Place = Annotated[str, StringConstraints(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=600, pattern=r"^[^\x00-\x1f\x7f#]+$")]
+_Digest = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w:.-]+$")]
 
 
 class _Head(BaseModel):
-    """What every version begins with; the fields only where the version is ours."""
+    """The first line; more may stand in it in other versions."""
 
     format: Literal["eigenbank-catalog"]
     version: int
-    fields: Any = None
 
 
-class _End(Model):
+class _SetLine(Model):
+    manifest: Manifest
+    location: _Place
+    digest: _Digest
+    checkpoint_path: _Place | None = None
+    repo: Text | None = None
+    commit: Text | None = None
+
+
+class _LabelLine(Model):
+    model_id: ModelId
+    direction: _Name
+    label: Label
+
+
+class _EndLine(Model):
     end: Literal[True]
-    checkpoints: int
-    directions: int
-    labels: int
-    composites: int = 0
-    shipped: tuple[str, ...] = ()
+    sets: int
+    people_labels: int
+    bundled: tuple[_Digest, ...] = Field(default=(), max_length=10_000)
 
 
-class Counts(NamedTuple):
-    """How much there is, or was moved. `labels`: of directions and composites."""
+@dataclass(frozen=True)
+class Counts:
+    """How much was moved."""
 
-    checkpoints: int = 0
+    sets: int = 0
     directions: int = 0
-    labels: int = 0
     composites: int = 0
-
-    def with_(self, entry: CheckpointData) -> "Counts":
-        """The same with one more entry."""
-        checkpoints, directions, labels, composites = self
-        if entry.set is not None:
-            directions += len(entry.set.directions)
-            composites += len(entry.set.composites)
-            labels += sum(len(record.labels) for record in entry.set.sliders)
-        return Counts(checkpoints + 1, directions, labels, composites)
+    people_labels: int = 0
 
     def __str__(self) -> str:
-        made = f", {self.composites} composites" if self.composites else ""
-        return f"{self.checkpoints} models, {self.directions} directions{made}, {self.labels} labels"
+        composites = f", {self.composites} composites" if self.composites else ""
+        return f"{self.sets} sets, {self.directions} directions{composites}, {self.people_labels} labels of people"
 
 
-def export_lines(entries: Iterable[CheckpointData], shipped: list[str]) -> Iterator[str]:
-    """Yield the lines of an export, without their ends."""
-    yield json.dumps({"format": "eigenbank-catalog", "version": FORMAT, "fields": lines.FIELDS})
-    total = Counts()
-    for entry in entries:
-        total = total.with_(entry)
-        yield json.dumps(lines.document(entry), ensure_ascii=False, separators=(",", ":"))
-    yield json.dumps({"end": True, **total._asdict(), "shipped": shipped})
+@dataclass(frozen=True)
+class Difference:
+    """What a merge or import found to differ: of which model, what, and in how many cases."""
+
+    model_id: str
+    revision: str | None
+    what: str
+    count: int = 1
+    example: str | None = None
 
 
-def write_file(path: Path, written: Iterable[str]) -> None:
-    """Write lines to a new file, which appears whole. Raises CatalogError where it exists or cannot be written."""
+Item = SetEntry | tuple[index.Name, Label] | frozenset[str]
+"""A set, a person's label of a direction, or the digests of the bundled sets that a catalog knew."""
+
+
+def export_file(catalog: Catalog, path: Path, progress: Progress = unwatched) -> Counts:
+    """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON lines. The file
+    appears whole. Raises CatalogError where it exists or cannot be written.
+    """
     if path.exists():
         message = f"{path} exists: nothing was written. Choose another name, or remove it first."
         raise CatalogError(message)
-    work = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        try:
-            with work.open("w", encoding="utf-8", newline="\n") as file:
-                for line in written:
-                    file.write(line)
-                    file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            work.rename(path)
-        finally:
-            work.unlink(missing_ok=True)
+        if path.suffix in (".db", ".sqlite", ".sqlite3"):
+            return _export_database(catalog, path, progress)
+        with replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:
+            return catalog.ask_once(_write_lines, file, progress)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
         raise CatalogError(message) from error
 
 
-def _wrong(path: Path, number: int, problem: str) -> CatalogError:
-    message = f"{path}, line {number}: {problem}. Nothing was imported."
-    return CatalogError(message)
+def _export_database(catalog: Catalog, path: Path, progress: Progress) -> Counts:
+    work = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if not path.parent.is_dir():
+        message = f"{path.parent} is not a folder: nothing was written. Make it, or choose another."
+        raise CatalogError(message)
+    try:
+        create(work)
+        with Catalog.open(work, shipped=False) as target:
+            counts = catalog.ask_once(
+                lambda source: target.change(lambda connection: _copied(source, connection, progress))
+            )
+        work.rename(path)
+    finally:
+        remove_file(work)
+    return counts
 
 
-def read_file(path: Path, progress: Progress = no_progress) -> Iterator[CheckpointData | list[str]]:
-    """Yield what an export holds, and at its end the digests of the shipped sets it knew. Every line is validated.
+def _copied(source: Connection, target: Connection, progress: Progress) -> Counts:
+    index.copy(source, target, progress)
+    return _counts(target)
 
-    Raises CatalogError for what is no export, one cut short, or one of a newer format.
+
+def _counts(connection: Connection) -> Counts:
+    sets = connection.execute(select(SetTable.directions)).scalars().all()
+    labels, composites = (
+        connection.execute(select(func.count(column))).scalar_one()
+        for column in (PeopleLabelTable.text, DirectionTable.name_id)
+    )
+    return Counts(len(sets), sum(sets), composites, labels)
+
+
+def _write_lines(connection: Connection, file: Any, progress: Progress) -> Counts:
+    counts = _counts(connection)
+
+    def write(document: dict[str, Any]) -> None:
+        file.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+    write({"format": "eigenbank-catalog", "version": FORMAT})
+    for done, item in enumerate(_held(connection), 1):
+        if isinstance(item, SetEntry):
+            write(_SetLine.model_construct(**vars(item)).model_dump(mode="json"))
+            progress("sets", done, counts.sets)
+        elif not isinstance(item, frozenset):
+            (model_id, direction), label = item
+            write({"model_id": model_id, "direction": direction, "label": label.model_dump(mode="json")})
+        else:
+            write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels, "bundled": sorted(item)})
+    return counts
+
+
+def _held(connection: Connection) -> Iterator[Item]:
+    """Yield everything that a catalog keeps, the digests of bundled sets last."""
+    yield from index.entries(connection)
+    for row in connection.execute(select(PeopleLabelTable.__table__).order_by(*index.PEOPLE_KEY)).all():
+        yield (row.model_id, row.direction), index.read_label(row.label)
+    yield frozenset(connection.scalars(select(BundledTable.digest)))
+
+
+def import_file(catalog: Catalog, path: Path, progress: Progress = unwatched) -> tuple[Counts, list[Difference]]:
+    """Put in everything that an export, or another catalog's file, holds: all of it or nothing. Returns what was brought, and what
+    differed (see `merge`). Raises CatalogError for what is neither, or damaged.
     """
-    total = Counts()
-    ended = False
-    number = 0
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
-                number += 1
-                if ended:
-                    raise _wrong(path, number, "there is more after the end")
-                if number == 1:
-                    _check_head(path, line)
-                elif line.startswith(b'{"end"'):
-                    end = _parse(path, number, _End, line)
-                    promised = Counts(end.checkpoints, end.directions, end.labels, end.composites)
-                    if promised != total:
-                        raise _wrong(path, number, f"the end says {promised}, there were {total}")
-                    ended = True
-                    yield list(end.shipped)
-                else:
-                    try:
-                        entry = lines.entry(_parse(path, number, lines.line(), line))
-                    except IndexError:
-                        problem = "a label or quality names a protocol that the line does not have"
-                        raise _wrong(path, number, problem) from None
-                    total = total.with_(entry)
-                    yield entry
-                    progress("kB", file.tell() // 1000, size // 1000)
+            is_catalog = file.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
+    if not is_catalog:
+        return catalog.change(_take_over, _read_lines(path, progress))
+    check_file(path, "Nothing was imported. Check the path")
+    with Catalog.open(path, shipped=False) as source:
+        return source.ask_once(lambda connection: catalog.change(_take_over, _held(connection)))
+
+
+def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
+    """Bring everything in that another catalog holds: all of it or nothing. Labels of people are kept from both sides, the newer where
+    one person said the same of a direction twice; where both have a set of the same model and revision, this catalog's stays. Merging
+    twice changes nothing. Returns what differed.
+    """
+    if catalog.place == other.place:
+        message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
+        raise CatalogError(message)
+    return other.ask_once(lambda source: catalog.change(_take_over, _held(source)))[1]
+
+
+def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, list[Difference]]:
+    """Put foreign sets and labels into a catalog."""
+    indexer = index.Indexer(connection)
+    found: list[Difference] = []
+    sets = directions = composites = 0
+    labels: list[tuple[index.Name, Label]] = []
+    for item in items:
+        if isinstance(item, SetEntry):
+            checkpoint = item.manifest.checkpoint
+            own = SetTable.model_id == checkpoint.model_id, SetTable.revision == (checkpoint.revision or "")
+            digest = connection.execute(select(SetTable.digest).where(*own)).scalar()
+            if digest is None:
+                indexer.add(item, take_over=False)
+            elif digest != item.digest:
+                what = "the sets differ: the one of here is kept"
+                found.append(Difference(checkpoint.model_id, checkpoint.revision, what))
+            if digest is None:
+                found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
+            sets += 1
+            directions += len(item.manifest.directions)
+            composites += len(item.manifest.composites)
+        elif not isinstance(item, frozenset):
+            labels.append(item)
+        else:
+            known = set(connection.scalars(select(BundledTable.digest)))
+            for one in item - known:
+                connection.execute(insert(BundledTable), {"digest": one})
+    changed = index.take_labels(connection, labels)
+    for name in dict.fromkeys(name for name, _ in changed):
+        indexer.relabel(name)
+    for model_id in dict.fromkeys(name[0] for name, _ in changed):
+        own_labels = [f"{name[1]} {label.text!r}" for name, label in changed if name[0] == model_id]
+        what = "labels of people only there, or newer there: added"
+        found.append(Difference(model_id, None, what, len(own_labels), own_labels[0]))
+    return Counts(sets, directions, composites, len(labels)), found
+
+
+# Reading an export
+
+
+def _wrong(path: Path, number: int, problem: str) -> CatalogError:
+    return CatalogError(f"{path}, line {number}: {problem}. Nothing was imported.")
+
+
+def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
+    """Yield what an export holds, each line validated, the digests of bundled sets last.
+
+    Raises CatalogError for what is no export, one cut short, or one of another version.
+    """
+    sets = labels = number = 0
+    end: _EndLine | None = None
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
+            number += 1
+            if end is not None:
+                raise _wrong(path, number, "there is more after the end")
+            if number == 1:
+                _check_head(path, line)
+            elif line.startswith(b'{"manifest"'):
+                sets += 1
+                yield SetEntry(**dict(_parse(path, number, _SetLine, line)))
+            elif line.startswith(b'{"model_id"'):
+                labels += 1
+                found = _parse(path, number, _LabelLine, line)
+                if not found.label.source.startswith(index.PEOPLE):
+                    raise _wrong(path, number, f"expected a person's label, found one by {found.label.source}")
+                yield (found.model_id, found.direction), found.label
+            else:
+                end = _parse(path, number, _EndLine, line)
+            progress("kB", file.tell() // 1000, size // 1000)
     if not number:
         message = (
             f"{path} is empty, 0 bytes, where a catalog's export was expected. Nothing was imported. Check the path."
         )
         raise CatalogError(message)
-    if not ended:
+    if end is None:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
+    if (end.sets, end.people_labels) != (sets, labels):
+        problem = (
+            f"the end says {end.sets} sets and {end.people_labels} labels of people, there were {sets} and {labels}"
+        )
+        raise _wrong(path, number, problem)
+    yield frozenset(end.bundled)
 
 
 def _check_head(path: Path, line: bytes) -> None:
-    expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
     try:
         head = _Head.model_validate_json(line)
     except ValidationError:
+        expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
         raise _wrong(path, 1, f"{expected}, found {line[:40]!r}") from None
     if head.version > FORMAT:
-        problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: update eigenbank"
+        problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: upgrade eigenbank"
         raise _wrong(path, 1, problem)
     if head.version < FORMAT:
         problem = f"the export is of version {head.version}, older than the first release: export the catalog again"
         raise _wrong(path, 1, problem)
-    if head.fields != {name: list(fields) for name, fields in lines.FIELDS.items()}:
-        raise _wrong(path, 1, f"the fields it names are not those of version {FORMAT}: export the catalog again")
 
 
 def _parse(path: Path, number: int, model: type[M], line: bytes) -> M:
+    if not line.endswith(b"\n"):
+        raise _wrong(path, number, "the line is cut short, or longer than any can be: export the catalog again")
     try:
-        return model.model_validate_json(line, strict=True)
+        return model.model_validate_json(line)
     except ValidationError as error:
-        raise _wrong(path, number, first_problem(error, "the line", lines.named)) from None
+        raise _wrong(path, number, first_problem(error, "the line")) from None
