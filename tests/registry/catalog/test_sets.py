@@ -7,7 +7,7 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog, SetEntry
 from eigenbank.registry.catalog.care import stats, verify
-from eigenbank.registry.own import labelled, own_labels
+from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError
@@ -140,7 +140,6 @@ def test_a_bank_has_the_labels_that_people_gave_its_composites(catalog: Catalog)
     catalog.add_label("acme/faces#composite/smile", grin)
     given = own_labels(one, catalog)
     assert given == {"composite/smile": (grin,)}
-    assert labelled(one, given).composites[0].labels == (grin,)
 
 
 def test_revisions_are_kept_apart_and_the_newest_set_is_meant(catalog: Catalog) -> None:

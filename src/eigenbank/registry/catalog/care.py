@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dialects, index, questions
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import Database, Untouched, check_file, check_version, locate, name_of
@@ -67,7 +67,7 @@ class Problem:
     problem: str
 
 
-def verify(catalog: Catalog, *, files: bool = False, progress: Progress = unwatched) -> list[Problem]:
+def verify(catalog: Catalog, *, files: bool = False, progress: Progress = no_progress) -> list[Problem]:
     """Check the database, and index everything again in memory, to compare; with `files`, hash every file of the sets that are on this
     machine. Returns the problems; nothing is changed.
     """

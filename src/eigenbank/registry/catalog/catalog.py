@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import URL, Connection, delete, insert, select, update
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dialects, index, questions, search
 from eigenbank.registry.catalog.database import (
     Database,
@@ -387,7 +387,7 @@ class Catalog:
                 if not overwrite:
                     checkpoint = entry.manifest.checkpoint
                     questions.check_overwrite(
-                        connection, checkpoint.model_id, checkpoint.revision, entry.manifest, "it was not entered"
+                        connection, checkpoint.model_id, checkpoint.revision, entry.manifest, "it was not added"
                     )
                 indexer.add(entry)
 
@@ -435,7 +435,7 @@ class Catalog:
         """Raise ReplaceError where that is anything; `outcome` is what became of the new set."""
         self.ask(questions.check_overwrite, model_id, revision, new, outcome)
 
-    def reindex(self, progress: Progress = unwatched) -> None:
+    def reindex(self, progress: Progress = no_progress) -> None:
         """Drop everything that is derived from the sets' manifests, and index them again. People's labels stay."""
         self.change(index.rebuild, progress)
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import dialects
 from eigenbank.registry.catalog.dialects import among
 from eigenbank.registry.catalog.rows import DirectionName, SetEntry, path_key
@@ -388,7 +388,7 @@ def entries(connection: Connection, *conditions: Any) -> Iterator[SetEntry]:
         yield SetEntry(**row | {"manifest": unpack_manifest(row["manifest"])})
 
 
-def copy(source: Connection, target: Connection, progress: Progress = unwatched) -> None:
+def copy(source: Connection, target: Connection, progress: Progress = no_progress) -> None:
     """Index everything that one catalog keeps in another one, which is empty: sets, people's labels, what was bundled."""
     for table in (PeopleLabelTable, BundledTable):
         rows = source.execute(select(table.__table__)).mappings().all()
@@ -401,7 +401,7 @@ def copy(source: Connection, target: Connection, progress: Progress = unwatched)
         progress("sets", done, total)
 
 
-def rebuild(connection: Connection, progress: Progress = unwatched) -> None:
+def rebuild(connection: Connection, progress: Progress = no_progress) -> None:
     """Drop all that is derived, and index every set again from its manifest. People's labels stay."""
     kept = {
         "sets": 'id, model_id, location, digest, checkpoint_path, repo, "commit", manifest',

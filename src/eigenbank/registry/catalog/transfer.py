@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from sqlalchemy import Connection, func, insert, select
 
-from eigenbank.progress import Progress, unwatched
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import check_file, create, remove_file
@@ -95,7 +95,7 @@ Item = SetEntry | tuple[index.Name, Label] | frozenset[str]
 """A set, a person's label of a direction, or the digests of the bundled sets that a catalog knew."""
 
 
-def export_file(catalog: Catalog, path: Path, progress: Progress = unwatched) -> Counts:
+def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> Counts:
     """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON lines. The file
     appears whole. Raises CatalogError where it exists or cannot be written.
     """
@@ -170,7 +170,7 @@ def _held(connection: Connection) -> Iterator[Item]:
     yield frozenset(connection.scalars(select(BundledTable.digest)))
 
 
-def import_file(catalog: Catalog, path: Path, progress: Progress = unwatched) -> tuple[Counts, list[Difference]]:
+def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> tuple[Counts, list[Difference]]:
     """Put in everything that an export, or another catalog's file, holds: all of it or nothing. Returns what was brought, and what
     differed (see `merge`). Raises CatalogError for what is neither, or damaged.
     """
