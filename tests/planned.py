@@ -1,6 +1,5 @@
 """Checkpoints of many families, small enough to be built in milliseconds, and what a run of a plan left behind."""
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 import zoo
 from hub.server import Hub
 from making import make_checkpoint
-from sqlalchemy import create_engine, text
+
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.sets.folder import VECTORS, read_manifest
 
 DEFAULTS = """\
 [defaults]
@@ -96,34 +97,25 @@ def write_plan(path: Path, entries: dict[str, str], more: str = "") -> Path:
     return path
 
 
-_DIRECTIONS = """\
-SELECT c.model_id, c.revision, n.name, r.slug, d.rank, d.eigenvalue, d.share, d.gap, t.text, o.name, l.polarity, l.effect
-FROM directions d JOIN spectra p ON p.id = d.spectrum_id JOIN recipes r ON r.id = p.recipe_id
-JOIN layers y ON y.id = p.layer_id JOIN names n ON n.id = y.name_id JOIN sets s ON s.id = y.set_id
-JOIN checkpoints c ON c.id = s.checkpoint_id LEFT JOIN labels l ON l.direction_id = d.id
-LEFT JOIN texts t ON t.id = l.text_id LEFT JOIN sources o ON o.id = l.source_id
-WHERE c.model_id LIKE 'zoo/%' ORDER BY 1, 2, 3, 4, 5, 9, 10"""
-
-
 def left_behind(home: Path, hub: Hub) -> dict[str, Any]:
-    """What a run left in the catalog, in the sets and on the Hub, but for numbers, times and places."""
-    engine = create_engine(f"sqlite:///{home / 'eigenbank' / 'catalog.db'}")
-    with engine.connect() as connection:
-        columns = "c.model_id, c.revision, c.denoiser, c.component, c.licence, s.builder, s.directions, s.labels, s.repo, s.location"
-        joined = (
-            f"SELECT {columns} FROM sets s JOIN checkpoints c ON c.id = s.checkpoint_id WHERE c.model_id LIKE 'zoo/%'"
-        )
-        sets = connection.execute(text(f"{joined} ORDER BY 1, 2")).all()
-        directions = [tuple(row) for row in connection.execute(text(_DIRECTIONS))]
-        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-    engine.dispose()
-    found: dict[str, Any] = {"directions": directions, "sets": {}}
-    for *facts, repo, location in sets:
-        vectors = (Path(location) / "directions.safetensors").read_bytes()
-        there = hub.files(repo) if repo else {}
-        assert not there or there["directions.safetensors"] == vectors
-        previews = {
-            name: hashlib.sha256(data).hexdigest() for name, data in there.items() if name.startswith("previews/")
-        }
-        found["sets"][facts[0], facts[1]] = (*facts, repo, hashlib.sha256(vectors).hexdigest(), sorted(there), previews)
+    """What a run left in the catalog, in the sets and on the Hub, without times and places."""
+    found = {}
+    with Catalog.open(home / "eigenbank" / "catalog.db", shipped=False) as catalog:
+        rows = [row for row in catalog.sets() if row.model_id.startswith("zoo/")]
+    for row in rows:
+        manifest = read_manifest(Path(row.location))
+        facts = (row.denoiser, row.licence, row.builder, row.directions, row.labels, row.repo)
+        vectors = (Path(row.location) / VECTORS).read_bytes()
+        published = hub.files(row.repo) if row.repo else {}
+        assert not published or published[VECTORS] == vectors
+        previews = {name: data for name, data in published.items() if name.startswith("previews/")}
+        records = timeless(manifest.model_dump(mode="json", include={"checkpoint", "layers", "directions"}))
+        found[row.model_id, row.revision] = (facts, records, vectors, sorted(published), previews)
     return found
+
+
+def timeless(value: Any) -> Any:
+    """A JSON document without the times in it."""
+    if isinstance(value, dict):
+        return {key: timeless(each) for key, each in value.items() if key != "created"}
+    return [timeless(each) for each in value] if isinstance(value, list) else value

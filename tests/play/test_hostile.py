@@ -18,16 +18,22 @@ DEEP = "[" * 100_000
 FILE = {"meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
 
 
-@pytest.fixture
-def visitor(served: Served) -> Iterator[Visitor]:
-    """A tab that has opened the demo. After the test the server still draws for it."""
+@pytest.fixture(scope="module")
+def tab(served: Served) -> Iterator[Visitor]:
+    """A tab that has opened the demo."""
     found = Visitor(served.url)
     assert found.open(DEMO_MODEL_ID)["success"]
     yield found
-    drawn = found.ask("seed", "change", controls(DEMO_MODEL_ID))
-    assert drawn["success"]
-    assert "1 step" in json.dumps(drawn["output"]["data"])
     found.close()
+
+
+@pytest.fixture
+def visitor(tab: Visitor, served: Served) -> Iterator[Visitor]:
+    """The tab. After the test the server still samples for it, and has reached nothing outside."""
+    yield tab
+    sampled = tab.ask("seed", "change", controls(DEMO_MODEL_ID))
+    assert sampled["success"]
+    assert "1 step" in json.dumps(sampled["output"]["data"])
     assert served.process.poll() is None
     assert served.outside == ""
 
