@@ -84,7 +84,7 @@ def test_a_config_of_another_checkpoint(weights_file: Path) -> None:
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 5000, -1])
 def test_truncated_weights(kept: int, weights_file: Path) -> None:
     weights_file.write_bytes(weights_file.read_bytes()[:kept])
-    with pytest.raises(TensorFileError, match="Nothing was read"):
+    with pytest.raises(TensorFileError, match="nothing was read"):
         open_folder(weights_file.parent)
 
 

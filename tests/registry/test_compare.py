@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 import torch
 
-from eigenbank.registry.sets.compare import compare_banks
+from eigenbank.registry.sets.compare import compare_sets
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe
 from eigenbank.schemas.errors import MatchError
@@ -38,7 +38,7 @@ def basis(width: int, seed: int = 0) -> torch.Tensor:
 
 def test_a_set_compared_with_itself_is_all_ones() -> None:
     one = bank(basis(8)[:4])
-    for row in compare_banks(one, one):
+    for row in compare_sets(one, one):
         assert row["nearest"] == row["id"]
         assert row["cosine"] == pytest.approx(1, abs=1e-6)
         assert row["same_rank_cosine"] == pytest.approx(1, abs=1e-6)
@@ -48,7 +48,7 @@ def test_what_moved_most_comes_first_and_the_nearest_is_found() -> None:
     vectors = basis(8)
     moved = vectors[[1, 0, 2, 7]].clone()
     moved[2] = -moved[2]
-    rows = compare_banks(bank(vectors[:4]), bank(moved, "acme/two"))
+    rows = compare_sets(bank(vectors[:4]), bank(moved, "acme/two"))
     assert rows[0]["id"] == f"acme/one#{MID}/output-value/3"
     assert abs(rows[0]["cosine"]) < 1e-5
     by_id = {row["id"][-1]: row for row in rows}
@@ -60,8 +60,8 @@ def test_what_moved_most_comes_first_and_the_nearest_is_found() -> None:
 def test_sets_of_other_layers_or_widths_cannot_be_compared() -> None:
     one = bank(basis(8)[:2])
     with pytest.raises(MatchError, match="have no layer and recipe in common"):
-        compare_banks(one, bank(basis(8)[:2], "acme/two", layer="up.1"))
+        compare_sets(one, bank(basis(8)[:2], "acme/two", layer="up.1"))
     with pytest.raises(MatchError, match="is 8 wide in acme/one and 6 in acme/two"):
-        compare_banks(one, bank(basis(6)[:2], "acme/two"))
+        compare_sets(one, bank(basis(6)[:2], "acme/two"))
     with pytest.raises(MatchError, match=r"that match 'up\.\*' and '\*'"):
-        compare_banks(one, one, layer="up.*")
+        compare_sets(one, one, layer="up.*")

@@ -175,10 +175,10 @@ def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str,
       eigenbank compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
     """
     from eigenbank.loaders.lookup import load
-    from eigenbank.registry.sets.compare import compare_banks, not_shared
+    from eigenbank.registry.sets.compare import compare_sets, not_shared
 
     banks = load(one), load(other)
-    rows = compare_banks(*banks, layer=layer, recipe=recipe)
+    rows = compare_sets(*banks, layer=layer, recipe=recipe)
     columns = ["id", "nearest", "cosine", "same_rank_cosine"]
     emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
     for name, (here, there) in ((one, banks), (other, banks[::-1])):

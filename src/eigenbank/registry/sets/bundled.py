@@ -1,7 +1,7 @@
-"""What comes with the package: checkpoints and their direction sets, found at run time wherever it is installed.
+"""The checkpoints and direction sets that come with the package.
 
-A location that starts with `shipped:` is relative to the package's data, so that a catalog stays right when the
-environment it was made in moves or is rebuilt.
+A location that starts with `shipped:` is relative to the package's data, so that a catalog stays valid when the
+environment moves or is rebuilt.
 """
 
 from importlib.resources import files
@@ -18,12 +18,12 @@ _FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32"}
 
 
 def data_folder() -> Path:
-    """The folder of the package `eigenbank.catalog`. It holds tensors to be mapped into memory: a real folder."""
+    """Return the folder of the package `eigenbank.catalog`: a real folder, since tensors are mapped into memory."""
     return Path(str(files("eigenbank.catalog")))
 
 
 def resolve(location: str) -> Path:
-    """The folder a catalog's location names: `shipped:NAME` inside the package, anything else a path."""
+    """Return the folder of a catalog's location: `shipped:NAME` inside the package, anything else a path."""
     return data_folder() / location.removeprefix(PREFIX) if location.startswith(PREFIX) else Path(location)
 
 
@@ -33,31 +33,31 @@ def is_shipped(location: str) -> bool:
 
 
 def shipped_checkpoint(model_id: str) -> Path | None:
-    """The folder of a shipped checkpoint, or None if no such one ships."""
+    """Return the folder of a checkpoint that comes with the package; None for any other."""
     folder = _FOLDERS.get(model_id)
     return None if folder is None else data_folder() / folder
 
 
 def shipped_id(location: str) -> str | None:
-    """The model id of the shipped checkpoint at a catalog's location, or None if no such one ships."""
+    """Return the model id of the checkpoint at a `shipped:` location; None for any other."""
     return next((model_id for model_id, folder in _FOLDERS.items() if location == f"{PREFIX}{folder}"), None)
 
 
 def locate(folder: Path) -> str:
-    """The location to store in a catalog for `folder`: `shipped:NAME` when it lies in the package's data."""
+    """Return the location of a folder for the catalog: `shipped:NAME` if it lies in the package's data, else its path."""
     folder = folder.resolve()
     data = data_folder().resolve()
     return PREFIX + folder.relative_to(data).as_posix() if folder.is_relative_to(data) else str(folder)
 
 
 def shipped_digests() -> list[str]:
-    """The digest of every direction set that ships, without reading more than that takes."""
+    """Return the digest of every direction set that comes with the package."""
     folders = [data_folder() / name / "directions" for name in _FOLDERS.values()]
     return [manifest_digest(folder) for folder in folders if (folder / "manifest.json").is_file()]
 
 
 def shipped_sets() -> list[tuple[str, str, Manifest, str]]:
-    """`(location, checkpoint location, manifest, manifest digest)` of every direction set that ships."""
+    """Return `(location, checkpoint location, manifest, digest)` of every direction set that comes with the package."""
     found = []
     for name in _FOLDERS.values():
         folder = data_folder() / name / "directions"

@@ -1,4 +1,4 @@
-"""The model card of a direction set: what README.md in its folder says. Texts of others are escaped, all of them."""
+"""The model card of a direction set, README.md in its folder. Texts from elsewhere are escaped."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ _LICENCES = """
     openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
 """
 LICENCES = frozenset(_LICENCES.split())
-"""Licence names the Hub's validator takes in a card's header; any other is `other` there, and named in the text."""
+"""The licence names that the Hub's validator accepts; any other becomes `other` in the header, and is named in the text."""
 
 
 def preview_name(record: DirectionRecord | CompositeRecord) -> str:
-    """The file, inside a set, that holds the preview of a direction or composite, if it has one.
+    """Return the name, in a set's folder, of the preview of a direction or composite.
 
-    Ids of other letters than ASCII's, or too long for a file's name, are told apart by a digest.
+    Ids with letters outside ASCII, or too long for a file name, are told apart by a digest.
     """
     plain = re.sub(r"[^\w.-]+", "-", record.id, flags=re.ASCII)
     if not record.id.isascii() or len(plain) > 150:
@@ -34,9 +34,9 @@ def preview_name(record: DirectionRecord | CompositeRecord) -> str:
 
 
 def model_card(manifest: Manifest, repo: str | None = None) -> str:
-    """Markdown with the Hub's YAML header: what the set is, its labelled directions, and how to use it.
+    """Make the card: the Hub's YAML header, what the set is, its labelled directions, and how to use it.
 
-    `repo` is where the set is published, None for a set that is not.
+    `repo` is where the set is published; None for a set that is not.
     """
     checkpoint = manifest.checkpoint
     licence = manifest.licence if manifest.licence in LICENCES else "other"
@@ -70,7 +70,7 @@ checkpoint's weights alone: no images, no training.
 
 
 def snippet(manifest: Manifest, repo: str | None = None) -> str:
-    """Python that loads the checkpoint and the set, and edits with the best labelled direction."""
+    """Make the Python example: it loads the checkpoint and the set, and edits with the best labelled direction."""
     checkpoint = manifest.checkpoint
     best = _labelled(manifest)
     key = best[0][0].text if best else manifest.directions[0].id if manifest.directions else "…"
@@ -99,7 +99,7 @@ def _facts(manifest: Manifest, recipes: str) -> str:
 
 
 def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord | CompositeRecord]]:
-    """Labels with their directions, what promises the best slider first."""
+    """Return labels with their directions, the best sliders first."""
     pairs = [(label, record) for record in manifest.sliders for label in record.labels]
     pairs.sort(key=lambda pair: pair[0].worth, reverse=True)
     return pairs
@@ -145,12 +145,12 @@ def _digests(manifest: Manifest) -> str:
 
 
 def _scalar(text: str) -> str:
-    """A text as a YAML scalar that is read back as that text: plain where it cannot be taken for anything else."""
+    """Write a text as a YAML scalar that is read back as that text, quoted where it could mean anything else."""
     return text if re.fullmatch(r"[A-Za-z][\w.-]*/[\w.-]+", text, re.ASCII) else json.dumps(text)
 
 
 def _escaped(text: str) -> str:
-    """A text made safe for Markdown that is shown as HTML: all but letters, digits, spaces and hyphens as entities."""
+    """Escape a text for Markdown that is shown as HTML: all but letters, digits, spaces and hyphens become entities."""
     return "".join(letter if letter.isalnum() or letter in " -" else f"&#{ord(letter)};" for letter in text)
 
 

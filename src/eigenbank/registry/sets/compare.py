@@ -1,4 +1,4 @@
-"""How far the directions of two sets lie apart: the cosines between their vectors, layer by layer."""
+"""Compare two direction sets: the cosines between their vectors, layer by layer."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from eigenbank.schemas.errors import MatchError
 
 
 def not_shared(one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*") -> list[str]:
-    """Return what of `one` cannot be compared, since `other` lacks it: its LAYER/RECIPEs, in its order."""
+    """Return the LAYER/RECIPEs of `one` that `other` lacks, so that they cannot be compared, in its order."""
     theirs = _groups(other, layer, recipe)
     return [f"{name}/{slug}" for name, slug in _groups(one, layer, recipe) if (name, slug) not in theirs]
 
 
 def _groups(bank: DirectionSet, layer: str, recipe: str) -> dict[tuple[str, str], list[Direction]]:
-    """The directions of a bank by layer and recipe, those that the globs mean."""
+    """Group the directions that match the globs by layer and recipe."""
     fits_layer, fits_recipe = matcher(layer), matcher(recipe)
     found: dict[tuple[str, str], list[Direction]] = {}
     for direction in bank:
@@ -24,10 +24,10 @@ def _groups(bank: DirectionSet, layer: str, recipe: str) -> dict[tuple[str, str]
     return found
 
 
-def compare_banks(
+def compare_sets(
     one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*"
 ) -> list[dict[str, Any]]:
-    """For every direction of `one`, the nearest of `other` at the same layer and recipe; least alike first.
+    """Find for every direction of `one` the nearest of `other` at the same layer and recipe; the least alike first.
 
     A row holds `id`, `nearest` (both full names), `cosine` (signed) between them, and `same_rank_cosine` to the one of the
     same rank, None where there is none. Raises MatchError where the sets share no layer and recipe, or a layer's widths

@@ -1,4 +1,4 @@
-"""A bank: the directions of one checkpoint, and composites of them, in memory, their vectors read only when asked for."""
+"""A direction set in memory: the directions and composites of one checkpoint; vectors are read when first used."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ R = TypeVar("R", DirectionRecord, CompositeRecord)
 
 
 class Steerable(Generic[R]):
-    """What can be named and steered by: its record, and the bank it is of."""
+    """A direction or composite: its record, and the set (`bank`) that it belongs to."""
 
     __slots__ = ("bank", "record")
 
@@ -33,17 +33,17 @@ class Steerable(Generic[R]):
 
     @property
     def full_id(self) -> str:
-        """The name everywhere: `MODEL_ID#`, and the name within the model."""
+        """The name everywhere: `MODEL_ID#LAYER/RECIPE/RANK`, or `MODEL_ID#composite/NAME`."""
         return f"{self.bank.model_id}#{self.record.id}"
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """The names it was given, none being the normal state."""
+        """The labels it was given; most directions have none."""
         return self.record.labels
 
     @property
     def quality(self) -> Quality | None:
-        """How it behaves as a slider, None where that was not measured."""
+        """How it behaves as a slider; None where that was not measured."""
         return self.record.quality
 
     @property
@@ -63,7 +63,7 @@ class Steerable(Generic[R]):
 
 
 class Direction(Steerable[DirectionRecord]):
-    """One direction of a bank: its record, and its vector when asked for."""
+    """One direction of a set: its record, and its vector, read when first used."""
 
     __slots__ = ()
 
@@ -99,7 +99,7 @@ class Direction(Steerable[DirectionRecord]):
 
 
 class Composite(Steerable[CompositeRecord]):
-    """Several directions of a bank that do one thing together."""
+    """Several directions of a set that act together as one slider."""
 
     __slots__ = ()
 
@@ -110,7 +110,7 @@ class Composite(Steerable[CompositeRecord]):
 
 
 class DirectionSet:
-    """The directions of one checkpoint. Iterates over them; `bank[id]` and `bank["label"]` pick one."""
+    """The directions of one checkpoint. Iterate over them; `directions[id]` and `directions["label"]` pick one."""
 
     def __init__(
         self,
@@ -118,15 +118,15 @@ class DirectionSet:
         *,
         folder: Path | None = None,
         vectors: "dict[str, Tensor] | None" = None,
-        drawn: Mapping[str, bytes] | None = None,
+        previews: Mapping[str, bytes] | None = None,
     ):
         if (folder is None) == (vectors is None):
-            message = "a bank has either a folder to read its vectors from, or the vectors"
+            message = "a direction set has either a folder to read its vectors from, or the vectors"
             raise TypeError(message)
         self.manifest = manifest
         self.folder = folder
         self._given = vectors
-        self._drawn = dict(drawn or {})
+        self._new_previews = dict(previews or {})
 
     @classmethod
     def open(cls, folder: Path) -> "DirectionSet":
@@ -150,12 +150,13 @@ class DirectionSet:
 
     @property
     def previews(self) -> dict[str, bytes]:
-        """The previews, WebP pictures by their names in the set: of what the bank holds, not of a composite that it was without
-        since. Raises SetError where one is damaged or missing.
+        """The previews of its directions and composites: WebP pictures by their names in the set.
+
+        Raises SetError where one is damaged or missing.
         """
         held = {} if self.folder is None else read_previews(self.folder, self.manifest)
         named = {preview_name(each.record) for each in self.sliders}
-        return {name: picture for name, picture in {**held, **self._drawn}.items() if name in named}
+        return {name: picture for name, picture in {**held, **self._new_previews}.items() if name in named}
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -191,7 +192,7 @@ class DirectionSet:
 
     @property
     def composites(self) -> tuple[Composite, ...]:
-        """The composites. Iterating over the bank gives the directions alone."""
+        """The composites. Iterating over the set gives the directions alone."""
         return tuple(self._composites.values())
 
     @property
@@ -260,19 +261,21 @@ class DirectionSet:
         return [slider for (level, _), slider in ranked if level]
 
     def replaced(self, manifest: Manifest) -> "DirectionSet":
-        """The same vectors under another manifest (new labels, new token lengths)."""
-        return DirectionSet(manifest, folder=self.folder, vectors=self._given, drawn=self._drawn)
+        """Return a set of the same vectors with another manifest (new labels, new token lengths)."""
+        return DirectionSet(manifest, folder=self.folder, vectors=self._given, previews=self._new_previews)
 
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "DirectionSet":
-        """The same bank with previews of the given directions (by id): how each was drawn, and the WebP picture."""
-        drawn = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
+        """Return the set with previews (by id): how each was generated, and the WebP picture."""
+        pictures = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
         manifest = self.manifest.with_records("preview", {name: how for name, (how, _) in previews.items()})
-        return DirectionSet(manifest, folder=self.folder, vectors=self._given, drawn={**self._drawn, **drawn})
+        return DirectionSet(
+            manifest, folder=self.folder, vectors=self._given, previews={**self._new_previews, **pictures}
+        )
 
     def randomised(self, ranks: int, seed: int = 0) -> "DirectionSet":
-        """A bank of random unit vectors at the same places, the first `ranks` of each layer and recipe: a null.
+        """Return random unit vectors in place of the first `ranks` of each layer and recipe: a null to compare with.
 
-        Unlabelled, and without composites.
+        Without labels and composites.
         """
         import torch
 
@@ -288,20 +291,20 @@ class DirectionSet:
         )
 
     def composed(self, composites: Sequence[CompositeRecord]) -> "DirectionSet":
-        """The same bank with other composites. Raises ValueError (pydantic's) for one of directions it does not hold."""
+        """Return the set with other composites. Raises ValueError (pydantic's) for one of directions it does not hold."""
         manifest = dict(self.manifest)
         return self.replaced(Manifest(**{**manifest, "composites": tuple(composites)}))
 
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "DirectionSet":
-        """The same bank with the labels of the given directions and composites (by id) replaced."""
+        """Return the set with the labels of the given directions and composites (by id) replaced."""
         return self.replaced(self.manifest.with_records("labels", labels))
 
     def measured(self, qualities: Mapping[str, Quality]) -> "DirectionSet":
-        """The same bank with the qualities of the given directions and composites (by id) replaced."""
+        """Return the set with the qualities of the given directions and composites (by id) replaced."""
         return self.replaced(self.manifest.with_records("quality", qualities))
 
     def save(self, folder: Path) -> "DirectionSet":
-        """Write the bank as a direction set, a new folder that appears by one atomic move. Returns it, opened there."""
+        """Write the set to a new folder, which appears by one atomic move. Returns the set, opened there."""
         written = write_set(folder, self.manifest, self.vectors, self.previews)
         return DirectionSet(written, folder=folder)
 

@@ -1,7 +1,7 @@
-"""What was done to a set, in its own words: `eigenbank 0.1.0 (build 1a2b3c4d5e6f, label 5f6e7d8c9b0a)`.
+"""The provenance of a set: which steps made it, as `eigenbank 0.1.0 (build 1a2b3c4d5e6f, label 5f6e7d8c9b0a)`.
 
-The text is the manifest's `builder`, which the catalog keeps and the Hub carries: who comes by a set can tell from one
-line whether it is what a recipe would give, without reading its vectors or building it again.
+The text is the manifest's `builder`. A plan compares it with the steps it would run, and so knows which sets are up to
+date without reading vectors.
 """
 
 import hashlib
@@ -14,24 +14,24 @@ _FORM = re.compile(r"(?P<who>.*?)(?: \((?P<steps>[a-z]+ [0-9a-f]{12}(?:, [a-z]+ 
 
 
 def key_of(facts: Any) -> str:
-    """A short digest of how something is done; `facts` is what JSON can hold."""
+    """Hash the settings of a step to a short key; `facts` is anything JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build_key(layers: Sequence[str], recipes: Sequence[str], top_k: int) -> str:
-    """The key of a build: layer globs and written recipes, in whatever order, and directions per layer and recipe."""
+    """Return the key of a build: layer globs and written recipes, in any order, and directions per layer and recipe."""
     return key_of([sorted(set(layers)), sorted(set(recipes)), top_k])
 
 
 def steps_of(builder: str) -> dict[str, str]:
-    """The steps that a set's builder text names, with their keys."""
+    """Parse the steps and their keys from a set's builder text."""
     found = _FORM.fullmatch(builder)
     steps = found["steps"] if found else None
     return dict(step.split(" ") for step in steps.split(", ")) if steps else {}
 
 
 def stamped(builder: str, *, without: Sequence[str] = (), **steps: str) -> str:
-    """The builder text with these steps, too, a step of the same name replaced; and `without` some that it had."""
+    """Return the builder text with more steps, replacing those of the same name, and `without` some that it had."""
     found = _FORM.fullmatch(builder)
     kept = {name: key for name, key in steps_of(builder).items() if name not in without}
     named = ", ".join(f"{name} {key}" for name, key in {**kept, **steps}.items())

@@ -1,4 +1,4 @@
-"""Reading a safetensors header without trusting it. Sizes are checked against the file before anything is allocated."""
+"""Read a safetensors header safely: sizes are checked against the file before anything is allocated."""
 
 import json
 import struct
@@ -9,6 +9,7 @@ from pathlib import Path
 from eigenbank.schemas.errors import EigenbankError
 
 MAX_HEADER_BYTES = 100 * 2**20
+_AGAIN = "Fetch or save it again"
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
@@ -21,7 +22,7 @@ class TensorFileError(EigenbankError):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor: dtype in safetensors' words, shape, and where its bytes lie after the header."""
+    """A tensor as the header describes it: dtype as safetensors names it, shape, and the range of its bytes after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,22 +36,21 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors a safetensors file declares, by name. Raises TensorFileError for anything but a whole, sane file."""
+    """Read which tensors a safetensors file holds, by name. Raises TensorFileError for a damaged or truncated file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-                message = (
-                    f"{path} is no whole safetensors file: it is {size} bytes long and its header would be {length}. "
-                    "Nothing was read; fetch or save it again"
+                problem = (
+                    f"{path} is no whole safetensors file: it is {size} bytes long and its header would be {length}"
                 )
-                raise TensorFileError(message)
+                raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN)
             text = file.read(length)
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror or error}): nothing was done"
-        raise TensorFileError(message) from error
+        problem = f"{path} cannot be read ({error.strerror or error})"
+        raise TensorFileError(problem, outcome="nothing was done") from error
     return parse_header(text, size - 8 - length, str(path))
 
 
@@ -71,8 +71,8 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
             for name, entry in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        message = f"{where} is no safetensors file: its header is malformed. Nothing was read; fetch or save it again"
-        raise TensorFileError(message) from error
+        problem = f"{where} is no safetensors file: its header is malformed"
+        raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN) from error
     reached = 0
     for name, info in sorted(entries.items(), key=lambda entry: (entry[1].begin, entry[1].end)):
         if not 0 <= info.begin <= info.end <= body:
@@ -86,13 +86,13 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
         else:
             reached = info.end
             continue
-        message = f"{where}: {problem}. Nothing was read; fetch or save it again"
-        raise TensorFileError(message)
+        message = f"{where}: {problem}"
+        raise TensorFileError(message, outcome="nothing was read", advice=_AGAIN)
     return entries
 
 
 def check_unit_rows(path: Path, tolerance: float = 1e-4) -> str | None:
-    """The name of the first tensor whose rows are not finite unit vectors; None when all are. float32 matrices only.
+    """Return the first tensor whose rows are not finite unit vectors; None when all are. Only float32 matrices pass.
 
     Maps the file into memory and needs no torch. Raises TensorFileError.
     """
