@@ -1,4 +1,4 @@
-"""First contact: how long commands take to start, what importing costs, and how large the wheel is.
+"""First contact: how long commands and `steer` take to start, what importing costs, and how large the wheel is.
 
     python benchmarks/start.py [--runs 9]
 
@@ -6,6 +6,7 @@ Commands and what they are held against take turns, each in a process of its own
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -49,6 +50,41 @@ def starts(runs: int) -> dict[str, Any]:
     return found
 
 
+def steering(runs: int) -> dict[str, Any]:
+    """Seconds that `eb.steer(pipe, {LABEL: 1})` takes on the demo before anything is attached, and by one call of its denoiser.
+
+    `first` is the first of a process, its imports not counted; `warm` are `runs` batches of twenty later ones.
+    """
+    code = f"""
+import json, time
+import torch
+import eigenbank as eb
+import eigenbank.loaders.steer
+torch.set_num_threads(1)
+pipe = eb.open_pipeline("eigenbank/cartoon-faces-32")
+noise = torch.zeros(1, 3, 32, 32)
+def seconds(work, times):
+    begun = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - begun) / times
+steer = lambda: eb.steer(pipe, {{"skin tone": 1.0}})
+with torch.no_grad():
+    first = seconds(steer, 1)
+    pairs = [(seconds(steer, 20), seconds(lambda: pipe.unet(noise, 10), 20)) for _ in range({runs} + 1)][1:]
+print(json.dumps({{"first": first, "pairs": pairs}}))
+"""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "EIGENBANK_HOME": home}
+        environment.pop("EIGENBANK_CATALOG", None)
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    found = json.loads(done.stdout)
+    return {
+        "seconds": {"first": found["first"], "warm": spread([steer for steer, _ in found["pairs"]])},
+        "ratios": {"steer by a denoiser call": spread([steer / call for steer, call in found["pairs"]])},
+    }
+
+
 def wheel() -> int:
     """The wheel's size in bytes, built here from what git knows."""
     with tempfile.TemporaryDirectory() as name:
@@ -67,10 +103,24 @@ def main() -> None:
     """Measure and write benchmarks/results/start.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--steer-only", action="store_true", help="Measure steer alone, and write nothing.")
     parser.add_argument("--out", type=Path, default=RESULTS / "start.json")
     args = parser.parse_args()
+    steer = steering(args.runs)
+    warm = steer["seconds"]["warm"]
+    print(f"steer, warm: {warm['median'] * 1e3:.1f} ms ({warm['min'] * 1e3:.1f} to {warm['max'] * 1e3:.1f})")
+    for name, found in steer["ratios"].items():
+        print(f"{name}: {found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})")
+    if args.steer_only:
+        return
     size = float(wheel())
-    document = {"about": about(), "runs": args.runs, **starts(args.runs), "wheel_bytes": spread([size])}
+    document = {
+        "about": about(),
+        "runs": args.runs,
+        **starts(args.runs),
+        "steer": steer,
+        "wheel_bytes": spread([size]),
+    }
     save(args.out, document)
     for name, found in document["ratios"].items():
         print(f"{name}: {found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})")

@@ -1,6 +1,8 @@
 """A bank is found by its model id, by its folder, and for a pipeline by where that was loaded from."""
 
+import shutil
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from eigenbank.api import find_checkpoint
 from eigenbank.cli.main import run
 from eigenbank.loaders.lookup import load_without_people_labels, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
-from eigenbank.schemas import Sliders, SliderSetting
+from eigenbank.schemas import Label, Sliders, SliderSetting
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 
 
@@ -32,11 +35,6 @@ def test_by_model_id_and_by_folder(kept: eb.DirectionSet) -> None:
 
 
 def test_labels_given_in_the_catalog_are_there(kept: eb.DirectionSet, tiny_checkpoint: Path) -> None:
-    from datetime import datetime, timezone
-
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.schemas import Label
-
     direction = next(iter(kept))
     with Catalog.open() as catalog:
         label = Label(text="warm light", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
@@ -44,6 +42,21 @@ def test_labels_given_in_the_catalog_are_there(kept: eb.DirectionSet, tiny_check
     assert eb.load("acme/tiny")["warm light"].id == direction.id
     assert set_for_pipeline(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
     assert load_without_people_labels("acme/tiny").labels == []
+
+
+def test_an_open_set_is_not_read_again_until_its_files_change(
+    kept: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe, direction = open_pipeline(tiny_checkpoint), next(iter(kept))
+    first = set_for_pipeline(pipe)
+    assert set_for_pipeline(pipe) is first
+    assert eb.load("acme/tiny") is not first  # what a user may change is a copy
+    label = Label(text="warm light", source="statistics", created=datetime.now(timezone.utc))
+    kept.labelled({direction.id: (label,)}).save(tmp_path / "new")
+    assert kept.folder is not None
+    shutil.rmtree(kept.folder)
+    (tmp_path / "new").rename(kept.folder)
+    assert set_for_pipeline(pipe).labels == ["warm light"]
 
 
 def test_an_unknown_model_is_refused_with_near_matches(kept: eb.DirectionSet) -> None:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,8 +13,9 @@ from eigenbank.registry.hub.pull import find_set, folder_for, no_set
 from eigenbank.registry.local import sets_of_checkpoint
 from eigenbank.registry.own import own_labels
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
-from eigenbank.schemas import Sliders, Window
+from eigenbank.schemas import Label, Sliders, Window
 from eigenbank.schemas.errors import SteerError, UnknownNameError
 from eigenbank.schemas.recipe import Site
 from eigenbank.schemas.sliders import Branch
@@ -80,7 +81,7 @@ def load(
     if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
         return DirectionSet.open(Path(model_id))
     with Catalog.open(catalog) as opened:
-        return with_people_labels(DirectionSet.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
+        return _with_people_labels(DirectionSet.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
 
 
 def load_without_people_labels(model_id: str) -> DirectionSet:
@@ -110,7 +111,7 @@ def set_for_pipeline(pipe: Any) -> DirectionSet:
             found = next(iter(sets_of_checkpoint(origin, opened)), None) or opened.get_set(origin)
         if found is None:
             raise no_set(origin, opened)
-        return with_people_labels(DirectionSet.open(folder_for(found)), opened)
+        return _with_people_labels(_open_cached(folder_for(found)), opened)
 
 
 def set_in_catalog(model_id: str) -> DirectionSet:
@@ -119,7 +120,7 @@ def set_in_catalog(model_id: str) -> DirectionSet:
         found = opened.get_set(model_id)
         if found is None:
             raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
-        return with_people_labels(DirectionSet.open(folder_for(found)), opened)
+        return _with_people_labels(_open_cached(folder_for(found)), opened)
 
 
 def find_direction(bank: DirectionSet, key: str) -> tuple[Direction | Composite, int]:
@@ -154,10 +155,30 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
     return None
 
 
-def with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
+def _open_cached(folder: Path) -> DirectionSet:
+    """Open a set, or return it as it was opened before, if its files have not changed since. Raises SetError."""
+    try:
+        stats = [(folder / name).stat() for name in (MANIFEST, VECTORS)]
+    except OSError:  # opening it says what is wrong
+        return DirectionSet.open(folder)
+    signature = tuple((each.st_mtime_ns, each.st_ctime_ns, each.st_ino, each.st_size) for each in stats)
+    return _opened(folder, signature)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, _signature: tuple[tuple[int, ...], ...]) -> DirectionSet:
+    return DirectionSet.open(folder)
+
+
+def _with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
     """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
     given = own_labels(bank.manifest, catalog)
-    return bank.replaced(bank.manifest.with_more_labels(given)) if given else bank
+    return _labelled(bank, tuple(given.items())) if given else bank
+
+
+@lru_cache(maxsize=4)
+def _labelled(bank: DirectionSet, given: tuple[tuple[str, tuple[Label, ...]], ...]) -> DirectionSet:
+    return bank.replaced(bank.manifest.with_more_labels(dict(given)))
 
 
 def _text(model_id: object) -> str:

@@ -4,6 +4,7 @@ A plugin of another package that fails to import is skipped and reported, never 
 error that names both.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -42,13 +43,17 @@ class Plugin:
 
 
 def load_plugins(kind: str) -> list[Plugin]:
-    """Load the installed plugins of a kind, from the entry points `eigenbank.KIND`.
+    """Load the installed plugins of a kind, those announced in the group `eigenbank.KIND`.
 
-    A plugin that does not import, or lacks a required attribute, has a `problem`.
-
-    Raises PluginError when two packages offer one name.
+    Packages are searched once for each `sys.path`: what is installed later is seen by the next process. A plugin that does
+    not import, or lacks an attribute it must have, carries a `problem`. Raises PluginError when two packages offer one name.
     """
-    return _loaded(kind, tuple(entry_points(group=f"eigenbank.{kind}")))
+    return _loaded(kind, _announced(kind, tuple(sys.path)))
+
+
+@cache
+def _announced(kind: str, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"eigenbank.{kind}"))
 
 
 @cache
