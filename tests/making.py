@@ -31,6 +31,16 @@ def make_checkpoint(folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (1
     return folder
 
 
+class Bomb:
+    """What a hostile pickle holds: unpickled, it would create the file `mark`."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, (f"open({str(self.mark)!r}, 'w')",))
+
+
 def rewrite_json(path: Path, **changes: object) -> None:
     """Change keys of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")

@@ -108,21 +108,16 @@ def _reload(checkpoint: Path, dtype: torch.dtype) -> torch.nn.Module:
     return UNet2DModel.from_pretrained(checkpoint / "unet", low_cpu_mem_usage=False, torch_dtype=dtype)
 
 
-def test_weights_under_their_old_names_give_the_same_directions(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_weights_under_their_old_names_give_the_same_directions(tiny_checkpoint: Path, weights_file: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path / "old"
-    shutil.copytree(tiny_checkpoint, folder)
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     former = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
     tensors = {}
-    for name, tensor in load_file(file).items():
+    for name, tensor in load_file(weights_file).items():
         part = next((part for part in former if part in name), "")
         tensors[name.replace(part, former[part]) if part else name] = tensor
-    save_file(tensors, file)
-    old, new = (build(open_folder(path), "a/b", top_k=4) for path in (folder, tiny_checkpoint))
+    save_file(tensors, weights_file)
+    old, new = (build(open_folder(path), "a/b", top_k=4) for path in (weights_file.parent, tiny_checkpoint))
     assert [direction.id for direction in old] == [direction.id for direction in new]
     assert all(torch.equal(old[direction.id].vector, direction.vector) for direction in new)
 

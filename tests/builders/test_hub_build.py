@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hub.fixtures import Client, Worker
 from hub.server import Hub
-from making import write_sparse
+from making import Bomb, write_sparse
 
 CONFIG: dict[str, Any] = {
     "_class_name": "UNet2DModel", "sample_size": 16, "block_out_channels": [256, 512, 768], "layers_per_block": 2,
@@ -191,14 +191,10 @@ def test_a_pickle_on_the_hub_is_read_as_tensors_and_code_in_it_is_not_run(
     import torch
     from safetensors.torch import load_file
 
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
-
     files = files_of(tiny_checkpoint)
     tensors = load_file(tiny_checkpoint / f"{STEM}.safetensors")
     del files[f"{STEM}.safetensors"]
-    for repo, content in (("me/pickle", tensors), ("me/bomb", {"x": Bomb()})):
+    for repo, content in (("me/pickle", tensors), ("me/bomb", {"x": Bomb(tmp_path / "ran")})):
         torch.save(content, tmp_path / "saved.bin")
         shop.put(repo, files | {f"{STEM}.bin": (tmp_path / "saved.bin").read_bytes()})
     done = worker.run("build", "me/pickle", "--top-k", "1", "--out", str(tmp_path / "set"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hub.fixtures import Worker
 from hub.server import Hub
-from making import write_sparse
+from making import Bomb, write_sparse
 
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
@@ -140,12 +140,9 @@ def test_a_layout_is_known_by_its_keys_and_its_config_comes_from_the_hub(
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_is_refused_and_not_run(suffix: str, zipped: bool, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
-
+    bomb = Bomb(tmp_path / "ran")
     file = tmp_path / f"model{suffix}"
-    torch.save({"x": Bomb()}, file) if zipped else file.write_bytes(pickle.dumps(Bomb()))
+    torch.save({"x": bomb}, file) if zipped else file.write_bytes(pickle.dumps(bomb))
     with pytest.raises(SourceError, match="is a pickle: nothing was built, and nothing of it was run"):
         open_file(file)
     assert not (tmp_path / "ran").exists()

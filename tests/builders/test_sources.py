@@ -1,36 +1,42 @@
 """What is no whole, sane checkpoint is refused with a message that says what was found."""
 
 import json
+import pickle
 import resource
 import shutil
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from making import rewrite_json
+from making import Bomb, rewrite_json
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.checkpoints.single_file import open_file
 from eigenbank.registry.sets.tensors import TensorFileError
 from eigenbank.schemas.errors import EigenbankError, SourceError
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such folder"):
-        open_folder(tmp_path / "nowhere")
-
-
-def test_a_file_in_place_of_a_folder(weights_file: Path) -> None:
-    with pytest.raises(SourceError, match="is a file"):
-        open_folder(weights_file)
-
-
-def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no diffusers checkpoint"):
-        open_folder(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "path", "message"),
+    [
+        ({}, "nowhere", "no such folder"),
+        ({"file": "x"}, "file", "is a file"),
+        ({}, "", "no diffusers checkpoint"),
+        ({"model_index.json": '{"_class_name": "X", "vae": ["diffusers", "AutoencoderKL"]}'}, "", "without a denoiser"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint(files: dict[str, str], path: str, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(SourceError, match=message):
+        open_folder(folder / path)
 
 
 def test_an_old_pipeline_keeps_its_only_model_beside_its_index(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -50,12 +56,6 @@ def test_a_subfolder_can_be_asked_for(tmp_path: Path, tiny_checkpoint: Path) -> 
         open_folder(folder, subfolder="unet_3")
 
 
-def test_a_pipeline_without_a_denoiser(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "X", "vae": ["diffusers", "AutoencoderKL"]}')
-    with pytest.raises(SourceError, match="without a denoiser"):
-        open_folder(tmp_path)
-
-
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', "[" * 100_000], ids=["cut", "list", "string", "deep"])
 def test_a_config_that_is_no_object(text: str, weights_file: Path) -> None:
     (weights_file.parent / "config.json").write_text(text)
@@ -63,21 +63,17 @@ def test_a_config_that_is_no_object(text: str, weights_file: Path) -> None:
         open_folder(weights_file.parent)
 
 
-def test_a_class_diffusers_does_not_know(weights_file: Path) -> None:
-    rewrite_json(weights_file.parent / "config.json", _class_name="os")
-    with pytest.raises(SourceError, match="is a os"):
-        build(open_folder(weights_file.parent), "a/b")
-
-
-def test_a_config_the_class_refuses(weights_file: Path) -> None:
-    rewrite_json(weights_file.parent / "config.json", block_out_channels=[3, 5])
-    with pytest.raises(SourceError, match="cannot make"):
-        build(open_folder(weights_file.parent), "a/b")
-
-
-def test_a_config_of_another_checkpoint(weights_file: Path) -> None:
-    rewrite_json(weights_file.parent / "config.json", block_out_channels=[16, 48])
-    with pytest.raises(SourceError, match="asks for"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": "os"}, "is a os"),
+        ({"block_out_channels": [3, 5]}, "cannot make"),
+        ({"block_out_channels": [16, 48]}, "asks for"),
+    ],
+)
+def test_a_config_that_is_not_the_checkpoint_s(changes: dict[str, object], message: str, weights_file: Path) -> None:
+    rewrite_json(weights_file.parent / "config.json", **changes)
+    with pytest.raises(SourceError, match=message):
         build(open_folder(weights_file.parent), "a/b")
 
 
@@ -88,10 +84,11 @@ def test_truncated_weights(kept: int, weights_file: Path) -> None:
         open_folder(weights_file.parent)
 
 
-def test_a_header_longer_than_memory(weights_file: Path) -> None:
+@pytest.mark.parametrize("opened", [lambda path: open_folder(path.parent), open_file], ids=["folder", "file"])
+def test_a_header_longer_than_memory(opened: Callable[[Path], object], weights_file: Path) -> None:
     weights_file.write_bytes(struct.pack("<Q", 2**63) + weights_file.read_bytes()[8:])
     with pytest.raises(TensorFileError, match="9223372036854775808"):
-        open_folder(weights_file.parent)
+        opened(weights_file)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +170,7 @@ def test_an_index_that_points_elsewhere(shard: str, weights_file: Path) -> None:
 
 
 def test_a_pickle_named_safetensors_is_not_run(weights_file: Path, tmp_path: Path) -> None:
-    import pickle
-
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str, str]]:
-            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
-
-    weights_file.write_bytes(pickle.dumps(Bomb()))
+    weights_file.write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     with pytest.raises(EigenbankError):
         open_folder(weights_file.parent)
     assert not (tmp_path / "ran").exists()
@@ -206,12 +197,11 @@ def test_a_config_without_bounds_is_refused_in_bounded_memory(changes: dict[str,
 
 
 @pytest.mark.parametrize(
-    "name", ["unet", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json"]
+    "name", ["", "unet", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "model_index.json"]
 )
 def test_links_in_a_circle_inside_a_checkpoint_are_refused(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "linked"
-    shutil.copytree(tiny_checkpoint, folder)
-    target = folder / name
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "linked")
+    target = folder / name if name else folder
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     target.symlink_to(target.name)
     with pytest.raises(SourceError):

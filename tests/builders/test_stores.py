@@ -3,12 +3,12 @@
 import json
 import pickle
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from making import Bomb, rewrite_json
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
@@ -16,7 +16,7 @@ from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.checkpoints.single_file import open_file
 from eigenbank.builders.checkpoints.source import WeightSource
 from eigenbank.schemas import Part
-from eigenbank.schemas.errors import EigenbankError, SourceError
+from eigenbank.schemas.errors import SourceError
 
 WAN = {
     "_class_name": "WanTransformer3DModel", "num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1,
@@ -73,15 +73,11 @@ def test_a_pickle_is_read_as_tensors_with_a_warning(tiny_checkpoint: Path, weigh
 
 
 def test_code_in_a_pickle_does_not_run(weights_file: Path, tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
-
     for name, dump in (("torch", torch.save), ("plain", lambda value, path: path.write_bytes(pickle.dumps(value)))):
         folder = tmp_path / name
         shutil.copytree(weights_file.parent, folder)
         (folder / weights_file.name).unlink()
-        dump({"x": Bomb()}, folder / "diffusion_pytorch_model.bin")  # type: ignore[operator]
+        dump({"x": Bomb(tmp_path / "ran")}, folder / "diffusion_pytorch_model.bin")  # type: ignore[operator]
         with pytest.warns(UserWarning, match="pickle"), pytest.raises(SourceError, match="nothing of it was run"):
             build(open_folder(folder), "a/b")
     assert not (tmp_path / "ran").exists()
@@ -115,10 +111,7 @@ def test_gguf_is_refused_by_name(name: str, tmp_path: Path) -> None:
 
 
 def test_bitsandbytes_is_refused_by_name(weights_file: Path) -> None:
-    config = weights_file.parent / "config.json"
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
-    )
+    rewrite_json(weights_file.parent / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(SourceError, match="is quantised by bitsandbytes"):
         build(open_folder(weights_file.parent), "a/b")
 
@@ -163,17 +156,4 @@ def test_a_fused_projection_in_its_original_layout_is_followed_to_its_rows(tmp_p
 def test_a_layout_nobody_knows_is_refused(tmp_path: Path) -> None:
     save_file({"some.weight": noise(2, 2)}, tmp_path / "x.safetensors")
     with pytest.raises(SourceError, match="nothing was built"):
-        open_file(tmp_path / "x.safetensors")
-
-
-def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to(tmp_path / "b")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(EigenbankError):
-        open_folder(tmp_path / "a")
-
-
-def test_a_single_file_with_a_lying_header(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 2**63) + b"{}")
-    with pytest.raises(EigenbankError, match="9223372036854775808"):
         open_file(tmp_path / "x.safetensors")
