@@ -77,23 +77,8 @@ def test_the_command_and_the_file_are_the_edit(
     assert args[:3] == ["eigenbank", "steer", DEMO_MODEL_ID]
     monkeypatch.chdir(tmp_path)
     assert run([*args[1:-1], "said.png"]) == 0
-    assert (
-        run(
-            [
-                "steer",
-                DEMO_MODEL_ID,
-                "--sliders",
-                "sliders.json",
-                "--seeds",
-                "4",
-                "--steps",
-                "2",
-                "--out",
-                "file.png",
-            ]
-        )
-        == 0
-    )
+    file = ["--sliders", "sliders.json", "--seeds", "4", "--steps", "2", "--out", "file.png"]
+    assert run(["steer", DEMO_MODEL_ID, *file]) == 0
     edited = shown(playground, wanted)
     for name in ("said.png", "file.png"):
         # The sheet enlarges small pictures by whole factors: the edited one is at the bottom right.

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from playing import start
+from playing import Served, start
 
 from eigenbank.cli.main import run
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
@@ -42,14 +42,9 @@ def test_a_port_that_is_taken_is_said_to_be(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
-def test_it_listens_on_this_machine_alone_unless_told_otherwise(tmp_path: Path) -> None:
-    alone = start(tmp_path / "alone", DEMO_MODEL_ID)
-    try:
-        assert not answers("127.0.0.2", alone.url)
-        assert "the playground is on http://127.0.0.1:" in alone.log.read_text(encoding="utf-8")
-    finally:
-        alone.process.terminate()
-        alone.process.wait(timeout=30)
+def test_it_listens_on_this_machine_alone_unless_told_otherwise(served: Served, tmp_path: Path) -> None:
+    assert not answers("127.0.0.2", served.url)
+    assert "the playground is on http://127.0.0.1:" in served.log.read_text(encoding="utf-8")
     # As a Space sets it.
     space = start(tmp_path / "space", DEMO_MODEL_ID, GRADIO_SERVER_NAME="0.0.0.0")
     try:
@@ -57,4 +52,4 @@ def test_it_listens_on_this_machine_alone_unless_told_otherwise(tmp_path: Path) 
     finally:
         space.process.terminate()
         space.process.wait(timeout=30)
-    assert alone.outside == space.outside == ""
+    assert space.outside == ""
