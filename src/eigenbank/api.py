@@ -11,7 +11,6 @@ from eigenbank.registry.files import file_name
 from eigenbank.registry.local import sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import SourceError, UnknownNameError, unknown
 
 if TYPE_CHECKING:
@@ -243,14 +242,6 @@ def open_source(
             message = f"{local} On the Hub: {error}"
             raise UnknownNameError(message) from error
         raise
-
-
-def check_place(model_id: str, revision: str | None, new: Manifest | None = None, *, outcome: str) -> None:
-    """Raise ReplaceError where a set would take the place of one with labels by labelers, composites or previews that it
-    lacks. Without `new` it is one that has none, as after a build. `outcome` is what became of it.
-    """
-    with Catalog.open() as catalog:
-        catalog.check_overwrite(model_id, revision, new, outcome=outcome)
 
 
 def export(

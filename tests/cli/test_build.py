@@ -98,7 +98,7 @@ def test_a_set_labelled_meanwhile_is_spared(out: bool, labelled: DirectionSet, t
     from eigenbank.schemas.errors import ReplaceError
 
     new = labelled.labelled({direction.id: () for direction in labelled})
-    with pytest.raises(ReplaceError, match="it was not entered"):
+    with pytest.raises(ReplaceError, match="the new set was not added"):
         store(new, out=tmp_path / "out" if out else None)
     with Catalog.open() as catalog:
         assert catalog.get_set("acme/tiny").labels == 1  # type: ignore[union-attr]

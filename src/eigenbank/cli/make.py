@@ -10,7 +10,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.options import SCALES, SEEDS, device_option, source_options
 from eigenbank.cli.output import emit, log, output_options, progress_bar
-from eigenbank.schemas.errors import SourceError, SteerError
+from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
@@ -82,7 +82,8 @@ def build(
       eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
     """
     from eigenbank.api import build as build_bank
-    from eigenbank.api import check_model_id, check_place, open_source
+    from eigenbank.api import check_model_id, open_source
+    from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.folder import check_new_folder
 
@@ -98,7 +99,8 @@ def build(
             raise click.BadParameter(str(error), param_hint="--model-id") from None
     found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
     if not replace:
-        check_place(model_id or found_id, source.revision, outcome="nothing was built")
+        with Catalog.open() as catalog, explaining(outcome="nothing was built"):
+            catalog.check_overwrite(model_id or found_id, source.revision)
     begun: list[float] = []
     with progress_bar() as show:
 
@@ -362,10 +364,10 @@ def preview(
         chosen = [each for each in bank.sliders if everything or each.labels]
     if not chosen:
         from eigenbank.registry.catalog import Catalog
-        from eigenbank.registry.own import own_labels
+        from eigenbank.registry.local import people_labels
 
         with Catalog.open() as catalog:
-            own = list(own_labels(bank.manifest, catalog))
+            own = list(people_labels(bank.manifest, catalog))
         message = f"no direction of {model_id} is labelled, so none was drawn: name some, or give --all"
         if own:
             message = (

@@ -8,7 +8,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.output import log, output_options
 from eigenbank.cli.rows import MODEL_COLUMNS, emit_page, emit_rows, model_row
-from eigenbank.registry.orders import SORTS
+from eigenbank.registry.ranking import SORTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,7 +15,7 @@ from eigenbank.gallery.data import Card, Cell, GallerySet, in_order, index_data,
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.hub.client import folder_of, parse_location
-from eigenbank.registry.own import own_labels
+from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.folder import open_preview, read_manifest, read_preview
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Manifest
@@ -149,7 +149,7 @@ def _write_sets(
             yield SetOutcome(row.model_id, row.revision, row.directions, 0, 0, "skipped", str(error)), None
             continue
         if newest and (people or unasked):
-            more = own_labels(manifest, catalog)
+            more = people_labels(manifest, catalog)
             if people:
                 manifest = manifest.with_more_labels(more)
             else:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.hub.pull import find_set, folder_for, no_set
-from eigenbank.registry.local import sets_of_checkpoint
-from eigenbank.registry.own import own_labels
+from eigenbank.registry.local import people_labels, sets_of_checkpoint
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
@@ -172,7 +171,7 @@ def _opened(folder: Path, _signature: tuple[tuple[int, ...], ...]) -> DirectionS
 
 def _with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
     """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
-    given = own_labels(bank.manifest, catalog)
+    given = people_labels(bank.manifest, catalog)
     return _labelled(bank, tuple(given.items())) if given else bank
 
 

@@ -16,7 +16,7 @@ from eigenbank.registry.sets.bundled import is_shipped, locate, shipped_id, ship
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.folder import manifest_digest, read_manifest
 from eigenbank.registry.sets.validate import check_set
-from eigenbank.schemas import Manifest
+from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import CatalogError, EigenbankError, ReplaceError, SetError, unknown
 
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}$", re.ASCII)
@@ -35,6 +35,17 @@ def sets_of_checkpoint(location: str, catalog: Catalog) -> list[SetRow]:
     """Return the sets computed from the checkpoint at a location: that of its own id first, then the newest."""
     own = checkpoint_id(location)
     return sorted(catalog.sets_at(location), key=lambda row: row.model_id != own)
+
+
+def people_labels(manifest: Manifest, catalog: Catalog) -> dict[str, tuple[Label, ...]]:
+    """Return the labels that people gave a set in this catalog and that the set itself does not hold, by record id."""
+    people = catalog.people_labels(manifest.checkpoint.model_id)
+    found: dict[str, tuple[Label, ...]] = {}
+    for record in manifest.sliders if people else ():
+        new = tuple(label for label in people.get(record.id, ()) if label not in record.labels)
+        if new:
+            found[record.id] = new
+    return found
 
 
 def store(

@@ -29,11 +29,30 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal, get_args
 
 from eigenbank.schemas.errors import SearchError
 
 MAX_TERMS = 32
 """Most different terms of a query."""
+
+Sort = Literal[
+    "match",
+    "confidence",
+    "eigenvalue",
+    "share",
+    "rank",
+    "catalog",
+    "gap",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+    "drift",
+]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+"""The orders a search can have; `match` is the order above."""
 
 UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao

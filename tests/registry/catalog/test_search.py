@@ -8,7 +8,7 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog, Page
 from eigenbank.registry.catalog.care import verify
-from eigenbank.registry.orders import Sort
+from eigenbank.registry.ranking import Sort
 from eigenbank.schemas.errors import CatalogError, SearchError, UnknownNameError
 
 from .made import label, manifest, measured, quality

@@ -7,7 +7,7 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog, SetEntry
 from eigenbank.registry.catalog.care import stats, verify
-from eigenbank.registry.own import own_labels
+from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError
@@ -138,7 +138,7 @@ def test_a_bank_has_the_labels_that_people_gave_its_composites(catalog: Catalog)
     one = manifest(composites=("smile",))
     catalog.add_set(one, location="a", digest="1")
     catalog.add_label("acme/faces#composite/smile", grin)
-    given = own_labels(one, catalog)
+    given = people_labels(one, catalog)
     assert given == {"composite/smile": (grin,)}
 
 

@@ -2,6 +2,6 @@
 
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.rows import DirectionName, DirectionRow, Filters, Page, SetEntry, SetRow
-from eigenbank.registry.orders import Sort
+from eigenbank.registry.ranking import Sort
 
 __all__ = ["Catalog", "DirectionName", "DirectionRow", "Filters", "Page", "SetEntry", "SetRow", "Sort"]

@@ -38,10 +38,10 @@ from eigenbank.registry.catalog.rows import (
     storable,
 )
 from eigenbank.registry.catalog.tables import VERSION, Base, BundledTable, PeopleLabelTable, SetTable
-from eigenbank.registry.orders import SORTS, Sort
+from eigenbank.registry.ranking import SORTS, Sort
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Label, Manifest
-from eigenbank.schemas.errors import CatalogError, UnknownNameError, unknown
+from eigenbank.schemas.errors import CatalogError, UnknownNameError, explaining, unknown
 
 __all__ = ["Catalog"]
 
@@ -386,9 +386,8 @@ class Catalog:
             for entry in entries:
                 if not overwrite:
                     checkpoint = entry.manifest.checkpoint
-                    questions.check_overwrite(
-                        connection, checkpoint.model_id, checkpoint.revision, entry.manifest, "it was not added"
-                    )
+                    with explaining(outcome="the new set was not added, and the catalog has not changed"):
+                        questions.check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
                 indexer.add(entry)
 
         self.change(add)
@@ -424,16 +423,9 @@ class Catalog:
         """
         return self.ask(questions.overwritten, model_id, revision, new)
 
-    def check_overwrite(
-        self,
-        model_id: str,
-        revision: str | None,
-        new: Manifest | None = None,
-        *,
-        outcome: str = "nothing was replaced",
-    ) -> None:
-        """Raise ReplaceError where that is anything; `outcome` is what became of the new set."""
-        self.ask(questions.check_overwrite, model_id, revision, new, outcome)
+    def check_overwrite(self, model_id: str, revision: str | None, new: Manifest | None = None) -> None:
+        """Raise ReplaceError where that is anything."""
+        self.ask(questions.check_overwrite, model_id, revision, new)
 
     def reindex(self, progress: Progress = no_progress) -> None:
         """Drop everything that is derived from the sets' manifests, and index them again. People's labels stay."""

@@ -245,13 +245,11 @@ def overwritten(connection: Connection, model_id: str, revision: str | None, new
     )
 
 
-def check_overwrite(
-    connection: Connection, model_id: str, revision: str | None, new: Manifest | None, outcome: str
-) -> None:
+def check_overwrite(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> None:
     """Raise ReplaceError where the catalog's set of a checkpoint has what `new` in its place would lack."""
     lost = overwritten(connection, model_id, revision, new)
     if lost:
         (row,) = newest_first(connection, SetTable.model_id == model_id, SetTable.revision == (revision or ""))
         problem = f"the catalog's set of {model_id}, at {row.location}, has {lost} that the new one lacks and would be replaced by it"
         advice = "Build the new one under another name, as with --model-id me/middle, or give --replace"
-        raise ReplaceError(problem, outcome=f"{outcome}, and the catalog is as it was", advice=advice)
+        raise ReplaceError(problem, advice=advice)

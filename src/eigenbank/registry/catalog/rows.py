@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from eigenbank.registry.orders import Sort
+from eigenbank.registry.ranking import Sort
 from eigenbank.schemas import Label, Manifest, Quality
 from eigenbank.schemas.errors import CatalogError
 

@@ -23,7 +23,7 @@ from eigenbank.registry.hub.client import (
 )
 from eigenbank.registry.hub.download import download_manifest
 from eigenbank.registry.hub.pull import folder_for, no_set
-from eigenbank.registry.own import own_labels
+from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import model_card
 from eigenbank.registry.sets.folder import (
     CARD,
@@ -121,7 +121,7 @@ def publish_set(
         folder = folder_for(known, log=log)
     check_online("publishing", NOTHING)
     with explaining(outcome=NOTHING):
-        labels = own_labels(read_manifest(folder), catalog)
+        labels = people_labels(read_manifest(folder), catalog)
         if labels and not with_labels:
             count = sum(len(given) for given in labels.values())
             log(
