@@ -303,7 +303,7 @@ def test_a_layer_without_a_bias_has_none_again() -> None:
         ({"scale": [1.0, 2.0]}, "a scale per sample"),
         ({"scale": ramp(0, 1)}, "changes over the run"),
         ({"mask": torch.ones(8, 8)}, "part of the image"),
-        ({"branch": "cond"}, "half of guidance"),
+        ({"branch": "cond"}, "one branch of guidance"),
         ({"site": "projection"}, "projection-input"),
     ],
 )
@@ -330,7 +330,7 @@ def test_an_edit_that_could_do_nothing_is_an_error(pipe: Any, bank: eb.Direction
     with pytest.raises(SteerError, match="expected 'both', 'cond' or"):
         eb.steer(pipe, {bank[ID]: 1.0}, branch="some")  # type: ignore[arg-type]
     with (
-        pytest.raises(SteerError, match="no unconditional pass"),
+        pytest.raises(SteerError, match="no unconditional branch"),
         eb.steer(_saying(pipe, False), {bank[ID]: 1.0}, branch="uncond"),
     ):
         draw(pipe)

@@ -76,7 +76,7 @@ def test_a_run_without_guidance_has_no_unconditional_half() -> None:
     pipe = textpipes.stable_diffusion()
     direction = next(iter(textpipes.bank_for(pipe)))
     with (
-        pytest.raises(SteerError, match="no unconditional pass"),
+        pytest.raises(SteerError, match="no unconditional branch"),
         eb.steer(pipe, {direction: 1.0}, branch="uncond"),
     ):
         textpipes.draw(pipe, guided=False)
@@ -212,7 +212,7 @@ def test_a_pipeline_that_stacks_the_halves_and_does_not_say_so_is_refused() -> N
     direction = next(iter(textpipes.bank_for(pipe)))
     for half in ("cond", "uncond"):
         with (
-            pytest.raises(SteerError, match="does not say which of its passes are conditional"),
+            pytest.raises(SteerError, match="does not say which of its calls are conditional"),
             eb.steer(pipe, {direction: 1.0}, branch=half),  # type: ignore[arg-type]
         ):
             textpipes.draw(pipe)

@@ -1,4 +1,4 @@
-"""How long a typical token is where no norm's weights tell it: measured once, in one short run."""
+"""Calibrate token lengths: measure how long a typical token is at the sites where no norm's weights tell it."""
 
 import contextlib
 import inspect
@@ -21,7 +21,7 @@ STEPS = 10
 
 
 def token_lengths(pipe: Any, directions: Sequence[tuple[Direction, Site]]) -> list[float]:
-    """The token length at each direction's site: from its bank, else measured on the pipeline now.
+    """Return the token length at each direction's site: from its set, else measured on the pipeline now.
 
     Raises SteerError when it must be measured and `pipe` is a bare module, which cannot be run.
     """
@@ -39,7 +39,7 @@ def token_lengths(pipe: Any, directions: Sequence[tuple[Direction, Site]]) -> li
 
 
 def calibrate(pipe: Any, bank: DirectionSet) -> DirectionSet:
-    """The bank with the token length of every site its recipes use; those the norm's weights tell are left as they are."""
+    """Return the set with the token length of every site its recipes use, measuring those it lacks."""
     sites = {(record.layer, record.recipe.site) for record in bank.manifest.directions}
     missing = sorted((name, site) for name, site in sites if site not in bank.layers[name].lengths)
     if not missing:
@@ -60,7 +60,7 @@ def calibrate(pipe: Any, bank: DirectionSet) -> DirectionSet:
 
 
 def measure_token_lengths(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dict[tuple[str, Site], TokenLength]:
-    """Token lengths over one run of 8 fixed seeds and 10 steps. Raises SteerError where the pipeline cannot draw."""
+    """Measure token lengths in one run of 8 fixed seeds and 10 steps. Raises SteerError where the pipeline cannot run."""
     target = target_of(pipe)
     if isinstance(target.owner, nn.Module):
         names = ", ".join(f"{layer.name} {site}" for layer, site in sites)
@@ -84,15 +84,15 @@ def measure_token_lengths(pipe: Any, sites: Sequence[tuple[Layer, Site]]) -> dic
                     probe.tokens = call.count(probe.point.count)
 
         if any(probe.point.count is not None for probe in probes.values()):
-            watch = DenoiserCallWatcher(target, name, "eigenbank-probe/pass", count)
+            watch = DenoiserCallWatcher(target, name, "eigenbank-probe/call", count)
             stack.callback(watch.remove)
             watch.attach()
-        _draw(target.owner, sites)
+        _run(target.owner, sites)
     return {key: TokenLength(length=probe.length, source="calibration") for key, probe in probes.items()}
 
 
-def _draw(owner: Any, sites: Sequence[tuple[Layer, Site]]) -> None:
-    """One short run, of an empty prompt where the pipeline takes one. Raises SteerError where it cannot be drawn from so."""
+def _run(owner: Any, sites: Sequence[tuple[Layer, Site]]) -> None:
+    """Run a pipeline shortly, with an empty prompt where it takes one. Raises SteerError where that fails."""
     asks = "prompt" in inspect.signature(owner.__call__).parameters
     try:
         sample(owner, SEEDS, STEPS, **({"prompt": ""} if asks else {}))

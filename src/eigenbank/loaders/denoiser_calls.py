@@ -39,7 +39,7 @@ class DenoiserCall:
     latent: tuple[int, ...]
 
     def count(self, count: TokenCount) -> int:
-        """The number of image tokens that `count` tells. Raises MatchError where the argument is not given as it says."""
+        """Return the number of image tokens, as `count` says to work it out. Raises MatchError where it cannot be."""
         value = self.arguments.get(count.argument)
         listed = isinstance(value, (list, tuple))
         shape = tuple(getattr(value[0] if listed and value else value, "shape", ()))
@@ -57,7 +57,7 @@ class DenoiserCall:
         return whole // count.positions
 
     def ragged(self) -> bool:
-        """Whether the texts of the batch have different lengths, told by a mask that came with them."""
+        """Whether the texts of the batch have different lengths, by the mask that came with them."""
         for name, value in self.arguments.items():
             if "mask" in name and isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] > 1:
                 lengths = value.bool().sum(1)
@@ -84,7 +84,7 @@ class DenoiserCallHook(NotCopyable, ModelHook):  # type: ignore[misc]
         self.outside = False
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Tell the listener, unless the call was told of outside of what is compiled."""
+        """Tell the listener, unless it is told outside of what is compiled."""
         if not self.outside:
             self.tell(module, args, kwargs)
         return args, kwargs
@@ -161,18 +161,18 @@ class DenoiserCallWatcher(NotCopyable):
 
 
 def branch_of(context: str | None) -> SingleBranch | None:
-    """The half of guidance that a pass is by the name of its `cache_context`; None where that says nothing, or both."""
+    """Return the branch of guidance that a `cache_context` names; None where it names none, or both."""
     if context is None or {"cond", "uncond"} <= set(context.split("_")):
         return None
     return "uncond" if "uncond" in context or "neg" in context else "cond"
 
 
 _THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")
-"""What pipelines have that guide in more than two ways, in orders of their own."""
+"""Attributes of pipelines that guide in more than two branches, in orders of their own."""
 
 
 def takes_text(denoiser: nn.Module) -> bool:
-    """Whether a denoiser is told what to draw, so that pipelines stack passes for guidance into one batch."""
+    """Whether a denoiser takes a prompt or class, so that pipelines stack the branches of guidance into one batch."""
     names = inspect.signature(type(denoiser).forward).parameters
     if any(
         name.startswith(("encoder_hidden_states", "cap_feats", "context", "clip_", "proj_embedding")) for name in names
@@ -182,10 +182,10 @@ def takes_text(denoiser: nn.Module) -> bool:
 
 
 def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tensor:
-    """1 for each row of the batch that belongs to the half `only`, 0 for the others: `(batch,)` float32.
+    """Return 1 for each row of the batch that belongs to the branch `only`, 0 for the others: `(batch,)` float32.
 
     Pipelines of diffusers stack the unconditional rows before the conditional ones, or call the denoiser for each in
-    turn under a `cache_context`. Raises SteerError where it cannot be told which is which.
+    turn under a `cache_context`. Raises SteerError where nothing says which is which.
     """
     if call.branch is not None:
         return torch.full((call.batch,), float(call.branch == only))
@@ -193,13 +193,13 @@ def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tenso
     stacked = guided and not target.calls_in_turn() and not any(hasattr(target.owner, name) for name in _THREE_WAYS)
     if not isinstance(target.owner, nn.Module) and guided is not False and not stacked:
         message = (
-            f"a {target.kind} does not say which of its passes are conditional: branch={only!r} cannot be carried out, "
+            f"a {target.kind} does not say which of its calls are conditional: branch={only!r} cannot be carried out, "
             "use branch='both'"
         )
         raise SteerError(message)
     if guided is False:
         if only == "uncond":
-            message = "this run has no unconditional pass (no guidance): the edit would do nothing"
+            message = "this run has no unconditional branch (no guidance): the edit would do nothing"
             raise SteerError(message)
         return torch.ones(call.batch)
     if call.batch % 2:
@@ -212,7 +212,7 @@ def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tenso
 
 
 def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:
-    """How to tell, from the time a denoiser is called with, the fraction of the run that lies behind.
+    """Return a function from the time a denoiser is called with to the fraction of the run that lies behind.
 
     With the scheduler that the pipeline `owner` has at that moment: its own count of steps where it keeps one, else the
     place of the nearest of its timesteps. Without one: one minus the timestep over the number of timesteps trained on
@@ -253,6 +253,6 @@ def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any
 
 
 def _nearest(value: float, table: Mapping[float, float]) -> float:
-    """The timestep meant by a time: as it is, or as the fraction, or the rest of one, that some denoisers are given."""
+    """Return the timestep that a time means: itself, or the fraction, or the rest of one, that some denoisers are given."""
     meant = (value, value * 1000, 1000 - value * 1000) if value <= 1 else (value,)
     return min(table, key=lambda step: min(abs(step - each) for each in meant))

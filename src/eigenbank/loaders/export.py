@@ -63,7 +63,7 @@ class ExportTerm:
 
 
 def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) -> list[ExportTerm]:
-    """The terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
+    """Return the terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
 
     Raises UnknownNameError, with near matches, or ExportError for what is no scale.
     """
@@ -135,7 +135,7 @@ def _fits(direction: Direction) -> bool:
 
 
 def _unfit(composite: Composite, key: str) -> ExportError:
-    """The error for a composite that no LoRA can hold, with the directions of its name that one can."""
+    """Return the error for a composite that no LoRA can hold, with the directions of its name that one can."""
     bank = composite.bank
     parts = [direction for direction, _ in composite.parts]
     reading = sum(part.recipe.site != "block-output" for part in parts)
@@ -161,7 +161,7 @@ def _unfit(composite: Composite, key: str) -> ExportError:
 
 
 def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":
-    """The tensors of a LoRA file, float32, whose strength 1 is the edit as given.
+    """Return the tensors of a LoRA file, float32, whose strength 1 is the edit as given.
 
     diffusers: `PREFIX.MODULE.lora_A.weight` `(1, in)` and `.lora_B.weight` `(out, 1)`, zero, and `.lora_B.bias` `(out,)`.
     ComfyUI: `lora_unet_….diff_b` `(out,)`. `denoiser` may be on the meta device. Raises ExportError or MatchError.
@@ -194,7 +194,7 @@ def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Forma
 
 
 def describe(terms: Sequence[ExportTerm], bank: DirectionSet) -> dict[str, Any]:
-    """All about an edit but its numbers, as plain data."""
+    """Describe an edit, all but its numbers, as plain data."""
     return {
         "eigenbank": __version__,
         "checkpoint": bank.manifest.checkpoint.model_dump(mode="json"),
@@ -254,7 +254,7 @@ def write(
 
 
 def check_format(out: Path, form: Format) -> None:
-    """Raise ExportError where the file could not be written, or would not be known for what it is."""
+    """Raise ExportError where the file could not be written, or would have a misleading suffix."""
     if form not in FORMATS:
         message = f"{form!r} is no format: expected one of {', '.join(FORMATS)}"
         raise ExportError(message)
@@ -305,7 +305,7 @@ path for U-Nets with text, the path in the original checkpoint for the others.
 
 
 def comfyui_name(denoiser: str, module: str) -> str:
-    """The name, without `.diff_b`, of a denoiser class's module. Raises ExportError where it is not known."""
+    """Return ComfyUI's name, without `.diff_b`, of a denoiser class's module. Raises ExportError where it is not known."""
     if denoiser not in _COMFYUI_PATHS:
         message = (
             f"under which names ComfyUI holds a {denoiser} is not known here: nothing was written. "
@@ -336,7 +336,7 @@ class OutProjection:
 
 
 def out_projection(denoiser: "nn.Module", layer: Layer) -> OutProjection:
-    """The out projection of a layer, asked of a denoiser, which may be on the meta device.
+    """Return the out projection of a layer of a denoiser, which may be on the meta device.
 
     Raises ExportError where the layer has none whose bias is the layer's output, MatchError where the denoiser has no
     such layer.

@@ -1,4 +1,4 @@
-"""Hooks on a live denoiser: one adds a vector at a site, one measures the tokens there.
+"""Hooks on a live denoiser: one adds a vector to the tokens at a site, one measures them.
 
 They go through diffusers' own hook registry under names of ours, so they stack with its hooks and with those of others.
 Removing the last one restores the module to what it was, down to its attributes.
@@ -101,7 +101,7 @@ class AddHook(SiteHook):
         self.idle = True
 
     def set(self, delta: Tensor) -> None:
-        """Take `(r, d)` float32 as what is added from now on."""
+        """Set what is added from now on, `(r, d)` float32."""
         self.idle = not bool(delta.any())
         if self.delta.shape == delta.shape and not self.delta.is_inference():
             self.delta.copy_(delta)

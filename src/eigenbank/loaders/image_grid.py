@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows and columns, both named, drawn with Pillow."""
+"""Image grids: images in rows and columns, both named, drawn with Pillow."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _TRACK = (226, 229, 233)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """`(3, h, w)` in [0, 1] → an RGB image."""
+    """Convert `(3, h, w)` in [0, 1] into an RGB image of Pillow."""
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
@@ -28,11 +28,10 @@ def image_grid(
     group: int = 0,
     cell: int = 96,
 ) -> Image.Image:
-    """Draw rows of pictures `(columns, 3, h, w)` in [0, 1] with their names at the left and the columns' above.
+    """Draw rows of images `(columns, 3, h, w)` in [0, 1] with their names at the left and the columns' above.
 
     `notes` are smaller second lines under the row names, `effects` bars below them, drawn against the longest; None where
-    an effect is not known. A gap is left after every `group` columns (0: none). Small
-    pictures are enlarged to about `cell` pixels by a whole factor, without smoothing.
+    an effect is unknown. A gap is left after every `group` columns (0: none). Small images are enlarged to about `cell` pixels by a whole factor, without smoothing.
     """
     height, width = rows[0].shape[-2:]
     factor = max(1, cell // max(height, width))
@@ -45,8 +44,8 @@ def image_grid(
     gap = 10
     offsets = [left + column * (wide + 2) + (column // group * gap if group else 0) for column in range(columns)]
     top = (26 if title else 0) + 24
-    sheet = Image.new("RGB", (offsets[-1] + wide + 8, top + len(rows) * (high + 6) + 4), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    grid = Image.new("RGB", (offsets[-1] + wide + 8, top + len(rows) * (high + 6) + 4), _PAPER)
+    draw = ImageDraw.Draw(grid)
     if title:
         draw.text((8, 6), title, _INK, font)
     for offset, name in zip(offsets, column_names, strict=True):
@@ -66,5 +65,5 @@ def image_grid(
             draw.rectangle((*bar, bar[0] + length * abs(effect) / longest, bar[1] + 5), _BAR)
             draw.text((bar[0] + length + 6, bar[1] + 2), f"{abs(effect):.2f}", _PALE, small, anchor="lm")
         for offset, pixels in zip(offsets, row, strict=True):
-            sheet.paste(to_image(pixels).resize((wide, high), Image.Resampling.NEAREST), (offset, y))
-    return sheet
+            grid.paste(to_image(pixels).resize((wide, high), Image.Resampling.NEAREST), (offset, y))
+    return grid

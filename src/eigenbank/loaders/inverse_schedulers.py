@@ -1,4 +1,4 @@
-"""Schedulers that run a pipeline backwards, from an image to the noise it would be drawn from.
+"""Inverse schedulers: they run a pipeline backwards, from an image to the noise it would be generated from.
 
 A deterministic step of sampling is x_prev = A·x + B·f(x, t), with f the denoiser's output. To go back, x is wanted for a
 known x_prev, but f needs x. DDIM inversion takes f(x_prev, t) instead; here that is only the first guess, and
@@ -18,7 +18,7 @@ from eigenbank.schemas.errors import SteerError
 
 
 class _Backwards:
-    """What both schedulers share: one step solved over `repeats + 1` visits of its timestep."""
+    """Shared by both schedulers: one step is solved over `repeats + 1` visits of its timestep."""
 
     repeats: int
     timesteps: Tensor
@@ -113,14 +113,14 @@ class InverseFlow(_Backwards, FlowMatchEulerDiscreteScheduler):  # type: ignore[
 
 
 class _Output:
-    """What a scheduler's step returns."""
+    """The result of a scheduler's step, as diffusers' pipelines read it."""
 
     def __init__(self, prev_sample: Tensor) -> None:
         self.prev_sample = prev_sample
 
 
 def scheduler_pair(scheduler: Any, repeats: int) -> tuple[Any, Any]:
-    """A deterministic scheduler for the model behind `scheduler`, and its inverse.
+    """Make a deterministic scheduler for the model behind `scheduler`, and its inverse.
 
     DDIM for models with a noise schedule of betas, Euler for rectified flows; clipping and thresholding are off, since
     what is clipped cannot be run backwards. Raises SteerError, naming the scheduler, for others.

@@ -1,4 +1,4 @@
-"""Spatial masks: an image-sized map of where an edit acts, brought to the grid of a layer's tokens."""
+"""Masks: an image-sized map of where an edit acts, resized to the grid of a layer's tokens."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from eigenbank.schemas.errors import MatchError, SteerError
 
 
 def as_mask(value: Any) -> Tensor:
-    """A mask as `(m, h, w)` float32 in [0, 1], m being 1 or the number of samples.
+    """Convert a mask into `(m, h, w)` float32 in [0, 1], m being 1 or the number of samples.
 
     Takes a tensor, an array or nested lists of `(h, w)` or `(m, h, w)`, of which whole numbers beyond 1 count as 0 to 255;
     or a picture, of Pillow or by its path: its brightness, black where it is transparent. Raises SteerError or PhotoError.
@@ -51,7 +51,7 @@ def as_mask(value: Any) -> Tensor:
 
 
 def _brightness(picture: Any) -> Tensor:
-    """The brightness of a picture of Pillow, `(h, w)` float32 in [0, 1], 0 where it is transparent. Raises SteerError."""
+    """Return the brightness of a Pillow image, `(h, w)` float32 in [0, 1], 0 where it is transparent. Raises SteerError."""
     if picture.mode.startswith("I"):
         # Sixteen bits a pixel: convert() would clip them to the lowest eight.
         picture = picture.convert("F").point(lambda level: level / 257)
@@ -70,12 +70,12 @@ def _brightness(picture: Any) -> Tensor:
 
 
 def _levels(picture: Any) -> Tensor:
-    """The levels of a picture in mode L, `(h, w)` float32 from 0 to 255."""
+    """Return the levels of a Pillow image in mode L, `(h, w)` float32 from 0 to 255."""
     return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(picture.size[::-1]).float()
 
 
 class Mask:
-    """A mask at work on one layer: `rows` `(r, h, w)`, one for all samples or one for each row of the denoiser's batch.
+    """A mask for one call of a denoiser: `rows` `(r, h, w)`, one for all samples or one for each row of the batch.
 
     `batch` and `latent` are the shape of the denoiser's own input: its rows, and its spatial shape where it has one.
     """
@@ -87,7 +87,7 @@ class Mask:
         self._made: dict[Any, Tensor] = {}
 
     def weights(self, hidden: Tensor, axis: int) -> Tensor:
-        """What each token of `hidden` is weighed with, of a shape that broadcasts with it. Raises MatchError."""
+        """Return the weight of each token of `hidden`, in a shape that broadcasts with it. Raises MatchError."""
         spatial = tuple(hidden.shape[2:] if axis == 1 else hidden.shape[1:-1])
         key = (spatial, hidden.shape[0], hidden.dtype, hidden.device)
         if key not in self._made:
@@ -115,7 +115,7 @@ class Mask:
 def token_grid(
     tokens: int, image: tuple[int, ...], latent: tuple[int, ...] = (), frames: int = 1
 ) -> tuple[int, int, int]:
-    """Frames, rows and columns of a layer's tokens, row by row, for an image of (height, width).
+    """Return the frames, rows and columns of a layer's tokens, row by row, for an image of (height, width).
 
     `latent` is the height and width of the denoiser's input where they are known: the grid is then that, divided. Else
     the grid's proportions are the image's, as nearly as whole numbers can be. Raises MatchError where no grid fits.

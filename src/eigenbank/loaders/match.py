@@ -1,4 +1,4 @@
-"""Does a direction belong to this pipeline? The pipeline's own weights are asked, never its name.
+"""Match directions with a pipeline by its weights, never by its name.
 
 `exact`: the weights are those the direction was computed from, in float32, float16 or bfloat16. `transfer`: they are
 others, and the direction is still an eigenvector of theirs, cos∠(M′v, v) telling how well. `structure`: they are
@@ -31,7 +31,7 @@ the eigenvalues' mean to their root mean square, 0.71 for a square Gaussian matr
 
 @dataclass(frozen=True)
 class Match:
-    """How one direction matches. `score`: cos∠(M′v, v) where it was worked out. `reason`: what is wrong, in words."""
+    """How one direction matches. `score`: cos∠(M′v, v) where it was computed. `reason`: what is wrong, in words."""
 
     direction: Direction
     verdict: Verdict
@@ -43,7 +43,7 @@ class Match:
 
 
 def live_weights(target: Target, denoiser: nn.Module, layer: Layer) -> dict[Role, Tensor]:
-    """The layer's weights as the pipeline holds them, by role. Raises MatchError where layer or width is another.
+    """Return a layer's weights as the pipeline holds them, by role. Raises MatchError for another layer or width.
 
     Empty where they are quantised, of the right shape as far as their modules tell.
     """
@@ -76,7 +76,7 @@ def is_quantised(weight: Tensor) -> bool:
 
 
 def match_weights(weights: Mapping[Role, Tensor], layer: Layer, directions: Iterable[Direction]) -> list[Match]:
-    """How directions of a layer match these weights of it; no weights: `structure`."""
+    """Match directions of a layer with these weights of it; without weights all are `structure`."""
     chosen = list(directions)
     if not weights:
         return [
@@ -104,9 +104,9 @@ def match_stored(
     layer: Layer,
     directions: Iterable[Direction],
 ) -> list[Match]:
-    """How directions of a layer match a stored checkpoint, given the shapes of its tensors and a way to read parts of them.
+    """Match directions of a layer with a checkpoint on disk, given the shapes of its tensors and a way to read parts of them.
 
-    `read` gives None where they are quantised.
+    `read` returns None where they are quantised.
     """
     chosen = list(directions)
     reason = None
@@ -125,7 +125,7 @@ def match_stored(
 
 
 def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) -> list[Match]:
-    """How each direction matches a denoiser, in their order; every layer's weights are read once."""
+    """Match directions with a denoiser. Returns them in order; every layer's weights are read once."""
     chosen = list(directions)
     by_layer: dict[tuple[int, str], list[int]] = {}
     for number, direction in enumerate(chosen):
@@ -163,7 +163,7 @@ def is_exact(weights: Mapping[Role, Tensor], layer: Layer) -> bool:
 
 
 def transfer_score(weights: Mapping[Role, Tensor], recipe: Recipe, vector: Tensor, layer: Layer) -> float:
-    """cos∠(M′v, v) for the recipe's Gram matrix M′ of these weights: 1 for an eigenvector, in [0, 1]."""
+    """Compute cos∠(M′v, v) for the recipe's Gram matrix M′ of these weights: 1 for an eigenvector, in [0, 1]."""
     wide = {role: tensor.flatten(1).double() for role, tensor in weights.items() if tensor.ndim > 1}
     matrix = form(recipe, wide, layer)
     v = vector.double().to(matrix.device)
@@ -182,7 +182,7 @@ def _check_width(layer: Layer, width: int) -> None:
 
 
 def _declared_width(target: Target, denoiser: nn.Module, parameter: str) -> int | None:
-    """How wide the tokens are that a parameter's module reads, by what the module itself says."""
+    """Return the width of the tokens that a parameter's module reads, as the module declares it."""
     module = target.module(denoiser, parameter.rpartition(".")[0])
     found = getattr(module, "in_features", None)
     return found if isinstance(found, int) else None

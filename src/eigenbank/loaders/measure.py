@@ -1,4 +1,4 @@
-"""What a pipeline's images do when directions are added: readings of the edited and the unedited images."""
+"""Measure what directions do to a pipeline's images: readings of the edited and of the unedited ones."""
 
 import contextlib
 import hashlib
@@ -25,9 +25,9 @@ Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
 
 BATCH, BATCH_GPU = 64, 1024
-"""Most pictures that are drawn at once, on the CPU and on a GPU."""
+"""Most images generated at once, on the CPU and on a GPU."""
 PIXELS = 1024**2
-"""Most pixels that are drawn at once, unless a single picture has more."""
+"""Most pixels generated at once, unless a single image has more."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ def measure_responses(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     **call: Any,
 ) -> Responses:
-    """Measure every direction at ±`scale` on every seed. Different directions share a batch: scales are per sample. `batch`
-    is how many pictures at most; of itself as many as have a million pixels, and fewer where a GPU's memory runs out.
+    """Measure every direction at ±`scale` on every seed. Different directions share a batch: scales are per sample.
 
-    `force` takes directions that are none of the pipeline's weights, as in `steer`. `cache` is a folder that keeps what
-    was read of each picture: what was drawn before, for these directions or among others, is not drawn again. It must be of
-    this pipeline, `read`, `steps` and `call`.
+    `batch` is how many images are generated at once at most; by default as many as have a million pixels, and fewer where a
+    GPU's memory runs out. `force` accepts directions that do not match the pipeline's weights, as in `steer`. `cache` is a
+    folder that keeps the readings of each image: what was generated before, for these directions or others, is not
+    generated again. It must be of this pipeline, `read`, `steps` and `call`. `progress` is called with the images done and
+    all of them. Raises SteerError.
     """
-    kept = _Kept(cache)
+    kept = _Readings(cache)
     batch = batch or batch_size(pipe, **call)
     base = _unedited(pipe, read, seeds, steps, batch, kept, **call)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
@@ -72,7 +73,7 @@ def measure_responses(
     missing = [number for number, key in enumerate(keys) if key not in kept]
     done = len(jobs) - len(missing)
 
-    def draw(numbers: Sequence[int]) -> Tensor:
+    def generate(numbers: Sequence[int]) -> Tensor:
         wanted = [jobs[number] for number in numbers]
         edits = {
             directions[k]: torch.tensor([sign * scale if k == job else 0.0 for job, sign, _ in wanted])
@@ -81,7 +82,7 @@ def measure_responses(
         with steer(pipe, edits, force=force):
             return sample(pipe, [seed for _, _, seed in wanted], steps, **call)
 
-    for part, images in _drawn(missing, batch, draw):
+    for part, images in _generated(missing, batch, generate):
         kept.put([keys[number] for number in part], _checked(read(images), len(part)))
         done += len(part)
         progress(done, len(jobs))
@@ -101,15 +102,15 @@ def measure_unedited(
     cache: Path | None = None,
     **call: Any,
 ) -> Tensor:
-    """Readings `(n, f)` of the pipeline's own images, kept in `cache` as in `measure_responses`.
+    """Read the pipeline's own images, `(n, f)`, kept in `cache` as in `measure_responses`.
 
-    Raises SteerError where these are all one colour: a pipeline that draws nothing has nothing to be named.
+    Raises SteerError where these are all one colour: a pipeline whose images are blank has nothing to be named.
     """
-    return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _Kept(cache), **call)
+    return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _Readings(cache), **call)
 
 
 def batch_size(pipe: Any, **call: Any) -> int:
-    """How many pictures to draw at once on the pipeline's device: of a million pixels together, but one at least."""
+    """Return how many images to generate at once on the pipeline's device: a million pixels together, but one at least."""
     config = getattr(denoiser_of(pipe), "config", None)
     side = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None) or 128
     side = max(side) if isinstance(side, (list, tuple)) else side
@@ -120,34 +121,36 @@ def batch_size(pipe: Any, **call: Any) -> int:
 
 
 def _unedited(
-    pipe: Any, read: Read, seeds: Sequence[int], steps: int, batch: int, kept: "_Kept", **call: Any
+    pipe: Any, read: Read, seeds: Sequence[int], steps: int, batch: int, kept: "_Readings", **call: Any
 ) -> Tensor:
     keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
     missing = [number for number, key in enumerate(keys) if key not in kept]
     if missing:
 
-        def draw(numbers: Sequence[int]) -> Tensor:
+        def generate(numbers: Sequence[int]) -> Tensor:
             return sample(pipe, [seeds[number] for number in numbers], steps, **call)
 
-        images = torch.cat([drawn for _, drawn in _drawn(missing, batch, draw)])
+        images = torch.cat([drawn for _, drawn in _generated(missing, batch, generate)])
         if not bool(images.isfinite().all()) or float(images.flatten(1).std(dim=1).max()) < 1e-3:
             message = (
                 f"the pipeline's {len(missing)} unedited images are blank or not finite: no label was given. "
-                "Draw one and look at it; a half-precision overflow makes such images"
+                "Generate one and look at it; a half-precision overflow makes such images"
             )
             raise SteerError(message)
         kept.put([keys[number] for number in missing], _checked(read(images), len(missing)))
     return torch.stack([kept[key] for key in keys])
 
 
-class _Kept:
-    """Readings of single pictures by their keys, on disk too where there is a folder: a file for each batch."""
+class _Readings:
+    """Readings of single images by their keys, also on disk where there is a folder: a file for each batch."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self._known: dict[bytes, Tensor] = {}
         for path in [] if folder is None else sorted(folder.glob("*.safetensors")):
-            with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):  # what is damaged is drawn again
+            with contextlib.suppress(
+                OSError, SafetensorError, KeyError, ValueError
+            ):  # what is damaged is generated again
                 found = load_file(path)
                 keys = [key.numpy().tobytes() for key in found["keys"]]
                 self._known.update(zip(keys, found["readings"], strict=True))
@@ -173,7 +176,7 @@ class _Kept:
 
 
 def _name(slider: Direction | Composite) -> bytes:
-    """A digest of what is added: the vectors, their weights, the length that a scale of 1 has, where and when."""
+    """Digest what is added: the vectors, their weights, the length that a scale of 1 has, where and when."""
     digest = hashlib.blake2b(digest_size=16)
     for part, weight in slider.parts:
         length = part.bank.layers[part.layer].lengths.get(part.recipe.site)
@@ -186,20 +189,20 @@ def _key(name: bytes, scale: float, seed: int) -> bytes:
     return hashlib.blake2b(name + f" {scale!r} {seed}".encode(), digest_size=16).digest()
 
 
-def _drawn(
-    items: Sequence[int], batch: int, draw: Callable[[Sequence[int]], Tensor]
+def _generated(
+    items: Sequence[int], batch: int, generate: Callable[[Sequence[int]], Tensor]
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """So many of the items at once, with their pictures; half as many from where a GPU's memory does not suffice."""
+    """Yield so many of the items at once, with their images; half as many once a GPU's memory does not suffice."""
     done = 0
     while done < len(items):
         part = items[done : done + batch]
         try:
-            images = draw(part)
+            images = generate(part)
         except torch.OutOfMemoryError as error:
             if len(part) == 1:
                 message = (
-                    "the GPU's memory does not suffice for a single picture: nothing was measured. Open the pipeline in "
-                    "float16 or with offload, or draw on the CPU"
+                    "the GPU's memory does not suffice for a single image: nothing was measured. Open the pipeline in "
+                    "float16 or with offload, or use the CPU"
                 )
                 raise SteerError(message) from error
             batch, images = len(part) // 2, None

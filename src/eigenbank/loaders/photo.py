@@ -1,4 +1,4 @@
-"""Photos: opened without trusting them, turned upright, and made the size a pipeline draws."""
+"""Photos: opened without trusting them, turned upright, and resized to what a pipeline generates."""
 
 import os
 import warnings
@@ -22,9 +22,9 @@ ORIENTATION = 0x0112
 
 
 def open_picture(path: Path) -> "Image":
-    """A picture as it is, its pixels read. Raises PhotoError for what is none, damaged, or too large to be decoded.
+    """Open a picture and read its pixels. Raises PhotoError for what is none, damaged, or too large to be decoded.
 
-    The size is looked at before anything is decoded.
+    The size is checked before anything is decoded.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -60,7 +60,7 @@ def open_picture(path: Path) -> "Image":
 
 
 def open_photo(path: Path) -> "tuple[Image, list[str]]":
-    """A photo as an upright RGB image, and what was done to it, in words. Of several frames the first is taken.
+    """Open a photo as an upright RGB image; also returns what was done to it, in words. Of several frames the first is taken.
 
     What is transparent is laid on white. Raises PhotoError, as `open_picture` and `to_rgb` do.
     """
@@ -68,7 +68,7 @@ def open_photo(path: Path) -> "tuple[Image, list[str]]":
 
 
 def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
-    """The image upright and in RGB, and what was done to it, in words. Raises PhotoError where white is not known."""
+    """Turn an image upright and convert it to RGB; also returns what was done, in words. Raises PhotoError for unknown ranges."""
     from PIL import Image, ImageOps
 
     notes = []
@@ -96,7 +96,7 @@ def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
 
 
 def fit(image: "Image", size: tuple[int, int]) -> "tuple[Tensor, list[str]]":
-    """The middle of the image at `(height, width)`: `(3, height, width)` in [0, 1], and what was done, in words.
+    """Crop and resize the image's middle to `(height, width)`: `(3, height, width)` in [0, 1], and what was done, in words.
 
     Raises PhotoError for a picture more than 20 times as long as wide.
     """
@@ -128,7 +128,7 @@ def fit(image: "Image", size: tuple[int, int]) -> "tuple[Tensor, list[str]]":
 
 
 def as_pixels(photo: object, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
-    """What a caller may give as a photo, at `(height, width)`: a path, a Pillow image, or `(3, h, w)` in [0, 1].
+    """Read a photo given as a path, a Pillow image, or `(3, h, w)` in [0, 1], at `(height, width)`.
 
     Returns `(3, height, width)` float32 in [0, 1] and what was done to it. Raises PhotoError.
     """

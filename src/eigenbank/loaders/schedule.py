@@ -1,4 +1,4 @@
-"""Scales that change over the run: any callable from the fraction of the run that lies behind to a scale.
+"""Schedules: scales that change over the run, as callables from the fraction of the run that lies behind to a scale.
 
 steer(pipe, {"smile": ramp(0, 1.5)})
 steer(pipe, {"smile": windowed(1.5, 0.2, 0.8), "age": lambda done: 1 - done})
@@ -21,7 +21,7 @@ Scale = Amount | Schedule
 
 
 def ramp(first: float, last: float, *, start: float = 0.0, end: float = 1.0) -> Schedule:
-    """A scale that goes from `first` to `last` in a straight line between two fractions of the run, and holds outside.
+    """Make a schedule that goes from `first` to `last` in a straight line between two fractions of the run, and holds outside.
 
     Raises SteerError where `start` is not before `end`, both in [0, 1].
     """
@@ -35,7 +35,7 @@ def ramp(first: float, last: float, *, start: float = 0.0, end: float = 1.0) -> 
 
 
 def windowed(scale: Scale, start: float, end: float) -> Schedule:
-    """A scale, or a schedule, that acts from `start` up to `end`, fractions of the run, and is 0 outside. Raises SteerError."""
+    """Limit a scale, or a schedule, to the run from `start` up to `end`, in fractions; it is 0 outside. Raises SteerError."""
     window = as_window((start, end))
 
     def inside(done: float) -> Amount:
@@ -46,7 +46,7 @@ def windowed(scale: Scale, start: float, end: float) -> Schedule:
 
 
 def as_window(window: tuple[float, float]) -> Window:
-    """A window of the run from two fractions of it. Raises SteerError for what is none."""
+    """Make a window of the run from two fractions of it. Raises SteerError for what is none."""
     try:
         start, end = window
         return Window(start=start, end=end)
@@ -58,7 +58,7 @@ def as_window(window: tuple[float, float]) -> Window:
 
 
 def as_scale(scale: Amount, key: str) -> Tensor:
-    """A scale as a float32 tensor, of no axis or `(samples,)`. Raises SteerError for what is none."""
+    """Convert a scale into a float32 tensor, `()` or `(samples,)`. Raises SteerError for what is none."""
     try:
         value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -73,9 +73,9 @@ def as_scale(scale: Amount, key: str) -> Tensor:
 
 
 def scale_at(scale: Scale, done: float, key: str) -> Tensor:
-    """The scale of `key` when the fraction `done` of the run lies behind, as `as_scale` gives it.
+    """Return the scale of `key` when the fraction `done` of the run lies behind, as `as_scale` does.
 
-    What a callable of the user's own raises goes on as it is, with a note saying of which direction and when.
+    What a callable of the user's own raises is passed on, with a note saying for which direction and when.
     """
     if not callable(scale):
         return as_scale(scale, key)

@@ -1,4 +1,4 @@
-"""Steering: add directions to a pipeline's hidden states while it runs, and leave no trace.
+"""Steer a pipeline: add directions to its hidden states while it runs, and leave no trace.
 
 with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
     images = pipe().images
@@ -109,7 +109,7 @@ class Steering:
         self._attached = False
 
     def _anew(self) -> None:
-        """Attach again, for a scale of another kind may need what the old one did not."""
+        """Attach again: a scale of another kind may need hooks that the old one did not."""
         self.remove()
         self.attach()
 
@@ -138,14 +138,16 @@ def steer(
 
     `edits` maps labels, direction ids or Direction objects to scales: 1 adds a vector as long as a typical token of the
     layer. A sequence of scales gives every sample of the batch its own; a callable gives the scale for a fraction of the
-    run (see `schedule.py`). Words and ids are looked up in `bank`, else in the catalog's set for the model the pipeline was
-    opened as (`open_pipeline`), or for the checkpoint it was loaded from. All directions of one site become one addition. Sliders, or the path of a sliders file, are
-    looked up in the catalog's set for the model they name; what they say of a direction comes before the arguments here.
+    run (see `ramp` and `windowed`). Labels and ids are looked up in `bank`, else in the catalog's set for the model the
+    pipeline was opened as (`open_pipeline`), or for the checkpoint it was loaded from. Sliders, or the path of a sliders
+    file, are looked up in the catalog's set for the model they name; what they say of a direction overrides the arguments
+    here. All directions of one site become one addition.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
-    `output`. `window` replaces the recipe's part of the run. `branch` acts on one half of classifier-free guidance alone.
-    `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the image, says where. `fuse` writes constant edits of
-    the output into the layer's bias: no cost per step. A pipeline with several denoisers is edited in all that match.
+    `output`. `window=(start, end)`, fractions of the run, replaces the recipe's. `branch` acts on one branch of
+    classifier-free guidance alone, `cond` or `uncond`. `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the
+    image, limits where. `fuse` writes constant edits of the output into the layer's bias: no cost per step. A pipeline with
+    several denoisers is edited in all that match.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
     another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a fused
@@ -188,7 +190,7 @@ def steer(
 
 
 def as_site(site: str) -> Site:
-    """A site by its short or its full name. Raises SteerError for what is none."""
+    """Return a site by its short or its full name. Raises SteerError for what is none."""
     known: dict[str, Site] = {**SITES, **{full: full for full in SITES.values()}}
     if site not in known:
         message = f"site={site!r}: expected 'input' of the block, 'projection' (after the norm) or 'output'"
@@ -197,13 +199,13 @@ def as_site(site: str) -> Site:
 
 
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
-    """How the direction matches: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
+    """Say how a direction matches a pipeline: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
     matches = _matches(target_of(pipe), [direction], force)
     return merged_matches({name: str(found[0]) for name, found in matches.items()})
 
 
 def _matches(target: Target, directions: Sequence[Direction], force: bool) -> dict[str, list[Match]]:
-    """The denoisers that all the directions match, and how. Raises MatchError of the first denoiser where none does.
+    """Return the denoisers that all the directions match, and how. Raises the first denoiser's MatchError where none does.
 
     A set names the component it was built from; where the target has that, it is asked first, and has to match.
     """
@@ -228,7 +230,7 @@ def _matches(target: Target, directions: Sequence[Direction], force: bool) -> di
 
 
 def _is_key(key: str | Direction, term: EditTerm) -> bool:
-    """Whether a key means a term. A Direction means the one that was given as such, or by its id: a label has its own sign."""
+    """Whether a key names a term. A Direction names what was given as such, or by its id: a label has its own sign."""
     if isinstance(key, Direction):
         return term.direction.full_id == key.full_id and term.key in (key.id, key.full_id)
     return term.key == key
@@ -246,7 +248,7 @@ def _check_scales(terms: Sequence[EditTerm]) -> None:
 
 
 def _check_fusable(terms: Sequence[EditTerm], masked: bool) -> None:
-    """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and half."""
+    """Raise SteerError for what a bias cannot express: it is the same for every sample, token, step and branch."""
     for term in terms:
         why = None
         if term.site != "block-output":
@@ -256,6 +258,6 @@ def _check_fusable(terms: Sequence[EditTerm], masked: bool) -> None:
         elif as_scale(term.scale, term.key).ndim:  # type: ignore[arg-type]
             why = "it has a scale per sample"
         elif term.branch is not None or masked:
-            why = "it acts on a half of guidance, or on a part of the image"
+            why = "it acts on one branch of guidance, or on a part of the image"
         if why is not None:
             raise FuseError(repr(term.key), why, elsewhere=term.site != "block-output")
