@@ -51,7 +51,7 @@ def test_half_as_many_are_drawn_where_memory_runs_out(tiny_checkpoint: Path, mon
     assert asked[4:7] == [9, 4, 2]
     torch.testing.assert_close(found.plus, whole.plus, atol=1e-4, rtol=0)
     most = 0
-    with pytest.raises(SteerError, match="single picture"):
+    with pytest.raises(SteerError, match="single image"):
         measure_responses(pipe, directions, _colour, scale=0.8, seeds=(1, 2, 3), steps=2)
 
 
