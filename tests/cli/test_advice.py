@@ -91,11 +91,6 @@ def test_what_was_named_by_nobody_can_be_looked_at(
     assert f"eigenbank preview acme/tiny {BARE}" in said
 
 
-def test_a_repository_is_of_somebody(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["publish", DEMO, "--repo", "bad"]) == 2
-    assert "'bad': expected ORG/NAME" in capsys.readouterr().err
-
-
 def test_the_playground_says_that_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["play", "no/such"]) == 1
     assert capsys.readouterr().err.startswith("starting…")

@@ -18,14 +18,6 @@ from eigenbank.registry.sets.direction_set import DirectionSet
 MID = "mid_block.attentions.0/output-value/0"
 
 
-@pytest.fixture
-def built(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The model id of a tiny checkpoint whose set is in the catalog."""
-    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "2"]) == 0
-    capsys.readouterr()
-    return "acme/tiny"
-
-
 def test_build_enters_the_set_into_the_catalog(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
@@ -142,56 +134,6 @@ def test_help_begins_with_what_it_does_and_has_an_example(command: str, capsys: 
         text = capsys.readouterr().out
         assert "Example" in text
         assert f"eigenbank {command}" in text
-
-
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        (["build", "/no/such/folder"], 1, "no such folder: /no/such/folder"),
-        (["build", "acme/tiny-faces"], 1, "did you mean 'acme/tiny'"),
-        (["build", "acme/tiny", "--layers", "mid_blok.*"], 1, "no layer 'mid_blok.*'"),
-        (["build", "acme/tiny", "--recipe", "output-valu"], 1, "did you mean 'output-value'"),
-        (["build", "acme/tiny", "--top-k", "0"], 2, "--top-k"),
-        (["build", "acme/tiny", "--device", "tpu"], 2, "--device"),
-        (["build", "acme/tiny", "--model-id", "../x"], 2, "--model-id"),
-        (["build", "~nosuchuser/x"], 1, "is no folder, file or model id"),
-        (["build", "a" * 5000], 1, "is no folder, file or model id"),
-        (["build", ""], 1, "the checkpoint's name is empty"),
-        (["--catalog", "", "list"], 2, "--catalog"),
-        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/dev/null"], 1, "is no file"),
-        (["steer", "acme/tiny", "--set", "smile=1", "--out", "/tmp/a.jpg"], 1, "does not end in .png"),
-        (["steer", "acme/tiny", "--set", "smile=1", "--out", "OUT"], 1, "no label in acme/tiny: 'smile'"),
-        (
-            ["steer", "acme/tiny", "--set", MID[:-1] + "9=1", "--out", "OUT"],
-            1,
-            "did you mean 'mid_block.attentions.0/output-value/",
-        ),
-        (["steer", "acme/tiny", "--set", "smile", "--out", "OUT"], 2, "expected NAME=SCALE"),
-        (["steer", "acme/tiny", "--set", "smile=nan", "--out", "OUT"], 2, "expected NAME=SCALE"),
-        (["steer", "acme/tny", "--set", "smile=1", "--out", "OUT"], 1, "did you mean 'acme/tiny'"),
-        (["sweep", "acme/tiny", "--out", "OUT"], 1, "no labelled direction"),
-        (["sweep", "acme/tiny", MID, "--scales", "1,x", "--out", "OUT"], 2, "expected numbers"),
-        (["sweep", "acme/tiny", MID, "--seeds", "5-1", "--out", "OUT"], 2, "whole numbers"),
-        (["sweep", "acme/tiny", MID, "--steps", "2", "--out", "/no/such/folder/x.png"], 1, "nothing was generated"),
-        (["show", "acme/tiny#mid_block.attentions.0/output-value/7"], 1, "did you mean"),
-        (["show", "acme/tny#x"], 1, "did you mean 'acme/tiny'"),
-        (["label", "acme/tiny", "--steps", "0"], 2, "--steps"),
-        (["serch"], 2, "did you mean 'search'"),
-        (["demo", "--out", "/no/such/folder/demo.png"], 1, "nothing was generated"),
-    ],
-)
-def test_a_wrong_call_is_refused_and_writes_nothing(
-    args: list[str], code: int, message: str, built: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = sorted((home / "sets").rglob("*"))
-    out = tmp_path / "out.png"
-    assert run([str(out) if arg == "OUT" else arg for arg in args]) == code
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-    assert sorted((home / "sets").rglob("*")) == before
-    assert not out.exists()
 
 
 def test_a_checkpoint_without_attention_or_with_damage_writes_nothing(

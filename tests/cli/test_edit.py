@@ -59,49 +59,6 @@ def test_a_poor_round_trip_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "warning: the unedited reconstruction is off by" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        (["edit", "PHOTO", "--model", DEMO, "--out", "out.png"], 2, "--set"),
-        (["edit", "PHOTO", "--set", "smile=1", "--out", "out.png"], 2, "--model"),
-        (["edit", "nothing.png", "--model", DEMO, "--set", "beard=1", "--out", "out.png"], 1, "nothing.png is no file"),
-        (
-            ["edit", "text.png", "--model", DEMO, "--set", "beard=1", "--out", "out.png"],
-            1,
-            "cannot be read as a picture",
-        ),
-        (["edit", "PHOTO", "--model", DEMO, "--set", "gills=1", "--out", "out.png"], 1, "no label"),
-        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "no/out.png"], 1, "nothing was generated"),
-        (
-            ["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--prompt", "x", "--out", "out.png"],
-            1,
-            "without prompts",
-        ),
-        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--size", "64", "--out", "out.png"], 1, "draws 32×32"),
-        (["edit", "PHOTO", "--model", DEMO, "--set", "beard=1", "--out", "o.png", "--compare", "o.png"], 2, "are both"),
-    ],
-)
-def test_a_wrong_call_writes_nothing(
-    args: list[str],
-    code: int,
-    message: str,
-    photo: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.png").write_text("not a picture")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    assert run([str(photo) if arg == "PHOTO" else arg for arg in args]) == code
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.out == ""
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == [
-        name for name in before if name != "home"
-    ]
-
-
 def test_the_photo_is_never_overwritten(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = photo.with_suffix(".png")
     with Image.open(photo) as image:

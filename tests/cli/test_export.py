@@ -38,38 +38,6 @@ def test_json_of_one_label_and_of_the_whole_set(tmp_path: Path, capsys: pytest.C
     )
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        (["export", DEMO, "--out", "a.safetensors"], 2, "name its directions"),
-        (["export", DEMO, "smile", "--set", "smile=1", "--out", "a.safetensors"], 2, "given twice"),
-        (["export", DEMO, "--set", "smile=1", "--set", "smile=2", "--out", "a.safetensors"], 2, "given twice"),
-        (["export", DEMO, "skin tone", "--format", "json", "--out", "n" * 300 + ".json"], 1, "cannot be written"),
-        (["export", DEMO, OUTPUT, "--out", "a.npz"], 1, "does not end in .safetensors"),
-        (["export", DEMO, OUTPUT, "--format", "comfyui", "--out", "a.safetensors"], 1, "ComfyUI holds a UNet2DModel"),
-        (["export", DEMO, "skin tone", "--out", "a.safetensors"], 1, "24 are added to what a layer reads"),
-        (["export", DEMO, OUTPUT, "--checkpoint", "/no/such", "--out", "a.safetensors"], 1, "no such folder"),
-        (["export", "no/such-model", OUTPUT, "--out", "a.safetensors"], 1, "no/such-model"),
-        (["export", DEMO, "--set", "no such name=1", "--out", "a.safetensors"], 1, "no label"),
-        (["export", DEMO, "--format", "exe", "--out", "a.exe"], 2, "--format"),
-    ],
-)
-def test_a_wrong_call_writes_nothing(
-    args: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(args) == code
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.out == ""
-    assert not list(tmp_path.glob("a.*"))
-
-
 def test_a_composite_is_refused_by_its_own_name_with_a_direction_that_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,29 +32,6 @@ def test_it_is_written_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        (["gallery"], 2, "--out FOLDER, --serve, or --publish ORG/NAME"),
-        (["gallery", "--out", "site", "--model", "acme/nothing"], 1, "no direction set of 'acme/nothing'"),
-        (["gallery", "--publish", "me/gallery"], 1, "offline mode is on"),
-        (["gallery", "--serve", "--port", "70000"], 2, "70000"),
-    ],
-)
-def test_a_wrong_call_is_refused(
-    args: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(args) == code
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "site").exists()
-
-
 def test_a_glob_chooses_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gallery", "--out", str(tmp_path / "site"), "--model", "google/*", "-q"]) == 0
     assert capsys.readouterr().out == ""

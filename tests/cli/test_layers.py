@@ -23,17 +23,3 @@ def test_bare_names_and_tables(tiny_checkpoint: Path, capsys: pytest.CaptureFixt
     assert "mid_block.attentions.0" in names
     assert run(["build", "--dry-run", str(tiny_checkpoint)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["build", "--dry-run", "/no/such/folder"], "no such folder"),
-        (["build", "--dry-run", "CHECKPOINT", "--variant", "fp16"], "has no variant 'fp16'"),
-    ],
-)
-def test_what_is_not_there_is_refused(
-    args: list[str], message: str, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run([str(tiny_checkpoint) if arg == "CHECKPOINT" else arg for arg in args]) == 1
-    assert message in capsys.readouterr().err

@@ -12,13 +12,6 @@ from eigenbank.cli.main import run
 MID = "mid_block.attentions.0/output-value/0"
 
 
-@pytest.fixture
-def built(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "2"]) == 0
-    capsys.readouterr()
-    return "acme/tiny"
-
-
 def same(one: Path, other: Path) -> bool:
     with Image.open(one) as first, Image.open(other) as second:
         return first.size == second.size and ImageChops.difference(first, second).getbbox() is None
@@ -98,45 +91,3 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
     err = capsys.readouterr().err
     assert "the sliders are of acme/tiny: applied to local/tuned as far as they match its weights" in err
     assert f"{MID}: transfer 0.9" in err or f"{MID}: transfer 1.0" in err
-
-
-@pytest.mark.parametrize(
-    ("content", "args", "code", "message"),
-    [
-        (None, [], 2, "nothing to edit: give --set NAME=SCALE, or --sliders FILE"),
-        ("{", ["--sliders", "FILE"], 1, "is not JSON"),
-        ('{"sliders": []}', ["--sliders", "FILE"], 1, "sliders: "),
-        ('{"sliders": [{"key": "smle", "scale": 1}]}', ["--sliders", "FILE"], 1, "no label in acme/tiny: 'smle'"),
-        (
-            '{"model": "acme/tny", "sliders": [{"key": "smile", "scale": 1}]}',
-            ["--sliders", "FILE"],
-            1,
-            "did you mean 'acme/tiny'",
-        ),
-        (None, ["--sliders", "no/such.json"], 1, "cannot be read as a sliders file"),
-        (None, ["--set", f"{MID}=1", "--save-sliders", "look.png"], 1, "does not end in .json"),
-        (None, ["--set", f"{MID}=1", "--window", "0.8,0.2"], 2, "expected two fractions of the run"),
-        (None, ["--set", f"{MID}=1", "--window", "0.8"], 2, "expected two fractions of the run"),
-        (None, ["--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
-        (None, ["--set", f"{MID}=1", "--branch", "none"], 2, "--branch"),
-        (None, ["--set", f"{MID}=1", "--branch", "cond"], 1, "use branch='both'"),
-        (None, ["--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
-        (None, ["--set", f"{MID}=1", "--fuse"], 1, "cannot be fused"),
-        (None, ["--set", f"{MID}=1e9"], 2, "less than or equal to 10000"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_said(
-    content: str | None,
-    args: list[str],
-    code: int,
-    message: str,
-    built: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    if content is not None:
-        (tmp_path / "look.json").write_text(content)
-    args = [str(tmp_path / "look.json") if each == "FILE" else each for each in args]
-    assert run(["steer", built, *args, "--steps", "2", "--out", str(tmp_path / "out.png")]) == code
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out.png").exists()

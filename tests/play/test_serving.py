@@ -16,22 +16,12 @@ def answers(host: str, url: str) -> bool:
         return asked.connect_ex((host, int(url.rstrip("/").rpartition(":")[2]))) == 0
 
 
-def test_an_unknown_model_gets_near_matches(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["play", "eigenbank/cartoon-face-32"]) == 1
-    assert "did you mean 'eigenbank/cartoon-faces-32'" in capsys.readouterr().err
-
-
 def test_without_gradio_it_says_how_to_get_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(["play"]) == 1
     assert "pip install 'eigenbank[play]'" in capsys.readouterr().err
-
-
-def test_a_checkpoint_without_its_model_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["play", "--checkpoint", "somewhere"]) == 2
-    assert "name it" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
