@@ -202,7 +202,7 @@ def _cache() -> Iterator[Finding]:
         return
     if kept:
         found = f"{len(kept)} damaged files from the Hub in {damaged}"
-        yield Finding("quarantine", "warning", found, "eigenbank verify --all --repair, then delete the folder")
+        yield Finding("quarantine", "warning", found, "eigenbank verify --repair, then delete the folder")
 
 
 def _hub() -> Iterator[Finding]:

@@ -161,7 +161,7 @@ def test_a_catalog_that_is_none_is_refused_unchanged(
     with sqlite3.connect(newer) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    for path, message in ((text, "not a catalog"), (newer, "has schema 99")):
+    for path, message in ((text, "not a catalog"), (newer, "is of version 99")):
         before = path.read_bytes()
         assert run(["--catalog", str(path), "list"]) == 1
         assert message in capsys.readouterr().err

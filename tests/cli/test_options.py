@@ -6,6 +6,7 @@ import pytest
 
 from eigenbank.cli.main import run
 
+SOME = "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -19,7 +20,7 @@ def test_a_named_catalog_in_no_folder_is_refused(
         monkeypatch.setenv("EIGENBANK_CATALOG", place)
     assert run([*(["--catalog", place] if by == "option" else []), "list"]) == 1
     error = capsys.readouterr().err
-    assert f"there is no folder {tmp_path / 'nowhere'}. Nothing was made" in error
+    assert f"there is no folder {tmp_path / 'nowhere'}. Nothing was created" in error
     assert "created a catalog" not in error
     assert list(tmp_path.iterdir()) == []
 
@@ -32,18 +33,15 @@ def test_a_named_catalog_that_is_made_is_told(
     place = form.format(tmp_path / "x.db")
     if by == "environment":
         monkeypatch.setenv("EIGENBANK_CATALOG", place)
-    call = [*(["--catalog", place] if by == "option" else []), "list"]
-    assert run(call) == 0
+    call = ["--catalog", place] if by == "option" else []
+    assert run([*call, "list"]) == 0
+    assert list(tmp_path.iterdir()) == []  # reading writes nothing
+    capsys.readouterr()
+    add = [*call, "labels", "add", SOME, "grin", "--by", "ann"]
+    assert run(add) == 0
     assert f"created a catalog, {tmp_path / 'x.db'}. It holds" in capsys.readouterr().err
-    assert run(call) == 0
-    assert capsys.readouterr().err == ""
-
-
-def test_a_catalog_that_a_failing_command_makes_is_told(tmp_path: Path, capsys: Capture) -> None:
-    assert run(["--catalog", str(tmp_path / "x.db"), "show", "no/such"]) == 1
-    first, second = capsys.readouterr().err.splitlines()
-    assert f"created a catalog, {tmp_path / 'x.db'}" in first
-    assert second.startswith("error: no direction 'no/such'")
+    assert run(add) == 0
+    assert "created" not in capsys.readouterr().err
 
 
 def test_what_names_no_file_is_for_the_catalog_to_refuse(capsys: Capture) -> None:

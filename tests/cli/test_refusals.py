@@ -87,8 +87,6 @@ CALLS = [
     (["pull", "me/faces-directions"], 1, "offline mode is on"),
     (["pull", "me/faces-directions", "--revision", "../../x"], 1, "offline mode is on"),
     (["sync"], 1, "offline mode is on"),
-    (["verify"], 2, "name a MODEL, or give --all"),
-    (["verify", "acme/faces", "--all"], 2, "name a MODEL, or give --all"),
     (["verify", "acme/faces"], 1, "no direction set of 'acme/faces'"),
     (["plan", "--dry-run", "--publish", "me"], 2, "builds nothing: leave out --publish"),
     (["plan", "--publish", "me/x"], 2, "expected the name of a user or organisation"),

@@ -150,7 +150,7 @@ def test_json_carries_a_schema_version_in_every_row(call, args: list[str]) -> No
 
 def test_an_empty_result_is_an_empty_list_everywhere(call) -> None:  # type: ignore[no-untyped-def]
     for args in (["search", "nothing"], ["labels", "ls", "--source", "human:nobody"], ["search", "--rank", "999"],
-                 ["catalog", "verify"]):  # fmt: skip
+                 ["verify"]):  # fmt: skip
         code, out, _ = call(*args, "--format", "json")
         assert (code, out) == (0, "[]\n"), args
 
@@ -205,7 +205,6 @@ def test_labels_are_given_to_all_or_to_none(call) -> None:  # type: ignore[no-un
         (["search", "x", "--limit", "0"], 2, "--limit"),
         (["search", "x", "--cursor", "zzz"], 1, "is not a cursor"),
         (["catalog", "import", "/no/such/file"], 1, "cannot be read"),
-        (["catalog", "merge", "/no/such/file"], 1, "there is no catalog at /no/such/file"),
         (["labels", "lss"], 2, "No such command"),
         (["show", FACES, "acme/faces"], 2, "not both"),
         (["show", FACES, "--revision", "x"], 2, "--revision says which set"),
@@ -240,11 +239,11 @@ def test_the_catalog_travels(call, tmp_path: Path) -> None:  # type: ignore[no-u
     assert call("catalog", "export", str(everything))[0] == 0
     assert call("--catalog", str(other), "catalog", "import", str(everything))[0] == 0
     assert ids(call, "--catalog", str(other), "list") == ids(call, "--catalog", str(filled_path()), "list")
-    code, out, err = call("--catalog", str(filled_path()), "catalog", "merge", str(other), "--format", "json")
+    code, out, err = call("--catalog", str(filled_path()), "catalog", "import", str(other), "--format", "json")
     assert (code, out, "nothing differed" in err) == (0, "[]\n", True)
-    assert call("catalog", "vacuum")[0] == 0
-    assert call("catalog", "path")[1].strip() == str(filled_path())
-    assert "acme/faces" in call("catalog", "verify", "--files")[1]
+    assert call("catalog", "reindex")[0] == 0
+    assert call("catalog", "stats", "-q")[1].strip() == str(filled_path())
+    assert "acme/faces" in call("verify", "--files")[1]
 
 
 def filled_path() -> Path:
@@ -277,7 +276,7 @@ def test_a_table_fits_the_terminal(columns: int) -> None:
 
 def test_no_query_imports_torch() -> None:
     queries = [["search", "smile"], ["list"], ["show", FACES], ["labels", "ls"], ["catalog", "stats"],
-               ["catalog", "verify"], ["catalog", "--help"]]  # fmt: skip
+               ["verify"], ["catalog", "--help"]]  # fmt: skip
     code = (
         "import sys\nfrom eigenbank.cli.main import cli, run\n"
         f"codes = [run(query) for query in {queries!r}]\n"

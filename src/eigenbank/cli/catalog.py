@@ -1,23 +1,21 @@
-"""`eigenbank catalog`: the catalog as a whole."""
+"""`eigenbank catalog` and `verify`: the catalog as a whole, and whether all is as it says."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import log, output_options, progress_bar
+from eigenbank.cli.output import format_option, log, output_options, progress_bar
 from eigenbank.cli.rows import emit_rows, facts
-from eigenbank.schemas.errors import CatalogError
 
 if TYPE_CHECKING:
-    from eigenbank.registry.catalog.transfer import Difference
+    from eigenbank.registry.catalog import Catalog
 
 
-@click.group(short_help="Look after the catalog: statistics, sets in folders, export, import, merge, checks.")
+@click.group(short_help="Look after the catalog: add and remove sets, export, import, reindex.")
 def catalog() -> None:
-    """Look after the catalog: where it is, what is in it, whether it is sound, and moving it elsewhere.
+    """Look after the catalog: see what is in it, add and remove sets, take it elsewhere, index it again.
 
     \b
     Example:
@@ -25,23 +23,12 @@ def catalog() -> None:
     """
 
 
-@catalog.command(short_help="Print where the catalog is.")
-def path() -> None:
-    """Print the catalog's file, or its URL without the password. Nothing is opened or created.
-
-    \b
-    Example:
-      eigenbank catalog path
-    """
-    from eigenbank.registry.catalog.database import locate, name_of
-
-    click.echo(name_of(locate(None)))
-
-
-@catalog.command(short_help="Count what is in the catalog.")
+@catalog.command(short_help="Show where the catalog is and what it holds.")
 @output_options
 def stats(fmt: str, quiet: bool) -> None:
-    """Count models, directions and labels, and say how large the catalog is.
+    """Show where the catalog is, how large it is, and how many models, directions and labels it holds.
+
+    With -q only the catalog's file is printed, or its URL without the password.
 
     \b
     Example:
@@ -58,23 +45,21 @@ def stats(fmt: str, quiet: bool) -> None:
         emit_rows("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
 
 
-@catalog.command(short_help="Enter sets that lie in folders.")
+@catalog.command(short_help="Add sets that lie in folders.")
 @click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="Folder of the checkpoint they were computed from, to draw with.",
+    help="Folder of the checkpoint they were computed from, to generate with.",
 )
-@click.option(
-    "--replace", is_flag=True, help="Take the place of sets with labels, composites or previews, which are lost."
-)
+@click.option("--replace", is_flag=True, help="Replace sets with labels, composites or previews, which are lost.")
 @output_options
 def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: str, quiet: bool) -> None:
-    """Enter the direction sets of some FOLDERs, built elsewhere, as they are: all of them or none. They stay where they are.
+    """Add the direction sets of FOLDERs, built elsewhere, to the catalog: all of them or none. They stay where they are.
 
-    Every file is checked as one from the Hub would be. Each set takes the place of the one of the same id and revision; of
-    a set with labels by labelers, composites or previews that it lacks only with --replace.
+    Every file is checked as one from the Hub would be. A set of the same id and revision is replaced; one with labels by
+    labelers, composites or previews that the new one lacks only with --replace.
 
     \b
     Example:
@@ -167,116 +152,116 @@ def export(file: Path) -> None:
     log(f"{found} → {file}")
 
 
-@catalog.command("import", short_help="Bring in what an export holds.")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@output_options
-def import_(file: Path, fmt: str, quiet: bool) -> None:
-    """Bring in everything that FILE holds, an export or another catalog's file, and print what differed: all of it or nothing.
-
-    People's labels of both sides are kept. Where both have a set of the same model and revision, this catalog's stays.
-
-    \b
-    Example:
-      eigenbank catalog import everything.jsonl
-    """
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.transfer import import_file
-
-    with Catalog.open() as opened:
-        with progress_bar() as progress:
-            found, differences = import_file(opened, file, progress)
-        _emit_differences(differences, fmt=fmt, quiet=quiet)
-        log(f"{found} → {opened.place}")
-
-
-def _emit_differences(differences: "Sequence[Difference]", *, fmt: str, quiet: bool) -> None:
-    rows = [
-        {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
-        for one in differences
-    ]
-    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt, quiet=quiet, key="model")
-
-
-@catalog.command(short_help="Merge another catalog into this one.")
-@click.argument("other", metavar="CATALOG")
-@output_options
-def merge(other: str, fmt: str, quiet: bool) -> None:
-    """Merge another CATALOG (a path or URL) into this one, and print what differed.
+@catalog.command("import", short_help="Bring in an export or another catalog.")
+@click.argument("source", metavar="FILE|URL")
+@format_option
+def import_(source: str, fmt: str) -> None:
+    """Bring in everything from an export, another catalog's file or its URL, and print what differed: all of it or nothing.
 
     People's labels of both sides are kept. Where both have a set of the same model and revision, this catalog's stays. The
     other catalog is not changed.
 
     \b
     Example:
-      eigenbank catalog merge colleague.db
+      eigenbank catalog import everything.jsonl
+      eigenbank catalog import colleague.db
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.database import check_file, locate
-    from eigenbank.registry.catalog.transfer import merge as merge_catalogs
+    from eigenbank.registry.catalog.database import locate, name_of
+    from eigenbank.registry.catalog.transfer import import_file, merge
 
-    place = locate(other)
-    if isinstance(place, Path) and not place.exists():
-        message = f"there is no catalog at {place}: nothing was merged. Check the path."
-        raise CatalogError(message)
-    if isinstance(place, Path):
-        check_file(place, "Nothing was merged. Check the path")
-    with Catalog.open() as opened, Catalog.open(other, shipped=False) as source:
-        differences = merge_catalogs(opened, source)
-    _emit_differences(differences, fmt=fmt, quiet=quiet)
-    log(f"merged {other}: {len(differences)} differences" if differences else f"merged {other}: nothing differed")
-
-
-@catalog.command(short_help="Check that the catalog is sound.")
-@click.option("--files", is_flag=True, help="Also hash every file of the sets on this machine.")
-@output_options
-def verify(files: bool, fmt: str, quiet: bool) -> None:
-    """Check the database, and compare it with the manifests it was made of; print what is wrong, and exit with 1 if anything is.
-    Changes nothing.
-
-    \b
-    Example:
-      eigenbank catalog verify --files
-    """
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.care import verify as check
-
+    place = locate(source)
     with Catalog.open() as opened, progress_bar() as progress:
-        found = check(opened, files=files, progress=progress)
-        place = opened.place
-    rows = [{"where": one.where, "problem": one.problem} for one in found]
-    emit_rows("problem", rows, ["where", "problem"], fmt=fmt, quiet=quiet, key="where")
-    if found:
-        message = f"{len(found)} problems in {place}. Nothing was changed."
-        raise CatalogError(message)
-    log(f"{place} is sound")
+        if isinstance(place, Path) and name_of(place) != opened.place:
+            counts, differences = import_file(opened, place, progress)
+            log(f"{counts} → {opened.place}")
+        else:
+            with Catalog.open(source, shipped=False) as other:
+                differences = merge(opened, other)
+    rows = [
+        {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
+        for one in differences
+    ]
+    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt)
+    log(f"{len(differences)} differences" if differences else "nothing differed")
 
 
-@catalog.command(short_help="Give unused room back to the disk.")
-def vacuum() -> None:
-    """Give unused room back to the disk. Needs as much free room as the catalog is large, for a moment.
-
-    \b
-    Example:
-      eigenbank catalog vacuum
-    """
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.care import vacuum as tidy
-
-    with Catalog.open() as opened:
-        before, after = tidy(opened)
-        log(f"{opened.place}: {before:,} bytes before, {after:,} after")
-
-
-@catalog.command(short_help="Index all sets again from their manifests.")
+@catalog.command(short_help="Index all sets again, and free unused space.")
 def reindex() -> None:
     """Drop everything that the catalog derives from the sets' manifests, and index them again. People's labels stay.
+
+    Unused space goes back to the disk; for a moment, this needs as much free space as the catalog takes.
 
     \b
     Example:
       eigenbank catalog reindex
     """
     from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import vacuum
 
-    with Catalog.open() as opened, progress_bar() as progress:
-        opened.reindex(progress)
-        log(f"{opened.place}: {len(opened.sets())} sets indexed again")
+    with Catalog.open() as opened:
+        with progress_bar() as progress:
+            opened.reindex(progress)
+        before, after = vacuum(opened)
+        log(f"{opened.place}: {len(opened.sets())} sets indexed again; {before:,} bytes before, {after:,} after")
+
+
+@click.command(short_help="Check the catalog and the files of sets.")
+@click.argument("model", required=False, shell_complete=complete.models)
+@click.option("--files", is_flag=True, help="Also hash every file of the sets on this machine.")
+@click.option("--repair", is_flag=True, help="Pull damaged sets again, if they were published; hashes files, too.")
+@format_option
+def verify(model: str | None, files: bool, repair: bool, fmt: str) -> int:
+    """Check that the catalog says what the sets' manifests say, and print what is wrong.
+
+    With --files, every file of the sets on this machine is hashed and compared with its manifest, and the manifest with the
+    catalog; with MODEL, those of that model's sets alone. Exits with 1 if anything is wrong and was not repaired.
+
+    \b
+    Example:
+      eigenbank verify --files
+    """
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import verify as check_catalog
+
+    with Catalog.open() as opened:
+        rows = _verify_sets(opened, model, repair=repair) if files or repair or model is not None else []
+        if model is None:
+            with progress_bar() as progress:
+                found = check_catalog(opened, progress=progress)
+            rows += [
+                {"model": one.where, "status": "wrong", "location": opened.place, "problem": one.problem}
+                for one in found
+            ]
+    emit_rows("verified", rows, ["model", "status", "problem"], fmt=fmt)
+    damaged = sum(row["status"] == "damaged" for row in rows)
+    wrong = sum(row["status"] == "wrong" for row in rows)
+    if wrong:
+        log(f"{wrong} problems in the catalog, {opened.place}: nothing was changed. eigenbank catalog reindex")
+    if damaged and not repair:
+        log(f"{damaged} damaged: nothing was changed. --repair pulls those that were published again")
+    if not damaged and not wrong:
+        log("nothing is wrong")
+    return 1 if damaged or wrong else 0
+
+
+def _verify_sets(catalog: "Catalog", model: str | None, *, repair: bool) -> list[dict[str, Any]]:
+    from eigenbank.registry.hub.pull import no_set
+    from eigenbank.registry.hub.verify import repair as repair_set
+    from eigenbank.registry.hub.verify import verify as verify_set
+    from eigenbank.schemas.errors import HubError
+
+    rows = [row for row in catalog.sets() if model in (None, row.model_id)]
+    if model is not None and not rows:
+        raise no_set(model, catalog)
+    results = []
+    for row in rows:
+        try:
+            results.append(repair_set(row, catalog, log=log) if repair else verify_set(row))
+        except HubError as error:
+            log(f"{row.model_id} could not be repaired: {error}")
+            results.append(verify_set(row))
+    return [
+        {"model": found.model, "status": found.status, "location": found.location, "problem": found.problem}
+        for found in results
+    ]

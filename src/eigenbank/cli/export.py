@@ -8,7 +8,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import parse_sets, source_options
-from eigenbank.cli.output import emit, log, output_options
+from eigenbank.cli.output import emit, format_option, log
 
 FORMATS = ("diffusers", "comfyui", "npz", "json")
 
@@ -85,10 +85,8 @@ COLUMNS = ["direction", "verdict", "score", "reason"]
 @click.argument("directions", metavar="SET")
 @click.argument("model", metavar="PIPELINE_DIR")
 @source_options
-@output_options
-def match(
-    directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str, quiet: bool
-) -> int:
+@format_option
+def match(directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str) -> int:
     """Tell how the directions of a set match a checkpoint, by its weights. Only attention tensors are read.
 
     SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the same
@@ -115,5 +113,5 @@ def match(
     ]
     counts = Counter(each.verdict for each in found)
     log(f"{len(found)} directions: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}")
-    emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="direction")
+    emit(rows, COLUMNS, fmt=fmt)
     return 0 if counts["exact"] + counts["transfer"] + counts["structure"] else 1

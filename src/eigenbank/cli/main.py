@@ -47,8 +47,8 @@ GROUPS = {
         "gallery": ("cli.serve:gallery", "Write, serve or publish a page of the catalog's directions."),
     },
     "Look after it": {
-        "catalog": ("cli.catalog:catalog", "Add, export, import, check and repair: the catalog itself."),
-        "verify": ("cli.share:verify", "Hash the sets on this machine again."),
+        "catalog": ("cli.catalog:catalog", "Add and remove sets, export, import, reindex: the catalog itself."),
+        "verify": ("cli.catalog:verify", "Check the catalog and the files of sets."),
         "doctor": ("cli.doctor:doctor", "Check this installation and its plugins."),
         "demo": ("cli.demo:demo", "Run the whole thing on the shipped checkpoint."),
     },

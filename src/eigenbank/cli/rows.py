@@ -25,7 +25,13 @@ LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
 
 
 def emit_rows(
-    kind: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, fmt: str, quiet: bool, key: str
+    kind: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    fmt: str,
+    quiet: bool = False,
+    key: str = "",
 ) -> None:
     """Print rows of a kind. JSON carries the version of their schema in every row, so that no rows are still `[]`."""
     if fmt in ("json", "jsonl"):

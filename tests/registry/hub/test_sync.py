@@ -93,14 +93,14 @@ def test_verify_finds_and_repairs_what_changed_on_disk(
     data = bytearray(vectors.read_bytes())
     data[-1] ^= 1
     vectors.resolve().write_bytes(data)
-    damaged = worker.run("verify", "--all")
+    damaged = worker.run("verify", "--files")
     assert damaged.code == 1
     assert "sha256" in damaged.out
     assert "--repair" in damaged.err
     repaired = worker.run("verify", "acme/faces", "--repair", "--format", "json")
     assert repaired.code == 0, repaired.err
     assert json.loads(repaired.out)[0]["status"] == "repaired"
-    assert worker.run("verify", "--all").code == 0
+    assert worker.run("verify", "--files").code == 0
     assert list((worker.client.home / "eigenbank" / "quarantine").iterdir())
     assert vectors.read_bytes() == (published_set / "directions.safetensors").read_bytes()
 
