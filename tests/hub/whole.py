@@ -1,4 +1,4 @@
-"""Is everything whole? What must hold after any fault, at either end."""
+"""What must hold after any fault, on the Hub and on the client's machine."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def check_hub(hub: Hub, repo: str) -> bool:
 
 
 def check_home(home: Path) -> list[tuple[str, str, str]]:
-    """Assert that the catalog is sound and the cache holds what it says. Returns the catalog's (model, repo, commit)."""
+    """Assert that the catalog is intact and the cache holds what it says. Returns the catalog's (model, repo, commit)."""
     for blob in (home / "hf").rglob("blobs/*"):
         if blob.suffix == ".incomplete":
             continue
@@ -40,17 +40,13 @@ def check_home(home: Path) -> list[tuple[str, str, str]]:
     try:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        columns = 'model_id, repo, "commit", location, digest, directions'
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+            return []  # killed before the first transaction: a file without tables, which the next run fills
         rows = connection.execute(
-            f"SELECT {columns}, (SELECT count(*) FROM directions d JOIN spectra s ON s.id = d.spectrum_id "
-            "JOIN layers l ON l.id = s.layer_id WHERE l.set_id = sets.id) "
-            "FROM sets JOIN checkpoints ON checkpoints.id = checkpoint_id WHERE repo IS NOT NULL"
+            'SELECT model_id, repo, "commit", location, digest, directions, (SELECT count(*) FROM directions '
+            "JOIN spectra ON spectra.id = spectrum_id WHERE set_id = sets.id AND layer_id IS NOT NULL) "
+            "FROM sets WHERE repo IS NOT NULL"
         ).fetchall()
-    except sqlite3.OperationalError as error:
-        # Killed before the first transaction: a file without tables, which the next run fills.
-        if "no such table" not in str(error):
-            raise
-        return []
     finally:
         connection.close()
     for model, repo, commit, location, digest, counted, there in rows:
