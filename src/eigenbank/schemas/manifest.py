@@ -64,13 +64,14 @@ class Manifest(Model):
             raise ValueError(message)
         seen: set[str] = set()
         for direction in self.directions:
+            name = direction.id
             if direction.layer not in layers:
-                message = f"direction {direction.id} is of a layer that is not listed"
+                message = f"direction {name} is of a layer that is not listed"
                 raise ValueError(message)
-            if direction.id in seen:
-                message = f"direction {direction.id} is listed twice"
+            if name in seen:
+                message = f"direction {name} is listed twice"
                 raise ValueError(message)
-            seen.add(direction.id)
+            seen.add(name)
         for composite in self.composites:
             missing = [part.direction for part in composite.parts if part.direction not in seen]
             if missing:
@@ -89,6 +90,8 @@ class Manifest(Model):
 
     def with_records(self, field: str, values: Mapping[str, object]) -> "Manifest":
         """Return a copy with one field of the given directions' and composites' records (by id) replaced."""
+        if not values:
+            return self
         directions, composites = (
             tuple(
                 record.model_copy(update={field: values[record.id]}) if record.id in values else record
@@ -100,5 +103,5 @@ class Manifest(Model):
 
     def with_more_labels(self, labels: Mapping[str, tuple[Label, ...]]) -> "Manifest":
         """Return a copy with more labels (by id), added behind those that the records have."""
-        have = {record.id: record.labels for record in self.sliders if record.id in labels}
+        have = {record.id: record.labels for record in self.sliders if record.id in labels} if labels else {}
         return self.with_records("labels", {name: (*have[name], *labels[name]) for name in have})

@@ -121,14 +121,15 @@ def publish_set(
         folder = folder_for(known, log=log)
     check_online("publishing", NOTHING)
     with explaining(outcome=NOTHING):
-        labels = people_labels(read_manifest(folder), catalog)
+        manifest = read_manifest(folder)
+        labels = people_labels(manifest, catalog)
         if labels and not with_labels:
             count = sum(len(given) for given in labels.values())
             log(
                 f"{count} labels that people gave in this catalog stay here (--with-labels publishes them, with their "
                 "names)"
             )
-        upload, manifest = _prepare(folder, repo, labels if with_labels else {})
+        upload, manifest = _prepare(folder, manifest, repo, labels if with_labels else {})
         branch = revision or "main"
         remote = inspect_or_none(repo, revision)
         if remote is None and not dry_run:
@@ -152,10 +153,11 @@ def publish_set(
     return result
 
 
-def _prepare(folder: Path, repo: str, labels: Mapping[str, tuple[Label, ...]]) -> tuple[Upload, Manifest]:
+def _prepare(
+    folder: Path, manifest: Manifest, repo: str, labels: Mapping[str, tuple[Label, ...]]
+) -> tuple[Upload, Manifest]:
     """Check a set on disk, and make the files to publish: with more `labels`, by direction id, and a card for `repo`."""
     check_repo_id(repo)
-    manifest = read_manifest(folder)
     try:
         check_manifest(manifest, str(folder))
         for name, entry in manifest.files.items():
