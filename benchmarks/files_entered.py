@@ -72,9 +72,14 @@ def command(*args: str) -> None:
         raise SystemExit(message)
 
 
+def create_catalog() -> None:
+    """Make this home's catalog exist, as the first change does."""
+    command("labels", "add", f"{DEMO}#mid_block.attentions.0/output-value/0", "grin", "--by", "ann")
+
+
 def search(trace: Trace) -> None:
     """`eigenbank search hair`, once the catalog is there."""
-    command("search", "hair")
+    create_catalog()
     with traced(trace):
         command("search", "hair")
 
@@ -94,7 +99,7 @@ def _steer(trace: Trace, warm: int) -> None:
 
 def steer_cold(trace: Trace) -> None:
     """The first `eb.steer(pipe, {"skin tone": 1})` of a process, attach and remove; no picture is generated."""
-    command("search", "hair")  # the catalog is there
+    create_catalog()
     _steer(trace, 0)
 
 
@@ -114,7 +119,7 @@ def build(trace: Trace) -> None:
 
 def publish(trace: Trace) -> None:
     """`eigenbank publish` of the demo's set to an empty Hub."""
-    command("search", "hair")
+    create_catalog()
     with traced(trace):
         command("publish", DEMO, "--repo", "me/faces")
 
@@ -124,7 +129,7 @@ def pull(trace: Trace) -> None:
     command("publish", DEMO, "--repo", "me/faces")
     home = tempfile.mkdtemp(dir=os.environ["EIGENBANK_HOME"])
     os.environ["EIGENBANK_HOME"] = home
-    command("search", "hair")
+    create_catalog()
     with traced(trace):
         command("pull", "me/faces")
 

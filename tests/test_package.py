@@ -88,7 +88,7 @@ def _rooms_imported(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("eigenbank.")}
 
 
-SHARE_A_NAME = {"Plan", "Checkpoint", "Layer", "Direction", "Composite", "Place", "Told", "Term"}
+SHARE_A_NAME = {"Readings"}
 """Names that several classes still have. Take a name out when it is unique."""
 
 
