@@ -64,7 +64,7 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     @torch.no_grad()
     def both(number: int) -> None:
         model._edited(model.pipe, None).__enter__()
-        with steer(model.pipe, {LABEL: [0.0, number / moves]}, bank=model.bank):
+        with steer(model.pipe, {LABEL: [0.0, number / moves]}, bank=model.directions):
             sample(model.pipe, [0, 0], dragging)
 
     ways: dict[str, Callable[[int], None]] = {"a move": move, "an unedited picture": plain, "both in one batch": both}

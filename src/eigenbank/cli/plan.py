@@ -116,12 +116,11 @@ def _run(
 ) -> "list[EntryReport]":  # fmt: skip
     from eigenbank.plans.run import Run
     from eigenbank.plans.steps import RunOptions
-    from eigenbank.registry.catalog import Catalog
 
     begun = time.perf_counter()
-    with Catalog.open() as catalog, CheckpointBars(len(entries)) as bars:
+    with CheckpointBars(len(entries)) as bars:
         workers, options = _executor(executor, jobs, device), RunOptions(label, publish)
-        reports = Run(catalog, workers, options, jobs=jobs, device=device, observer=bars).go(entries, whole, pins)
+        reports = Run(workers, options, jobs=jobs, device=device, observer=bars).go(entries, whole, pins)
     seconds = time.perf_counter() - begun
     counts = Counter(each.status for each in reports)
     parts = ", ".join(f"{counts[status]} {status}" for status in ("done", "unchanged", "failed") if counts[status])

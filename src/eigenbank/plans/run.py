@@ -56,12 +56,12 @@ class EntryRun:
 class Run:
     """One run of a plan, `jobs` checkpoints at once. `open_executor` takes a folder for its workers' temporary files.
 
-    `device` is where images are sampled; weights are decomposed on the CPU unless it is `cuda`.
+    `device` is where images are sampled; weights are decomposed on the CPU unless it is `cuda`. Every thread opens the
+    catalog for itself.
     """
 
     def __init__(
         self,
-        catalog: Catalog,
         open_executor: Callable[[Path], Executor],
         options: RunOptions,
         *,
@@ -69,7 +69,6 @@ class Run:
         device: str = "auto",
         observer: RunObserver,
     ) -> None:
-        self.catalog = catalog
         self.open_executor = open_executor
         self.options = options
         self.jobs = jobs
@@ -83,7 +82,8 @@ class Run:
         Raises only what concerns all of them: CatalogError, and PlanError where nothing can be written or no worker
         started.
         """
-        rows = {(row.model_id, row.revision): row for row in self.catalog.sets()}
+        with Catalog.open() as catalog:
+            rows = {(row.model_id, row.revision): row for row in catalog.sets()}
         runs = [EntryRun(entry, entry.settings(plan.defaults), pinned(entry, lock)) for entry in entries]
         reports: dict[str, EntryReport] = {}
         with ThreadPoolExecutor(PARALLEL_LOOKUPS, thread_name_prefix="hub") as pool:
@@ -172,8 +172,8 @@ class Run:
             self.observer.log(f"{run.entry.id}: {message}")
         with tempfile.TemporaryDirectory(dir=staging, ignore_cleanup_errors=True) as folder:
             written = unpack(result.files, Path(folder) / "set")
-            with self._writing:
-                run.folder = store_folder(written, self.catalog)
+            with self._writing, Catalog.open() as catalog:
+                run.folder = store_folder(written, catalog)
 
     def _publish(self, run: EntryRun) -> int:
         """Publish a checkpoint's set. Returns how many tries the network took."""
@@ -181,11 +181,12 @@ class Run:
 
         folder, repo = str(self._folder(run)), self.options.repo(run.entry)
         assert repo is not None
-        return retry(lambda: publish_set(folder, repo, self.catalog, log=self.observer.log), PUBLISH_TRIES)[1]
+        with Catalog.open() as catalog:
+            return retry(lambda: publish_set(folder, repo, catalog, log=self.observer.log), PUBLISH_TRIES)[1]
 
     def _has_nothing_to_preview(self, run: EntryRun) -> bool:
         """Whether labelling found no label, and so marked previews as done."""
-        row = self.catalog.get_set(run.entry.id, run.revision)
+        row = _catalog_row(run)
         return row is not None and "preview" not in remaining(run.entry, run.settings, row, RunOptions(label=True))
 
     def _failed(self, run: EntryRun, step: Step | None, failure: StepFailure, attempts: int | None = 1) -> EntryReport:
@@ -199,7 +200,7 @@ class Run:
         row = run.row
         # Unchanged checkpoints, of which there may be thousands, are not looked up once more.
         if status != "unchanged" and run.revision is not None:
-            row = self.catalog.get_set(run.entry.id, run.revision)
+            row = _catalog_row(run)
         report = EntryReport(
             id=run.entry.id,
             repo=run.entry.source,
@@ -216,6 +217,11 @@ class Run:
         )
         self.observer.entry_finished(report)
         return report
+
+
+def _catalog_row(run: EntryRun) -> SetRow | None:
+    with Catalog.open() as catalog:
+        return catalog.get_set(run.entry.id, run.revision)
 
 
 def _look_up_revision(run: EntryRun) -> StepFailure | None:

@@ -181,11 +181,11 @@ def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tu
 
     directions, previews = _open_set(task, folder), task.settings.previews
     chosen = [each for each in directions.sliders if each.labels][: previews.most]
-    drawn = {}
+    made = {}
     if chosen:
         pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision))
         for number, each in enumerate(chosen):
-            drawn[each.id] = generate_preview(
+            made[each.id] = generate_preview(
                 pipe,
                 each,
                 seeds=previews.seeds,
@@ -194,7 +194,7 @@ def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tu
                 **_pipeline_arguments(task),
             )
             progress("previews", number + 1, len(chosen))
-    return _stamped(directions.with_previews(drawn), preview=step_keys(task.settings)["preview"]), None
+    return _stamped(directions.with_previews(made), preview=step_keys(task.settings)["preview"]), None
 
 
 _STEPS: "dict[str, Callable[[StepTask, Path, Progress, Log], tuple[DirectionSet, int | None]]]" = {

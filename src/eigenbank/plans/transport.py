@@ -84,7 +84,7 @@ def fetch_pipeline(entry: PlanEntry, revision: str) -> Path:
 
     from eigenbank.registry.hub.client import hub_errors
 
-    outcome = "nothing was labelled or drawn"
+    outcome = "nothing was labelled or previewed"
 
     def download() -> Path:
         with hub_errors(f"fetching the pipeline of {entry.source}", outcome):

@@ -85,7 +85,7 @@ class LoadedModel:
     def __init__(self, model_id: str, folder: Path, device: str = "cpu") -> None:
         """Load the set and the pipeline. Raises UnknownNameError, SetError or SourceError."""
         self.model_id = model_id
-        self.bank: DirectionSet = load(model_id)
+        self.directions: DirectionSet = load(model_id)
         self.pipe = open_pipeline(folder, device)
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}
@@ -109,11 +109,11 @@ class LoadedModel:
     @property
     def names(self) -> list[str]:
         """What a slider can be added for: the labels, most trusted first, then the ids of all directions."""
-        return [*self.bank.labels, *(each.id for each in self.bank)]
+        return [*self.directions.labels, *(each.id for each in self.directions)]
 
     def first_sliders(self) -> list[SliderSetting]:
         """The sliders to start with, at zero: the model's most trusted labels."""
-        return [SliderSetting(key=label, scale=0.0) for label in self.bank.labels[:FIRST_SLIDERS]]
+        return [SliderSetting(key=label, scale=0.0) for label in self.directions.labels[:FIRST_SLIDERS]]
 
     def read_sliders(self, path: Path) -> list[SliderSetting]:
         """Read a sliders file. Raises SteerError where it is invalid or of another model, and UnknownNameError."""
@@ -133,9 +133,9 @@ class LoadedModel:
     def slider_range(self, key: str) -> SliderRange:
         """The key and range of the slider for a label or an id. Raises UnknownNameError with near matches."""
         key = key.strip()
-        if key not in self.bank:
+        if key not in self.directions:
             raise unknown(kind=f"label or direction of {self.model_id}:", name=key[:200], known=self.names)
-        direction, polarity = self.bank.find(key)
+        direction, polarity = self.directions.find(key)
         found = None if direction.quality is None else direction.quality.recommended_range
         low, high = RANGE if found is None else sorted(polarity * end for end in found)
         measured = found is not None and low < high
@@ -209,7 +209,7 @@ class LoadedModel:
             if self._attached is not None:
                 self._attached[2].set_scale(0.0)
         elif self._attached is None:
-            self._attached = (pipe, wanted, steer(pipe, edit, bank=self.bank).attach())
+            self._attached = (pipe, wanted, steer(pipe, edit, bank=self.directions).attach())
         else:
             self._attached[2].set_scale(1.0)
             for slider in edit.sliders:
