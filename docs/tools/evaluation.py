@@ -1,0 +1,181 @@
+"""Fill the tables of docs/evaluation.md from benchmarks/results: `python docs/tools/evaluation.py`, `--check` in CI."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "evaluation.md"
+METHODS = (
+    "eigenvectors",
+    "random unit vectors",
+    "bottom eigenvectors",
+    "eigenvectors of an untrained copy",
+    "eigenvectors of Gaussian matrices",
+    "PCA of h-space",
+    "Jacobian of h-space",
+    "composites of eigenvectors, 8 parts",
+    "composites of random unit vectors, 8 parts",
+    "composites of eigenvectors of an untrained copy, 8 parts",
+    "composites of eigenvectors, 32 parts",
+    "composites of eigenvectors of an untrained copy, 32 parts",
+)
+STEERING = (
+    "one direction",
+    "16 directions over 4 layers",
+    "16 directions, scheduled, a scale per sample",
+    "a second pass, as classifier-free guidance has (NoiseCLR, Asyrp)",
+    "an unfused LoRA of rank 4 (Concept Sliders)",
+)
+
+
+def results(name: str) -> Any:
+    """One benchmark's results."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(value: Sequence[float]) -> str:
+    """A figure and the percentiles around it."""
+    return f"{value[0]:.2f} ({value[1]:.2f}–{value[2]:.2f})"
+
+
+def quality() -> str:
+    rows = {row["method"]: row for row in results("quality")["rows"]}
+    return table(
+        ["method", "covered", "picked", "effect", "selectivity", "passes"],
+        (
+            [
+                name,
+                *(spread(rows[name][key]) for key in ("covered", "picked", "effect", "selectivity")),
+                passes(rows[name]),
+            ]
+            for name in METHODS
+        ),
+    )
+
+
+def passes(row: dict[str, Any]) -> str:
+    return f"{row['evaluations']:,}"
+
+
+def recipes() -> str:
+    columns = []
+    for name in ("recipes", "recipes-dit"):
+        found: dict[tuple[str, str], str] = {}
+        for row in results(name)["rows"]:
+            found[row["recipe"], row["vectors"]] = f"{row['effect'][0]:.2f}, {row['covered'][0]:.0f}"
+        columns.append(found)
+    shown = [key for key in columns[0] if key in columns[1] and key[1] in ("top", "random")]
+    return table(
+        ["recipe", "U-Net: effect, covered", "random", "DiT: effect, covered", "random"],
+        (
+            [
+                f"`{name}`",
+                columns[0][name, "top"],
+                columns[0][name, "random"],
+                columns[1][name, "top"],
+                columns[1][name, "random"],
+            ]
+            for name, kind in shown
+            if kind == "top"
+        ),
+    )
+
+
+def names() -> str:
+    return table(
+        ["name", "sign agrees", "effect", "stated"],
+        (
+            [row["label"], f"{row['sign_agreement']:.1%}", f"{row['effect']:.2f}", f"{row['stated_effect']:.2f}"]
+            for row in results("labels")["held"]
+        ),
+    )
+
+
+def confidence() -> str:
+    return table(
+        ["confidence", "pairs", "the same label"],
+        (
+            [f"{row['from']:.2f}–{row['to']:.2f}", str(row["pairs"]), f"{row['same']:.0%}"]
+            for row in results("labels")["calibration"]
+        ),
+    )
+
+
+def reruns() -> str:
+    found = results("labels")
+    rerun = found["reruns"][0]
+    again, all_names = len(rerun["found_again"]), len(rerun["texts"])
+    untrained = found["untrained"]
+    return (
+        f"In a blind rerun on other seeds {again} of {all_names} names are found again. An untrained copy of the checkpoint gets "
+        f"{len(untrained['labels'])} labels on {untrained['directions']} directions."
+    )
+
+
+def inversion() -> str:
+    def method(row: dict[str, Any]) -> str:
+        return (
+            "diffusers' DDIMInverseScheduler" if row["repeats"] is None else f"eigenbank, {row['repeats']} corrections"
+        )
+
+    return table(
+        ["steps", "inversion", "error", "worst", "noise", "passes"],
+        (
+            [
+                str(row["steps"]),
+                method(row),
+                f"{row['error']:.4f}",
+                f"{row['worst']:.4f}",
+                f"{row['noise_std']:.2f}",
+                str(row["passes"]),
+            ]
+            for row in results("inversion")["rows"]
+            if row["steps"] == 20
+        ),
+    )
+
+
+def steering() -> str:
+    overhead = results("steering")["overhead"]
+    return table(["edit", "time"], ([name, f"{overhead[name]:.2f}"] for name in STEERING))
+
+
+TABLES = {each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering)}
+
+
+def filled(page: str) -> str:
+    """The page with every marked table made anew."""
+
+    def made(found: re.Match[str]) -> str:
+        return f"<!-- table: {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", made, page, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Write the page, or say whether it is as it would be written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page differs")
+    check = parser.parse_args().check
+    old = PAGE.read_text(encoding="utf-8")
+    new = filled(old)
+    if not check:
+        PAGE.write_text(new, encoding="utf-8")
+    elif new != old:
+        sys.stderr.write(f"{PAGE} does not agree with benchmarks/results: run python docs/tools/evaluation.py\n")
+    return int(check and new != old)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
