@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 SECTIONS: dict[str, list[str]] = {
-    "Start": ["index", "guide", "how-it-works"],
-    "How to": [
-        "building", "labels", "steering", "large-models", "photos", "export", "hub", "gallery", "playground", "plans",
-        "teams", "clusters", "offline", "plugins",
-    ],
-    "Reference": ["cli", "api", "formats", "versions", "catalog", "catalog-tables", "layers", "modes"],
-    "Results": ["quality", "trust", "results", "inversion", "bench", "playground-speed", "torture"],
+    "Start": ["index", "guide", "how-it-works", "glossary"],
+    "Make": ["building", "labels", "plans"],
+    "Use": ["steering", "photos", "playground", "export"],
+    "Find and share": ["catalog", "gallery", "hub"],
+    "Evidence": ["evaluation", "modes", "layers"],
+    "Reference": ["cli", "api", "formats", "versions", "plugins", "discovery"],
 }  # fmt: skip
 LINK = re.compile(r"\]\(\.\./((?!decisions/)[\w./-]+)\)")
 
