@@ -1,7 +1,7 @@
 """The reference's pages that are made from the code: `python docs/tools/formats.py docs`.
 
-File formats with their JSON Schemas, the catalog's tables. With `--check` nothing is written; the exit code says whether
-all are as they would be. The page of commands is made by `reference.py`.
+File formats with their JSON Schemas. With `--check` nothing is written; the exit code says whether
+all is as they would be. The page of commands is made by `reference.py`.
 """
 
 import json
@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from diagram import diagram
 
-from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.schemas import Manifest, Sliders
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.plan import Lock, Plan
@@ -37,8 +35,6 @@ def pages() -> dict[str, str]:
     """The text of every page and file, by its path inside docs/."""
     found = {
         "formats.md": _formats(),
-        "catalog-tables.md": _tables(),
-        "pictures/catalog-tables.svg": diagram(Base.metadata),
     }
     for name in FORMATS:
         found[f"schemas/{name}.schema.json"] = json.dumps(json_schema(name), indent=1, ensure_ascii=False) + "\n"
@@ -48,7 +44,8 @@ def pages() -> dict[str, str]:
 def _formats() -> str:
     parts = [
         "# File formats\n",
-        f"{MADE} What the numbers promise: [versions](versions.md).\n",
+        f"{MADE} It lists the top-level fields; the JSON Schemas have everything, with descriptions. What the numbers promise: "
+        "[versions](versions.md).\n",
         "| file | format | JSON Schema |\n|---|---|---|",
     ]
     for name, (model, what) in FORMATS.items():
@@ -62,11 +59,6 @@ def _formats() -> str:
         schema = json_schema(name)
         parts.append(f"\n## {name}\n\n{what}.\n")
         parts += _fields(schema)
-        for title, inner in schema.get("$defs", {}).items():
-            if "properties" in inner:
-                said = " ".join(inner.get("description", "").split())
-                parts.append(f"\n### {name}: {title}\n\n{said}\n")
-                parts += _fields(inner)
     return "\n".join(parts) + "\n"
 
 
@@ -93,18 +85,6 @@ def _kind(said: dict[str, Any]) -> str:
     if said.get("type") == "object" and isinstance(said.get("additionalProperties"), dict):
         return f"map to {_kind(said['additionalProperties'])}"
     return str(said.get("format") or said.get("type", "any"))
-
-
-def _tables() -> str:
-    parts = [
-        "# The catalog's tables\n",
-        f"{MADE} Version {VERSION}; one SQLite file or a PostgreSQL database, see [the catalog](catalog.md).\n",
-        "![A box for every table, lines from foreign keys to what they refer to](pictures/catalog-tables.svg)\n",
-    ]
-    for mapper in sorted(Base.registry.mappers, key=lambda one: str(one.local_table)):
-        said = " ".join((mapper.class_.__doc__ or "").split())
-        parts.append(f"- `{mapper.local_table}`: {said}")
-    return "\n".join(parts) + "\n"
 
 
 def main(args: list[str]) -> int:
