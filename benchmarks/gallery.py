@@ -3,7 +3,7 @@
     python benchmarks/gallery.py
 
 The catalogs are kept in --folder and made only once. Writing is measured in processes of their own, the catalogs in turns.
-Writes results/gallery.json beside this file, and from it the table in docs/gallery.md; `--table` makes that alone.
+Writes results/gallery.json beside this file and prints its table; `--table` prints that alone.
 """
 
 import argparse
@@ -28,8 +28,6 @@ from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import Checkpoint, DirectionRecord, Evidence, Label, Layer, Manifest, Part, Preview, Recipe
 
 RESULTS = Path(__file__).with_name("results") / "gallery.json"
-DOCS = Path(__file__).parents[1] / "docs" / "gallery.md"
-BEGIN, END = "<!-- written by benchmarks/gallery.py -->", "<!-- end -->"
 CATALOGS = {
     "none": (0, 0),
     "1,000 in 2 sets": (2, 500),
@@ -260,11 +258,7 @@ def main() -> None:
     if not options.table:
         result = measure(options.folder, options.runs)
         save(RESULTS, result)
-    text = DOCS.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    made = table(json.loads(RESULTS.read_text(encoding="utf-8")))
-    DOCS.write_text(f"{before}{mark}\n{made}\n{END}{after}", encoding="utf-8")
+    print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

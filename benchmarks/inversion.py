@@ -104,12 +104,12 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
 
 
 def as_markdown(document: dict[str, Any]) -> str:
-    """The page docs/inversion.md of a run."""
+    """The figures of a run as Markdown."""
     lines = [
         "# How well do photos come back from their noise?",
         "",
         f"Measured on the demo checkpoint by `python benchmarks/inversion.py`, on {document['photos']} faces drawn by the "
-        "renderer, which the checkpoint did not generate. This file is written by that command.",
+        "renderer, which the checkpoint did not generate..",
         "",
         "- **error**: root mean square difference of the unedited reconstruction from the photo, of a range of 1; mean, and worst photo",
         "- **noise**: standard deviation of the noise the photos were run back to; it should be 1",
@@ -149,14 +149,13 @@ def _way(repeats: int | None) -> str:
 @click.option("--photos", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option("--steps", multiple=True, type=click.IntRange(2, 1000), default=(10, 20, 50), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/inversion.json"))
-@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/inversion.md"))
-def main(photos: int, steps: tuple[int, ...], out: Path, table: Path) -> None:
+def main(photos: int, steps: tuple[int, ...], out: Path) -> None:
     """Measure reconstructions and edits of rendered faces."""
     warnings.simplefilter("ignore", FutureWarning)
     facts = about()
     document = {"about": facts, **measure(photos, steps)}
     save(out, document)
-    table.write_text(as_markdown(document), encoding="utf-8")
+    click.echo(as_markdown(document))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do the demo's labels hold? On hundreds of fresh seeds, in blind reruns, and not at all where there is nothing to name.
 
-    python benchmarks/labels.py --out benchmarks/results/labels.json --table docs/trust.md
+    python benchmarks/labels.py --out benchmarks/results/labels.json
 
 Labels are those of the set that ships, or of --directions. What was drawn is kept: a run cut short goes on.
 """
@@ -50,7 +50,6 @@ Kind = Direction | Composite
 @click.option("--bfloat16", is_flag=True, help="Draw in bfloat16, which some processors do faster.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/labels"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/labels.json"))
-@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/trust.md"))
 def main(
     directions: Path | None,
     held: int,
@@ -60,7 +59,6 @@ def main(
     bfloat16: bool,
     cache: Path,
     out: Path,
-    table: Path,
 ) -> None:
     """Check the labels of the demo's set, and write what was found."""
     facts = about()
@@ -112,8 +110,7 @@ def main(
             pipe, checkpoint, bank, cache, lambda what, done, total: show(f"untrained: {what}", done, total)
         )
     save(out, document)
-    table.write_text(as_markdown(document), encoding="utf-8")
-    click.echo(f"wrote {out} and {table}")
+    click.echo(as_markdown(document))
 
 
 def _each(many: Responses, names: tuple[str, ...], best: dict[str, Kind], std: Tensor) -> list[Tensor]:
@@ -236,7 +233,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: DirectionSet, cache: 
 
 
 def as_markdown(document: dict[str, Any]) -> str:
-    """The page docs/trust.md of a run."""
+    """The figures of a run as Markdown."""
     lines = [
         "# Do the labels hold?",
         "",

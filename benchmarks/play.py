@@ -1,6 +1,6 @@
 """How soon does a move of a slider show its picture? Measured on the demo checkpoint, drawing alone and end to end.
 
-    python benchmarks/play.py --out benchmarks/results/play.json --page docs/playground-speed.md
+    python benchmarks/play.py --out benchmarks/results/play.json
 
 End to end is from the request that a slider's move sends to the last byte of the picture it shows, through a server of its
 own process; in a browser it is from the key that moves the slider to the picture being decoded (where there is Chromium).
@@ -241,7 +241,7 @@ def browser(url: str, moves: int, dragging: int) -> dict[str, float] | None:
 
 
 def as_page(document: dict[str, Any]) -> str:
-    """The page docs/playground-speed.md of a run."""
+    """The figures of a run as Markdown."""
     wall, used = document["drawing"]["wall"], document["drawing"]["processor"]
     move = wall["a move"]["median"]
     rows = [
@@ -276,9 +276,8 @@ def as_page(document: dict[str, Any]) -> str:
 @click.option("--moves", default=15, show_default=True)
 @click.option("--dragging", default=8, show_default=True, help="Steps while dragging.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/play.json"))
-@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/playground-speed.md"))
-def main(moves: int, dragging: int, out: Path, page: Path) -> None:
-    """Measure, and write the figures and their page."""
+def main(moves: int, dragging: int, out: Path) -> None:
+    """Measure, and write the figures."""
     facts = about()
     begun = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="eigenbank-benchmark-") as home:
@@ -294,8 +293,7 @@ def main(moves: int, dragging: int, out: Path, page: Path) -> None:
         "load": [round(begun, 1), round(os.getloadavg()[0], 1)],
     }
     save(out, document)
-    page.write_text(as_page(document), encoding="utf-8")
-    click.echo(f"wrote {out} and {page}")
+    click.echo(as_page(document))
 
 
 if __name__ == "__main__":

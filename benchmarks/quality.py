@@ -371,11 +371,10 @@ def kept(path: Path) -> tuple[dict[str, Any], Found]:
     "--read", "again", type=click.Path(exists=True, path_type=Path), help="Draw nothing; tell of such a file."
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/quality.json"))
-@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/quality.md"))
 @click.option("--figures", "folder", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
 def main(
     per_layer: int, seeds: int, find: int, draws: int, steps: int, samples: int, device: str, cache: Path,
-    readings: Path | None, again: Path | None, out: Path, table: Path, folder: Path,
+    readings: Path | None, again: Path | None, out: Path, folder: Path,
 ) -> None:  # fmt: skip
     """Measure every method on the demo's factors, and write the figures, their table and their pictures."""
     if again is not None:
@@ -387,10 +386,10 @@ def main(
         return
     document = told(facts, found)
     save(out, document)
-    table.write_text(as_markdown(document, LEGEND), encoding="utf-8")
+    click.echo(as_markdown(document, LEGEND))
     draw_bars(document, folder / "quality.png")
     draw_curves(document, folder / "quality-reach.png")
-    click.echo(f"wrote {out}, {table} and its pictures")
+    click.echo(f"wrote {out} and the pictures")
 
 
 def draw_all(

@@ -1,4 +1,4 @@
-"""The page docs/quality.md: its table, what it says in words, and its pictures, from the document of benchmarks/quality.py."""
+"""The figures of benchmarks/quality.py as Markdown: its table, what it says in words, and its pictures, from the document of benchmarks/quality.py."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def _cell(value: Any) -> str:
 
 
 def as_markdown(document: dict[str, Any], legend: str) -> str:
-    """The page docs/quality.md of a run; `legend` says what the columns are."""
+    """The figures of a run as Markdown; `legend` says what the columns are."""
     head = ("method", *SHOWN, "misfit", "evaluations", "seconds")
     draws = "once" if document["draws"] == 1 else f"{document['draws']} times"
     where = document["about"]["accelerator"] or "the processor"
@@ -27,7 +27,7 @@ def as_markdown(document: dict[str, Any], legend: str) -> str:
         f"{document['find']} --draws {document['draws']}` on {where}: {document['rows'][0]['directions']} directions of every "
         f"method, {document['seeds']} seeds, {document['steps']} DDIM steps, all at the same length relative to what they are "
         "added to; the eigenvectors are the default recipe's, `output-value`. In brackets the 5th and 95th percentile over "
-        "resamples of the seeds, and of the draws. This file is written by that command; `make bench-quality` runs it with fewer seeds.",
+        "resamples of the seeds, and of the draws.; `make bench-quality` runs it with fewer seeds.",
         "",
         legend.format(
             factors=document["factors"], unedited=document["misfit_unedited"], find=document["find"], draws=draws

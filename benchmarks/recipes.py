@@ -1,8 +1,8 @@
 """Which eigenvectors make the best sliders? Recipes, heads, windows and variations, each against random vectors there.
 
-    python benchmarks/recipes.py --out benchmarks/results/recipes.json --table docs/results.md
+    python benchmarks/recipes.py --out benchmarks/results/recipes.json
     python benchmarks/recipes.py --model benchmarks/checkpoints/cartoon-faces-dit-64 \
-        --out benchmarks/results/recipes-dit.json --table docs/results-dit.md
+        --out benchmarks/results/recipes-dit.json
 
 All at the same length, the same number per layer, the same seeds; what a direction does is found out on some and told of
 others (see benchmarks/quality.py). Columns as in the table's legend. A run cut short goes on.
@@ -154,10 +154,9 @@ def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) 
 @click.option("--steps", default=10, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".train/quality"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/recipes.json"))
-@click.option("--table", type=click.Path(path_type=Path), default=Path("docs/results.md"))
 def main(
     model_id: str, recipes: tuple[str, ...], per_layer: int, seeds: int, find: int, device: str, steps: int, cache: Path,
-    out: Path, table: Path,
+    out: Path,
 ) -> None:  # fmt: skip
     """Measure every recipe against chance, and write the figures and their table."""
     facts = about()
@@ -185,12 +184,11 @@ def main(
         "rows": rows,
     }
     save(out, document)
-    table.write_text(as_markdown(document), encoding="utf-8")
-    click.echo(f"wrote {out} and {table}")
+    click.echo(as_markdown(document))
 
 
 def as_markdown(document: dict[str, Any]) -> str:
-    """The page of a run, as docs/results.md."""
+    """The figures of a run as Markdown."""
     model = "" if document["model"] == DEMO_MODEL_ID else f" --model {document['model']}"
     lines = [
         f"# Which eigenvectors make the best sliders of {document['model'].rpartition('/')[2]}?",
@@ -200,7 +198,7 @@ def as_markdown(document: dict[str, Any]) -> str:
         f"{document['about']['accelerator'] or 'the processor'}: the first {document['per_layer']} directions of every layer, {document['directions']} in all, {document['steps']} DDIM steps; "
         f"which factor a direction moves was found out on {document['search']} seeds, the figures are of {document['seeds']} others. "
         "Random vectors are added at the same places, in the same window, at the same length. In brackets the 5th and 95th "
-        "percentile over resamples of the seeds. This file is written by that command.",
+        "percentile over resamples of the seeds..",
         "",
         LEGEND,
         f"| recipe | vectors | {' | '.join(SHOWN)} |",

@@ -4,8 +4,8 @@
     python benchmarks/run.py start peers               # some of them
     python benchmarks/run.py --table --compare OLD.json
 
-A benchmark is a program in this folder that writes results/NAME.json; whatever lies here is found. The table goes to stdout
-and docs/bench.md, all rows to results/bench.json: an older one of those is what --compare takes. It exits with 1 where
+A benchmark is a program in this folder that writes results/NAME.json; whatever lies here is found. The table goes to stdout,
+all rows to results/bench.json: an older one of those is what --compare takes. It exits with 1 where
 something got slower: the median by more than 10 %, and no run of the one as good as any of the other.
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 
 from common import HERE, RESULTS, about, rows, slower
 
-DOCS = HERE.parent / "docs" / "bench.md"
 APART = {"common", "files_entered", "quality_page", "run", "size", "ways"}
 QUICK = {
     "building": ["sd1.5", "--runs", "1"], "gpu": ["--rounds", "1"], "catalog": ["--sizes", "10000", "--rounds", "2", "--folder", "/tmp/eigenbank-bench-quick"],
@@ -47,9 +46,8 @@ def run(name: str, quick: bool) -> dict[str, Any]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Puts back what lay in results/ and the pages in docs/ when the block ends, whatever benchmarks wrote."""
-    places = [*RESULTS.glob("*.json"), *DOCS.parent.glob("*.md")]
-    before = {path: path.read_bytes() for path in places}
+    """Puts back what lay in results/ when the block ends, whatever benchmarks wrote."""
+    before = {path: path.read_bytes() for path in RESULTS.glob("*.json")}
     try:
         yield
     finally:
@@ -120,8 +118,6 @@ def main() -> int:
     ran = {} if args.table else {name: run(name, quick=False) for name in names}
     document = {"about": facts, "ran": ran, "rows": collect()}
     args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if args.out == RESULTS / "bench.json":
-        DOCS.write_text(table(document), encoding="utf-8")
     print(table(document))
     failed = [name for name, how in ran.items() if how["code"]]
     for name in failed:

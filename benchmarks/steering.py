@@ -1,6 +1,6 @@
 """What steering costs, beside what other ways to edit cost, and how its effect grows: ratios, all measured in one run.
 
-    python benchmarks/steering.py --out benchmarks/results/steering.json --page docs/steering.md
+    python benchmarks/steering.py --out benchmarks/results/steering.json
 
 Times are of the processor, on one thread, so that others on the machine disturb them little; what is compared takes
 turns, and the ratio of a variant is the median over the rounds of its time by its neighbour's.
@@ -384,9 +384,8 @@ PARTS = ("overhead", "beside", "evaluations", "sweep", "growth")
 @click.option("--steps", default=4, show_default=True)
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/steering.json"))
-@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/steering.md"))
-def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path) -> None:
-    """Measure, and write the figures and their page. Parts that are not measured anew are kept as they were."""
+def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path) -> None:
+    """Measure, and write the figures. Parts that are not measured anew are kept as they were."""
     warnings.simplefilter("ignore")
     from diffusers.utils import logging
 
@@ -423,13 +422,10 @@ def main(chosen: tuple[str, ...], steps: int, rounds: int, out: Path, page: Path
         save(out, document)
     home.cleanup()
     if all(name in document for name in PARTS):
-        guide = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else ""
-        page.write_text(guide + as_page(document), encoding="utf-8")
-        click.echo(f"wrote {out} and {page}")
+        click.echo(as_page(document))
 
 
 MARK = "# What steering costs, and how its effect grows"
-"""The line of the page that the figures begin with; what stands above it is written by hand, and kept."""
 LIMITS = {
     "one direction": 1.02,
     "16 directions over 4 layers": 1.05,
@@ -445,12 +441,12 @@ WHAT_CAN_BE_REACHED = [
     "back and one forth: 2/3, and 2/5 for three edits. With classifier-free guidance besides, which LEDITS++ does not do, ours has one back "
     "and two forth: 3/3 and 3/5. Fewer is not to be had with as many steps: 0.70 would leave 1.1 samples a step for the way forth, "
     "guidance in one step of ten. `eb.edit` does more than LEDITS++ does: it draws the unedited round trip too, to report its error, and "
-    "corrects each step back twice; its defaults are no faster than LEDITS++ ([inversion.md](inversion.md) has what they gain).",
+    "corrects each step back twice; its defaults are no faster than LEDITS++ (`benchmarks/inversion.py` has what they gain).",
 ]
 
 
 def as_page(document: dict[str, Any]) -> str:
-    """The figures of a run, as they stand in docs/steering.md."""
+    """The figures of a run as Markdown."""
     found = document["overhead"]
     lines = [
         MARK,
