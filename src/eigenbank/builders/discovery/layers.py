@@ -184,7 +184,9 @@ def _with_sites(layer: Layer, attention: TracedAttention, recorder: ModuleRecord
     """The layer, with where the tokens of its sites are."""
     read = [attention.operands[role][IMAGE] for role in _ROLES]
     projections = [operand.weight.rpartition(".")[0] for operand in read]
-    return layer.model_copy(update={"sites": recorder.places(layer, [operand.source for operand in read], projections)})
+    return layer.model_copy(
+        update={"sites": recorder.hook_points(layer, [operand.source for operand in read], projections)}
+    )
 
 
 def _one_source(one: Any, other: Any) -> bool:

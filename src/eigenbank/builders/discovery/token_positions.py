@@ -93,47 +93,49 @@ class ModuleRecorder:
 
         return look
 
-    def places(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, HookPoint]:
+    def hook_points(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, HookPoint]:
         """The sites of a layer, as far as they were seen. `sources`: what its projections, at those paths, read."""
         found: dict[Site, HookPoint | None] = {
             "projection-input": self._projection_input(layer, sources, projections),
             "block-output": self._output(layer),
             "block-input": self._block_input(layer),
         }
-        return {site: place for site, place in found.items() if place is not None}
+        return {site: point for site, point in found.items() if point is not None}
 
     def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> HookPoint | None:
         if layer.norm is not None and layer.norm_inside:
-            return self._place(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
+            return self._hook_point(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
         whole = [
             tensor
             for tensor in self.inputs.get(layer.name, [])
             if all((layer.name, "input", tensor.name) in getattr(source, "_eb_at", ()) for source in sources)
         ]
         # The same tokens under two names are two things to a hook: queries from one, keys and values from the other.
-        place = self._place(layer, [layer.name], "input", whole) if len(whole) == 1 else None
-        if place is not None:
-            return place
+        point = self._hook_point(layer, [layer.name], "input", whole) if len(whole) == 1 else None
+        if point is not None:
+            return point
         modules = list(dict.fromkeys(projections))
-        each = [self._place(layer, [module], "input", self.inputs.get(module, [])) for module in modules]
+        each = [self._hook_point(layer, [module], "input", self.inputs.get(module, [])) for module in modules]
         same = {None if found is None else found.model_copy(update={"modules": ("x",)}) for found in each}
         return each[0].model_copy(update={"modules": tuple(modules)}) if len(same) == 1 and each[0] else None
 
     def _output(self, layer: Layer) -> HookPoint | None:
-        return self._place(layer, [layer.name], "output", self.outputs.get(layer.name, []))
+        return self._hook_point(layer, [layer.name], "output", self.outputs.get(layer.name, []))
 
     def _block_input(self, layer: Layer) -> HookPoint | None:
         """The input of the block around the attention, where the residual stream enters it."""
         module = layer.name if layer.norm_inside else layer.name.rpartition(".")[0]
         while module:
-            place = self._place(layer, [module], "input", self.inputs.get(module, []))
-            if place is not None:
-                return place
+            point = self._hook_point(layer, [module], "input", self.inputs.get(module, []))
+            if point is not None:
+                return point
             module = module.rpartition(".")[0]
         return None
 
-    def _place(self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]) -> HookPoint | None:
-        """The place of the first of the tensors that holds image tokens of the layer's width."""
+    def _hook_point(
+        self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]
+    ) -> HookPoint | None:
+        """The hook point at the first of the tensors that holds image tokens of the layer's width."""
         for tensor in tensors:
             axis = tensor.channel_axis(layer.width)
             streams = tensor.streams
