@@ -18,19 +18,9 @@ ID = f"{MID}/output-value/0"
 OUT = f"{MID}/output-value:output/0"
 
 
-@pytest.fixture(scope="module")
-def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
-    from eigenbank.loaders.calibrate import calibrate
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
-        made = eb.build(str(tiny_checkpoint), recipes=["output-value", "output-value:output"], top_k=3)
-    return calibrate(open_pipeline(tiny_checkpoint), made)
-
-
 @pytest.fixture
-def pipe(tiny_checkpoint: Path) -> Any:
-    return open_pipeline(tiny_checkpoint)
+def bank(tiny_set: eb.DirectionSet) -> eb.DirectionSet:
+    return tiny_set
 
 
 def draw(pipe: Any, n: int = 2, steps: int = 4) -> torch.Tensor:

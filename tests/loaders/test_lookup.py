@@ -22,11 +22,6 @@ from eigenbank.schemas import Label, Sliders, SliderSetting
 from eigenbank.schemas.errors import SourceError, UnknownNameError
 
 
-@pytest.fixture
-def kept(tiny_checkpoint: Path) -> eb.DirectionSet:
-    return store(eb.build(str(tiny_checkpoint), top_k=2, model_id="acme/tiny"), checkpoint=tiny_checkpoint)
-
-
 def test_by_model_id_and_by_folder(kept: eb.DirectionSet) -> None:
     assert kept.folder is not None
     for key in ("acme/tiny", str(kept.folder)):

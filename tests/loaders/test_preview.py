@@ -24,8 +24,8 @@ NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 
 
 @pytest.fixture
-def bank(tiny_checkpoint: Path) -> DirectionSet:
-    return eb.build(str(tiny_checkpoint), model_id="acme/tiny", recipes=["output-value"], top_k=2)
+def bank(tiny_set: DirectionSet) -> DirectionSet:
+    return tiny_set
 
 
 def pixels(picture: bytes) -> Tensor:

@@ -11,7 +11,6 @@ from making import make_checkpoint
 import eigenbank as eb
 from eigenbank.loaders.lookup import OtherModelWarning
 from eigenbank.loaders.pipelines import open_pipeline, sample
-from eigenbank.registry.local import store
 from eigenbank.registry.sliders import write_sliders
 from eigenbank.schemas import Sliders, SliderSetting, Window
 from eigenbank.schemas.errors import MatchError, SteerError, UnknownNameError
@@ -20,17 +19,8 @@ A, B = "mid_block.attentions.0/output-value/0", "mid_block.attentions.0/output-v
 
 
 @pytest.fixture
-def bank(tiny_checkpoint: Path, home: Path) -> eb.DirectionSet:
-    """The bank of the tiny checkpoint, in the catalog as acme/tiny."""
-    from eigenbank.loaders.calibrate import calibrate
-
-    made = eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=3, model_id="acme/tiny")
-    return store(calibrate(open_pipeline(tiny_checkpoint), made), checkpoint=tiny_checkpoint)
-
-
-@pytest.fixture
-def pipe(tiny_checkpoint: Path) -> Any:
-    return open_pipeline(tiny_checkpoint)
+def bank(kept: eb.DirectionSet) -> eb.DirectionSet:
+    return kept
 
 
 def drawn(pipe: Any, *args: Any, **kwargs: Any) -> torch.Tensor:

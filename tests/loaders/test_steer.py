@@ -25,11 +25,6 @@ def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.
         return eb.build(str(tiny_checkpoint), recipes=RECIPES, top_k=4)
 
 
-@pytest.fixture
-def pipe(tiny_checkpoint: Path) -> Any:
-    return open_pipeline(tiny_checkpoint)
-
-
 def draw(pipe: Any, n: int = 3) -> torch.Tensor:
     return sample(pipe, range(n), 4)
 

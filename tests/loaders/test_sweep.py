@@ -1,25 +1,19 @@
 """A sweep is one batch whose pictures are those of single edits."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import eigenbank as eb
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import sample
 
 ID = "mid_block.attentions.0/output-value/0"
 
 
 @pytest.fixture
-def pipe(tiny_checkpoint: Path) -> Any:
-    return open_pipeline(tiny_checkpoint)
-
-
-@pytest.fixture
-def bank(tiny_checkpoint: Path) -> eb.DirectionSet:
-    return eb.build(str(tiny_checkpoint), recipes=["output-value"], top_k=2)
+def bank(tiny_set: eb.DirectionSet) -> eb.DirectionSet:
+    return tiny_set
 
 
 def test_every_picture_is_that_of_the_single_edit(pipe: Any, bank: eb.DirectionSet) -> None:
