@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import tiny
+import textpipes
 import torch
 import zoo
 from hub.server import Hub
@@ -37,7 +37,7 @@ def checkpoint(family: str, seed: int) -> Path:
     if family == "ddpm":
         return make_checkpoint(folder, seed=seed)
     if family in DRAWN:
-        pipe = tiny.latent_diffusion() if family == "ldm" else stable_diffusion()
+        pipe = textpipes.latent_diffusion() if family == "ldm" else stable_diffusion()
         stir(pipe.unet, seed)
         pipe.save_pretrained(folder)
     else:
@@ -60,7 +60,7 @@ def stable_diffusion() -> Any:
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    pipe = tiny.pipeline("stable-diffusion")
+    pipe = textpipes.pipeline("stable-diffusion")
     words = [
         "<|startoftext|>",
         "<|endoftext|>",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from faces.render import NAMES, render, sample_factors
-from tiny import CALLS, embeddings, latent_diffusion, pipeline
+from textpipes import CALLS, embeddings, latent_diffusion, pipeline
 from torch import Tensor, nn
 
 import eigenbank as eb

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import CALLS, draw, pipeline
+from textpipes import CALLS, draw_image, pipeline
 from torch import Tensor
 
 import eigenbank as eb
@@ -53,22 +53,22 @@ def family(
 def test_load_lora_weights_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
     name, pipe, bank = family
     edits = {direction: 0.5 + 0.25 * number for number, direction in enumerate(bank)}
-    before = draw(pipe, name)
+    before = draw_image(pipe, name)
     with eb.steer(pipe, edits):
-        steered = draw(pipe, name)
+        steered = draw_image(pipe, name)
     with eb.steer(pipe, {direction: -0.4 * scale for direction, scale in edits.items()}):
-        other_way = draw(pipe, name)
+        other_way = draw_image(pipe, name)
     (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", pipe=pipe)
     pipe.load_lora_weights(str(file), adapter_name="slider")
     try:
-        loaded = draw(pipe, name)
+        loaded = draw_image(pipe, name)
         pipe.set_adapters(["slider"], [-0.4])
-        slid = draw(pipe, name)
+        slid = draw_image(pipe, name)
         pipe.set_adapters(["slider"], [0.0])
-        assert torch.equal(draw(pipe, name), before)
+        assert torch.equal(draw_image(pipe, name), before)
         pipe.set_adapters(["slider"], [1.0])
         pipe.fuse_lora()
-        fused = draw(pipe, name)
+        fused = draw_image(pipe, name)
         pipe.unfuse_lora()
     finally:
         pipe.unload_lora_weights()
@@ -101,17 +101,17 @@ def _as_comfyui_loads(weights: dict[str, Tensor], file: dict[str, Tensor], stren
 def test_comfyuis_loader_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
     name, pipe, bank = family
     edits = dict.fromkeys(bank, 0.8)
-    before = draw(pipe, name)
+    before = draw_image(pipe, name)
     with eb.steer(pipe, dict.fromkeys(bank, 0.4)):
-        steered = draw(pipe, name)
+        steered = draw_image(pipe, name)
     (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", format="comfyui", pipe=pipe)
     weights = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
     pipe.unet.load_state_dict(_as_comfyui_loads(weights, load_file(file), 0.5))
     try:
-        torch.testing.assert_close(draw(pipe, name), steered, atol=1e-5, rtol=0)
+        torch.testing.assert_close(draw_image(pipe, name), steered, atol=1e-5, rtol=0)
     finally:
         pipe.unet.load_state_dict(weights)
-    assert torch.equal(draw(pipe, name), before)
+    assert torch.equal(draw_image(pipe, name), before)
 
 
 class _Everything(dict[str, Tensor]):
