@@ -72,7 +72,7 @@ def pack(labels: Sequence[Label], quality: Quality | None) -> bytes | None:
         return None
     details = Details.model_construct(labels=tuple(labels), quality=quality)
     # A small window and little memory: setting them up would take longer than the work.
-    compressor = zlib.compressobj(6, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+    compressor = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
     return compressor.compress(details.model_dump_json(exclude_defaults=True).encode()) + compressor.flush()
 
 
@@ -90,7 +90,7 @@ def unpack(packed: bytes | None) -> Details:
 
 def pack_manifest(manifest: Manifest) -> bytes:
     """Compress a manifest as the catalog keeps it."""
-    return zlib.compress(manifest.model_dump_json().encode())
+    return zlib.compress(manifest.model_dump_json().encode(), 3)
 
 
 def unpack_manifest(packed: bytes) -> Manifest:
@@ -277,9 +277,12 @@ class Indexer:
         return first
 
     def _insert(self, table: type[Base], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows, all columns in the table's order, by the driver itself: with SQLAlchemy's it takes twice as long."""
         if rows:
-            columns = table.__table__.columns.keys()
-            self.connection.execute(insert(table), [dict(zip(columns, row, strict=True)) for row in rows])
+            columns = [f'"{column.name}"' for column in table.__table__.columns]
+            marks = ["%s" if dialects.is_server(self.connection) else "?"] * len(columns)
+            statement = f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) VALUES ({', '.join(marks)})"
+            self.connection.exec_driver_sql(statement, list(rows))
 
 
 def _spectrum(record: DirectionRecord | CompositeRecord) -> tuple[str, str] | None:

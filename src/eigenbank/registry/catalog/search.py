@@ -11,10 +11,10 @@ of the labels' worth. A direction stands once, under its best label.
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, literal_column, or_, select, union_all
 from sqlalchemy.orm import aliased
 
 from eigenbank.registry.catalog.dialects import among, texts_with
@@ -276,6 +276,18 @@ class _Names:
             ways.append(among(SpectrumTable.set_id, self.sets))
         return or_(false(), *ways)
 
+    def directions(self) -> Any:
+        """Select the numbers of the directions whose names have the term, by index; some of them twice."""
+        plain = select(DirectionTable.id)
+        spectra = plain.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
+        return union_all(
+            spectra.join(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(
+                among(LayerTable.name_id, self.names)
+            ),
+            plain.where(among(DirectionTable.name_id, self.names)),
+            spectra.where(among(SpectrumTable.set_id, self.sets)),
+        )
+
 
 @dataclass
 class _Matches:
@@ -338,7 +350,6 @@ class _Search:
         self.scope = _scope(connection, filters)
         self.of_labels = label_tests(connection, filters.source, filters.min_confidence)
         self.bounds = _bounds(filters)
-        self.ways = list(self._ways())
 
     def find(self, after: Position | None, wanted: int) -> Iterator[Position]:
         """Yield up to `wanted` positions after one."""
@@ -357,15 +368,23 @@ class _Search:
         if self.filters.source is not None:
             yield select(LabelTable.direction_id).where(*_exact(self.of_labels))
 
-    def _few(self, ways: Iterable[Any]) -> Any:
-        """The selection with the fewest directions, None where all have more than FEW."""
-        best: Any = None
-        least = FEW + 1
-        for way in ways:
-            count = self.connection.execute(select(func.count()).select_from(way.limit(least).subquery())).scalar_one()
-            if count < least:
-                best, least = way, count
+    @cached_property
+    def _few_by_filters(self) -> tuple[int, Any]:
+        return self._fewest(self._ways(), (FEW + 1, None))
+
+    def _few(self, *more: Any) -> Any:
+        """A selection of directions that holds all that the filters and more selections leave, None where each has more than FEW."""
+        _, best = self._fewest(more, self._few_by_filters)
         return None if best is None else select(best.subquery().c[0])
+
+    def _fewest(self, ways: Iterable[Any], best: tuple[int, Any]) -> tuple[int, Any]:
+        """The selection with the fewest directions, and how many those are; `best` where none has fewer."""
+        for way in ways:
+            rows = way.limit(best[0]).subquery()
+            count = self.connection.execute(select(func.count()).select_from(rows)).scalar_one()
+            if count < best[0]:
+                best = count, way
+        return best
 
     def _limits(self) -> list[Condition]:
         """The conditions on directions, for whoever comes in another way than by an index on these."""
@@ -404,13 +423,13 @@ class _Search:
 
     def _by_column(self, after: Position | None, wanted: int) -> Iterator[Position]:
         """In the order of what a direction has: known values first, then those that have none; ties in catalog order."""
-        limits, ways = self._limits(), list(self.ways)
+        limits, ways = self._limits(), []
         if self.matches is not None:
             limits.append(self._matching(self.matches))
             ways.append(self._candidates(self.matches))
         elif self.of_labels:
             limits.append(self._labelled())
-        few = self._few(ways)
+        few = self._few(*ways)
         if few is not None:
             limits.append(DirectionTable.id.in_(few))
         sort = self.filters.sort
@@ -436,7 +455,8 @@ class _Search:
         found = select(LabelTable.direction_id).where(among(LabelTable.text_id, texts))
         if not matches.by_names:
             return found
-        return found.union(_Scope().directions(*matches.named(range(len(matches.names)))))
+        fewest = min(matches.names, key=lambda place: len(place.names) + len(place.sets))
+        return union_all(found, select(fewest.directions().subquery().c[0]))
 
     # The best match first
 
@@ -471,7 +491,7 @@ class _Search:
             limits = [*self._limits(), _Scope().condition(*named)]
             if self.of_labels:
                 limits.append(self._labelled())
-            few = self._few([*self.ways, _Scope().directions(*named)])
+            few = self._few(*(place.directions() for place in matches.names))
             if few is not None:
                 limits.append(DirectionTable.id.in_(few))
             statement = _in_order(None, place, descending=True).where(*limits).limit(wanted)
@@ -480,19 +500,19 @@ class _Search:
             return self._labels(matches.texts.get(level, []), [], place, wanted)
         found: list[tuple[int, float]] = []
         for terms, texts in matches.partial.items():
-            found += self._labels(texts, matches.named(terms), place, wanted)
+            found += self._labels(texts, [matches.names[term] for term in terms], place, wanted)
         return sorted(found, key=lambda row: (-row[1], row[0]))[:wanted]
 
     def _labels(
-        self, texts: list[int], named: list[Condition], place: Position | None, wanted: int
+        self, texts: list[int], named: list[_Names], place: Position | None, wanted: int
     ) -> list[tuple[int, float]]:
-        """The next labels of some texts whose directions meet the filters, and whose names meet conditions."""
+        """The next labels of some texts whose directions meet the filters, and whose names have some terms."""
         if not texts:
             return []
-        few = self._few([*self.ways, *([_Scope().directions(*named)] if named else [])])
+        few = self._few(*(term.directions() for term in named))
         limits = self._limits()
         if named:
-            limits.append(_Scope().condition(*named))
+            limits.append(_Scope().condition(*(term.condition() for term in named)))
         statement = select(LabelTable.direction_id, LabelTable.worth)
         if few is not None:
             statement = statement.where(among(_loose(LabelTable.text_id), texts), LabelTable.direction_id.in_(few))
