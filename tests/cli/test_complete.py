@@ -28,7 +28,6 @@ def ask(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
     tool.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m eigenbank "$@"\n')
     tool.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run([tool, "list"], env=environment, check=True, capture_output=True)
 
     def work(line: str) -> list[str]:
         done = subprocess.run(

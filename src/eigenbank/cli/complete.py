@@ -10,7 +10,6 @@ knows only a part.
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,14 +27,10 @@ MOST = 200
 
 def _offer(find: "Callable[[Catalog, click.Context, str], list[str]]", ctx: click.Context, begun: str) -> list[str]:
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.database import locate
     from eigenbank.schemas.errors import EigenbankError
 
     try:
-        place = locate(None)
-        if isinstance(place, Path) and not place.is_file():
-            return []
-        with Catalog.open(shipped=False) as catalog:
+        with Catalog.open() as catalog:
             return [word for word in find(catalog, ctx, begun) if word.startswith(begun)][:MOST]
     except EigenbankError:
         return []
