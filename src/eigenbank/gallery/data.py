@@ -41,14 +41,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class GallerySet:
-    """A set that the gallery shows. `newest`: the catalog means this set by the model id alone. `order`: its position in the
-    catalog.
-    """
+    """A set that the gallery shows. `newest`: the catalog means this set by the model id alone."""
 
     row: SetRow
     manifest: Manifest
     newest: bool
-    order: int
 
     @property
     def name(self) -> str:
@@ -165,7 +162,7 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
         "name": shown.name,
         "model": checkpoint.model_id,
         "modelWords": _words(checkpoint.model_id),
-        "order": shown.order,
+        "order": row.number,
         "revision": checkpoint.revision,
         "newest": shown.newest,
         "denoiser": checkpoint.denoiser,

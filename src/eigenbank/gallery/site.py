@@ -154,7 +154,7 @@ def _write_sets(
                 manifest = manifest.with_more_labels(more)
             else:
                 left_out += sum(map(len, more.values()))
-        shown = GallerySet(row, manifest, newest, number)
+        shown = GallerySet(row, manifest, newest)
         cells, damaged = _copy_pictures(manifest, folder_of(row.location), work / "pictures" / shown.slug)
         if damaged:
             log(f"{row.model_id}: {len(damaged)} pictures are left out; the first: {damaged[0]}")

@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow
 from eigenbank.registry.catalog.care import stats, vacuum, verify
 from eigenbank.registry.catalog.transfer import export_file, import_file, merge
-from eigenbank.registry.hub import client
-from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import CatalogError
 
@@ -257,30 +255,6 @@ def test_verifying_finds_what_is_not_as_the_manifests_say(tmp_path: Path, statem
         assert {one.where for one in found} - {"database"} == where
         catalog.reindex()
         assert verify(catalog) == []
-
-
-def test_verifying_looks_at_files_where_it_is_asked_to(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from eigenbank.registry.sets.bundled import shipped_sets
-
-    for place, checkpoint, shipped, digest in shipped_sets():
-        catalog.add_set(shipped, location=place, digest=digest, checkpoint_path=checkpoint)
-    folder = tmp_path / "set"
-    folder.mkdir()
-    one = manifest()
-    (folder / "manifest.json").write_text(one.model_dump_json())
-    catalog.add_set(one, location=str(folder), digest=manifest_digest(folder))
-    monkeypatch.setattr(client, "cache_root", lambda: tmp_path / "cache")
-    catalog.add_set(manifest("acme/far"), location=f"hub:me/far@{'a' * 40}", digest="x")
-    assert verify(catalog, files=True) == []
-    (folder / "manifest.json").write_text("{}")
-    catalog.add_set(manifest("acme/gone"), location=str(tmp_path / "gone"), digest="x")
-    assert verify(catalog) == []
-    assert [(each.where, each.problem.split(": ")[0]) for each in verify(catalog, files=True)] == [
-        ("set of acme/faces", f"the manifest at {folder} is not the one that was entered"),
-        ("set of acme/gone", f"there is no set at {tmp_path / 'gone'}"),
-    ]
 
 
 def test_vacuum_gives_room_back(catalog: Catalog) -> None:

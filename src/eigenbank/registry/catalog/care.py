@@ -67,10 +67,8 @@ class Problem:
     problem: str
 
 
-def verify(catalog: Catalog, *, files: bool = False, progress: Progress = no_progress) -> list[Problem]:
-    """Check the database, and index everything again in memory, to compare; with `files`, hash every file of the sets that are on this
-    machine. Returns the problems; nothing is changed.
-    """
+def verify(catalog: Catalog, progress: Progress = no_progress) -> list[Problem]:
+    """Check the database, and index everything again in memory, to compare. Returns the problems; nothing is changed."""
     found = list(
         catalog.ask(lambda connection: [Problem("database", printable(each)) for each in dialects.damage(connection)])
     )
@@ -78,13 +76,6 @@ def verify(catalog: Catalog, *, files: bool = False, progress: Progress = no_pro
         found += catalog.ask(_compare, progress)
     except CatalogError as error:
         found.append(Problem("database", printable(error)))
-    if files:
-        rows = catalog.sets()
-        for done, row in enumerate(rows, 1):
-            found += [
-                Problem(f"set of {row.model_id}", problem) for problem in _file_problems(row.location, row.digest)
-            ]
-            progress("sets", done, len(rows))
     return found
 
 
@@ -159,28 +150,6 @@ _DERIVED = {
     ),
 }
 """What is derived, by table, told by names instead of numbers."""
-
-
-def _file_problems(location: str, digest: str) -> Iterator[str]:
-    from eigenbank.registry.hub.client import folder_of, parse_location
-    from eigenbank.registry.sets.folder import MANIFEST, file_digest, manifest_digest, read_manifest
-
-    folder = folder_of(location)
-    if not (folder / MANIFEST).is_file():
-        if parse_location(location) is None:  # else not in the Hub's cache now: it is fetched when it is used
-            yield f"there is no set at {location}: build or pull it again"
-        return
-    if manifest_digest(folder) != digest:
-        yield f"the manifest at {location} is not the one that was entered: build or pull the set again"
-        return
-    for name, entry in read_manifest(folder).files.items():
-        path = folder / name
-        if not path.is_file():
-            # Only the manifest of a set that was synced may be here.
-            if parse_location(location) is None:
-                yield f"{path} is missing: build the set again"
-        elif path.stat().st_size != entry.size or file_digest(path) != entry.sha256:
-            yield f"{path} is not the file that the manifest names: build or pull the set again"
 
 
 def vacuum(catalog: Catalog) -> tuple[int, int]:

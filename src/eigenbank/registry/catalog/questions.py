@@ -29,6 +29,7 @@ _MOST_TEXTS = 100_000
 """So many texts are looked through for near matches."""
 
 _SETS = select(
+    SetTable.id.label("number"),
     SetTable.model_id,
     SetTable.revision,
     SetTable.location,

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
@@ -40,7 +40,9 @@ class SetEntry:
 
 @dataclass(frozen=True)
 class SetRow:
-    """A direction set in the catalog. `directions` and `labels` are counts; `created` is in UTC."""
+    """A direction set in the catalog. `directions` and `labels` are counts; `created` is in UTC. Searches have equals in the order
+    of `number`.
+    """
 
     model_id: str
     revision: str | None
@@ -55,6 +57,7 @@ class SetRow:
     denoiser: str
     licence: str | None
     builder: str
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
