@@ -206,7 +206,7 @@ def reindex() -> None:
         log(f"{opened.place}: {len(opened.sets())} sets indexed again; {before:,} bytes before, {after:,} after")
 
 
-@click.command(short_help="Check the catalog and the files of sets.")
+@click.command()
 @click.argument("model", required=False, shell_complete=complete.models)
 @click.option("--files", is_flag=True, help="Also hash every file of the sets on this machine.")
 @click.option("--repair", is_flag=True, help="Pull damaged sets again, if they were published; hashes files, too.")

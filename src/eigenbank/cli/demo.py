@@ -20,7 +20,7 @@ FACES = "5,18,27"
 """Seeds of three faces that differ in skin, hair and beard; labelling does not use them."""
 
 
-@click.command(short_help="Run the whole thing on the shipped checkpoint.")
+@click.command()
 @click.option(
     "--top-k", type=click.IntRange(1, 64), default=TOP_K, show_default=True, help="Directions per layer and recipe."
 )

@@ -10,7 +10,7 @@ from eigenbank.cli.rows import emit_rows
 COLUMNS = ["check", "status", "found"]
 
 
-@click.command(short_help="Check this installation.")
+@click.command()
 @click.option("--devices", is_flag=True, help="Import torch, which takes seconds, and list what it computes on.")
 @output_options
 @click.pass_context

@@ -13,7 +13,7 @@ from eigenbank.cli.output import emit, format_option, log
 FORMATS = ("diffusers", "comfyui", "npz", "json")
 
 
-@click.command(short_help="Write directions as a LoRA, npz or json file.")
+@click.command()
 @click.argument("model", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
 @click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.sliders)
 @click.option(
@@ -81,7 +81,7 @@ def export(
 COLUMNS = ["direction", "verdict", "score", "reason"]
 
 
-@click.command(short_help="Tell how a set's directions match a checkpoint.")
+@click.command()
 @click.argument("directions", metavar="SET")
 @click.argument("model", metavar="PIPELINE_DIR")
 @source_options

@@ -20,7 +20,7 @@ set_out_option = click.option(
 )
 
 
-@click.command(short_help="Compute a checkpoint's directions from its weights.")
+@click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.option(
     "--layers",
@@ -176,7 +176,7 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
     emit(rows, LAYER_COLUMNS, fmt=fmt, quiet=quiet, key="layer")
 
 
-@click.command(short_help="Name directions by what they do to the images.")
+@click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.option(
     "--labeler",
@@ -316,7 +316,7 @@ def label_rows(bank: object) -> list[dict[str, object]]:
     return rows
 
 
-@click.command(short_help="Generate the preview pictures of a set.")
+@click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete.sliders)
 @click.option("--all", "everything", is_flag=True, help="All directions, not only the labelled ones.")

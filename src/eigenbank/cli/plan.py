@@ -21,7 +21,7 @@ CHECK_COLUMNS = ["id", "status", "revision", "problems"]
 ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "error"]
 
 
-@click.command(short_help="Build, label and publish many checkpoints.")
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--only", multiple=True, metavar="GLOB", help="Only checkpoints whose id matches; repeatable.")
 @click.option("--check", is_flag=True, help="Compare the plan with the Hub and pin its revisions; build nothing.")

@@ -24,7 +24,7 @@ limit_option = click.option(
 cursor_option = click.option("--cursor", metavar="CURSOR", help="Go on after the page that printed this cursor.")
 
 
-@click.command("list", short_help="List the models in the catalog, or the directions of one.")
+@click.command("list")
 @click.option(
     "--model",
     metavar="ID",
@@ -114,7 +114,7 @@ def _filter_options(command: F) -> F:
     return command
 
 
-@click.command(short_help="Search the directions of all models.")
+@click.command()
 @click.argument("text", required=False, shell_complete=complete.words)
 @_filter_options
 @output_options

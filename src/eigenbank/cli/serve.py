@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eigenbank.gallery.site import Site
 
 
-@click.command(short_help="Move sliders and see the picture.")
+@click.command()
 @click.argument("model", required=False, shell_complete=complete.models)
 @checkpoint_option
 @device_option
@@ -66,7 +66,7 @@ def play(
 GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reason"]
 
 
-@click.command(short_help="Write, serve or publish a page of the catalog's directions.")
+@click.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the site to.")
 @click.option("--serve", is_flag=True, help="Serve it to this machine and open a browser, until Ctrl-C.")
 @click.option(

@@ -15,7 +15,7 @@ def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> st
     return value
 
 
-@click.command(short_help="Publish a direction set on the Hub.")
+@click.command()
 @click.argument("target", metavar="SET|MODEL", shell_complete=complete.models_or_folders)
 @click.option(
     "--repo",
@@ -86,7 +86,7 @@ def publish(
     emit(rows, ["file", "change", "bytes"], fmt=fmt)
 
 
-@click.command(short_help="Fetch a published direction set.")
+@click.command()
 @click.argument("name", metavar="REPO|MODEL", shell_complete=complete.models)
 @click.option("--revision", metavar="REV", help="Commit, branch or tag of the repository [default: main].")
 @output_options
@@ -117,7 +117,7 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
     emit([row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt, quiet=quiet, key="model")
 
 
-@click.command(short_help="Bring the catalog up to date with the Hub.")
+@click.command()
 @click.option("--author", metavar="NAME", help="Only what this user or organisation published.")
 @click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
 @output_options

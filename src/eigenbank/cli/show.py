@@ -26,7 +26,7 @@ _APART = ("evidence", "labels", "confidence", "quality")
 """What `show` tells in tables of its own."""
 
 
-@click.command(short_help="Show directions or models, with the evidence for their labels.")
+@click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
 @click.option(
     "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
@@ -157,7 +157,7 @@ def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
-@click.command(short_help="Compare the directions of two sets, layer by layer.")
+@click.command()
 @click.argument("one", shell_complete=complete.models, callback=_short)
 @click.argument("other", shell_complete=complete.models, callback=_short)
 @click.option("--layer", default="*", metavar="GLOB", help="Layers to compare.")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
 
 
-@click.command(short_help="Generate images with directions added.")
+@click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @set_option
 @sliders_option
@@ -115,7 +115,7 @@ def steer(
         keep_sliders(sliders, bank.model_id, save_sliders)
 
 
-@click.command(short_help="Generate a grid: directions by scales.")
+@click.command()
 @click.argument("first", metavar="MODEL|ID|-", shell_complete=complete.models_or_folders)
 @click.argument("directions", nargs=-1, metavar="[NAME]...", shell_complete=complete.sliders)
 @sliders_option
@@ -262,7 +262,7 @@ def save_picture(sheet: "Image", out: Path) -> None:
 EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "noise_std", "out"]
 
 
-@click.command(short_help="Edit a photo.")
+@click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option(
     "--model",
