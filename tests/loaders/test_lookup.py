@@ -1,6 +1,7 @@
 """A bank is found by its model id, by its folder, and for a pipeline by where that was loaded from."""
 
 import shutil
+import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.cli.main import run
-from eigenbank.loaders.lookup import load_without_people_labels, set_for_pipeline
+from eigenbank.loaders.lookup import SETTLED, load_without_people_labels, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import store
@@ -43,6 +44,7 @@ def test_an_open_set_is_not_read_again_until_its_files_change(
     kept: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     pipe, direction = open_pipeline(tiny_checkpoint), next(iter(kept))
+    time.sleep(2 * SETTLED / 1e9)
     first = set_for_pipeline(pipe)
     assert set_for_pipeline(pipe) is first
     assert eb.load("acme/tiny") is not first  # what a user may change is a copy

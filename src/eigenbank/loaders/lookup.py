@@ -1,6 +1,7 @@
 """Find the direction set of a model or pipeline, and the directions that an edit names. Imports no torch."""
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog.database import locate
 from eigenbank.registry.hub.pull import find_set, folder_for, no_set
 from eigenbank.registry.local import people_labels, sets_of_checkpoint
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
-from eigenbank.schemas import Label, Sliders, Window
+from eigenbank.schemas import Sliders, Window
 from eigenbank.schemas.errors import SteerError, UnknownNameError
 from eigenbank.schemas.recipe import Site
 from eigenbank.schemas.sliders import Branch
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     Edits = Scales | Sliders | str | os.PathLike[str]
     """Directions with their scales, sliders, or the path of a sliders file."""
 
+SETTLED = 50_000_000
+"""Nanoseconds after which a file's time tells its content from a later one: clocks of file systems are coarse."""
 Find = Callable[[str], tuple[Direction | Composite, int]]
 """Finds a label or id: the direction or composite, and the sign that makes it more of what was asked for."""
 
@@ -104,22 +108,12 @@ def set_for_pipeline(pipe: Any) -> DirectionSet:
             "pass bank=eigenbank.load(MODEL_ID)"
         )
         raise UnknownNameError(message)
-    with Catalog.open() as opened:
-        found = None if model_id is None else opened.get_set(model_id)
-        if found is None:
-            found = next(iter(sets_of_checkpoint(origin, opened)), None) or opened.get_set(origin)
-        if found is None:
-            raise no_set(origin, opened)
-        return _with_people_labels(_open_cached(folder_for(found)), opened)
+    return _set_of(model_id, origin)
 
 
 def set_in_catalog(model_id: str) -> DirectionSet:
     """Open the catalog's set for a model id without asking the Hub. Raises UnknownNameError where there is none."""
-    with Catalog.open() as opened:
-        found = opened.get_set(model_id)
-        if found is None:
-            raise no_set(model_id, opened, f"Or fetch one: eigenbank pull {model_id}.")
-        return _with_people_labels(_open_cached(folder_for(found)), opened)
+    return _set_of(model_id, None)
 
 
 def find_direction(bank: DirectionSet, key: str) -> tuple[Direction | Composite, int]:
@@ -154,30 +148,85 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
     return None
 
 
-def _open_cached(folder: Path) -> DirectionSet:
-    """Open a set, or return it as it was opened before, if its files have not changed since. Raises SetError."""
-    try:
-        stats = [(folder / name).stat() for name in (MANIFEST, VECTORS)]
-    except OSError:  # opening it says what is wrong
-        return DirectionSet.open(folder)
-    signature = tuple((each.st_mtime_ns, each.st_ctime_ns, each.st_ino, each.st_size) for each in stats)
-    return _opened(folder, signature)
-
-
-@lru_cache(maxsize=4)
-def _opened(folder: Path, _signature: tuple[tuple[int, ...], ...]) -> DirectionSet:
-    return DirectionSet.open(folder)
-
-
 def _with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
     """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
     given = people_labels(bank.manifest, catalog)
-    return _labelled(bank, tuple(given.items())) if given else bank
+    return bank.replaced(bank.manifest.with_more_labels(given)) if given else bank
+
+
+@dataclass(frozen=True)
+class _FoundSet:
+    """What the catalog answered: where a set lies, the set as it lies there, and with people's labels."""
+
+    folder: Path
+    stored: DirectionSet
+    labelled: DirectionSet
+
+
+def _set_of(model_id: str | None, origin: str | None) -> DirectionSet:
+    """Return the catalog's set for a model id, else for the checkpoint at `origin`.
+
+    Neither the catalog nor the set is read again while their files are as they were. Raises UnknownNameError.
+    """
+    state = _catalog_state()
+    if state is not None:
+        found = _ask_once(state, model_id, origin)
+        if _open_cached(found.folder) is found.stored:
+            return found.labelled
+    return _ask_catalog(model_id, origin).labelled
+
+
+def _ask_catalog(model_id: str | None, origin: str | None) -> _FoundSet:
+    with Catalog.open() as catalog:
+        row = None if model_id is None else catalog.get_set(model_id)
+        if row is None and origin is not None:
+            row = next(iter(sets_of_checkpoint(origin, catalog)), None) or catalog.get_set(origin)
+        if row is None and origin is not None:
+            raise no_set(origin, catalog)
+        if row is None:
+            raise no_set(str(model_id), catalog, f"Or fetch one: eigenbank pull {model_id}.")
+        folder = folder_for(row)
+        stored = _open_cached(folder)
+        return _FoundSet(folder, stored, _with_people_labels(stored, catalog))
+
+
+@lru_cache(maxsize=16)
+def _ask_once(_state: object, model_id: str | None, origin: str | None) -> _FoundSet:
+    return _ask_catalog(model_id, origin)
+
+
+def _catalog_state() -> object | None:
+    """Identify what this machine's catalog holds now; None where only asking it would tell: on a server, or just changed."""
+    place = locate(None)
+    if not isinstance(place, Path):
+        return None
+    return _signature((place, place.with_name(f"{place.name}-wal")))
+
+
+def _open_cached(folder: Path) -> DirectionSet:
+    """Open a set, or return it as it was opened before, if its files have not changed since. Raises SetError."""
+    signature = _signature((folder / MANIFEST, folder / VECTORS))
+    return DirectionSet.open(folder) if signature is None else _opened(folder, signature)
 
 
 @lru_cache(maxsize=4)
-def _labelled(bank: DirectionSet, given: tuple[tuple[str, tuple[Label, ...]], ...]) -> DirectionSet:
-    return bank.replaced(bank.manifest.with_more_labels(dict(given)))
+def _opened(folder: Path, _signature: object) -> DirectionSet:
+    return DirectionSet.open(folder)
+
+
+def _signature(paths: tuple[Path, ...]) -> object | None:
+    """Identify the content of files, some of which may be missing; None where one changed so lately that its time cannot tell."""
+    found: list[object] = list(paths)
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            found.append(None)
+            continue
+        if time.time_ns() - stat.st_mtime_ns < SETTLED:
+            return None
+        found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
+    return tuple(found)
 
 
 def _text(model_id: object) -> str:
