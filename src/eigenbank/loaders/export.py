@@ -109,13 +109,13 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
             hint = f" What it makes the layer write is {partner}." if recipe.matrix == "output-value" else ""
             message = (
                 f"{name} is added to what the layer reads, and a LoRA bias only to what it writes: nothing was written."
-                f"{hint} --format npz or json takes every direction"
+                f"{hint} The formats npz and json take every direction"
             )
             raise ExportError(message)
         if not recipe.window.whole:
             message = (
                 f"{name} acts from {recipe.window.start:g} to {recipe.window.end:g} of the run, and a LoRA acts in every "
-                "step: nothing was written. Build the recipe without a window, or take --format npz or json"
+                "step: nothing was written. Build the recipe without a window, or take the format npz or json"
             )
             raise ExportError(message)
         if term.length is None:
@@ -154,7 +154,7 @@ def _unfit(composite: Composite, key: str) -> ExportError:
     message = (
         f"{key!r} means {composite.id}, a sum of {len(parts)} directions, of which {' and '.join(why)}; a LoRA's bias is "
         f"added to what a layer writes, in every step. Nothing was written; {advice}. All that fit and have a name: "
-        f"eigenbank search --model {bank.model_id} --recipe output-value:output --labelled. --format npz or json takes "
+        f"eigenbank search --model {bank.model_id} --recipe output-value:output --labelled. The formats npz and json take "
         "every direction"
     )
     return ExportError(message)
@@ -185,7 +185,7 @@ def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Forma
         elif not found.biased:
             message = (
                 f"{found.module} has no bias, and ComfyUI's loader adds to biases that are there: nothing was written. "
-                "--format diffusers gives it one"
+                "The format diffusers gives it one"
             )
             raise ExportError(message)
         else:
@@ -231,7 +231,7 @@ def write(
 
         if denoiser is None:
             message = (
-                f"--format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
+                f"the format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
             )
             raise ExportError(message)
         # One key: safetensors writes several in any order, and equal edits are to be equal files.
@@ -248,7 +248,7 @@ def write(
             with replacing(path) as work:
                 work.write_bytes(content)
     except OSError as error:
-        message = f"{out} cannot be written ({error.strerror or error}): choose another --out"
+        message = f"{out} cannot be written ({error.strerror or error}): choose another name"
         raise ExportError(message) from error
     return [out, *pictures]
 
@@ -309,7 +309,7 @@ def comfyui_name(denoiser: str, module: str) -> str:
     if denoiser not in _COMFYUI_PATHS:
         message = (
             f"under which names ComfyUI holds a {denoiser} is not known here: nothing was written. "
-            f"Known: {', '.join(sorted(_COMFYUI_PATHS))}. --format npz or json takes every direction"
+            f"Known: {', '.join(sorted(_COMFYUI_PATHS))}. The formats npz and json take every direction"
         )
         raise ExportError(message)
     pattern, theirs = _COMFYUI_PATHS[denoiser]
