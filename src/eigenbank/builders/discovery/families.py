@@ -121,7 +121,7 @@ def choose_layers(layers: list[Layer], patterns: Sequence[str]) -> list[Layer]:
         if not decided and pattern.strip("*.") == "":
             message = (
                 "it could not be decided which layers are self-attention over image tokens: nothing was built. "
-                f"See `eigenbank layers`, and name those you want, e.g. --layers '{matched[0].name}'"
+                f"See `eigenbank build --dry-run`, and name those you want, e.g. --layers '{matched[0].name}'"
             )
             raise SourceError(message)
         chosen.update(layer.name for layer in decided or matched)
