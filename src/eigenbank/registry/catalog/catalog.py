@@ -160,9 +160,12 @@ class Catalog:
         """A catalog in memory: a copy of another one, brought up to date."""
         self._seen = self._stamp()
         database = Database(connect_file(None), self.place)
-        database.write(dialects.create_tables, VERSION)
-        if source is not None:
-            source.read(lambda reading: database.write(lambda writing: index.copy(reading, writing)))
+        if source is not None and source.read(dialects.version_of, self.place) == VERSION:
+            dialects.copy_file(source.engine, database.engine)
+        else:
+            database.write(dialects.create_tables, VERSION)
+            if source is not None:
+                source.read(lambda reading: database.write(lambda writing: index.copy(reading, writing)))
         database.write(self._bring_up_to_date)
         return database
 

@@ -293,6 +293,13 @@ def tidy(engine: Engine) -> None:
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def copy_file(source: Engine, target: Engine) -> None:
+    """Copy one SQLite database into another, page by page."""
+    with source.connect() as reading, target.connect() as writing:
+        drivers: list[Any] = [each.connection.driver_connection for each in (reading, writing)]
+        drivers[0].backup(drivers[1])
+
+
 def damage(connection: Connection) -> list[str]:
     """Return what a database says is wrong with it."""
     if is_server(connection):
