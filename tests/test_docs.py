@@ -42,7 +42,10 @@ assert run(["build", "acme-faces", "--model-id", "acme/faces", "--layers", "mid_
 for text, name in {"smile": "output-value:output/0", "age": "output-value:output/1", "long hair": "output-value/0"}.items():
     assert run(["labels", "add", f"acme/faces#mid_block.attentions.0/{name}", text, "--by", "ann"]) == 0
 """
-    environment = {**os.environ, "EIGENBANK_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ, "EIGENBANK_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT / "benchmarks"),
+    }  # fmt: skip
     environment.pop("EIGENBANK_CATALOG", None)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -90,3 +93,10 @@ def test_commands_and_code_stand_in_blocks_that_run(page: Path) -> None:
 def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert target.startswith(("http", "mailto")) or (page.parent / target).exists(), target
+
+
+def test_the_tables_of_the_evaluation_are_those_of_the_results() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "tools" / "evaluation.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
