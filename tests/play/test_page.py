@@ -252,10 +252,10 @@ def test_hostile_labels_are_words(browser: "Browser", tmp_path: Path) -> None:
         page.locator(f"{slider(page, HOSTILE[1])} input[type=range]").press("End")  # where it is does not matter
         page.locator("#python", has_text="onerror").wait_for()
         full(page)
-        page.fill("#name input", "<img src=x onerror=window.owned=1")
+        page.fill("#name input", "<img src=y onerror=window.owned=2")
         page.keyboard.press("Tab")
         page.click("#add")
-        assert "<img src=x" in page.locator("#add-note [role=alert]").inner_text()
+        assert "<img src=y" in page.locator("#add-note [role=alert]").inner_text()
         assert page.evaluate("window.owned") is None
         assert page.locator(".slider-row script, .slider-row b, .slider-row a, #add-note img").count() == 0
         assert watched.wrong == []

@@ -193,9 +193,11 @@ def _wanted(first: str, directions: tuple[str, ...]) -> tuple[str, list[str]]:
     """
     given = (first, *directions) if "#" in first or (first == "-" and "-" not in directions) else directions
     names = [name for each in given for name in (_ids_on_stdin() if each == "-" else [each])]
-    if "#" not in first and first != "-":
-        return first, names
     models = {name.partition("#")[0] for name in names if "#" in name}
+    if "#" not in first and first != "-":
+        if "-" not in directions:  # an id of another model gets a word of its own where it is looked up
+            return first, names
+        models.add(first)
     if len(models) != 1:
         found = f"ids of {len(models)} models ({', '.join(sorted(models))})" if models else "ids without a model"
         message = f"{found}: images are of one model. Narrow the search with --model, or name the model before the -"
