@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,16 @@ def test_a_reader_is_not_held_up_by_a_writer(path: Path) -> None:
         assert len(catalog.search("old")) == 1
         plain.execute("ROLLBACK")
         plain.close()
+
+
+def test_threads_share_one_catalog_that_is_not_there_yet(tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "catalog.db") as catalog, ThreadPoolExecutor(8) as pool:
+
+        def turn(number: int) -> int:
+            if number % 4 == 0:
+                given = {MID: [label("threaded", 0.5)]}
+                catalog.add_set(manifest(f"acme/{number}", given), location="/x", digest=f"{number}")
+            return len(catalog.search("hair").rows) + len(catalog.sets())
+
+        assert min(pool.map(turn, range(64))) > 1
+        assert len(catalog.search("threaded").rows) == 16

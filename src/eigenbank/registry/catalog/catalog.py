@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,7 @@ class Catalog:
         self._shipped = shipped
         self._seen: object = None
         self._writing: Database | None = None
+        self._opening = threading.RLock()
         self._reading = self._open()
 
     @classmethod
@@ -201,30 +203,34 @@ class Catalog:
 
     def _writable(self) -> Database:
         """The database to make changes in, created if it is not there, and brought up to date."""
-        if self._writing is None:
-            if isinstance(self._place, URL):
-                database = Database(connect_server(self._place, self.place), self.place)
-                if database.read(dialects.version_of, self.place) is not None and not database.read(dialects.may_write):
-                    database.close()
-                    raise self._read_only()
-            else:
-                if not self._place.exists():
-                    create(self._place)
-                elif not self._may_write():
-                    raise self._read_only()
-                check_folder(self._place.parent)
-                database = Database(connect_file(self._place), self.place)
-            try:
-                version = database.read(dialects.version_of, self.place)
-                if version is not None:
-                    check_version(self.place, version)
-                if version != VERSION or database.read(self._lacking):
-                    database.write(self._bring_up_to_date)
-            except BaseException:
+        with self._opening:
+            if self._writing is None:
+                self._writing = self._open_for_writing()
+            return self._writing
+
+    def _open_for_writing(self) -> Database:
+        if isinstance(self._place, URL):
+            database = Database(connect_server(self._place, self.place), self.place)
+            if database.read(dialects.version_of, self.place) is not None and not database.read(dialects.may_write):
                 database.close()
-                raise
-            self._writing = database
-        return self._writing
+                raise self._read_only()
+        else:
+            if not self._place.exists():
+                create(self._place)
+            elif not self._may_write():
+                raise self._read_only()
+            check_folder(self._place.parent)
+            database = Database(connect_file(self._place), self.place)
+        try:
+            version = database.read(dialects.version_of, self.place)
+            if version is not None:
+                check_version(self.place, version)
+            if version != VERSION or database.read(self._lacking):
+                database.write(self._bring_up_to_date)
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     def _read_only(self) -> CatalogError:
         message = (
@@ -235,12 +241,19 @@ class Catalog:
 
     def ask(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a function of a connection says of one state of the catalog. It may be asked twice, and must not write."""
-        if self._writing is not None:
-            return self._writing.read(question, *args, **kwargs)
-        if self._seen is not None and self._seen != self._stamp():
+        with self._opening:
+            database = self._current()
+            if self._seen is not None and database is self._reading:
+                # In memory there is one connection, and another thread may open the file in its place.
+                return database.read(question, *args, **kwargs)
+        return database.read(question, *args, **kwargs)
+
+    def _current(self) -> Database:
+        """The database to ask: the one changes are made in, once there is one; else the one for reading, opened again if need be."""
+        if self._writing is None and self._seen is not None and self._seen != self._stamp():
             self._reading.close()
             self._reading = self._open()
-        return self._reading.read(question, *args, **kwargs)
+        return self._writing or self._reading
 
     def ask_once(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for a question whose answers have consequences of their own: it is asked but once."""
