@@ -88,10 +88,6 @@ def _rooms_imported(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("eigenbank.")}
 
 
-SHARE_A_NAME = {"Readings"}
-"""Names that several classes still have. Take a name out when it is unique."""
-
-
 def test_no_two_classes_share_a_name() -> None:
     """A name means one thing everywhere, so that a search for it finds that thing. Leading underscores do not count."""
     homes: dict[str, list[str]] = {}
@@ -99,5 +95,5 @@ def test_no_two_classes_share_a_name() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name.lstrip("_"), []).append(str(path.relative_to(ROOT)))
-    shared = {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in SHARE_A_NAME}
+    shared = {name: paths for name, paths in homes.items() if len(paths) > 1}
     assert not shared

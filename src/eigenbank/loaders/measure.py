@@ -64,7 +64,7 @@ def measure_responses(
     generated again. It must be of this pipeline, `read`, `steps` and `call`. `progress` is called with the images done and
     all of them. Raises SteerError.
     """
-    kept = _Readings(cache)
+    kept = _ReadingCache(cache)
     batch = batch or batch_size(pipe, **call)
     base = _unedited(pipe, read, seeds, steps, batch, kept, **call)
     jobs = [(k, sign, seed) for k in range(len(directions)) for sign in (1.0, -1.0) for seed in seeds]
@@ -106,7 +106,7 @@ def measure_unedited(
 
     Raises SteerError where these are all one colour: a pipeline whose images are blank has nothing to be named.
     """
-    return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _Readings(cache), **call)
+    return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _ReadingCache(cache), **call)
 
 
 def batch_size(pipe: Any, **call: Any) -> int:
@@ -121,7 +121,7 @@ def batch_size(pipe: Any, **call: Any) -> int:
 
 
 def _unedited(
-    pipe: Any, read: Read, seeds: Sequence[int], steps: int, batch: int, kept: "_Readings", **call: Any
+    pipe: Any, read: Read, seeds: Sequence[int], steps: int, batch: int, kept: "_ReadingCache", **call: Any
 ) -> Tensor:
     keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
     missing = [number for number, key in enumerate(keys) if key not in kept]
@@ -141,7 +141,7 @@ def _unedited(
     return torch.stack([kept[key] for key in keys])
 
 
-class _Readings:
+class _ReadingCache:
     """Readings of single images by their keys, also on disk where there is a folder: a file for each batch."""
 
     def __init__(self, folder: Path | None) -> None:
