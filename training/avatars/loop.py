@@ -118,7 +118,7 @@ def train(
             group["lr"] = part * schedule.rate_at(step)
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + workers.rank)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(workers.device.type, torch.bfloat16):
+        with torch.enable_grad(), torch.autocast(workers.device.type, torch.bfloat16):
             value = loss(step, generator, schedule.batch // workers.count)
         value.backward()
         workers.average_gradients(parameters)
