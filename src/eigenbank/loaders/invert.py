@@ -183,7 +183,7 @@ def reversible(
         kind = type(getattr(pipe, name, None)).__name__
         if kind == "UNet2DModel":
             if call:
-                message = f"a {type(pipe).__name__} has no prompts: {', '.join(sorted(call))} mean nothing to it"
+                message = f"a {type(pipe).__name__} has no prompts and does not take {', '.join(sorted(call))}"
                 raise SteerError(message)
             return UnconditionalPipeline(pipe, steps, repeats)
         if kind in PROMPTED and hasattr(pipe, "scheduler"):
