@@ -37,7 +37,7 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     """A move drawn by the playground, beside what it is made of, in turns: wall and processor seconds."""
     import torch
 
-    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sample import sample
     from eigenbank.loaders.steer import steer
     from eigenbank.play.playground import Playground, Session
     from eigenbank.play.request import parse_request

@@ -52,7 +52,7 @@ from eigenbank.builders.label.attributes import AttributeModel, load_attribute_m
 from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Effects, effects
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 

@@ -28,7 +28,7 @@ from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.registry.recipes import CASTS, gram, weights_digest
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet

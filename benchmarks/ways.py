@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from eigenbank.builders.label.composites import fit
 from eigenbank.builders.label.criteria import Effects
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 

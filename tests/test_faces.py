@@ -11,7 +11,8 @@ from faces.attributes import r_squared
 from faces.render import FACTORS, NAMES, render, sample_factors
 
 from eigenbank.builders.label.attributes import load_attribute_model
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.schemas.errors import EigenbankError
 
 

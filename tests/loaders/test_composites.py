@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import eigenbank as eb
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.sweep import generate_preview
 from eigenbank.schemas import CompositeRecord, Label, Weighted
 

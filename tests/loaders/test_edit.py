@@ -14,7 +14,7 @@ import eigenbank as eb
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.edit import PoorReconstructionWarning
 from eigenbank.loaders.image_grid import to_image
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import EigenbankError, SteerError
 

@@ -9,7 +9,8 @@ import zoo
 
 import eigenbank as eb
 from eigenbank.loaders.mask import as_mask, token_grid
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.schedule import ramp, windowed
 from eigenbank.schemas.errors import MatchError, PhotoError, SteerError
 

@@ -184,7 +184,7 @@ def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monk
     from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sample import sample
 
     torch.manual_seed(0)
     unet = UNet2DModel(

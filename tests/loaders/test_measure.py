@@ -11,7 +11,8 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.measure import batch_size, measure_responses
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.schemas.errors import SteerError
 
 

@@ -8,7 +8,8 @@ from faces.train import new_scheduler
 from faces.train_latent import new_autoencoder
 
 import eigenbank as eb
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 
 
 def class_conditional(folder: Path, classes: int) -> Path:

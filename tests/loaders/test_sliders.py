@@ -10,7 +10,8 @@ from making import make_checkpoint
 
 import eigenbank as eb
 from eigenbank.loaders.lookup import OtherModelWarning
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.registry.sliders import write_sliders
 from eigenbank.schemas import Sliders, SliderSetting, Window
 from eigenbank.schemas.errors import MatchError, SteerError, UnknownNameError

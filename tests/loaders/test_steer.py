@@ -11,7 +11,8 @@ import torch
 from making import make_checkpoint
 
 import eigenbank as eb
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.schemas.errors import MatchError, SteerError, UnknownNameError
 
 MID = "mid_block.attentions.0"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import eigenbank as eb
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 
 ID = "mid_block.attentions.0/output-value/0"
 

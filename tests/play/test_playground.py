@@ -10,7 +10,7 @@ from playing import named
 
 import eigenbank as eb
 from eigenbank.loaders.image_grid import to_image
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.play.model import RANGE, LoadedModel, LruCache
 from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

@@ -95,7 +95,7 @@ def steer(
             check_out(save_sliders, (".json",), "sliders", SteerError)
     bank, pipe = open_model(model, checkpoint, sliders)
     from eigenbank.loaders.image_grid import image_grid
-    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sample import sample
     from eigenbank.loaders.steer import steer as steer_pipe
 
     try:
@@ -154,7 +154,7 @@ def sweep(
     import torch
 
     from eigenbank.loaders.image_grid import image_grid
-    from eigenbank.loaders.pipelines import sample
+    from eigenbank.loaders.sample import sample
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
     chosen: list[Any] = [*(wanted or ([] if sliders else bank.labels)), *([sliders] if sliders else [])]

@@ -9,8 +9,8 @@ from torch import nn
 
 from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher
 from eigenbank.loaders.hooks import ProbeHook, attach, detach
-from eigenbank.loaders.pipelines import sample
 from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.sample import sample
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import Layer, TokenLength
 from eigenbank.schemas.errors import EigenbankError, SteerError

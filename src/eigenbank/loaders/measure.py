@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.pipelines import denoiser_of, sample
+from eigenbank.loaders.pipelines import denoiser_of
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.errors import SteerError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenbank.loaders.lookup import edit_name
-from eigenbank.loaders.pipelines import sample
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import MAX_PREVIEW_SIDE

@@ -15,8 +15,9 @@ import torch
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.invert import Inversion
 from eigenbank.loaders.lookup import load
-from eigenbank.loaders.pipelines import open_pipeline, sample
+from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import Steering, steer
 from eigenbank.play.request import MAX_SLIDERS, ImageRequest
 from eigenbank.registry.sets.direction_set import DirectionSet
