@@ -26,6 +26,7 @@ from eigenbank.loaders.measure import Responses, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.schemas.drawing import Drawing
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
@@ -64,7 +65,7 @@ def main(
     facts = about()
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     bank = DirectionSet.open(directions or checkpoint / "directions")
-    pipe = open_pipeline(checkpoint, device)
+    pipe = open_pipeline(checkpoint, Drawing(device=device))
     if bfloat16:
         cache = cache / "bfloat16"  # a run in float32 must not take these readings for its own
         pipe.unet.forward = torch.autocast(pipe.device.type, torch.bfloat16)(pipe.unet.forward)
@@ -221,7 +222,7 @@ def labels_of_untrained(pipe: Any, checkpoint: Path, bank: DirectionSet, cache: 
         other = build(str(blank), recipes=recipes, top_k=8)
         labelers = open_labelers(["attributes", "statistics"], checkpoint)
         named = label(
-            open_pipeline(blank, str(pipe.device)),
+            open_pipeline(blank, Drawing(device=str(pipe.device))),
             other,
             labelers,
             LabelSettings(seeds=tuple(range(100, 100 + SCREENED)), quality_seeds=0, **AS_SHIPPED),

@@ -11,7 +11,7 @@ from eigenbank.registry.files import file_name
 from eigenbank.registry.local import sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import SourceError, UnknownNameError, unknown
+from eigenbank.schemas.errors import SourceError, UnknownNameError, first_problem, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
     from eigenbank.schemas import Part
+    from eigenbank.schemas.drawing import Dtype, Offload
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """The form of a repository id on the Hub: ORG/NAME."""
@@ -191,16 +192,44 @@ def local_pipelines() -> dict[str, Path]:
     return {model_id: folder for model_id, folder in folders.items() if (folder / "model_index.json").is_file()}
 
 
-def open_pipeline(model: str, *, device: str = "cpu") -> Any:
-    """Open a diffusers pipeline for a checkpoint on this machine, given by model id or folder.
+def open_pipeline(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: "Dtype" = "auto",
+    variant: str | None = None,
+    offload: "Offload" = "none",
+    scheduler: str | None = None,
+    loras: Mapping[str, float] | None = None,
+) -> Any:
+    """Open a diffusers pipeline for a checkpoint on this machine, given by model id or folder, all in one dtype.
+
+    `device` is `auto` (cuda, mps, else cpu) or one of torch's names; `dtype` is `auto` (the checkpoint's own on an
+    accelerator, float32 on a CPU), `float32`, `float16` or `bfloat16`; `variant` one of its sets of weights, such as
+    `fp16`; `offload` how to save memory of the device: `none`, `model`, `group` or `sequential`. `scheduler` is a class of
+    diffusers or a short name (`euler`, `dpmpp`, `lcm`); `loras` maps LoRA files, or ids on the Hub, to weights.
 
     Unconditional U-Nets get a DDIM scheduler, so that an image depends on its seed alone. Raises SourceError or
     UnknownNameError.
     """
-    from eigenbank.loaders.pipelines import open_pipeline as open_folder_pipeline
+    from pydantic import ValidationError
 
+    from eigenbank.loaders.pipelines import open_pipeline as open_drawing_pipeline
+    from eigenbank.schemas.drawing import Drawing, LoraFile
+
+    try:
+        drawing = Drawing(
+            device=device,
+            dtype=dtype,
+            variant=variant,
+            offload=offload,
+            scheduler=scheduler,
+            loras=tuple(LoraFile(file=file, weight=weight) for file, weight in (loras or {}).items()),
+        )
+    except ValidationError as error:
+        raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
     model_id, folder = find_checkpoint(model)
-    return open_folder_pipeline(folder, device, model_id=model_id)
+    return open_drawing_pipeline(folder, drawing, model_id=model_id)
 
 
 def open_source(

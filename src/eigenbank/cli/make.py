@@ -264,10 +264,11 @@ def label(
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.schemas.drawing import Drawing
 
     opened = open_labelers(list(labelers), checkpoint)
     with progress_bar() as progress:
-        pipe = open_pipeline(checkpoint, device)
+        pipe = open_pipeline(checkpoint, Drawing(device=device))
         bank = label_directions(
             pipe, bank, opened, LabelSettings(**settings), cache=readings_folder(), progress=progress, log=log
         )
@@ -377,8 +378,9 @@ def preview(
         raise SteerError(message)
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.loaders.sweep import generate_preview
+    from eigenbank.schemas.drawing import Drawing
 
-    pipe = open_pipeline(checkpoint, device)
+    pipe = open_pipeline(checkpoint, Drawing(device=device))
     drawn = {}
     with progress_bar() as progress:
         for number, each in enumerate(chosen):

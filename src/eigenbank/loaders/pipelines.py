@@ -1,18 +1,44 @@
-"""Open pipelines from a folder, find their denoiser and origin."""
+"""Open pipelines as they are asked for, find their denoiser and origin."""
 
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
+from eigenbank.progress import Log, log_warning
 from eigenbank.registry.sets.bundled import locate
+from eigenbank.registry.sets.tensors import read_header
+from eigenbank.schemas.drawing import Drawing, LoraFile
 from eigenbank.schemas.errors import SourceError
 
 _OPENED_AS = "_eigenbank_model_id"
 """The attribute of a pipeline that says which model it was opened as: several ids can have one folder."""
+_WEIGHTS = re.compile(r"\w+?(?:\.(?P<variant>[^.]+?))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)")
+"""A file of a component's weights, as diffusers and transformers name them, and its variant."""
+_DENOISERS = ("unet", "transformer", "prior")
+_DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")
+"""Components that a pipeline draws without: the last two read pictures, for the first and for IP-Adapters."""
+_DTYPES = {"F32": torch.float32, "F64": torch.float32, "F16": torch.float16}
+"""The dtype to compute in for one that weights are stored in; any other, such as 8-bit floats, is computed in bfloat16."""
+_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
+"""Schedulers of few-step LoRAs: they take the config of any of diffusers' Karras family, which does not list them."""
+_UNSCALED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")
+"""Those DDPMPipeline can use: it scales neither the denoiser's input nor the initial noise."""
+_SHORT = {
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "dpmpp": "DPMSolverMultistepScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "dpmpp_sde": "DPMSolverSDEScheduler",
+}
+"""What schedulers are called elsewhere. Other short names are the class's without Scheduler, Discrete, Multistep."""
 
 
 def denoiser_of(pipe: Any) -> nn.Module:
@@ -39,31 +65,228 @@ def opened_model_id(pipe: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def open_pipeline(folder: Path, device: str = "cpu", *, model_id: str | None = None) -> Any:
-    """Load a diffusers pipeline from a local folder, with DDIM in place of DDPM's sampler, which is random.
+def open_pipeline(
+    folder: Path, drawing: Drawing | None = None, *, model_id: str | None = None, log: Log = log_warning
+) -> Any:
+    """Open a diffusers pipeline from a local folder: all components in one dtype, on the device that `drawing` names.
 
-    `model_id` is the model whose directions are then looked up for it. Raises SourceError when diffusers cannot load it.
+    Weights are mapped into memory, so that opening takes as much of it as they do. Unconditional pipelines get DDIM in
+    place of DDPM's sampler, which is random. `model_id` is the model whose directions are then looked up for it; `log` is
+    told what was left out. Raises SourceError when diffusers cannot load it.
     """
     import diffusers
-    from diffusers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-    except Exception as error:  # diffusers raises whatever its loaders raise
-        message = f"diffusers cannot load a pipeline from {folder}: {error}"
-        raise SourceError(message) from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    drawing = drawing or Drawing()
+    device = pick_device(drawing.device)
+    parts = _components(folder)
+    left_out = [name for name in _DISPENSABLE if name in parts and not _is_whole(folder / name)]
+    if left_out:
+        log(f"{folder} lacks the files of its {' and '.join(left_out)}, which are left out: it draws without")
+    for name in parts:
+        if name not in left_out and not (folder / name).is_dir() and not list(folder.glob("*config.json")):
+            problem = f"{folder} lacks its {name}"
+            raise SourceError(problem, outcome="nothing was opened", advice="Fetch the checkpoint again, whole")
+    given: dict[str, Any] = dict.fromkeys(left_out)
+    if "safety_checker" in left_out:
+        given["requires_safety_checker"] = False
+    variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
+    if drawing.dtype != "auto":
+        dtype = getattr(torch, drawing.dtype)
+    else:
+        dtype = torch.float32 if device == "cpu" else own_dtype(folder, variant)
+    with _quietly():
+        try:
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
+                folder, torch_dtype=dtype, variant=variant, local_files_only=True, **given
+            )
+        except Exception as error:  # diffusers raises whatever its loaders raise
+            message = f"diffusers cannot load a pipeline from {folder}: {error}"
+            raise SourceError(message) from error
     if type(pipe) is diffusers.DDPMPipeline:
         scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
         pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
         set_loaded_from(pipe, folder)
     elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    if drawing.scheduler is not None:
+        pipe = _with_scheduler(pipe, drawing.scheduler)
+        set_loaded_from(pipe, folder)
     if model_id is not None:
         setattr(pipe, _OPENED_AS, model_id)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    _load_loras(pipe, drawing.loras)
+    return _place(pipe, device, drawing.offload, log)
+
+
+def pick_device(device: str) -> str:
+    """`auto` made definite: cuda, mps, else cpu. Raises SourceError for a device that this machine does not have."""
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
+    }
+    if device == "auto":
+        return next((name for name in ("cuda", "mps") if there[name]()), "cpu")
+    kind, _, number = device.partition(":")
+    try:
+        torch.device(device)
+        found = there.get(kind, lambda: True)() and (kind != "cuda" or int(number or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        found = False
+    if not found:
+        problem = f"there is no device {device!r} here"
+        raise SourceError(problem, advice="Use --device auto, or cpu")
+    return device
+
+
+def _components(folder: Path) -> list[str]:
+    """The names under which a pipeline's index lists components that it does have; none where there is no index."""
+    import json
+
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return []  # diffusers says what is wrong
+    return [
+        name
+        for name, kind in (index.items() if isinstance(index, dict) else ())
+        if name.isidentifier() and not name.startswith("_") and isinstance(kind, list) and kind and kind[0]
+    ]
+
+
+def _variants(part: Path) -> set[str]:
+    """The variants of a component's weights; `""` is the plain one. Empty for what has no weights, such as a scheduler."""
+    names = (path.name for path in part.iterdir()) if part.is_dir() else ()
+    return {found["variant"] or "" for name in names if (found := _WEIGHTS.fullmatch(name))}
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a component's folder is there, with weights if it is a model."""
+    return part.is_dir() and (bool(_variants(part)) or not (part / "config.json").is_file())
+
+
+def _only_variant(folder: Path, parts: Iterable[str]) -> str | None:
+    """The variant without which a pipeline cannot be opened, since a component has no plain weights; None if all have.
+
+    Raises SourceError where it would also replace plain weights of the denoiser.
+    """
+    held = {name: found for name in parts if (found := _variants(folder / name))}
+    needed = next((sorted(found)[0] for found in held.values() if "" not in found), None)
+    for name in _DENOISERS:
+        if needed is not None and {"", needed} <= held.get(name, set()):
+            problem = f"{folder} has two sets of weights of its {name}, but not of all components"
+            raise SourceError(
+                problem, advice=f"Choose one: --variant {needed}, or fetch the plain weights of the others"
+            )
+    return needed
+
+
+def own_dtype(folder: Path, variant: str | None) -> torch.dtype:
+    """Return the dtype to compute in that is nearest to the one a checkpoint's denoiser is stored in."""
+    parts = _components(folder)
+    sizes: dict[str, int] = {}
+    for part in [name for name in _DENOISERS if name in parts] or parts:
+        wanted = variant if variant in _variants(folder / part) else ""
+        for path in (folder / part).glob("*.safetensors"):
+            named = _WEIGHTS.fullmatch(path.name)
+            if named and (named["variant"] or "") == wanted:
+                for info in read_header(path).values():
+                    sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
+    if not sizes:  # a pickle does not say it without being read
+        return torch.float16
+    return _DTYPES.get(max(sizes, key=sizes.__getitem__), torch.bfloat16)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars of diffusers and transformers, and their quarrel over the name of the dtype."""
+    from diffusers.utils import is_transformers_available, logging
+
+    libraries = [logging]
+    if is_transformers_available():
+        from transformers.utils import logging as transformers_logging
+
+        libraries.append(transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def _with_scheduler(pipe: Any, name: str) -> Any:
+    """The pipeline with a scheduler of that class or short name. Raises SourceError, which lists those it can use."""
+    import diffusers
+
+    own: Any = getattr(pipe, "scheduler", None)
+    bare = type(pipe).__name__ in ("DDIMPipeline", "DDPMPipeline")
+    kinds = {kind.__name__: kind for kind in getattr(own, "compatibles", ())}
+    if len(kinds) > 1:
+        kinds |= {each: getattr(diffusers, each) for each in _FEW_STEPS}
+    if bare:
+        kinds = {each: kind for each, kind in kinds.items() if each in _UNSCALED}
+    short = {_short(each): kind for each, kind in kinds.items()}
+    chosen = kinds.get(_SHORT.get(name.lower(), name)) or short.get(_short(name))
+    if chosen is None:
+        known = ", ".join(sorted(short)) or "none but its own"
+        problem = f"no scheduler {name!r} for a {type(pipe).__name__} with {type(own).__name__}"
+        raise SourceError(problem, outcome="nothing was drawn", advice=f"It can use: {known}")
+    made = chosen.from_config(own.config)
+    if bare and chosen is not diffusers.DDIMScheduler:
+        return diffusers.DDPMPipeline(unet=pipe.unet, scheduler=made)
+    pipe.scheduler = made
+    return pipe
+
+
+def _short(name: str) -> str:
+    return re.sub("_|scheduler|discrete|multistep", "", name.lower())
+
+
+def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
+    """Load LoRAs, each as an adapter with its weight. Only safetensors files are read. Raises SourceError."""
+    names = {}
+    for number, lora in enumerate(loras):
+        path = Path(lora.file).expanduser()
+        where, named = (str(path), {}) if path.exists() else (lora.file, {})
+        if not path.exists() and lora.file.count("/") == 2:  # a file of a repository
+            where, name = lora.file.rsplit("/", 1)
+            named = {"weight_name": name}
+        try:
+            if not hasattr(pipe, "load_lora_weights"):
+                message = f"a {type(pipe).__name__} takes none"
+                raise TypeError(message)
+            pipe.load_lora_weights(where, adapter_name=f"lora_{number}", use_safetensors=True, **named)
+        except Exception as error:  # diffusers and PEFT raise whatever the file makes them
+            problem = f"the LoRA {lora.file} cannot be loaded: {error}"
+            raise SourceError(
+                problem, outcome="nothing was drawn", advice="Give a .safetensors LoRA of this model"
+            ) from error
+        names[f"lora_{number}"] = lora.weight
+    if names:
+        pipe.set_adapters(list(names), list(names.values()))
+
+
+def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:
+    """Bring a pipeline to its device, or let its parts come there as they are needed."""
+    if offload != "none" and device == "cpu":
+        log("there is no accelerator to bring weights to when they are needed: drawn without --offload")
+    if offload == "none" or device == "cpu":
+        return pipe.to(device)
+    try:
+        if offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=device)
+        else:
+            pipe.enable_group_offload(
+                torch.device(device), offload_type="leaf_level", use_stream=device.startswith("cuda")
+            )
+    except Exception as error:  # accelerate is missing, or this pipeline cannot
+        problem = f"a {type(pipe).__name__} cannot be drawn with --offload {offload}: {error}"
+        raise SourceError(problem, advice="Choose another --offload") from error
+    return pipe

@@ -223,7 +223,7 @@ def _pipeline_arguments(task: StepTask) -> dict[str, Any]:
 
 def _open_pipeline(task: StepTask, folder: Path) -> Any:
     """Open the pipeline on the task's device. Raises SourceError."""
-    from eigenbank.builders.build import pick_device
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.schemas.drawing import Drawing
 
-    return open_pipeline(folder, pick_device(task.device))
+    return open_pipeline(folder, Drawing(device=task.device, variant=task.entry.variant))

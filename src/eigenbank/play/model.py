@@ -23,6 +23,7 @@ from eigenbank.play.request import MAX_SLIDERS, ImageRequest
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, SliderSetting
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError, unknown
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class LoadedModel:
         """Load the set and the pipeline. Raises UnknownNameError, SetError or SourceError."""
         self.model_id = model_id
         self.directions: DirectionSet = load(model_id)
-        self.pipe = open_pipeline(folder, device)
+        self.pipe = open_pipeline(folder, Drawing(device=device))
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}
         self._attached: tuple[Any, tuple[SliderSetting, ...], Steering] | None = None

@@ -1,0 +1,160 @@
+"""Pipelines open in one dtype, from whatever a folder holds, with the scheduler, LoRAs and offload that were asked for."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import saved
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+import eigenbank as eb
+from eigenbank.loaders.pipelines import open_pipeline, own_dtype, pick_device
+from eigenbank.loaders.sample import sample
+from eigenbank.schemas.drawing import Drawing
+from eigenbank.schemas.errors import SourceError
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def dtypes(pipe: Any) -> set[torch.dtype]:
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return {parameter.dtype for module in modules for parameter in module.parameters()}
+
+
+def draw(pipe: Any, **call: Any) -> torch.Tensor:
+    return sample(pipe, [0], 2, prompt="a man", height=16, width=16, **call)
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SDXL as it is published. Not to be changed."""
+    return saved.sdxl_folder(tmp_path_factory.mktemp("sdxl") / "official")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SDXL of which only the variant fp16 was fetched. Not to be changed."""
+    return saved.sdxl_folder(tmp_path_factory.mktemp("sdxl") / "half", "fp16")
+
+
+def test_files_of_several_dtypes_open_in_one_and_draw(official: Path) -> None:
+    pipe = eb.open_pipeline(str(official))
+    assert dtypes(pipe) == {torch.float32}
+    assert draw(pipe).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_is_that_of_all_components(dtype: Any, official: Path) -> None:
+    assert dtypes(eb.open_pipeline(str(official), dtype=dtype)) == {getattr(torch, dtype)}
+
+
+def test_a_folder_with_only_a_variant_is_built_and_drawn_without_being_told(half: Path) -> None:
+    pipe = eb.open_pipeline(str(half), device="cpu")
+    assert dtypes(pipe) == {torch.float32}
+    plain = draw(pipe)
+    bank = eb.build(str(half), recipes="output-value:output", top_k=1)
+    with eb.steer(pipe, {next(iter(bank)): 2.0}, bank=bank):
+        assert not torch.equal(draw(pipe), plain)
+
+
+def test_two_sets_of_weights_of_which_one_is_incomplete_are_not_guessed(half: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(half, tmp_path / "both")
+    weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.safetensors"))
+    with pytest.raises(SourceError, match="--variant fp16"):
+        eb.open_pipeline(str(folder))
+    eb.open_pipeline(str(folder), variant="fp16")
+
+
+@pytest.mark.parametrize("left", [[], ["config.json"]], ids=["no folder", "no weights"])
+def test_a_missing_safety_checker_is_left_out_with_a_word(left: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "sd"
+    saved.stable_diffusion(tmp_path).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for name in left:
+        (folder / "safety_checker").mkdir()
+        (folder / "safety_checker" / name).write_text("{}")
+    said: list[str] = []
+    pipe = open_pipeline(folder, log=said.append)
+    assert pipe.safety_checker is None
+    assert "safety_checker and feature_extractor" in said[0]
+    assert draw(pipe).isfinite().all()
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(SourceError, match="text_encoder"):
+        open_pipeline(folder, log=said.append)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("euler", "EulerDiscreteScheduler"),
+        ("Euler_a", "EulerAncestralDiscreteScheduler"),
+        ("dpmpp_2m", "DPMSolverMultistepScheduler"),
+        ("unipc", "UniPCMultistepScheduler"),
+        ("LCMScheduler", "LCMScheduler"),
+        ("DDIMScheduler", "DDIMScheduler"),
+    ],
+)
+def test_a_scheduler_by_its_class_or_a_short_name(name: str, kind: str, official: Path) -> None:
+    pipe = eb.open_pipeline(str(official), scheduler=name)
+    assert type(pipe.scheduler).__name__ == kind
+    assert draw(pipe).isfinite().all()
+
+
+def test_an_unknown_scheduler_is_refused_with_those_there_are(official: Path, tiny_checkpoint: Path) -> None:
+    with pytest.raises(SourceError, match=r"no scheduler 'eular'.*can use: .*euler, .*lcm"):
+        eb.open_pipeline(str(official), scheduler="eular")
+    with pytest.raises(SourceError, match=r"can use: ddim, ddpm, dpmsolver$"):  # it scales no inputs
+        eb.open_pipeline(str(tiny_checkpoint), scheduler="euler")
+    pipe = eb.open_pipeline(str(tiny_checkpoint), scheduler="dpmpp")
+    assert type(pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert sample(pipe, [0], 2).isfinite().all()
+
+
+def lora_of(folder: Path, out: Path) -> Path:
+    pipe = open_pipeline(folder)
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    type(pipe).save_lora_weights(out, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    return out / "pytorch_lora_weights.safetensors"
+
+
+def test_loras_are_loaded_with_their_weights(official: Path, tmp_path: Path) -> None:
+    lora = lora_of(official, tmp_path)
+    plain = draw(open_pipeline(official))
+    pictures = [draw(eb.open_pipeline(str(official), loras={str(lora): weight})) for weight in (0.0, 0.5, 1.0)]
+    torch.testing.assert_close(pictures[0], plain, atol=1e-5, rtol=0)
+    assert (pictures[1] - plain).abs().max() > 1e-3
+    assert (pictures[2] - pictures[1]).abs().max() > 1e-3
+    with pytest.raises(SourceError, match=r"LoRA .*nowhere"):
+        eb.open_pipeline(str(official), loras={str(tmp_path / "nowhere.safetensors"): 1.0})
+
+
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
+def test_an_offloaded_pipeline_draws_the_same(offload: Any, official: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = draw(eb.open_pipeline(str(official), dtype="float32"))
+    with caplog.at_level(logging.WARNING, "eigenbank"):
+        pipe = eb.open_pipeline(str(official), dtype="float32", offload=offload)
+    assert ("without --offload" in caplog.text) == (pick_device("auto") == "cpu")
+    torch.testing.assert_close(draw(pipe), plain, atol=1e-4, rtol=0)
+
+
+def test_devices_are_those_of_this_machine() -> None:
+    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else pick_device("auto"))
+    for name in ("cuda:99", "nonsense"):
+        with pytest.raises(SourceError, match="no device"):
+            pick_device(name)
+
+
+def test_auto_is_the_weights_own_dtype_on_an_accelerator(official: Path, half: Path) -> None:
+    assert own_dtype(official, None) is torch.float32
+    assert own_dtype(half, "fp16") is torch.float16
+    assert dtypes(open_pipeline(half, Drawing(device="cpu", dtype="auto"))) == {torch.float32}
