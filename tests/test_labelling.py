@@ -262,6 +262,10 @@ def test_what_was_read_is_not_taken_for_another_measurement(
     with torch.no_grad():
         next(changed.unet.parameters()).add_(0.01)
     assert seen(changed, SETTINGS) > 0
+    other = Colours()
+    other.digest = "other words"  # type: ignore[attr-defined]
+    label(pipe, bank, [other], SETTINGS, cache=kept)
+    assert other.seen > 0
 
 
 def test_a_pipeline_that_draws_nothing_is_said_so(bank: DirectionSet, tiny_checkpoint: Path) -> None:

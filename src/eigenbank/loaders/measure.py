@@ -2,21 +2,23 @@
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eigenbank.digests import digest_of
 from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.pipelines import denoiser_of
+from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
@@ -27,6 +29,10 @@ Read = Callable[[Tensor], Tensor]
 
 BATCH, BATCH_GPU = 64, 1024
 """Most images generated at once, on the CPU and on a GPU."""
+VERSION = 1
+"""Raised whenever pictures are generated, or readings of them kept, in another way: older readings are then not used."""
+WITHOUT_EFFECT = ("safety_checker", "requires_safety_checker")
+"""Parts of a pipeline that shape no picture that is measured."""
 PIXELS = 1024**2
 """Most pixels generated at once, unless a single image has more."""
 
@@ -234,13 +240,18 @@ class PipelineMeasurements:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the denoiser's weights, and of how images are generated."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(denoiser_of(self.pipe).state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        digest.update(json.dumps([self.steps, self.call], default=repr, sort_keys=True).encode())
-        return digest.hexdigest()
+        """A digest of all that shapes a picture: what the pipeline is made of, down to the weights, and what it is given."""
+        target = target_of(self.pipe)
+        owner = target.owner
+        config = getattr(owner, "config", None)
+        own = [name for name in config if not name.startswith("_")] if isinstance(config, Mapping) else vars(owner)
+        parts = {name: getattr(owner, name, None) for name in own}
+        for name in WITHOUT_EFFECT:
+            parts.pop(name, None)
+        if parts.get("image_encoder") is None:  # then it prepares pictures for the safety checker alone
+            parts.pop("feature_extractor", None)
+        made = [VERSION, diffusers.__version__, type(owner).__qualname__, self.steps]
+        return digest_of([made, self.call, {**parts, **target.denoisers}])
 
     def calibrated(self, directions: DirectionSet) -> DirectionSet:
         """The set, with the token length of every site that it uses, as in `calibrate`."""

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from eigenbank.builders.label.labeler import ATTRIBUTES as OPENER
+from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas.errors import EigenbankError
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -45,9 +46,11 @@ def test_a_program_with_names_is_a_labeler(kind: str, tmp_path: Path) -> None:
     labeler = OPENER.open(str(tmp_path), Path())
     assert labeler.names == ("red", "green", "blue")
     assert labeler.stds is None
-    assert labeler.source.startswith("attribute-model:")
+    assert labeler.source == f"attribute-model:{file_digest(tmp_path / kind)[:16]}"
     expected = (IMAGES.mean(dim=(2, 3)) - 0.5) / torch.tensor([0.5, 1, 2])
     torch.testing.assert_close(labeler.read(IMAGES), expected, atol=1e-5, rtol=0)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "size": 16}))
+    assert OPENER.open(str(tmp_path), Path()).digest != labeler.digest
     larger = nn.functional.interpolate(IMAGES, (16, 16))
     torch.testing.assert_close(labeler.read(larger), expected, atol=2e-2, rtol=0)
 

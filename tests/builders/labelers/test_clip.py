@@ -97,11 +97,15 @@ def test_scores_are_cosines_with_the_prompts_difference(kind: str, tmp_path: Pat
     assert scores.abs().max() <= 1
     assert scores.std(0).min() > 0
     torch.testing.assert_close(labeler.read(images[1:2]), scores[1:2], atol=1e-5, rtol=0)
+    assert OPENER.open(f"{folder}#{mine}", Path()).digest == labeler.digest
     swapped = json.loads(mine.read_text())
     for concept in swapped["concepts"]:
         concept["positive"], concept["neutral"] = concept["neutral"], concept["positive"]
     mine.write_text(json.dumps(swapped))
-    torch.testing.assert_close(OPENER.open(f"{folder}#{mine}", Path()).read(images), -scores, atol=1e-6, rtol=0)
+    other = OPENER.open(f"{folder}#{mine}", Path())
+    assert (other.source, other.names) == (labeler.source, labeler.names)
+    assert other.digest != labeler.digest
+    torch.testing.assert_close(other.read(images), -scores, atol=1e-6, rtol=0)
 
 
 def test_names_come_in_the_language_asked_for(tmp_path: Path, mine: Path) -> None:

@@ -19,14 +19,13 @@ from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eigenbank.builders.label.labeler import Labeler
+from eigenbank.builders.label.labeler import BATCH, Labeler
 from eigenbank.registry.sets.folder import file_digest
 from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 
 Positive = Annotated[float, Field(gt=0)]
-BATCH = 64
 
 
 class AttributeConfig(Model):
@@ -134,7 +133,7 @@ class ProgramLabeler:
 
     def __init__(self, config: ProgramConfig, digest: str, run: Callable[[Tensor], Tensor]) -> None:
         self.source = f"attribute-model:{digest[:16]}"
-        self.source = "attribute-model:untrained"
+        self.digest = config.model_dump_json()
         self.names = config.names
         self.stds = None if config.stds is None else torch.tensor(config.stds)
         self._config = config

@@ -16,13 +16,13 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
-from eigenbank.builders.label.labeler import Labeler
+from eigenbank.builders.label.labeler import BATCH, Labeler
+from eigenbank.digests import digest_of
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-BATCH = 64
 _SPEC = re.compile(
     r"(?P<model>[^@#]*)(@(?P<revision>[^#]*))?(#(?P<vocabulary>.*?)(:(?P<language>[\w-]{2,20}))?)?", re.DOTALL
 )
@@ -75,7 +75,8 @@ def load_vocabulary(name: str) -> Vocabulary:
 class ClipLabeler:
     """Scores of a vocabulary's concepts by a `transformers` CLIP or SigLIP model and its processor.
 
-    Of names in other languages, `language` chooses; a concept without one keeps its own name.
+    Of names in other languages, `language` chooses; a concept without one keeps its own name. `digest` is of the weights
+    and of the words: other prompts of the same names read otherwise.
     """
 
     stds: Tensor | None = None
@@ -87,8 +88,10 @@ class ClipLabeler:
         self.names = tuple(
             concept.names.get(language, concept.name) if language else concept.name for concept in vocabulary.concepts
         )
-        self._model = model.eval()
+        # In float32 even on a GPU: reading takes a hundredth of what generating does, and half precision would be noise.
+        self._model = model.float().eval()
         self._processor = processor
+        self.digest = digest_of([model, processor.image_processor, vocabulary.model_dump()])
         axes = torch.stack(
             [self._text(concept.positive) - self._text(concept.neutral) for concept in vocabulary.concepts]
         )
@@ -99,15 +102,20 @@ class ClipLabeler:
             raise SourceError(message)
         self._axes: Tensor = axes / lengths[:, None]
 
+    def to(self, device: torch.device | str) -> "ClipLabeler":
+        """Read on another device from now on."""
+        self._model.to(device)
+        self._axes = self._axes.to(device)
+        return self
+
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
         """`(n, 3, h, w)` in [0, 1] → `(n, f)`: cosine with each concept's axis."""
         parts = []
-        for part in images.split(BATCH):
-            pixels = self._processor.image_processor(
-                images=list(part.clamp(0, 1)), do_rescale=False, return_tensors="pt"
-            )["pixel_values"]
-            parts.append(_embedding(self._model.get_image_features(pixel_values=pixels.to(self._model.dtype))))
+        for part in images.cpu().clamp(0, 1).split(BATCH):
+            pixels = self._processor.image_processor(images=list(part), do_rescale=False, return_tensors="pt")
+            found = self._model.get_image_features(pixel_values=pixels["pixel_values"].to(self._axes.device))
+            parts.append(_embedding(found))
         return torch.cat(parts) @ self._axes.T
 
     @torch.no_grad()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KIND = "labelers"
+BATCH = 64
+"""Images that a network reads at once."""
 
 
 class LabelerError(EigenbankError):
@@ -32,6 +34,9 @@ class Labeler(Protocol):
     `source` is what labels say gave them, `names` one per score. `stds` `(f,)` are the scores' standard deviations over
     the population the labeler was made for; None where there is no such population, then those of the checkpoint's own
     unedited images are used.
+
+    Two more are optional. `digest`, a text: readings are kept between runs under `source`, `names` and this, so let it differ
+    wherever the same images would be read otherwise (other weights, other prompts). `to(device)`: read there from now on.
     """
 
     source: str

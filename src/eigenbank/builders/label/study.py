@@ -3,8 +3,6 @@
 Images are generated and read by whatever `Measurements` is handed over (`eigenbank.api.label` hands over a pipeline's).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from eigenbank.builders.label.criteria import (
 )
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
+from eigenbank.digests import digest_of
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
@@ -37,6 +36,9 @@ POPULATION = tuple(range(2_000_000, 2_000_064))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
 READABLE = 0.1
 """A score that varies less among a checkpoint's own images, in its stated standard deviations, cannot be read off them."""
+
+VERSION = 1
+"""Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
 
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
@@ -193,8 +195,8 @@ class _Study:
         self.cache = None
         if cache is not None:
             # Of the same images, read alike.
-            who = json.dumps([[each.source, each.names] for each in ensemble.labelers])
-            self.cache = cache / hashlib.sha256(f"{measurements.fingerprint} {who}".encode()).hexdigest()[:32]
+            who = [[each.source, each.names, getattr(each, "digest", "")] for each in ensemble.labelers]
+            self.cache = cache / digest_of([measurements.fingerprint, VERSION, who])[:32]
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first."""
