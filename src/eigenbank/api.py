@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
     from eigenbank.schemas import Part
-    from eigenbank.schemas.drawing import Dtype, Offload
+    from eigenbank.schemas.drawing import Drawing, Dtype, Offload
 
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """The form of a repository id on the Hub: ORG/NAME."""
@@ -112,10 +112,11 @@ def label(
     labelers: "Sequence[Labeler]",
     settings: "LabelSettings | None" = None,
     *,
-    call: Mapping[str, Any] | None = None,
+    drawing: "Drawing | None" = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
+    **call: Any,
 ) -> DirectionSet:
     """Name directions by what they do to a pipeline's images: the set with the labels that the labelers' readings justify.
 
@@ -125,15 +126,23 @@ def label(
     that does not earn that score's label is dropped. Whatever got a label also gets its quality, by the first labeler's
     scores. Earlier labels of these labelers are replaced.
 
-    `call` is what the pipeline is given beside seeds and steps: a prompt, if it takes one. `cache` is a folder that keeps
-    readings: an interrupted run continues from there. A labeler that fails is left out, which is logged; what it gave before
+    `call` is how to generate: `prompts`, which consecutive seeds take in turn, `negative_prompt`, `guidance_scale`, `size`,
+    and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
+    `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
+    from there. A labeler that fails is left out, which is logged; what it gave before
     is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
     """
+    from dataclasses import replace
+
     from eigenbank.builders.label import study
+    from eigenbank.loaders.drawing import as_drawing, own_steps
     from eigenbank.loaders.measure import PipelineMeasurements
 
+    drawing = as_drawing(drawing, call)
     settings = settings or study.LabelSettings()
-    measurements = PipelineMeasurements(pipe, settings.steps, **(call or {}))
+    steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
+    settings = replace(settings, steps=steps)
+    measurements = PipelineMeasurements(pipe, steps, drawing=drawing, **call)
     return study.label(directions, measurements, labelers, settings, cache=cache, progress=progress, log=log)
 
 

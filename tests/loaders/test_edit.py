@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from faces.render import NAMES, render, sample_factors
-from textpipes import CALLS, embeddings, latent_diffusion, pipeline
+from textpipes import CALLS, PROMPT, embeddings, latent_diffusion, pipeline
 from torch import Tensor, nn
 
 import eigenbank as eb
@@ -193,16 +193,16 @@ class _Other:
     [
         (_Other, {}, "photos cannot be edited with a _Other"),
         (lambda: pipeline("stable-diffusion").unet, {}, "not a bare denoiser"),
-        (lambda: pipeline("stable-diffusion"), {"size": (15, 16)}, "multiples of 2"),
+        (lambda: pipeline("stable-diffusion"), {"size": (15, 16)}, "multiples of 8"),
         (lambda: pipeline("stable-diffusion"), {"size": 64}, r"size=64: expected \(height, width\)"),
-        (lambda: pipeline("stable-diffusion"), {"size": "a"}, "size='a': expected"),
-        (latent_diffusion, {"size": (16.0, 16)}, "expected .height, width. in pixels"),
-        (lambda: pipeline("stable-diffusion"), {"steps": 0}, "at least 1 step"),
-        (lambda: pipeline("stable-diffusion"), {"steps": 2.5}, "whole numbers"),
-        (lambda: pipeline("stable-diffusion"), {"repeats": "2"}, "whole numbers"),
-        (lambda: pipeline("stable-diffusion"), {"steps": 1001}, "more than the 1000"),
-        (latent_diffusion, {"size": (32, 32)}, "generates 16×16 and nothing else"),
-        (latent_diffusion, {"prompt": "a face"}, "has no prompts"),
+        (latent_diffusion, {"size": (32, 32)}, "pictures of one size only"),
+        (lambda: pipeline("stable-diffusion"), {"steps": 0}, "steps: .* greater than or equal to 1"),
+        (lambda: pipeline("stable-diffusion"), {**PROMPT, "repeats": "2"}, "whole numbers"),
+        (lambda: pipeline("stable-diffusion"), {**PROMPT, "steps": 1001}, "more than the 1000"),
+        (lambda: pipeline("stable-diffusion"), {}, "needs a prompt; nothing was edited"),
+        (lambda: pipeline("stable-diffusion"), {"prompt": "a", "negative_prompt": "b"}, "guidance scale of 1 is none"),
+        (lambda: pipeline("stable-diffusion"), {"prompt": ["a", "b"]}, "one prompt, 2 were given"),
+        (latent_diffusion, {"prompt": "a face"}, "takes no prompt"),
     ],
 )
 def test_what_cannot_be_edited_is_refused_by_name(make: Any, call: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ import click
 import eigenbank
 from eigenbank.cli import start
 from eigenbank.cli.output import log, printing
-from eigenbank.schemas.errors import EigenbankError
+from eigenbank.schemas.errors import DrawingError, EigenbankError
 
 GROUPS = {
     "Make directions": {
@@ -182,7 +182,7 @@ def run(args: list[str]) -> int:
         _report_created(call.missing)
         if isinstance(error, EigenbankError) and not call.debug:
             log(f"error: {error}")
-            return 1
+            return 2 if isinstance(error, DrawingError) else 1
         raise
     if start.interrupted():
         log(start.MESSAGE)

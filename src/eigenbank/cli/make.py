@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.options import SCALES, SEEDS, device_option, source_options
+from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.options import SCALES, SEEDS, source_options
 from eigenbank.cli.output import emit, log, output_options, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
+    from eigenbank.schemas.drawing import Drawing
 
 set_out_option = click.option(
     "--out", type=click.Path(path_type=Path), help="New folder to write the set to, instead of the data folder."
@@ -207,7 +209,6 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
     show_default=True,
     help="Most of those further seeds that random directions are measured on, too.",
 )
-@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Denoising steps per image.")
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
 )
@@ -228,13 +229,14 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
 @click.option(
     "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
 )
-@device_option
+@drawing_options
 @set_out_option
 @output_options
 def label(
     model: str,
     labelers: tuple[str, ...],
-    device: str,
+    drawing: "Drawing",
+    checkpoint: Path | None,
     out: Path | None,
     fmt: str,
     quiet: bool,
@@ -252,6 +254,7 @@ def label(
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.api import label as label_directions
+    from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.local import store
@@ -259,20 +262,27 @@ def label(
 
     if out is not None:
         check_new_folder(out)
-    model_id, checkpoint = find_checkpoint(model)
+    model_id, folder = find_checkpoint(model, checkpoint)
+    check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.schemas.drawing import Drawing
 
-    opened = open_labelers(list(labelers), checkpoint)
+    opened = open_labelers(list(labelers), folder)
     with progress_bar() as progress:
-        pipe = open_pipeline(checkpoint, Drawing(device=device))
+        pipe = open_pipeline(folder, drawing)
         bank = label_directions(
-            pipe, bank, opened, LabelSettings(**settings), cache=readings_folder(), progress=progress, log=log
+            pipe,
+            bank,
+            opened,
+            LabelSettings(**settings),
+            drawing=drawing,
+            cache=readings_folder(),
+            progress=progress,
+            log=log,
         )
-    bank = store(bank, checkpoint=checkpoint, out=out, replace=True)
+    bank = store(bank, checkpoint=folder, out=out, replace=True)
     rows = label_rows(bank)
     log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     if not rows:
@@ -329,8 +339,7 @@ def label_rows(bank: object) -> list[dict[str, object]]:
     show_default=True,
     help="A column of pictures per scale.",
 )
-@click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps.")
-@device_option
+@drawing_options
 @output_options
 def preview(
     model: str,
@@ -338,8 +347,8 @@ def preview(
     everything: bool,
     seeds: tuple[int, ...],
     scales: tuple[float, ...],
-    steps: int,
-    device: str,
+    drawing: "Drawing",
+    checkpoint: Path | None,
     fmt: str,
     quiet: bool,
 ) -> None:
@@ -353,11 +362,13 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.api import find_checkpoint
+    from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import find_direction, load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
-    model_id, checkpoint = find_checkpoint(model)
+    model_id, folder = find_checkpoint(model, checkpoint)
+    check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
     if names:
         chosen = [find_direction(bank, name)[0] for name in dict.fromkeys(names)]
@@ -378,15 +389,14 @@ def preview(
         raise SteerError(message)
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.loaders.sweep import generate_preview
-    from eigenbank.schemas.drawing import Drawing
 
-    pipe = open_pipeline(checkpoint, Drawing(device=device))
+    pipe = open_pipeline(folder, drawing)
     drawn = {}
     with progress_bar() as progress:
         for number, each in enumerate(chosen):
-            drawn[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, steps=steps)
+            drawn[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing)
             progress("previews", number + 1, len(chosen))
-    bank = store(bank.with_previews(drawn), checkpoint=checkpoint, replace=True)
+    bank = store(bank.with_previews(drawn), checkpoint=folder, replace=True)
     log(f"{len(drawn)} previews of {model_id} → {bank.folder}")
     rows = [
         {

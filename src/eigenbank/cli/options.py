@@ -92,17 +92,10 @@ def parse_sets(values: tuple[str, ...]) -> dict[str, float]:
     return edits
 
 
-device_option = click.option("--device", default="cpu", show_default=True, help="Where to generate: cpu, cuda, …")
-checkpoint_option = click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint's folder to use [default: the model's own]."
-)
 force_option = click.option(
     "--force", is_flag=True, help="Apply directions that do not match the checkpoint's weights."
 )
 out_option = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write.")
-steps_option = click.option(
-    "--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Denoising steps."
-)
 set_option = click.option(
     "--set",
     "edits",

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete, start
-from eigenbank.cli.options import checkpoint_option, device_option
+from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.output import emit, log, output_options, progress_bar
 
 if TYPE_CHECKING:
     from eigenbank.gallery.site import Site
+    from eigenbank.schemas.drawing import Drawing
 
 
 @click.command()
 @click.argument("model", required=False, shell_complete=complete.models)
-@checkpoint_option
-@device_option
+@drawing_options
 @click.option(
     "--host", help="Address to listen on; 0.0.0.0 lets other machines in [env: GRADIO_SERVER_NAME; default: 127.0.0.1]."
 )
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 def play(
     model: str | None,
+    drawing: "Drawing",
     checkpoint: Path | None,
-    device: str,
     host: str | None,
     port: int | None,
     open_browser: bool,
@@ -54,7 +54,7 @@ def play(
     launch(
         model,
         checkpoint=checkpoint,
-        device=device,
+        device=drawing.device,
         host=host,
         port=port,
         open_browser=open_browser,

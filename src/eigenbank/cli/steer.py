@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
+from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.options import (
     SCALES,
     SEEDS,
-    checkpoint_option,
     force_option,
     out_option,
     parse_sets,
     set_option,
     sliders_option,
     steering_options,
-    steps_option,
     wanted_sliders,
 )
 from eigenbank.cli.options import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from eigenbank.loaders.edit import EditedPhoto
     from eigenbank.loaders.steer import Steering
     from eigenbank.schemas import Sliders
+    from eigenbank.schemas.drawing import Drawing
 
 STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
 
@@ -48,8 +48,7 @@ STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
     "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Sliders file to write: this edit."
 )
 @click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="One image per seed.")
-@steps_option
-@checkpoint_option
+@drawing_options
 @force_option
 @out_option
 def steer(
@@ -63,7 +62,7 @@ def steer(
     fuse: bool,
     save_sliders: Path | None,
     seeds: tuple[int, ...],
-    steps: int,
+    drawing: "Drawing",
     checkpoint: Path | None,
     force: bool,
     out: Path,
@@ -93,7 +92,7 @@ def steer(
     if save_sliders is not None:
         with explaining(outcome="nothing was generated", advice="Choose another --save-sliders"):
             check_out(save_sliders, (".json",), "sliders", SteerError)
-    bank, pipe = open_model(model, checkpoint, sliders)
+    bank, pipe = open_model(model, checkpoint, drawing, sliders)
     from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.sample import sample
     from eigenbank.loaders.steer import steer as steer_pipe
@@ -105,9 +104,9 @@ def steer(
         message = f"{error.what} cannot be fused: {error.why}. No picture was drawn; {more}leave out --fuse"
         raise SteerError(message) from error
     _log_matches(edit)
-    plain = sample(pipe, seeds, steps)
+    plain = sample(pipe, seeds, drawing=drawing)
     with edit:
-        edited = sample(pipe, seeds, steps)
+        edited = sample(pipe, seeds, drawing=drawing)
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
@@ -121,8 +120,7 @@ def steer(
 @sliders_option
 @click.option("--scales", type=SCALES, default="-2,-1,0,1,2", show_default=True, help="Scales, one column each.")
 @click.option("--seeds", type=SEEDS, default="0-2", show_default=True, help="Seeds, one group of columns each.")
-@steps_option
-@checkpoint_option
+@drawing_options
 @force_option
 @out_option
 def sweep(
@@ -131,7 +129,7 @@ def sweep(
     file: Path | None,
     scales: tuple[float, ...],
     seeds: tuple[int, ...],
-    steps: int,
+    drawing: "Drawing",
     checkpoint: Path | None,
     force: bool,
     out: Path,
@@ -150,7 +148,7 @@ def sweep(
     check_picture(out)
     model_id, wanted = _wanted(first, directions)
     sliders = None if file is None else wanted_sliders({}, file)
-    bank, pipe = open_model(model_id, checkpoint, sliders, wanted)
+    bank, pipe = open_model(model_id, checkpoint, drawing, sliders, wanted)
     import torch
 
     from eigenbank.loaders.image_grid import image_grid
@@ -161,13 +159,13 @@ def sweep(
     if not chosen:
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
-    plain = sample(pipe, seeds, steps)
+    plain = sample(pipe, seeds, drawing=drawing)
     rows, names, notes, effects = [], [], [], []
     with progress_bar() as progress:
         for number, each in enumerate(chosen):
             name = each if isinstance(each, str) else str(file)
             progress(name, number, len(chosen))
-            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, steps=steps, force=force)
+            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, drawing=drawing, force=force)
             rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
             names.append(name)
             effects.append(_effect(bank, each) if name is each else None)
@@ -214,16 +212,19 @@ def _ids_on_stdin() -> list[str]:
 
 
 def open_model(
-    model: str, checkpoint: Path | None, sliders: "Sliders | None" = None, names: Iterable[str] = ()
+    model: str, checkpoint: Path | None, drawing: "Drawing", sliders: "Sliders | None" = None, names: Iterable[str] = ()
 ) -> tuple[Any, Any]:
     """Open a model's direction set, or the one that the sliders name, and the model's pipeline.
 
-    An unknown name, of the sliders or of `names`, fails before the pipeline is loaded.
+    What the pipeline needs and `drawing` lacks, and an unknown name, of the sliders or of `names`, fail before the pipeline
+    is loaded.
     """
     from eigenbank.api import find_checkpoint
+    from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
 
     model_id, folder = find_checkpoint(model, checkpoint)
+    check_checkpoint(folder, drawing)
     if sliders is None or sliders.model in (None, model_id):
         bank = load(model_id)
     else:
@@ -234,7 +235,7 @@ def open_model(
         find_direction(bank, key)
     from eigenbank.loaders.pipelines import open_pipeline
 
-    return bank, open_pipeline(folder)
+    return bank, open_pipeline(folder, drawing)
 
 
 def _log_matches(edit: "Steering") -> None:
@@ -275,20 +276,10 @@ EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "nois
 )
 @set_option
 @sliders_option
-@click.option("--prompt", help="What the photo shows, for models with prompts.")
-@click.option("--guidance", type=click.FloatRange(0, 50), help="Guidance scale, for models with prompts [default: 1].")
-@click.option("--size", type=click.IntRange(8, 4096), help="Side of the square image [default: the model's own].")
-@click.option(
-    "--steps",
-    type=click.IntRange(1, 1000),
-    default=50,
-    show_default=True,
-    help="Denoising steps, the same in both directions.",
-)
 @click.option(
     "--repeats", type=click.IntRange(0, 50), default=2, show_default=True, help="Corrections of every inversion step."
 )
-@checkpoint_option
+@drawing_options
 @force_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write: the edit.")
 @click.option(
@@ -302,10 +293,7 @@ def edit(
     model: str,
     edits: tuple[str, ...],
     file: Path | None,
-    prompt: str | None,
-    guidance: float | None,
-    size: int | None,
-    steps: int,
+    drawing: "Drawing",
     repeats: int,
     checkpoint: Path | None,
     force: bool,
@@ -315,8 +303,9 @@ def edit(
 ) -> None:
     """Edit a photo: invert it to noise, then generate it again with directions added.
 
-    The photo is cropped to its middle and scaled to the model's size. The error of the reconstruction without any edit is
-    printed, too: what the model cannot reconstruct, it cannot edit.
+    The photo is cropped to its middle and scaled to the model's size. --prompt says what it shows. Without --steps there are
+    50 each way, without --guidance-scale it is 1: above, inversion is less faithful. The error of the reconstruction without
+    any edit is printed, too: what the model cannot reconstruct, it cannot edit.
 
     \b
     Example:
@@ -335,11 +324,10 @@ def edit(
     if any(path is not None and path.exists() and path.samefile(photo) for path in (out, compare)):
         message = f"{photo} would be overwritten by the edit: nothing was drawn. Choose another --out"
         raise PhotoError(message)
-    bank, pipe = open_model(model, checkpoint, sliders)
+    bank, pipe = open_model(model, checkpoint, drawing, sliders)
     from eigenbank.loaders.edit import PoorReconstructionWarning
     from eigenbank.loaders.edit import edit as edit_photo
 
-    call: dict[str, Any] = {"prompt": prompt, "guidance_scale": guidance}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorReconstructionWarning)  # said below, as a line
         found = edit_photo(
@@ -347,11 +335,9 @@ def edit(
             photo,
             sliders,
             bank=bank,
-            steps=steps,
+            drawing=drawing,
             repeats=repeats,
-            size=None if size is None else (size, size),
             force=force,
-            **{key: value for key, value in call.items() if value is not None},
         )
     for note in found.notes:
         log(f"{photo.name}: {note}")

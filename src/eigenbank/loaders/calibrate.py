@@ -13,6 +13,7 @@ from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import Layer, TokenLength
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import EigenbankError, SteerError
 from eigenbank.schemas.recipe import Site
 
@@ -95,7 +96,7 @@ def _run(owner: Any, sites: Sequence[tuple[Layer, Site]]) -> None:
     """Run a pipeline shortly, with an empty prompt where it takes one. Raises SteerError where that fails."""
     asks = "prompt" in inspect.signature(owner.__call__).parameters
     try:
-        sample(owner, SEEDS, STEPS, **({"prompt": ""} if asks else {}))
+        sample(owner, SEEDS, STEPS, drawing=Drawing(prompts=("",) if asks else ()))
     except EigenbankError:
         raise
     except Exception as error:  # whatever a pipeline raises that misses an argument or a component

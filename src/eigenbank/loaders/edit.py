@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eigenbank.loaders.drawing import as_drawing, check_drawing, parameters_of
 from eigenbank.loaders.invert import REPEATS, Inversion, poor, rms
 from eigenbank.loaders.lookup import edit_name, parse_edits
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.schemas.drawing import Drawing
+from eigenbank.schemas.errors import DrawingError, explaining
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,25 +92,38 @@ def edit(
     edits: "Edits",
     *,
     bank: DirectionSet | None = None,
-    steps: int = STEPS,
+    steps: int | None = None,
     repeats: int = REPEATS,
-    size: tuple[int, int] | None = None,
     force: bool = False,
+    drawing: Drawing | None = None,
     **call: Any,
 ) -> EditedPhoto:
     """Edit a photo: a path, a Pillow image, or `(3, h, w)` in [0, 1]. `edits`, `bank` and `force` as for `steer`.
 
     The photo is cropped and scaled to what the pipeline generates (`size`: (height, width), for pipelines with a choice),
     run back to noise by DDIM, for rectified flows by Euler steps, and generated again without and with the edit, in
-    `steps` steps. Going back, every step is guessed as in DDIM inversion and corrected `repeats` times (see
-    `inverse_schedulers.py`). `call` goes to the pipeline, both ways: `prompt`, `guidance_scale` (1 if not given: above it
-    inversion is less faithful).
+    `steps` steps (50 if not given). Going back, every step is guessed as in DDIM inversion and corrected `repeats` times
+    (see `inverse_schedulers.py`). `call` goes to the pipeline, both ways: `prompt`, `guidance_scale` (1 if not given: above
+    it inversion is less faithful), `negative_prompt`.
 
     The pipeline is left as it was. Warns PoorReconstructionWarning when the reconstruction is off by more than 0.05.
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
     edits = parse_edits(edits)
-    inversion = Inversion(pipe, photo, steps=steps, repeats=repeats, size=size, **call)
+    drawing = as_drawing(drawing, call, steps=steps)
+    if len(drawing.prompts) > 1:
+        message = f"a photo has one prompt, {len(drawing.prompts)} were given"
+        raise DrawingError(message, outcome="nothing was edited")
+    if "guidance_scale" in parameters_of(pipe) and drawing.guidance_scale is None:
+        drawing = drawing.model_copy(update={"guidance_scale": 1.0})
+    with explaining(outcome="nothing was edited"):
+        check_drawing(pipe, drawing, list(call))
+    names = ("negative_prompt", "guidance_scale")
+    call |= {name: getattr(drawing, name) for name in names if getattr(drawing, name) is not None}
+    if drawing.prompts:
+        call["prompt"] = drawing.prompts[0]
+    steps = drawing.steps or STEPS
+    inversion = Inversion(pipe, photo, steps=steps, repeats=repeats, size=drawing.size, **call)
     steering = steer(inversion.pipe, edits, bank=bank, force=force)
     plain = inversion.reconstruction
     with steering:

@@ -198,15 +198,6 @@ def reversible(
     raise SteerError(message)
 
 
-def as_size(size: object) -> tuple[int, int]:
-    """Return (height, width) in pixels. Raises SteerError for what is no size."""
-    sides = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        message = f"size={size!r}: expected (height, width) in pixels, as in size=(512, 512). Nothing was edited"
-        raise SteerError(message)
-    return sides[0], sides[1]
-
-
 def _pixels(image: Tensor) -> Tensor:
     return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1)
 
@@ -232,7 +223,7 @@ class Inversion:
         if not (isinstance(steps, int) and isinstance(repeats, int)) or steps < 1 or repeats < 0:
             message = f"{steps!r} steps and {repeats!r} repeats: expected whole numbers, at least 1 step and 0 repeats"
             raise SteerError(message)
-        self._reversible = reversible(pipe, steps, repeats, size if size is None else as_size(size), call)
+        self._reversible = reversible(pipe, steps, repeats, size, call)
         self.pipe = self._reversible.pipe
         self.steps = steps
         self.original, self.notes = as_pixels(photo, self._reversible.size(size))

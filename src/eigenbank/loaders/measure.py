@@ -17,11 +17,12 @@ from torch import Tensor
 
 from eigenbank.digests import digest_of
 from eigenbank.loaders.calibrate import calibrate
-from eigenbank.loaders.pipelines import denoiser_of
+from eigenbank.loaders.drawing import image_size
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
 
 Read = Callable[[Tensor], Tensor]
@@ -116,15 +117,11 @@ def measure_unedited(
     return _unedited(pipe, read, seeds, steps, batch or batch_size(pipe, **call), _ReadingCache(cache), **call)
 
 
-def batch_size(pipe: Any, **call: Any) -> int:
+def batch_size(pipe: Any, *, drawing: Drawing | None = None, **call: Any) -> int:
     """Return how many images to generate at once on the pipeline's device: a million pixels together, but one at least."""
-    config = getattr(denoiser_of(pipe), "config", None)
-    side = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None) or 128
-    side = max(side) if isinstance(side, (list, tuple)) else side
-    side *= getattr(pipe, "vae_scale_factor", 1)
-    pixels = (call.get("height") or side) * (call.get("width") or side)
+    height, width = image_size(pipe, drawing or Drawing(), call) or (128, 128)
     device = getattr(pipe, "device", torch.device("cpu"))
-    return max(1, min(BATCH if device.type == "cpu" else BATCH_GPU, PIXELS // pixels))
+    return max(1, min(BATCH if device.type == "cpu" else BATCH_GPU, PIXELS // (height * width)))
 
 
 def _unedited(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from eigenbank.loaders.drawing import as_drawing, own_steps
 from eigenbank.loaders.lookup import edit_name
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
@@ -16,6 +17,7 @@ from eigenbank.registry.sets.direction_set import Composite, Direction, Directio
 from eigenbank.registry.sets.folder import MAX_PREVIEW_SIDE
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Preview, Sliders
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SetError, SteerError
 
 if TYPE_CHECKING:
@@ -60,12 +62,14 @@ def sweep(
     bank: DirectionSet | None = None,
     steps: int | None = None,
     force: bool = False,
+    drawing: Drawing | None = None,
     **call: Any,
 ) -> Sweep:
     """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed, in one batch.
 
-    Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs.
-    `steps` and `call` go to the pipeline. Raises as `steer` does.
+    Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs. `call` is `prompt` (of
+    several, consecutive seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
+    pipeline takes. Raises as `steer` does, and DrawingError for what the pipeline lacks, or cannot take.
     """
     scales, seeds = tuple(scales), tuple(seeds)
     if not scales or not seeds:
@@ -82,7 +86,7 @@ def sweep(
         steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
         name = direction.id if isinstance(direction, Direction | Composite) else direction
     with steering:
-        pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, **call)
+        pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, drawing=drawing, **call)
     return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)
 
 
@@ -92,19 +96,21 @@ def generate_preview(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     scales: Sequence[float] = PREVIEW_SCALES,
-    steps: int = 20,
+    steps: int | None = None,
+    drawing: Drawing | None = None,
     **call: Any,
 ) -> tuple[Preview, bytes]:
     """Generate a direction's preview, in one batch. Returns how it was made, and the grid as a WebP image.
 
     A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one.
-    Raises as `steer` does, and SetError for a grid of more than 4,096 pixels a side.
+    `call` as for `sweep`. Raises as `sweep` does, and SetError for a grid of more than 4,096 pixels a side.
     """
     from eigenbank.loaders.image_grid import to_image
 
     sign = direction.labels[0].polarity if direction.labels else 1
     stored = [float(sign * scale) for scale in scales]
-    pixels = sweep(pipe, direction, stored, seeds=seeds, steps=steps, **call).pixels
+    drawing = as_drawing(drawing, call, steps=steps)
+    pixels = sweep(pipe, direction, stored, seeds=seeds, drawing=drawing, **call).pixels
     longest = max(pixels.shape[-2:])
     if longest > PREVIEW_CELL:
         flat = nn.functional.interpolate(
@@ -119,5 +125,5 @@ def generate_preview(
     file = io.BytesIO()
     # Small pictures are kept exactly: at 32 pixels a side, what compression loses can be seen.
     to_image(grid).save(file, format="WEBP", lossless=longest <= PREVIEW_CELL // 2, quality=88, method=6)
-    how = Preview(seeds=tuple(seeds), scales=tuple(stored), steps=steps)
+    how = Preview(seeds=tuple(seeds), scales=tuple(stored), steps=drawing.steps or own_steps(pipe) or 1)
     return how, file.getvalue()

@@ -165,7 +165,7 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
         _open_set(task, folder),
         labelers,
         LabelSettings(**dict(settings.measurement)),
-        call=_pipeline_arguments(task),
+        **_pipeline_arguments(task),
         # A worker that is lost half way leaves its readings for the next one on the same machine.
         cache=readings_folder(),
         progress=progress,

@@ -94,6 +94,10 @@ class SteerError(EigenbankError):
     """An edit was asked for in a way that cannot be carried out."""
 
 
+class DrawingError(SteerError):
+    """A pipeline cannot generate pictures as it was asked to: it lacks a prompt, reads none, starts from a picture …"""
+
+
 class FuseError(SteerError):
     """An edit cannot be written into biases: of `what`, and `why`. `elsewhere`: at another site it could."""
 

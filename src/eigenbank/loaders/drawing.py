@@ -1,0 +1,241 @@
+"""What a pipeline takes and needs to generate pictures, and what a `Drawing` is among the arguments of its call."""
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eigenbank.schemas.drawing import Drawing
+from eigenbank.schemas.errors import DrawingError, first_problem
+
+PICTURES = ("image", "images", "control_image", "video", "control_video", "conditioning_frames", "mask_image")
+"""How pipelines call the pictures that they start from."""
+_STARTS_FROM_PICTURE = re.compile(
+    "Img2Img|I2I|I2V|ImageToVideo|VideoToVideo|ToWorld|Inpaint|Fill|Edit|Control|Adapter|Pix2Pix|Upscale|Depth2Img|Variation"
+    "|SuperResolution|Refiner|Layered|CycleDiffusion"
+)
+"""Names of pipelines whose pictures are optional by their signature, and needed all the same."""
+
+
+def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a pipeline's call, of the pipeline or its class."""
+    return inspect.signature((pipe if isinstance(pipe, type) else type(pipe)).__call__).parameters
+
+
+def takes_prompt(pipe: Any) -> bool:
+    """Whether a pipeline, or its class, reads text."""
+    return "prompt" in parameters_of(pipe)
+
+
+def pipeline_class(folder: Path) -> type | None:
+    """Return the class of a checkpoint's pipeline, by its model_index.json alone; None where that is no class of diffusers."""
+    try:
+        found = json.loads((folder / "model_index.json").read_bytes())
+        name = found.get("_class_name")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
+    import diffusers
+
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    return kind if isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline) else None
+
+
+def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> None:
+    """Raise DrawingError for what a pipeline, or its class, needs and is not given, or is given and cannot take.
+
+    `given` names the further arguments of the call, e.g. `prompt_embeds`.
+    """
+    name = (pipe if isinstance(pipe, type) else type(pipe)).__name__
+    parameters = parameters_of(pipe)
+    needed = [
+        each
+        for each in PICTURES
+        if each in parameters
+        and (parameters[each].default is inspect.Parameter.empty or _STARTS_FROM_PICTURE.search(name))
+    ]
+    if needed and not set(needed) & set(given):
+        problem = f"a {name} starts from a picture (its argument {needed[0]}), and eigenbank generates from noise"
+        advice = "Open the checkpoint as its text-to-image pipeline, or steer it in Python with `eigenbank.steer`"
+        raise DrawingError(problem, advice=advice)
+    if not takes_prompt(pipe):
+        for option, value in (("prompt", drawing.prompts or None), ("negative prompt", drawing.negative_prompt)):
+            if value is not None:
+                problem = f"a {name} takes no {option}: it reads no text"
+                raise DrawingError(problem, advice=f"Leave the {option} out")
+    elif not drawing.prompts and not {"prompt_embeds", "prompt_2"} & set(given):
+        problem = f"a {name} needs a prompt"
+        raise DrawingError(problem, advice='Say what to generate: --prompt "…", in Python prompt="…"')
+    if drawing.negative_prompt is not None and "negative_prompt" not in parameters:
+        problem = f"a {name} takes no negative prompt"
+        raise DrawingError(problem, advice="Leave it out")
+    guidance = guidance_of(pipe, drawing)
+    if drawing.negative_prompt is not None and guidance is not None and guidance <= 1:
+        problem = f"a negative prompt acts through guidance, and a guidance scale of {guidance:g} is none"
+        raise DrawingError(problem, advice="Give --guidance-scale above 1, or leave the negative prompt out")
+    if drawing.guidance_scale is not None and not {"guidance_scale", "true_cfg_scale"} & set(parameters):
+        problem = f"a {name} has no guidance scale"
+        raise DrawingError(problem, advice="Leave it out")
+    if drawing.size is not None and not {"height", "width"} <= set(parameters):
+        problem = f"a {name} generates pictures of one size only"
+        raise DrawingError(problem, advice="Leave the size out")
+    if drawing.steps is not None and "num_inference_steps" not in parameters:
+        problem = f"a {name} takes no number of steps"
+        raise DrawingError(problem, advice="Leave the steps out")
+
+
+def check_checkpoint(folder: Path, drawing: Drawing) -> None:
+    """Check a drawing against a checkpoint's folder before anything is loaded, as `check_drawing` does."""
+    kind = pipeline_class(folder)
+    if kind is not None:
+        check_drawing(kind, drawing)
+
+
+def as_drawing(drawing: Drawing | None, call: dict[str, Any], *, steps: int | None = None) -> Drawing:
+    """Take `prompt`, `negative_prompt`, `guidance_scale` and `size` out of a call's arguments, into a Drawing of `steps`.
+
+    They come before those of `drawing`. Raises DrawingError for values that are none.
+    """
+    names = {"prompt": "prompts", "prompts": "prompts"}
+    names |= {each: each for each in ("negative_prompt", "guidance_scale", "size")}
+    given = {"steps": steps, **{field: call.pop(name) for name, field in names.items() if name in call}}
+    given = {field: value for field, value in given.items() if value is not None}
+    if not given:
+        return drawing or Drawing()
+    own = {} if drawing is None else {name: getattr(drawing, name) for name in drawing.model_fields_set}
+    try:
+        return Drawing.model_validate({**own, **given})
+    except ValidationError as error:
+        if error.errors()[0]["loc"][0] == "size":
+            problem = f"size={given['size']!r}: expected (height, width) in pixels, multiples of 8, as in (512, 768)"
+            raise DrawingError(problem) from None
+        raise DrawingError(first_problem(error, "the arguments")) from None
+
+
+def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a pipeline's call for one image per seed, without generators. Raises DrawingError."""
+    check_drawing(pipe, drawing, [name for name, value in call.items() if value is not None])
+    parameters = parameters_of(pipe)
+    found = dict(call)
+    if drawing.steps is not None:
+        found["num_inference_steps"] = drawing.steps
+    if drawing.size is not None:
+        found["height"], found["width"] = drawing.size
+    if drawing.prompts:
+        found["prompt"] = drawing.prompts_of(seeds)
+    if drawing.negative_prompt is not None:
+        found["negative_prompt"] = [drawing.negative_prompt] * len(seeds)
+    if drawing.guidance_scale is not None:
+        name = _guidance_name(pipe, drawing)
+        found[name] = drawing.guidance_scale
+        if name == "true_cfg_scale" and drawing.guidance_scale > 1:
+            # Without a negative prompt these pipelines leave guidance out; a blank one is what their authors advise.
+            found.setdefault("negative_prompt", [" "] * len(seeds))
+    if "class_labels" in parameters and "batch_size" not in parameters:
+        classes = _denoiser(pipe).config.num_embeds_ada_norm
+        found.setdefault("class_labels", [seed % classes for seed in seeds])
+        if classes == 1:  # nothing to be guided away from
+            found.setdefault("guidance_scale", 1.0)
+    elif "batch_size" in parameters:
+        found.setdefault("batch_size", len(seeds))
+    elif not drawing.prompts and "num_images_per_prompt" in parameters:
+        found.setdefault("num_images_per_prompt", len(seeds))
+    return found
+
+
+def _denoiser(pipe: Any) -> Any:
+    from eigenbank.loaders.pipelines import denoiser_of
+
+    return denoiser_of(pipe)
+
+
+def _guidance_name(pipe: Any, drawing: Drawing) -> str:
+    """Return the argument that is the guidance scale: of two, `guidance_scale` is the one that was distilled into FLUX."""
+    parameters = parameters_of(pipe)
+    if "true_cfg_scale" not in parameters:
+        return "guidance_scale"
+    distilled = "guidance_scale" in parameters and parameters["guidance_scale"].default is not None
+    return "guidance_scale" if distilled and drawing.negative_prompt is None else "true_cfg_scale"
+
+
+def guidance_of(pipe: Any, drawing: Drawing) -> float | None:
+    """Return the scale of classifier-free guidance, the drawing's or the pipeline's own; None where that is unknown."""
+    if drawing.guidance_scale is not None:
+        return drawing.guidance_scale
+    default = parameters_of(pipe).get(_guidance_name(pipe, drawing))
+    return float(default.default) if default is not None and isinstance(default.default, (int, float)) else None
+
+
+def own_steps(pipe: Any) -> int | None:
+    """Return how many steps a pipeline takes if it is told nothing; None where it does not say."""
+    found = parameters_of(pipe).get("num_inference_steps")
+    return found.default if found is not None and isinstance(found.default, int) else None
+
+
+def image_size(pipe: Any, drawing: Drawing, call: Mapping[str, Any] = {}) -> tuple[int, int] | None:
+    """Return the (height, width) that a pipeline generates, None where it does not say before it runs."""
+    if drawing.size is not None:
+        return drawing.size
+    parameters = parameters_of(pipe)
+    found: list[int] = []
+    for axis, name in enumerate(("height", "width")):
+        default = parameters[name].default if name in parameters else None
+        side = call.get(name) or (default if isinstance(default, int) else None) or _own_side(pipe, axis)
+        if side is None:
+            return None
+        found.append(int(side))
+    return found[0], found[1]
+
+
+def _own_side(pipe: Any, axis: int) -> int | None:
+    config = getattr(_denoiser(pipe), "config", None)
+    side = getattr(pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
+    side = side[axis - 2] if isinstance(side, (list, tuple)) else side
+    if not isinstance(side, int):
+        return None
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if factor is None:
+        coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
+        factor = 1 if coder is None else 2 ** (len(coder.config.block_out_channels) - 1)
+    return int(side * factor)
+
+
+@dataclass(frozen=True)
+class DrawingCost:
+    """What generating takes: `images`, `steps` each, `passes` of the denoiser a step, at `size` on `device`."""
+
+    images: int
+    steps: int | None
+    passes: int
+    size: tuple[int, int] | None
+    device: str
+
+    def __str__(self) -> str:
+        many = (
+            f"{self.images:,} image{'' if self.images == 1 else 's'} × {self.steps or '?'} steps × {self.passes} pass"
+        )
+        at = f", at {self.size[1]}×{self.size[0]}" if self.size else ""
+        return f"{many}{'' if self.passes == 1 else 'es'}{at}, on {self.device}"
+
+
+def passes_of(pipe: Any, drawing: Drawing) -> int:
+    """Return how often a step runs the denoiser, for the branches of guidance: 2 with classifier-free guidance, else 1."""
+    parameters = parameters_of(pipe)
+    guided = (guidance_of(pipe, drawing) or 0) > 1
+    if "true_cfg_scale" in parameters:
+        acts = _guidance_name(pipe, drawing) == "true_cfg_scale"
+        return 2 if guided and acts and (drawing.negative_prompt is not None or drawing.guidance_scale) else 1
+    return 2 if guided and ("negative_prompt" in parameters or "class_labels" in parameters) else 1
+
+
+def cost(pipe: Any, images: int, drawing: Drawing, call: Mapping[str, Any] = {}) -> DrawingCost:
+    """Say what generating so many images takes."""
+    from eigenbank.diffusers_compat import execution_device
+
+    steps = drawing.steps or call.get("num_inference_steps") or own_steps(pipe)
+    device = str(execution_device(pipe))
+    return DrawingCost(images, steps, passes_of(pipe, drawing), image_size(pipe, drawing, call), device)
