@@ -33,7 +33,7 @@ def test_a_file_is_plain_json_and_read_back(tmp_path: Path) -> None:
         (b'{"format": 1}', "sliders: Field required"),
         (b'{"sliders": [{"key": "smile", "scale": "much"}]}', r"sliders\.0\.scale"),
         (b'{"sliders": [{"key": "smile", "scale": 1, "prompt": "x"}]}', r"sliders\.0\.prompt"),
-        (b" " * (2**20 + 1), "is larger than the 1,048,576 bytes"),
+        (b" " * (2**20 + 1), "it is 1,048,577 bytes long, at most 1,048,576 are read"),
     ],
 )
 def test_a_broken_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eigenbank.registry.files import home, replacing
+from eigenbank.registry.files import home, parse_as, read_bounded, replacing
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
 from eigenbank.schemas.errors import PlanError, first_problem, unknown
 from eigenbank.schemas.plan import Lock, MeasurementSettings, Plan, PlanEntry, PreviewSettings, Settings
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 2**20
+_MAX_VALUES = 200_000
 _INNER: dict[str, type[Model]] = {"defaults": Settings, "measurement": MeasurementSettings, "previews": PreviewSettings}
 MAX_PROBLEMS = 20
 """How many problems of a file one message lists."""
@@ -72,8 +73,8 @@ def read_lock(path: Path) -> Lock | None:
     if not path.exists():
         return None
     try:
-        return Lock.model_validate_json(_bytes(path))
-    except ValidationError as error:
+        return parse_as(Lock, _bytes(path), values=_MAX_VALUES)
+    except ValueError as error:
         message = f"{path} is not a plan's lock file: {first_problem(error)}. Create it again: eigenbank plan --check"
         raise PlanError(message) from error
 
@@ -100,10 +101,7 @@ def pinned(entry: PlanEntry, lock: Lock | None) -> str | None:
 
 def _bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            message = f"{path} is {path.stat().st_size:,} bytes long, more than the {MAX_BYTES:,} allowed for a plan: it was not read"
-            raise PlanError(message)
-        return path.read_bytes()
+        return read_bounded(path, MAX_BYTES)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror or error}): expected a plan, a TOML file. Nothing was done"
         raise PlanError(message) from error
@@ -113,7 +111,11 @@ def _toml(path: Path) -> dict[str, Any]:
     # In the standard library since Python 3.11.
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        found: dict[str, Any] = toml.loads(_bytes(path).decode("utf-8"))
+        text = _bytes(path).decode("utf-8")
+        if sum(map(text.count, "[{,=.")) > _MAX_VALUES:
+            message = f"it holds more than {_MAX_VALUES:,} values"
+            raise ValueError(message)
+        found: dict[str, Any] = toml.loads(text)
     except (ValueError, RecursionError) as error:
         message = f"{path} is not TOML ({error}): nothing was done"
         raise PlanError(message) from error

@@ -1,12 +1,12 @@
 """Carry direction sets between machines as bytes, and fetch pipelines from the Hub, whole or not at all."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.folder import MANIFEST, file_digest, read_manifest
 from eigenbank.schemas.errors import SetError, UnreachableError
 from eigenbank.schemas.plan import PlanEntry
@@ -133,7 +133,7 @@ def _shards(index: Path) -> set[str]:
 def _json_object(path: Path) -> dict[str, object]:
     """Read an untrusted JSON file; empty where it holds no object."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(read_bounded(path, 16 * 2**20), values=500_000)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,22 +1,41 @@
-"""Where eigenbank keeps its files, names that every system takes, and files that appear whole or not at all."""
+"""Where eigenbank keeps its files, files read within bounds, and files that appear whole or not at all.
 
+Every file that somebody else may have made is opened by `open_regular`, and all JSON from outside is parsed by `parse_json`.
+"""
+
+import errno
+import json
 import os
 import re
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import platformdirs
 
 from eigenbank.schemas.errors import CatalogError, EigenbankError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"]
 )
 """Names that Windows reserves for devices, whatever follows their first dot."""
+M = TypeVar("M", bound="BaseModel")
+MAX_VALUES = 4_000_000
+"""Most values that a JSON document may hold: a set of the most directions has three million."""
+_MAX_DEPTH = 64
+_MAX_KEYS = 100_000
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 
 
 def home() -> Path:
@@ -71,6 +90,68 @@ def file_name(text: str) -> str:
 def is_device(name: str) -> bool:
     """Whether Windows would take a file's name for one of its devices, as it does `aux.webp`."""
     return name.partition(".")[0].rstrip().casefold() in _DEVICES
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read its bytes. Raises OSError for a pipe, a device or a socket, which may never end, without waiting for it."""
+    return open(path, "rb", opener=_open_regular)  # Path.open takes no opener
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+        reason = "it is a folder" if stat.S_ISDIR(kind) else "it is a pipe, a device or a socket, not a file"
+        raise OSError(number, reason, path)
+    return descriptor
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a whole file of at most so many bytes. Raises OSError for a larger one, and for what `open_regular` refuses."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # The files of /proc say that they are empty, and may never end.
+        data = file.read(min(most, max(size, 2**16)) + 1) if size <= most else b""
+    if size > most or len(data) > most:
+        found = f"{size:,}" if size > most else "more"
+        raise OSError(errno.EFBIG, f"it is {found} bytes long, at most {most:,} are read", os.fspath(path))
+    return data
+
+
+def parse_json(text: bytes, *, values: int = MAX_VALUES) -> Any:
+    """Parse JSON from outside after a look at what it costs. Raises ValueError for what is no JSON, nests deep or holds too many values.
+
+    A document of a megabyte can take a hundred of memory once parsed; brackets and commas outside of texts tell. Keys that
+    an object has twice, and NaN, are refused: readers differ in what they make of them.
+    """
+    bare = _STRING.sub(b"", text)
+    if sum(map(bare.count, (b",", b"[", b"{"))) > values:
+        message = f"it holds more than {values:,} values"
+        raise ValueError(message)
+    if max(accumulate(map(_STEPS.__getitem__, bare.translate(None, _NO_BRACKETS))), default=0) > _MAX_DEPTH:
+        message = f"it nests deeper than {_MAX_DEPTH} levels"
+        raise ValueError(message)
+    return json.loads(text.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+
+
+def parse_as(model: type[M], text: bytes, *, values: int = MAX_VALUES) -> M:
+    """Parse JSON from outside as `parse_json` does, and validate it. Raises ValueError, of which pydantic's is one."""
+    return model.model_validate(parse_json(text, values=values))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs) or len(pairs) > _MAX_KEYS:
+        message = "an object has a key twice" if len(found) < len(pairs) else f"an object has over {_MAX_KEYS:,} keys"
+        raise ValueError(message)
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    message = f"{text} is no value in JSON"
+    raise ValueError(message)
 
 
 @contextmanager

@@ -1,34 +1,29 @@
 """Sliders files on disk: read within bounds, written whole or not at all."""
 
-import json
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from eigenbank.registry.files import replacing
+from eigenbank.registry.files import parse_json, read_bounded, replacing
 from eigenbank.schemas import Sliders
 from eigenbank.schemas.errors import SteerError, first_problem
 from eigenbank.schemas.sliders import MAX_SLIDERS_BYTES
+
+_MOST_VALUES = 50_000
 
 
 def read_sliders(path: str | os.PathLike[str]) -> Sliders:
     """Read and validate a sliders file. Raises SteerError where it is missing, too large, malformed or of a newer format."""
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_SLIDERS_BYTES + 1)
+        text = read_bounded(path, MAX_SLIDERS_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         message = (
             f"{os.fspath(path)!r} cannot be read as a sliders file ({getattr(error, 'strerror', None) or error}): expected "
             "a JSON file as steer --save-sliders writes it; for a label or an id give {'label': scale}"
         )
         raise SteerError(message) from error
-    if len(text) > MAX_SLIDERS_BYTES:
-        message = f"{path} is larger than the {MAX_SLIDERS_BYTES:,} bytes a sliders file may have: nothing was read"
-        raise SteerError(message)
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, values=_MOST_VALUES)
+    except ValueError as error:
         message = f"{path} is no sliders file, for it is not JSON ({error}): nothing was read"
         raise SteerError(message) from error
     number = found.get("format") if isinstance(found, dict) else None
@@ -36,8 +31,8 @@ def read_sliders(path: str | os.PathLike[str]) -> Sliders:
         message = f"{path} is of format {number}, this eigenbank reads format 1: nothing was read. Upgrade eigenbank"
         raise SteerError(message)
     try:
-        return Sliders.model_validate_json(text)
-    except ValidationError as error:
+        return Sliders.model_validate(found)
+    except ValueError as error:
         message = f"{path} is no valid sliders file: {first_problem(error)}. Nothing was read; docs/steering.md shows what one holds"
         raise SteerError(message) from error
 

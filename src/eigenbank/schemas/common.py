@@ -15,7 +15,7 @@ MAX_DIRECTIONS = 200_000
 """Most directions of one set."""
 MAX_COMPOSITES = 10_000
 """Most composites a set may hold."""
-MAX_MANIFEST_BYTES = 256 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 """Largest manifest.json read."""
 MAX_STEPS = 1_000_000
 """Most denoising steps; samplers take at most a thousand."""

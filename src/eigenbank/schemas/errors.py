@@ -4,10 +4,6 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 Where = tuple[int | str, ...]
 """A position in a document, as pydantic gives it: `("directions", 0, "rank")`."""
@@ -124,13 +120,17 @@ class PhotoError(EigenbankError):
 
 
 def first_problem(
-    error: "ValidationError", whole: str = "the document", named: Callable[[Where], Where] = lambda where: where
+    error: ValueError, whole: str = "the document", named: Callable[[Where], Where] = lambda where: where
 ) -> str:
-    """Say what pydantic found wrong first, and where: `directions.0.rank: Field required`.
+    """Say what pydantic, or the parser before it, found wrong first, and where: `directions.0.rank: Field required`.
 
     `whole` names what was validated, for a problem with no field of its own; `named` translates pydantic's position into
     one that the user knows.
     """
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, named(first["loc"]))) or whole
     return f"{where}: {first['msg']}"

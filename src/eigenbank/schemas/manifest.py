@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import FailFast, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, FailFast, Field, StringConstraints, model_validator
 
 from eigenbank.schemas.common import (
     MAX_COMPOSITES,
@@ -42,6 +42,15 @@ class FileEntry(Model):
 FileName = Annotated[str, StringConstraints(pattern=r"^(previews/)?[\w][\w.\-]{0,200}$")]
 
 
+def _first_bad_entry(found: object) -> object:
+    """Stop at the first entry with other keys: pydantic would list all keys of all of them, in gigabytes."""
+    for name, entry in found.items() if isinstance(found, dict) else ():
+        if isinstance(entry, dict) and entry.keys() != {"sha256", "size"}:
+            message = f"{str(name)[:200]!r} should have a sha256 and a size, and nothing else"
+            raise ValueError(message)
+    return found
+
+
 class Manifest(Model):
     """Everything about a direction set but its vectors, which directions.safetensors holds as LAYER/BASIS."""
 
@@ -54,7 +63,9 @@ class Manifest(Model):
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
     composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)
-    files: dict[FileName, FileEntry] = Field(default={}, max_length=100_000)
+    files: Annotated[dict[FileName, FileEntry], BeforeValidator(_first_bad_entry)] = Field(
+        default={}, max_length=100_000
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":

@@ -1,6 +1,5 @@
 """Local checkpoints: a pipeline's folder (through model_index.json) or a denoiser's own, in safetensors or `.bin` files."""
 
-import json
 import re
 import struct
 import warnings
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, TensorFile, WeightSource
+from eigenbank.registry.files import open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
 
@@ -25,7 +25,7 @@ _WEIGHTS = re.compile(
     r"(?(index)(?:\.(?P<index_variant>.+))?\.json)"
 )
 """A file of weights, or an index of several: its variant, and its kind."""
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
 
 
 def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> WeightSource:
@@ -149,7 +149,7 @@ def file_names(weights: list[str] | dict[str, str]) -> list[str]:
 def local_file(path: Path) -> TensorFile:
     """A safetensors file on this machine, its header read and checked. Raises TensorFileError."""
     header = read_header(path)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return TensorFile(LocalReader(path), header, 8 + struct.unpack("<Q", file.read(8))[0])
 
 
@@ -215,14 +215,11 @@ class BinSource(WeightSource):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of bounded size. Raises SourceError."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            message = f"{path} is {path.stat().st_size} bytes long, too much for a config: nothing was built"
-            raise SourceError(message)
-        found = json.loads(path.read_bytes())
+        found = parse_json(read_bounded(path, MAX_JSON_BYTES), values=500_000)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror or error}): nothing was built"
         raise SourceError(message) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"{path} is not JSON ({error}): nothing was built. Fetch or save it again"
         raise SourceError(message) from error
     if not isinstance(found, dict):
@@ -235,7 +232,11 @@ def licence(card: Path) -> str | None:
     """The `license:` line of a model card's YAML header, None when it has none."""
     if not card.is_file():
         return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        with open_regular(card) as file:
+            lines = file.read(2**20).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
     header = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
     found = next((line.partition(":")[2].strip() for line in header if line.startswith("license:")), "")
     return found[:200] or None

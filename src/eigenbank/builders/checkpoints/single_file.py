@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eigenbank.builders.checkpoints.folder import choose_component, local_file, read_json
 from eigenbank.builders.checkpoints.source import SCALES, Piece, SafetensorsSource, TensorFile
+from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas.errors import SourceError
 
@@ -51,7 +52,7 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
     Without it the one diffusers names for the layout is fetched through the Hub client's cache. Raises SourceError for
     other files, and for layouts diffusers does not know.
     """
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         magic = opened.read(4)
     if magic == b"GGUF" or path.suffix == ".gguf":
         message = f"{path} is GGUF, whose quantised weights cannot be decomposed as they are: nothing was built. Give the checkpoint it was made from"

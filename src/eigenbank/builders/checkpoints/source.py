@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas import Part
 from eigenbank.schemas.errors import SourceError
@@ -231,7 +232,7 @@ class LocalReader:
     def read(self, spans: Sequence[Span]) -> list[bytes | bytearray]:
         """As `ByteReader` says."""
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with open_regular(self.path) as file:
                 return [_filled(file, start, end) for start, end in spans]
         except OSError as error:
             message = f"{self.path} cannot be read ({error.strerror or error}): nothing was built"

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eigenbank.builders.label.labeler import BATCH, Labeler
+from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.sets.folder import file_digest
 from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.common import Model, Text
@@ -96,8 +97,8 @@ def load_attribute_model(folder: Path) -> AttributeModel:
         )
         raise SourceError(message)
     try:
-        config = AttributeConfig.model_validate_json(config_file.read_bytes())
-    except ValidationError as error:
+        config = parse_as(AttributeConfig, read_bounded(config_file, 2**20))
+    except ValueError as error:
         message = f"{config_file} is no attribute model's config: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
     read_header(weights)
@@ -165,11 +166,11 @@ def open_attributes(folder: Path) -> Labeler:
 
 def _config(path: Path) -> ProgramConfig:
     try:
-        return ProgramConfig.model_validate_json(path.read_bytes())
+        return parse_as(ProgramConfig, read_bounded(path, 2**20))
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}): no label was given. It must name the model's scores"
         raise SourceError(message) from error
-    except ValidationError as error:
+    except ValueError as error:
         message = f"{path} is no attribute model's config: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
 

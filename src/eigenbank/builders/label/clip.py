@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from eigenbank.builders.label.labeler import BATCH, Labeler
 from eigenbank.digests import digest_of
+from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+MAX_VOCABULARY_BYTES = 16 * 2**20
 _SPEC = re.compile(
     r"(?P<model>[^@#]*)(@(?P<revision>[^#]*))?(#(?P<vocabulary>.*?)(:(?P<language>[\w-]{2,20}))?)?", re.DOTALL
 )
@@ -63,11 +65,11 @@ def load_vocabulary(name: str) -> Vocabulary:
     if not name.endswith(".json") and name not in vocabularies():
         raise unknown(kind="vocabulary", name=name, known=vocabularies(), hint="Or give a .json file of your own.")
     try:
-        return Vocabulary.model_validate_json(path.read_bytes())
+        return parse_as(Vocabulary, read_bounded(path, MAX_VOCABULARY_BYTES), values=500_000)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}): no label was given"
         raise SourceError(message) from error
-    except ValidationError as error:
+    except ValueError as error:
         message = f"{path} is no vocabulary: {first_problem(error)}. No label was given"
         raise SourceError(message) from error
 

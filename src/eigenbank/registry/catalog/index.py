@@ -31,6 +31,7 @@ from eigenbank.registry.catalog.tables import (
     SpectrumTable,
     TextTable,
 )
+from eigenbank.registry.files import parse_as
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest, Quality
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
@@ -101,8 +102,8 @@ def unpack_manifest(packed: bytes) -> Manifest:
         if not opened.eof:
             message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
             raise zlib.error(message)
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
+        return parse_as(Manifest, text)
+    except ValueError as error:
         message = f"the catalog holds a manifest that is none: {first_problem(error, 'the manifest')}. {dialects.AGAIN}"
         raise CatalogError(message) from error
     except (zlib.error, TypeError) as error:
@@ -311,8 +312,8 @@ def people_labels(connection: Connection, model_id: str, direction: str | None =
 def read_label(text: str) -> Label:
     """Return a label that the catalog keeps as JSON. Raises CatalogError for what is none."""
     try:
-        return Label.model_validate_json(text)
-    except ValidationError as error:
+        return parse_as(Label, text.encode(), values=10_000)
+    except ValueError as error:
         message = f"the catalog holds a label that is none: {first_problem(error, 'the label')}. {dialects.AGAIN}"
         raise CatalogError(message) from error
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import Connection, func, insert, select
 
 from eigenbank.progress import Progress, no_progress
@@ -20,7 +20,7 @@ from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import check_file, create, remove_file
 from eigenbank.registry.catalog.rows import SetEntry
 from eigenbank.registry.catalog.tables import BundledTable, DirectionTable, PeopleLabelTable, SetTable
-from eigenbank.registry.files import replacing
+from eigenbank.registry.files import open_regular, parse_as, replacing
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
 from eigenbank.schemas.errors import CatalogError, first_problem
@@ -175,7 +175,7 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
     differed (see `merge`). Raises CatalogError for what is neither, or damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             is_catalog = file.read(len(_SQLITE)) == _SQLITE
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
@@ -249,7 +249,7 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
     """
     sets = labels = number = 0
     end: _EndLine | None = None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
             number += 1
@@ -286,8 +286,8 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
 
 def _check_head(path: Path, line: bytes) -> None:
     try:
-        head = _Head.model_validate_json(line)
-    except ValidationError:
+        head = parse_as(_Head, line)
+    except ValueError:
         expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
         raise _wrong(path, 1, f"{expected}, found {line[:40]!r}") from None
     if head.version > FORMAT:
@@ -302,6 +302,6 @@ def _parse(path: Path, number: int, model: type[M], line: bytes) -> M:
     if not line.endswith(b"\n"):
         raise _wrong(path, number, "the line is cut short, or longer than any can be: export the catalog again")
     try:
-        return model.model_validate_json(line)
-    except ValidationError as error:
+        return parse_as(model, line)
+    except ValueError as error:
         raise _wrong(path, number, first_problem(error, "the line")) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eigenbank.registry.files import file_name, home, replacing
+from eigenbank.registry.files import file_name, home, parse_as, read_bounded, replacing
 from eigenbank.registry.sets.bundled import resolve
 from eigenbank.registry.sets.folder import MANIFEST, file_digest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, OfflineError, UnreachableError
@@ -376,8 +376,8 @@ class RepoNote(BaseModel):
 def read_note(repo: str) -> RepoNote:
     """Read the note on a repository; an empty one where there is none or it cannot be read."""
     try:
-        return RepoNote.model_validate_json(_note_file(repo).read_bytes())
-    except (OSError, ValidationError):
+        return parse_as(RepoNote, read_bounded(_note_file(repo), 2**20), values=10_000)
+    except (OSError, ValueError):
         return RepoNote()
 
 

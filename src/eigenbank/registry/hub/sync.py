@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import FailFast, Field, StringConstraints
 
 import eigenbank
 from eigenbank.progress import Log
 from eigenbank.registry.catalog import Catalog, SetRow
+from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.hub.client import (
     RemoteFile,
     check_online,
@@ -51,7 +52,7 @@ class SetIndex(Model):
     """What index.json holds."""
 
     format: Literal[1]
-    sets: tuple[IndexEntry, ...] = Field(max_length=1_000_000)
+    sets: Annotated[tuple[IndexEntry, ...], FailFast()] = Field(max_length=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def read_index(repo: str, *, author: str | None, log: Log) -> list[Candidate]:
         problem = f"the {_INDEX} of {repo} {wrong}: it was removed"
         raise HubError(problem, advice="Run it again")
     try:
-        index = SetIndex.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        index = parse_as(SetIndex, read_bounded(path, _MAX_INDEX_BYTES))
+    except ValueError as error:
         problem = f"the {_INDEX} of {repo} is no index of format 1: {first_problem(error)}"
         raise HubError(problem) from error
     entries = [entry for entry in index.sets if is_repo_id(entry.repo)]

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
+from eigenbank.registry.files import open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.card import model_card
 from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
@@ -36,7 +35,7 @@ _AGAIN = "Build the set again, or pull it again"
 
 def manifest_digest(folder: Path) -> str:
     """SHA-256 of the set's manifest.json, which names the digest of every other file: the digest of the set."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return hashlib.sha256(read_bounded(folder / MANIFEST, MAX_MANIFEST_BYTES)).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -45,13 +44,12 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         problem = f"{folder} is no direction set: it holds no {MANIFEST}"
         raise SetError(problem, advice="Build one: eigenbank build MODEL --out FOLDER")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        problem = f"{path} is {path.stat().st_size:,} bytes, a manifest has at most {MAX_MANIFEST_BYTES:,}"
-        raise SetError(problem, outcome="nothing was read")
-    text = path.read_bytes()
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(read_bounded(path, MAX_MANIFEST_BYTES))
+    except OSError as error:
+        problem = f"{path} cannot be read ({error.strerror or error})"
+        raise SetError(problem, outcome="nothing was read", advice=_AGAIN) from error
+    except ValueError as error:
         problem = f"{path} is not JSON ({error})"
         raise SetError(problem, outcome="nothing was read", advice=_AGAIN) from error
     number = found.get("format") if isinstance(found, dict) else None
@@ -59,8 +57,8 @@ def read_manifest(folder: Path) -> Manifest:
         problem = f"{path} is of format {number}, this eigenbank reads format 1"
         raise SetError(problem, outcome="nothing was read", advice="Upgrade eigenbank")
     try:
-        return Manifest.model_validate_json(text)
-    except ValidationError as error:
+        return Manifest.model_validate(found)
+    except ValueError as error:
         problem = f"{path} is no manifest of format 1: {first_problem(error)}"
         raise SetError(problem, outcome="nothing was read", advice="Build the set again") from error
 
@@ -197,7 +195,7 @@ def _entry(path: Path) -> FileEntry:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.sha256()
         while block := file.read(2**20):
             digest.update(block)
@@ -233,14 +231,10 @@ def read_preview(folder: Path, manifest: Manifest, name: str) -> bytes:
     """Read a preview that the manifest lists, as bytes. Raises SetError where it is not what the manifest says."""
     path = folder / name
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_PREVIEW_BYTES else None
+        data = read_bounded(path, MAX_PREVIEW_BYTES)
     except OSError as error:
         problem = f"{path} cannot be read ({error.strerror})"
         raise SetError(problem, advice=_AGAIN) from error
-    if data is None:
-        problem = f"{path} is {size:,} bytes long, a preview at most {MAX_PREVIEW_BYTES:,}"
-        raise SetError(problem, advice=_AGAIN)
     if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
         problem = f"{path} is not what the manifest says"
         raise SetError(problem, advice=_AGAIN)

@@ -1,19 +1,27 @@
 """Read a safetensors header safely: sizes are checked against the file before anything is allocated."""
 
-import json
+import os
+import re
 import struct
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
+from typing import Any
 
+from eigenbank.registry.files import open_regular, parse_json
 from eigenbank.schemas.errors import EigenbankError
 
-MAX_HEADER_BYTES = 100 * 2**20
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header read, as in the safetensors library."""
+_MAX_VALUES = 3_000_000
 _AGAIN = "Fetch or save it again"
-ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+"""The dtypes that the safetensors library knows, and the bits of one number of each."""
+_MINUS_ZERO = re.compile(rb"[\[,:]\s*-0\s*[\],}]")
+_U64 = 2**64
 
 
 class TensorFileError(EigenbankError):
@@ -38,8 +46,8 @@ class TensorInfo:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read which tensors a safetensors file holds, by name. Raises TensorFileError for a damaged or truncated file."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
@@ -55,23 +63,27 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _header_length(path: Path) -> int:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return int(struct.unpack("<Q", file.read(8))[0])
 
 
 def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
-    """Parse a header's JSON and check it against a body of `body` bytes. Raises TensorFileError naming `where`."""
+    """Parse a header's JSON and check it against a body of `body` bytes: what passes, the safetensors library reads too.
+
+    Raises TensorFileError naming `where`.
+    """
     try:
-        header = json.loads(text)
+        if _MINUS_ZERO.search(text):
+            message = "it holds -0"
+            raise ValueError(message)
+        header = parse_json(text, values=_MAX_VALUES)
+        metadata = {} if header.get("__metadata__") is None else header["__metadata__"]
         header.pop("__metadata__", None)
-        entries = {
-            str(name): TensorInfo(
-                str(entry["dtype"]), tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"])
-            )
-            for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        problem = f"{where} is no safetensors file: its header is malformed"
+        entries = {name: _entry(entry) for name, entry in header.items()}
+        # A lone surrogate, which Python's reader lets pass, or what is no text, fails here.
+        "".join([*entries, *metadata.keys(), *metadata.values()]).encode()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{where} is no safetensors file: its header is malformed ({error})"
         raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN) from error
     reached = 0
     for name, info in sorted(entries.items(), key=lambda entry: (entry[1].begin, entry[1].end)):
@@ -79,16 +91,41 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
             problem = f"{name} should end at byte {info.end} of {body}: it is truncated or damaged"
         elif info.begin < reached:
             problem = f"{name} overlaps the tensor before it: it is damaged"
-        elif info.dtype in ITEM_BYTES and info.size != ITEM_BYTES[info.dtype] * prod(info.shape):
+        elif info.begin > reached:
+            problem = f"the {info.begin - reached} bytes before {name} belong to no tensor: it is damaged"
+        elif 8 * info.size != _bits(info):
             problem = f"{name} is {info.dtype} of shape {list(info.shape)} but {info.size} bytes long: it is damaged"
-        elif any(extent < 0 for extent in info.shape):
-            problem = f"{name} has the shape {list(info.shape)}: it is damaged"
         else:
             reached = info.end
             continue
         message = f"{where}: {problem}"
         raise TensorFileError(message, outcome="nothing was read", advice=_AGAIN)
+    if reached < body:
+        message = f"{where}: its last {body - reached} bytes belong to no tensor: it is damaged"
+        raise TensorFileError(message, outcome="nothing was read", advice=_AGAIN)
     return entries
+
+
+def _entry(found: Any) -> TensorInfo:
+    """Read a tensor's entry, its types as strict as the library's. Raises ValueError, KeyError, TypeError."""
+    begin, end = found["data_offsets"]
+    shape = found["shape"]
+    whole = isinstance(shape, list) and all(type(number) is int and 0 <= number < _U64 for number in shape)
+    if len(found) != 3 or not whole or type(begin) is not int or type(end) is not int or found["dtype"] not in BITS:
+        message = "an entry is not a dtype, a shape and two offsets"
+        raise ValueError(message)
+    return TensorInfo(found["dtype"], tuple(shape), begin, end)
+
+
+def _bits(info: TensorInfo) -> int | None:
+    """The bits that a tensor's numbers take; None where counting them overflows, as it does in the library."""
+    count = 1
+    for extent in info.shape:
+        count *= extent
+        if count >= _U64:
+            return None
+    bits = count * BITS[info.dtype]
+    return bits if bits < _U64 else None
 
 
 def check_unit_rows(path: Path, tolerance: float = 1e-4) -> str | None:
