@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 
+from eigenbank.schemas.printable import printable
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
@@ -16,4 +18,4 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 def log_warning(message: str) -> None:
     """Log a message as a warning of the logger `eigenbank`: on stderr unless logging is set up."""
-    logging.getLogger("eigenbank").warning("%s", message)
+    logging.getLogger("eigenbank").warning("%s", printable(message))

@@ -1,8 +1,123 @@
 """What commands say while they work."""
 
+import ast
+import json
+import logging
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from eigenbank.cli import output
+from eigenbank.cli.main import run
+
+SRC = Path(output.__file__).parent.parent
+EVIL = "a\x1b]0;owned\x07\x9b2J\u202e\u200b\U000e0041z"
+LOOKS = r"a\x1b]0;owned\x07\x9b2J\u202e\u200b\U000e0041z"
+
+
+def test_only_one_module_prints() -> None:
+    found = [
+        f"{path.relative_to(SRC)}:{node.lineno}"
+        for path in SRC.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write")
+        and path.name != "output.py"
+    ]
+    assert not found
+
+
+def _manifest(folder: Path, **more: object) -> list[str]:
+    (folder / "set").mkdir()
+    (folder / "set" / "manifest.json").write_text(json.dumps({"format": 1, **more}), encoding="utf-8")
+    return ["catalog", "add", str(folder / "set")]
+
+
+def _config(folder: Path, **more: object) -> list[str]:
+    (folder / "x").mkdir()
+    (folder / "x" / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", **more}), encoding="utf-8")
+    return ["build", str(folder / "x")]
+
+
+def _tensors(folder: Path, entries: dict[str, object]) -> list[str]:
+    head = json.dumps(entries).encode()
+    (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(head)) + head)
+    return ["build", str(folder / "x.safetensors"), "--config", str(folder)]
+
+
+def _sliders(folder: Path, key: str) -> list[str]:
+    (folder / "x.json").write_text(json.dumps({"format": 1, key: 1}), encoding="utf-8")
+    return ["steer", "eigenbank/cartoon-faces-32", "--sliders", str(folder / "x.json"), "--out", str(folder / "x.png")]
+
+
+def _plan(folder: Path) -> list[str]:
+    (folder / "x.toml").write_text(
+        f"[[checkpoint]]\nid = {json.dumps(EVIL)}\n{json.dumps(EVIL)} = 1\n", encoding="utf-8"
+    )
+    return ["plan", str(folder / "x.toml"), "--dry-run"]
+
+
+HOSTILE: dict[str, Callable[[Path], list[str]]] = {
+    "an unknown key of a manifest": lambda folder: _manifest(folder, **{EVIL: 1}),
+    "a class": lambda folder: _config(folder, _class_name=EVIL),
+    "a tensor's name": lambda folder: _tensors(folder, {EVIL: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}),
+    "a dtype": lambda folder: _tensors(folder, {"a": {"dtype": EVIL, "shape": [1], "data_offsets": [0, 1]}}),
+    "a key of sliders": lambda folder: _sliders(folder, EVIL),
+    "a plan": _plan,
+    "a file's name": lambda folder: ["catalog", "add", str(folder / EVIL)],
+    "an argument": lambda _folder: ["list", EVIL],
+    "a command": lambda _folder: [EVIL],
+    "a long text": lambda folder: _manifest(folder, **{"F" * 100_000: 1}),
+    "many lines": lambda folder: _manifest(folder, **{"x\nerror: " * 10_000: 1}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_strangers_text_reaches_no_terminal_as_it_is(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(HOSTILE[what](tmp_path)) in (1, 2)
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.replace("\n", "").isprintable(), err
+    assert len(err) < 6_000
+    assert "\nerror: x" not in err[7:]
+
+
+def test_what_libraries_warn_of_and_log_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    factory, form = logging.getLogRecordFactory(), warnings.formatwarning
+    try:
+        output.guard_messages()
+        assert (
+            logging.getLogRecordFactory()("x", 30, "x", 1, "%s is odd", (EVIL,), None).getMessage() == f"{LOOKS} is odd"
+        )
+        assert LOOKS in warnings.formatwarning(EVIL, UserWarning, "x.py", 1)
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = form
+
+
+@pytest.mark.parametrize("fmt", ["table", "csv", "tsv", "json", "jsonl"])
+def test_rows_of_a_strangers_texts_are_printable_and_data_stays_data(
+    fmt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.emit([{"id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}], ["id", "texts"], fmt=fmt)
+    found = capsys.readouterr().out
+    assert found.replace("\n", "").replace("\t", "").replace("\u200d", "").isprintable()
+    assert "👩\u200d🚀" in found
+    if fmt.startswith("json"):
+        row = json.loads(found)[0] if fmt == "json" else json.loads(found)
+        assert row == {"id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}
+    else:
+        assert LOOKS in found
+
+
+def test_bare_ids_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit([{"id": EVIL}], ["id"], fmt="table", quiet=True, key="id")
+    assert capsys.readouterr().out == f"{LOOKS}\n"
 
 
 def test_a_log_shows_now_and_then_that_work_goes_on(

@@ -8,7 +8,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import parse_sets, source_options
-from eigenbank.cli.output import emit, format_option, log
+from eigenbank.cli.output import echo, emit, format_option, log
 
 FORMATS = ("diffusers", "comfyui", "npz", "json")
 
@@ -65,7 +65,7 @@ def export(
     for name in chosen:
         find_direction(bank, name)
     for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
-        click.echo(path)
+        echo(path)
     if form == "diffusers":
         from eigenbank.builders.discovery.fake_weights import denoiser_class
 

@@ -15,8 +15,9 @@ import click
 
 import eigenbank
 from eigenbank.cli import start
-from eigenbank.cli.output import log, printing
+from eigenbank.cli.output import guard_messages, log, printing
 from eigenbank.schemas.errors import DrawingError, EigenbankError
+from eigenbank.schemas.printable import printable
 
 GROUPS = {
     "Make directions": {
@@ -165,6 +166,7 @@ def run(args: list[str]) -> int:
     Bugs are not mapped: they look like bugs, with their traceback.
     """
     call = Call()
+    guard_messages()
     try:
         result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=call)
         if sys.stdout is not None:
@@ -177,6 +179,7 @@ def run(args: list[str]) -> int:
             log(start.MESSAGE)
             return start.CODE
         if isinstance(error, click.ClickException):
+            vars(error)["message"] = printable(error.message)  # a shell's `*` may give any file's name
             error.show()
             return error.exit_code
         _report_created(call.missing)

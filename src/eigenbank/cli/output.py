@@ -1,10 +1,15 @@
-"""What every command prints: rows on stdout, as a table or in a machine's format; remarks and progress on stderr."""
+"""What every command prints: rows on stdout, as a table or in a machine's format; remarks and progress on stderr.
+
+Whatever is printed goes through here, and what a terminal would obey, hide or reorder is shown as an escape.
+"""
 
 import csv
 import json
+import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from eigenbank.schemas.errors import OutputError
+from eigenbank.schemas.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from eigenbank.schemas.plan import EntryReport
@@ -58,12 +64,12 @@ def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool =
 def _emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool, key: str) -> None:
     if quiet:
         for row in rows:
-            click.echo(row[key])
+            echo(row[key])
     elif fmt == "json":
-        click.echo(json.dumps(list(rows), indent=2, ensure_ascii=False, default=str))
+        click.echo(printable_json(json.dumps(list(rows), indent=2, ensure_ascii=False, default=str)))
     elif fmt == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+            click.echo(printable_json(json.dumps(row, ensure_ascii=False, default=str)))
     elif fmt in ("csv", "tsv"):
         fields = list(rows[0]) if rows else list(columns)
         writer = csv.writer(sys.stdout, delimiter="," if fmt == "csv" else "\t", lineterminator="\n")
@@ -81,9 +87,28 @@ def echo_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
         _table(rows, columns)
 
 
+def echo(value: object = "") -> None:
+    """Print a line of data on stdout."""
+    click.echo(printable(str(value)))
+
+
 def log(message: str) -> None:
     """Print a line for people on stderr: what is happening, where something was written."""
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
+
+
+def guard_messages() -> None:
+    """Make what libraries warn of and log in this process printable, too: they quote files' names and contents."""
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda *found, **more: f"{printable(shown(*found, **more).rstrip())}\n"
+    logging.setLogRecordFactory(_PrintableRecord)
+
+
+class _PrintableRecord(logging.LogRecord):
+    """A record of a log whose message a terminal can show."""
+
+    def getMessage(self) -> str:  # noqa: N802 named by logging
+        return printable(super().getMessage(), lines=True)
 
 
 @contextmanager
@@ -96,12 +121,12 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     if not console.is_terminal:
         yield _now_and_then()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
         def update(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total)
+            bars.update(task, description=printable(what), completed=done, total=total)
 
         yield update
 
@@ -153,13 +178,15 @@ class CheckpointBars:
         with self._lock:
             if entry not in self._tasks:
                 self._tasks[entry] = self._bars.add_task("", total=None)
-            self._bars.reset(self._tasks[entry], description=f"{entry}: {step}", total=None)
+            self._bars.reset(self._tasks[entry], description=printable(f"{entry}: {step}"), total=None)
 
     def progress(self, entry: str, what: str, done: int, total: int) -> None:
         """A checkpoint's step gets on."""
         with self._lock:
             if entry in self._tasks:
-                self._bars.update(self._tasks[entry], description=f"{entry}: {what}", completed=done, total=total)
+                self._bars.update(
+                    self._tasks[entry], description=printable(f"{entry}: {what}"), completed=done, total=total
+                )
 
     def entry_finished(self, report: "EntryReport") -> None:
         """A checkpoint is done, or failed. One that did not change is only counted."""
@@ -179,7 +206,7 @@ class CheckpointBars:
         if self._bars.disable:
             log(message)
         else:
-            self._bars.console.print(message, markup=False, highlight=False)
+            self._bars.console.print(printable(message), markup=False, highlight=False)
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -211,12 +238,13 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
-    return str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return printable(text, lines=True)
 
 
 def _flat(value: Any) -> Any:
     if value is None:
         return ""
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, tuple, dict)) else value
+    if isinstance(value, (list, tuple, dict)):
+        return printable_json(json.dumps(value, ensure_ascii=False, default=str))
+    return printable(value, lines=True) if isinstance(value, str) else value

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import emit, log, output_options
+from eigenbank.cli.output import echo, emit, log, output_options
 from eigenbank.cli.rows import (
     NOT_OF_COMPOSITES,
     direction_row,
@@ -70,7 +70,7 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
         return
     for number, row in enumerate(found):
         if number:
-            click.echo()
+            echo()
         _show_direction(row)
 
 
@@ -79,13 +79,13 @@ def _show_direction(row: "DirectionRow") -> None:
     apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
     facts({key: value for key, value in direction_row(row).items() if key not in apart})
     if parts := _parts(row):
-        click.echo()
+        echo()
         emit(parts, ["direction", "weight"], fmt="table", quiet=False, key="direction")
     if row.quality is not None:
-        click.echo()
+        echo()
         facts(quality_facts(row.quality))
     for label in row.labels:
-        click.echo()
+        echo()
         shown: dict[str, Any] = {"label": label.text, "polarity": label.polarity, "confidence": label.confidence}
         shown |= {"source": label.source, "note": label.note, "created": label.created.isoformat()}
         if label.evidence:
@@ -112,7 +112,7 @@ def _emit_models(rows: list[dict[str, Any]], *, fmt: str, quiet: bool) -> None:
         return
     for number, row in enumerate(rows):
         if number:
-            click.echo()
+            echo()
         facts(row)
 
 

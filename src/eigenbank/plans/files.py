@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from eigenbank.registry.files import home, parse_as, read_bounded, replacing
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
-from eigenbank.schemas.errors import PlanError, first_problem, unknown
+from eigenbank.schemas.errors import PlanError, first_problem, in_words, unknown
 from eigenbank.schemas.plan import Lock, MeasurementSettings, Plan, PlanEntry, PreviewSettings, Settings
 
 MAX_BYTES = 2**20
@@ -42,7 +42,7 @@ def read_plan(path: Path) -> Plan:
     try:
         plan = Plan.model_validate(found)
     except ValidationError as error:
-        problems = [_problem(found, each) for each in error.errors(include_url=False, include_context=False)]
+        problems = [_problem(found, each) for each in error.errors(include_url=False)]
         problems += _duplicates("id", _ids(found), "Give each its own id; repo says where it is")
     else:
         ids = [entry.id for entry in plan.checkpoint]
@@ -137,7 +137,7 @@ def _problem(found: dict[str, Any], error: Any) -> str:
         for part in loc[:-1]:
             schema = _INNER.get(str(part), schema)
         return f"{where}: {unknown(kind='key', name=str(loc[-1]), known=schema.model_fields)}"
-    message = "is missing" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+    message = "is missing" if error["type"] == "missing" else in_words(error)
     value = error.get("input")
     shown = (
         f", found {str(value)[:100]!r}" if isinstance(value, (str, int, float)) and error["type"] != "missing" else ""

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, StringConstraints
 
+from eigenbank.schemas.printable import PRINTABLE
+
 MAX_WIDTH = 65_536
 """Widest layer accepted. The widest public denoiser has 6,144 channels."""
 MAX_RANKS = 4_096
@@ -31,7 +33,6 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
-PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
 Note = Annotated[str, StringConstraints(max_length=10_000)]
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w][\w.\-]*(/[\w][\w.\-]*)?$")]

@@ -1,9 +1,16 @@
 """The errors a user can cause or meet: what was expected and found, what happened to the data, what to do next."""
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from eigenbank.schemas.printable import PRINTABLE, printable
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Where = tuple[int | str, ...]
 """A position in a document, as pydantic gives it: `("directions", 0, "rank")`."""
@@ -24,7 +31,8 @@ class EigenbankError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.problem}; {self.outcome}" if self.outcome else self.problem
-        return f"{text}. {self.advice}" if self.advice else text
+        # What was found may be a stranger's text.
+        return printable(f"{text}. {self.advice}" if self.advice else text)
 
 
 @contextmanager
@@ -130,10 +138,17 @@ def first_problem(
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
-        return str(error)
+        return f"{whole}: {'Invalid JSON: ' if isinstance(error, json.JSONDecodeError) else ''}{error}"
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, named(first["loc"]))) or whole
-    return f"{where}: {first['msg']}"
+    return f"{where}: {in_words(first)}"
+
+
+def in_words(found: "ErrorDetails") -> str:
+    """Say what one of pydantic's findings is about, without the pattern of texts, which nobody can read."""
+    if found["type"] == "string_pattern_mismatch" and found.get("ctx", {}).get("pattern") == PRINTABLE:
+        return "it holds a control character, or one that is not shown"
+    return found["msg"].removeprefix("Value error, ")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

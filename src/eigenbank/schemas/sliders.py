@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from eigenbank.schemas.common import MAX_SCALE, PRINTABLE, Model, ModelId
+from eigenbank.schemas.common import MAX_SCALE, Model, ModelId
+from eigenbank.schemas.printable import PRINTABLE
 from eigenbank.schemas.recipe import SITES, Site, Window
 
 MAX_SLIDERS = 1_000

@@ -312,7 +312,7 @@ def people_labels(connection: Connection, model_id: str, direction: str | None =
 def read_label(text: str) -> Label:
     """Return a label that the catalog keeps as JSON. Raises CatalogError for what is none."""
     try:
-        return parse_as(Label, text.encode(), values=10_000)
+        return Label.model_validate_json(text)
     except ValueError as error:
         message = f"the catalog holds a label that is none: {first_problem(error, 'the label')}. {dialects.AGAIN}"
         raise CatalogError(message) from error

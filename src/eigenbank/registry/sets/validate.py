@@ -15,8 +15,9 @@ from eigenbank.registry.sets.folder import (
     read_manifest,
 )
 from eigenbank.schemas import Manifest
-from eigenbank.schemas.common import MAX_MANIFEST_BYTES, PRINTABLE
+from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError
+from eigenbank.schemas.printable import PRINTABLE
 
 MAX_CARD_BYTES = 32 * 2**20
 SPARE_BYTES = 64 * 2**20
