@@ -1,12 +1,12 @@
 """Checkpoints of many families, small enough to be built in milliseconds, and what a run of a plan left behind."""
 
-import json
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import textpipes
+import tiny_pipelines
 import torch
 import zoo
 from hub.server import Hub
@@ -37,7 +37,7 @@ def checkpoint(family: str, seed: int) -> Path:
     if family == "ddpm":
         return make_checkpoint(folder, seed=seed)
     if family in DRAWN:
-        pipe = textpipes.latent_diffusion() if family == "ldm" else stable_diffusion()
+        pipe = textpipes.latent_diffusion() if family == "ldm" else tiny_pipelines.make("sd")
         stir(pipe.unet, seed)
         pipe.save_pretrained(folder)
     else:
@@ -53,30 +53,6 @@ def stir(model: Any, seed: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-
-
-def stable_diffusion() -> Any:
-    """Stable Diffusion with a text encoder and a tokenizer of letters."""
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    pipe = textpipes.pipeline("stable-diffusion")
-    words = [
-        "<|startoftext|>",
-        "<|endoftext|>",
-        *(f"{c}{end}" for c in map(chr, range(97, 123)) for end in ("", "</w>")),
-        "ab",
-    ]
-    folder = Path(mkdtemp(dir=_home()))
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=16, bos_token_id=0, eos_token_id=1, **sizes)
-    return StableDiffusionPipeline(
-        vae=pipe.vae, unet=pipe.unet, scheduler=pipe.scheduler, text_encoder=CLIPTextModel(config),
-        tokenizer=CLIPTokenizer.from_pretrained(str(folder), model_max_length=16), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
 
 
 def put(hub: Hub, repo: str, family: str = "ddpm", seed: int = 0, **more: bytes) -> str:

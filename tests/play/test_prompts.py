@@ -22,9 +22,9 @@ def save(folder: Path) -> None:
     pytest.importorskip(
         "transformers", reason="no prompts: transformers is not installed (pip install 'eigenbank[clip]')"
     )
-    from planned import stable_diffusion
+    from tiny_pipelines import save as save_tiny
 
-    stable_diffusion().save_pretrained(folder)
+    save_tiny("sd", folder)
 
 
 @pytest.fixture(scope="module")
