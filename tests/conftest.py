@@ -1,9 +1,14 @@
 """Fixtures shared by all tests: a home of their own for every test, tiny checkpoints, the demo checkpoint."""
 
+import logging
 import os
 import shutil
+import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -31,8 +36,45 @@ def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
+def _state() -> dict[str, Any]:
+    """What a test may change for all that follow in its process. Nothing is imported for it."""
+    umask = os.umask(0o22)
+    os.umask(umask)
+    state = {
+        "umask": umask,
+        "folder": Path.cwd(),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "import path": tuple(sys.path),
+        "Ctrl-C": signal.getsignal(signal.SIGINT),
+        "levels of logging": {
+            name: logging.getLogger(name).level
+            for name in ("", "diffusers", "huggingface_hub", "transformers", "eigenbank")
+        },
+    }
+    if "torch" in sys.modules:
+        import torch
+
+        state["gradients"] = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        state["default dtype"] = torch.get_default_dtype()
+        state["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        state["threads"] = torch.get_num_threads()
+    return state
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _leaves_no_trace() -> Iterator[None]:
+    """A test that changes the process for those after it fails itself."""
+    before = _state()
+    filters = list(warnings.filters)
+    yield
+    after = _state()
+    changed = {name: (value, after[name]) for name, value in before.items() if after[name] != value}
+    assert not changed
+    assert warnings.filters == filters
+
+
+@pytest.fixture(autouse=True)
+def home(_leaves_no_trace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalog and sets folder of the test's own, and no Hub: tests that need one run clients of `hub.fixtures`."""
     folder = tmp_path / "home"
     monkeypatch.setenv("EIGENBANK_HOME", str(folder))

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from eigenbank.gallery.serve import make_server
+from eigenbank.gallery.site import make_server
 from eigenbank.schemas.errors import GalleryError
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port(gallery_folder: Path) -> Iterator[int]:
     """The port of a server of the gallery."""
     with make_server(gallery_folder, 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_port
         server.shutdown()

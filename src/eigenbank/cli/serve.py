@@ -130,7 +130,7 @@ def gallery(
         if publish is not None:
             _publish(site.folder, publish, private=private)
         if serve:
-            from eigenbank.gallery.serve import serve as serve_folder
+            from eigenbank.gallery.site import serve as serve_folder
 
             serve_folder(site.folder, port=port, browser=not no_browser, log=log)
             start.expected()

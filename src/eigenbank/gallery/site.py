@@ -1,14 +1,24 @@
-"""Write the gallery's site: one set of the catalog after another, so that memory holds one at a time."""
+"""Write the gallery as a static site, and serve it to this machine.
 
+Sets are written one after another, so that memory holds one at a time.
+"""
+
+import functools
+import http.server
+import io
 import json
 import os
 import shutil
 import tempfile
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import eigenbank
 from eigenbank.gallery.data import Card, Cell, GallerySet, in_order, index_data, make_card, pages, script, set_data
@@ -41,6 +51,9 @@ MARK = "gallery.json"
 """The file by which a folder is known as a site of ours."""
 OURS = frozenset({MARK, "README.md", "assets", "data", "index.html", "pictures"})
 NOTHING = "nothing was written"
+
+HOST = "127.0.0.1"
+HOST_NAMES = frozenset({HOST, "localhost"})
 
 Log = Callable[[str], None]
 
@@ -312,3 +325,52 @@ def _free_name(target: Path) -> Path:
     while (found := target.with_name(f"{target.name}.{number}")).exists():
         number += 1
     return found
+
+
+# Serving it
+
+
+class _SiteHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of one folder. A page of somebody else's that asks under another name is refused."""
+
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if name not in HOST_NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN, "This page is for this machine")
+            return None
+        return super().send_head()
+
+    def list_directory(self, path: object) -> None:
+        self.send_error(HTTPStatus.NOT_FOUND)
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of every file."""
+
+
+def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
+    """A server of a site's files, on loopback. Raises GalleryError where the port is taken."""
+    try:
+        return http.server.ThreadingHTTPServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
+    except OSError as error:
+        message = f"port {port} of {HOST} cannot be used ({error.strerror}): nothing is served. Choose another --port"
+        raise GalleryError(message) from error
+
+
+def serve(folder: Path, *, port: int, browser: bool, log: Log) -> None:
+    """Serve a site until interrupted, and open a browser on it if wanted. Raises GalleryError."""
+    with make_server(folder, port) as server:
+        address = f"http://{HOST}:{server.server_port}/"
+        log(f"serving {address} until Ctrl-C")
+        if browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            log("no longer served")
