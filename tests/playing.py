@@ -45,6 +45,12 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def answers(host: str, url: str) -> bool:
+    """Whether the server of that address answers to another host name, too."""
+    with socket.socket() as asked:
+        return asked.connect_ex((host, int(url.rstrip("/").rpartition(":")[2]))) == 0
+
+
 def named(
     home: Path,
     labels: Mapping[str, tuple[Literal[-1, 1], tuple[float, float] | None]],

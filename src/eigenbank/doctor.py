@@ -1,4 +1,4 @@
-"""What `eigenbank doctor` checks. Nothing is created, changed or brought up to date."""
+"""Check this installation, for `eigenbank doctor`. Nothing is created, changed or updated."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from typing import Literal
 from eigenbank.schemas.errors import EigenbankError
 
 LITTLE = 512 * 2**20
-"""Less free disk than this, in bytes, is worth a warning: a large checkpoint's set takes some dozen megabytes."""
+"""Warn below this much free disk, in bytes: a large checkpoint's set takes some dozen megabytes."""
 
 HUB_SECONDS = 3.0
 """How long the Hub may take to answer."""
@@ -52,7 +52,7 @@ def _program() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    """The packages that eigenbank needs, in the versions it needs, and which of its extras are installed."""
+    """Check that the packages eigenbank needs are there, in the right versions, and list the extras."""
     from packaging.requirements import Requirement
 
     try:
@@ -96,9 +96,7 @@ def _torch_build() -> Iterator[Finding]:
         return  # among the libraries
     if version.endswith("+cpu") and shutil.which("nvidia-smi"):
         advice = "Install another build of torch: https://pytorch.org/get-started/locally"
-        yield Finding(
-            "device", "warning", f"torch {version} computes on the CPU only, and an NVIDIA driver is here", advice
-        )
+        yield Finding("device", "warning", f"torch {version} is a CPU build, but there is an NVIDIA driver", advice)
     else:
         yield Finding("device", "ok", f"torch {version}, not imported: --devices asks it")
 
@@ -144,12 +142,12 @@ def _home() -> Iterator[Finding]:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder, or the nearest existing one above it."""
     return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def _refusal(folder: Path) -> str | None:
-    """Why no file can be created in a folder, or None. The file that is tried is removed again."""
+    """Try to create a file in a folder, and remove it. Returns why that failed, or None."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None
@@ -230,7 +228,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _plugins() -> Iterator[Finding]:
-    """A finding for every kind of plugin, ours among them, and one for each plugin that was skipped."""
+    """List the plugins of every kind, ours among them, and warn of each that was skipped."""
     from eigenbank.registry.plugins import KINDS, load_plugins
 
     for kind in KINDS:
@@ -244,4 +242,5 @@ def _plugins() -> Iterator[Finding]:
         for one in plugins:
             if one.problem is not None:
                 found = f"skipped, of {one.owner}: {one.problem}"
-                yield Finding(f"{kind}/{one.name}", "warning", found, f"Update it, or: pip uninstall {one.owner}")
+                advice = "Mend it" if one.owner == "eigenbank" else f"Update it, or: pip uninstall {one.owner}"
+                yield Finding(f"{kind}/{one.name}", "warning", found, advice)

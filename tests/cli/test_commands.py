@@ -1,9 +1,7 @@
 """The commands as a user meets them: what they print, what they write, and how they refuse."""
 
-import csv
 import io
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -68,35 +66,6 @@ def test_out_is_looked_at_before_the_work(
     assert "nothing was written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fmt", ["table", "json", "jsonl", "csv", "tsv"])
-def test_search_prints_every_format(fmt: str, built: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["search", "--model", built, "--layer", "mid_block.*", "--format", fmt]) == 0
-    out = capsys.readouterr().out
-    if fmt == "json":
-        ids = [row["id"] for row in json.loads(out)]
-    elif fmt == "jsonl":
-        ids = [json.loads(line)["id"] for line in out.splitlines()]
-    elif fmt == "table":
-        ids = [line.split()[0] for line in out.splitlines()[1:]]
-    else:
-        ids = [row["id"] for row in csv.DictReader(io.StringIO(out), delimiter="," if fmt == "csv" else "\t")]
-    assert f"{built}#{MID}" in ids
-    assert len(ids) == 4
-
-
-def test_an_empty_result_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["search", "no such label", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_show_prints_one_direction(built: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["show", f"{built}#{MID}", "--format", "json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert (row["id"], row["rank"], row["width"]) == (f"{built}#{MID}", 0, 32)
-    assert run(["show", MID, "--model", built]) == 0
-    assert "eigenvalue" in capsys.readouterr().out
-
-
 def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path) -> None:
     steered, swept = tmp_path / "steered.png", tmp_path / "swept.png"
     call = ["--steps", "2", "--seeds", "0,1"]
@@ -149,23 +118,6 @@ def test_a_checkpoint_without_attention_or_with_damage_writes_nothing(
         assert run(["build", str(folder)]) == 1
         assert message in capsys.readouterr().err
     assert not (home / "sets").exists()
-
-
-def test_a_catalog_that_is_none_is_refused_unchanged(
-    tmp_path: Path, home: Path, built: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("not a database, but long enough to be looked at" * 10)
-    newer = tmp_path / "newer.db"
-    newer.write_bytes((home / "catalog.db").read_bytes())
-    with sqlite3.connect(newer) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    for path, message in ((text, "not a catalog"), (newer, "is of version 99")):
-        before = path.read_bytes()
-        assert run(["--catalog", str(path), "list"]) == 1
-        assert message in capsys.readouterr().err
-        assert path.read_bytes() == before
 
 
 def test_debug_shows_the_traceback() -> None:

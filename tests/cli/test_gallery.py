@@ -37,14 +37,6 @@ def test_a_glob_chooses_models(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == ""
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/thesis.tex").write_text("years of it")
-    assert run(["gallery", "--out", str(tmp_path / "work")]) == 1
-    assert "thesis.tex" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["thesis.tex"]
-
-
 def test_serving_until_interrupted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eigenbank", "gallery", "--serve", "--no-browser", "-q"]
     heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background may ignore it

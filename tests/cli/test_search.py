@@ -143,9 +143,10 @@ def test_json_carries_a_schema_version_in_every_row(call, args: list[str]) -> No
     assert all(row["schema"].startswith("eigenbank/") and row["schema"].endswith("/1") for row in rows)
     lines = [json.loads(line) for line in call(*args, "--format", "jsonl")[1].splitlines()]
     assert lines == rows
-    table = list(csv.DictReader(io.StringIO(call(*args, "--format", "csv")[1])))
-    assert len(table) == len(rows)
-    assert "schema" not in table[0]
+    for fmt, delimiter in (("csv", ","), ("tsv", "\t")):
+        table = list(csv.DictReader(io.StringIO(call(*args, "--format", fmt)[1]), delimiter=delimiter))
+        assert len(table) == len(rows)
+        assert "schema" not in table[0]
 
 
 def test_an_empty_result_is_an_empty_list_everywhere(call) -> None:  # type: ignore[no-untyped-def]

@@ -61,6 +61,7 @@ def sliders(first: Any) -> list[Any]:
         ({"sampler": "teleport"}, "no sampler of"),
         ({"sampler": 7}, "sampler"),
         ({"sampler": LONG}, "sampler"),
+        ({"sampler": "<b>x</b>"}, "&lt;b&gt;x&lt;/b&gt;"),
         ({"prompt": LONG}, "prompt"),
         ({"prompt": ["a"]}, "prompt"),
         ({"guidance": "<b>"}, "guidance"),
@@ -83,6 +84,7 @@ def test_values_that_no_control_gives_get_a_word(visitor: Visitor, changes: dict
         else:
             assert 'class="note problem" role="alert"' in said
             assert word in said
+            assert "<b>" not in said
             assert len(said) < 2_000
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playing import AUDIT, Visitor, controls, free_port
+from playing import AUDIT, Visitor, answers, controls, free_port
 
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
@@ -59,6 +59,8 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
             except httpx.TransportError:
                 assert process.poll() is None, said.read_text(encoding="utf-8")
                 time.sleep(0.2)
+        # As GRADIO_SERVER_NAME asks, it listens on every address. All of 127.0.0.0/8 is on loopback only on Linux.
+        assert sys.platform != "linux" or answers("127.0.0.2", url)
         visitor = Visitor(url)
         assert visitor.config["space_id"] == "me/playground"
         assert visitor.open(DEMO_MODEL_ID)["success"]

@@ -8,7 +8,6 @@ import torch
 from eigenbank.registry.sets.compare import compare_sets
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe
-from eigenbank.schemas.errors import MatchError
 
 MID = "mid_block.attentions.0"
 
@@ -55,13 +54,3 @@ def test_what_moved_most_comes_first_and_the_nearest_is_found() -> None:
     assert by_id["0"]["nearest"] == f"acme/two#{MID}/output-value/1"
     assert by_id["0"]["same_rank_cosine"] == pytest.approx(0, abs=1e-5)
     assert by_id["2"]["cosine"] == pytest.approx(-1, abs=1e-5)
-
-
-def test_sets_of_other_layers_or_widths_cannot_be_compared() -> None:
-    one = bank(basis(8)[:2])
-    with pytest.raises(MatchError, match="have no layer and recipe in common"):
-        compare_sets(one, bank(basis(8)[:2], "acme/two", layer="up.1"))
-    with pytest.raises(MatchError, match="is 8 wide in acme/one and 6 in acme/two"):
-        compare_sets(one, bank(basis(6)[:2], "acme/two"))
-    with pytest.raises(MatchError, match=r"that match 'up\.\*' and '\*'"):
-        compare_sets(one, one, layer="up.*")

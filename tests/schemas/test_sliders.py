@@ -22,14 +22,6 @@ def test_a_site_is_understood_in_short_and_written_in_full() -> None:
     assert '"site":"block-output"' in short.model_dump_json()
 
 
-def test_its_json_schema_says_what_a_file_holds() -> None:
-    schema = Sliders.model_json_schema()
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == ["sliders"]
-    assert set(schema["$defs"]["SliderSetting"]["properties"]) == {"key", "scale", "window", "branch", "site"}
-    assert schema["$defs"]["SliderSetting"]["properties"]["scale"]["maximum"] == 1e4
-
-
 @pytest.mark.parametrize(
     ("change", "where"),
     [

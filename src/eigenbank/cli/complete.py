@@ -1,10 +1,9 @@
 """Complete a half-typed word in the shell: model ids, labels, layers and directions of the catalog.
 
-Completing never creates a catalog, and never fails: where there is nothing to offer, nothing is.
+Completing never creates a catalog and never fails.
 
-bash gets a script of our own: click's has bash split the line, which it does at `=`, `:` and `@` too, and offers words as they
-are, each followed by a blank. Ours escapes words with blanks, puts nothing behind an `=`, and completes words whole of which bash
-knows only a part.
+bash gets a script of our own: with click's, bash splits the line at `=`, `:` and `@` too, and labels with blanks come unescaped.
+Ours escapes them, adds no blank after an `=`, and completes the whole word.
 """
 
 import os
@@ -37,17 +36,17 @@ def _offer(find: "Callable[[Catalog, click.Context, str], list[str]]", ctx: clic
 
 
 def models(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Model ids that begin so."""
+    """Offer model ids."""
     return _offer(lambda catalog, _ctx, _begun: catalog.model_ids(), ctx, incomplete)
 
 
 def models_or_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Model ids that begin so, and folders."""
+    """Offer model ids and folders."""
     return [*map(CompletionItem, models(ctx, param, incomplete)), CompletionItem(incomplete, type="dir")]
 
 
 def sliders(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Label texts, directions and composites of the model named before, that begin so; of all labels where there is none."""
+    """Offer labels, directions and composites of the model given earlier on the line; all labels where there is none."""
 
     def find(catalog: "Catalog", ctx: click.Context, begun: str) -> list[str]:
         model = _model(ctx)
@@ -61,17 +60,17 @@ def sliders(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
 
 
 def scaled(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The same, with the `=` that a scale follows."""
+    """Offer what `sliders` does, each followed by `=` for its scale."""
     return [] if "=" in incomplete else [f"{name}=" for name in sliders(ctx, param, incomplete)]
 
 
 def words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Label texts that begin so."""
+    """Offer label texts."""
     return _offer(lambda catalog, ctx, _begun: catalog.label_texts(_model(ctx)), ctx, incomplete)
 
 
 def layers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Layer names that begin so."""
+    """Offer layer names."""
 
     def find(catalog: "Catalog", ctx: click.Context, _begun: str) -> list[str]:
         model = _model(ctx)
@@ -82,17 +81,17 @@ def layers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
 
 def recipes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Recipes that begin so."""
+    """Offer the recipes of the model given earlier, or of all."""
     return _offer(lambda catalog, ctx, _begun: catalog.recipe_slugs(_model(ctx)), ctx, incomplete)
 
 
 def bounds(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Return what offers those of the names that begin so, with the `=` that a number follows."""
+    """Make a completer of these names, each followed by `=` for a number."""
     return lambda _ctx, _param, incomplete: [f"{name}=" for name in names if name.startswith(incomplete)]
 
 
 def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Revisions of the sets of the model named before, that begin so."""
+    """Offer the revisions of the model given earlier on the line."""
 
     def find(catalog: "Catalog", ctx: click.Context, _begun: str) -> list[str]:
         model = _model(ctx)
@@ -102,7 +101,7 @@ def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 
 
 def buildable(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Recipes that a set can be built of, and begin so; those of plugins are not asked for."""
+    """Offer the recipes that `build` knows; plugins are not loaded for it."""
     from eigenbank.registry.recipes import MATRICES
 
     names = [
@@ -114,7 +113,7 @@ def buildable(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Directions that begin so: first the models, then what follows the `#`."""
+    """Offer directions: first the models, then what follows the `#`."""
 
     def find(catalog: "Catalog", _ctx: click.Context, begun: str) -> list[str]:
         model, hash_sign, _ = begun.partition("#")
@@ -157,16 +156,16 @@ _SPECIAL = re.compile(r"[^\w@%+=:,./#~-]")
 
 
 class Bash(BashComplete):
-    """The completion script for bash, and the answers it gets."""
+    """Completion for bash: the script, and the answers it gets."""
 
     source_template = _SOURCE
     _quote = ""
     _behind = 0
     _ours = False
-    """Whether it is our script that asks, not click's, evaluated before an update."""
+    """Whether our script asks; a shell started before an update may still have click's."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """The words of the line before the one that is begun, and that one, without its quotes and escapes."""
+        """Return the finished words of the line, and the unfinished one without quotes and escapes."""
         if "COMP_LINE" not in os.environ:
             return super().get_completion_args()
         line = os.environ["COMP_LINE"]
@@ -184,7 +183,7 @@ class Bash(BashComplete):
         return words[1:-1], begun
 
     def format_completion(self, item: Item) -> str:
-        """A line of the answer: the type (`open` where more of the word follows), and what bash puts in."""
+        """Format one answer: its type (`open` if more of the word follows) and the text that bash inserts."""
         if not self._ours:
             return super().format_completion(item)
         kind = "open" if item.type == "plain" and item.value.endswith(("=", "#")) else item.type
@@ -197,7 +196,7 @@ class Bash(BashComplete):
 
 
 def _open_quote(line: str) -> str:
-    """The quote that is not closed at the end of a line; empty where none is."""
+    """Return the quote that is still open at the end of a line, or an empty string."""
     quote, escaped = "", False
     for sign in line:
         if escaped:

@@ -87,7 +87,7 @@ COLUMNS = ["direction", "verdict", "score", "reason"]
 @source_options
 @format_option
 def match(directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str) -> int:
-    """Tell how the directions of a set match a checkpoint, by its weights. Only attention tensors are read.
+    """Check how the directions of a set match a checkpoint's weights. Only attention tensors are read.
 
     SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the same
     weights; `transfer`: other weights of which a direction is still an eigenvector, with cos∠(M′v, v) as its score;

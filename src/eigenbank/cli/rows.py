@@ -1,4 +1,4 @@
-"""The rows that commands print: of directions, models and labels, each kind under a schema version; and names read from stdin."""
+"""Rows that commands print (directions, models, labels, each with a schema version), and names read from stdin."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ DIRECTION_COLUMNS = ["id", "labels", "confidence", "eigenvalue", "share"]
 BOUND = dict.fromkeys(("effect", "selectivity", "consistency", "linearity", "locality", "gap"), "min") | {
     "drift": "max"
 }
-"""What was measured of a direction, and which bound a search can set to it."""
+"""The measures of a direction, and which bound a search can set for each."""
 MEASURES = tuple(BOUND)
 NOT_OF_COMPOSITES = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
-"""What a composite has none of."""
+"""Fields that a composite does not have."""
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
 LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
 
@@ -33,15 +33,16 @@ def emit_rows(
     quiet: bool = False,
     key: str = "",
 ) -> None:
-    """Print rows of a kind. JSON carries the version of their schema in every row, so that no rows are still `[]`."""
+    """Print rows of a kind. In JSON every row names its schema version, so that an empty result is still `[]`."""
     if fmt in ("json", "jsonl"):
         rows = [{"schema": f"eigenbank/{kind}/1", **row} for row in rows]
     emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
 
 
 def emit_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) -> None:
-    """Print a page of directions and composites, and on stderr how to go on. Tables show what was `asked` for too: the
-    measures that the filters and the order are of.
+    """Print a page of directions and composites, and on stderr how to get the next one.
+
+    Tables also show the measures that the search `asked` to filter or sort by.
     """
     machine = fmt != "table" and not quiet
     measures = [name for name in MEASURES if asked["sort"] == name or asked.get(f"{BOUND[name]}_{name}") is not None]
@@ -54,7 +55,7 @@ def emit_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) 
 
 
 def _short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:
-    """A direction as the fields that a table shows, with some `measures`."""
+    """Return the fields of a direction that a table shows, with some `measures`."""
     quality = row.quality if measures else None
     return {
         "id": row.id,
@@ -67,7 +68,7 @@ def _short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, A
 
 
 def direction_row(row: "DirectionRow") -> dict[str, Any]:
-    """A direction as the fields every machine format prints."""
+    """Return the fields of a direction that JSON and CSV print."""
     return {
         "id": row.id,
         "model": row.model_id,
@@ -90,7 +91,7 @@ def direction_row(row: "DirectionRow") -> dict[str, Any]:
 
 
 def quality_facts(quality: "Quality") -> dict[str, str]:
-    """A direction's quality in words, what is not known left out."""
+    """Describe a direction's quality in words, without what is unknown."""
     between = quality.recommended_range
     words = {
         "effect": (quality.effect, "{:.3g} standard deviations per unit scale"),
@@ -108,7 +109,7 @@ def quality_facts(quality: "Quality") -> dict[str, str]:
 
 
 def model_row(found: "SetRow") -> dict[str, Any]:
-    """A model's set as the fields every machine format prints."""
+    """Return the fields of a model's set that JSON and CSV print."""
     return {
         "model": found.model_id,
         "revision": found.revision,
@@ -127,7 +128,7 @@ def model_row(found: "SetRow") -> dict[str, Any]:
 
 
 def label_row(direction: str, label: "Label") -> dict[str, Any]:
-    """A direction's label as the fields every machine format prints."""
+    """Return the fields of a label that JSON and CSV print."""
     return {"id": direction, **label.model_dump(mode="json")}
 
 
@@ -138,8 +139,9 @@ def facts(found: Mapping[str, Any]) -> None:
 
 
 def names_given(names: tuple[str, ...], model: str | None = None) -> list[str]:
-    """The directions that a command's arguments name; `-` stands for those on standard input, one a line, as `-q` prints them.
-    With `model`, those that name no model are of that one.
+    """Return the directions that arguments name. `-` reads them from standard input, one a line, as `-q` prints them.
+
+    Names without a model get `model`, if it is given.
     """
     found: list[str] = []
     for name in names:

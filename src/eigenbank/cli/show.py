@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog, DirectionRow
 
 _APART = ("evidence", "labels", "confidence", "quality")
-"""What `show` tells in tables of its own."""
+"""Fields that `show` prints as tables of their own."""
 
 
 @click.command()
@@ -97,7 +97,7 @@ def _show_direction(row: "DirectionRow") -> None:
 
 
 def _model(catalog: "Catalog", name: str, revision: str | None) -> dict[str, Any]:
-    """A model's set as a row, with its layers, recipes and label texts. Raises UnknownNameError for another revision."""
+    """Look up a model's set: a row with its layers, recipes and label texts. Raises UnknownNameError."""
     found = catalog.get_set(name, revision)
     if found is None:
         known = [row.revision or "" for row in catalog.sets() if row.model_id == name]
@@ -117,7 +117,7 @@ def _emit_models(rows: list[dict[str, Any]], *, fmt: str, quiet: bool) -> None:
 
 
 def _one(catalog: "Catalog", name: str) -> "DirectionRow":
-    """A direction by its name. Raises UnknownNameError, with near matches."""
+    """Look up a direction by name. Raises UnknownNameError, with near matches."""
     found = catalog.get_direction(name)
     if found is not None:
         return found
@@ -128,9 +128,7 @@ def _one(catalog: "Catalog", name: str) -> "DirectionRow":
 
 
 def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
-    """What a composite is made of, the heaviest part first; None for a direction, or where its set cannot be read, which is
-    logged.
-    """
+    """List a composite's parts, the heaviest first. None for a direction; also where the set cannot be read, which is logged."""
     from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import MANIFEST, read_manifest
     from eigenbank.schemas.errors import SetError

@@ -1,7 +1,7 @@
-"""Where the command `eigenbank` begins: it listens for Ctrl-C before anything of size is imported.
+"""Start the command `eigenbank`: handle Ctrl-C before anything large is imported.
 
-A library may take a KeyboardInterrupt for a failure of its own (pydantic turns it into a validation error), so the signal is
-noted as it arrives, and whatever exception comes of it, the user reads that the command was interrupted.
+Libraries may turn a KeyboardInterrupt into an error of their own (pydantic makes it a validation error). So the signal is noted
+when it arrives, and whatever exception follows, the user reads that the command was interrupted.
 """
 
 import os
@@ -17,18 +17,18 @@ _arrived: list[int] = []
 
 
 def listen() -> None:
-    """Note every SIGINT from now on, unless it is ignored, as in the background of a shell script."""
+    """Note every SIGINT from now on, unless the process ignores it, as in the background of a shell script."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _note)
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C was pressed, and not to end a command that runs until then."""
+    """Whether Ctrl-C was pressed, other than to stop a server."""
     return bool(_arrived)
 
 
 def expected() -> None:
-    """Say that Ctrl-C is how this command ends: it exits with 0."""
+    """Treat the Ctrl-C as the normal end of this command, which exits with 0."""
     _arrived.clear()
 
 

@@ -1,1 +1,1 @@
-"""The gallery: a static page to browse a catalog's directions by eye. Made of what catalog and sets hold, nothing else."""
+"""The gallery: a static page to browse a catalog's directions by eye."""

@@ -1,8 +1,7 @@
-"""Turn direction sets into the data that the gallery's page reads. It is kept short, since a browser fetches it; it holds no
-markup.
+"""Turn direction sets into the data that the gallery's page reads: no markup, and short, since a browser fetches it.
 
-What repeats is kept once, in tables, and referred to by its position there. Numbers keep six digits. Labels and names come with
-their words, and labels with their worth, so that the page searches by the rules of `eigenbank.registry.ranking`.
+Repeated values are stored once, in tables, and referred to by position. Numbers keep six digits. Labels come with their words
+and their worth, so that the page searches by the rules of `eigenbank.registry.ranking`.
 """
 
 import hashlib
@@ -22,13 +21,13 @@ Record = DirectionRecord | CompositeRecord
 PICKS = 4
 """How many strips a checkpoint's card shows."""
 FIRST_CARDS = 64_000
-"""Bytes of cards that come with the page; the others are read when they are asked for."""
+"""Bytes of cards that come with the page; the others are loaded on demand."""
 MORE_CARDS = 128_000
-"""Bytes of a file of further cards. A card that is larger has one of its own."""
+"""Bytes of a file of further cards. A larger card gets a file of its own."""
 CHOICES = 200
 """Most values a filter offers."""
 HINTS = 24
-"""Labels named to those who asked for what there is not."""
+"""How many labels to suggest where a search finds nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class GallerySet:
-    """A set that the gallery shows. `newest`: the catalog means this set by the model id alone."""
+    """A set in the gallery. `newest`: it is the one that the model id alone means."""
 
     row: SetRow
     manifest: Manifest
@@ -49,7 +48,7 @@ class GallerySet:
 
     @property
     def name(self) -> str:
-        """What the page calls it: the model id, and the revision where another set has the plain id."""
+        """The name on the page: the model id, with the revision where another set has the plain id."""
         checkpoint = self.manifest.checkpoint
         return checkpoint.model_id if self.newest else f"{checkpoint.model_id}@{checkpoint.revision or 'local'}"
 
@@ -64,7 +63,7 @@ class GallerySet:
 
 @dataclass(frozen=True)
 class Card:
-    """A set on the front page: the data that the page reads, and how often each label text is used."""
+    """A set on the front page: its data, and how often each label text is used."""
 
     data: dict[str, Any]
     labels: Counter[str]
@@ -72,7 +71,7 @@ class Card:
 
 @dataclass
 class _Table:
-    """Different things, each once, by their position."""
+    """A list without repetitions, and the position of each item."""
 
     items: list[Any] = field(default_factory=list)
     positions: dict[str, int] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class _Tables:
 
 
 def script(name: str, value: Any) -> str:
-    """A file of data as a script, since a page from a disk may read no other: `eigenbank.receive(NAME, VALUE);`."""
+    """Write data as a script, `eigenbank.receive(NAME, VALUE);`: a page opened from disk may load nothing else."""
     text = json.dumps([name, value], ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for letter in "<\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -106,7 +105,7 @@ def script(name: str, value: Any) -> str:
 
 
 def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
-    """All of a set's directions and composites. `cells`: of those that have a picture, by their number in the manifest."""
+    """Make the data of a set. `cells`: picture sizes, by the number of the direction or composite in the manifest."""
     manifest = shown.manifest
     layers = {layer.name: number for number, layer in enumerate(manifest.layers)}
     numbers = {record.id: number for number, record in enumerate(manifest.directions)}
@@ -150,7 +149,7 @@ def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
 
 
 def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
-    """A set as the front page knows it: what to filter and search it by, and a few strips."""
+    """Make a set's card for the front page: what to filter and search by, and a few strips."""
     row, manifest = shown.row, shown.manifest
     checkpoint = manifest.checkpoint
     labels = [label for record in manifest.sliders for label in record.labels]
@@ -188,12 +187,12 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
 
 
 def in_order(cards: Sequence[Card]) -> list[Card]:
-    """Cards in the order the front page shows them unless asked otherwise: the most named first."""
+    """Sort cards as the front page shows them by default: the most named first."""
     return sorted(cards, key=lambda card: (-card.data["named"], -card.data["directions"]))
 
 
 def pages(cards: Sequence[Card]) -> Iterator[list[dict[str, Any]]]:
-    """Cards' data in pieces, in order: the first, which may be empty, for the index, each other for a file of its own."""
+    """Cut the cards' data into pieces: the first (it may be empty) goes into the index, each other into a file."""
     piece: list[dict[str, Any]] = []
     room, first = FIRST_CARDS, True
     for card in cards:
@@ -207,10 +206,7 @@ def pages(cards: Sequence[Card]) -> Iterator[list[dict[str, Any]]]:
 
 
 def index_data(cards: Sequence[Card], first: Sequence[dict[str, Any]], more: int, version: str) -> dict[str, Any]:
-    """What the page reads first, however many `cards` there are: what sums them up, and the `first` of them.
-
-    `more` is the number of files that hold the others.
-    """
+    """Make the data that the page loads first: totals of all `cards`, and the `first` of them. `more` files hold the others."""
     labels: Counter[str] = Counter()
     for card in cards:
         labels.update(card.labels)
@@ -245,12 +241,12 @@ _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics"
 
 
 def _worth(record: Record) -> float:
-    """How good a slider the best of the labels promises; -1 without a label."""
+    """The worth of the best label; -1 without one."""
     return max((label.worth for label in record.labels), default=-1.0)
 
 
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:
-    """The sliders that stand for a set: the best one of each label, then unlabelled directions by their share."""
+    """Pick the sliders on a set's card: the best of each label, then unlabelled directions by share."""
     sliders = manifest.sliders
     order = sorted(cells, key=lambda number: _worth(sliders[number]), reverse=True)
     chosen: dict[str, int] = {}
@@ -288,7 +284,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
 
 
 def _common(record: Record, cell: Cell | None, tables: _Tables) -> list[Any]:
-    """What directions and composites have in common: labels, quality, preview."""
+    """The fields of directions and composites alike: labels, quality, preview."""
     preview = None if cell is None else tables.previews.position(_grid(record, cell))
     return [[_label(label, tables) for label in record.labels], _quality(record.quality, tables), preview]
 
@@ -314,7 +310,7 @@ def _quality(quality: Quality | None, tables: _Tables) -> list[Any] | None:
 
 
 def _protocol(measured: Evidence | Quality, tables: _Tables) -> int:
-    """How something was measured, as a position in the table."""
+    """The position in the table of how something was measured."""
     return tables.protocols.position([_short(measured.scale), seeds_words(measured.seeds), measured.steps])
 
 
@@ -333,12 +329,12 @@ def _grid(record: Record, cell: Cell) -> dict[str, Any]:
 
 
 def _exportable(record: DirectionRecord) -> bool:
-    """Whether a LoRA can carry the directions of a recipe: added at a block's output, in every step."""
+    """Whether a LoRA can hold a direction: added at a block's output, in every step."""
     return record.recipe.site == "block-output" and record.recipe.window.whole
 
 
 def _short(value: float | None) -> float | None:
-    """A number with six digits; whole ones without a point."""
+    """Round to six digits; whole numbers lose the point."""
     if value is None:
         return None
     short = float(f"{value:.6g}")

@@ -48,7 +48,7 @@ SCRIPTS = (
 """The page's scripts, in the order they are run."""
 
 MARK = "gallery.json"
-"""The file by which a folder is known as a site of ours."""
+"""The file that marks a folder as a gallery."""
 OURS = frozenset({MARK, "README.md", "assets", "data", "index.html", "pictures"})
 NOTHING = "nothing was written"
 
@@ -60,7 +60,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SetOutcome:
-    """What became of a set: `outcome` is `shown` or `skipped`, with the reason."""
+    """The result for one set: `outcome` is `shown` or `skipped`, with the reason."""
 
     model: str
     revision: str | None
@@ -94,11 +94,11 @@ def write_site(
     log: Log,
     progress: Progress = no_progress,
 ) -> Site:
-    """Write the gallery of a catalog's sets as the folder `target`, which appears whole.
+    """Write the gallery of a catalog's sets to the folder `target`, whole or not at all.
 
-    `wanted` chooses by model id. `people`: the labels that people gave in this catalog are shown, too, with their names.
-    A set that is missing or damaged is logged and left out, a damaged picture likewise. The same catalog gives the same
-    files. Raises GalleryError; the target is as it was then.
+    `wanted` chooses by model id. `people` also shows the labels that people gave in this catalog, with their names.
+    Missing or damaged sets and pictures are logged and left out. The same catalog gives the same files. Raises
+    GalleryError; the target is then unchanged.
     """
     with _new_site(target, force=force) as work:
         site = Site(target)
@@ -197,9 +197,7 @@ def _manifest(row: SetRow) -> Manifest:
 
 
 def _copy_pictures(manifest: Manifest, folder: Path, target: Path) -> tuple[dict[int, Cell], list[str]]:
-    """Copy a set's pictures, each named by its direction's or composite's number. Returns the sizes of their cells, and what is
-    wrong.
-    """
+    """Copy a set's pictures, named by number. Returns the sizes of their cells, and the problems found."""
     cells: dict[int, Cell] = {}
     damaged = []
     for number, record in enumerate(manifest.sliders):
@@ -218,9 +216,9 @@ def _copy_pictures(manifest: Manifest, folder: Path, target: Path) -> tuple[dict
 def _read_picture(
     folder: Path, manifest: Manifest, record: DirectionRecord | CompositeRecord
 ) -> tuple[Cell, bytes] | None:
-    """The preview of a direction or composite, and the size of its cells; None where the set has none.
+    """Read a preview and the size of its cells; None where the set has none.
 
-    Raises SetError for one that is missing, altered, no WebP picture, or no grid of equal cells as its record says.
+    Raises SetError for one that is missing, altered, no WebP picture, or not the grid that its record describes.
     """
     name = preview_name(record)
     if record.preview is None or name not in manifest.files:
@@ -244,7 +242,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    """Raise GalleryError where a site may not be put: over something else, unless forced; over a home; in no folder."""
+    """Raise GalleryError where no site may go: over other files unless forced, over a home, through a link."""
     if target.is_symlink():
         message = f"{target} is a symbolic link: {NOTHING}. Name the folder it leads to, or remove it"
         raise GalleryError(message)
@@ -331,7 +329,7 @@ def _free_name(target: Path) -> Path:
 
 
 class _SiteHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves the files of one folder. A page of somebody else's that asks under another name is refused."""
+    """Serves the files of one folder, to requests for this machine's own names only."""
 
     def send_head(self) -> io.BytesIO | BinaryIO | None:
         name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
@@ -351,11 +349,11 @@ class _SiteHandler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of every file."""
+        """Log no requests."""
 
 
 def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
-    """A server of a site's files, on loopback. Raises GalleryError where the port is taken."""
+    """Make a server for a site on loopback. Raises GalleryError where the port is taken."""
     try:
         return http.server.ThreadingHTTPServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
     except OSError as error:

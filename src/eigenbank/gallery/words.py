@@ -1,4 +1,4 @@
-"""Say in plain words what a set holds in numbers and codes: recipes, sources of labels, seeds, qualities."""
+"""Plain words for recipes, sources of labels, seeds and qualities."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -93,7 +93,7 @@ def measures() -> list[dict[str, Any]]:
 
 
 def recipe_words(recipe: Recipe) -> dict[str, str]:
-    """A recipe in words: `of` which matrix it is an eigenvector, `where` it is added, `when` in the run."""
+    """Describe a recipe: `of` which matrix it is an eigenvector, `where` it is added, `when` in the run."""
     head = "" if recipe.head is None else f", head {recipe.head}"
     window = recipe.window
     when = "the whole run" if window.whole else f"{_percent(window.start)} to {_percent(window.end)} of the run"
@@ -105,7 +105,7 @@ def recipe_words(recipe: Recipe) -> dict[str, str]:
 
 
 def source_words(source: str) -> str:
-    """Who says a label, in words."""
+    """Describe the source of a label."""
     kind, _, rest = source.partition(":")
     if kind == "human":
         return f"a person, {rest}" if rest else "a person"
@@ -119,12 +119,12 @@ def source_words(source: str) -> str:
 
 
 def source_kind(source: str) -> str:
-    """The kind of source a filter knows: the part before the colon."""
+    """Return the kind of a source, which a filter knows: the part before the colon."""
     return source.partition(":")[0]
 
 
 def seeds_words(seeds: Sequence[int]) -> str:
-    """Seeds in words: `12 seeds, 100 to 111`."""
+    """Describe seeds: `12 seeds, 100 to 111`."""
     if not seeds:
         return "no seeds"
     first, last = min(seeds), max(seeds)
