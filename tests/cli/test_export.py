@@ -51,7 +51,7 @@ def test_a_composite_is_refused_by_its_own_name_with_a_direction_that_fits(
         f"'hair length' means composite/hair-length, a sum of {len(parts)} directions, of which {reading} are"
         in refused
     )
-    advised = re.search(r"--set '([^']+)'", refused)
+    advised = re.search(r"that fits: '([^']+)'", refused)
     assert advised is not None
     assert run(["export", DEMO, "--set", advised[1], "--out", str(out)]) == 0
     assert run(["export", DEMO, "skin tone", "--out", str(out)]) == 1

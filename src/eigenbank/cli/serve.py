@@ -10,6 +10,7 @@ import click
 from eigenbank.cli import complete, start
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.schemas.errors import explaining
 
 if TYPE_CHECKING:
     from eigenbank.gallery.site import Site
@@ -115,6 +116,11 @@ def gallery(
         check_space(publish)
     with tempfile.TemporaryDirectory(prefix="eigenbank-gallery-") as folder:
         site = _write(out or Path(folder) / "site", model, people=with_labels, force=force)
+        if site.hidden_labels:
+            log(
+                f"{site.hidden_labels} labels that people gave in this catalog are left out (--with-labels shows them, with "
+                "their names)"
+            )
         named = sum(each.named for each in site.shown)
         total = sum(each.directions for each in site.shown)
         counts = f"checkpoints: {len(site.shown)}, directions: {total}, named: {named}"
@@ -132,7 +138,8 @@ def gallery(
         if serve:
             from eigenbank.gallery.site import serve as serve_folder
 
-            serve_folder(site.folder, port=port, browser=not no_browser, log=log)
+            with explaining(advice="Choose another --port"):
+                serve_folder(site.folder, port=port, browser=not no_browser, log=log)
             start.expected()
 
 
@@ -140,7 +147,7 @@ def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Si
     from eigenbank.gallery.site import write_site
     from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.rows import is_glob, matcher
-    from eigenbank.schemas.errors import unknown
+    from eigenbank.schemas.errors import GalleryError, unknown
 
     wanted: Callable[[str], bool] = (lambda _: True) if model is None else matcher(model)
     with Catalog.open() as catalog, progress_bar() as progress:
@@ -148,7 +155,11 @@ def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Si
         if model is not None and not is_glob(model) and model not in known:
             raise unknown(kind="direction set of", name=model, known=known)
         arguments: dict[str, Any] = {"wanted": wanted, "people": people, "force": force}
-        return write_site(target, catalog, **arguments, log=log, progress=progress)
+        try:
+            return write_site(target, catalog, **arguments, log=log, progress=progress)
+        except GalleryError as error:
+            error.advice = error.advice or "Choose another --out, or give --force, which renames what is there"
+            raise
 
 
 def _publish(folder: Path, repo: str, *, private: bool) -> None:

@@ -77,6 +77,8 @@ class Site:
 
     folder: Path
     sets: list[SetOutcome] = field(default_factory=list)
+    hidden_labels: int = 0
+    """Labels that people gave in the catalog, and that are not shown."""
 
     @property
     def shown(self) -> list[SetOutcome]:
@@ -102,12 +104,7 @@ def write_site(
     """
     with _new_site(target, force=force) as work:
         site = Site(target)
-        cards = []
-        for outcome, card in _write_sets(work, catalog, wanted, people, log, progress):
-            site.sets.append(outcome)
-            if card is not None:
-                cards.append(card)
-        cards = in_order(cards)
+        cards = in_order(list(_write_sets(site, work, catalog, wanted, people, log, progress)))
         first, *more = pages(cards)
         for number, piece in enumerate(more, 1):
             name = f"cards-{number}"
@@ -145,13 +142,19 @@ def _write_page(work: Path, cards: Sequence[Card]) -> None:
 
 
 def _write_sets(
-    work: Path, catalog: Catalog, wanted: Callable[[str], bool], people: bool, log: Log, progress: Progress
-) -> Iterator[tuple[SetOutcome, Card | None]]:
+    site: Site,
+    work: Path,
+    catalog: Catalog,
+    wanted: Callable[[str], bool],
+    people: bool,
+    log: Log,
+    progress: Progress,
+) -> Iterator[Card]:
+    """Write the data and pictures of each set, note in `site` what became of it, and yield the cards of those shown."""
     rows = [row for row in catalog.sets() if wanted(row.model_id)]
     seen: set[str] = set()
     # Asked once: most catalogs have no labels of people.
     unasked = not people and bool(catalog.label_counts(source="human"))
-    left_out = 0
     for number, row in enumerate(rows):
         newest = row.model_id not in seen
         seen.add(row.model_id)
@@ -159,14 +162,14 @@ def _write_sets(
             manifest = _manifest(row)
         except SetError as error:
             log(f"{row.model_id} is left out: {error}")
-            yield SetOutcome(row.model_id, row.revision, row.directions, 0, 0, "skipped", str(error)), None
+            site.sets.append(SetOutcome(row.model_id, row.revision, row.directions, 0, 0, "skipped", str(error)))
             continue
         if newest and (people or unasked):
             more = people_labels(manifest, catalog)
             if people:
                 manifest = manifest.with_more_labels(more)
             else:
-                left_out += sum(map(len, more.values()))
+                site.hidden_labels += sum(map(len, more.values()))
         shown = GallerySet(row, manifest, newest)
         cells, damaged = _copy_pictures(manifest, folder_of(row.location), work / "pictures" / shown.slug)
         if damaged:
@@ -174,12 +177,9 @@ def _write_sets(
         card = make_card(shown, cells)
         _write(work / "data" / f"{shown.slug}.js", script(shown.slug, set_data(shown, cells)))
         counts = card.data["directions"], card.data["named"], len(cells)
-        yield SetOutcome(row.model_id, row.revision, *counts, "shown", "; ".join(damaged[:1])), card
+        site.sets.append(SetOutcome(row.model_id, row.revision, *counts, "shown", "; ".join(damaged[:1])))
+        yield card
         progress("sets", number + 1, len(rows))
-    if left_out:
-        log(
-            f"{left_out} labels that people gave in this catalog are left out (--with-labels shows them, with their names)"
-        )
 
 
 def _manifest(row: SetRow) -> Manifest:
@@ -244,23 +244,21 @@ def _write(path: Path, text: str) -> None:
 def _check_target(target: Path, *, force: bool) -> None:
     """Raise GalleryError where no site may go: over other files unless forced, over a home, through a link."""
     if target.is_symlink():
-        message = f"{target} is a symbolic link: {NOTHING}. Name the folder it leads to, or remove it"
-        raise GalleryError(message)
+        problem = f"{target} is a symbolic link"
+        raise GalleryError(problem, outcome=NOTHING, advice="Name the folder it leads to, or remove it")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     here = target.resolve()
     if here in (Path.cwd(), *Path.cwd().parents, Path.home(), *Path.home().parents) or here.is_mount():
-        message = f"{target} is where you are, your home, or holds them: {NOTHING}. Choose a folder of its own"
-        raise GalleryError(message)
+        problem = f"{target} is where you are, your home, or holds them"
+        raise GalleryError(problem, outcome=NOTHING, advice="Choose a folder of its own")
     if force:
         return
     strangers = _strangers(target)
     if strangers:
-        message = (
-            f"{target} holds {strangers[0]}{' and more' if len(strangers) > 1 else ''}, which no gallery wrote: {NOTHING}. "
-            f"Choose another --out, or give --force, which sets what is there aside under another name"
-        )
-        raise GalleryError(message)
+        more = " and more" if len(strangers) > 1 else ""
+        problem = f"{target} holds {strangers[0]}{more}, which no gallery wrote"
+        raise GalleryError(problem, outcome=NOTHING)
 
 
 def _strangers(target: Path) -> list[str]:
@@ -285,16 +283,16 @@ def _new_site(target: Path, *, force: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
     except OSError as error:
-        message = f"{target.parent} cannot be written to ({error.strerror}): {NOTHING}. Choose another folder"
-        raise GalleryError(message) from error
+        problem = f"{target.parent} cannot be written to ({error.strerror})"
+        raise GalleryError(problem, outcome=NOTHING, advice="Choose another folder") from error
     try:
         yield work
         work.chmod(0o755)
         _check_target(target, force=force)
         _put(work, target)
     except OSError as error:
-        message = f"{target} could not be written ({error.strerror or error}): nothing was left behind"
-        raise GalleryError(message) from error
+        problem = f"{target} could not be written ({error.strerror or error})"
+        raise GalleryError(problem, outcome="nothing was left behind") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -357,8 +355,8 @@ def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
     try:
         return http.server.ThreadingHTTPServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
     except OSError as error:
-        message = f"port {port} of {HOST} cannot be used ({error.strerror}): nothing is served. Choose another --port"
-        raise GalleryError(message) from error
+        problem = f"port {port} of {HOST} cannot be used ({error.strerror})"
+        raise GalleryError(problem, outcome="nothing is served") from error
 
 
 def serve(folder: Path, *, port: int, browser: bool, log: Log) -> None:

@@ -150,7 +150,7 @@ def _unfit(composite: Composite, key: str) -> ExportError:
         for label in each.labels
         if label.text == text
     ]
-    advice = f"a direction of that name that fits: --set {named[0]!r}" if named else "no direction of that name fits"
+    advice = f"a direction of that name that fits: {named[0]!r}" if named else "no direction of that name fits"
     message = (
         f"{key!r} means {composite.id}, a sum of {len(parts)} directions, of which {' and '.join(why)}; a LoRA's bias is "
         f"added to what a layer writes, in every step. Nothing was written; {advice}. All that fit and have a name: "

@@ -9,6 +9,7 @@ from eigenbank.schemas.errors import SteerError, first_problem
 from eigenbank.schemas.sliders import MAX_SLIDERS_BYTES
 
 _MOST_VALUES = 50_000
+NOTHING = "nothing was read"
 
 
 def read_sliders(path: str | os.PathLike[str]) -> Sliders:
@@ -18,23 +19,23 @@ def read_sliders(path: str | os.PathLike[str]) -> Sliders:
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         message = (
             f"{os.fspath(path)!r} cannot be read as a sliders file ({getattr(error, 'strerror', None) or error}): expected "
-            "a JSON file as steer --save-sliders writes it; for a label or an id give {'label': scale}"
+            "a JSON file, as docs/steering.md shows it; for a label or an id give {'label': scale}"
         )
         raise SteerError(message) from error
     try:
         found = parse_json(text, values=_MOST_VALUES)
     except ValueError as error:
-        message = f"{path} is no sliders file, for it is not JSON ({error}): nothing was read"
-        raise SteerError(message) from error
+        problem = f"{path} is no sliders file, for it is not JSON ({error})"
+        raise SteerError(problem, outcome=NOTHING) from error
     number = found.get("format") if isinstance(found, dict) else None
     if isinstance(number, int) and number > 1:
-        message = f"{path} is of format {number}, this eigenbank reads format 1: nothing was read. Upgrade eigenbank"
-        raise SteerError(message)
+        problem = f"{path} is of format {number}, this eigenbank reads format 1"
+        raise SteerError(problem, outcome=NOTHING, advice="Upgrade eigenbank")
     try:
         return Sliders.model_validate(found)
     except ValueError as error:
-        message = f"{path} is no valid sliders file: {first_problem(error)}. Nothing was read; docs/steering.md shows what one holds"
-        raise SteerError(message) from error
+        problem = f"{path} is no valid sliders file: {first_problem(error)}"
+        raise SteerError(problem, outcome=NOTHING, advice="docs/steering.md shows what one holds") from error
 
 
 def write_sliders(path: str | os.PathLike[str], sliders: Sliders) -> None:

@@ -50,7 +50,7 @@ def compare_sets(
         if widths[0] != widths[1]:
             message = (
                 f"{key[0]} is {widths[0]} wide in {one.model_id} and {widths[1]} in {other.model_id}: their directions "
-                "cannot be compared. Choose layers of one width with --layer, as in --layer 'mid_block.*'"
+                "cannot be compared. Choose layers of one width, such as 'mid_block.*'"
             )
             raise MatchError(message)
         cosines = (
