@@ -123,6 +123,7 @@ def run_disturbed(hub: Hub, client: Client, plan: Path, executor: str, kills: in
         lost += len(killed)
         # A checkpoint that lost too many workers, or too many answers, fails; the next run goes on with it.
         assert process.returncode in (0, 1), err
+        assert out, err
         assert not any(row["traceback"] for row in json.loads(out)), out
         if process.returncode == 0:
             break
