@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from hypothesis import HealthCheck, settings
 from making import make_checkpoint
 
 from eigenbank.registry.sets.bundled import data_folder
 
 pytest_plugins = ["browser", "hub.fixtures"]
+
+# No test may depend on how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -54,7 +54,7 @@ def headers(draw: st.DrawFn) -> tuple[bytes, int]:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(headers())
 @example((json.dumps({"a": {**OK, "shape": [2.0]}}).encode(), 1))
 @example((json.dumps({"__metadata__": {"a": 1}}).encode(), 0))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigenbank.registry.catalog import Catalog, DirectionRow, search
@@ -153,7 +153,7 @@ FEW = [search.FEW, 0]
 """Up to so many are sorted: all, as in a small catalog; or none, as on a walk through a large one."""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     manifests(),
     st.lists(

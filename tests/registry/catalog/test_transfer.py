@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow
 from eigenbank.registry.catalog.care import stats, vacuum, verify
@@ -21,7 +21,7 @@ from eigenbank.schemas.errors import CatalogError
 from .made import NOW, label, manifest, measured
 from .test_naive import manifests
 
-FEW = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=10)
 MID = "mid_block.attentions.0/value/1"
 Content = tuple[list[SetRow], list[DirectionRow], list[dict[str, tuple[Label, ...]]]]
 
