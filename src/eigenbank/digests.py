@@ -69,7 +69,7 @@ def _described(value: Any) -> Any:
 
 
 def _lasting(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what says where it came from, or is computed anew."""
+    """Return a config without what says where it came from, or is computed anew."""
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
@@ -90,13 +90,13 @@ def _network(module: "nn.Module") -> list[Any]:
 
 
 def _kept(module: "nn.Module", name: str) -> Any:
-    """A weight that accelerate keeps elsewhere; where it cannot be had, something that is like nothing else."""
+    """Return a weight that accelerate keeps elsewhere; where it cannot be had, something that is like nothing else."""
     found = offloaded_weight(module, name)
     return object() if found is None else found
 
 
 def _settings(module: "nn.Module") -> dict[str, Any]:
-    """The plain attributes of one module, the class of its attention processor, and which adapters act."""
+    """Return the plain attributes of one module, the class of its attention processor, and which adapters act."""
     own = {name: value for name, value in vars(module).items() if not name.startswith("_") and _is_plain(value)}
     for name in ("training", "gradient_checkpointing", "use_slicing"):
         own.pop(name, None)

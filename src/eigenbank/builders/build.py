@@ -1,4 +1,4 @@
-"""From a checkpoint's weights to a direction set: read the attention tensors, form each recipe's matrix, decompose."""
+"""Build a direction set: read a checkpoint's attention tensors, form each recipe's matrix, decompose it."""
 
 import ctypes
 import datetime
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPES = ("output-value", "output-value:output")
 MAX_LENGTH = 1e9
-"""A longer token is not believed: its length is left for a calibration to measure."""
+"""A token longer than this is not believed; a calibration measures its length instead."""
 
 
 def build(
@@ -102,13 +102,13 @@ def build(
 
 
 def _read_layer(source: "WeightSource", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":
-    """A layer with its digests and token length, and its weights."""
+    """Read a layer's weights. Returns the layer with its digests and token length, and the weights."""
     weights = read_weights(source, layer)
     return _measured(layer, weights), weights
 
 
 def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
-    """A layer's weights by role, as stored, projections as matrices. Raises SourceError for values that are not finite."""
+    """Read a layer's weights by role, as stored, projections as matrices. Raises SourceError for values that are not finite."""
     weights = dict(zip(layer.tensors, source.read(list(layer.tensors.values())), strict=True))
     for role, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
@@ -119,7 +119,7 @@ def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
 
 
 def pick_device(device: str) -> str:
-    """`auto` made definite. Raises SourceError when CUDA is asked for and there is none."""
+    """Resolve `auto` to `cuda` or `cpu`. Raises SourceError when CUDA is asked for and there is none."""
     import torch
 
     if device == "auto":
@@ -136,7 +136,7 @@ def pick_device(device: str) -> str:
 def _matrices(
     layer: Layer, weights: "dict[Role, Tensor]", recipes: list[Recipe], device: str
 ) -> "Iterator[tuple[Tensor, dict[str, Recipe]]]":
-    """Every matrix to decompose, float64, with its bases: one or both of its sides. Empties `weights` at the first.
+    """Form every matrix to decompose, float64, with the recipes for one or both of its sides. Empties `weights` at the first.
 
     Recipes that differ only in their window share a basis.
     """
@@ -162,7 +162,7 @@ def _matrices(
 
 
 def _spectra(matrix: "Tensor", bases: dict[str, Recipe], layer: Layer, top_k: int) -> "dict[str, Spectrum]":
-    """The spectra of one matrix; of both its sides at once, where both are asked for and as wide as the layer."""
+    """Decompose one matrix; both its sides at once where both are wanted and as wide as the layer."""
     from eigenbank.builders.decompose import decompose, decompose_sides
 
     if len(bases) > 1 and matrix.shape == (layer.width, layer.width):
@@ -188,7 +188,7 @@ def _records(layer: Layer, recipes: list[Recipe], spectra: "dict[str, Spectrum]"
 
 
 def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
-    """The layer with its digests, and with the length of a token after the norm where the norm's weights tell it."""
+    """Add a layer's digests, and the length of a token after the norm where the norm's weights tell it."""
     lengths: dict[Site, TokenLength] = {}
     if "norm" in weights:
         # A normalised channel has variance 1 before γ and β: E‖token‖² = Σγ² + Σβ².
@@ -203,7 +203,7 @@ def _measured(layer: Layer, weights: "dict[Role, Tensor]") -> Layer:
 
 
 def _now() -> datetime.datetime:
-    """The time a set is made; `SOURCE_DATE_EPOCH` makes it reproducible."""
+    """Return the time for the manifest: now, or `SOURCE_DATE_EPOCH` for reproducible sets."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if not epoch:
         return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)

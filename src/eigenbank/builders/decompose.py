@@ -1,4 +1,4 @@
-"""The eigenvectors of a symmetric matrix, ordered, signed by rule, with how they stand in their spectrum."""
+"""Eigenvectors of a symmetric matrix: in order, with signs fixed by a rule, their shares and gaps."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 RESIDUAL = 1e-8
-"""Largest ‖Mv − λv‖ over the largest eigenvalue that an iterative solution may leave; else the direct one is taken."""
+"""Largest ‖Mv − λv‖, over the largest eigenvalue, that an iterative solution may leave; else it is solved directly."""
 ITERATIVE_WIDTH = 2048
 """Below this width a direct solution is as fast (measured: benchmarks/building.py)."""
 ROUND_WIDTH = 128
@@ -33,7 +33,7 @@ class Spectrum:
 
 
 def decompose(gram: Tensor, k: int) -> Spectrum:
-    """Top `k` eigenpairs (all, where there are fewer) of `gram`, `(d, d)` float64 symmetric, descending.
+    """Compute the top `k` eigenpairs (or all) of `gram`, `(d, d)` float64 symmetric, in descending order.
 
     Runs on `gram`'s device; the result is on the CPU.
 
@@ -45,7 +45,7 @@ def decompose(gram: Tensor, k: int) -> Spectrum:
 
 
 def decompose_sides(matrix: Tensor, k: int) -> tuple[Spectrum, Spectrum]:
-    """`decompose` of MᵀM and of MMᵀ for a matrix M `(d, d)` float64, for little more than the price of one.
+    """Decompose MᵀM and MMᵀ of a matrix M `(d, d)` float64, for little more than the price of one.
 
     Where MᵀMv = λv, u = Mv/√λ has MMᵀu = λu. It is believed where λ is not too small for it and its residual is as small
     as an iteration's; else MMᵀ is solved too.
@@ -64,7 +64,7 @@ def decompose_sides(matrix: Tensor, k: int) -> tuple[Spectrum, Spectrum]:
 
 
 def _pairs(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, descending, and eigenvectors as rows, at least the first `k` and the next value."""
+    """Compute eigenvalues, descending, and eigenvectors as rows: at least the first `k` and the next value."""
     found = None
     if gram.shape[0] >= ITERATIVE_WIDTH and k + 1 <= gram.shape[0] // 16:
         found = iterate(gram, k + 1, gram.shape[0] // ROUND_WIDTH)
@@ -75,7 +75,7 @@ def _pairs(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _spectrum(gram: Tensor, values: Tensor, rows: Tensor, k: int) -> Spectrum:
-    """The spectrum from eigenvalues, descending, and eigenvectors as rows, at least `k + 1` of each where there are."""
+    """Make the spectrum from descending eigenvalues and eigenvectors as rows, `k + 1` of each where there are."""
     values, rows = values[: k + 1].clamp_min(0).cpu(), rows[:k].cpu()
     top = values[0].clamp_min(torch.finfo(torch.float64).tiny)
     # The distance to the neighbour above and below; the ends of the spectrum have one neighbour.
@@ -87,8 +87,9 @@ def _spectrum(gram: Tensor, values: Tensor, rows: Tensor, k: int) -> Spectrum:
 
 
 def iterate(gram: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor] | None:
-    """The top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration; None where it does not converge
-    within `rounds`, or after a few of them is not about to.
+    """Compute the top `k` eigenvalues, descending, and vectors as rows, by block Krylov iteration.
+
+    Returns None where it does not converge within `rounds`, or after a few of them is not about to.
 
     Every round multiplies a block of k + 24 vectors with the matrix, keeps the last few blocks, and solves within their
     span (Musco and Musco, 2015). The start is fixed, so that a rebuild gives the same bytes.
@@ -126,7 +127,7 @@ def iterate(gram: Tensor, k: int, rounds: int) -> tuple[Tensor, Tensor] | None:
 
 
 def signed(vectors: Tensor) -> Tensor:
-    """The same `(k, d)` vectors with the sign rule applied."""
+    """Apply the sign rule to `(k, d)` vectors: the largest entry is positive."""
     magnitude = vectors.abs()
     first = (magnitude >= magnitude.amax(dim=1, keepdim=True) * (1 - 1e-9)).int().argmax(dim=1, keepdim=True)
     return vectors * vectors.gather(1, first).sign()

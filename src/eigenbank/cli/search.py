@@ -56,7 +56,7 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
 
 
 def _bounds(kind: str, known: tuple[str, ...]) -> Callable[..., dict[str, float]]:
-    """What reads `NAME=X` as the filter `min_NAME` or `max_NAME` of a search."""
+    """Make a callback that reads `NAME=X` as the filter `min_NAME` or `max_NAME` of a search."""
 
     def read(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
         bounds = {}

@@ -77,7 +77,7 @@ class _Table:
     positions: dict[str, int] = field(default_factory=dict)
 
     def position(self, item: Any) -> int:
-        """The position of an item, added if it is new."""
+        """Return the position of an item, added if it is new."""
         key = item if isinstance(item, str) else json.dumps(item)
         if key not in self.positions:
             self.positions[key] = len(self.items)
@@ -241,7 +241,7 @@ _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics"
 
 
 def _worth(record: Record) -> float:
-    """The worth of the best label; -1 without one."""
+    """Return the worth of the best label; -1 without one."""
     return max((label.worth for label in record.labels), default=-1.0)
 
 
@@ -284,7 +284,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
 
 
 def _common(record: Record, cell: Cell | None, tables: _Tables) -> list[Any]:
-    """The fields of directions and composites alike: labels, quality, preview."""
+    """Return the fields of directions and composites alike: labels, quality, preview."""
     preview = None if cell is None else tables.previews.position(_grid(record, cell))
     return [[_label(label, tables) for label in record.labels], _quality(record.quality, tables), preview]
 
@@ -310,7 +310,7 @@ def _quality(quality: Quality | None, tables: _Tables) -> list[Any] | None:
 
 
 def _protocol(measured: Evidence | Quality, tables: _Tables) -> int:
-    """The position in the table of how something was measured."""
+    """Return the position in the table of how something was measured."""
     return tables.protocols.position([_short(measured.scale), seeds_words(measured.seeds), measured.steps])
 
 

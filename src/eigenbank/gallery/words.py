@@ -23,7 +23,7 @@ class QualityMeasure:
     words: tuple[tuple[float | None, str], ...]
 
     def word(self, value: float) -> str:
-        """The word for a value."""
+        """Return the word for a value."""
         return next(word for below, word in self.words if below is None or value < below)
 
 
@@ -88,7 +88,7 @@ _SITES = {"projection-input": "what the layer reads", "block-output": "what the 
 
 
 def measures() -> list[dict[str, Any]]:
-    """The measures as plain data."""
+    """Return the measures as plain data."""
     return [asdict(measure) for measure in MEASURES]
 
 

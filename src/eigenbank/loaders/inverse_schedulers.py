@@ -68,7 +68,7 @@ class InverseDDIM(_Backwards, DDIMInverseScheduler):  # type: ignore[misc]
         return _Output(found) if return_dict else (found,)
 
     def _coefficients(self, timestep: int) -> tuple[float, float]:
-        """A and B of the forward step from `timestep`: equation 12 of arXiv 2010.02502 with η = 0, collected."""
+        """Return A and B of the forward step from `timestep`: equation 12 of arXiv 2010.02502 with η = 0, collected."""
         assert self.num_inference_steps is not None
         levels = self.forward.alphas_cumprod.double()
         before = timestep - self.forward.config.num_train_timesteps // self.num_inference_steps

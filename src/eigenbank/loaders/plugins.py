@@ -25,7 +25,7 @@ class Loader(Protocol):
         """Whether this loader can open the object. Must be cheap, and must not raise."""
 
     def open(self, owner: Any) -> "Target":
-        """The object's denoisers, and how their layers, parameters and sites are found. Raises SteerError."""
+        """Return the object's denoisers, and how their layers, parameters and sites are found. Raises SteerError."""
 
 
 class DiffusersLoader:
@@ -42,7 +42,7 @@ class DiffusersLoader:
         return isinstance(owner, nn.Module) or bool(denoiser_components(owner))
 
     def open(self, owner: Any) -> "Target":
-        """The target of a pipeline or module."""
+        """Return the target of a pipeline or module."""
         from torch import nn
 
         from eigenbank.loaders.target import Target, denoiser_components

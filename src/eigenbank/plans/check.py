@@ -117,7 +117,7 @@ def _compare_denoiser(entry: PlanEntry, revision: str) -> list[str]:
 
 
 def update_lock(checks: Sequence[EntryCheck], before: Lock | None) -> Lock:
-    """The lock after a check: pin what was found, drop what is gone, keep the rest of `before`."""
+    """Update the lock after a check: pin what was found, drop what is gone, keep the rest of `before`."""
     pins = dict(before.checkpoints) if before is not None else {}
     for one in checks:
         if one.revision is not None:
@@ -193,7 +193,7 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
 
 
 def _decompositions(settings: Settings) -> int:
-    """How many decompositions a layer takes: both sides of a matrix are one, and windows share theirs."""
+    """Return how many decompositions a layer takes: both sides of a matrix are one, and windows share theirs."""
     recipes = [Recipe.parse(text) for text in settings.recipes]
     return len({(recipe.matrix, recipe.head) for recipe in recipes})
 

@@ -24,7 +24,7 @@ MAX_PROBLEMS = 20
 
 
 def shipped_plan() -> Path:
-    """The path of the plan that comes with eigenbank."""
+    """Return the path of the plan that comes with eigenbank."""
     return data_folder() / "checkpoints.toml"
 
 
@@ -92,7 +92,7 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 
 def pinned(entry: PlanEntry, lock: Lock | None) -> str | None:
-    """The commit to build an entry at; None where only the Hub can tell."""
+    """Return the commit to build an entry at; None where only the Hub can tell."""
     if entry.revision is not None and len(entry.revision) == 40 and set(entry.revision) <= set("0123456789abcdef"):
         return entry.revision
     pin = lock.checkpoints.get(entry.id) if lock is not None else None
@@ -146,14 +146,14 @@ def _problem(found: dict[str, Any], error: Any) -> str:
 
 
 def _ids(found: dict[str, Any]) -> list[str | None]:
-    """The ids in a plan that is not valid, None for entries without one."""
+    """Return the ids in a plan that is not valid, None for entries without one."""
     entries = found.get("checkpoint")
     rows = entries if isinstance(entries, list) else []
     return [entry["id"] if isinstance(entry, dict) and isinstance(entry.get("id"), str) else None for entry in rows]
 
 
 def _duplicates(what: str, names: Sequence[str | None], remedy: str) -> list[str]:
-    """A problem for each entry that shares a name with an earlier one; `what` the name is of."""
+    """List a problem for each entry that shares a name with an earlier one; `what` the name is of."""
     first: dict[str, int] = {}
     return [
         f"checkpoint {number + 1}: has the {what} {name[:200]} of checkpoint {first[name] + 1}. {remedy}"
@@ -163,7 +163,7 @@ def _duplicates(what: str, names: Sequence[str | None], remedy: str) -> list[str
 
 
 def _invalid_repositories(entries: Sequence[PlanEntry]) -> list[str]:
-    """A problem for each entry whose directions' repository would get a name that the Hub does not allow."""
+    """List a problem for each entry whose directions' repository would get a name that the Hub does not allow."""
     return [
         f"checkpoint {number + 1} ({entry.id}): {entry.directions_name!r} is not a valid repository name: the Hub allows at most 96 "
         "characters, no '--' and no '..'. Set publish_as"

@@ -151,14 +151,14 @@ class Run:
         return lambda what, done, total: self.observer.progress(run.entry.id, what, done, total)
 
     def _task(self, run: EntryRun, step: Step) -> StepTask:
-        """The step with everything a worker needs for it."""
+        """Return the step with everything a worker needs for it."""
         assert run.revision is not None
         files = None if step == "build" else pack(self._folder(run))
         device = self.device if step != "build" or self.device == "cuda" else "cpu"
         return StepTask(step, run.entry, run.settings, run.revision, device, files)
 
     def _folder(self, run: EntryRun) -> Path:
-        """Where the checkpoint's set lies; fetched first, if it is published and not on this machine."""
+        """Return where the checkpoint's set lies; fetched first, if it is published and not on this machine."""
         if run.folder is not None:
             return run.folder
         assert run.row is not None

@@ -34,17 +34,17 @@ class RunOptions:
     publish: str | None = None
 
     def repo(self, entry: PlanEntry) -> str | None:
-        """The repository to publish a checkpoint's directions in, None without publishing."""
+        """Return the repository to publish a checkpoint's directions in, None without publishing."""
         return None if self.publish is None else f"{self.publish}/{entry.directions_name}"
 
     def steps(self, settings: Settings) -> tuple[Step, ...]:
-        """A checkpoint's steps in order. The build is always one of them: the others need its set."""
+        """Return a checkpoint's steps in order. The build is always one of them: the others need its set."""
         asked = {"build": True, "label": self.label, "preview": self.label, "publish": self.publish is not None}
         return tuple(step for step in STEPS if step == "build" or (asked[step] and step in settings.steps))
 
 
 def step_keys(settings: Settings) -> dict[str, str]:
-    """A key for each step that changes a set: equal keys give equal sets of one revision."""
+    """Return a key for each step that changes a set: equal keys give equal sets of one revision."""
     measured = settings.model_dump(mode="json", include={"measurement", "prompt"})
     return {
         "build": build_key(settings.layers, settings.recipes, settings.top_k),
@@ -54,7 +54,7 @@ def step_keys(settings: Settings) -> dict[str, str]:
 
 
 def remaining(entry: PlanEntry, settings: Settings, row: SetRow | None, options: RunOptions) -> tuple[Step, ...]:
-    """The steps still to do, in order: from the first one without a result for this revision and these settings.
+    """Return the steps still to do, in order: from the first one without a result for this revision and these settings.
 
     `row` is the catalog's set of that checkpoint and revision, if there is one.
     """
@@ -109,7 +109,7 @@ class StepFailure:
 
     @classmethod
     def of(cls, error: BaseException, started: float) -> "StepFailure":
-        """The failure that an exception means; `started` is when the work began, by `perf_counter`."""
+        """Return the failure that an exception means; `started` is when the work began, by `perf_counter`."""
         seconds = time.perf_counter() - started
         if isinstance(error, EigenbankError):
             return cls(str(error), seconds)
@@ -205,7 +205,7 @@ _STEPS: "dict[str, Callable[[StepTask, Path, Progress, Log], tuple[DirectionSet,
 
 
 def _stamped(directions: "DirectionSet", without: tuple[str, ...] = (), **steps: str) -> "DirectionSet":
-    """The set with the keys of these steps in its provenance."""
+    """Return the set with the keys of these steps in its provenance."""
     builder = stamped(directions.manifest.builder, without=without, **steps)
     return directions.replaced(directions.manifest.model_copy(update={"builder": builder}))
 

@@ -114,7 +114,7 @@ class LoadedModel:
         return [*self.directions.labels, *(each.id for each in self.directions)]
 
     def first_sliders(self) -> list[SliderSetting]:
-        """The sliders to start with, at zero: the model's most trusted labels."""
+        """Return the sliders to start with, at zero: the model's most trusted labels."""
         return [SliderSetting(key=label, scale=0.0) for label in self.directions.labels[:FIRST_SLIDERS]]
 
     def read_sliders(self, path: Path) -> list[SliderSetting]:
@@ -133,7 +133,7 @@ class LoadedModel:
         return list(found.sliders)
 
     def slider_range(self, key: str) -> SliderRange:
-        """The key and range of the slider for a label or an id. Raises UnknownNameError with near matches."""
+        """Return the key and range of the slider for a label or an id. Raises UnknownNameError with near matches."""
         key = key.strip()
         if key not in self.directions:
             raise unknown(kind=f"label or direction of {self.model_id}:", name=key[:200], known=self.names)
@@ -145,11 +145,11 @@ class LoadedModel:
         return SliderRange(key.removeprefix(f"{self.model_id}#"), low, high, measured)
 
     def cached(self, request: ImageRequest) -> "Image | None":
-        """The image of a request, if it was sampled lately."""
+        """Return the image of a request, if it was sampled lately."""
         return self._images.get(request.cache_key)
 
     def sample(self, request: ImageRequest, photo: Photo | None, wanted: Callable[[], bool]) -> "Image":
-        """The image of a request, cached or sampled now; the same request gives the same image.
+        """Return the image of a request, cached or sampled now; the same request gives the same image.
 
         Raises Superseded as soon as `wanted` returns False, and as `steer` does.
         """
@@ -169,7 +169,7 @@ class LoadedModel:
         return image
 
     def invert(self, request: ImageRequest, photo: Photo | None) -> Inversion:
-        """A request's photo, inverted to noise in the request's steps. Raises PhotoError or SteerError."""
+        """Invert a request's photo to noise in the request's steps. Raises PhotoError or SteerError."""
         if photo is None or photo.digest != request.photo:
             message = "the server no longer has the photo: nothing was sampled. Upload it again"
             raise SteerError(message)
@@ -183,7 +183,7 @@ class LoadedModel:
         return found
 
     def arguments(self, request: ImageRequest) -> dict[str, Any]:
-        """The pipeline's arguments besides seed and steps: prompt and guidance, where it takes them."""
+        """Return the pipeline's arguments besides seed and steps: prompt and guidance, where it takes them."""
         if not self.takes_prompt:
             return {}
         guided = "guidance_scale" in inspect.signature(self.pipe.__call__).parameters
@@ -254,7 +254,7 @@ class Sampler:
         return ("import diffusers", f"pipe.scheduler = {made}")
 
     def open(self, pipe: Any) -> Any:
-        """A pipeline with this sampler on the same weights; the given one is unchanged."""
+        """Open a pipeline with this sampler on the same weights; the given one is unchanged."""
         if self.kind is None:
             return pipe
         import diffusers
@@ -270,7 +270,7 @@ class Sampler:
 
 
 def samplers_of(pipe: Any) -> list[Sampler]:
-    """The samplers a pipeline can use, its own first."""
+    """Return the samplers a pipeline can use, its own first."""
     scheduler = getattr(pipe, "scheduler", None)
     own = type(scheduler).__name__
     named = next((name for name, kind in _SCHEDULERS.items() if kind == own), OWN_SAMPLER)
@@ -299,7 +299,7 @@ class LruCache(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
-        """The value, which becomes the newest; None where there is none."""
+        """Return the value, which becomes the newest; None where there is none."""
         with self._lock:
             value = self._values.get(key)
             if value is not None:

@@ -108,7 +108,7 @@ class PlayPage:
     # Sampling
 
     def sample(self, session: Session | None, *values: Any) -> list[Any]:
-        """The full run: images, and code for them."""
+        """Sample the full run: images, and code for them."""
         try:
             session = check_session(session)
             request, _ = self._request(session, values)
@@ -122,7 +122,7 @@ class PlayPage:
         return [*self._show(pair, request), *code]
 
     def preview(self, session: Session | None, *values: Any) -> list[Any]:
-        """The images while a slider is being dragged."""
+        """Sample the images for a slider that is being dragged."""
         try:
             session = check_session(session)
             request, dragging = self._request(session, values)
@@ -141,7 +141,7 @@ class PlayPage:
             return
 
     def _request(self, session: Session, values: Sequence[Any]) -> tuple[ImageRequest, int]:
-        """What the controls ask for, and the steps while dragging. Raises SteerError."""
+        """Return what the controls ask for, and the steps while dragging. Raises SteerError."""
         named = dict(zip(self._names, values, strict=False))
         dragging = named.pop("dragging")
         photo = None if session.photo is None else session.photo.digest
@@ -265,7 +265,7 @@ class PlayPage:
 
 
 def check_session(session: Session | None) -> Session:
-    """A tab's session. Raises SteerError where the server has dropped it for newer ones."""
+    """Return a tab's session. Raises SteerError where the server has dropped it for newer ones."""
     if session is None:
         message = "the server no longer has this page's state: reload the page"
         raise SteerError(message)
@@ -283,17 +283,17 @@ def show_slider(found: SliderRange, slider: SliderSetting) -> gr.Slider:
 
 
 def without_path(error: Exception, path: str) -> str:
-    """An error's message without the path where the server keeps an uploaded file."""
+    """Return an error's message without the path where the server keeps an uploaded file."""
     return str(error).replace(repr(path), "it").replace(path, "the file")
 
 
 def note(text: str, *, problem: bool = False) -> str:
-    """A line of text under a control, escaped."""
+    """Return a line of text under a control, escaped."""
     return f'<p class="note{" problem" * problem}" role="{"alert" if problem else "status"}">{html.escape(text)}</p>'
 
 
 def theme() -> gr.themes.Base:
-    """The visitor's own fonts: nothing is downloaded."""
+    """Return the visitor's own fonts: nothing is downloaded."""
     return gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",

@@ -91,7 +91,7 @@ class Playground:
         self._sampling = threading.Lock()
 
     def model(self, model_id: str) -> LoadedModel:
-        """A model, loaded at first use. Raises UnknownNameError with near matches, SetError or SourceError."""
+        """Return a model, loaded at first use. Raises UnknownNameError with near matches, SetError or SourceError."""
         if model_id not in self.models:
             raise unknown(kind="model here", name=model_id[:200], known=self.models)
         found = self._loaded.get(model_id)
@@ -104,7 +104,7 @@ class Playground:
         return found
 
     def sample(self, session: Session, request: ImageRequest, *, dragging: int = 0) -> ImagePair | None:
-        """The images of a request; with `dragging`, in that many steps at most, unless the full run is cached.
+        """Return the images of a request; with `dragging`, in that many steps at most, unless the full run is cached.
 
         Returns None where the same session asked for something newer in the meantime. Raises as `steer` does, and
         PhotoError.

@@ -76,7 +76,7 @@ def parse_request(**values: Any) -> ImageRequest:
 def parse_sliders(
     sliders: Sequence[SliderSetting], ranges: Sequence[tuple[float, float]], values: Sequence[float | None]
 ) -> tuple[SliderSetting, ...]:
-    """The sliders at the values a page sent; an empty field is zero.
+    """Return the sliders at the values a page sent; an empty field is zero.
 
     Raises SteerError for a value that is not a number or is outside the slider's range.
     """
@@ -123,7 +123,7 @@ def as_python(model: "LoadedModel", request: ImageRequest) -> str:
 
 
 def as_command(model: "LoadedModel", request: ImageRequest) -> str:
-    """The command line that samples the same image; where there is none, a comment with the reason."""
+    """Return the command line that samples the same image; where there is none, a comment with the reason."""
     if not request.moved:
         return "# no slider is moved: nothing to edit\n"
     edit = f"--sliders {SLIDERS_FILE}"
@@ -143,7 +143,7 @@ def as_command(model: "LoadedModel", request: ImageRequest) -> str:
 
 
 def as_json(request: ImageRequest) -> str:
-    """The sliders of a request as JSON, for `steer`, the command line, and the page again."""
+    """Return the sliders of a request as JSON, for `steer`, the command line, and the page again."""
     if not request.sliders:
         return "{}\n"
     return Sliders(model=request.model, sliders=request.sliders).model_dump_json(indent=2, exclude_none=True) + "\n"

@@ -16,7 +16,7 @@ MAX_EXTENT = 2**20
 
 
 def denoiser_class(name: str) -> Any:
-    """The class of that name among diffusers' models. Raises SourceError where there is none."""
+    """Return the class of that name among diffusers' models. Raises SourceError where there is none."""
     import diffusers
     from torch import nn
 

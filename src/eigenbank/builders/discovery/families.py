@@ -41,7 +41,7 @@ class Family(Protocol):
         """Whether the config is of a denoiser this adapter knows. Must be cheap: nothing is imported for it."""
 
     def find(self, config: Mapping[str, Any]) -> Discovery:
-        """The layers. Raises SourceError where the config is none."""
+        """Find the layers. Raises SourceError for a config that is not valid."""
 
 
 class DiffusersFamily:
@@ -54,7 +54,7 @@ class DiffusersFamily:
         return isinstance(config.get("_class_name"), str)
 
     def find(self, config: Mapping[str, Any]) -> Discovery:
-        """The self-attention layers of the class the config names. Raises SourceError."""
+        """Find the self-attention layers of the class the config names. Raises SourceError."""
         from eigenbank.builders.discovery.cases import CASES
         from eigenbank.builders.discovery.fake_weights import empty_model
         from eigenbank.builders.discovery.layers import trace_layers
@@ -89,7 +89,7 @@ def discover(config: Mapping[str, Any]) -> Discovery:
 
 
 def find_layers(source: "WeightSource") -> Discovery:
-    """The self-attention layers of a checkpoint's denoiser, in the order of its modules.
+    """Find the self-attention layers of a checkpoint's denoiser, in the order of its modules.
 
     Raises SourceError when its class is unknown, has no self-attention, or the checkpoint does not fit it.
     """

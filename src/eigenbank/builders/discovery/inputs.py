@@ -49,7 +49,7 @@ class Trial:
         return self.sizes.side**2
 
     def image(self, axes: str | None = None, channels: int | None = None, **extents: int) -> Any:
-        """Image tokens in the trial's layout, or in `axes`."""
+        """Make image tokens in the trial's layout, or in `axes`."""
         size, axes = self.sizes, axes or self.layout
         channels = channels or self.number("in_channels", "in_dim", "input_size", default=4)
         extent = {"b": size.batch, "c": channels, "f": size.frames, "h": size.side, "w": size.side, "n": self.tokens}
@@ -72,7 +72,7 @@ class Trial:
         return token_code(IMAGE, along("f"), position).expand([extent[axis] for axis in axes])
 
     def text(self, length: int | None = None, width: int | None = None) -> Tensor:
-        """Text tokens `(batch, length, width)`."""
+        """Make text tokens `(batch, length, width)`."""
         length, width = length or self.sizes.text, width or self.text_width
         position = torch.arange(length)[None, :, None] + 2048
         codes = token_code(TEXT, torch.zeros(1, dtype=torch.int64), position)
@@ -95,11 +95,11 @@ class Trial:
         return 64
 
     def vector(self, width: int | None = None) -> Tensor:
-        """One vector or number per sample: a timestep, a pooled embedding. It holds no token."""
+        """Make one vector or number per sample: a timestep, a pooled embedding. It holds no token."""
         return torch.zeros((self.sizes.batch, width)) if width else torch.ones((self.sizes.batch,))
 
     def number(self, *names: str, default: int) -> int:
-        """The first of the config's entries that is a whole number."""
+        """Return the first of the config's entries that is a whole number."""
         return next((self.config[name] for name in names if isinstance(self.config.get(name), int)), default)
 
     @property
@@ -139,7 +139,7 @@ def candidates(
 
 
 def _arguments(trial: Trial, case: Mapping[str, Maker], optional: bool) -> dict[str, Any]:
-    """Arguments in one layout. With `optional`, also those known here that have a default."""
+    """Make the arguments for one layout. With `optional`, also those known here that have a default."""
     made: dict[str, Any] = {}
     for name, parameter in inspect.signature(trial.model.forward).parameters.items():
         required = parameter.default is parameter.empty
@@ -219,7 +219,7 @@ _NEEDED = frozenset(
 
 
 def _likely(kind: str, names: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
-    """The layouts in the order to try them, from the class's name and what its first convolution takes."""
+    """Return the layouts in the order to try them, from the class's name and what its first convolution takes."""
     first = next((type(m).__name__ for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), "")
     order = list(LAYOUTS)
     if {"img_ids", "img_shapes", "num_frames", "position_ids"} & set(names):

@@ -56,7 +56,7 @@ def trace_layers(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> 
 
 
 def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | None) -> str | None:
-    """Why layers are undecided, or why there are none although nothing was seen."""
+    """Say why layers are undecided, or why none were found."""
     mixed = sum(layer.kind == "undecided" for layer in found) - len(undecided)
     said = []
     if problem:
@@ -145,7 +145,7 @@ def _plain_flex() -> Iterator[None]:
 def _layer(
     model: nn.Module, trace: Trace, attention: TracedAttention, shapes: Mapping[str, tuple[int, ...]]
 ) -> Layer | None:
-    """The layer behind an attention, None where it is not self-attention over image tokens."""
+    """Return the layer behind an attention, None where it is not self-attention over image tokens."""
     operands = {role: attention.operands[role].get(IMAGE) for role in _ROLES}
     query, key, value = (operands[role] for role in _ROLES)
     if query is None or key is None or value is None:
@@ -181,7 +181,7 @@ def _layer(
 
 
 def _with_sites(layer: Layer, attention: TracedAttention, recorder: ModuleRecorder) -> Layer:
-    """The layer, with where the tokens of its sites are."""
+    """Add to a layer where the tokens of its sites are."""
     read = [attention.operands[role][IMAGE] for role in _ROLES]
     projections = [operand.weight.rpartition(".")[0] for operand in read]
     return layer.model_copy(

@@ -123,7 +123,7 @@ class ModuleRecorder:
         return self._hook_point(layer, [layer.name], "output", self.outputs.get(layer.name, []))
 
     def _block_input(self, layer: Layer) -> HookPoint | None:
-        """The input of the block around the attention, where the residual stream enters it."""
+        """Return the input of the block around the attention, where the residual stream enters it."""
         module = layer.name if layer.norm_inside else layer.name.rpartition(".")[0]
         while module:
             point = self._hook_point(layer, [module], "input", self.inputs.get(module, []))
@@ -135,7 +135,7 @@ class ModuleRecorder:
     def _hook_point(
         self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]
     ) -> HookPoint | None:
-        """The hook point at the first of the tensors that holds image tokens of the layer's width."""
+        """Return the hook point at the first of the tensors that holds image tokens of the layer's width."""
         for tensor in tensors:
             axis = tensor.channel_axis(layer.width)
             streams = tensor.streams
@@ -165,7 +165,7 @@ class ModuleRecorder:
         return None
 
     def _count(self, tokens: int) -> TokenCount | None:
-        """How the number of image tokens follows from the first argument of the denoiser that holds image."""
+        """Tell how the number of image tokens follows from the first argument of the denoiser that holds image."""
         for tensor in self.inputs.get("", []):
             axes = tensor.token_axes
             if not axes or IMAGE not in tensor.streams or TEXT in tensor.streams or tensor.name is None:
@@ -178,7 +178,7 @@ class ModuleRecorder:
 
 
 def _recorded(value: Any, name: str | None, index: int, at: tuple[str, str]) -> RecordedTensor | None:
-    """What is recorded of a value, which also learns where it was seen. None for what holds no token."""
+    """Record a value, which also learns where it was seen. None for what holds no token."""
     listed = isinstance(value, list) and bool(value)
     tensor = value[0] if listed else value
     if not isinstance(tensor, Tensor) or not tensor.ndim or not tensor.numel():

@@ -24,12 +24,12 @@ MAX_FRAME, MAX_POSITION = 255, 4095
 
 
 def token_code(stream: int, frame: Tensor, position: Tensor) -> Tensor:
-    """The tags of input tokens: `stream` is IMAGE or TEXT, `frame` and `position` int64 of the tokens' shape."""
+    """Make the tags of input tokens: `stream` is IMAGE or TEXT, `frame` and `position` int64 of the tokens' shape."""
     return stream | frame.clamp_max(MAX_FRAME) << _FRAME | (position + 1).clamp_max(MAX_POSITION) << _POSITION
 
 
 def frame_and_position(tags: Tensor) -> tuple[Tensor, Tensor]:
-    """The frame and the position in tags, position + 1 as `token_code` stores it."""
+    """Return the frame and the position in tags, position + 1 as `token_code` stores it."""
     return tags >> _FRAME & MAX_FRAME, tags >> _POSITION & MAX_POSITION
 
 
@@ -42,7 +42,7 @@ class NormOrigin:
 
 
 def tags_of(tensor: Any) -> Any:
-    """A tensor's tags; None where it has none."""
+    """Return a tensor's tags; None where it has none."""
     return getattr(tensor, "_eb_tags", None)
 
 
@@ -52,7 +52,7 @@ def attach(tensor: Tensor, what: str, value: Any) -> None:
 
 
 def tag(tensor: Tensor, tags: Tensor) -> Tensor:
-    """The tensor, with these tags."""
+    """Return the tensor, with these tags."""
     attach(tensor, "tags", tags)
     return tensor
 
@@ -68,12 +68,12 @@ def tag_norm(value: Any, module: str) -> None:
 
 
 def same_norm(tensors: list[Tensor]) -> NormOrigin | None:
-    """The norm that some of the tensors came out of."""
+    """Return the norm that some of the tensors came out of."""
     return next((norm for tensor in tensors if (norm := getattr(tensor, "_eb_norm", None)) is not None), None)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested sequences and dicts."""
+    """Return all tensors in nested sequences and dicts."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -84,7 +84,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
-    """The same nested value with every tensor changed."""
+    """Return the same nested value with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
@@ -101,7 +101,7 @@ def broadcasts(shape: Any, into: Any) -> bool:
 
 
 def resampled(tags: Tensor, shape: Any) -> Tensor:
-    """The tags at another size: the nearest entry along every axis."""
+    """Return the tags at another size: the nearest entry along every axis."""
     for axis, (old, new) in enumerate(zip(tags.shape, shape, strict=True)):
         if old != new:
             if old == 0:
@@ -111,7 +111,7 @@ def resampled(tags: Tensor, shape: Any) -> Tensor:
 
 
 def spread_tokens(tags: Tensor, out: Tensor, axis: int) -> Tensor:
-    """The tokens of a weight's input, spread over the channels of its output."""
+    """Return the tokens of a weight's input, spread over the channels of its output."""
     thin = (tags & TOKEN).amax(axis, keepdim=True)
     shape = list(out.shape)
     shape[axis] = 1
@@ -135,5 +135,5 @@ def tokens_vary(tags: Tensor, axis: int) -> bool:
 
 
 def ordered(tensor: Tensor, have: str, want: str) -> Tensor:
-    """The tensor with its axes in another order, as letters."""
+    """Return the tensor with its axes in another order, as letters."""
     return tensor.permute([have.index(axis) for axis in want])

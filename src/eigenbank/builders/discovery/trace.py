@@ -65,7 +65,7 @@ class TracedAttention:
     operands: dict[str, dict[int, Operand]]
 
     def streams(self, which: str) -> int:
-        """The union of the streams among the queries or keys."""
+        """Return the union of the streams among the queries or keys."""
         found = (self.queries if which == "query" else self.keys) & STREAM
         return (IMAGE if bool((found & IMAGE).any()) else 0) | (TEXT if bool((found & TEXT).any()) else 0)
 
@@ -433,7 +433,7 @@ def _tags_or_itself(tensor: Tensor) -> Tensor:
 
 
 def _on_tags(func: Any, args: Any, kwargs: Any, *, blank: bool) -> Any:
-    """The function applied to the tags of its arguments; with `blank`, to zeros for those that have none."""
+    """Return the function applied to the tags of its arguments; with `blank`, to zeros for those that have none."""
 
     def swap(tensor: Tensor) -> Tensor:
         if blank and tags_of(tensor) is None:

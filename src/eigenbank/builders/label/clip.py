@@ -55,7 +55,7 @@ class Vocabulary(Model):
 
 
 def vocabularies() -> list[str]:
-    """The names of the vocabularies that ship."""
+    """Return the names of the vocabularies that ship."""
     return sorted(path.stem for path in (data_folder() / "vocabularies").glob("*.json"))
 
 
@@ -122,14 +122,14 @@ class ClipLabeler:
 
     @torch.no_grad()
     def _text(self, prompts: tuple[str, ...]) -> Tensor:
-        """The mean embedding of the prompts, `(d,)`."""
+        """Return the mean embedding of the prompts, `(d,)`."""
         tokens = self._processor.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
         tokens = {name: value for name, value in tokens.items() if name in ("input_ids", "attention_mask")}
         return _embedding(self._model.get_text_features(**tokens)).mean(0)
 
 
 def open_clip(argument: str | None) -> Labeler:
-    """The labeler `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out. Raises SourceError."""
+    """Open the labeler that `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out. Raises SourceError."""
     match = _SPEC.fullmatch(argument or "")
     assert match is not None  # every text matches
     name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
@@ -162,6 +162,6 @@ def _cached_commit(name: str) -> str | None:
 
 
 def _embedding(output: Any) -> Tensor:
-    """Unit embeddings `(n, d)`, from the tensor older releases return or the output object of newer ones."""
+    """Return unit embeddings `(n, d)`, from the tensor older releases return or the output object of newer ones."""
     tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return torch.nn.functional.normalize(tensor.float(), dim=-1)

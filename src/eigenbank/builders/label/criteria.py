@@ -36,7 +36,7 @@ class Criteria:
     doubt: float = 0.02
 
     def loosened(self) -> "Criteria":
-        """Criteria for a first look on few seeds, that should lose no direction which would pass on many."""
+        """Return criteria for a first look on few seeds, that should lose no direction which would pass on many."""
         return replace(
             self,
             effect=0.8 * self.effect,
@@ -58,16 +58,16 @@ class Effects:
     even: Tensor
 
     def rows(self, directions: Sequence[int]) -> "Effects":
-        """The effects of some of the directions."""
+        """Return the effects of some of the directions."""
         picked = list(directions)
         return Effects(self.odd[picked], self.even[picked])
 
     def on(self, seeds: Tensor) -> "Effects":
-        """The effects on some of the seeds, `(m,)` long; one may be named more than once."""
+        """Return the effects on some of the seeds, `(m,)` long; one may be named more than once."""
         return Effects(self.odd[:, seeds], self.even[:, seeds])
 
     def of(self, readable: Tensor) -> "Effects":
-        """The same with no effect on the attributes that cannot be read, `readable` being `(f,)` bool."""
+        """Return the same with no effect on the attributes that cannot be read, `readable` being `(f,)` bool."""
         return Effects(self.odd * readable, self.even * readable)
 
     @cached_property
@@ -105,7 +105,7 @@ class Chance:
     seeds: Sequence[Tensor] | None = None
 
     def rows(self, directions: Sequence[int]) -> "Chance":
-        """The same for some of the directions."""
+        """Return the same for some of the directions."""
         return Chance([draw[list(directions)] for draw in self.odd], self.seeds)
 
     def on(self, seeds: Tensor) -> "Chance":

@@ -44,7 +44,7 @@ class Labeler(Protocol):
     stds: "Tensor | None"
 
     def read(self, images: "Tensor") -> "Tensor":
-        """Scores `(n, f)` of images `(n, 3, h, w)` in [0, 1]."""
+        """Return scores `(n, f)` of images `(n, 3, h, w)` in [0, 1]."""
 
 
 class LabelerPlugin(Protocol):
@@ -56,7 +56,7 @@ class LabelerPlugin(Protocol):
         """Whether it is one of the labelers used where none is asked for. Must be cheap."""
 
     def open(self, argument: str | None, checkpoint: Path) -> Labeler:
-        """The labeler; `argument` is what the user wrote after the name. Raises EigenbankError."""
+        """Return the labeler; `argument` is what the user wrote after the name. Raises EigenbankError."""
 
 
 def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
@@ -97,7 +97,7 @@ def check_labeler(labeler: Labeler, name: str) -> None:
 
 
 def checked_scores(labeler: Labeler, images: "Tensor") -> "Tensor":
-    """What the labeler reads off the images, `(n, f)` float32 on the CPU.
+    """Read images with a labeler: `(n, f)` float32 on the CPU.
 
     Raises LabelerError where it raises, or gives another shape, or values that are not finite.
     """

@@ -201,21 +201,21 @@ class DirectionSet:
         return (*self, *self.composites)
 
     def direction(self, key: str) -> Direction:
-        """The direction of that id (with or without `MODEL_ID#`). Raises UnknownNameError, with near matches."""
+        """Return the direction of that id (with or without `MODEL_ID#`). Raises UnknownNameError, with near matches."""
         direction = self._by_id.get(self._bare(key))
         if direction is None:
             raise unknown(kind=f"direction in {self.model_id}:", name=key, known=self._by_id)
         return direction
 
     def __getitem__(self, key: str) -> Direction | Composite:
-        """The direction or composite of that id (with or without `MODEL_ID#`), else the best one of that label.
+        """Return the direction or composite of that id (with or without `MODEL_ID#`), else the best one of that label.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
         return self.find(key)[0]
 
     def find(self, key: str) -> tuple[Direction | Composite, int]:
-        """What has that id, or is the best of that label, and the sign that makes it more of what was asked for.
+        """Return what has that id, or is the best of that label, and the sign that makes it more of what was asked for.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
