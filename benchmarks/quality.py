@@ -51,7 +51,7 @@ from eigenbank.api import build, find_checkpoint, open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Effects, effects
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure as measure_lengths
 from eigenbank.loaders.sample import sample
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -292,7 +292,7 @@ def measured(
     started = time.perf_counter()
     bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=4096, device="cpu")
     seconds = time.perf_counter() - started
-    home = calibrate(pipe, bank)
+    home = measure_lengths(pipe, bank)
 
     def blank(gaussian: bool, draw: int) -> DirectionSet:
         with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from ways import Method, of_bank
 
 from eigenbank.api import build, find_checkpoint, open_pipeline
 from eigenbank.builders.label.attributes import load_attribute_model
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -128,14 +128,14 @@ def varied(pipe: Any, bank: DirectionSet, vectors: Vectors, per_layer: int) -> D
 def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) -> Iterator[tuple[str, str, Method]]:
     """Recipe, kind of vectors, and the directions."""
     for slug in recipes:
-        bank = calibrate(pipe, build(model_id, recipes=[slug], top_k=per_layer, device="cpu"))
+        bank = measure(pipe, build(model_id, recipes=[slug], top_k=per_layer, device="cpu"))
         yield slug, "top", of_bank(slug, pipe, bank, per_layer, 0.0)
         if slug == DEFAULT:
             heads = min(layer.heads for layer in bank.manifest.layers)
             single = build(
                 model_id, recipes=[f"{slug}.h{head}" for head in range(heads)], top_k=per_layer // heads, device="cpu"
             )
-            yield slug, "top of each head", of_bank(f"{slug}, heads", pipe, calibrate(pipe, single), per_layer, 0.0)
+            yield slug, "top of each head", of_bank(f"{slug}, heads", pipe, measure(pipe, single), per_layer, 0.0)
             for name, vectors in VARIATIONS.items():
                 other = varied(pipe, bank, vectors, per_layer)
                 if any(abs(float(one.vector @ two.vector)) < SAME for one, two in zip(bank, other, strict=True)):

@@ -27,7 +27,7 @@ import eigenbank as eb
 from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.label.attributes import load_attribute_model
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.sample import sample
 from eigenbank.registry.recipes import CASTS, gram, weights_digest
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
@@ -331,7 +331,7 @@ def sweeps(steps: int, rounds: int) -> float:
 def growth(steps: int) -> dict[str, Any]:
     """How the effect grows with the scale, and how edits add up, on the demo."""
     pipe = open_pipeline(DEMO_MODEL_ID)
-    bank = calibrate(pipe, eb.load(DEMO_MODEL_ID))
+    bank = measure(pipe, eb.load(DEMO_MODEL_ID))
     model = load_attribute_model(find_checkpoint(DEMO_MODEL_ID)[1] / "attributes")
     # For three labels the single direction that moves most, all through the run.
     named: dict[str, Any] = {}

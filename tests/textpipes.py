@@ -4,13 +4,17 @@
 layers; `pipeline` and `latent_diffusion` have autoencoders, and draw images of 16×16.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import zoo
 from torch import Tensor
 
-from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.loaders.plugins import target_of
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
+from eigenbank.schemas import HookPoint
 
 
 def _quiet(pipe: Any) -> Any:
@@ -77,6 +81,30 @@ def bank_for(pipe: Any) -> DirectionSet:
     """A bank of the pipeline's first denoiser, one direction for each layer."""
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     return zoo.bank_of(denoiser, zoo.layers_of(denoiser))
+
+
+@contextlib.contextmanager
+def biased(pipe: Any, edits: Mapping[Direction, float]) -> Iterator[None]:
+    """What biases do: every direction is added to its layer's output as long as the set says that a token is there."""
+    target = target_of(pipe)
+    denoiser = next(iter(target.denoisers.values()))
+    with contextlib.ExitStack() as stack:
+        for direction, scale in edits.items():
+            layer = direction.bank.layers[direction.layer]
+            point = target.hook_point(denoiser, layer, "block-output")
+            vector = direction.vector * (scale * layer.lengths["block-output"].length)
+
+            def add(_module: Any, _args: Any, out: Any, point: HookPoint = point, vector: Tensor = vector) -> Any:
+                given = out if isinstance(out, tuple) else (out,)
+                shape = [1] * given[point.index].ndim
+                shape[point.axis] = -1
+                moved = given[point.index] + vector.reshape(shape).to(given[point.index].dtype)
+                found = (*given[: point.index], moved, *given[point.index + 1 :])
+                return found if isinstance(out, tuple) else found[0]
+
+            (module,) = point.modules
+            stack.callback(denoiser.get_submodule(module).register_forward_hook(add).remove)
+        yield
 
 
 def _embeds(n: int, length: int, width: int, seed: int, dtype: torch.dtype) -> Tensor:

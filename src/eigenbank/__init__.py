@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eigenbank.api import build, export, open_pipeline
     from eigenbank.loaders.edit import edit
+    from eigenbank.loaders.lengths import measure
     from eigenbank.loaders.lookup import load
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
@@ -30,6 +31,7 @@ __all__ = [
     "edit",
     "export",
     "load",
+    "measure",
     "open_pipeline",
     "ramp",
     "steer",
@@ -45,6 +47,7 @@ _HOMES = {
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
     "load": "eigenbank.loaders.lookup",
+    "measure": "eigenbank.loaders.lengths",
     "open_pipeline": "eigenbank.api",
     "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",

@@ -298,12 +298,9 @@ def export(
     one LoRA of biases, whose strength 1 is the scales as given; `npz` and `json` hold the vectors and their records.
 
     The first two need to know the layers' modules: from `pipe` (then the directions must match its weights, as for
-    `steer`), from `checkpoint`, or by default from the config.json of the checkpoint the set was built from. A token
-    length that the set does not hold is measured on `pipe`, or on the checkpoint if it is on this machine. Raises
-    ExportError for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
+    `steer`), from `checkpoint`, or by default from the config.json of the checkpoint the set was built from. They need
+    the set's token lengths too (`measure`). Raises ExportError for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
     """
-    from dataclasses import replace
-
     from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
     from eigenbank.loaders.lookup import load
 
@@ -313,8 +310,7 @@ def export(
     terms = choose(bank, edits)
     if format not in LORA:
         return write(terms, bank, out, format)
-    # What can be refused without a checkpoint is refused before one is looked for.
-    check_expressible([term if term.length else replace(term, length=1.0) for term in terms])
+    check_expressible(terms)  # before a checkpoint is looked for
     if pipe is not None:
         from eigenbank.loaders.pipelines import denoiser_of
         from eigenbank.loaders.steer import check_match
@@ -324,21 +320,6 @@ def export(
             check_match(denoiser, term.direction)
     else:
         denoiser = _empty_denoiser(bank, checkpoint)
-    if any(term.length is None for term in terms):
-        from eigenbank.loaders.calibrate import measure_token_lengths
-
-        runs = pipe
-        if runs is None:
-            try:
-                runs = open_pipeline(str(checkpoint or bank.model_id))
-            except (SourceError, UnknownNameError):
-                check_expressible(terms)
-        layers = {term.direction.layer: bank.layers[term.direction.layer] for term in terms if term.length is None}
-        found = measure_token_lengths(runs, [(layer, "block-output") for layer in layers.values()])
-        terms = [
-            term if term.length else replace(term, length=found[term.direction.layer, "block-output"].length)
-            for term in terms
-        ]
     return write(terms, bank, out, format, denoiser)
 
 

@@ -7,17 +7,15 @@ libraries.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-HookClass = TypeVar("HookClass", bound=type)
-
 
 # torch
 
@@ -99,36 +97,6 @@ def hook_registry(module: "nn.Module") -> Any:
     return module.__dict__.get("_diffusers_hook")
 
 
-def drop_hook_registry(module: "nn.Module") -> None:
-    """Remove an empty HookRegistry from a module, and the `forward` that it left among the instance's attributes.
-
-    Relies on `_diffusers_hook`, and on `remove_hook` putting the class's own `forward` back as a bound method of the
-    instance, which copies of the module would share.
-    """
-    del module.__dict__["_diffusers_hook"]
-    forward = module.__dict__.get("forward")
-    if inspect.ismethod(forward) and forward.__func__ is type(module).forward:
-        del module.__dict__["forward"]
-
-
-def hears_cache_contexts(hook: HookClass) -> HookClass:
-    """Decorate a ModelHook class, so that its StateManagers are told of `cache_context`.
-
-    Relies on `ModelHook._is_stateful`, which makes the registry set the context of every StateManager among the hook's
-    attributes.
-    """
-    hook._is_stateful = True  # type: ignore[attr-defined]
-    return hook
-
-
-def current_cache_context(manager: Any) -> Any:
-    """Return the context a StateManager was told of: its name as text, or an object with a `name`; None without one.
-
-    Relies on `StateManager._context`, which, unlike the property `context`, does not raise where there is none.
-    """
-    return manager._context
-
-
 # diffusers' pipelines and models
 
 
@@ -185,3 +153,26 @@ def calls_in_turn(owner: Any, denoisers: Iterable[str]) -> bool:
     except (TypeError, OSError, AttributeError):
         return False
     return any(code.count(f"self.{name}(") > 1 for name in denoisers if name)
+
+
+def running_pipeline() -> tuple[Any, Mapping[str, Any]] | None:
+    """Return the diffusers pipeline that is calling this code, and the local variables of its methods; None where none is.
+
+    Reads the frames of the call. Relies on pipelines keeping in `__call__` the steps of a run in `timesteps` and the place
+    among them in `i`; in variables named as in `denoiser_calls.py` whether they guide, and their texts.
+    """
+    base = getattr(sys.modules.get("diffusers.pipelines.pipeline_utils"), "DiffusionPipeline", None)
+    if base is None:
+        return None
+    owner: Any = None
+    found: dict[str, Any] = {}
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",):
+            local = frame.f_locals
+            if isinstance(local.get("self"), base) and owner in (None, local["self"]):
+                owner, found = local["self"], {**local, **found}
+                if frame.f_code.co_name == "__call__":
+                    break
+        frame = frame.f_back  # type: ignore[assignment]
+    return None if owner is None else (owner, found)

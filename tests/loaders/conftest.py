@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import eigenbank as eb
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.local import store
 
@@ -24,7 +24,7 @@ def tiny_set(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
         recipes = ["output-value", "output-value:output"]
         made = eb.build(str(tiny_checkpoint), recipes=recipes, top_k=3, model_id="acme/tiny")
-    return calibrate(open_pipeline(tiny_checkpoint), made)
+    return measure(open_pipeline(tiny_checkpoint), made)
 
 
 @pytest.fixture

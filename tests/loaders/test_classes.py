@@ -16,7 +16,7 @@ import eigenbank as eb
 from eigenbank.loaders.plugins import target_of
 from eigenbank.schemas import Layer
 
-SCALE, LENGTH = 0.75, 2.0
+SCALE = 0.75
 KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
 
 
@@ -45,18 +45,6 @@ class Seen:
     """What one call of a model shows of one layer: what its projections read, its module's output, the block's input."""
 
     def __init__(self, model: nn.Module, layer: Layer, arguments: dict[str, Any], *, mute: bool = False) -> None:
-        from diffusers.hooks import ModelHook
-
-        from eigenbank.loaders.hooks import attach, detach
-
-        class Entering(ModelHook):  # registered before the edit's hook, so that it sees what the block gets
-            found: Any = None
-
-            def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                if self.found is None:
-                    self.found = [each.clone() for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-                return args, kwargs
-
         weights = {
             id(model.get_parameter(part.tensor)): role
             for role, part in layer.tensors.items()
@@ -64,25 +52,24 @@ class Seen:
         }
         self.outputs: list[Tensor] = []
         listening = model.get_submodule(layer.name).register_forward_hook(self._out)
-        block, entering = model.get_submodule(layer.sites["block-input"].modules[0]), Entering()
-        inner = getattr(block, "_diffusers_hook", None)
-        wrapped = dict(inner.hooks) if inner else {}
-        for name in wrapped:
-            detach(block, name)
-        attach(block, entering, "entering")
-        for name, hook in wrapped.items():
-            attach(block, hook, name)
+        self.entering: list[Tensor] = []
+        block = model.get_submodule(layer.sites["block-input"].modules[0])
+        inside = block.register_forward_pre_hook(self._entering, with_kwargs=True)  # after the edit's
         try:
             with torch.no_grad(), Reading(weights, mute=mute) as reading:
                 self.result = model(**{name: _copied(value) for name, value in arguments.items()}, return_dict=False)
         finally:
             listening.remove()
-            detach(block, "entering")
+            inside.remove()
         self.sites = {
             "projection-input": list(reading.read.values()),
             "block-output": self.outputs,
-            "block-input": entering.found,
+            "block-input": self.entering,
         }
+
+    def _entering(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self.entering:
+            self.entering = [each.clone() for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
 
     def _out(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if not self.outputs:
@@ -112,6 +99,18 @@ def pick(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     raise AssertionError(type(model).__name__)
 
 
+def rows_of(arguments: dict[str, Any]) -> int:
+    """How many samples a call is for."""
+    return len(next(iter(arguments.values())))
+
+
+def lengths(tokens: Tensor, image: Tensor, samples: int) -> Tensor:
+    """The root mean square length of each sample's image tokens, as often as there are tokens of it."""
+    square = torch.where(image, tokens.double().square().sum(-1), 0.0).unflatten(0, (samples, -1)).flatten(1)
+    length = (square.sum(1) / image.unflatten(0, (samples, -1)).flatten(1).sum(1)).sqrt().float()
+    return length.repeat_interleave(len(tokens) // samples).reshape(-1, *[1] * (image.ndim - 1)).expand(image.shape)
+
+
 def same(first: Any, second: Any) -> bool:
     if isinstance(first, Tensor):
         return torch.equal(first, second)
@@ -125,7 +124,7 @@ def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> 
     layers = {
         (layer.kind, layer.name.split(".")[0], layer.name.split(".")[-1]): layer for layer in zoo.layers_of(model)
     }
-    bank = zoo.bank_of(model, zoo.layers_of(model), LENGTH)
+    bank = zoo.bank_of(model, zoo.layers_of(model))
     arguments, other = pick(model)
     text_was_there = False
     for layer in layers.values():
@@ -137,19 +136,20 @@ def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> 
             with eb.steer(model, {direction: SCALE}, site=site) as handle:
                 assert handle.terms[0].match == "exact"
                 edited = Seen(model, layer, arguments)
-            delta = SCALE * LENGTH * direction.vector
             moved = 0
-            for before, after, one, two in zip(
+            for plain_tokens, edited_tokens, one, two in zip(
                 plain.sites[site], edited.sites[site], images[0].sites[site], images[1].sites[site], strict=True
             ):
-                if torch.equal(before, after):
+                if torch.equal(plain_tokens, edited_tokens):
                     continue
                 moved += 1
                 axis = layer.sites[site].axis if site != "projection-input" else -1
                 image = (one != two).movedim(axis, -1).any(-1)
                 text_was_there |= not bool(image.all())
-                expected = torch.where(image[..., None], before.movedim(axis, -1) + delta, before.movedim(axis, -1))
-                assert torch.equal(after.movedim(axis, -1), expected), (layer.name, site)
+                before, after = plain_tokens.movedim(axis, -1), edited_tokens.movedim(axis, -1)
+                assert torch.equal(after[~image], before[~image]), (layer.name, site)
+                delta = SCALE * lengths(before, image, rows_of(arguments))[..., None] * direction.vector
+                torch.testing.assert_close(after[image], (before + delta)[image], atol=1e-5, rtol=1e-5)
             # All that the projections read is moved; of an output or an input, the one tensor of image tokens.
             assert moved == (len(plain.sites[site]) if site == "projection-input" else 1), (layer.name, site)
             assert not same(edited.result, plain.result)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from textpipes import biased
 
 import eigenbank as eb
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.sweep import generate_preview
@@ -31,7 +32,7 @@ def bank(pipe: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
         plain = eb.build(str(tiny_checkpoint), recipes=["output-value:output"], top_k=2)
     parts = tuple(Weighted(direction=each.id, weight=one) for each, one in zip(plain, WEIGHTS, strict=False))
     label = Label(text="wide", polarity=-1, source="human:ann", created=NOW)
-    return calibrate(pipe, plain).composed([CompositeRecord(name="wide", parts=parts, labels=(label,))])
+    return measure(pipe, plain).composed([CompositeRecord(name="wide", parts=parts, labels=(label,))])
 
 
 def draw(pipe: Any) -> torch.Tensor:
@@ -44,12 +45,24 @@ def expected(pipe: Any, bank: eb.DirectionSet) -> torch.Tensor:
         return draw(pipe)
 
 
+@pytest.fixture(scope="module")
+def fused(pipe: Any, bank: eb.DirectionSet) -> torch.Tensor:
+    with biased(pipe, {each: 2.0 * weight for each, weight in zip(bank, WEIGHTS, strict=False)}):
+        return draw(pipe)
+
+
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize(("key", "scale"), [("composite/wide", 2.0), ("wide", -2.0), (None, 2.0)])
 def test_it_is_the_sum_of_its_parts(
-    key: str | None, scale: float, fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor
+    key: str | None,
+    scale: float,
+    fold: bool,
+    pipe: Any,
+    bank: eb.DirectionSet,
+    expected: torch.Tensor,
+    fused: torch.Tensor,
 ) -> None:
-    before = draw(pipe)
+    before, expected = draw(pipe), fused if fold else expected
     with eb.steer(pipe, {key or bank.composites[0]: scale}, bank=bank, fuse=fold):
         torch.testing.assert_close(draw(pipe), expected, atol=1e-4, rtol=0)
     assert torch.equal(draw(pipe), before)
@@ -91,9 +104,9 @@ def test_a_file_holds_all_its_parts(bank: eb.DirectionSet, tiny_checkpoint: Path
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_directions_of_two_banks_at_one_layer_add_up(
-    fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor
+    fold: bool, pipe: Any, bank: eb.DirectionSet, expected: torch.Tensor, fused: torch.Tensor
 ) -> None:
-    before = draw(pipe)
+    before, expected = draw(pipe), fused if fold else expected
     other = list(bank.composed([]))
     edits = {
         (other[number] if number % 2 else each): 2.0 * weight

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from textpipes import CALLS, draw_image, pipeline
+from textpipes import CALLS, biased, draw_image, pipeline
 from torch import Tensor
 
 import eigenbank as eb
@@ -50,13 +50,15 @@ def family(
     return name, pipe, with_lengths(bank)
 
 
-def test_load_lora_weights_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
+def test_load_lora_weights_adds_each_direction_as_long_as_a_token(
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path
+) -> None:
     name, pipe, bank = family
     edits = {direction: 0.5 + 0.25 * number for number, direction in enumerate(bank)}
     before = draw_image(pipe, name)
-    with eb.steer(pipe, edits):
+    with biased(pipe, edits):
         steered = draw_image(pipe, name)
-    with eb.steer(pipe, {direction: -0.4 * scale for direction, scale in edits.items()}):
+    with biased(pipe, {direction: -0.4 * scale for direction, scale in edits.items()}):
         other_way = draw_image(pipe, name)
     (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", pipe=pipe)
     pipe.load_lora_weights(str(file), adapter_name="slider")
@@ -98,11 +100,13 @@ def _as_comfyui_loads(weights: dict[str, Tensor], file: dict[str, Tensor], stren
 
 
 @pytest.mark.parametrize("family", ["stable-diffusion", "sdxl"], indirect=True)
-def test_comfyuis_loader_gives_the_images_of_steer(family: tuple[str, Any, eb.DirectionSet], tmp_path: Path) -> None:
+def test_comfyuis_loader_adds_each_direction_as_long_as_a_token(
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path
+) -> None:
     name, pipe, bank = family
     edits = dict.fromkeys(bank, 0.8)
     before = draw_image(pipe, name)
-    with eb.steer(pipe, dict.fromkeys(bank, 0.4)):
+    with biased(pipe, dict.fromkeys(bank, 0.4)):
         steered = draw_image(pipe, name)
     (file,) = eb.export(bank, edits, tmp_path / "edit.safetensors", format="comfyui", pipe=pipe)
     weights = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
@@ -203,7 +207,7 @@ def test_peft_alone_loads_the_file_into_a_unet_without_text(tmp_path: Path, monk
         bank[f"down_blocks.1.attentions.0/{OUT}/0"]: 0.3,
     }
     before = sample(pipe, [0], 3)
-    with eb.steer(pipe, {direction: 0.8 * scale for direction, scale in edits.items()}):
+    with biased(pipe, {direction: 0.8 * scale for direction, scale in edits.items()}):
         steered = sample(pipe, [0], 3)
     eb.export(bank, edits, tmp_path / "smile.safetensors", checkpoint=tmp_path / "unet")
     # As the documentation says, with the slider at 0.8, and this pipeline in the place of its own.
@@ -227,14 +231,21 @@ def bank(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.
         return eb.build(str(tiny_checkpoint), recipes=recipes, top_k=2, model_id="acme/tiny")
 
 
-def test_a_length_the_set_does_not_hold_is_measured(
+def test_a_set_without_token_lengths_is_refused_and_the_command_that_measures_them_named(
     bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     edits = {f"{MID}/{OUT}/0": 1.0}
-    (file,) = eb.export(bank, edits, tmp_path / "a.safetensors", checkpoint=tiny_checkpoint)
-    handle = eb.steer(eb.open_pipeline(str(tiny_checkpoint)), edits, bank=bank)
-    bias = load_file(file)[f"unet.{MID}.to_out.0.lora_B.bias"]
-    torch.testing.assert_close(bias, handle.terms[0].vector, atol=0, rtol=1e-5)
+    pipe = eb.open_pipeline(str(tiny_checkpoint))
+    with pytest.raises(EigenbankError, match="eigenbank measure acme/tiny"):
+        eb.export(bank, edits, tmp_path / "a.safetensors", pipe=pipe)
+    with pytest.raises(EigenbankError, match="eigenbank measure acme/tiny"):
+        eb.steer(pipe, edits, bank=bank, fuse=True)
+    measured = eb.measure(pipe, bank)
+    (file,) = eb.export(measured, edits, tmp_path / "a.safetensors", pipe=pipe)
+    with eb.steer(pipe, edits, bank=measured, fuse=True):
+        bias = load_file(file)[f"unet.{MID}.to_out.0.lora_B.bias"]
+        before = measured[f"{MID}/{OUT}/0"].bank.layers[MID].lengths["block-output"].length
+        torch.testing.assert_close(bias.norm(), torch.tensor(before), atol=0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["diffusers", "comfyui"])
@@ -276,7 +287,7 @@ def test_without_the_checkpoint_a_lora_is_refused_and_its_vectors_are_not(
     bank: eb.DirectionSet, tmp_path: Path
 ) -> None:
     with pytest.raises(EigenbankError, match="how the layers of acme/tiny are made"):
-        eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.safetensors")
+        eb.export(with_lengths(bank), [f"{MID}/{OUT}/0"], tmp_path / "a.safetensors")
     assert not list(tmp_path.glob("*.safetensors"))
     assert eb.export(bank, [f"{MID}/{OUT}/0"], tmp_path / "a.npz", format="npz") == [tmp_path / "a.npz"]
 

@@ -114,7 +114,7 @@ def test_of_several_sets_of_one_checkpoint_the_one_it_was_opened_as(demo_checkpo
     assert set_for_pipeline(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO
     pipe = eb.open_pipeline(DEMO)
     eb.steer(pipe, {"skin tone": 1.0})
-    assert eb.sweep(pipe, "skin tone", [1.0], steps=1).name == "skin tone"
+    assert eb.sweep(pipe, "skin tone", [1.0], steps=4).name == "skin tone"
 
 
 def test_a_word_of_another_set_of_the_checkpoint_says_which(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.loaders.calibrate import calibrate
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.measure import batch_size, measure_responses
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
@@ -75,10 +75,10 @@ def test_readings_of_another_shape_or_not_finite_are_refused(bad: object, tiny_c
 def test_calibration_fills_in_what_no_norm_tells(tiny_checkpoint: Path) -> None:
     bank = eb.build(str(tiny_checkpoint), recipes=["output-value:output"], top_k=1)
     pipe = open_pipeline(tiny_checkpoint)
-    calibrated = calibrate(pipe, bank)
+    calibrated = measure(pipe, bank)
     for name, layer in calibrated.layers.items():
         assert layer.lengths["block-output"].source == "calibration"
         assert layer.lengths["projection-input"] == bank.layers[name].lengths["projection-input"]
-    assert calibrate(pipe, calibrated) is calibrated
-    again = calibrate(pipe, bank)
+    assert measure(pipe, calibrated) is calibrated
+    again = measure(pipe, bank)
     assert again.layers == calibrated.layers

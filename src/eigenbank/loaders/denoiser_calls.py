@@ -1,42 +1,57 @@
-"""Watch the calls of a denoiser: how far the run is, how large the batch, which branch of guidance it is."""
+"""Watch the calls of a denoiser: which run it is, how far that is, how large the batch, which branch of guidance it is."""
 
+import contextlib
+import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from diffusers.hooks import ModelHook
-from diffusers.hooks.hooks import StateManager
 from torch import Tensor, nn
 
-from eigenbank.diffusers_compat import (
-    compiled_call,
-    current_cache_context,
-    hears_cache_contexts,
-    set_compiled_call,
-)
-from eigenbank.loaders.hooks import NotCopyable, attach, detach
-from eigenbank.loaders.target import TIMES, Target, arguments_of
+from eigenbank.diffusers_compat import compiled_call, running_pipeline, set_compiled_call
+from eigenbank.loaders.hooks import NotCopyable
+from eigenbank.loaders.target import TIMES, Target, arguments_of, denoiser_components
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.layer import TokenCount
 
 SingleBranch = Literal["cond", "uncond"]
 
 
-@dataclass(frozen=True)
 class DenoiserCall:
-    """One call of a denoiser. `batch` rows; `done` the fraction of the run behind; `branch` if the call is one branch of guidance.
+    """One call of a denoiser: its `arguments` by name, and the `batch` of rows.
 
-    `latent` is the spatial shape of its input, where that is a picture or a video: (h, w) or (frames, h, w).
+    `owner` is the pipeline that runs, `local` what it knows at that moment: the local variables of its methods. `context` is
+    the name of the `cache_context` of the call. `latent` is the spatial shape of the denoiser's input, where that is a picture or
+    a video: (h, w) or (frames, h, w).
     """
 
-    arguments: Mapping[str, Any]
-    batch: int
-    done: float
-    branch: SingleBranch | None
-    latent: tuple[int, ...]
+    def __init__(self, watcher: "DenoiserCallWatcher", arguments: Mapping[str, Any], context: str | None) -> None:
+        noisy: Any = next(iter(arguments.values()), None)
+        listed = isinstance(noisy, (list, tuple))
+        shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
+        space = shape[1:] if listed else shape[2:]
+        channels = getattr(getattr(watcher.denoiser, "config", None), "in_channels", None)
+        if len(shape) == 5 and not listed and shape[2] == channels:
+            space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
+        self.arguments = arguments
+        self.batch: int = len(noisy) if listed else shape[0]
+        self.latent: tuple[int, ...] = space if len(space) in (2, 3) else ()
+        self.context = context
+        self.owner, self.local = running_pipeline() or (watcher.target.owner, {})
+        self._watcher = watcher
+
+    @functools.cached_property
+    def done(self) -> float:
+        """The fraction of the run that lies behind, in [0, 1). Raises SteerError where nothing says it."""
+        steps, place = self.local.get("timesteps"), self.local.get("i")
+        if isinstance(steps, (Tensor, list, tuple)) and len(steps) and isinstance(place, int):
+            return min(max(place / len(steps), 0.0), 1 - 1e-9)
+        time = next((self.arguments[name] for name in TIMES if self.arguments.get(name) is not None), None)
+        return self._watcher.progress_of(self.owner)(time)
 
     def count(self, count: TokenCount) -> int:
         """Return the number of image tokens, as `count` says to work it out. Raises MatchError where it cannot be."""
@@ -66,98 +81,95 @@ class DenoiserCall:
         return False
 
 
-class _NoState:
-    """What the StateManager of our hook holds: nothing."""
+class _Contexts(NotCopyable):
+    """Hears the names of the `cache_context`s that a denoiser is called in; shared by all that watch it."""
 
-    def reset(self) -> None:
-        """Do nothing: there is nothing to forget."""
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.name: str | None = None
+        self.watchers = 0
+        self._own = vars(denoiser).get("cache_context")
+        self._inner = getattr(denoiser, "cache_context", None)
+        if self._inner is not None:
+            vars(denoiser)["cache_context"] = self._context
+
+    @contextlib.contextmanager
+    def _context(self, name: str, **details: Any) -> Iterator[None]:
+        assert self._inner is not None
+        before, self.name = self.name, name
+        try:
+            with self._inner(name, **details):
+                yield
+        finally:
+            self.name = before
+
+    def leave(self, denoiser: nn.Module) -> None:
+        """Stop hearing, once nobody watches the denoiser any more."""
+        self.watchers -= 1
+        if self.watchers == 0:
+            del _contexts[denoiser]
+            vars(denoiser).pop("cache_context", None)
+            if self._own is not None:
+                vars(denoiser)["cache_context"] = self._own
 
 
-@hears_cache_contexts
-class DenoiserCallHook(NotCopyable, ModelHook):  # type: ignore[misc]
-    """Calls `listener` before each call of a denoiser, with its arguments and the `cache_context` it runs in."""
-
-    def __init__(self, listener: Callable[[Mapping[str, Any], str | None, Any], None]) -> None:
-        super().__init__()
-        self.listener = listener
-        self.context = StateManager(_NoState)
-        self.outside = False
-
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Tell the listener, unless it is told outside of what is compiled."""
-        if not self.outside:
-            self.tell(module, args, kwargs)
-        return args, kwargs
-
-    def reset_state(self, module: nn.Module) -> None:
-        """Forget the context."""
-        self.context.reset()
-
-    def tell(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Tell the listener of a call."""
-        context = current_cache_context(self.context)
-        name = context if isinstance(context, str) else getattr(context, "name", None)
-        self.listener(arguments_of(module, args, kwargs), name, context)
+_contexts: "weakref.WeakKeyDictionary[nn.Module, _Contexts]" = weakref.WeakKeyDictionary()
 
 
 class DenoiserCallWatcher(NotCopyable):
-    """Calls `listener` with a DenoiserCall before each call of a denoiser; outside of what torch.compile made, if it did."""
+    """Calls `listener` with a DenoiserCall before each call of a denoiser; outside of what torch.compile made, if it did.
 
-    def __init__(self, target: Target, name: str, hook_name: str, listener: Callable[[DenoiserCall], None]) -> None:
+    Where the denoiser is a part of what somebody compiles, a listener that is not `needed` is not called.
+    """
+
+    def __init__(
+        self, target: Target, name: str, listener: Callable[[DenoiserCall], None], *, needed: bool = True
+    ) -> None:
         self.target = target
         self.denoiser = target.denoisers[name]
         self.wrapper = target.wrappers[name]
-        self.hook_name = hook_name
         self.listener = listener
-        self.hook = DenoiserCallHook(self._called)
-        self._progress = run_progress(target.owner, self.denoiser)
-        self._config = getattr(self.denoiser, "config", None)
+        self.needed = needed
+        self._progress: tuple[Any, Callable[[Any], float]] = (None, run_progress(None))
         self._undo: list[Callable[[], None]] = []
 
     def attach(self) -> None:
         """Start watching."""
-        attach(self.denoiser, self.hook, self.hook_name)
-        self._undo.append(lambda: detach(self.denoiser, self.hook_name))
+        contexts = _contexts.get(self.denoiser) or _Contexts(self.denoiser)
+        _contexts[self.denoiser] = contexts
+        contexts.watchers += 1
+        self._undo.append(lambda: contexts.leave(self.denoiser))
         compiled = compiled_call(self.denoiser)
-        if self.wrapper is not self.denoiser:
-            self.hook.outside = True
-            listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
-            self._undo.append(listening.remove)
-        elif compiled is not None:
-            self.hook.outside = True
+        if self.wrapper is self.denoiser and compiled is not None:
 
             def call_and_tell(*args: Any, **kwargs: Any) -> Any:
-                self.hook.tell(self.denoiser, args, kwargs)
+                self._tell(args, kwargs)
                 return compiled(*args, **kwargs)
 
             set_compiled_call(self.denoiser, call_and_tell)
             self._undo.append(lambda: set_compiled_call(self.denoiser, compiled))
+        else:
+            listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
+            self._undo.append(listening.remove)
 
     def remove(self) -> None:
         """Stop watching. Harmless when it was not."""
         while self._undo:
             self._undo.pop()()
 
-    def _before(self, _wrapper: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.hook.tell(self.denoiser, args, kwargs)
+    def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.needed or not torch.compiler.is_compiling():
+            self._tell(args, kwargs)
 
-    def _called(self, arguments: Mapping[str, Any], context: str | None, details: Any) -> None:
-        noisy: Any = next(iter(arguments.values()), None)
-        listed = isinstance(noisy, (list, tuple))
-        shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
-        batch = len(noisy) if listed else shape[0]
-        space = shape[1:] if listed else shape[2:]
-        if len(shape) == 5 and not listed and shape[2] == getattr(self._config, "in_channels", None):
-            space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
-        done = self._done(arguments, details)
-        self.listener(DenoiserCall(arguments, batch, done, branch_of(context), space if len(space) in (2, 3) else ()))
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        context = _contexts[self.denoiser].name
+        self.listener(DenoiserCall(self, arguments_of(self.denoiser, args, kwargs), context))
 
-    def _done(self, arguments: Mapping[str, Any], details: Any) -> float:
-        step, steps = getattr(details, "step_index", None), getattr(details, "num_inference_steps", None)
-        if step is not None and steps:
-            return float(min(step / steps, 1 - 1e-9))
-        time = next((arguments[name] for name in TIMES if arguments.get(name) is not None), None)
-        return self._progress(time)
+    def progress_of(self, owner: Any) -> Callable[[Any], float]:
+        """Return how to tell a run's progress from the time that the denoiser is called with, for the pipeline that runs."""
+        if self._progress[0] is not owner:
+            self._progress = (owner, run_progress(owner, self.denoiser))
+        return self._progress[1]
 
 
 def branch_of(context: str | None) -> SingleBranch | None:
@@ -184,31 +196,106 @@ def takes_text(denoiser: nn.Module) -> bool:
 def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tensor:
     """Return 1 for each row of the batch that belongs to the branch `only`, 0 for the others: `(batch,)` float32.
 
-    Pipelines of diffusers stack the unconditional rows before the conditional ones, or call the denoiser for each in
-    turn under a `cache_context`. Raises SteerError where nothing says which is which.
+    Pipelines name the branch by a `cache_context`, or stack both into one batch, or call the denoiser for each in turn: then
+    the rows are told by which of the pipeline's texts they were given. Where there is nothing to compare with, a guided
+    pipeline that calls its denoiser once a step stacks the unconditional rows before the conditional ones.
+    Raises SteerError where nothing says which is which.
     """
-    if call.branch is not None:
-        return torch.full((call.batch,), float(call.branch == only))
-    guided = target.guided()
-    stacked = guided and not target.calls_in_turn() and not any(hasattr(target.owner, name) for name in _THREE_WAYS)
-    if not isinstance(target.owner, nn.Module) and guided is not False and not stacked:
+    named = branch_of(call.context)
+    if named is not None:
+        return torch.full((call.batch,), float(named == only))
+    branches = _branches_of(target, call)
+    if branches is None:
         message = (
-            f"a {target.kind} does not say which of its calls are conditional: branch={only!r} cannot be carried out, "
-            "use branch='both'"
+            f"a {type(call.owner).__name__} does not say which of its calls are conditional: branch={only!r} cannot be carried "
+            "out, use branch='both'"
         )
         raise SteerError(message)
-    if guided is False:
-        if only == "uncond":
-            message = "this run has no unconditional branch (no guidance): the edit would do nothing"
-            raise SteerError(message)
-        return torch.ones(call.batch)
-    if call.batch % 2:
+    if call.batch % len(branches):
         message = (
             f"a batch of {call.batch} rows does not divide into two branches of guidance: branch={only!r} cannot be "
             "carried out, use branch='both'"
         )
         raise SteerError(message)
-    return torch.tensor([float(branch == only) for branch in ("uncond", "cond")]).repeat_interleave(call.batch // 2)
+    return torch.tensor([float(branch == only) for branch in branches]).repeat_interleave(call.batch // len(branches))
+
+
+_GUIDED = ("do_classifier_free_guidance", "do_true_cfg", "perform_guidance", "do_cfg", "apply_cfg")
+"""What pipelines of diffusers call the variable that says whether a run is guided."""
+_UNCONDITIONAL = re.compile(r"(^|_)(neg|negative|uncond|unconditional|null)(_|$)")
+"""A variable of a pipeline that holds something of the unconditional branch."""
+
+
+def guidance_of(target: Target, call: DenoiserCall) -> bool | None:
+    """Whether the run going on uses classifier-free guidance now; None where the pipeline does not say."""
+    said = _running(target, call).guided()
+    if said is None:
+        said = next((call.local[name] for name in _GUIDED if isinstance(call.local.get(name), bool)), None)
+    return said
+
+
+def _running(target: Target, call: DenoiserCall) -> Target:
+    """Return the pipeline that runs, which may be another one with the same denoiser."""
+    return target if call.owner is target.owner else Target(call.owner, denoiser_components(call.owner))
+
+
+def _branches_of(target: Target, call: DenoiserCall) -> tuple[SingleBranch, ...] | None:
+    """Return the branches in the batch, in their order; None where nothing says them."""
+    run, guided = _running(target, call), guidance_of(target, call)
+    if guided is False:
+        return ("cond",)
+    if any(hasattr(run.owner, name) for name in _THREE_WAYS):
+        return None
+    found = _branches_by_text(call)
+    if found is None and (isinstance(run.owner, nn.Module) or (guided and not run.calls_in_turn())):
+        return ("uncond", "cond")
+    return found
+
+
+def _branches_by_text(call: DenoiserCall) -> tuple[SingleBranch, ...] | None:
+    """Return the branches in the batch, in their order, by the texts that the pipeline gives its rows; None if not told.
+
+    The rows are compared with the pipeline's variables: with those named as negative or unconditional, and the others.
+    """
+    known = {name: value for name, value in call.local.items() if not name.startswith("noise_pred")}
+    negative = [value for name, value in known.items() if _UNCONDITIONAL.search(name) and _rows(value)]
+    positive = [value for name, value in known.items() if not _UNCONDITIONAL.search(name) and _rows(value)]
+    given: list[Any] = []
+    for name, value in list(call.arguments.items())[1:]:
+        given.extend(value.values() if isinstance(value, Mapping) else [] if name in TIMES else [value])
+    for value in given:
+        if _rows(value) != call.batch:
+            continue
+        half = call.batch // 2
+        halves = [] if call.batch % 2 else [value[:half], value[half:]]
+        of_negative = [any(_same(part, each) for each in negative) for part in halves]
+        if of_negative and of_negative[0] != of_negative[1]:
+            return ("uncond", "cond") if of_negative[0] else ("cond", "uncond")
+        is_negative = any(_same(value, each) for each in negative)
+        is_positive = any(value is each for each in positive) and not any(of_negative)
+        if negative and is_negative != is_positive:
+            return ("uncond",) if is_negative else ("cond",)
+    return None
+
+
+def _rows(value: Any) -> int:
+    """How many samples a pipeline's variable describes, 0 if it is nothing like a text."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.ndim else 0
+    if isinstance(value, (list, tuple)) and all(isinstance(each, Tensor) for each in value):
+        return len(value)
+    return 0
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two texts are the same, one or both of which may be lists of samples."""
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        if value.shape != other.shape or value.device != other.device:
+            return False
+        return value.data_ptr() == other.data_ptr() or bool(torch.equal(value, other.to(value.dtype)))
+    if isinstance(value, Tensor) or isinstance(other, Tensor):
+        return False
+    return len(value) == len(other) > 0 and all(_same(a, b) for a, b in zip(value, other, strict=True))
 
 
 def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:

@@ -98,6 +98,9 @@ def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) 
 
 def check_expressible(terms: Sequence[ExportTerm]) -> None:
     """Raise ExportError for the first direction that no bias can stand for."""
+    if all(term.scale == 0 for term in terms):
+        message = "every scale is 0, and the file would do nothing: it was not written"
+        raise ExportError(message)
     for term in terms:
         recipe, name = term.direction.recipe, term.direction.id
         if term.key not in (name, term.direction.full_id):
@@ -121,12 +124,9 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
         if term.length is None:
             message = (
                 f"the token length at the output of {term.direction.layer} is not in the set, so a scale of 1 has no "
-                "length: nothing was written. Give the pipeline or the checkpoint's folder, on which it can be measured"
+                f"length: nothing was written. Measure it once: eigenbank measure {term.direction.bank.model_id}"
             )
             raise ExportError(message)
-    if all(term.scale == 0 for term in terms):
-        message = "every scale is 0, and the file would do nothing: it was not written"
-        raise ExportError(message)
 
 
 def _fits(direction: Direction) -> bool:

@@ -1,6 +1,7 @@
 """Fuse a constant edit of a layer's output into the bias of its out projection, where it costs nothing per step."""
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,13 +18,16 @@ _numbers = itertools.count()
 
 @dataclass
 class _OriginalBias:
-    """What a linear layer's bias was before edits were fused into it, and what each edit adds, by its number.
+    """What a linear layer's bias is without the edits fused into it, and what each of these adds, by its number.
 
-    It is kept on the layer itself: edits fused into the same layer share it, and can be removed in any order.
+    It is kept on the layer itself: edits fused into the same layer share it, and can be removed in any order. `written` is the
+    bias as it was left; where it is another now, somebody added to it (`fuse_lora`), which is theirs to undo. `made` says
+    that the layer had no bias.
     """
 
-    bias: nn.Parameter | None
-    values: Tensor | None
+    values: Tensor
+    written: Tensor
+    made: bool
     added: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -31,9 +35,12 @@ _ORIGINAL = "_eigenbank_fused"
 
 
 class FusedBias:
-    """The out projection of one layer, with a vector fused into its bias. Raises FuseError where it cannot hold one."""
+    """The out projection of one layer, with a vector fused into its bias; `length` is that of a token there.
 
-    def __init__(self, target: Target, denoiser: nn.Module, layer: Layer) -> None:
+    Raises FuseError where it cannot hold one.
+    """
+
+    def __init__(self, target: Target, denoiser: nn.Module, layer: Layer, length: float) -> None:
         part = layer.tensors.get("output")
         if part is None or part.columns is not None:
             raise FuseError(layer.name, "it has no out projection of its own")
@@ -50,6 +57,7 @@ class FusedBias:
         text_side = any("add_" in name for name, _ in attention.named_children())
         if point.image != "all" or (layer.kind == "joint" and not text_side):
             raise FuseError(layer.name, "its out projection writes text tokens too")
+        self.length = length
         self.layer = layer
         self.linear: nn.Linear = module
         # A U-Net's attention block divides what it gives, the residual included.
@@ -60,32 +68,44 @@ class FusedBias:
         """Remember the bias as it is. A layer without one gets one, for as long as this lasts."""
         if _ORIGINAL in vars(self.linear):
             return
-        bias, weight = self.linear.bias, self.linear.weight
-        vars(self.linear)[_ORIGINAL] = _OriginalBias(bias, None if bias is None else bias.detach().clone())
-        if bias is None:
+        weight, made = self.linear.weight, self.linear.bias is None
+        if made:
             self.linear.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=False)
+        values = self.linear.bias.detach().clone()
+        vars(self.linear)[_ORIGINAL] = _OriginalBias(values, values.clone(), made)
 
     def set(self, delta: Tensor) -> None:
-        """Write the bias with `delta` `(d,)` float32 added, in place: nothing is recompiled."""
-        original: _OriginalBias = vars(self.linear)[_ORIGINAL]
-        original.added[self._number] = delta * self.factor
-        self._write(original)
+        """Write the bias with `delta` `(d,)` float32, in token lengths, added in place: nothing is recompiled."""
+        self._write(lambda added: added.__setitem__(self._number, delta * (self.length * self.factor)))
 
     def remove(self) -> None:
-        """Take this edit out; with the layer's last one the bias is back, bit for bit. Harmless when it is."""
+        """Take this edit out, and leave what others added meanwhile; without that the bias is back bit for bit."""
         original: _OriginalBias | None = vars(self.linear).get(_ORIGINAL)
         if original is None:
             return
-        original.added.pop(self._number, None)
-        self._write(original)
+        self._write(lambda added: added.pop(self._number, None))
         if not original.added:
-            self.linear.bias = original.bias  # type: ignore[assignment]
+            if original.made and not bool(self.linear.bias.any()):
+                self.linear.bias = None  # type: ignore[assignment]
             del vars(self.linear)[_ORIGINAL]
 
-    def _write(self, original: _OriginalBias) -> None:
+    def _write(self, change: Callable[[dict[int, Tensor]], object]) -> None:
+        original: _OriginalBias = vars(self.linear)[_ORIGINAL]
+        bias = self.linear.bias
         with torch.no_grad():
-            bias = self.linear.bias
-            base = torch.zeros_like(bias) if original.values is None else original.values
+            values, written = original.values.to(bias), original.written.to(bias)
+            if not torch.equal(bias, written):
+                values = (bias.float() - _sum(original.added, bias)).to(bias.dtype)
+            change(original.added)
             # Zero is the old bias bit for bit, whatever its dtype.
-            added = [delta.to(bias.device) for delta in original.added.values() if bool(delta.any())]
-            bias.copy_((base.to(bias.device).float() + sum(added)).to(bias.dtype) if added else base)
+            total = _sum(original.added, bias)
+            bias.copy_((values.float() + total).to(bias.dtype) if bool(total.any()) else values)
+            original.values, original.written = values, bias.detach().clone()
+
+
+def _sum(added: Mapping[int, Tensor], bias: Tensor) -> Tensor:
+    """Return what edits add together, float32 on the device of the bias."""
+    total = torch.zeros_like(bias, dtype=torch.float32)
+    for delta in added.values():
+        total = total + delta.to(bias.device)
+    return total

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eigenbank.digests import digest_of
-from eigenbank.loaders.calibrate import calibrate
 from eigenbank.loaders.drawing import image_size
+from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
@@ -180,11 +180,10 @@ class _ReadingCache:
 
 
 def _name(slider: Direction | Composite) -> bytes:
-    """Digest what is added: the vectors, their weights, the length that a scale of 1 has, where and when."""
+    """Digest what is added: the vectors, their weights, where and when."""
     digest = hashlib.blake2b(digest_size=16)
     for part, weight in slider.parts:
-        length = part.bank.layers[part.layer].lengths.get(part.recipe.site)
-        digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} {length and length.length!r} ".encode())
+        digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} pass ".encode())
         digest.update(part.vector.contiguous().numpy().tobytes())
     return digest.digest()
 
@@ -251,8 +250,8 @@ class PipelineMeasurements:
         return digest_of([made, self.call, {**parts, **target.denoisers}])
 
     def calibrated(self, directions: DirectionSet) -> DirectionSet:
-        """The set, with the token length of every site that it uses, as in `calibrate`."""
-        return calibrate(self.pipe, directions)
+        """The set, with the token length of every site that it uses, as in `lengths.measure`."""
+        return measure(self.pipe, directions, steps=self.steps, **self.call)
 
     def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None = None) -> Tensor:
         """Readings of the pipeline's own images, as in `measure_unedited`."""

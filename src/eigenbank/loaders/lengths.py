@@ -1,0 +1,129 @@
+"""Measure how long a typical token is at the sites of a set, for what must be a constant: fused and exported edits.
+
+Steering needs none of this: it measures the tokens of every pass as they come.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher
+from eigenbank.loaders.drawing import arguments, as_drawing, parameters_of
+from eigenbank.loaders.hooks import SiteHook, put_on
+from eigenbank.loaders.plugins import target_of
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.schemas import HookPoint, TokenLength
+from eigenbank.schemas.drawing import Drawing
+from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.recipe import Site
+
+SEEDS = (1_000_000, 1_000_001)
+"""Two are enough: the length of a layer's tokens hardly depends on the picture."""
+
+
+class LengthProbe(SiteHook):
+    """Measures the root mean square length of all the image tokens that pass a site, without changing them."""
+
+    def __init__(self, point: HookPoint) -> None:
+        super().__init__(point)
+        self.tokens: int | None = None
+        self.square = 0.0
+        self.seen = 0
+
+    @property
+    def length(self) -> float:
+        """Root mean square of the Euclidean norm of the tokens seen."""
+        return float((self.square / max(1, self.seen)) ** 0.5)
+
+    def resting(self) -> bool:
+        """Never: there is always something to measure."""
+        return False
+
+    def image_tokens(self) -> int | None:
+        """Return how many of the tokens are the image's."""
+        return self.tokens
+
+    def image(self, hidden: Tensor) -> Tensor:
+        """Measure the tokens."""
+        self.square += float(hidden.double().square().sum())
+        self.seen += hidden.numel() // hidden.shape[self.point.axis]
+        return hidden
+
+
+class LengthRecord:
+    """The token lengths measured at the sites of a set, see `recorded_lengths`."""
+
+    def __init__(self, bank: DirectionSet) -> None:
+        self.bank = bank
+        self.probes: dict[tuple[str, Site], LengthProbe] = {}
+
+    @property
+    def measured(self) -> DirectionSet:
+        """The set with what was measured; where no token came by, as it was."""
+        layers = []
+        for layer in self.bank.manifest.layers:
+            found = {
+                site: TokenLength(length=probe.length, source="calibration")
+                for (name, site), probe in self.probes.items()
+                if name == layer.name and probe.length > 0
+            }
+            layers.append(layer.model_copy(update={"lengths": {**layer.lengths, **found}}) if found else layer)
+        return self.bank.replaced(self.bank.manifest.model_copy(update={"layers": tuple(layers)}))
+
+
+@contextlib.contextmanager
+def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
+    """Record token lengths while a pipeline runs unedited in this block: at the sites the set's recipes use and lacks them for."""
+    target, record = target_of(pipe), LengthRecord(bank)
+    sites = {(each.layer, each.recipe.site) for each in bank.manifest.directions}
+    with contextlib.ExitStack() as stack:
+        for name, denoiser in target.denoisers.items():
+            probes = record.probes
+            for layer_name, site in sorted(sites):
+                layer = bank.layers[layer_name]
+                if site in layer.lengths or (layer_name, site) in probes:
+                    continue
+                with contextlib.suppress(MatchError):  # another denoiser has that layer, or none has
+                    point = target.hook_point(denoiser, layer, site)
+                    probe = LengthProbe(point)
+                    # Several modules of one site read the same tokens: one is enough.
+                    stack.callback(put_on(target.module(denoiser, point.modules[0]), probe))
+                    probes[layer_name, site] = probe
+
+            def count(call: DenoiserCall) -> None:
+                for probe in record.probes.values():
+                    if probe.point.count is not None:
+                        probe.tokens = call.count(probe.point.count)
+
+            watch = DenoiserCallWatcher(target, name, count)
+            stack.callback(watch.remove)
+            watch.attach()
+        yield record
+
+
+def measure(
+    pipe: Any, directions: DirectionSet, *, steps: int | None = None, drawing: Drawing | None = None, **call: Any
+) -> DirectionSet:
+    """Return the set with the typical token length of every site its recipes use, for `export` and `steer(fuse=True)`.
+
+    Runs the pipeline with two seeds, undecoded, for those that the set lacks, and not at all where it has all. `drawing`
+    says how to generate; `prompt`, `negative_prompt`, `guidance_scale` and `size` may be given by name, and further arguments
+    go to the pipeline. Raises SteerError, and DrawingError for a missing prompt.
+    """
+    sites = {(each.layer, each.recipe.site) for each in directions.manifest.directions}
+    if all(site in directions.layers[layer].lengths for layer, site in sites):
+        return directions
+    if isinstance(pipe, nn.Module):
+        message = "token lengths are measured while a pipeline runs: pass the whole pipeline, not a bare denoiser"
+        raise SteerError(message)
+    drawing = as_drawing(drawing, call, steps=steps)
+    if "output_type" in parameters_of(pipe) and getattr(pipe, "vae", None) is not None:
+        call["output_type"] = "latent"
+    with recorded_lengths(pipe, directions) as record:
+        for seed in SEEDS:
+            given = arguments(pipe, drawing, [seed], call)
+            pipe(generator=torch.Generator().manual_seed(seed), **given)
+    return record.measured
