@@ -1,4 +1,4 @@
-"""`compare`, and ids of a search piped into `steer`: on sets of tiny checkpoints."""
+"""`match --with-set`, and ids of a search piped into `steer`: on sets of tiny checkpoints."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def built(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("built")
 def test_what_a_fine_tune_moved_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["compare", "acme/one", "acme/two", "--layer", "mid*", "--format", "json"]) == 0
+    assert run(["match", "--with-set", "acme/one", "acme/two", "--layer", "mid*", "--format", "json"]) == 0
     out, err = capsys.readouterr()
     rows = json.loads(out)
     assert {row["id"] for row in rows} == {f"acme/one#{MID}/output-value/{rank}" for rank in range(3)}
@@ -44,14 +44,14 @@ def test_what_a_fine_tune_moved_comes_first(capsys: pytest.CaptureFixture[str]) 
 def test_rows_beyond_the_limit_are_told(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     folder = next((home / "sets").rglob("manifest.json")).parent
     for other in ("acme/one", str(folder)):
-        assert run(["compare", "acme/one", other, "--limit", "2", "-q"]) == 0
+        assert run(["match", "--with-set", "acme/one", other, "--limit", "2", "-q"]) == 0
         out, err = capsys.readouterr()
         assert len(out.splitlines()) == 2
         assert "the 2 that moved most are shown, of 12: raise --limit" in err
 
 
 REFUSED = [
-    (["acme/one"], 2, "Missing argument 'OTHER'"),
+    (["acme/one"], 2, "Missing argument 'CHECKPOINT|SET'"),
     (["acme/one", "acme/tow"], 1, "acme/two"),
     (["acme/one", "acme/two", "--layer", "up_*", "--recipe", "q["], 1, "that match 'up_*' and 'q['"),
     (["acme/one", "acme/two", "--recipe", "qkv"], 1, "have no layer and recipe in common"),
@@ -65,7 +65,7 @@ REFUSED = [
 @pytest.mark.usefixtures("built")
 def test_what_cannot_be_compared_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for args, code, message in REFUSED:
-        assert run(["compare", *args]) == code, args
+        assert run(["match", "--with-set", *args]) == code, args
         out, err = capsys.readouterr()
         assert out == ""
         assert message in err

@@ -1,4 +1,4 @@
-"""`eigenbank export` and `match`: directions as files for other programs, and how they match a checkpoint."""
+"""`eigenbank export` and `match`: directions as files for other programs, and how they match a checkpoint or a set."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,9 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import parse_sets, source_options
-from eigenbank.cli.output import echo, emit, format_option, log
+from eigenbank.cli.output import echo, emit, log, output_options
+from eigenbank.cli.rows import emit_rows
+from eigenbank.cli.search import limit_option
 
 FORMATS = ("diffusers", "comfyui", "npz", "json")
 
@@ -81,23 +83,54 @@ def export(
 COLUMNS = ["direction", "verdict", "score", "reason"]
 
 
-@click.command()
-@click.argument("directions", metavar="SET")
-@click.argument("model", metavar="PIPELINE_DIR")
-@source_options
-@format_option
-def match(directions: str, model: str, revision: str | None, variant: str | None, config: str | None, fmt: str) -> int:
-    """Check how the directions of a set match a checkpoint's weights. Only attention tensors are read.
+def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if len(value) > 4_000:  # longer than any path may be
+        message = f"expected a model id or a folder, found {len(value):,} letters"
+        raise click.BadParameter(message)
+    return value
 
-    SET is a set's folder or a model id; PIPELINE_DIR a folder, file or model id, as `build` takes it. `exact`: the same
+
+@click.command()
+@click.argument("directions", metavar="SET", shell_complete=complete.models_or_folders, callback=_short)
+@click.argument("model", metavar="CHECKPOINT|SET", shell_complete=complete.models_or_folders, callback=_short)
+@click.option("--with-set", is_flag=True, help="Compare with the directions of another set, not with weights.")
+@click.option("--layer", default="*", metavar="GLOB", help="With --with-set: layers to compare.")
+@click.option("--recipe", default="*", metavar="GLOB", help="With --with-set: recipes to compare.")
+@limit_option
+@source_options
+@output_options
+def match(
+    directions: str,
+    model: str,
+    with_set: bool,
+    layer: str,
+    recipe: str,
+    limit: int,
+    revision: str | None,
+    variant: str | None,
+    config: str | None,
+    fmt: str,
+    quiet: bool,
+) -> int:
+    """Check how the directions of a set match a checkpoint's weights, or another set. Only attention tensors are read.
+
+    SET is a set's folder or a model id; CHECKPOINT a folder, file or model id, as `build` takes it. `exact`: the same
     weights; `transfer`: other weights of which a direction is still an eigenvector, with cos∠(M′v, v) as its score;
     `structure`: quantised weights, of which only shapes can be compared; `foreign` and `incompatible`: steer refuses
     them. Exits with 1 if no direction can be applied.
 
+    --with-set: for every direction the nearest of the other SET at the same layer and recipe, and their cosine; near 1 or −1 it
+    is the same axis. Those that moved most come first, --limit of them: what a fine-tune changed. What only one of the sets
+    has is named on stderr.
+
     \b
     Example:
       eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --format csv
+      eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --with-set
     """
+    if with_set:
+        _compare(directions, model, layer, recipe, limit, fmt, quiet)
+        return 0
     from eigenbank.api import match as match_set
 
     found = match_set(directions, model, revision=revision, variant=variant, config=config)
@@ -113,5 +146,22 @@ def match(directions: str, model: str, revision: str | None, variant: str | None
     ]
     counts = Counter(each.verdict for each in found)
     log(f"{len(found)} directions: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}")
-    emit(rows, COLUMNS, fmt=fmt)
+    emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="direction")
     return 0 if counts["exact"] + counts["transfer"] + counts["structure"] else 1
+
+
+def _compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
+    from eigenbank.loaders.lookup import load
+    from eigenbank.registry.sets.compare import compare_sets, not_shared
+
+    banks = load(one), load(other)
+    rows = compare_sets(*banks, layer=layer, recipe=recipe)
+    columns = ["id", "nearest", "cosine", "same_rank_cosine"]
+    emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
+    for name, (here, there) in ((one, banks), (other, banks[::-1])):
+        alone = not_shared(here, there, layer=layer, recipe=recipe)
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            log(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
+    if len(rows) > limit:
+        log(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")

@@ -24,15 +24,15 @@ GROUPS = {
         "build": ("cli.make:build", "Compute a checkpoint's directions from its weights."),
         "label": ("cli.make:label", "Name directions by what they do to the images."),
         "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
+        "measure": ("cli.make:measure", "Measure token lengths, which fuse and export need."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },
     "Find them": {
         "search": ("cli.search:search", "Search the directions of all models."),
         "list": ("cli.search:list_", "List the models in the catalog, or the directions of one."),
         "show": ("cli.show:show", "Show directions or models, with the evidence for their labels."),
-        "compare": ("cli.show:compare", "Compare the directions of two sets, layer by layer."),
         "labels": ("cli.labels:labels", "List, add and remove labels."),
-        "match": ("cli.export:match", "Tell how a set's directions match a checkpoint."),
+        "match": ("cli.export:match", "Tell how a set's directions match a checkpoint, or another set."),
     },
     "Use them": {
         "steer": ("cli.steer:steer", "Generate images with directions added."),

@@ -409,3 +409,44 @@ def preview(
         for name, (_, picture) in drawn.items()
     ]
     emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")
+
+
+@click.command()
+@click.argument("model", shell_complete=complete.models_or_folders)
+@drawing_options
+@output_options
+def measure(model: str, drawing: "Drawing", checkpoint: Path | None, fmt: str, quiet: bool) -> None:
+    """Measure how long a typical token is at each site of a set, and keep it in the set.
+
+    `export` and `steer --fuse` need it, since what they write is a constant; steering does not. Two seeds are run, without
+    decoding a picture. MODEL is a model id of the catalog. `label` measures it too.
+
+    \b
+    Example:
+      eigenbank measure eigenbank/cartoon-faces-32 --steps 10
+    """
+    from eigenbank.api import find_checkpoint
+    from eigenbank.loaders.drawing import check_checkpoint, cost
+    from eigenbank.loaders.lengths import SEEDS as RUNS
+    from eigenbank.loaders.lengths import measure as measure_lengths
+    from eigenbank.loaders.lookup import load_without_people_labels
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.registry.local import store
+
+    model_id, folder = find_checkpoint(model, checkpoint)
+    check_checkpoint(folder, drawing)
+    bank = load_without_people_labels(model_id)
+    pipe = open_pipeline(folder, drawing)
+    log(f"{cost(pipe, len(RUNS), drawing)}, undecoded")
+    measured = measure_lengths(pipe, bank, drawing=drawing)
+    if measured is bank:
+        log(f"{model_id} has all the token lengths its recipes use: nothing was run")
+    else:
+        measured = store(measured, checkpoint=folder, replace=True)
+        log(f"token lengths of {model_id} → {measured.folder}")
+    rows = [
+        {"layer": layer.name, "site": site, "length": found.length, "source": found.source}
+        for layer in measured.manifest.layers
+        for site, found in layer.lengths.items()
+    ]
+    emit(rows, ["layer", "site", "length", "source"], fmt=fmt, quiet=quiet, key="layer")

@@ -1,4 +1,4 @@
-"""`eigenbank show`: everything known of directions and models; `eigenbank compare`: the directions of two sets."""
+"""`eigenbank show`: everything known of directions and models."""
 
 import difflib
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from eigenbank.cli.rows import (
     names_given,
     quality_facts,
 )
-from eigenbank.cli.search import limit_option
 from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
@@ -146,43 +145,3 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
         return None
     parts = next((each.parts for each in composites if each.name == row.composite), ())
     return [part.model_dump() for part in sorted(parts, key=lambda part: -abs(part.weight))]
-
-
-def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    if len(value) > 4_000:  # longer than any path may be
-        message = f"expected a model id or a folder, found {len(value):,} letters"
-        raise click.BadParameter(message)
-    return value
-
-
-@click.command()
-@click.argument("one", shell_complete=complete.models, callback=_short)
-@click.argument("other", shell_complete=complete.models, callback=_short)
-@click.option("--layer", default="*", metavar="GLOB", help="Layers to compare.")
-@click.option("--recipe", default="*", metavar="GLOB", help="Recipes to compare.")
-@limit_option
-@output_options
-def compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
-    """Compare two sets: for every direction of ONE the nearest of OTHER at the same layer and recipe, and their cosine.
-
-    ONE and OTHER are model ids, or folders of direction sets. The directions that moved most come first: what a
-    fine-tune changed. A cosine near 1 or −1 is the same axis. What only one of the sets has is named on stderr.
-
-    \b
-    Example:
-      eigenbank compare eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32
-    """
-    from eigenbank.loaders.lookup import load
-    from eigenbank.registry.sets.compare import compare_sets, not_shared
-
-    banks = load(one), load(other)
-    rows = compare_sets(*banks, layer=layer, recipe=recipe)
-    columns = ["id", "nearest", "cosine", "same_rank_cosine"]
-    emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
-    for name, (here, there) in ((one, banks), (other, banks[::-1])):
-        alone = not_shared(here, there, layer=layer, recipe=recipe)
-        if alone:
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            log(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")
-    if len(rows) > limit:
-        log(f"the {limit} that moved most are shown, of {len(rows)}: raise --limit for more")
