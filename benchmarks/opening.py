@@ -1,0 +1,123 @@
+"""Peak memory and seconds of opening Stable Diffusion 1.5: its real config with random weights, made on the spot.
+
+    python benchmarks/opening.py [--folder /tmp/eigenbank-sd15]
+
+Every opening is a process of its own. The peak is counted from before the pipeline is opened, libraries imported: anonymous
+memory (what the process takes for good) and all that is resident, pages of mapped files included, which the system can
+take back at any time. Both are given as multiples of the weights in the dtype that was asked for.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, about, save
+
+WAYS = [("float32", "float32"), ("float16", "float16"), ("float16", "float32"), ("float32", "float16")]
+"""Dtypes: of the files, and asked for."""
+SIZE = {"float32": 4, "float16": 2}
+
+
+def make(folder: Path, dtype: str) -> None:
+    """Save the pipeline in that dtype; leave one that is there."""
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    if (folder / "model_index.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    torch.set_default_dtype(getattr(torch, dtype))
+    text = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768,
+        bos_token_id=52, eos_token_id=53, pad_token_id=53,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        unet=UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+OPENING = """
+import json, sys, threading, time
+import diffusers, torch, transformers
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+import eigenbank as eb
+eb.open_pipeline
+
+def memory():
+    found = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return {name: int(found[name].split()[0]) * 1024 for name in ("RssAnon", "VmRSS")}
+
+peak, done = {}, threading.Event()
+def watch():
+    while not done.wait(0.005):
+        for name, value in memory().items():
+            peak[name] = max(peak.get(name, 0), value)
+
+before = memory()
+thread = threading.Thread(target=watch)
+thread.start()
+begun = time.perf_counter()
+pipe = eb.open_pipeline(sys.argv[1], device="cpu", dtype=sys.argv[2])
+seconds = time.perf_counter() - begun
+done.set()
+thread.join()
+parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+weights = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
+print(json.dumps({"seconds": seconds, "weights": weights, **{name: peak[name] - before[name] for name in peak}}))
+"""
+
+
+def opening(folder: Path, dtype: str) -> dict[str, Any]:
+    """Open the pipeline in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPENING, str(folder), dtype], check=True, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "seconds": round(found["seconds"], 2), "weights_gb": round(found["weights"] / 1e9, 2),
+        "peak_by_weights": round(found["RssAnon"] / found["weights"], 3), "resident_by_weights": round(found["VmRSS"] / found["weights"], 3),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write results/opening.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-sd15"))
+    folder = parser.parse_args().folder
+    document: dict[str, Any] = {"about": about()}
+    for stored, asked in WAYS:
+        subprocess.run([sys.executable, __file__, "--make", str(folder / stored), stored], check=True)
+        found = opening(folder / stored, asked)
+        document[f"{stored} opened as {asked}"] = found
+        print(f"{stored} files opened as {asked}: {found}", flush=True)
+    document["about"]["finished"] = time.strftime("%H:%M")
+    save(RESULTS / "opening.json", document)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--make"]:
+        make(Path(sys.argv[2]), sys.argv[3])
+    else:
+        main()
