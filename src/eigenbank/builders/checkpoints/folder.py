@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, TensorFile, WeightSource
+from eigenbank.registry.file_kinds import Kind, kind_of_bytes, kind_of_config, kind_of_folder, kind_of_tensors
 from eigenbank.registry.files import open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
@@ -21,10 +22,12 @@ COMPONENTS = ("unet", "transformer", "prior")
 
 STEM = "diffusion_pytorch_model"
 _WEIGHTS = re.compile(
-    rf"{STEM}(?:\.(?P<variant>[^.].*?))?\.(?P<kind>safetensors(?P<index>\.index)?|bin)"
+    rf"{STEM}(?:\.(?P<variant>[^.].*?))?\.(?P<kind>safetensors(?:\.(?P<former>[^.]+))?(?P<index>\.index)?|bin)"
     r"(?(index)(?:\.(?P<index_variant>.+))?\.json)"
 )
 """A file of weights, or an index of several: its variant, and its kind."""
+_ORDER = ("safetensors.index", "safetensors", "bin")
+"""What diffusers loads of several: save_pretrained leaves an older single file beside the shards it writes."""
 MAX_JSON_BYTES = 16 * 2**20
 
 
@@ -45,14 +48,9 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
     flat = (folder / "config.json").is_file()
     component = choose_component(index, lambda name: (folder / name).is_dir(), str(folder), flat, subfolder)
     root = folder / component if component else folder
-    if not (root / "config.json").is_file():
-        message = (
-            f"{folder} is no diffusers checkpoint: expected model_index.json or config.json in it, found neither. "
-            "Nothing was built"
-        )
-        raise SourceError(message)
-    config = read_json(root / "config.json")
     names = sorted(path.name for path in root.iterdir() if path.is_file())
+    check_layout(names, str(folder), index is not None)
+    config = denoiser_config(root / "config.json", str(folder))
     weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
     facts: dict[str, Any] = {
         "config": config, "component": component, "licence": licence(folder / "README.md"), "where": str(root),
@@ -60,6 +58,25 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
     if isinstance(weights, list) and weights[0].endswith(".bin"):
         return BinSource(paths=[root / name for name in weights], **facts)
     return gather({name: local_file(root / name) for name in file_names(weights)}, weights, facts)
+
+
+def check_layout(names: Iterable[str], where: str, piped: bool) -> None:
+    """Raise SourceError, which says what it is instead, for a denoiser's folder without a config.json among its files."""
+    if "config.json" in names:
+        return
+    what = kind_of_folder(names)
+    found = f"it holds {what[0]}" if what else "found neither" if not piped else "its denoiser has none"
+    problem = f"{where} is no diffusers checkpoint: expected model_index.json or config.json in it, {found}"
+    raise SourceError(problem, outcome="nothing was built", advice=what[1] if what else "")
+
+
+def denoiser_config(path: Path, where: str) -> dict[str, Any]:
+    """The config.json of a denoiser. Raises SourceError for that of another part of a pipeline."""
+    config = read_json(path)
+    what = kind_of_config(config)
+    if what:
+        raise is_other(where, what)
+    return config
 
 
 def exists(path: Path) -> bool:
@@ -104,41 +121,36 @@ def choose_weights(names: Iterable[str], where: str, variant: str | None, read: 
     """
     names = set(names)
     found: dict[tuple[str, str], str] = {}
-    for name in names:
+    for name in sorted(names):
         match = _WEIGHTS.fullmatch(name)
-        if match and "-of-" not in name:
-            # The index of a variant is `STEM.safetensors.index.fp16.json`.
-            found[match["variant"] or match["index_variant"] or "", match["kind"]] = name
-    variants = {each for each, _ in found}
-    chosen = variant or ("" if "" in variants else next(iter(sorted(variants)), ""))
+        if match and "-of-" not in name and (match["index"] or not match["former"]):
+            # The index of a variant is `STEM.safetensors.index.fp16.json`, formerly `STEM.safetensors.fp16.index.json`.
+            kind = "safetensors.index" if match["index"] else match["kind"]
+            found.setdefault((match["variant"] or match["index_variant"] or match["former"] or "", kind), name)
+    variants = sorted({each for each, _ in found})
     if variant and variant not in variants:
-        message = f"{where} has no variant {variant!r}: it has {', '.join(sorted(each or 'the plain one' for each in variants)) or 'no weights'}"
+        message = f"{where} has no variant {variant!r}: it has {', '.join(each or 'the plain one' for each in variants) or 'no weights'}"
         raise SourceError(message)
-    if (chosen, "safetensors") in found:
-        return [found[chosen, "safetensors"]]
-    if (chosen, "safetensors.index") in found:
-        index = found[chosen, "safetensors.index"]
-        shards = read(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            message = f"{where}/{index} has no weight_map of names: nothing was built. Fetch it again"
+    chosen = variant or ("" if "" in variants or not variants else variants[0])
+    kind = next((kind for kind in _ORDER if (chosen, kind) in found), None)
+    if kind is None:
+        what = kind_of_folder(names)
+        problem = (
+            f"{where} holds no {STEM}.safetensors, nor an index of shards{f': it holds {what[0]}' if what else ''}"
+        )
+        raise SourceError(problem, outcome="nothing was built", advice=what[1] if what else "Save it with safetensors")
+    if kind != "safetensors.index":
+        return [found[chosen, kind]]
+    index = found[chosen, kind]
+    shards = read(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        message = f"{where}/{index} has no weight_map of names: nothing was built. Fetch it again"
+        raise SourceError(message)
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard or shard not in names:
+            message = f"{where}/{index} names the shard {shard!r}, which is not in {where}: nothing was built. Fetch it"
             raise SourceError(message)
-        for shard in sorted(set(shards.values())):
-            if Path(shard).name != shard or shard not in names:
-                message = (
-                    f"{where}/{index} names the shard {shard!r}, which is not in {where}: nothing was built. Fetch it"
-                )
-                raise SourceError(message)
-        return shards
-    if (chosen, "bin") in found:
-        return [found[chosen, "bin"]]
-    other = next((name for name in sorted(names) if name.endswith(".gguf")), None)
-    tail = (
-        f"it holds {other}, and GGUF is quantised: give the original checkpoint"
-        if other
-        else "save it with safetensors"
-    )
-    message = f"{where} holds no {STEM}.safetensors, nor an index of shards: nothing was built; {tail}"
-    raise SourceError(message)
+    return shards
 
 
 def file_names(weights: list[str] | dict[str, str]) -> list[str]:
@@ -158,6 +170,8 @@ def gather(
 ) -> SafetensorsSource:
     """A source of these files. Raises SourceError where the index says of a file what the file does not say of itself."""
     home = {name: file for file in weights for name in files[file].header} if isinstance(weights, list) else weights
+    if "quantization_config" not in facts["config"]:
+        check_tensors(home, facts["where"])
     missing = next((name for name, file in home.items() if name not in files[file].header), None)
     if missing is not None:
         message = f"{facts['where']}: the index says {missing} is in {home[missing]}, which does not hold it. Nothing was built"
@@ -179,6 +193,10 @@ class BinSource(WeightSource):
 
             self._tensors: dict[str, Tensor] = {}
             for path in self.paths:
+                with open_regular(path) as file:
+                    what = kind_of_bytes(file.read(256))
+                if what and "pickle" not in what[0]:
+                    raise is_other(path, what)
                 warnings.warn(f"{path} is a pickle, read with weights_only: prefer safetensors", stacklevel=2)
                 try:
                     loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -195,6 +213,7 @@ class BinSource(WeightSource):
     @property
     def headers(self) -> Mapping[str, TensorInfo]:
         if not hasattr(self, "_infos"):
+            check_tensors(self.tensors, self.where)
             names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
             self._infos = {
                 name: TensorInfo(
@@ -212,16 +231,32 @@ class BinSource(WeightSource):
         return [self.tensors[piece.stored][piece.start : piece.end].clone() for piece in pieces]
 
 
+def is_other(where: object, what: Kind) -> SourceError:
+    """The error for what is no checkpoint, which says what it is and what to do."""
+    problem = f"{where} is {what[0]}"
+    return SourceError(problem, outcome="nothing was built", advice=what[1])
+
+
+def check_tensors(names: Iterable[str], where: str) -> None:
+    """Raise SourceError where tensors of these names are no denoiser's, or cannot be read as they are."""
+    what = kind_of_tensors(names)
+    if what:
+        raise is_other(where, what)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of bounded size. Raises SourceError."""
     try:
-        found = parse_json(read_bounded(path, MAX_JSON_BYTES), values=500_000)
+        text = read_bounded(path, MAX_JSON_BYTES)
+        found = parse_json(text, values=500_000)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror or error}): nothing was built"
         raise SourceError(message) from error
     except ValueError as error:
-        message = f"{path} is not JSON ({error}): nothing was built. Fetch or save it again"
-        raise SourceError(message) from error
+        what = None if text.lstrip()[:1] in (b"{", b"[") else kind_of_bytes(text)
+        problem = f"{path} is {what[0]}" if what else f"{path} is not JSON ({error})"
+        advice = what[1] if what else "Fetch or save it again"
+        raise SourceError(problem, outcome="nothing was built", advice=advice) from error
     if not isinstance(found, dict):
         message = f"{path} holds {type(found).__name__}, expected an object: nothing was built"
         raise SourceError(message)

@@ -5,7 +5,6 @@ token and endpoint. Small JSON files come through the client's cache.
 """
 
 import random
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,10 @@ from typing import Any, TypeVar
 
 from eigenbank.builders.checkpoints.folder import (
     BinSource,
+    check_layout,
     choose_component,
     choose_weights,
+    denoiser_config,
     file_names,
     gather,
     licence,
@@ -24,7 +25,7 @@ from eigenbank.builders.checkpoints.folder import (
     read_json,
 )
 from eigenbank.builders.checkpoints.source import Span, TensorFile, WeightSource
-from eigenbank.registry.sets.tensors import MAX_HEADER_BYTES, TensorFileError, parse_header
+from eigenbank.registry.sets.tensors import header_length, parse_header
 from eigenbank.schemas.errors import SourceError
 
 GAP = 32 * 2**10
@@ -55,13 +56,9 @@ def open_hub(
     flat = "config.json" in names
     component = choose_component(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
     prefix = f"{component}/" if component else ""
-    if f"{prefix}config.json" not in names:
-        message = (
-            f"{where} is no diffusers checkpoint: it holds neither model_index.json nor config.json. Nothing was built"
-        )
-        raise SourceError(message)
-    config = read_json(_small(repo, f"{prefix}config.json", commit))
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
+    check_layout(inside, where, index is not None)
+    config = denoiser_config(_small(repo, f"{prefix}config.json", commit), where)
     weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
     card = _small(repo, "README.md", commit) if "README.md" in names else None
     facts: dict[str, Any] = {
@@ -85,13 +82,7 @@ def remote_file(repo: str, name: str, commit: str) -> TensorFile:
     reader = RangeReader(hf_hub_url(repo, name, revision=commit), where)
     start = reader.start(FIRST_LOOK)
     assert reader.size is not None
-    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-    if not 2 <= length <= min(reader.size - 8, MAX_HEADER_BYTES):
-        message = (
-            f"{where} is no whole safetensors file: it is {reader.size} bytes long and its header would be {length}. "
-            "Nothing was read"
-        )
-        raise TensorFileError(message)
+    length = header_length(bytes(start[:256]), reader.size, where)
     text = start[8 : 8 + length]
     if len(text) < length:
         (rest,) = reader.read([(len(start), 8 + length)])

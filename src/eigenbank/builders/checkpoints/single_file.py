@@ -10,8 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.checkpoints.folder import choose_component, local_file, read_json
-from eigenbank.builders.checkpoints.source import SCALES, Piece, SafetensorsSource, TensorFile
+from eigenbank.builders.checkpoints.folder import check_tensors, choose_component, is_other, local_file, read_json
+from eigenbank.builders.checkpoints.source import (
+    SCALES,
+    Piece,
+    SafetensorsSource,
+    TensorFile,
+    plain_name,
+    unwrapped,
+)
+from eigenbank.registry.file_kinds import kind_of_bytes
 from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas.errors import SourceError
@@ -53,13 +61,11 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
     other files, and for layouts diffusers does not know.
     """
     with open_regular(path) as opened:
-        magic = opened.read(4)
-    if magic == b"GGUF" or path.suffix == ".gguf":
-        message = f"{path} is GGUF, whose quantised weights cannot be decomposed as they are: nothing was built. Give the checkpoint it was made from"
-        raise SourceError(message)
-    if path.suffix in (".ckpt", ".pt", ".pth", ".bin") or magic[:2] == b"PK":
-        message = f"{path} is a pickle: nothing was built, and nothing of it was run. Save it as safetensors"
-        raise SourceError(message)
+        what = kind_of_bytes(opened.read(256))
+    if what is None and path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        what = "a pickle", "Nothing of it was run; save it as safetensors"
+    if what is not None:
+        raise is_other(path, what)
     file = local_file(path)
     beside = path.parent / "config.json"
     found = None if config is not None or not beside.is_file() else read_json(beside)
@@ -69,6 +75,7 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
 def source_of(file: TensorFile, where: str, *, config: dict[str, Any], revision: str | None = None) -> SingleFileSource:
     """The denoiser of that config in a single file, which may lie anywhere. Raises SourceError."""
     names = list(file.header)
+    check_tensors(names, where)
     return SingleFileSource(
         config=config,
         revision=revision,
@@ -121,7 +128,8 @@ def _config(where: str, header: Mapping[str, TensorInfo], given: str | None) -> 
 
     if given is not None:
         return _given_config(given)
-    empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
+    check_tensors(header, where)
+    empty = {unwrapped(name): torch.empty(info.shape, device="meta") for name, info in header.items()}
     try:
         kind = infer_diffusers_model_type(empty)
         repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
@@ -177,15 +185,16 @@ def _converted(
 
     # One column is enough to see where a row goes, and takes no memory.
     markers = {
-        name: (number << _SOURCE) + torch.arange(info.shape[0]).reshape(-1, *[1] * (len(info.shape) - 1))
+        unwrapped(name): (number << _SOURCE) + torch.arange(info.shape[0]).reshape(-1, *[1] * (len(info.shape) - 1))
         if info.shape
         else torch.tensor(number << _SOURCE)
         for number, (name, info) in enumerate(header.items())
         if not name.endswith(SCALES) and not name.endswith("scaled_fp8")
     }
     parameters = dict(empty_model(config).named_parameters())
-    if sum(name in parameters for name in markers) > len(parameters) // 2:
-        return markers
+    own = {plain_name(name): marker for name, marker in markers.items()}
+    if sum(name in parameters for name in own) > len(parameters) // 2:
+        return own
     kind = str(config.get("_class_name"))
     entry = SINGLE_FILE_LOADABLE_CLASSES.get(kind)
     if entry is None:

@@ -5,6 +5,7 @@ name, or as rows of another tensor: `WeightSource.stored` says how.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,20 @@ FLOATS = {
 """The dtypes weights are read in, in safetensors' words and torch's."""
 SCALES = (".weight_scale", ".scale_weight", ".weight_scale_inv")
 """What the scale of an 8-bit weight is called: `W = stored · scale`, for all of it, for each row, or for each block."""
+_HARMLESS = re.compile(r"\.(bias|input_scale|scale_input|comfy_quant)$|(scale_shift_table|logit_scale)$")
+"""What may lie beside a weight without changing it: scales of what the layer reads, and the name of a known format."""
+_SCALE_LIKE = re.compile(r"scale|absmax|amax|zero_?point|qzeros|quant|dequant|codebook|lut$", re.IGNORECASE)
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+"""What DataParallel and torch.compile put before the names of what they wrap."""
+_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
+"""What original-layout files put before the denoiser's names, some of them before diffusers' own."""
+_QUANTISED = {
+    "I8": "8-bit integers (int8)",
+    "U8": "packed into bytes (U8), as NF4, NVFP4 and other 4-bit formats are",
+    "I32": "packed into integers (I32), as GPTQ and AWQ do",
+    "F4": "4-bit floats",
+}
+_ORIGINAL = "Give the original checkpoint, in float32, float16 or bfloat16"
 DEPRECATED = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Today's names of an attention's projections, and those of checkpoints saved before diffusers 0.17."""
 
@@ -90,9 +105,12 @@ class WeightSource:
 
     def stored(self, parameter: str) -> list[Piece] | None:
         """The pieces that make up a parameter of the denoiser, None where it is not stored."""
-        name = stored_name(parameter, self.headers)
-        if name is None:
+        if not hasattr(self, "_stored_as"):
+            self._stored_as = {plain_name(unwrapped(name)): name for name in self.headers}
+        plain = stored_name(parameter, self._stored_as)
+        if plain is None:
             return None
+        name = self._stored_as[plain]
         shape = self.headers[name].shape
         return [Piece(name, 0, max(1, shape[0]) if shape else 1)]
 
@@ -134,6 +152,7 @@ class WeightSource:
         flat = list(dict.fromkeys(piece for pieces in wanted for piece in pieces))
         for piece in flat:
             self._check_dtype(piece.stored)
+            self._check_scales(piece.stored)
         scales = {name: scale for name in {piece.stored for piece in flat} if (scale := self._scale_name(name))}
         tensors = dict(zip(flat, self.rows(flat), strict=True))
         factors = (
@@ -166,13 +185,51 @@ class WeightSource:
         dtype = self.headers[name].dtype
         if dtype in FLOATS:
             return
-        bits = any(key.startswith(f"{name}.") and ("quant_state" in key or "absmax" in key) for key in self.headers)
-        how = "quantised by bitsandbytes" if bits or dtype in ("U8", "I8") else f"stored as {dtype}"
+        how = _QUANTISED.get(dtype, f"stored as {dtype[:40]}")
         message = (
             f"{self.where}: {name} is {how}, which cannot be decomposed as it is: nothing was built. "
             "Give the original checkpoint in float32, float16, bfloat16 or 8-bit floats"
         )
         raise SourceError(message)
+
+    def _check_scales(self, name: str) -> None:
+        """Raise SourceError for a weight beside which lies what looks like a scale, and is none that is understood."""
+        stem, _, last = name.rpartition(".")
+        if last != "weight" or len(self.headers[name].shape) < 2:
+            return
+        if not hasattr(self, "_beside"):
+            self._beside: dict[str, list[str]] = {}
+            for key in self.headers:
+                if not _HARMLESS.search(key) and not key.endswith("scaled_fp8"):
+                    self._beside.setdefault(key.rpartition(".")[0], []).append(key)
+            self._scale_like = [each for keys in self._beside.values() for each in keys if _SCALE_LIKE.search(each)]
+        own = self._scale_name(name)
+        # Beside a weight lies nothing but its bias: any other name there says how it is to be read.
+        strange = [key for key in self._beside[stem] if key not in (name, own)]
+        named = re.compile(rf"(^|\.){re.escape(stem)}([._]|$)")
+        strange += [key for key in self._scale_like if key != own and named.search(key)]
+        strange += self._beside.get(name, ())
+        if own is None and self.headers[name].dtype.startswith("F8"):
+            strange += [key for key in self._scale_like if not key.endswith(SCALES)]
+        if strange:
+            problem = f"{self.where}: beside {name} lies {strange[0]}, which looks like its scale and is none that is understood"
+            raise SourceError(problem, outcome="nothing was built", advice=_ORIGINAL)
+        if own is not None:
+            self._check_scale(name, own)
+
+    def _check_scale(self, name: str, scale: str) -> None:
+        """Raise SourceError for a scale that is no number, nor one for each row or block of its weight."""
+        shape, (dtype, of) = self.headers[name].shape, (self.headers[scale].dtype, self.headers[scale].shape)
+        fits = all(
+            count and -(-extent // -(-extent // count)) == count
+            for extent, count in zip(shape, (*of, *[1] * (len(shape) - len(of))), strict=False)
+        )
+        if dtype not in FLOATS or dtype.startswith("F8") or len(of) > len(shape) or not fits:
+            problem = (
+                f"{self.where}: {scale}, the scale of {name}, is {dtype[:40]} of shape {list(of)}, which is not understood "
+                f"for a weight of shape {list(shape)}"
+            )
+            raise SourceError(problem, outcome="nothing was built", advice=_ORIGINAL)
 
 
 @dataclass
@@ -254,7 +311,17 @@ def _filled(file: Any, start: int, end: int) -> bytearray:
     return buffer if done == len(buffer) else buffer[:done]
 
 
-def stored_name(parameter: str, headers: Mapping[str, TensorInfo]) -> str | None:
+def unwrapped(name: str) -> str:
+    """A tensor's name without what DataParallel and torch.compile put into it."""
+    return _WRAPPERS.sub("", name)
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without the prefix of original-layout files."""
+    return _PREFIX.sub("", name)
+
+
+def stored_name(parameter: str, headers: Mapping[str, object]) -> str | None:
     """The name under which a checkpoint stores a parameter of today's diffusers, None if it does not."""
     if parameter in headers:
         return parameter

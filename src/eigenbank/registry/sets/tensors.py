@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eigenbank.registry.file_kinds import kind_of_bytes
 from eigenbank.registry.files import open_regular, parse_json
 from eigenbank.schemas.errors import EigenbankError
 
@@ -48,18 +49,27 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-                problem = (
-                    f"{path} is no whole safetensors file: it is {size} bytes long and its header would be {length}"
-                )
-                raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN)
+            start = file.read(256)
+            length = header_length(start, size, str(path))
+            file.seek(8)
             text = file.read(length)
     except OSError as error:
         problem = f"{path} cannot be read ({error.strerror or error})"
         raise TensorFileError(problem, outcome="nothing was done") from error
     return parse_header(text, size - 8 - length, str(path))
+
+
+def header_length(start: bytes, size: int, where: str) -> int:
+    """Read a header's length off the start of a file of that size. Raises TensorFileError, which says what it is instead."""
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        return int(length)
+    kind = kind_of_bytes(start)
+    if kind is not None:
+        problem = f"{where} is no safetensors file, it is {kind[0]}"
+        raise TensorFileError(problem, outcome="nothing was read", advice=kind[1])
+    problem = f"{where} is no whole safetensors file: it is {size} bytes long and its header would be {length}"
+    raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN)
 
 
 def _header_length(path: Path) -> int:
@@ -85,6 +95,10 @@ def parse_header(text: bytes, body: int, where: str) -> dict[str, TensorInfo]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{where} is no safetensors file: its header is malformed ({error})"
         raise TensorFileError(problem, outcome="nothing was read", advice=_AGAIN) from error
+    whole = max((info.end for info in entries.values()), default=0)
+    if 0 <= body < whole and all(0 <= info.begin <= info.end for info in entries.values()):
+        problem = f"{where} is truncated: of {whole} bytes of tensors it holds {body}"
+        raise TensorFileError(problem, outcome="nothing was read", advice="Fetch it again, whole")
     reached = 0
     for name, info in sorted(entries.items(), key=lambda entry: (entry[1].begin, entry[1].end)):
         if not 0 <= info.begin <= info.end <= body:
