@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from eigenbank.schemas.errors import first_problem, unknown
+from eigenbank.schemas.errors import EigenbankError, explaining, first_problem, unknown
 
 
 def test_near_matches_come_first_whatever_their_case() -> None:
@@ -36,3 +36,14 @@ def test_the_first_problem_of_a_document_is_told_with_its_place(document: str, p
     with pytest.raises(ValidationError) as caught:
         Part.model_validate_json(document)
     assert first_problem(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [("it is red", "it is red; nothing was done. Paint it"), ("is it red?", "is it red? Nothing was done. Paint it")],
+)
+def test_what_happened_and_what_to_do_follow_the_problem(problem: str, text: str) -> None:
+    assert str(EigenbankError(problem, outcome="nothing was done", advice="Paint it")) == text
+    with pytest.raises(EigenbankError) as caught, explaining(outcome="nothing was done", advice="Paint it"):
+        raise EigenbankError(problem)
+    assert str(caught.value) == text

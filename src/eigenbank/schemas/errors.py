@@ -30,14 +30,18 @@ class EigenbankError(Exception):
         self.advice = advice
 
     def __str__(self) -> str:
-        text = f"{self.problem}; {self.outcome}" if self.outcome else self.problem
-        # What was found may be a stranger's text.
-        return printable(f"{text}. {self.advice}" if self.advice else text)
+        text = self.problem
+        if self.outcome:
+            ended = text.endswith((".", "?"))
+            text += f" {self.outcome[0].upper()}{self.outcome[1:]}" if ended else f"; {self.outcome}"
+        if self.advice:
+            text += f" {self.advice}" if text.endswith((".", "?")) else f". {self.advice}"
+        return printable(text)  # what was found may be a stranger's text
 
 
 @contextmanager
 def explaining(*, outcome: str = "", advice: str = "") -> Iterator[None]:
-    """Add an outcome and advice to the errors raised inside, where they have none."""
+    """Add an outcome and advice to the errors raised inside, where they have none. A decorator of functions, too."""
     try:
         yield
     except EigenbankError as error:

@@ -43,8 +43,8 @@ def test_every_labeler_that_ships_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["statistic"], "did you mean 'statistics'"),
-        (["statistics", "statistics"], "asked for twice"),
+        (["statistic"], r"did you mean 'statistics'\? .* No label was given"),
+        (["statistics", "statistics"], "asked for twice; no label was given"),
         (["attributes:/no/such"], "is no attribute model"),
         (["clip:a/b#nosuch"], "no vocabulary 'nosuch'"),
         (["clip:a/b#/no/such.json"], "cannot be read"),

@@ -92,22 +92,21 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     """Load an attribute model from its config.json and model.safetensors. Raises SourceError for anything else."""
     config_file, weights = folder / "config.json", folder / "model.safetensors"
     if not config_file.is_file() or not weights.is_file():
-        message = (
-            f"{folder} is no attribute model: expected config.json and model.safetensors in it. No label was given"
-        )
-        raise SourceError(message)
+        problem = f"{folder} is no attribute model: expected config.json and model.safetensors in it"
+        raise SourceError(problem)
     try:
         config = parse_as(AttributeConfig, read_bounded(config_file, 2**20))
     except ValueError as error:
-        message = f"{config_file} is no attribute model's config: {first_problem(error)}. No label was given"
-        raise SourceError(message) from error
+        problem = f"{config_file} is no attribute model's config: {first_problem(error)}"
+        raise SourceError(problem) from error
     read_header(weights)
     model = AttributeModel(config)
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except RuntimeError as error:
-        message = f"{weights} does not fit its config.json: no label was given. Its files belong to different models"
-        raise SourceError(message) from error
+        problem = f"{weights} does not fit its config.json"
+        advice = "Its files belong to different models"
+        raise SourceError(problem, advice=advice) from error
     model.source = f"attribute-model:{file_digest(weights)[:16]}"
     return model.eval()
 
@@ -168,25 +167,27 @@ def _config(path: Path) -> ProgramConfig:
     try:
         return parse_as(ProgramConfig, read_bounded(path, 2**20))
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}): no label was given. It must name the model's scores"
-        raise SourceError(message) from error
+        problem = f"{path} cannot be read ({error.strerror})"
+        advice = "It must name the model's scores"
+        raise SourceError(problem, advice=advice) from error
     except ValueError as error:
-        message = f"{path} is no attribute model's config: {first_problem(error)}. No label was given"
-        raise SourceError(message) from error
+        problem = f"{path} is no attribute model's config: {first_problem(error)}"
+        raise SourceError(problem) from error
 
 
 def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         import onnxruntime
     except ImportError as error:
-        message = f"{path} needs onnxruntime: no label was given. pip install 'eigenbank[onnx]'"
-        raise SourceError(message) from error
+        problem = f"{path} needs onnxruntime"
+        advice = "Install it: pip install 'eigenbank[onnx]'"
+        raise SourceError(problem, advice=advice) from error
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0].name
     except Exception as error:  # onnxruntime's errors have no common parent
-        message = f"{path} is no ONNX model onnxruntime can run: no label was given ({error})"
-        raise SourceError(message) from error
+        problem = f"{path} is no ONNX model onnxruntime can run ({error})"
+        raise SourceError(problem) from error
     return lambda images: torch.from_numpy(session.run(None, {given: images.cpu().numpy()})[0])
 
 
@@ -194,5 +195,5 @@ def _exported(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         return torch.export.load(path).module()
     except Exception as error:  # torch raises whatever its reader stumbles over
-        message = f"{path} is no program saved by torch.export.save: no label was given ({error})"
-        raise SourceError(message) from error
+        problem = f"{path} is no program saved by torch.export.save ({error})"
+        raise SourceError(problem) from error

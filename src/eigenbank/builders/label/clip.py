@@ -67,11 +67,11 @@ def load_vocabulary(name: str) -> Vocabulary:
     try:
         return parse_as(Vocabulary, read_bounded(path, MAX_VOCABULARY_BYTES), values=500_000)
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}): no label was given"
-        raise SourceError(message) from error
+        problem = f"{path} cannot be read ({error.strerror})"
+        raise SourceError(problem) from error
     except ValueError as error:
-        message = f"{path} is no vocabulary: {first_problem(error)}. No label was given"
-        raise SourceError(message) from error
+        problem = f"{path} is no vocabulary: {first_problem(error)}"
+        raise SourceError(problem) from error
 
 
 class ClipLabeler:
@@ -100,8 +100,9 @@ class ClipLabeler:
         lengths = axes.norm(dim=1)
         if float(lengths.min()) < 1e-4:
             name = vocabulary.concepts[int(lengths.argmin())].name
-            message = f"the prompts of {name!r} are all one to {source}: no label was given. Word them differently"
-            raise SourceError(message)
+            problem = f"the prompts of {name!r} are all one to {source}"
+            advice = "Word them differently"
+            raise SourceError(problem, advice=advice)
         self._axes: Tensor = axes / lengths[:, None]
 
     def to(self, device: torch.device | str) -> "ClipLabeler":
@@ -137,18 +138,19 @@ def open_clip(argument: str | None) -> Labeler:
     try:
         import transformers
     except ImportError as error:
-        message = "the labeler clip needs transformers: no label was given. pip install 'eigenbank[clip]'"
-        raise SourceError(message) from error
+        problem = "the labeler clip needs transformers"
+        advice = "Install it: pip install 'eigenbank[clip]'"
+        raise SourceError(problem, advice=advice) from error
     try:
         library: Any = transformers  # some of its names are without types
         model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
         processor = library.AutoProcessor.from_pretrained(name, revision=revision)
     except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
-        message = f"{name} cannot be loaded as a CLIP or SigLIP model: no label was given ({error})"
-        raise SourceError(message) from error
+        problem = f"{name} cannot be loaded as a CLIP or SigLIP model ({error})"
+        raise SourceError(problem) from error
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
-        message = f"{name} is a {type(model).__name__}, which does not know images and texts: no label was given"
-        raise SourceError(message)
+        problem = f"{name} is a {type(model).__name__}, which does not know images and texts"
+        raise SourceError(problem)
     at = revision or _cached_commit(name) or "local"
     return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
 

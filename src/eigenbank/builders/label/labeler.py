@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from eigenbank.registry.plugins import load_plugins
-from eigenbank.schemas.errors import EigenbankError, SourceError, unknown
+from eigenbank.schemas.errors import EigenbankError, SourceError, explaining, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,7 @@ class LabelerPlugin(Protocol):
         """Return the labeler; `argument` is what the user wrote after the name. Raises EigenbankError."""
 
 
+@explaining(outcome="no label was given")
 def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
     """The labelers that `specs` (`NAME` or `NAME:ARGUMENT`) name, or, without any, those that apply to the checkpoint.
 
@@ -73,13 +74,13 @@ def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
         if name not in plugins:
             raise unknown(kind="labeler", name=name, known=plugins, hint="See `eigenbank doctor`.")
         if plugins[name].problem:
-            message = f"the labeler {name} was skipped ({plugins[name].problem}): no label was given"
-            raise SourceError(message)
+            problem = f"the labeler {name} was skipped ({plugins[name].problem})"
+            raise SourceError(problem)
         labeler = plugins[name].object.open(argument or None, checkpoint)
         check_labeler(labeler, name)
         if labeler.source in opened:
-            message = f"the labeler {spec} is asked for twice: no label was given"
-            raise SourceError(message)
+            problem = f"the labeler {spec} is asked for twice"
+            raise SourceError(problem)
         opened[labeler.source] = labeler
     return list(opened.values())
 
