@@ -30,6 +30,14 @@ def _recipe(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _labeler(text: str) -> str:
+    if text.startswith("attributes:") and text.endswith(".pt2"):
+        message = f"{text} is a program, which can run any code when it is opened: a plan can name none"
+        raise ValueError(message)
+    return text
+
+
+LabelerText = Annotated[Text, AfterValidator(_labeler)]
 RecipeText = Annotated[str, StringConstraints(max_length=200), AfterValidator(_recipe)]
 
 
@@ -73,7 +81,7 @@ class Settings(Model):
     )
     top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 16
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    labelers: Annotated[tuple[Text, ...], Field(max_length=20)] = ()
+    labelers: Annotated[tuple[LabelerText, ...], Field(max_length=20)] = ()
     prompt: Text | None = None
     measurement: MeasurementSettings = MeasurementSettings()
     previews: PreviewSettings = PreviewSettings()
@@ -112,7 +120,7 @@ class PlanEntry(Model):
     recipes: Annotated[tuple[RecipeText, ...], Field(min_length=1, max_length=100)] | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] | None = None
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    labelers: Annotated[tuple[Text, ...], Field(max_length=20)] | None = None
+    labelers: Annotated[tuple[LabelerText, ...], Field(max_length=20)] | None = None
     prompt: Text | None = None
     measurement: MeasurementSettings | None = None
     previews: PreviewSettings | None = None

@@ -10,8 +10,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from eigenbank.builders.label.labeler import ATTRIBUTES as OPENER
+from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.registry.sets.folder import file_digest
 from eigenbank.schemas.errors import EigenbankError
+from eigenbank.schemas.plan import Settings
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -43,14 +45,15 @@ def test_a_program_with_names_is_a_labeler(kind: str, tmp_path: Path) -> None:
     {"model.onnx": write_onnx, "model.pt2": write_pt2}[kind](tmp_path / kind)
     config = {"names": ["red", "green", "blue"], "size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 1, 2]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    labeler = OPENER.open(str(tmp_path), Path())
+    given = str(tmp_path / kind if kind.endswith("pt2") else tmp_path)
+    labeler = OPENER.open(given, Path())
     assert labeler.names == ("red", "green", "blue")
     assert labeler.stds is None
     assert labeler.source == f"attribute-model:{file_digest(tmp_path / kind)[:16]}"
     expected = (IMAGES.mean(dim=(2, 3)) - 0.5) / torch.tensor([0.5, 1, 2])
     torch.testing.assert_close(labeler.read(IMAGES), expected, atol=1e-5, rtol=0)
     (tmp_path / "config.json").write_text(json.dumps({**config, "size": 16}))
-    assert OPENER.open(str(tmp_path), Path()).digest != labeler.digest
+    assert OPENER.open(given, Path()).digest != labeler.digest
     larger = nn.functional.interpolate(IMAGES, (16, 16))
     torch.testing.assert_close(labeler.read(larger), expected, atol=2e-2, rtol=0)
 
@@ -86,4 +89,44 @@ def test_a_file_that_is_no_such_program_is_refused(kind: str, tmp_path: Path) ->
     (tmp_path / kind).write_bytes(b"nonsense")
     (tmp_path / "config.json").write_text('{"names": ["a"]}')
     with pytest.raises(EigenbankError, match=r"is no (ONNX model|program)"):
+        OPENER.open(str(tmp_path / kind), Path())
+
+
+class Runs:
+    """Pickled, it runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("import os; open(os.environ['EIGENBANK_TEST_MARK'], 'w')",))
+
+
+@pytest.mark.parametrize("given", [None, "folder"], ids=["the checkpoint's own", "a folder"])
+def test_a_program_is_not_opened_unless_its_file_is_named(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EIGENBANK_TEST_MARK", str(tmp_path / "ran"))
+    folder = tmp_path / "attributes"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"names": ["a"]}')
+    torch.save(Runs(), folder / "model.pt2")
+    with pytest.raises(EigenbankError, match=r"can run any code.*--labeler attributes:.*model\.pt2"):
+        open_labelers([] if given is None else [f"attributes:{folder}"], tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_plan_cannot_name_a_program() -> None:
+    with pytest.raises(ValueError, match="can run any code"):
+        Settings(labelers=("statistics", "attributes:/tmp/model.pt2"))
+
+
+def test_an_onnx_model_reads_no_other_files(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(torch.ones(3, 3).numpy().tobytes())
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3])
+    out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
+    outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 3], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="secret.bin")
+    graph = helper.make_graph([helper.make_node("MatMul", ["images", "w"], ["scores"])], "m", [given], [out], [outside])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "config.json").write_text('{"names": ["a", "b", "c"]}')
+    with pytest.raises(EigenbankError, match="is no ONNX model"):
         OPENER.open(str(tmp_path), Path())

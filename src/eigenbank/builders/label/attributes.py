@@ -3,7 +3,8 @@
 A folder holds `config.json` and one of
 - `model.safetensors`: the project's own network (`AttributeModel`);
 - `model.onnx`: run by onnxruntime (extra `onnx`), one input `(n, 3, h, w)` float32, first output `(n, f)`;
-- `model.pt2`: a program saved by `torch.export.save`, called with `(n, 3, h, w)`, giving `(n, f)`.
+- a program saved by `torch.export.save` (`NAME.pt2`), called with `(n, 3, h, w)`, giving `(n, f)`. Opening one can run
+  whatever code is in it: it is opened only where the file itself is named, never because a folder holds it.
 
 For the latter two, config.json has `names`, and may have `stds` (of the scores, over the population the model was
 trained on), `size` (height and width the images are resized to), `mean` and `std` (per channel; images are in [0, 1]
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eigenbank.builders.label.labeler import BATCH, Labeler
+from eigenbank.progress import log_warning
 from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.sets.folder import file_digest
 from eigenbank.registry.sets.tensors import read_header
@@ -27,6 +29,8 @@ from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 
 Positive = Annotated[float, Field(gt=0)]
+MAX_ONNX_BYTES = 2 * 2**30
+"""Largest ONNX file, as its format allows in one piece."""
 
 
 class AttributeConfig(Model):
@@ -149,18 +153,26 @@ class ProgramLabeler:
         return torch.cat([self._run((part - mean) / std) for part in images.split(BATCH)])
 
 
-def open_attributes(folder: Path) -> Labeler:
-    """Open the attribute model in a folder. Raises SourceError where there is none, or its files are not valid."""
-    programs: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
-        "model.onnx": _onnx,
-        "model.pt2": _exported,
-    }
-    for name, load in programs.items():
-        path = folder / name
-        if path.is_file() and not (folder / "model.safetensors").is_file():
-            config = _config(folder / "config.json")
-            return ProgramLabeler(config, file_digest(path), load(path))
-    return load_attribute_model(folder)
+def open_attributes(path: Path) -> Labeler:
+    """Open the attribute model in a folder, or a program in a file that is named itself, whose config.json lies beside it.
+
+    Raises SourceError where there is none, or its files are not valid.
+    """
+    if path.is_file():
+        load = {".onnx": _onnx, ".pt2": _exported}.get(path.suffix)
+        if load is None:
+            message = f"{path} is no attribute model: expected a folder, or a file .onnx or .pt2"
+            raise SourceError(message)
+        return ProgramLabeler(_config(path.parent / "config.json"), file_digest(path), load(path))
+    if not (path / "model.safetensors").is_file():
+        if (path / "model.onnx").is_file():
+            return open_attributes(path / "model.onnx")
+        program = next(iter(sorted(path.glob("*.pt2"))), None)
+        if program is not None:
+            problem = f"{program} is a program, which can run any code when it is opened, and was not named itself"
+            advice = f"If you trust where it is from: --labeler attributes:{program}. Else save the model as ONNX"
+            raise SourceError(problem, advice=advice)
+    return load_attribute_model(path)
 
 
 def _config(path: Path) -> ProgramConfig:
@@ -183,7 +195,8 @@ def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
         advice = "Install it: pip install 'eigenbank[onnx]'"
         raise SourceError(problem, advice=advice) from error
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        # From bytes: a model in several files could name any file of this machine as one of them.
+        session = onnxruntime.InferenceSession(read_bounded(path, MAX_ONNX_BYTES), providers=["CPUExecutionProvider"])
         given = session.get_inputs()[0].name
     except Exception as error:  # onnxruntime's errors have no common parent
         problem = f"{path} is no ONNX model onnxruntime can run ({error})"
@@ -192,6 +205,7 @@ def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _exported(path: Path) -> Callable[[Tensor], Tensor]:
+    log_warning(f"{path} is a program: opening it can run any code that is in it")
     try:
         return torch.export.load(path).module()
     except Exception as error:  # torch raises whatever its reader stumbles over

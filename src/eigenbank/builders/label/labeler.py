@@ -143,7 +143,7 @@ class LabelerEnsemble:
 
 
 class AttributesPlugin:
-    """Offers attribute models: `attributes:FOLDER`, by default the checkpoint's own folder `attributes`."""
+    """Offers attribute models: `attributes:FOLDER` or `attributes:FILE`, by default the checkpoint's own folder `attributes`."""
 
     name = "attributes"
 
