@@ -247,8 +247,8 @@ def verify(model: str | None, files: bool, repair: bool, fmt: str) -> int:
 
 def _verify_sets(catalog: "Catalog", model: str | None, *, repair: bool) -> list[dict[str, Any]]:
     from eigenbank.registry.hub.pull import no_set
-    from eigenbank.registry.hub.verify import repair as repair_set
-    from eigenbank.registry.hub.verify import verify as verify_set
+    from eigenbank.registry.hub.pull import repair as repair_set
+    from eigenbank.registry.hub.pull import verify as verify_set
     from eigenbank.schemas.errors import HubError
 
     rows = [row for row in catalog.sets() if model in (None, row.model_id)]

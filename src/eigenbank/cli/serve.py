@@ -111,7 +111,7 @@ def gallery(
         message = "say where to: --out FOLDER, --serve, or --publish ORG/NAME"
         raise click.UsageError(message)
     if publish is not None:
-        from eigenbank.registry.hub.space import check_space
+        from eigenbank.registry.hub.publish import check_space
 
         check_space(publish)
     with tempfile.TemporaryDirectory(prefix="eigenbank-gallery-") as folder:
@@ -164,7 +164,7 @@ def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Si
 
 def _publish(folder: Path, repo: str, *, private: bool) -> None:
     from eigenbank.gallery.site import MARK, OURS
-    from eigenbank.registry.hub.space import publish_space
+    from eigenbank.registry.hub.publish import publish_space
 
     outcome = publish_space(folder, repo, mark=MARK, ours=OURS, private=private, log=log)
     if outcome.changed:

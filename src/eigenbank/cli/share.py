@@ -121,11 +121,11 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
 @click.option("--author", metavar="NAME", help="Only what this user or organisation published.")
 @click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
 @output_options
-def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> None:
+def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> int:
     """Add every published direction set to the catalog. Their tensors are fetched when a set is first loaded.
 
     Only what changed since the last sync is read. A set that was built here is never replaced. Prints what changed, and
-    what was refused and why.
+    what was refused and why; exits with 1 where a set could not be read this time.
 
     \b
     Example:
@@ -150,6 +150,13 @@ def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> None:
                     }
                 )
     total = sum(counts.values())
-    parts = [f"{counts[name]} {name}" for name in ("added", "updated", "kept", "refused", "unchanged") if counts[name]]
+    parts = [
+        f"{counts[name]} {name}"
+        for name in ("added", "updated", "kept", "refused", "failed", "unchanged")
+        if counts[name]
+    ]
     log(f"{total} published sets: {', '.join(parts) or 'none'}")
     emit(rows, ["repo", "model", "outcome", "reason"], fmt=fmt, quiet=quiet, key="repo")
+    if counts["failed"]:
+        log(f"{counts['failed']} could not be read this time: run it again, which tries them again")
+    return 1 if counts["failed"] else 0

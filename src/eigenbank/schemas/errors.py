@@ -78,6 +78,10 @@ class HubError(EigenbankError):
     """The Hub cannot be reached, refuses, or serves what it should not."""
 
 
+class RefusedError(HubError):
+    """A repository holds what is no sound direction set, and always will at that commit."""
+
+
 class OfflineError(HubError):
     """Something is not on this machine, and offline mode is on."""
 

@@ -1,6 +1,7 @@
 """A recipe: which matrix of a layer is decomposed, on which side, and where and when its vectors are added."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -82,16 +83,15 @@ class Recipe(Model):
     @property
     def basis(self) -> str:
         """The written form without the window: recipes that differ only in the window share their vectors."""
+        if self.head is None and self.side == "input":
+            return self.matrix
         head = "" if self.head is None else f".h{self.head}"
-        side = "" if self.side == "input" else f":{self.side}"
-        return f"{self.matrix}{head}{side}"
+        return f"{self.matrix}{head}{'' if self.side == 'input' else f':{self.side}'}"
 
     @property
     def slug(self) -> str:
         """The written form; `Recipe.parse` reads it back."""
-        return (
-            self.basis if self.window.whole else f"{self.basis}@{_plain(self.window.start)}-{_plain(self.window.end)}"
-        )
+        return _slug(self.basis, self.window.start, self.window.end)
 
     @property
     def site(self) -> Site:
@@ -99,6 +99,11 @@ class Recipe(Model):
         writes. `query-key` reads on both sides, since both its factors act on the layer's input.
         """
         return "block-output" if self.side == "output" and self.matrix != "query-key" else "projection-input"
+
+
+@lru_cache(maxsize=10_000)  # asked for every direction of a set, again and again; a set has a handful
+def _slug(basis: str, start: float, end: float) -> str:
+    return basis if (start, end) == (0, 1) else f"{basis}@{_plain(start)}-{_plain(end)}"
 
 
 def _plain(fraction: float) -> str:

@@ -1,9 +1,12 @@
 """The catalog follows what is published: by manifests, incrementally, without ever replacing what was built here."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hub.fixtures import Client, Done, Worker
 from hub.server import Hub
 from hub.sets import files_of, other_version
@@ -122,3 +125,78 @@ def test_a_set_of_ones_own_is_repaired_from_where_it_was_published(
     mended = client.run("verify", "acme/faces", "--repair")
     assert mended.returncode == 0, mended.stderr
     assert client.run("verify", "acme/faces").returncode == 0
+
+
+PASSING: dict[str, tuple[str, dict[str, Any]]] = {
+    "401": ("info", {"action": "status", "status": 401}),
+    "403": ("info", {"action": "status", "status": 403}),
+    "404": ("info", {"action": "status", "status": 404, "code": "RepoNotFound"}),
+    "gated": ("head", {"action": "status", "status": 403, "code": "GatedRepo"}),
+    "forbidden file": ("head", {"action": "status", "status": 403}),
+    "no such file": ("head", {"action": "status", "status": 404, "code": "EntryNotFound"}),
+    "corrupt body": ("get", {"action": "other-bytes"}),
+    "failing": ("info", {"action": "status", "status": 500}),
+    "endless answer": (
+        "info",
+        {"action": "garbled", "garble": lambda body: body[:-1] + b" " * (33 * 2**20) + body[-1:]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_could_not_be_read_this_time_is_tried_again(
+    name: str, published_set: Path, hub: Hub, worker: Worker
+) -> None:
+    hub.put("bad/set", files_of(published_set, "acme/bad"))
+    hub.put("good/set", files_of(published_set, "acme/good"))
+    kind, fault = PASSING[name]
+    hub.fault(kind, times=1, path="manifest.json" if kind in ("head", "get") else "*", **fault)
+    first = worker.run("sync", "--format", "json")
+    outcomes = [row["outcome"] for row in json.loads(first.out)]
+    assert first.code == 1, first.err
+    assert sorted(outcomes) == ["added", "failed"]
+    assert "run it again" in first.err
+    hub.mend()
+    assert list(rows(worker.run("sync", "--format", "json")).values()) == ["added"]
+    assert rows(worker.run("sync", "--format", "json")) == {}
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
+def test_a_cache_that_cannot_be_written_to_is_no_refusal(published_set: Path, hub: Hub, client: Client) -> None:
+    hub.put(REPO, files_of(published_set))
+    cache = client.home / "readonly"
+    cache.mkdir(mode=0o500)
+    client.extra["HF_HUB_CACHE"] = str(cache / "hub")
+    assert client.run("sync").returncode == 1
+    cache.chmod(0o700)
+    assert json.loads(client.run("sync", "--format", "json").stdout)[0]["outcome"] == "added"
+
+
+def test_a_hub_that_does_not_answer_ends_a_sync(published_set: Path, hub: Hub, worker: Worker) -> None:
+    for number in range(5):
+        hub.put(f"org/set-{number}", files_of(published_set, f"acme/m{number}"))
+    hub.fault("info", "status", status=500)
+    done = worker.run("sync")
+    assert done.code == 1
+    assert "did not answer for 3 repositories in a row" in done.err
+    assert hub.requests["info"] == 3
+
+
+def test_a_private_or_gated_set_asks_for_a_login_and_a_revision_for_a_revision(
+    published_set: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    hub.put("me/secret", files_of(published_set), private=True)
+    hub.put("me/gated", files_of(published_set, "acme/gated"))
+    hub.repo("me/gated").gated = True
+    hub.put("me/open", files_of(published_set, "acme/open"))
+    stranger = make_client("stranger", token=None)
+    for name in ("me/secret", "me/gated", "acme/gated"):
+        done = stranger.run("pull", name)
+        assert done.returncode == 1
+        assert "log in: hf auth login" in done.stderr
+        assert "Traceback" not in done.stderr
+    for name in ("me/open", "acme/open"):
+        done = stranger.run("pull", name, "--revision", "v9")
+        assert done.returncode == 1
+        assert "no such revision" in done.stderr
+        assert "no repository of that name" not in done.stderr

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -211,6 +212,8 @@ def _status(status: int) -> tuple[type[HubError], str, str]:
 
 Kind = Literal["model", "space"]
 TAG = "eigenbank"
+MAX_ANSWER = 32 * 2**20
+"""Longest answer in JSON that is read: the list of a repository of a hundred thousand files."""
 """The tag, from `library_name` in the card, by which sets are found."""
 
 
@@ -252,11 +255,42 @@ class RemoteRepo:
 
 def hub_api() -> "HfApi":
     """Return the Hub's client, with the user's own login, of which nothing is kept here."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
 
     import eigenbank
 
+    hooks = get_session().event_hooks
+    if _bound_answer not in hooks["response"]:
+        get_session().event_hooks = {**hooks, "response": [*hooks["response"], _bound_answer]}
     return HfApi(library_name="eigenbank", library_version=eigenbank.__version__)
+
+
+def _bound_answer(response: Any) -> None:
+    """Let an answer in JSON end in an error where it is longer than any should be: the client would read whatever comes."""
+    if "json" in response.headers.get("content-type", ""):
+        packed = response.headers.get("content-encoding", "identity") != "identity"
+        library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx2, or httpx before
+        kind = type("BoundedStream", (_BoundedStream, library.SyncByteStream), {})
+        response.stream = kind(response.stream, MAX_ANSWER // (8 if packed else 1))
+
+
+class _BoundedStream:
+    """The body of an answer. Raises HubError once more than `most` bytes came."""
+
+    def __init__(self, body: Any, most: int) -> None:
+        self._body, self._most = body, most
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body:
+            self._most -= len(part)
+            if self._most < 0:
+                problem = f"the Hub's answer is longer than the {MAX_ANSWER:,} bytes that are read"
+                raise HubError(problem, advice="Tell the repository's owner, or check HF_ENDPOINT")
+            yield part
+
+    def close(self) -> None:
+        """Close the connection's side of it."""
+        self._body.close()
 
 
 def ping(seconds: float) -> None:
@@ -288,6 +322,19 @@ def inspect_repo(repo: str, revision: str | None = None, *, kind: Kind = "model"
         sibling.rfilename: RemoteFile(sibling.size or 0, sibling.blob_id, sibling.sha256) for sibling in found.siblings
     }
     return RemoteRepo(repo, commit, files, found.bases)
+
+
+def inspect_or_none(repo: str, revision: str | None = None, kind: Kind = "model") -> RemoteRepo | None:
+    """Ask which commit and files a repository has; None when it or its branch does not exist. Raises HubError."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return inspect_repo(repo, revision, kind=kind)
+    except HubError as error:
+        # A token that is not accepted looks the same; then creating the repository fails, and says so.
+        if type(error.__cause__) in (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        raise
 
 
 def check_repo_id(repo: str) -> None:

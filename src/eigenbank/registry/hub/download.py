@@ -29,7 +29,15 @@ from eigenbank.registry.hub.client import (
 from eigenbank.registry.sets.folder import MANIFEST, file_digest, file_mismatch, manifest_digest, read_manifest
 from eigenbank.registry.sets.validate import check_contents, check_manifest, check_manifest_size
 from eigenbank.schemas import FileEntry, Manifest
-from eigenbank.schemas.errors import EigenbankError, HubError, OfflineError, SetError, UnreachableError, explaining
+from eigenbank.schemas.errors import (
+    EigenbankError,
+    HubError,
+    OfflineError,
+    RefusedError,
+    SetError,
+    UnreachableError,
+    explaining,
+)
 
 NOT_IMPORTED = "nothing was imported"
 _OTHER_REPO = "Tell its owner, or use another repository"
@@ -92,7 +100,7 @@ def download_manifest(remote: RemoteRepo, *, model: str | None, log: Log) -> Man
     info = remote.files.get(MANIFEST)
     if info is None:
         problem = f"{where} holds no {MANIFEST}: it is no direction set"
-        raise HubError(problem, outcome=NOT_IMPORTED)
+        raise RefusedError(problem, outcome=NOT_IMPORTED)
     with _refused(where):
         check_manifest_size(info.size, where)
     path = _download_file(remote, MANIFEST, None, log)
@@ -104,7 +112,7 @@ def download_manifest(remote: RemoteRepo, *, model: str | None, log: Log) -> Man
             f"{where} says base_model {', '.join(remote.bases)} in its card, but its manifest is of {found}: one of them "
             "is wrong"
         )
-        raise HubError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
+        raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
     _check_model(manifest, where, model)
     with _refused(where):
         check_manifest(manifest, where)
@@ -115,7 +123,7 @@ def download_manifest(remote: RemoteRepo, *, model: str | None, log: Log) -> Man
                 f"the manifest of {where} says {name} has {entry.size:,} bytes, the repository has "
                 f"{'none of that name' if there is None else f'{there.size:,}'}"
             )
-            raise HubError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
+            raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
     return manifest
 
 
@@ -135,8 +143,10 @@ def _refused(where: str) -> Iterator[None]:
     except EigenbankError as error:
         if isinstance(error, HubError):
             raise
+        if isinstance(error.__cause__, OSError):  # of this machine, not of the set
+            raise HubError(error.problem, outcome=NOT_IMPORTED, advice="Run it again") from error
         problem = error.problem if where in error.problem else f"{where} was refused: {error.problem}"
-        raise HubError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO) from error
+        raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO) from error
 
 
 def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: Log) -> Path:
@@ -151,7 +161,7 @@ def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: 
     where = remote.at.short
     if info is None:
         problem = f"{where} lacks {name}, which its manifest lists: the set is incomplete"
-        raise HubError(problem, outcome=NOT_IMPORTED)
+        raise RefusedError(problem, outcome=NOT_IMPORTED)
     blob = repo_cache(remote.repo) / "blobs" / (info.sha256 or info.oid or "none")
     while True:
         was_there = (remote.at.folder / name).exists() or blob.exists()
@@ -160,7 +170,8 @@ def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: 
         wrong = info.mismatch(path) or (file_mismatch(path, entry) if entry is not None else None)
         if wrong is None:
             return path
-        kept = quarantine(path, remote.at, name)
+        with hub_errors(f"moving {name} of {where} out of the cache", NOT_IMPORTED):
+            kept = quarantine(path, remote.at, name)
         if not was_there:
             problem = f"{name} of {where} {wrong}: it was moved to {kept}"
             advice = "Run it again; if that does not help, tell its owner"

@@ -1,19 +1,22 @@
-"""Find the direction set of a checkpoint, in the catalog, the Hub's cache or the Hub, and pull it into the catalog."""
+"""Find the direction set of a checkpoint, in the catalog, the Hub's cache or the Hub, pull it into the catalog, and verify it there."""
 
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from eigenbank.progress import Log, log_warning
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.hub.client import (
     TAG,
+    HubLocation,
     cached_commits,
     folder_of,
     hub_api,
     hub_errors,
+    inspect_or_none,
     inspect_repo,
     is_commit,
     is_repo_id,
@@ -22,9 +25,24 @@ from eigenbank.registry.hub.client import (
     parse_info,
     parse_location,
 )
-from eigenbank.registry.hub.download import DownloadedSet, cached_set, download_set
-from eigenbank.registry.sets.folder import MANIFEST, VECTORS, manifest_digest
-from eigenbank.schemas.errors import CatalogError, HubError, OfflineError, UnknownNameError, UnreachableError, unknown
+from eigenbank.registry.hub.download import DownloadedSet, cached_file, cached_set, download_set, quarantine
+from eigenbank.registry.sets.folder import (
+    MANIFEST,
+    VECTORS,
+    check_vectors_file,
+    file_mismatch,
+    manifest_digest,
+    read_manifest,
+)
+from eigenbank.schemas.errors import (
+    CatalogError,
+    EigenbankError,
+    HubError,
+    OfflineError,
+    UnknownNameError,
+    UnreachableError,
+    unknown,
+)
 
 TRUST = "EIGENBANK_TRUST"
 """Environment variable: users and organisations, separated by commas, whose sets are preferred."""
@@ -181,7 +199,10 @@ def _download_named(name: str, catalog: Catalog, revision: str | None, log: Log)
             log(f"{error}. The copy in the cache is used, {cached.at.short}, which may not be the newest")
             return cached
         if pulled is None:
-            remark = "The Hub has no repository of that name, and none with directions for such a checkpoint."
+            remark = (
+                "The Hub has no repository of that name that holds directions and that this login may see, and none with "
+                "directions for such a checkpoint. For a private one log in: hf auth login."
+            )
             raise no_set(name, catalog, remark)
         return pulled
     cached = _newest_cached(name, revision, log)
@@ -220,14 +241,11 @@ def _download_by_name(name: str, revision: str | None, log: Log) -> DownloadedSe
 
 def _is_set_repo(model: str, revision: str | None) -> bool:
     """Whether there is a repository of that very name, and it holds directions."""
-    try:
-        remote = inspect_repo(model, revision)
-    except (OfflineError, UnreachableError):
-        raise
-    except HubError:
-        return False
+    remote = inspect_or_none(model)
     # By its files, not its tags: the tags are those of the main branch.
-    return MANIFEST in remote.files and VECTORS in remote.files
+    if revision is not None and (remote is None or MANIFEST in remote.files):
+        remote = None if remote is None else inspect_repo(model, revision)
+    return remote is not None and MANIFEST in remote.files and VECTORS in remote.files
 
 
 def _choice_message(chosen: Candidate, others: list[Candidate], model: str) -> str:
@@ -267,3 +285,87 @@ def _add_if_wanted(catalog: Catalog, pulled: DownloadedSet, revision: str | None
         except CatalogError as error:
             log(f"{pulled.at.short} is used, but could not be added to the catalog: {error}")
     return pulled.folder
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What was found of one set. `remote`: only its manifest is here, its other files are on the Hub."""
+
+    model: str
+    location: str
+    status: Literal["intact", "remote", "damaged", "repaired"]
+    problem: str = ""
+
+
+def verify(row: SetRow) -> VerifyResult:
+    """Check every file of a set against its manifest, the manifest against the catalog, and every vector's length."""
+    at = parse_location(row.location)
+    folder = folder_of(row.location)
+    if at is not None and not any((folder / name).exists() for name in _names(folder)):
+        return VerifyResult(row.model_id, row.location, "remote")
+    problem = problem_of(folder, row.digest, at)
+    return VerifyResult(row.model_id, row.location, "damaged" if problem else "intact", problem or "")
+
+
+def problem_of(folder: Path, digest: str, at: HubLocation | None = None) -> str | None:
+    """Say what is wrong with a set on disk; None if nothing is. `digest` is what its manifest should have."""
+    try:
+        manifest = read_manifest(folder)
+        found = manifest_digest(folder)
+        if found != digest:
+            return f"{folder / MANIFEST} has sha256 {found[:12]}…, the catalog says {digest[:12]}…"
+        for name, entry in manifest.files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{path} is missing"
+            wrong = file_mismatch(path, entry) or (cached_file(path).mismatch(path) if at is not None else None)
+            if wrong is not None:
+                return f"{path} {wrong}"
+        check_vectors_file(folder, manifest)
+    except EigenbankError as error:
+        return str(error)
+    return None
+
+
+def repair(row: SetRow, catalog: Catalog, *, log: Log) -> VerifyResult:
+    """Pull a damaged set again, at the commit it was published or pulled at; damaged files in the cache are quarantined.
+
+    A set that was built here and never published cannot be repaired. Raises HubError, CatalogError.
+    """
+    found = verify(row)
+    if found.status != "damaged":
+        return found
+    if row.repo is None or row.commit is None:
+        problem = f"{found.problem}. It was never published, so it cannot be pulled: build it again"
+        return VerifyResult(row.model_id, row.location, "damaged", problem)
+    at = HubLocation(row.repo, row.commit)
+    _clear(at, log)
+    pulled = download_set(at.repo, at.commit, model=row.model_id, log=log)
+    add_to_catalog(catalog, pulled, at.commit)
+    return VerifyResult(row.model_id, str(pulled.at), "repaired", found.problem)
+
+
+def _names(folder: Path) -> list[str]:
+    """List the files of a set but for the manifest, which a sync brings alone."""
+    try:
+        return list(read_manifest(folder).files)
+    except EigenbankError:
+        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _clear(at: HubLocation, log: Log) -> None:
+    """Quarantine the cached files of a commit that are not what the commit or the manifest says."""
+    manifest = None
+    for name in [MANIFEST, *_names(at.folder)]:
+        path = at.folder / name
+        if not path.is_file():
+            continue
+        entry = manifest.files.get(name) if manifest is not None else None
+        wrong = cached_file(path).mismatch(path) or (file_mismatch(path, entry) if entry is not None else None)
+        if wrong is not None:
+            log(f"{path} {wrong}: it was moved to {quarantine(path, at, name)}")
+        elif name == MANIFEST:
+            try:
+                manifest = read_manifest(at.folder)
+            except EigenbankError as error:
+                log(f"{error}: it was moved to {quarantine(path, at, name)}")

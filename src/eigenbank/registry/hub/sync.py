@@ -33,11 +33,21 @@ from eigenbank.registry.hub.download import DownloadedSet, download_manifest
 from eigenbank.registry.hub.pull import Candidate, add_to_catalog, find_repos
 from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas.common import Model, ModelId
-from eigenbank.schemas.errors import HubError, OfflineError, UnreachableError, explaining, first_problem
+from eigenbank.schemas.errors import (
+    CatalogError,
+    HubError,
+    OfflineError,
+    RefusedError,
+    UnreachableError,
+    explaining,
+    first_problem,
+)
 
 _INDEX = "index.json"
 _MAX_INDEX_BYTES = 64 * 2**20
 _UNCHANGED = "the catalog has not changed"
+_PATIENCE = 3
+"""For how many repositories in a row the Hub may fail to answer before a sync ends."""
 
 
 class IndexEntry(Model):
@@ -57,13 +67,17 @@ class SetIndex(Model):
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What a sync did with one repository. `kept`: the catalog has another set of the same checkpoint, and keeps it."""
+    """What a sync did with one repository. `kept`: the catalog has another set of the same checkpoint, and keeps it.
+    `refused`: its commit holds no sound set, which no later sync need look at; `failed`: it could not be read, this time.
+    """
 
     repo: str
     commit: str
     model: str | None
-    outcome: Literal["added", "updated", "unchanged", "kept", "refused"]
+    outcome: Literal["added", "updated", "unchanged", "kept", "refused", "failed"]
     reason: str = ""
+    silent: bool = False
+    """Whether it failed because the Hub did not answer."""
 
 
 def sync(catalog: Catalog, *, author: str | None = None, index: str | None = None, log: Log) -> Iterator[SyncResult]:
@@ -72,7 +86,8 @@ def sync(catalog: Catalog, *, author: str | None = None, index: str | None = Non
     `author` narrows it to the sets of one user or organisation, `index` takes the repositories from an index instead of
     the listing. Sets that were built here are kept, and of several repositories with the same checkpoint the one the
     catalog has, else the preferred. Each set is one transaction, so the next sync goes on where one was interrupted. A
-    repository that is refused does not stop the others. Raises HubError when the Hub fails.
+    repository that is refused, or cannot be read now, does not stop the others. Raises HubError when the Hub does not
+    answer, for several in a row.
     """
     check_online("a sync", _UNCHANGED)
     with explaining(outcome=_UNCHANGED):
@@ -80,6 +95,7 @@ def sync(catalog: Catalog, *, author: str | None = None, index: str | None = Non
     rows = catalog.sets()
     at = {(row.repo, row.commit) for row in rows if row.repo is not None}
     sets = {(row.model_id, row.revision or ""): row for row in rows}
+    unanswered = 0
     for candidate in offered:
         if (candidate.repo, candidate.commit) in at:
             yield SyncResult(candidate.repo, candidate.commit, None, "unchanged")
@@ -91,7 +107,12 @@ def sync(catalog: Catalog, *, author: str | None = None, index: str | None = Non
             if note.outcome == "refused" or (other is not None and not _replaceable(other, candidate.repo)):
                 yield SyncResult(candidate.repo, candidate.commit, note.model, "unchanged", note.reason)
                 continue
-        yield _add(catalog, candidate, sets, log)
+        done = _add(catalog, candidate, sets, log)
+        yield done
+        unanswered = unanswered + 1 if done.outcome == "failed" and done.silent else 0
+        if unanswered == _PATIENCE:
+            problem = f"the Hub did not answer for {unanswered} repositories in a row: {done.reason}"
+            raise UnreachableError(problem, outcome="the others were not looked at", advice="Run it again later")
 
 
 def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], SetRow], log: Log) -> SyncResult:
@@ -100,11 +121,13 @@ def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], Set
         with explaining(outcome=_UNCHANGED):
             remote = inspect_repo(repo, commit)
             manifest = download_manifest(remote, model=None, log=log)
-    except (UnreachableError, OfflineError):
+    except OfflineError:
         raise
-    except HubError as error:
+    except RefusedError as error:
         _note(repo, commit, "refused", str(error))
         return SyncResult(repo, commit, None, "refused", str(error))
+    except HubError as error:
+        return SyncResult(repo, commit, None, "failed", str(error), silent=isinstance(error, UnreachableError))
     checkpoint = manifest.checkpoint
     key = checkpoint.model_id, checkpoint.revision or ""
     known = sets.get(key)
@@ -113,7 +136,10 @@ def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], Set
         reason = f"the catalog has a set of {checkpoint.model_id} from {where}; `eigenbank pull {repo}` takes this one"
         _note(repo, commit, "kept", reason, checkpoint.model_id, checkpoint.revision)
         return SyncResult(repo, commit, checkpoint.model_id, "kept", reason)
-    add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
+    try:
+        add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
+    except CatalogError as error:
+        return SyncResult(repo, commit, checkpoint.model_id, "failed", str(error))
     entered = catalog.get_set(*key)
     if entered is not None:
         sets[key] = entered
