@@ -61,6 +61,54 @@ def test_an_interrupt_is_told_as_one(before: str) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "interrupted: nothing half-done was left behind")
 
 
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+def test_an_interrupt_at_any_moment_leaves_no_traceback(moment: float, tmp_path: Path) -> None:
+    steer = ["steer", "eigenbank/cartoon-faces-32", "--set", "skin tone=1", "--out", str(tmp_path / "x.png")]
+    before = "import os, signal, threading, time\nfrom eigenbank.cli import start; start.listen()\n"
+    before += f"threading.Thread(target=lambda: (time.sleep({moment}), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()"
+    done = begin(START.format(args=steer, before=before))
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (130, -signal.SIGINT, 0)
+    if done.returncode == 130:
+        assert done.stderr.splitlines()[-1] == "interrupted: nothing half-done was left behind"
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_may_be_half_done_is_not_denied() -> None:
+    before = "import os, signal\nfrom eigenbank.registry.catalog import Catalog\n"
+    before += "Catalog.open = lambda *_: os.kill(os.getpid(), signal.SIGINT)"
+    done = begin(START.format(args=["publish", "a/b", "--repo", "a/c"], before=before))
+    assert done.returncode == 130
+    assert done.stderr.strip().startswith("interrupted: whether the set arrived on the Hub is not known")
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["MemoryError()", "OSError(12, 'Cannot allocate memory')", "RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")",
+     "ImportError('libtorch.so: failed to map segment from shared object')"],
+)  # fmt: skip
+def test_too_little_memory_is_one_line(error: str) -> None:
+    before = f"import eigenbank.registry.sets.bundled as bundled\ndef fails(*_): raise {error}\nbundled.shipped_digests = fails"
+    done = begin(START.format(args=["list"], before=before))
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "error: there is not enough memory for this. Free some, or do less at once",
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_a_process_that_may_use_little_memory_says_so() -> None:
+    before = "import resource; resource.setrlimit(resource.RLIMIT_AS, (500 * 2**20, 500 * 2**20))"
+    done = begin(
+        START.format(
+            args=["steer", "eigenbank/cartoon-faces-32", "--set", "skin tone=1", "--out", "x.png"], before=before
+        )
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "not enough memory" in done.stderr
+
+
 def test_where_interrupts_are_ignored_they_stay_so() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "from eigenbank.cli import start; start.listen()\n"

@@ -57,6 +57,17 @@ GROUPS = {
 """Where every command is and what it does, under the headings of `eigenbank --help`."""
 COMMANDS = {name: where for group in GROUPS.values() for name, (where, _) in group.items()}
 
+_GOES_ON = "what was finished is kept; run it again, and it goes on from there"
+LEFT = {
+    "label": _GOES_ON,
+    "plan": _GOES_ON,
+    "pull": _GOES_ON,
+    "sync": _GOES_ON,
+    "publish": "whether the set arrived on the Hub is not known; run it again, which finds out and uploads nothing twice",
+    "gallery": "a page that was being published may have arrived, or not; run it again, which finds out",
+}
+"""What Ctrl-C leaves behind, of the commands that do not do all or nothing."""
+
 
 class GroupedCommands(click.Group):
     """A group that imports a command's module when the command is called, and lists the commands under headings."""
@@ -137,7 +148,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
       eigenbank demo      shows all of it on a checkpoint that ships
       eigenbank doctor    checks this installation
     """
+    start.begin()
     if isinstance(ctx.obj, Call):
+        ctx.obj.command = ctx.invoked_subcommand or ""
         ctx.obj.debug = debug
         ctx.obj.missing = _missing_catalog()
 
@@ -146,6 +159,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 class Call:
     """What is known of one call of the command line: `missing` is the catalog's file where there is none yet."""
 
+    command: str = ""
     debug: bool = False
     missing: Path | None = None
 
@@ -176,8 +190,10 @@ def run(args: list[str]) -> int:
         if start.interrupted() or isinstance(error, click.Abort | KeyboardInterrupt):
             if call.debug:
                 raise
-            log(start.MESSAGE)
-            return start.CODE
+            return _interrupted(call)
+        if start.is_out_of_memory(error) and not call.debug:
+            log(start.NO_MEMORY)
+            return 1
         if isinstance(error, click.ClickException):
             vars(error)["message"] = printable(error.message)  # a shell's `*` may give any file's name
             error.show()
@@ -188,10 +204,15 @@ def run(args: list[str]) -> int:
             return 2 if isinstance(error, DrawingError) else 1
         raise
     if start.interrupted():
-        log(start.MESSAGE)
-        return start.CODE
+        return _interrupted(call)
     _report_created(call.missing)
     return result if isinstance(result, int) else 0
+
+
+def _interrupted(call: Call) -> int:
+    left = LEFT.get(call.command)
+    log(start.MESSAGE if left is None else f"interrupted: {left}")
+    return start.CODE
 
 
 def _report_created(missing: Path | None) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
@@ -329,12 +330,18 @@ def _free_name(target: Path) -> Path:
 class _SiteHandler(http.server.SimpleHTTPRequestHandler):
     """Serves the files of one folder, to requests for this machine's own names only."""
 
+    timeout = 60
+
     def send_head(self) -> io.BytesIO | BinaryIO | None:
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if name not in HOST_NAMES:
-            self.send_error(HTTPStatus.FORBIDDEN, "This page is for this machine")
+        try:
+            names = {urlsplit(f"//{host}").hostname for host in self.headers.get_all("Host", [""])}
+            if not names <= HOST_NAMES:
+                self.send_error(HTTPStatus.FORBIDDEN, "This page is for this machine")
+                return None
+            return super().send_head()
+        except (OSError, ValueError):  # half an address for a host, or a name that no file can have
+            self.send_error(HTTPStatus.BAD_REQUEST)
             return None
-        return super().send_head()
 
     def list_directory(self, path: object) -> None:
         self.send_error(HTTPStatus.NOT_FOUND)
@@ -350,10 +357,18 @@ class _SiteHandler(http.server.SimpleHTTPRequestHandler):
         """Log no requests."""
 
 
+class _SiteServer(http.server.ThreadingHTTPServer):
+    """A server to which a browser that hangs up is nothing to speak of."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
     """Make a server for a site on loopback. Raises GalleryError where the port is taken."""
     try:
-        return http.server.ThreadingHTTPServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
+        return _SiteServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
     except OSError as error:
         problem = f"port {port} of {HOST} cannot be used ({error.strerror})"
         raise GalleryError(problem, outcome="nothing is served") from error
