@@ -12,6 +12,7 @@ import pytest
 
 from eigenbank.cli import output
 from eigenbank.cli.main import run
+from eigenbank.loaders.drawing import DrawingCost
 
 SRC = Path(output.__file__).parent.parent
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202e\u200b\U000e0041z"
@@ -130,6 +131,21 @@ def test_a_log_shows_now_and_then_that_work_goes_on(
             now += 1.0
             progress("drawing", done, 100)
     assert capsys.readouterr().err.splitlines() == [f"drawing: {done} of 100" for done in (30, 60, 90)]
+
+
+def test_drawing_says_what_it_takes_then_its_pace_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(output.time, "monotonic", lambda: now)
+    with output.drawing_bar(DrawingCost(100, 20, 2, (512, 768), "cuda:0")) as drawn:
+        for _ in range(25):
+            now += 8.0
+            drawn(4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "100 images × 20 steps × 2 passes, at 768×512, on cuda:0"
+    assert lines[1:3] == ["images: 4 of 100, 0.5 images/s, 3 min left", "images: 20 of 100, 0.5 images/s, 3 min left"]
+    assert lines[-1] == "images: 100 of 100, 0.5 images/s, 0 s left"
 
 
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.options import SCALES, SEEDS, source_options
-from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.cli.output import drawing_bar, emit, log, output_options, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def label(
     from eigenbank.loaders.pipelines import open_pipeline
 
     opened = open_labelers(list(labelers), folder)
-    with progress_bar() as progress:
-        pipe = open_pipeline(folder, drawing)
+    pipe = open_pipeline(folder, drawing)
+    with progress_bar("images") as progress:
         bank = label_directions(
             pipe,
             bank,
@@ -362,7 +362,7 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.drawing import check_checkpoint
+    from eigenbank.loaders.drawing import check_checkpoint, cost
     from eigenbank.loaders.lookup import find_direction, load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
@@ -391,13 +391,13 @@ def preview(
     from eigenbank.loaders.sweep import generate_preview
 
     pipe = open_pipeline(folder, drawing)
-    drawn = {}
-    with progress_bar() as progress:
-        for number, each in enumerate(chosen):
-            drawn[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing)
-            progress("previews", number + 1, len(chosen))
-    bank = store(bank.with_previews(drawn), checkpoint=folder, replace=True)
-    log(f"{len(drawn)} previews of {model_id} → {bank.folder}")
+    made = {}
+    with drawing_bar(cost(pipe, len(chosen) * len(seeds) * len(scales), drawing)) as drawn:
+        for each in chosen:
+            made[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing)
+            drawn(len(seeds) * len(scales))
+    bank = store(bank.with_previews(made), checkpoint=folder, replace=True)
+    log(f"{len(made)} previews of {model_id} → {bank.folder}")
     rows = [
         {
             "id": bank[name].full_id,
@@ -406,7 +406,7 @@ def preview(
             "file": preview_name(bank[name].record),
             "bytes": len(picture),
         }
-        for name, (_, picture) in drawn.items()
+        for name, (_, picture) in made.items()
     ]
     emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")
 

@@ -20,6 +20,7 @@ from eigenbank.schemas.errors import OutputError
 from eigenbank.schemas.printable import printable, printable_json
 
 if TYPE_CHECKING:
+    from eigenbank.loaders.drawing import DrawingCost
     from eigenbank.schemas.plan import EntryReport
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv")
@@ -112,36 +113,86 @@ class _PrintableRecord(logging.LogRecord):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar on stderr, fed with (what, done, total); off a terminal, print a line now and then."""
+def progress_bar(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar on stderr, fed with (what, done, total); off a terminal, print a line now and then.
+
+    With a `unit`, also how many are done a second.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _now_and_then()
+        yield _now_and_then(unit)
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=None)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    rate = TextColumn("{task.fields[rate]}", markup=False)
+    with Progress(*columns, rate, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task, pace = bars.add_task("", total=None, rate=""), _Pace()
 
         def update(what: str, done: int, total: int) -> None:
-            bars.update(task, description=printable(what), completed=done, total=total)
+            rate = pace.said(done, unit) if unit else ""
+            bars.update(task, description=what, completed=done, total=total, rate=rate)
 
         yield update
 
 
-def _now_and_then(seconds: float = 30.0) -> Callable[[str, int, int], None]:
-    """Print how far the work is, at most once in so many seconds."""
-    last = time.monotonic()
+class _Pace:
+    """How fast work goes on since it was first reported: what was done before took no time."""
+
+    def __init__(self) -> None:
+        self.begun: tuple[float, int] | None = None
+
+    def rate(self, done: int) -> float:
+        """Units a second, 0 while unknown."""
+        now = time.monotonic()
+        self.begun = self.begun or (now, done)
+        seconds = now - self.begun[0]
+        return (done - self.begun[1]) / seconds if seconds > 0 else 0.0
+
+    def said(self, done: int, unit: str) -> str:
+        """The rate in words."""
+        rate = self.rate(done)
+        return f"{rate:.3g} {unit}/s" if rate else ""
+
+
+def _now_and_then(unit: str, seconds: float = 30.0) -> Callable[[str, int, int], None]:
+    """Print how far the work is, at most once in so many seconds; with a unit also once when its pace is known."""
+    last, pace, known = time.monotonic(), _Pace(), not unit
 
     def update(what: str, done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            log(f"{what}: {done:,} of {total:,}")
+        nonlocal last, known
+        rate = pace.rate(done)
+        first = not known and rate > 0 and done < total
+        if first or time.monotonic() - last >= seconds:
+            last, known = time.monotonic(), True
+            left = f", {pace.said(done, unit)}, {duration((total - done) / rate)} left" if unit and rate else ""
+            log(f"{what}: {done:,} of {total:,}{left}")
 
     return update
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def drawing_bar(cost: "DrawingCost") -> Iterator[Callable[[int], None]]:
+    """Say what generating takes, then show its progress, fed with how many images were just made."""
+    log(str(cost))
+    done = 0
+    with progress_bar("images") as progress:
+
+        def drawn(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("images", done, cost.images)
+
+        progress("images", 0, cost.images)
+        yield drawn
 
 
 class CheckpointBars:

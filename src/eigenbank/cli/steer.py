@@ -24,7 +24,7 @@ from eigenbank.cli.options import (
 from eigenbank.cli.options import (
     save_sliders as keep_sliders,
 )
-from eigenbank.cli.output import emit, format_option, log, progress_bar
+from eigenbank.cli.output import drawing_bar, emit, format_option, log
 from eigenbank.registry.files import check_out, replacing
 from eigenbank.schemas.errors import FuseError, PhotoError, SteerError, explaining
 
@@ -93,6 +93,7 @@ def steer(
         with explaining(outcome="nothing was generated", advice="Choose another --save-sliders"):
             check_out(save_sliders, (".json",), "sliders", SteerError)
     bank, pipe = open_model(model, checkpoint, drawing, sliders)
+    from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.sample import sample
     from eigenbank.loaders.steer import steer as steer_pipe
@@ -104,9 +105,12 @@ def steer(
         message = f"{error.what} cannot be fused: {error.why}. No picture was drawn; {more}leave out --fuse"
         raise SteerError(message) from error
     _log_matches(edit)
-    plain = sample(pipe, seeds, drawing=drawing)
-    with edit:
-        edited = sample(pipe, seeds, drawing=drawing)
+    with drawing_bar(cost(pipe, 2 * len(seeds), drawing)) as drawn:
+        plain = sample(pipe, seeds, drawing=drawing)
+        drawn(len(seeds))
+        with edit:
+            edited = sample(pipe, seeds, drawing=drawing)
+        drawn(len(seeds))
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
@@ -151,6 +155,7 @@ def sweep(
     bank, pipe = open_model(model_id, checkpoint, drawing, sliders, wanted)
     import torch
 
+    from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.image_grid import image_grid
     from eigenbank.loaders.sample import sample
     from eigenbank.loaders.sweep import sweep as sweep_pipe
@@ -159,13 +164,14 @@ def sweep(
     if not chosen:
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
-    plain = sample(pipe, seeds, drawing=drawing)
     rows, names, notes, effects = [], [], [], []
-    with progress_bar() as progress:
-        for number, each in enumerate(chosen):
+    with drawing_bar(cost(pipe, len(seeds) * (1 + len(chosen) * len(scales)), drawing)) as drawn:
+        plain = sample(pipe, seeds, drawing=drawing)
+        drawn(len(seeds))
+        for each in chosen:
             name = each if isinstance(each, str) else str(file)
-            progress(name, number, len(chosen))
             swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, drawing=drawing, force=force)
+            drawn(len(seeds) * len(scales))
             rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
             names.append(name)
             effects.append(_effect(bank, each) if name is each else None)
