@@ -18,8 +18,9 @@ from eigenbank.registry.sets.folder import VECTORS, read_manifest
 DEFAULTS = """\
 [defaults]
 top_k = 2
-measurement = {seeds = [100], confirm_seeds = [200, 201], steps = 2, null = 1}
-previews = {seeds = [0], scales = [-1, 1], steps = 2}
+drawing = {steps = 2}
+measurement = {seeds = [100], confirm_seeds = [200, 201], null = 1}
+previews = {seeds = [0], scales = [-1, 1]}
 """
 DRAWN = ("ddpm", "ldm", "sd")
 """Families that are whole pipelines; the others are denoisers alone, which nothing can be drawn with."""
@@ -67,7 +68,7 @@ def write_plan(path: Path, entries: dict[str, str], more: str = "") -> Path:
     lines = [DEFAULTS + more]
     for name, family in entries.items():
         steps = "" if family in DRAWN else '\nsteps = ["build", "publish"]'
-        prompt = '\nprompt = "a face"' if family == "sd" else ""
+        prompt = '\ndrawing = {prompts = ["a face"]}' if family == "sd" else ""
         lines.append(f'[[checkpoint]]\nid = "{name}"{steps}{prompt}\n')
     path.write_text("\n".join(lines))
     return path

@@ -120,3 +120,30 @@ def test_bytes_are_those_a_build_reads_and_no_weight_is_fetched(hub: Hub, client
     for row in json.loads(built.stdout)[:2]:
         assert row["step_reports"][0]["bytes_read"] == told[row["id"]]["bytes_to_read"] > 0
         assert told[row["id"]]["bytes_to_read"] < told[row["id"]]["bytes_of_weights"]
+
+
+def test_a_pipeline_without_the_prompt_it_needs_is_told_and_its_pictures_are_counted(
+    hub: Hub, client: Client, tmp_path: Path
+) -> None:
+    put(hub, "zoo/sd", "sd")
+    put(hub, "zoo/ddpm")
+    plan = tmp_path / "plan.toml"
+    entry = '[[checkpoint]]\nid = "zoo/{}"\n{}\n'
+    prompted = 'drawing = {prompts = ["a face", "a dog"]}'
+    plan.write_text("[defaults]\ntop_k = 2\n" + entry.format("sd", "") + entry.format("ddpm", prompted))
+    code, found = check(client, plan)
+    assert code == 1
+    assert "a StableDiffusionPipeline needs a prompt: give it in the entry's" in found["zoo/sd"]["problems"][0]
+    assert "takes no prompt" in found["zoo/ddpm"]["problems"][0]
+
+    plan.write_text(
+        "[defaults]\ntop_k = 2\n" + entry.format("sd", prompted) + entry.format("ddpm", 'steps = ["build"]')
+    )
+    assert check(client, plan)[0] == 0
+    done = client.run("plan", "--dry-run", str(plan), "--format", "json")
+    rows = {row["id"]: row for row in json.loads(done.stdout)}
+    directions = 2 * 2 * rows["zoo/sd"]["layers"]
+    assert rows["zoo/sd"]["images_to_screen"] == 8 * (1 + 2 * directions)
+    assert rows["zoo/sd"]["images_of_previews"] == min(64, directions) * 3 * 9
+    assert rows["zoo/sd"]["passes"] == 50 * 2
+    assert rows["zoo/ddpm"]["images"] == 0

@@ -6,9 +6,11 @@ import diffusers
 import pytest
 
 from eigenbank.plans.files import choose, pinned, read_lock, read_plan, shipped_plan, write_lock
+from eigenbank.plans.steps import step_keys
 from eigenbank.registry.sets.bundled import data_folder
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import PlanError, UnknownNameError
-from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry
+from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry, Settings
 
 NOW = "2026-11-23T12:00:00Z"
 
@@ -117,7 +119,25 @@ def test_the_shipped_plan_names_many_checkpoints_of_many_families() -> None:
     for entry in plan.checkpoint:
         assert hasattr(diffusers, str(entry.denoiser)), entry.id
         assert entry.vocabulary is None or (data_folder() / "vocabularies" / f"{entry.vocabulary}.json").is_file()
-        assert entry.prompt or entry.denoiser == "UNet2DModel" or entry.steps == ("build", "publish"), entry.id
+        drawn = entry.drawing
+        assert drawn or entry.denoiser == "UNet2DModel" or entry.steps == ("build", "publish"), entry.id
+        if drawn is not None:
+            assert len(drawn.prompts) >= 4, entry.id
+            assert None not in (drawn.guidance_scale, drawn.size), entry.id
+            assert drawn.dtype in ("float16", "bfloat16"), entry.id
+
         # Nobody has looked at the Hub: no licence and no gate is stated as if somebody had.
         assert entry.licence is None or "licence" in entry.unchecked
         assert entry.gated is None or "gated" in entry.unchecked
+
+
+def test_how_an_entry_is_drawn_completes_the_defaults_field_by_field() -> None:
+    defaults = Settings(drawing=Drawing(steps=8, dtype="float16", prompts=("a face",)))
+    entry = PlanEntry.model_validate(
+        {"id": "a/b", "drawing": {"prompts": ["x", "y"], "size": [512, 768]}, "variant": "fp16"}
+    )
+    found = entry.settings(defaults).drawing
+    assert found == Drawing(prompts=("x", "y"), size=(512, 768), steps=8, dtype="float16", variant="fp16")
+    assert step_keys(defaults)["label"] != step_keys(entry.settings(defaults))["label"]
+    elsewhere = defaults.model_copy(update={"drawing": defaults.drawing.model_copy(update={"device": "cuda"})})
+    assert step_keys(elsewhere) == step_keys(defaults), "a device draws the same pictures"

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "published", "error"]
 CHECK_COLUMNS = ["id", "status", "revision", "problems"]
-ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "error"]
+ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "images", "passes", "error"]
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--only", multiple=True, metavar="GLOB", help="Only checkpoints whose id matches; repeatable.")
 @click.option("--check", is_flag=True, help="Compare the plan with the Hub and pin its revisions; build nothing.")
-@click.option("--dry-run", is_flag=True, help="Tell what building would cost; with --check, write no lock file.")
+@click.option("--dry-run", is_flag=True, help="Tell what it would cost; with --check, write no lock file.")
 @click.option(
     "--mbit",
     type=click.FloatRange(0.001, 1e6),
@@ -41,9 +41,7 @@ ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "mem
 @click.option(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", default=2, show_default=True, help="Checkpoints at once."
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to generate."
-)
+@click.option("--device", default="auto", show_default=True, help="Where to generate [auto: as the plan says].")
 @click.option(
     "--lock", type=click.Path(path_type=Path, dir_okay=False), help="Lock file [default: FILE's name with .lock]."
 )
@@ -69,8 +67,9 @@ def plan(
     does not stop the others. If you interrupt it, run it again: it goes on where it was.
 
     --check compares each line with the Hub (the repository, its licence, whether it is gated, the class of its denoiser,
-    whether its weights can be read) and pins the commits in the lock file, at which the plan then builds. --dry-run tells
-    what building would cost, from headers alone: bytes to read, seconds, memory. Labels and previews are not part of it.
+    whether its weights can be read, whether its pipeline needs a prompt) and pins the commits in the lock file, at which the
+    plan then builds. --dry-run tells the cost, from headers alone: to build, bytes to read, seconds, memory; to label and
+    preview, images (to screen directions; names take more to confirm) and passes of the denoiser for each.
 
     Exits with 1 if a checkpoint failed, or is not as the plan says.
 
@@ -94,7 +93,7 @@ def plan(
     lock = lock or lock_path(path)
     pins = read_lock(lock)
     if check:
-        rows, ok = _check(entries, pins, None if dry_run else lock)
+        rows, ok = _check(entries, whole, pins, None if dry_run else lock)
         emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
         return 0 if ok else 1
     if dry_run:
@@ -129,13 +128,15 @@ def _run(
     return reports
 
 
-def _check(entries: "Sequence[PlanEntry]", pins: "Lock | None", lock: Path | None) -> tuple[list[dict[str, Any]], bool]:
+def _check(
+    entries: "Sequence[PlanEntry]", whole: "Plan", pins: "Lock | None", lock: Path | None
+) -> tuple[list[dict[str, Any]], bool]:
     """Compare the entries with the Hub, and write the lock file if one is given. Returns rows, and whether all is right."""
     from eigenbank.plans.check import check_entries, update_lock
     from eigenbank.plans.files import write_lock
 
     with progress_bar() as progress:
-        found = check_entries(entries, progress)
+        found = check_entries(entries, whole, progress)
     if lock is not None:
         write_lock(lock, update_lock(found, pins))
         log(f"{sum(one.revision is not None for one in found)} of {len(found)} checkpoints are pinned in {lock}")
@@ -177,7 +178,7 @@ def estimate_row(entry: "PlanEntry", found: "Estimate | str") -> dict[str, Any]:
     """Turn an estimate, or the reason why there is none, into a row."""
     fields = (
         "layers", "widths", "bytes_to_read", "bytes_of_weights", "seconds_to_read", "seconds_to_solve", "bytes_of_memory",
-        "read", "weights", "seconds", "memory",
+        "read", "weights", "seconds", "memory", "images", "images_to_screen", "images_of_previews", "passes",
     )  # fmt: skip
     if isinstance(found, str):
         return {"id": entry.id, **dict.fromkeys(fields), "widths": [], "error": found}
@@ -186,6 +187,7 @@ def estimate_row(entry: "PlanEntry", found: "Estimate | str") -> dict[str, Any]:
     values = (
         found.layers, list(found.widths), found.read, found.total, round(seconds[0], 2), round(seconds[1], 2), found.memory,
         megabytes(sizes[0]), megabytes(sizes[1]), round(max(seconds), 1), megabytes(sizes[2]),
+        found.images + found.previews, found.images, found.previews, found.passes,
     )  # fmt: skip
     return {"id": entry.id, **dict(zip(fields, values, strict=True)), "error": None}
 

@@ -32,11 +32,10 @@ def takes_prompt(pipe: Any) -> bool:
     return "prompt" in parameters_of(pipe)
 
 
-def pipeline_class(folder: Path) -> type | None:
-    """Return the class of a checkpoint's pipeline, by its model_index.json alone; None where that is no class of diffusers."""
+def pipeline_class(index: Path) -> type | None:
+    """Return the class of a pipeline by its model_index.json alone; None where that names no class of diffusers."""
     try:
-        found = json.loads((folder / "model_index.json").read_bytes())
-        name = found.get("_class_name")
+        name = json.loads(index.read_bytes()).get("_class_name")
     except (OSError, ValueError, RecursionError, AttributeError):
         return None
     import diffusers
@@ -90,7 +89,7 @@ def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> Non
 
 def check_checkpoint(folder: Path, drawing: Drawing) -> None:
     """Check a drawing against a checkpoint's folder before anything is loaded, as `check_drawing` does."""
-    kind = pipeline_class(folder)
+    kind = pipeline_class(folder / "model_index.json")
     if kind is not None:
         check_drawing(kind, drawing)
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from eigenbank.loaders.drawing import check_drawing, own_steps, passes_of, pipeline_class
 from eigenbank.plans.files import pinned
 from eigenbank.plans.transport import retry
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.hub.client import check_online, hub_api, hub_errors
 from eigenbank.schemas import Layer, Recipe
-from eigenbank.schemas.errors import EigenbankError, UnreachableError
+from eigenbank.schemas.errors import DrawingError, EigenbankError, SourceError, UnreachableError
 from eigenbank.schemas.plan import Lock, Pin, Plan, PlanEntry, Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PARALLEL = 8
 TRIES = 6
+INDEX = "model_index.json"
 TIMED_WIDTH = 1280
 """The widest matrix whose decomposition is timed; for wider ones the time grows with the cube of the width."""
 BASE_MEMORY = 400 * 10**6
@@ -53,18 +55,20 @@ class EntryCheck:
     gone: bool = False
 
 
-def check_entries(entries: Sequence[PlanEntry], progress: Progress = no_progress) -> list[EntryCheck]:
-    """Check every entry against the Hub. One that fails does not stop the others. Raises OfflineError."""
+def check_entries(entries: Sequence[PlanEntry], plan: Plan, progress: Progress = no_progress) -> list[EntryCheck]:
+    """Check every entry of a plan against the Hub. One that fails does not stop the others. Raises OfflineError."""
     check_online("checking a plan", "nothing was checked")
     found = []
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for number, one in enumerate(pool.map(_check_entry, entries)):
+        for number, one in enumerate(
+            pool.map(lambda entry: _check_entry(entry, entry.settings(plan.defaults)), entries)
+        ):
             found.append(one)
             progress(one.entry.id, number + 1, len(entries))
     return found
 
 
-def _check_entry(entry: PlanEntry) -> EntryCheck:
+def _check_entry(entry: PlanEntry, settings: Settings) -> EntryCheck:
     at = f"{entry.source}@{entry.revision}" if entry.revision else entry.source
 
     def model_info() -> "ModelInfo":
@@ -77,6 +81,15 @@ def _check_entry(entry: PlanEntry) -> EntryCheck:
         return EntryCheck(entry, problems=(str(error),), gone=not isinstance(error, UnreachableError))
     problems, notes = _compare_repository(entry, info)
     revision = str(info.sha)
+    if {"label", "preview"} & set(settings.steps):
+        kind = _pipeline_class(entry, revision, [sibling.rfilename for sibling in info.siblings or []])
+        try:
+            if kind is not None:
+                check_drawing(kind, settings.drawing)
+        except DrawingError as error:
+            problems.append(
+                f"{error.problem}: give it in the entry's `drawing`, or leave out its labels and previews (steps)"
+            )
     if not any(sibling.rfilename.endswith(".safetensors") for sibling in info.siblings or []):
         notes.append("its weights are pickles (.bin), which a build would download whole: they were not checked")
     else:
@@ -85,6 +98,16 @@ def _check_entry(entry: PlanEntry) -> EntryCheck:
         except EigenbankError as error:
             problems.append(str(error))
     return EntryCheck(entry, revision, tuple(problems), tuple(notes))
+
+
+def _pipeline_class(entry: PlanEntry, revision: str, names: Sequence[str]) -> type | None:
+    """Return the class of a repository's pipeline; None where it is none of diffusers', or cannot be read."""
+    from eigenbank.builders.checkpoints.hub import small_file
+
+    try:
+        return pipeline_class(small_file(entry.source, INDEX, revision)) if INDEX in names else None
+    except SourceError:
+        return None
 
 
 def _compare_repository(entry: PlanEntry, info: "ModelInfo") -> tuple[list[str], list[str]]:
@@ -129,7 +152,11 @@ def update_lock(checks: Sequence[EntryCheck], before: Lock | None) -> Lock:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What building a checkpoint costs: `read` of `total` bytes of weights, seconds to read and solve, memory in bytes."""
+    """What a checkpoint costs: `read` of `total` bytes of weights, seconds to read and solve, memory in bytes.
+
+    Labelling generates `images` to screen the directions, and more to confirm names; with at most `previews` for previews.
+    Each takes `passes` of the denoiser, None where the pipeline does not say how many steps it takes.
+    """
 
     entry: PlanEntry
     layers: int
@@ -139,6 +166,9 @@ class Estimate:
     read_seconds: float
     solve_seconds: float
     memory: int
+    images: int = 0
+    previews: int = 0
+    passes: int | None = None
 
 
 def estimate_entries(
@@ -180,6 +210,11 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
     except EigenbankError as error:
         return str(error)
     read = source.size(part for layer in chosen for part in layer.tensors.values())
+    directions = sum(min(settings.top_k, layer.width) for layer in chosen) * len(settings.recipes)
+    how, looks = settings.measurement, settings.previews
+    grid = len(looks.seeds) * len(looks.scales)
+    kind = _pipeline_class(entry, source.revision or "", [INDEX] if source.component else [])
+    steps = settings.drawing.steps or (kind and own_steps(kind))
     return Estimate(
         entry,
         layers=len(chosen),
@@ -189,6 +224,9 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
         read_seconds=read / bytes_per_second,
         solve_seconds=sum(_decompositions(settings) * _solve_seconds(layer.width, settings.top_k) for layer in chosen),
         memory=BASE_MEMORY + 4 * max(_attention_bytes(source, layer) for layer in chosen),
+        images=len(how.seeds) * (1 + 2 * directions) if "label" in settings.steps else 0,
+        previews=min(looks.most, directions) * grid if "preview" in settings.steps else 0,
+        passes=steps * passes_of(kind, settings.drawing) if kind and steps else None,
     )
 
 

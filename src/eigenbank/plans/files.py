@@ -13,12 +13,18 @@ from pydantic import ValidationError
 from eigenbank.registry.files import home, parse_as, read_bounded, replacing
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import PlanError, first_problem, in_words, unknown
 from eigenbank.schemas.plan import Lock, MeasurementSettings, Plan, PlanEntry, PreviewSettings, Settings
 
 MAX_BYTES = 2**20
 _MAX_VALUES = 200_000
-_INNER: dict[str, type[Model]] = {"defaults": Settings, "measurement": MeasurementSettings, "previews": PreviewSettings}
+_INNER: dict[str, type[Model]] = {
+    "defaults": Settings,
+    "measurement": MeasurementSettings,
+    "previews": PreviewSettings,
+    "drawing": Drawing,
+}
 MAX_PROBLEMS = 20
 """How many problems of a file one message lists."""
 

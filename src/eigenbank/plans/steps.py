@@ -45,11 +45,12 @@ class RunOptions:
 
 def step_keys(settings: Settings) -> dict[str, str]:
     """Return a key for each step that changes a set: equal keys give equal sets of one revision."""
-    measured = settings.model_dump(mode="json", include={"measurement", "prompt"})
+    drawn = settings.drawing.model_dump(mode="json", exclude={"device", "offload"}, exclude_defaults=True)
+    measured = settings.measurement.model_dump(mode="json")
     return {
         "build": build_key(settings.layers, settings.recipes, settings.top_k),
-        "label": key_of([settings.asked_labelers, measured]),
-        "preview": key_of([settings.previews.model_dump(mode="json"), settings.prompt]),
+        "label": key_of([settings.asked_labelers, measured, drawn]),
+        "preview": key_of([settings.previews.model_dump(mode="json"), drawn]),
     }
 
 
@@ -158,14 +159,14 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
     from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)
-    checkpoint = fetch_pipeline(task.entry, task.revision)
+    checkpoint = fetch_pipeline(task.entry, task.revision, task.settings.drawing.variant)
     labelers = open_labelers(list(settings.asked_labelers), checkpoint)
     labelled = label(
         _open_pipeline(task, checkpoint),
         _open_set(task, folder),
         labelers,
         LabelSettings(**dict(settings.measurement)),
-        **_pipeline_arguments(task),
+        drawing=settings.drawing,
         # A worker that is lost half way leaves its readings for the next one on the same machine.
         cache=readings_folder(),
         progress=progress,
@@ -183,15 +184,14 @@ def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tu
     chosen = [each for each in directions.sliders if each.labels][: previews.most]
     made = {}
     if chosen:
-        pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision))
+        pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision, task.settings.drawing.variant))
         for number, each in enumerate(chosen):
             made[each.id] = generate_preview(
                 pipe,
                 each,
                 seeds=previews.seeds,
                 scales=previews.scales,
-                steps=previews.steps,
-                **_pipeline_arguments(task),
+                drawing=task.settings.drawing,
             )
             progress("previews", number + 1, len(chosen))
     return _stamped(directions.with_previews(made), preview=step_keys(task.settings)["preview"]), None
@@ -217,13 +217,11 @@ def _open_set(task: StepTask, folder: Path) -> "DirectionSet":
     return DirectionSet.open(unpack(task.files, folder / "before"))
 
 
-def _pipeline_arguments(task: StepTask) -> dict[str, Any]:
-    return {} if task.settings.prompt is None else {"prompt": task.settings.prompt}
-
-
 def _open_pipeline(task: StepTask, folder: Path) -> Any:
     """Open the pipeline on the task's device. Raises SourceError."""
     from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.schemas.drawing import Drawing
 
-    return open_pipeline(folder, Drawing(device=task.device, variant=task.entry.variant))
+    drawing = task.settings.drawing
+    if task.device != "auto":
+        drawing = drawing.model_copy(update={"device": task.device})
+    return open_pipeline(folder, drawing)

@@ -74,7 +74,7 @@ def unpack(files: SetFiles, folder: Path) -> Path:
     return folder
 
 
-def fetch_pipeline(entry: PlanEntry, revision: str) -> Path:
+def fetch_pipeline(entry: PlanEntry, revision: str, variant: str | None = None) -> Path:
     """Download a checkpoint's pipeline through the Hub client's cache: what sampling needs, and no other weights.
 
     When the Hub does not answer, diffusers returns whatever part of the pipeline is cached; an incomplete one counts as
@@ -89,7 +89,9 @@ def fetch_pipeline(entry: PlanEntry, revision: str) -> Path:
     def download() -> Path:
         with hub_errors(f"fetching the pipeline of {entry.source}", outcome):
             folder = Path(
-                DiffusionPipeline.download(entry.source, revision=revision, variant=entry.variant, use_safetensors=None)
+                DiffusionPipeline.download(
+                    entry.source, revision=revision, variant=variant or entry.variant, use_safetensors=None
+                )
             )
             if lacking := missing_part(folder):
                 message = (

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from eigenbank.schemas.common import MAX_RANKS, Model, ModelId, Revision, Text
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import UnknownNameError
 from eigenbank.schemas.recipe import Recipe
 
@@ -49,7 +50,6 @@ class MeasurementSettings(Model):
     confirm_seeds: Seeds = tuple(range(200, 224))
     confirm_most: Count = 48
     chance_most: Count = 24
-    steps: Count = 10
     most: Count = 4
     null: Annotated[int, Field(ge=1, le=64)] = 4
     parts: Annotated[int, Field(ge=0, le=1000)] = 32
@@ -62,14 +62,13 @@ class PreviewSettings(Model):
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=64)] = (0, 1, 2)
     scales: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)] = (-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2)
-    steps: Count = 20
     most: Annotated[int, Field(ge=0, le=10_000)] = 64
 
 
 class Settings(Model):
     """What to do with a checkpoint. Without `labelers`: statistics, and CLIP where there is a `vocabulary`.
 
-    `prompt` goes to pipelines with text while directions are measured and previewed. `steps` can leave some out: a
+    `drawing` is how pictures are generated while directions are measured and previewed. `steps` can leave some out: a
     denoiser without its pipeline, or one too large to sample from here, can still be built and published.
     """
 
@@ -82,7 +81,7 @@ class Settings(Model):
     top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] = 16
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     labelers: Annotated[tuple[LabelerText, ...], Field(max_length=20)] = ()
-    prompt: Text | None = None
+    drawing: Drawing = Drawing()
     measurement: MeasurementSettings = MeasurementSettings()
     previews: PreviewSettings = PreviewSettings()
 
@@ -95,7 +94,7 @@ class Settings(Model):
 
 
 class PlanEntry(Model):
-    """A checkpoint of a plan. Settings that are None come from the plan's `defaults`.
+    """A checkpoint of a plan. Settings that are None come from the plan's `defaults`, and so do those of `drawing`.
 
     `id` is its name in the catalog, and its repository on the Hub unless `repo` names another. `subfolder` holds the
     denoiser (None: model_index.json says where). `licence` is the Hub's id of the licence its owners state. `unchecked`
@@ -121,7 +120,7 @@ class PlanEntry(Model):
     top_k: Annotated[int, Field(ge=1, le=MAX_RANKS)] | None = None
     vocabulary: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     labelers: Annotated[tuple[LabelerText, ...], Field(max_length=20)] | None = None
-    prompt: Text | None = None
+    drawing: Drawing | None = None
     measurement: MeasurementSettings | None = None
     previews: PreviewSettings | None = None
 
@@ -136,8 +135,15 @@ class PlanEntry(Model):
         return self.publish_as or f"{self.id.replace('/', '-')}-directions"
 
     def settings(self, defaults: Settings) -> Settings:
-        """Its settings, completed from the plan's defaults."""
+        """Its settings, completed from the plan's defaults; those of `drawing` one by one."""
         own = {name: getattr(self, name) for name in Settings.model_fields}
+        drawing = (
+            defaults.drawing if self.variant is None else defaults.drawing.model_copy(update={"variant": self.variant})
+        )
+        if self.drawing is not None:
+            given = {name: getattr(self.drawing, name) for name in self.drawing.model_fields_set}
+            drawing = drawing.model_copy(update=given)
+        own["drawing"] = drawing
         return defaults.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 

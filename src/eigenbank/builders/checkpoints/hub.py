@@ -51,23 +51,23 @@ def open_hub(
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo, revision, variant, subfolder)
     commit, names = resolve(repo, revision)
-    index = read_json(_small(repo, "model_index.json", commit)) if "model_index.json" in names else None
+    index = read_json(small_file(repo, "model_index.json", commit)) if "model_index.json" in names else None
     where = f"{repo} at {commit[:12]}"
     flat = "config.json" in names
     component = choose_component(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
     prefix = f"{component}/" if component else ""
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
     check_layout(inside, where, index is not None)
-    config = denoiser_config(_small(repo, f"{prefix}config.json", commit), where)
-    weights = choose_weights(inside, where, variant, lambda name: read_json(_small(repo, prefix + name, commit)))
-    card = _small(repo, "README.md", commit) if "README.md" in names else None
+    config = denoiser_config(small_file(repo, f"{prefix}config.json", commit), where)
+    weights = choose_weights(inside, where, variant, lambda name: read_json(small_file(repo, prefix + name, commit)))
+    card = small_file(repo, "README.md", commit) if "README.md" in names else None
     facts: dict[str, Any] = {
         "config": config, "component": component, "revision": commit, "where": where,
         "licence": licence(card) if card else None,
     }  # fmt: skip
     if file_names(weights)[0].endswith(".bin"):
         # No part of a pickle can be read alone: it comes whole, through the client's cache.
-        return BinSource(paths=[_small(repo, prefix + name, commit) for name in file_names(weights)], **facts)
+        return BinSource(paths=[small_file(repo, prefix + name, commit) for name in file_names(weights)], **facts)
     with ThreadPoolExecutor(PARALLEL) as pool:
         opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
         files = dict(zip(file_names(weights), opened, strict=True))
@@ -242,7 +242,7 @@ def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
-def _small(repo: str, name: str, commit: str) -> Path:
+def small_file(repo: str, name: str, commit: str) -> Path:
     """A small file of the repository, through the client's cache. Raises SourceError."""
     from huggingface_hub import hf_hub_download
 
