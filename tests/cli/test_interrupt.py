@@ -46,13 +46,13 @@ START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenba
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt: raise SetError('build the set again') from None\n"
         "import eigenbank.registry.sets.bundled as bundled\n"
-        "bundled.shipped_digests = damaged",
+        "bundled.shipped_sets = damaged",
         # Inside one that goes on as if nothing had been.
         "import eigenbank.registry.sets.bundled as bundled\n"
         "def passed(*_):\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    except KeyboardInterrupt: pass\n"
-        "bundled.shipped_digests = passed",
+        "    except KeyboardInterrupt: return []\n"
+        "bundled.shipped_sets = passed",
     ],
     ids=["command", "click", "taken-for-damage", "passed-over"],
 )
@@ -138,7 +138,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 def test_another_oserror_is_a_bug_that_looks_like_one() -> None:
     before = "import eigenbank.registry.sets.bundled as bundled\n"
-    before += "def fails(*_): raise OSError(5, 'of a disk')\nbundled.shipped_digests = fails"
+    before += "def fails(*_): raise OSError(5, 'of a disk')\nbundled.shipped_sets = fails"
     done = begin(START.format(args=["list"], before=before))
     assert done.returncode == 1
     assert "Traceback" in done.stderr

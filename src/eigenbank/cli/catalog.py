@@ -197,12 +197,11 @@ def reindex() -> None:
       eigenbank catalog reindex
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.care import vacuum
 
     with Catalog.open() as opened:
         with progress_bar() as progress:
             opened.reindex(progress)
-        before, after = vacuum(opened)
+        before, after = opened.vacuum()
         log(f"{opened.place}: {len(opened.sets())} sets indexed again; {before:,} bytes before, {after:,} after")
 
 

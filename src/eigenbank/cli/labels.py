@@ -70,7 +70,7 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
       eigenbank labels ls --source human
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.rows import matcher
+    from eigenbank.registry.ranking import matcher
 
     with Catalog.open() as catalog:
         if not directions:

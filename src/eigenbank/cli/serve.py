@@ -146,7 +146,7 @@ def gallery(
 def _write(target: Path, model: str | None, *, people: bool, force: bool) -> "Site":
     from eigenbank.gallery.site import write_site
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.rows import is_glob, matcher
+    from eigenbank.registry.ranking import is_glob, matcher
     from eigenbank.schemas.errors import GalleryError, unknown
 
     wanted: Callable[[str], bool] = (lambda _: True) if model is None else matcher(model)

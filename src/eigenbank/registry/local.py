@@ -174,7 +174,7 @@ def add_folders(
         except EigenbankError as error:
             raise SetError(error.problem, outcome="nothing was added", advice=error.advice or advice) from error
     _check_distinct(found)
-    shipped = {location: checkpoint_location for location, checkpoint_location, _, _ in shipped_sets()}
+    shipped = {one.location: one.checkpoint for one in shipped_sets()}
     entries = []
     added = []
     for folder, manifest in found.items():
@@ -254,10 +254,9 @@ def _the_set(catalog: Catalog, model_id: str, revision: str | None) -> SetRow:
 
 def _shipped(row: SetRow) -> SetEntry | None:
     """Return what ships for the checkpoint of a set, if that is not the set itself."""
-    for location, checkpoint, manifest, digest in shipped_sets():
-        found = manifest.checkpoint
-        if (found.model_id, found.revision) == (row.model_id, row.revision) and digest != row.digest:
-            return SetEntry(manifest, location, digest, checkpoint)
+    for one in shipped_sets():
+        if (one.model_id, None) == (row.model_id, row.revision) and one.digest != row.digest:
+            return SetEntry(one.text, one.location, one.digest, one.checkpoint)
     return None
 
 

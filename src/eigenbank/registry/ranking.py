@@ -24,9 +24,10 @@ Level and worth are numbers. Worth can be stored with each label; the level depe
 it is computed once for each distinct text.
 """
 
+import fnmatch
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, get_args
@@ -140,6 +141,20 @@ def _alone(char: str, category: str) -> bool:
 def label_key(text: str) -> str:
     """Return what makes two labels the same to those who type them: the words, or the normalised signs where there are none."""
     return " ".join(words(text)) or " ".join(normalise(text).split())
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Return a test of names against a glob, upper and lower case told apart."""
+    pattern = re.sub(r"\*+", "*", pattern)
+    if len(pattern) > 2_000:  # longer than any name; a regular expression of it would take long to make
+        return lambda name: False
+    compiled = re.compile(fnmatch.translate(pattern)).match
+    return lambda name: compiled(name) is not None
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether the pattern is more than a name."""
+    return any(sign in pattern for sign in "*?[")
 
 
 class Level(IntEnum):

@@ -1,6 +1,7 @@
 """The record of a direction or composite: everything about it but the vector itself, with its labels."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
@@ -70,13 +71,18 @@ class Label(Model):
         no better), and the odd part's share of the response: at −1, a slider does the contrary of what it does at +1.
         Otherwise it is the confidence; an unknown confidence counts as 0. Six decimals, so that every store orders alike.
         """
-        trust = self.confidence or 0.0
-        if self.source.startswith("human:"):
-            return 2 + trust
-        if self.evidence is None:
-            return trust
-        odd = 1 / (1 + (self.evidence.asymmetry or 0.0))
-        return round(1 + trust * self.evidence.selectivity * min(1.0, abs(self.evidence.effect)) * odd, 6)
+        return label_worth(self.source, self.confidence, None if self.evidence is None else vars(self.evidence))
+
+
+def label_worth(source: str, confidence: float | None, evidence: Mapping[str, Any] | None) -> float:
+    """The same as `Label.worth`, of a label's fields."""
+    trust = confidence or 0.0
+    if source.startswith("human:"):
+        return 2 + trust
+    if evidence is None:
+        return trust
+    odd = 1 / (1 + (evidence.get("asymmetry") or 0.0))
+    return round(1 + trust * evidence["selectivity"] * min(1.0, abs(evidence["effect"])) * odd, 6)
 
 
 class Preview(Model):

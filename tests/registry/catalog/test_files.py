@@ -10,10 +10,9 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog import care as care_module
 from eigenbank.registry.catalog import catalog as catalog_module
 from eigenbank.registry.catalog import database as database_module
-from eigenbank.registry.catalog import index as index_module
 from eigenbank.registry.catalog import tables as tables_module
 from eigenbank.registry.catalog.care import verify
-from eigenbank.registry.catalog.dialects import APPLICATION_ID
+from eigenbank.registry.catalog.database import APPLICATION_ID
 from eigenbank.registry.catalog.tables import VERSION
 from eigenbank.schemas.errors import CatalogError
 
@@ -33,9 +32,6 @@ def refused(path: Path, match: str) -> str:
 def made(path: Path) -> None:
     with Catalog.open(path, shipped=False) as catalog:
         catalog.add_set(manifest(), location="a", digest="1")
-    plain = sqlite3.connect(path)
-    plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    plain.close()
 
 
 def test_a_file_that_is_not_sqlite_is_refused(path: Path) -> None:
@@ -146,7 +142,7 @@ def test_nothing_but_the_catalog_is_left_behind(path: Path) -> None:
 
 def pretend_newer(patch: pytest.MonkeyPatch) -> None:
     """Have this eigenbank know a version more than it does."""
-    for module in (catalog_module, database_module, index_module, tables_module, care_module):
+    for module in (catalog_module, database_module, tables_module, care_module):
         patch.setattr(module, "VERSION", VERSION + 1)
 
 
@@ -173,7 +169,7 @@ def test_a_catalog_says_whose_it_is(path: Path) -> None:
     plain = sqlite3.connect(path)
     assert plain.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
     assert plain.execute("PRAGMA user_version").fetchone() == (VERSION,)
-    assert plain.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert plain.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     plain.close()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.catalog.care import stats, vacuum, verify
+from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.transfer import export_file, import_file, merge
 from eigenbank.schemas.errors import CatalogError, UnknownNameError
 
@@ -190,7 +190,7 @@ def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path) 
     filled.reindex()
     assert verify(filled) == []
     assert stats(filled)["directions"] == 15
-    assert vacuum(filled)[1] > 0
+    assert filled.vacuum()[1] > 0
 
 
 def test_verifying_finds_a_word_index_that_lies(filled: Catalog) -> None:

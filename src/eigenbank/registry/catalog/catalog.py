@@ -1,53 +1,80 @@
 """The catalog as the rest of the program sees it: questions, and changes."""
 
+import difflib
+import json
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, delete, insert, select, update
+from sqlalchemy import URL, Connection
 
 from eigenbank.progress import Progress, no_progress
-from eigenbank.registry.catalog import dialects, index, questions, search
-from eigenbank.registry.catalog.database import (
-    Database,
-    Untouched,
-    check_file,
-    check_folder,
-    check_parent,
-    check_version,
-    create,
-    guarded,
-    locate,
-    name_of,
-)
-from eigenbank.registry.catalog.dialects import AGAIN, connect_file, connect_server
-from eigenbank.registry.catalog.questions import Overwritten
-from eigenbank.registry.catalog.rows import (
-    MAX_LIMIT,
-    DirectionName,
-    DirectionRow,
-    Filters,
-    Page,
-    SetEntry,
-    SetRow,
-    path_key,
-    storable,
-)
-from eigenbank.registry.catalog.tables import VERSION, Base, BundledTable, PeopleLabelTable, SetTable
-from eigenbank.registry.ranking import SORTS, Sort
+from eigenbank.registry.catalog import database as db
+from eigenbank.registry.catalog import index
+from eigenbank.registry.catalog.database import Database, run
+from eigenbank.registry.catalog.index import COMPOSITE, PEOPLE, DirectionName, SetEntry, path_key, storable
+from eigenbank.registry.catalog.search import DirectionRow, Filters, Page, directions, label_sources, search
+from eigenbank.registry.catalog.tables import VERSION, Base, BundledTable
+from eigenbank.registry.ranking import SORTS, Query, Sort, words
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Label, Manifest
-from eigenbank.schemas.errors import CatalogError, UnknownNameError, explaining, unknown
-
-__all__ = ["Catalog"]
+from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError, explaining, unknown
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+MAX_LIMIT = 10_000
+"""Most directions of a page."""
+_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK or MODEL_ID#composite/NAME."
+_MOST_TEXTS = 100_000
+"""So many texts are looked through for near matches."""
+_NEWEST = "(SELECT id FROM sets WHERE model_id = :model_id ORDER BY created DESC, id DESC LIMIT 1)"
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A direction set in the catalog. `directions` and `labels` are counts; `created` is in UTC. Searches have equals in the order
+    of `number`.
+    """
+
+    model_id: str
+    revision: str | None
+    location: str
+    digest: str
+    checkpoint_path: str | None
+    created: datetime
+    directions: int
+    labels: int
+    repo: str | None
+    commit: str | None
+    denoiser: str
+    licence: str | None
+    builder: str
+    number: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Overwritten:
+    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost."""
+
+    labels: int = 0
+    composites: int = 0
+    previews: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.labels or self.composites or self.previews)
+
+    def __str__(self) -> str:
+        counts = (("label{} by labelers", self.labels), ("composite{}", self.composites), ("preview{}", self.previews))
+        found = [f"{count:,} {what.format('' if count == 1 else 's')}" for what, count in counts if count]
+        return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
 
 
 class Catalog:
@@ -62,9 +89,9 @@ class Catalog:
         self._place = place
         self._shipped = shipped
         self._seen: object = None
+        self._reading: Database | None = None
         self._writing: Database | None = None
         self._opening = threading.RLock()
-        self._reading = self._open()
 
     @classmethod
     def open(cls, url: str | os.PathLike[str] | None = None, *, shipped: bool = True) -> "Catalog":
@@ -75,21 +102,24 @@ class Catalog:
         `catalog.db` at home. Raises CatalogError for what is not a catalog, one of a newer version, or a path in a folder that
         does not exist; nothing is written then.
         """
-        place = locate(url)
+        place = db.locate(url)
+        catalog = cls(place, shipped=shipped)
         if isinstance(place, Path) and not place.exists():
-            check_parent(place, url)
-        return cls(place, shipped=shipped)
+            db.check_parent(place, url)
+        else:
+            catalog._current()
+        return catalog
 
     @property
     def place(self) -> str:
         """The catalog's file, or its URL without the password."""
-        return name_of(self._place)
+        return db.name_of(self._place)
 
     def close(self) -> None:
         """Close the connections. The catalog cannot be used after."""
-        self._reading.close()
-        if self._writing is not None:
-            self._writing.close()
+        for database in (self._reading, self._writing):
+            if database is not None:
+                database.close()
 
     def __enter__(self) -> "Catalog":
         return self
@@ -99,27 +129,45 @@ class Catalog:
 
     # Opening
 
+    def _current(self) -> Database:
+        """The database to ask: the one changes are made in, once there is one; else the one for reading, opened again if need be."""
+        with self._opening:
+            if self._writing is not None:
+                return self._writing
+            if self._reading is not None and self._seen is not None and self._seen != self._stamp():
+                self._reading.close()
+                self._reading = None
+            if self._reading is None:
+                self._reading = self._open()
+            return self._writing or self._reading
+
     def _open(self) -> Database:
         """Open the database for questions; where it is not there yet, or not up to date and not to be written to, a copy of it in
         memory that is.
         """
         self._seen = None
-        if isinstance(self._place, URL):
-            return self._open_server(self._place)
-        if not self._place.exists():
-            return self._in_memory(None)
-        check_file(self._place)
-        database = Untouched(self._place)
+        if isinstance(self._place, Path):
+            if not self._place.exists():
+                return self._in_memory(None)
+            db.check_file(self._place)
+        database = db.connect(self._place, reading=True)
         try:
-            version, missing, current = database.read(self._state)
-            check_version(self.place, version or 0)
+            version, missing, lacking = database.read(self._state)
+            if version is None:
+                database.close()
+                return self._in_memory(None)
+            db.check_version(self.place, version)
             if version == VERSION and missing:
                 message = (
                     f"the catalog {self.place} lacks the tables {', '.join(sorted(missing))}: it is damaged. Nothing was changed. "
-                    f"{AGAIN}"
+                    f"{db.AGAIN}"
                 )
                 raise CatalogError(message)
-            if version == VERSION and current:
+            if version == VERSION and not lacking:
+                return database
+            if isinstance(self._place, URL):
+                if database.read(db.may_write):
+                    database.write(self._bring_up_to_date)
                 return database
             if version != VERSION and self._may_write():
                 self._writable()
@@ -131,41 +179,26 @@ class Catalog:
         database.close()
         return copy
 
-    def _open_server(self, url: URL) -> Database:
-        database = Database(connect_server(url, self.place), self.place)
-        try:
-            version, _, current = database.read(self._state)
-            if version is None:
-                database.close()
-                return self._in_memory(None)
-            check_version(self.place, version)
-            if (version != VERSION or not current) and database.read(dialects.may_write):
-                database.write(self._bring_up_to_date)
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _state(self, connection: Connection) -> tuple[int | None, set[str], bool]:
-        """The version, the tables that are missing, and whether the sets that come with eigenbank are in."""
-        version = dialects.version_of(connection, self.place)
-        missing = Base.metadata.tables.keys() - dialects.tables(connection)
-        return version, missing, version == VERSION and not missing and not self._lacking(connection)
+    def _state(self, connection: Connection) -> tuple[int | None, set[str], set[str]]:
+        """The version, the tables that are missing, and what is lacking of the sets that come with eigenbank."""
+        version = db.version_of(connection, self.place)
+        missing = Base.metadata.tables.keys() - db.tables(connection)
+        return version, missing, self._lacking(connection) if version == VERSION and not missing else set()
 
     def _lacking(self, connection: Connection) -> set[str]:
         """The digests of the sets that come with eigenbank and were never put in."""
         if not self._shipped:
             return set()
-        return set(bundled.shipped_digests()).difference(connection.scalars(select(BundledTable.digest)))
+        return set(bundled.DIGESTS).difference(run(connection, "SELECT digest FROM bundled").scalars())
 
     def _in_memory(self, source: Database | None) -> Database:
         """A catalog in memory: a copy of another one, brought up to date."""
         self._seen = self._stamp()
-        database = Database(connect_file(None), self.place)
-        if source is not None and source.read(dialects.version_of, self.place) == VERSION:
-            dialects.copy_file(source.engine, database.engine)
+        database = Database(db.connect_file(None), self.place)
+        if source is not None and source.read(db.version_of, self.place) == VERSION:
+            source.copy_to(database)
         else:
-            database.write(dialects.create_tables, VERSION)
+            database.write(db.create_tables)
             if source is not None:
                 source.read(lambda reading: database.write(lambda writing: index.copy(reading, writing)))
         database.write(self._bring_up_to_date)
@@ -173,27 +206,26 @@ class Catalog:
 
     def _bring_up_to_date(self, connection: Connection) -> None:
         """Create the tables, or index a catalog of an earlier version again, and put in the sets that come with eigenbank."""
-        version = dialects.version_of(connection, self.place)
+        version = db.version_of(connection, self.place)
         if version is None:
-            dialects.create_tables(connection, VERSION)
+            db.create_tables(connection)
         elif version < VERSION:
             index.rebuild(connection)
         lacking = self._lacking(connection)
         if lacking:
             indexer = index.Indexer(connection)
-            for location, checkpoint_path, manifest, digest in bundled.shipped_sets():
-                if digest in lacking:
-                    indexer.add(SetEntry(manifest, location, digest, checkpoint_path))
-                    connection.execute(insert(BundledTable), {"digest": digest})
+            for entry in bundled.shipped_sets():
+                if entry.digest in lacking:
+                    indexer.add(SetEntry(entry.text, entry.location, entry.digest, entry.checkpoint))
+                    db.insert(connection, BundledTable, [(entry.digest,)])
 
     def _stamp(self) -> object:
         """What tells whether the file has changed since a copy of it was made."""
         if isinstance(self._place, URL):
             return object()  # a database without tables is cheap to look at again
-        for name in (self._place, self._place.with_name(self._place.name + "-wal")):
-            with suppress(OSError):
-                found = name.stat()
-                return found.st_ino, found.st_mtime_ns, found.st_size
+        with suppress(OSError):
+            found = self._place.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
         return "nothing"
 
     def _may_write(self) -> bool:
@@ -209,22 +241,21 @@ class Catalog:
             return self._writing
 
     def _open_for_writing(self) -> Database:
-        if isinstance(self._place, URL):
-            database = Database(connect_server(self._place, self.place), self.place)
-            if database.read(dialects.version_of, self.place) is not None and not database.read(dialects.may_write):
-                database.close()
-                raise self._read_only()
-        else:
+        if isinstance(self._place, Path):
             if not self._place.exists():
-                create(self._place)
-            elif not self._may_write():
-                raise self._read_only()
-            check_folder(self._place.parent)
-            database = Database(connect_file(self._place), self.place)
+                db.create(self._place)
+            db.check_folder(self._place.parent)
+        database = db.connect(self._place)
         try:
-            version = database.read(dialects.version_of, self.place)
+            version = database.read(db.version_of, self.place)
             if version is not None:
-                check_version(self.place, version)
+                db.check_version(self.place, version)
+                if not (self._may_write() if isinstance(self._place, Path) else database.read(db.may_write)):
+                    message = (
+                        f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
+                        "its folder, or name another with --catalog or EIGENBANK_CATALOG."
+                    )
+                    raise CatalogError(message)
             if version != VERSION or database.read(self._lacking):
                 database.write(self._bring_up_to_date)
         except BaseException:
@@ -232,15 +263,8 @@ class Catalog:
             raise
         return database
 
-    def _read_only(self) -> CatalogError:
-        message = (
-            f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
-            "its folder, or name another with --catalog or EIGENBANK_CATALOG."
-        )
-        return CatalogError(message)
-
     def ask(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function of a connection says of one state of the catalog. It may be asked twice, and must not write."""
+        """Return what a function of a connection says of one state of the catalog. It cannot write."""
         with self._opening:
             database = self._current()
             if self._seen is not None and database is self._reading:
@@ -248,71 +272,82 @@ class Catalog:
                 return database.read(question, *args, **kwargs)
         return database.read(question, *args, **kwargs)
 
-    def _current(self) -> Database:
-        """The database to ask: the one changes are made in, once there is one; else the one for reading, opened again if need be."""
-        if self._writing is None and self._seen is not None and self._seen != self._stamp():
-            self._reading.close()
-            self._reading = self._open()
-        return self._writing or self._reading
-
-    def ask_once(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a question whose answers have consequences of their own: it is asked but once."""
-        self.ask(dialects.tables)  # so that the database is the right one
-        return Database.read(self._writing or self._reading, question, *args, **kwargs)
-
     def change(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change, given as a function of a connection: all of it or nothing. Returns what that returns."""
         return self._writable().write(change, *args, **kwargs)
+
+    def _strings(self, statement: str, **values: Any) -> list[str]:
+        """What a SELECT of one column gives; nothing for a value that no database can hold."""
+        if not all(storable(value) for value in values.values()):
+            return []
+        return self.ask(lambda connection: list(run(connection, statement, **values).scalars()))
 
     # Sets and names
 
     def get_set(self, model_id: str, revision: str | None = None) -> SetRow | None:
         """Return the set of a model, the newest one if no revision is named."""
-        if not storable(model_id + (revision or "")):
-            return None
-        conditions = [SetTable.model_id == model_id, *([] if revision is None else [SetTable.revision == revision])]
-        return next(iter(self.ask(questions.newest_first, *conditions, limit=1)), None)
+        own = "model_id = :model_id" + ("" if revision is None else " AND revision = :revision")
+        given = {"model_id": model_id} | ({} if revision is None else {"revision": revision})
+        return next(iter(self._newest_first(own, **given)), None)
 
     def sets_at(self, checkpoint_path: str) -> list[SetRow]:
         """Return the sets that were computed from the checkpoint in a local folder, the newest first."""
-        if not storable(checkpoint_path):
-            return []
-        return self.ask(questions.newest_first, SetTable.checkpoint_path == path_key(checkpoint_path))
+        return self._newest_first(
+            "checkpoint_path = :path", path=path_key(checkpoint_path) if storable(checkpoint_path) else "\x00"
+        )
 
     def sets_with_layers(self, digests: Iterable[str]) -> list[tuple[SetRow, int]]:
         """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do, and how many of their layers
         have: the most first, then the newest.
         """
-        return self.ask(questions.sets_with_layers, list(digests))
+        counts = "SELECT set_id, count(DISTINCT layer) FROM layer_digests WHERE digest IN :digests* GROUP BY set_id"
+
+        def found(connection: Connection) -> list[tuple[SetRow, int]]:
+            counted = dict(run(connection, counts, digests=list(digests)).all())
+            rows = _sets(connection, "id IN :numbers*", numbers=list(counted))
+            return sorted(((row, counted[row.number]) for row in rows), key=lambda pair: -pair[1])
+
+        return self.ask(found)
 
     def sets(self) -> list[SetRow]:
         """Return all sets, by model id, the newest first within one."""
-        return self.ask(questions.sets)
+        return sorted(self.ask(_sets), key=lambda row: row.model_id)
+
+    def _newest_first(self, conditions: str, **values: str) -> list[SetRow]:
+        return self.ask(_sets, conditions, **values) if all(map(storable, values.values())) else []
 
     def manifest(self, model_id: str, revision: str | None = None) -> Manifest | None:
         """Return the manifest of a model's set, the newest one if no revision is named. It is validated anew."""
         row = self.get_set(model_id, revision)
         if row is None:
             return None
-        own = SetTable.model_id == model_id, SetTable.revision == (row.revision or "")
-        packed = self.ask(lambda connection: connection.execute(select(SetTable.manifest).where(*own)).scalar())
-        return None if packed is None else index.unpack_manifest(packed)
+        statement = "SELECT manifest FROM sets WHERE id = :number"
+        packed = self.ask(lambda connection: run(connection, statement, number=row.number).scalar())
+        return None if packed is None else Manifest.model_validate_json(index.unpack_manifest(packed))
 
     def model_ids(self) -> list[str]:
         """Return the models that have a set, sorted."""
-        return self.ask(questions.model_ids)
+        return self._strings("SELECT DISTINCT model_id FROM sets ORDER BY model_id")
 
     def layer_names(self, model_id: str) -> list[str]:
         """Return the layers of a model's newest set, in the set's order."""
-        return self.ask(questions.layer_names, model_id) if storable(model_id) else []
+        manifest = self._strings(f"SELECT manifest FROM sets WHERE id = {_NEWEST}", model_id=model_id)
+        return [layer["name"] for packed in manifest for layer in json.loads(index.unpack_manifest(packed))["layers"]]  # type: ignore[arg-type]
 
     def recipe_slugs(self, model_id: str | None = None) -> list[str]:
         """Return the recipes of a model's newest set, or of all sets, sorted."""
-        return self.ask(questions.recipe_slugs, model_id) if storable(model_id or "") else []
+        own, given = _of_newest(model_id, "AND set_id = ")
+        return sorted(self._strings(f"SELECT DISTINCT recipe FROM spectra WHERE recipe IS NOT NULL {own}", **given))
 
     def label_texts(self, model_id: str | None = None) -> list[str]:
         """Return the different label texts of a model's newest set, or of all sets, sorted."""
-        return self.ask(questions.label_texts, model_id) if storable(model_id or "") else []
+        own, given = _of_newest(model_id, "WHERE set_id = ")
+        if model_id is None:
+            used = "EXISTS (SELECT 1 FROM labels l WHERE l.text_id = t.id)"
+        else:
+            spectra = f"SELECT id FROM spectra {own}"
+            used = f"id IN (SELECT text_id FROM labels WHERE direction_id IN (SELECT id FROM directions WHERE spectrum_id IN ({spectra})))"
+        return self._strings(f"SELECT text FROM texts t WHERE {used} ORDER BY text", **given)
 
     def label_counts(
         self, model_id: str | None = None, source: str | None = None
@@ -322,13 +357,32 @@ class Catalog:
         `model_id` limits them to a model's newest set; `source` is a label's source, its first part or a glob. Raises
         UnknownNameError for a model that is not there.
         """
-        if not storable(model_id or ""):
-            raise unknown(kind="model", name=str(model_id)[:200], known=self.model_ids())
-        return self.ask(questions.label_counts, model_id, source)
+        if model_id is not None and self.get_set(model_id) is None:
+            raise unknown(kind="model", name=model_id[:200], known=self.model_ids())
+        own, given = _of_newest(model_id, "AND p.set_id = ")
+
+        def counts(connection: Connection) -> list[Any]:
+            values: dict[str, Any] = dict(given)
+            of_source = ""
+            if source is not None:
+                values["sources"] = label_sources(connection, source)
+                of_source = "AND l.source_id IN :sources*"
+            places = (
+                ""
+                if model_id is None
+                else "JOIN directions d ON d.id = l.direction_id JOIN spectra p ON p.id = d.spectrum_id"
+            )
+            statement = (
+                f"SELECT t.text, count(DISTINCT l.direction_id), max(l.confidence) FROM labels l JOIN texts t ON t.id = l.text_id {places} "
+                f"WHERE 1 = 1 {of_source} {own} GROUP BY t.id, t.text"
+            )
+            return list(run(connection, statement, **values).all())
+
+        return sorted(((row[0], row[1], row[2]) for row in self.ask(counts)), key=lambda row: (-row[1], row[0]))
 
     def near(self, text: str) -> dict[str, list[str]]:
         """Return the words of a query that nothing in the catalog begins with, each with the nearest words there are."""
-        return self.ask(questions.near, text)
+        return self.ask(_near, text)
 
     # Directions
 
@@ -337,11 +391,16 @@ class Catalog:
         of its model.
         """
         name = DirectionName.parse(full_id)
-        return None if name is None else self.ask(questions.get_direction, name)
+
+        def found(connection: Connection) -> DirectionRow | None:
+            number = _direction_number(connection, name)
+            return None if number is None else directions(connection, [number])[0]
+
+        return None if name is None else self.ask(found)
 
     def unknown_direction(self, full_id: str) -> UnknownNameError:
         """Return the error for a direction that is not there, with near matches."""
-        return self.ask(questions.unknown_direction, full_id)
+        return self.ask(_unknown_direction, full_id)
 
     def search(
         self,
@@ -371,7 +430,7 @@ class Catalog:
             message = "nan is no bound: give a number."
             raise CatalogError(message)
         asked = Filters(text=text if text is not None and text.strip() else None, sort=sort, **filters)
-        return self.ask(search.page, asked, limit, cursor)
+        return self.ask(search, asked, limit, cursor)
 
     # Changing sets
 
@@ -401,9 +460,10 @@ class Catalog:
             indexer = index.Indexer(connection)
             for entry in entries:
                 if not overwrite:
+                    assert isinstance(entry.manifest, Manifest)
                     checkpoint = entry.manifest.checkpoint
                     with explaining(outcome="the new set was not added, and the catalog has not changed"):
-                        questions.check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
+                        _check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
                 indexer.add(entry)
 
         self.change(add)
@@ -412,16 +472,17 @@ class Catalog:
         """Take the set of a checkpoint out, by its manifest's digest too; `instead` is put into its place. People's labels
         wait for a set that has their directions. Returns how many do. Raises CatalogError where another set is there now.
         """
-        own = SetTable.model_id == model_id, SetTable.revision == (revision or "")
 
         def remove(connection: Connection) -> int:
-            if connection.execute(select(SetTable.digest).where(*own)).scalar() != digest:
+            own = "model_id = :model_id AND revision = :revision AND digest = :digest"
+            found = _sets(connection, own, model_id=model_id, revision=revision or "", digest=digest)
+            if not found:
                 message = f"another program has just replaced or removed the set of {model_id}: nothing was removed. Try again."
                 raise CatalogError(message)
             if instead is not None:
                 index.Indexer(connection).add(instead)
             else:
-                connection.execute(delete(SetTable).where(*own))
+                index.remove(connection, found[0].number)
             return index.waiting(connection, model_id)
 
         return self.change(remove)
@@ -430,37 +491,40 @@ class Catalog:
         """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
         if not storable(digest):
             return False
-        statement = update(SetTable).where(SetTable.digest == digest).values({"repo": repo, "commit": commit})
-        return self.change(lambda connection: bool(connection.execute(statement).rowcount))
+        statement = 'UPDATE sets SET repo = :repo, "commit" = :head WHERE digest = :digest'
+        return self.change(
+            lambda connection: bool(run(connection, statement, repo=repo, head=commit, digest=digest).rowcount)
+        )
 
     def overwritten(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Overwritten:
         """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites
         and previews.
         """
-        return self.ask(questions.overwritten, model_id, revision, new)
+        return self.ask(_overwritten, model_id, revision, new)
 
     def check_overwrite(self, model_id: str, revision: str | None, new: Manifest | None = None) -> None:
         """Raise ReplaceError where that is anything."""
-        self.ask(questions.check_overwrite, model_id, revision, new)
+        self.ask(_check_overwrite, model_id, revision, new)
 
     def reindex(self, progress: Progress = no_progress) -> None:
         """Drop everything that is derived from the sets' manifests, and index them again. People's labels stay."""
         self.change(index.rebuild, progress)
 
-    def tidy(self) -> None:
-        """Give unused room back to the disk; see `care.vacuum`."""
-        database = self._writable()
-        with guarded(self.place):
-            dialects.tidy(database.engine)
+    def vacuum(self) -> tuple[int, int]:
+        """Give unused room back to the disk and bring the database's statistics up to date. Returns bytes before and after."""
+        before = self.ask(db.size_of, self.place)
+        self._writable().tidy()
+        return before, self.ask(db.size_of, self.place)
 
     # People's labels
 
     def people_labels(self, model_id: str) -> dict[str, tuple[Label, ...]]:
         """Return what people call the directions and composites of a model, by the direction's id within it."""
-        if not storable(model_id):
-            return {}
-        found = self.ask(index.people_labels, model_id)
-        return {name: tuple(index.by_confidence(labels)) for name, labels in found.items()}
+        found = self.ask(index.people_labels, model_id) if storable(model_id) else {}
+        return {
+            name: tuple(Label.model_validate(label) for label in index.by_confidence(labels))
+            for name, labels in found.items()
+        }
 
     def add_label(self, full_id: str, label: Label) -> None:
         """Give a direction a label; one of the same text and person is replaced. Raises UnknownNameError."""
@@ -471,13 +535,14 @@ class Catalog:
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
-        if not label.source.startswith(index.PEOPLE):
+        if not label.source.startswith(PEOPLE):
             message = f"a label by {label.source} is part of its set, not of the catalog: only labels by human:NAME can be added"
             raise CatalogError(message)
+        document = label.model_dump(mode="json")
 
         def add(connection: Connection) -> None:
             names = list(_known(connection, full_ids))
-            index.take_labels(connection, ((name, label) for name in names), newer=False)
+            index.take_labels(connection, ((name, document) for name in names), newer=False)
             indexer = index.Indexer(connection)
             for name in names:
                 indexer.relabel(name)
@@ -493,31 +558,139 @@ class Catalog:
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
+        own = (
+            "people_labels WHERE model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
+        )
 
         def remove(connection: Connection) -> list[str]:
             names = list(_known(connection, full_ids))
             if not storable(text + source):
                 return list(full_ids)
-            said = PeopleLabelTable.text == text, PeopleLabelTable.source == source
-            own = [
-                (PeopleLabelTable.model_id == name[0], PeopleLabelTable.direction == name[1], *said) for name in names
-            ]
-            found = [connection.execute(select(PeopleLabelTable.label).where(*each)).first() for each in own]
+            given = [{"model_id": name[0], "direction": name[1], "text": text, "source": source} for name in names]
+            found = [run(connection, f"SELECT 1 FROM {own}", **each).first() for each in given]
             missing = [full_id for full_id, row in zip(full_ids, found, strict=True) if row is None]
             if not missing:
                 indexer = index.Indexer(connection)
-                for name, each in zip(names, own, strict=True):
-                    connection.execute(delete(PeopleLabelTable).where(*each))
+                for name, each in zip(names, given, strict=True):
+                    run(connection, f"DELETE FROM {own}", **each)
                     indexer.relabel(name)
             return missing
 
         return self.change(remove)
 
 
+# What the methods ask, in one transaction
+
+
+def _sets(connection: Connection, conditions: str = "1 = 1", **values: Any) -> list[SetRow]:
+    """Return the sets that meet the conditions, the newest first."""
+    statement = (
+        "SELECT model_id, nullif(revision, ''), location, digest, checkpoint_path, created, directions, labels, repo, \"commit\", "
+        f"denoiser, licence, builder, id FROM sets WHERE {conditions} ORDER BY created DESC, id DESC"
+    )
+    rows = run(connection, statement, **values)
+    return [SetRow(*row[:5], index.moment(row[5]), *row[6:]) for row in rows]
+
+
+def _of_newest(model_id: str | None, condition: str) -> tuple[str, dict[str, str]]:
+    """A condition that something is of a model's newest set, and its value; nothing for all models."""
+    return ("", {}) if model_id is None else (f"{condition}{_NEWEST}", {"model_id": model_id})
+
+
+def _direction_number(connection: Connection, name: DirectionName | None) -> int | None:
+    """Return the number of a direction or composite in the newest set of its model."""
+    if name is None:
+        return None
+    newest = run(connection, f"SELECT {_NEWEST}", model_id=name.model_id).scalar()
+    return next((number for set_id, number in index.directions_named(connection, name) if set_id == newest), None)
+
+
 def _known(connection: Connection, full_ids: Iterable[str]) -> Iterator[index.Name]:
     """The names of directions that are there. Raises UnknownNameError for one that is not."""
     for full_id in full_ids:
         name = DirectionName.parse(full_id)
-        if name is None or questions.direction_number(connection, name) is None:
-            raise questions.unknown_direction(connection, full_id)
+        if name is None or _direction_number(connection, name) is None:
+            raise _unknown_direction(connection, full_id)
         yield name.model_id, name.bare
+
+
+def _unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
+    """Return the error for a direction that is not there: for its model, if that is what is missing."""
+    name = DirectionName.parse(full_id)
+    models = list(run(connection, "SELECT DISTINCT model_id FROM sets ORDER BY model_id").scalars())
+    model_id = full_id.partition("#")[0]
+    if model_id not in models:
+        if "#" in full_id:
+            return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
+        more = "With --model, the part behind the # is enough. What has a label is found by `eigenbank search LABEL`."
+        return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
+    if name is None:
+        return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")
+    kind = "composite" if name.composite is not None else "direction"
+    places = "spectra p CROSS JOIN directions d CROSS JOIN texts t WHERE p.set_id = "
+    if kind == "composite":
+        statement = f"SELECT t.text FROM {places}{_NEWEST} AND d.spectrum_id = p.id AND t.id = d.name_id"
+        known = [f"{model_id}#{COMPOSITE}{text}" for text in run(connection, statement, model_id=model_id).scalars()]
+    else:
+        statement = (
+            f"SELECT t.text, p.recipe, max(d.rank) FROM {places}{_NEWEST} AND d.spectrum_id = p.id AND t.id = p.name_id "
+            "GROUP BY t.text, p.recipe"
+        )
+        last = {(row[0], row[1]): row[2] for row in run(connection, statement, model_id=model_id)}
+        if (name.layer, name.recipe) in last:  # only the rank is wrong
+            nearest = f"{full_id.rpartition('/')[0]}/{last[name.layer, name.recipe]}"
+            return UnknownNameError(f"no direction {full_id!r}: did you mean {nearest!r}? That is the last rank there.")
+        known = [f"{model_id}#{layer}/{recipe}/{name.rank}" for layer, recipe in last]
+    return unknown(kind=kind, name=full_id[:800], known=known, hint=_HINT)
+
+
+def _near(connection: Connection, text: str) -> dict[str, list[str]]:
+    used = (
+        "EXISTS (SELECT 1 FROM labels WHERE text_id = t.id) OR EXISTS (SELECT 1 FROM spectra WHERE name_id = t.id) "
+        "OR EXISTS (SELECT 1 FROM directions WHERE name_id = t.id) OR EXISTS (SELECT 1 FROM sets WHERE name_id = t.id)"
+    )
+    statement = f"SELECT t.text FROM texts t WHERE ({used})"
+    lost = []
+    for term in Query.parse(text).terms:
+        for word in term.words[:100]:
+            holding = list(db.texts_with(connection, [word], prefix=True))
+            if (
+                not holding
+                or not run(connection, f"{statement} AND t.id IN :holding* LIMIT 1", holding=holding).first()
+            ):
+                lost.append(word)
+    if not lost:
+        return {}
+    known = {word for found in run(connection, f"{statement} LIMIT {_MOST_TEXTS}").scalars() for word in words(found)}
+    return {word[:80]: difflib.get_close_matches(word[:80], known, n=3, cutoff=0.6) for word in dict.fromkeys(lost)}
+
+
+def _overwritten(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> Overwritten:
+    statement = "SELECT manifest FROM sets WHERE model_id = :model_id AND revision = :revision"
+    packed = run(connection, statement, model_id=model_id, revision=revision or "").scalar()
+    if packed is None:
+        return Overwritten()
+    former = Manifest.model_validate_json(index.unpack_manifest(packed))
+    records = () if new is None else new.sliders
+    named = {(record.id, label.text, label.source) for record in records for label in record.labels}
+    pictured = {record.id for record in records if record.preview is not None}
+    return Overwritten(
+        labels=sum(
+            not label.source.startswith(PEOPLE) and (record.id, label.text, label.source) not in named
+            for record in former.sliders
+            for label in record.labels
+        ),
+        composites=len({record.id for record in former.composites} - {record.id for record in records}),
+        previews=len({record.id for record in former.sliders if record.preview is not None} - pictured),
+    )
+
+
+def _check_overwrite(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> None:
+    lost = _overwritten(connection, model_id, revision, new)
+    if lost:
+        (row,) = _sets(
+            connection, "model_id = :model_id AND revision = :revision", model_id=model_id, revision=revision or ""
+        )
+        problem = f"the catalog's set of {model_id}, at {row.location}, has {lost} that the new one lacks and would be replaced by it"
+        advice = "Build the new one under another name, as with --model-id me/middle, or give --replace"
+        raise ReplaceError(problem, advice=advice)

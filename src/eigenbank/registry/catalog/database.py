@@ -1,37 +1,42 @@
-"""The catalog's database: where it is, whether a file can be one, creating it, and its transactions.
+"""The catalog's database: where it is, whether a file can be one, its transactions, and all in which SQLite and PostgreSQL differ.
 
-A reader writes nothing. A file that nobody is writing to is read as it lies, without locks, log or shared memory; should another
-program write to it meanwhile, the question is asked again, then by SQLite's own rules. Where there is no catalog yet, readers get
-one in memory.
+Reading a file creates nothing and changes nothing: SQLite keeps a rollback journal, which only writers make, not a log beside the
+file. Readers wait at most while a change is committed; writers take turns.
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, QueuePool, TextClause, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from eigenbank.registry.catalog import dialects
-from eigenbank.registry.catalog.dialects import APPLICATION_ID, connect_file, explain
-from eigenbank.registry.catalog.tables import VERSION
+from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.files import home
 from eigenbank.schemas.errors import CatalogError
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
+APPLICATION_ID = 0x45694243
+"""`EiBC`, in the header of every catalog file: tells ours from other SQLite databases. On a server, the number of writers' lock."""
+BUSY_SECONDS = 60
+"""How long one program waits for another."""
 _MAGIC = b"SQLite format 3\x00"
-_SETTLED = 50_000_000
-"""So many nanoseconds after its last change a file's time tells of the next one: clocks of file systems are coarse."""
+_MAX_WORD = 500
+"""PostgreSQL takes words of up to 2 KB; no label, layer name or model id is longer than this."""
+_MOST_STEPS = 2_000
+"""A statement of more million steps of SQLite's machine is stopped: a search takes one, verifying a million directions some hundred."""
 _NETWORK = frozenset(
     [
         "9p",
@@ -67,6 +72,8 @@ _NETWORK = frozenset(
     ]
 )
 """File systems that several machines may use at once, by the names that Linux has for them."""
+AGAIN = "Restore it from a copy, or move it away and add the sets again."
+"""What to do about a catalog that is damaged."""
 
 
 # Where it is
@@ -77,19 +84,19 @@ def locate(url: str | os.PathLike[str] | None) -> Path | URL:
 
     Raises CatalogError for a URL of another kind of database, or one that names no file.
     """
-    text = os.fspath(url) if url is not None else os.environ.get("EIGENBANK_CATALOG") or str(home() / "catalog.db")
-    if "\x00" in text or not text.strip():
-        message = f"the catalog's place is {text!r}: expected a path, sqlite:///PATH or postgresql+psycopg://…"
+    named = os.fspath(url) if url is not None else os.environ.get("EIGENBANK_CATALOG") or str(home() / "catalog.db")
+    if "\x00" in named or not named.strip():
+        message = f"the catalog's place is {named!r}: expected a path, sqlite:///PATH or postgresql+psycopg://…"
         raise CatalogError(message)
-    if "://" not in text:
-        return Path(text).expanduser().absolute()
-    scheme, _, rest = text.partition("://")
+    if "://" not in named:
+        return Path(named).expanduser().absolute()
+    scheme, _, rest = named.partition("://")
     kind = scheme.partition("+")[0]
     if kind == "sqlite" and rest.startswith("/") and rest[1:] not in ("", ":memory:") and "?" not in rest:
         return Path(rest[1:]).expanduser().absolute()
     if kind == "postgresql":
         with contextlib.suppress(ArgumentError, ValueError):
-            return make_url(text)
+            return make_url(named)
     # The name alone: what follows may hold a password.
     message = (
         f"{scheme}://… is not a catalog: expected a path, sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE."
@@ -119,46 +126,43 @@ def check_file(path: Path, advice: str | None = None) -> None:
     """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes. `advice`: what happened
     to the data and what to do, where the file is not the catalog in use.
 
-    Raises CatalogError for a folder, an unreadable or an empty file, what is not SQLite, a database of another
+    Raises CatalogError for what is no regular file, an unreadable or an empty one, what is not SQLite, a database of another
     program, or one cut short.
     """
     kept = advice or "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG"
-    problem = None
-    if path.is_dir():
-        more = "" if advice else f", such as {path / 'catalog.db'}"
-        message = f"{path} is a folder, a catalog is one file. {kept}{more}."
-        raise CatalogError(message)
     try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            more = "" if advice else f", such as {path / 'catalog.db'}"
+            message = f"{path} is a folder, a catalog is one file. {kept}{more}."
+            raise CatalogError(message)
+        if not stat.S_ISREG(found.st_mode):
+            message = f"{path} is no regular file, but a device, pipe or socket. {kept}."
+            raise CatalogError(message)
         with path.open("rb") as file:
             header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         message = f"the catalog {path} cannot be read: {error.strerror or error}. {kept}."
         raise CatalogError(message) from error
-    found = int.from_bytes(header[68:72], "big")
+    application = int.from_bytes(header[68:72], "big")
     page = int.from_bytes(header[16:18], "big")
     expected = int.from_bytes(header[28:32], "big") * (65_536 if page == 1 else page)
+    problem = None
     if not header:
         problem = "is empty, 0 bytes, where a catalog was expected"
         kept += "" if advice else ", or delete it to start a new one there"
     elif len(header) < 100 or not header.startswith(_MAGIC):
         problem = f"is not a catalog: expected an SQLite file, found one that begins with {header[:16]!r}"
-    elif found != APPLICATION_ID:
-        problem = f"is an SQLite database of another program: expected application id {APPLICATION_ID:#010x}, found {found:#010x}"
-    elif size < expected and not _log_size(path):  # a log that is still to be copied in may hold the missing pages
-        problem = f"is cut short: its header says {expected:,} bytes, the file has {size:,}"
+    elif application != APPLICATION_ID:
+        problem = f"is an SQLite database of another program: expected application id {APPLICATION_ID:#010x}, found {application:#010x}"
+    elif (
+        found.st_size < expected and not path.with_name(f"{path.name}-journal").exists()
+    ):  # else it will be rolled back
+        problem = f"is cut short: its header says {expected:,} bytes, the file has {found.st_size:,}"
         kept = advice or "Nothing was changed. Restore it from a copy, or move it away and add the sets again"
     if problem is not None:
         message = f"{path} {problem}. {kept}."
         raise CatalogError(message)
-
-
-def _log_size(path: Path) -> int | None:
-    """Bytes of the log that writers keep beside a catalog; None where there is none."""
-    try:
-        return path.with_name(path.name + "-wal").stat().st_size
-    except OSError:
-        return None
 
 
 def check_version(place: str, found: int) -> None:
@@ -171,9 +175,7 @@ def check_version(place: str, found: int) -> None:
         )
         raise CatalogError(message)
     if found < 1:
-        message = (
-            f"the catalog {place} says it is of version {found}: it is damaged. Nothing was changed. {dialects.AGAIN}"
-        )
+        message = f"the catalog {place} says it is of version {found}: it is damaged. Nothing was changed. {AGAIN}"
         raise CatalogError(message)
 
 
@@ -220,12 +222,9 @@ def create(path: Path) -> None:
         try:
             database = Database(connect_file(temporary, "rwc"), str(path))
             try:
-                database.write(dialects.create_tables, VERSION)
+                database.write(create_tables)
             finally:
                 database.close()
-            # The driver alone: SQLAlchemy would wrap the change of journal in a transaction, where SQLite ignores it.
-            with contextlib.closing(sqlite3.connect(temporary)) as plain:
-                plain.execute("PRAGMA journal_mode = WAL")
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -235,24 +234,23 @@ def create(path: Path) -> None:
                     temporary.replace(path)
         finally:
             remove_file(temporary)
-    except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         message = (
-            f"no catalog can be created at {path}: {reason}. Nothing was changed. Name another file with --catalog or "
-            "EIGENBANK_CATALOG."
+            f"no catalog can be created at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
+            "--catalog or EIGENBANK_CATALOG."
         )
         raise CatalogError(message) from error
 
 
 def remove_file(path: Path) -> None:
     """Remove a catalog's file, and what SQLite keeps beside it."""
-    for end in ("", "-wal", "-shm", "-journal"):
+    for end in ("", "-journal"):
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def _sweep(path: Path) -> None:
     """Remove what killed programs left beside a catalog while they were creating it. Those still at it are let alone."""
-    pattern = re.escape(f".{path.name}") + r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-wal|-shm|-journal)?"
+    pattern = re.escape(f".{path.name}") + r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-journal)?"
     with contextlib.suppress(OSError):
         for entry in list(path.parent.iterdir()):
             found = re.fullmatch(pattern, entry.name)
@@ -272,7 +270,80 @@ def _alive(pid: int) -> bool:
     return True
 
 
-# Transactions
+# Connections and transactions
+
+
+def connect_file(path: Path | None, mode: str = "rw") -> Engine:
+    """Return an engine on a catalog file, None for a new one in memory. `mode` is SQLite's: `rwc`, `rw` or `ro`.
+
+    Whoever made the file, opening it runs nothing of its own, and no statement runs for ever.
+    """
+
+    def creator() -> sqlite3.Connection:
+        name = ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}"
+        # Transactions are begun below; the driver must not begin any by itself.
+        return sqlite3.connect(name, BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=path is not None)
+
+    # In memory, a second connection would see another catalog.
+    kind = {"pool_size": 1, "max_overflow": 0} if path is None else {}
+    engine = create_engine("sqlite+pysqlite://", creator=creator, poolclass=QueuePool, **kind)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        steps = record.info["steps"] = [0]
+
+        def step() -> bool:
+            steps[0] += 1
+            return steps[0] > _MOST_STEPS
+
+        connection.set_progress_handler(step, 1_000_000)
+        for pragma in (
+            "trusted_schema = OFF",
+            "cell_size_check = ON",
+            "cache_size = -64000",
+            # A change that does not fit the cache would lock readers out before it is committed.
+            "cache_spill = OFF",
+            # Rows of one search lie far apart in a large catalog: mapped, each costs half of what a call to read it does.
+            f"mmap_size = {4 * 2**30}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _restart(connection: Connection, *_statement: Any) -> None:
+        connection.info["steps"][0] = 0
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A reader that later turns writer can fail at once, without waiting: writers say so from the start.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def connect_server(url: URL, place: str) -> Engine:
+    """Return an engine on a PostgreSQL database. Raises CatalogError where the driver is not installed."""
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    try:
+        return create_engine(url, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        message = f"the catalog {place} needs psycopg: pip install 'eigenbank[postgres]'. Nothing was changed."
+        raise CatalogError(message) from error
+
+
+def connect(place: Path | URL, *, reading: bool = False) -> "Database":
+    """Return a catalog's database. For `reading` a file need not be writable; one that is, is put right after a crash."""
+    name = name_of(place)
+    if isinstance(place, URL):
+        return Database(connect_server(place, name), name)
+    return Database(connect_file(place, "ro" if reading and not os.access(place, os.W_OK) else "rw"), name)
+
+
+def is_server(connection: Connection) -> bool:
+    """Whether the catalog is on a PostgreSQL server."""
+    return connection.dialect.name == "postgresql"
 
 
 class Database:
@@ -283,92 +354,274 @@ class Database:
         self.place = place
 
     def read(self, ask: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `ask` says of one state of the catalog; it is given a connection, and must not write."""
-        with guarded(self.place):
-            return self._asked(self.engine, ask, *args, **kwargs)
+        """Return what `ask` says of one state of the catalog; it is given a connection, and cannot write."""
+        with self.guarded(), self.engine.connect() as connection:
+            if is_server(connection):
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                return ask(connection, *args, **kwargs)
 
     def write(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change, given as a function of a connection: all of it or nothing, and one at a time. Returns what it returns."""
-        with guarded(self.place), self.engine.connect() as plain:
+        with self.guarded(), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True)
             with connection.begin():
-                dialects.take_turn(connection)
+                if is_server(connection):
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})")
                 return change(connection, *args, **kwargs)
 
-    @staticmethod
-    def _asked(engine: Engine, ask: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        with engine.connect() as plain:
-            connection = dialects.for_reading(plain)
-            with connection.begin():
-                return ask(connection, *args, **kwargs)
+    def tidy(self) -> None:
+        """Give unused room back to the disk, and bring the database's statistics up to date."""
+        with self.guarded(), self.engine.connect() as plain:
+            if is_server(plain):
+                plain.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM ANALYZE")
+            else:
+                driver: Any = plain.connection.driver_connection
+                driver.execute("PRAGMA query_only = OFF")
+                driver.execute("VACUUM")
+
+    def copy_to(self, target: "Database") -> None:
+        """Copy an SQLite database into another, page by page."""
+        with self.engine.connect() as reading, target.engine.connect() as writing:
+            drivers: list[Any] = [each.connection.driver_connection for each in (reading, writing)]
+            drivers[0].backup(drivers[1])
 
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
 
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Raise what the database says as CatalogError, where a user can act on it."""
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            known = _explain(error, self.place)
+            if known is None:
+                raise
+            raise known from error
 
-class Untouched(Database):
-    """A catalog's file that is only read. While nobody writes to it, it is read as it lies (SQLite's `immutable`): nothing is
-    created beside it and no lock is taken, as SQLite's log would need.
+
+# Statements
+
+
+@lru_cache(maxsize=500)
+def _statement(sql: str, server: bool) -> TextClause:
+    many = r"= ANY (:\1)" if server else r"IN (SELECT value FROM json_each(:\1))"
+    return text(re.sub(r"IN :(\w+)\*", many, sql))
+
+
+def run(connection: Connection, sql: str, **values: Any) -> Any:
+    """Execute a statement with named values. `IN :names*` takes a list: one parameter, however long it is."""
+    server = is_server(connection)
+    given = {
+        name: json.dumps(list(value)) if not server and isinstance(value, (list, set)) else
+        list(value) if isinstance(value, set) else value
+        for name, value in values.items()
+    }  # fmt: skip
+    return connection.execute(_statement(sql, server), given)
+
+
+def by_index(connection: Connection, index: str | None) -> str:
+    """Return what follows a table's name so that SQLite walks along one of its indexes, or the table itself; PostgreSQL sees to that
+    by itself.
     """
-
-    def __init__(self, path: Path) -> None:
-        shared = path.with_name(path.name + "-shm").exists()
-        # Where SQLite cannot put its log, nobody else can be writing either.
-        self._still = not shared and not os.access(path.parent, os.W_OK)
-        mode = "ro&immutable=1" if self._still else "rw" if os.access(path, os.W_OK) else "ro"
-        super().__init__(connect_file(path, mode), str(path))
-        self._path = path
-        self._stamp: tuple[int, int, int] | None = None
-        self._immutable: Engine | None = None
-
-    def read(self, ask: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `ask` says of one state of the catalog. It may be asked twice."""
-        stamp = None if self._still else self._state()
-        if stamp is not None:
-            try:
-                with guarded(self.place):
-                    found = self._asked(self._reader(stamp), ask, *args, **kwargs)
-            except CatalogError:
-                if self._state() == stamp:
-                    raise
-            else:
-                if self._state() == stamp:
-                    return found
-        return super().read(ask, *args, **kwargs)
-
-    def _state(self) -> tuple[int, int, int] | None:
-        """What changes whenever the file does; None where somebody is writing to it, or has just been."""
-        if _log_size(self._path) is not None:
-            return None
-        found = self._path.stat()
-        if abs(time.time_ns() - found.st_mtime_ns) < _SETTLED:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    def _reader(self, stamp: tuple[int, int, int]) -> Engine:
-        if self._immutable is None or stamp != self._stamp:
-            self._close_reader()
-            self._immutable, self._stamp = connect_file(self._path, "ro&immutable=1"), stamp
-        return self._immutable
-
-    def _close_reader(self) -> None:
-        if self._immutable is not None:
-            self._immutable.dispose()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._close_reader()
-        super().close()
+    if is_server(connection):
+        return ""
+    return "NOT INDEXED" if index is None else f"INDEXED BY {index}"
 
 
-@contextmanager
-def guarded(place: str) -> Iterator[None]:
-    """Raise what a database says as CatalogError, where a user can act on it."""
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:
-        known = explain(error, place)
-        if known is None:
-            raise
-        raise known from error
+def insert(connection: Connection, table: type[Base], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, all columns in the table's order, by the driver itself: SQLAlchemy's own way takes twice as long."""
+    if rows:
+        columns = [f'"{column.name}"' for column in table.__table__.columns]
+        marks = ["%s" if is_server(connection) else "?"] * len(columns)
+        statement = f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) VALUES ({', '.join(marks)})"
+        connection.exec_driver_sql(statement, list(rows))
+
+
+# Tables and their version
+
+
+def create_tables(connection: Connection) -> None:
+    """Create all tables and the full-text index in an empty database."""
+    Base.metadata.create_all(connection, checkfirst=False)
+    run(connection, "CREATE INDEX ix_directions_name_id ON directions (name_id) WHERE name_id IS NOT NULL")
+    if is_server(connection):
+        run(connection, "CREATE TABLE texts_fts (rowid INTEGER PRIMARY KEY, words TSVECTOR NOT NULL)")
+        run(connection, "CREATE INDEX ix_texts_fts_words ON texts_fts USING gin (words)")
+        run(connection, "CREATE TABLE catalog_version (version INTEGER NOT NULL)")
+        run(connection, f"INSERT INTO catalog_version VALUES ({VERSION:d})")
+    else:
+        # Contentless: the texts are in their own table. The ascii tokenizer leaves everything but ASCII signs alone.
+        run(connection, "CREATE VIRTUAL TABLE texts_fts USING fts5(words, content='', columnsize=0, tokenize='ascii')")
+        run(connection, f"PRAGMA application_id = {APPLICATION_ID}")
+        run(connection, f"PRAGMA user_version = {VERSION:d}")
+
+
+def tables(connection: Connection) -> set[str]:
+    """Return the names of the tables in the database."""
+    if is_server(connection):
+        statement = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
+    else:
+        statement = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    return set(run(connection, statement).scalars())
+
+
+def drop_tables(connection: Connection) -> None:
+    """Drop all tables of a catalog, of whatever version."""
+    if not is_server(connection):
+        run(connection, "DROP TABLE IF EXISTS texts_fts")
+    for name in tables(connection):
+        if not name.startswith("sqlite_"):
+            run(connection, f'DROP TABLE "{name}"{" CASCADE" if is_server(connection) else ""}')
+
+
+def version_of(connection: Connection, place: str) -> int | None:
+    """Return the version of the catalog in a database; None for an empty one. Raises CatalogError for another program's tables,
+    and for a file that brings statements of its own.
+    """
+    if not is_server(connection):
+        own = "type IN ('view', 'trigger') OR sql LIKE '%GENERATED%' OR sql LIKE '% AS (%'"
+        name = run(connection, f"SELECT name FROM sqlite_master WHERE {own}").scalar()
+        if name is not None:
+            message = (
+                f"the catalog {place} holds {printable(name)[:80]!r}, a view, trigger or computed column, which no catalog has: "
+                f"somebody changed the file. Nothing was read. {AGAIN}"
+            )
+            raise CatalogError(message)
+        return int(run(connection, "PRAGMA user_version").scalar_one())
+    found = tables(connection)
+    if not found:
+        return None
+    if not {"catalog_version", "sets", "people_labels"} <= found:
+        shown = ", ".join(sorted(found)[:5])
+        message = (
+            f"{place} holds tables of another program ({shown}{', …' if len(found) > 5 else ''}): expected an empty "
+            "database, or a catalog. Nothing was changed. Create one with createdb and name it in the URL."
+        )
+        raise CatalogError(message)
+    return int(run(connection, "SELECT version FROM catalog_version").scalar_one())
+
+
+def may_write(connection: Connection) -> bool:
+    """Whether this user may change the catalog on a server; a new one is theirs."""
+    statement = (
+        "SELECT bool_and(has_table_privilege(oid, 'INSERT, UPDATE, DELETE')) FROM pg_catalog.pg_class "
+        "WHERE relname = 'directions' AND relnamespace = to_regnamespace(current_schema())::oid"
+    )
+    standby = run(connection, "SELECT pg_is_in_recovery()").scalar()
+    return not standby and run(connection, statement).scalar() is not False
+
+
+# The full-text index
+
+
+def add_words(connection: Connection, texts: Iterable[tuple[int, Sequence[str]]]) -> None:
+    """Put texts into the full-text index, given by their number and their words (`ranking.words`)."""
+    if is_server(connection):
+        # Made without PostgreSQL's parser. Words hold no ASCII signs: nothing in them needs quoting.
+        statement = "INSERT INTO texts_fts (rowid, words) VALUES (%s, %s::tsvector)"
+        rows = [
+            (number, " ".join(f"'{word[:_MAX_WORD]}':{at}" for at, word in enumerate(words[:16_000], 1)))
+            for number, words in texts
+        ]
+    else:
+        statement = "INSERT INTO texts_fts (rowid, words) VALUES (?, ?)"
+        rows = [(number, " ".join(words)) for number, words in texts]
+    if rows:
+        connection.exec_driver_sql(statement, rows)
+
+
+def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) -> dict[int, tuple[str, int]]:
+    """Return the texts that hold words next to each other, as text and `named`, by number; with `prefix`, the last one may go on."""
+    if max(map(len, words)) > _MAX_WORD or len(words) > _MAX_WORD:
+        return {}
+    if is_server(connection):
+        query = " <-> ".join(f"'{word}'" for word in words) + (":*" if prefix else "")
+        condition = "texts_fts.words @@ CAST(:query AS tsquery)"
+    else:
+        query = " + ".join(f'"{word}"' for word in words) + ("*" if prefix else "")
+        condition = "texts_fts MATCH :query"
+    statement = f"SELECT t.id, t.text, t.named FROM texts_fts JOIN texts t ON t.id = texts_fts.rowid WHERE {condition}"
+    return {row[0]: (row[1], row[2]) for row in run(connection, statement, query=query)}
+
+
+# Room and soundness
+
+
+def size_of(connection: Connection, place: str) -> int:
+    """Return how many bytes the catalog takes."""
+    if not is_server(connection):
+        return Path(place).stat().st_size if Path(place).exists() else 0
+    statement = (
+        "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
+        "WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(current_schema())::oid"
+    )
+    return int(run(connection, statement).scalar_one())
+
+
+def damage(connection: Connection) -> list[str]:
+    """Return what a database says is wrong with it."""
+    if is_server(connection):
+        return []
+    return [printable(row) for row in run(connection, "PRAGMA integrity_check").scalars() if row != "ok"]
+
+
+# Errors
+
+_SQLITE_ERRORS = (
+    # First: what follows in that message is the text itself.
+    ("could not decode", f"it holds a text that is none. {AGAIN}"),
+    ("interrupted", f"a question takes too long to answer. Nothing was changed. {AGAIN}"),
+    (
+        "locked",
+        f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later.",
+    ),
+    ("readonly", "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder."),
+    ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
+    ("malformed", f"it is damaged. {AGAIN}"),
+    ("not a database", f"it is damaged. {AGAIN}"),
+    *(
+        (sign, f"its tables are not a catalog's. {AGAIN}")
+        for sign in ("no such column", "no such table", "has no column", "no such index", "cannot modify")
+    ),
+    ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
+    ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
+    ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
+)
+_SERVER_ERRORS = {
+    "55P03": f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later.",
+    "25006": "it is read-only. Nothing was changed.",
+    "42501": "this user may not do that. Nothing was changed. Ask its owner for the rights to its tables.",
+    "53": "the server is out of room. Nothing was changed. Make room and try again.",
+    "08": "no connection to the server. Nothing was changed. Check that it runs, and the URL: host, port, user, database.",
+    "57P": "the server shut down. Nothing was changed. Try again when it runs.",
+    "22": "it cannot hold a value that was to be put in. Nothing was changed.",
+    "28": "the server refused the login. Check the user and the password in the URL.",
+    "3D000": "there is no such database. Create it with createdb, or check the URL.",
+}
+"""What PostgreSQL's error codes mean, by how they begin."""
+
+
+def printable(found: object) -> str:
+    """Return a text that may come from a file without what a terminal would act on."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(found))
+
+
+def _explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | None:
+    """Return a database's error in words that a user can act on; None where it is a bug of ours."""
+    original: Any = error.orig if isinstance(error, DBAPIError) else error
+    if hasattr(original, "sqlstate"):
+        # The driver may not be installed: its class is told by name.
+        lost = any(kind.__name__ == "OperationalError" for kind in type(original).__mro__)
+        state = original.sqlstate or ("08" if lost else "")
+        meaning = next((words for sign, words in _SERVER_ERRORS.items() if state.startswith(sign)), None)
+    else:
+        said = str(original).lower()
+        meaning = next((words for sign, words in _SQLITE_ERRORS if sign in said), None)
+    if meaning is None:
+        return None
+    first = printable(str(original).strip().partition("\n")[0])
+    return CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")

@@ -1,118 +1,182 @@
 """Indexing direction sets: from a manifest to the rows that searches read. Every function works in the caller's transaction.
 
 A set's own labels come from its manifest, those of people (`human:…`) from the table `people_labels` alone: what people said in a
-manifest is taken over into that table once, when the set is added.
+manifest is taken over into that table once, when the set is added. A manifest is validated where it comes in; here it is the plain
+document, since most of the time went into checking again what was checked.
 """
 
+import json
+import os
+import re
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from pydantic_core import to_json
+from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
-from eigenbank.registry.catalog import dialects
-from eigenbank.registry.catalog.dialects import among
-from eigenbank.registry.catalog.rows import DirectionName, SetEntry, path_key
+from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
 from eigenbank.registry.catalog.tables import (
-    VERSION,
     Base,
     BundledTable,
     DirectionTable,
     LabelTable,
     LayerDigestTable,
-    LayerTable,
     PeopleLabelTable,
     SetTable,
     SourceTable,
     SpectrumTable,
     TextTable,
 )
-from eigenbank.registry.files import parse_as
 from eigenbank.registry.ranking import words
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest, Quality
-from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model
-from eigenbank.schemas.errors import CatalogError, first_problem
+from eigenbank.schemas import Manifest, Recipe
+from eigenbank.schemas.common import MAX_MANIFEST_BYTES
+from eigenbank.schemas.direction import label_worth
+from eigenbank.schemas.errors import CatalogError
 
 PEOPLE = "human:"
 """What the source of a person's label begins with."""
+COMPOSITE = "composite/"
+"""What the name of a composite begins with."""
 MEASURES = ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
 """What directions are searched by of their quality."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-PEOPLE_KEY = PeopleLabelTable.model_id, PeopleLabelTable.direction, PeopleLabelTable.text, PeopleLabelTable.source
 Name = tuple[str, str]
 """A direction: its model's id, and its name within the model."""
+Document = dict[str, Any]
+"""A label, or another part of a manifest: the fields of a model, or plain JSON. What stands inside may be models either way."""
 
 
-class Details(Model):
-    """A direction's labels and quality, as the catalog keeps them with it."""
+def plain(part: Any) -> Document:
+    """Return a part of a manifest as a document, without checking or copying it."""
+    found: Document = part if isinstance(part, dict) else vars(part)
+    return found
 
-    labels: tuple[Label, ...] = ()
-    quality: Quality | None = None
 
+@dataclass(frozen=True)
+class SetEntry:
+    """A direction set to put into the catalog: its manifest, or the text of one that was validated before, and that file's digest,
+    and where the set is.
+
+    `checkpoint_path` is the local folder it was computed from (None leaves the known one), `repo` and `commit` where it was
+    published.
+    """
+
+    manifest: Manifest | str
+    location: str
+    digest: str
+    checkpoint_path: str | None = None
+    repo: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class DirectionName:
+    """A direction's full name taken apart; a composite's has `composite` alone."""
+
+    model_id: str
+    layer: str = ""
+    recipe: str = ""
+    rank: int = 0
+    composite: str | None = None
+
+    @property
+    def bare(self) -> str:
+        """The name within the model."""
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
+
+    @classmethod
+    def parse(cls, text: str) -> "DirectionName | None":
+        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+        model_id, _, name = text.partition("#")
+        composite = name.removeprefix(COMPOSITE)
+        parts = name.rsplit("/", 2)
+        if not model_id or not storable(text):
+            return None
+        if composite != name and composite and "/" not in composite:
+            return cls(model_id, composite=composite)
+        # A rank has one written form: '03', '+3' and '³' name nothing.
+        rank = parts[-1]
+        if len(parts) == 3 and rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank:
+            return cls(model_id, parts[0], parts[1], int(rank))
+        return None
+
+
+def storable(text: str) -> bool:
+    """Whether a string can be a parameter: text from a shell may hold what is no Unicode. Such a name is nobody's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+_SCHEME = re.compile(r"[a-z]{2,}:")
+
+
+def path_key(path: str) -> str:
+    """Return the one written form of a local path; a place such as `shipped:NAME` is that already."""
+    return path if _SCHEME.match(path) or "\x00" in path else os.path.realpath(path)
+
+
+# What is kept compressed
 
 _LIKELY = (
-    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":"","created":"2026-01-01T00:00:00Z"},{"text":"'
+    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
     b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
-    b'"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:","effect":0.,'
-    b'"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"","confidence":0.,'
-    b'"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,"asymmetry":0.,"null":0.,"runner_up"'
-    b':"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,110,111,112,113,114,115],"steps":20}'
+    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
+    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
+    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
+    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
+    b'110,111,112,113,114,115],"steps":20}'
 )
 """What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
 _MAX_DETAILS = 64 * 2**20
 
 
-def pack(labels: Sequence[Label], quality: Quality | None) -> bytes | None:
+def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
     """Compress what is kept with a direction; None for nothing."""
     if not labels and quality is None:
         return None
-    details = Details.model_construct(labels=tuple(labels), quality=quality)
     # A small window and little memory: setting them up would take longer than the work.
     compressor = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
-    return compressor.compress(details.model_dump_json(exclude_defaults=True).encode()) + compressor.flush()
+    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
 
 
-def unpack(packed: bytes | None) -> Details:
-    """Return what was packed. Raises CatalogError for what is damaged."""
+def unpack(packed: bytes | None) -> bytes:
+    """Return what was packed, as JSON. Raises CatalogError for what is damaged."""
     if packed is None:
-        return Details()
+        return b'{"labels":[],"quality":null}'
     try:
-        text = zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS)
-        return Details.model_validate_json(text)
-    except (zlib.error, TypeError, ValidationError) as error:
+        return zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS)
+    except (zlib.error, TypeError) as error:
         message = f"the catalog holds a direction whose labels cannot be read ({error}). Run: eigenbank catalog reindex"
         raise CatalogError(message) from error
 
 
-def pack_manifest(manifest: Manifest) -> bytes:
-    """Compress a manifest as the catalog keeps it."""
-    return zlib.compress(manifest.model_dump_json().encode(), 3)
-
-
-def unpack_manifest(packed: bytes) -> Manifest:
-    """Return a manifest that the catalog keeps. Raises CatalogError for what is too large, damaged or none."""
+def unpack_manifest(packed: bytes) -> str:
+    """Return the text of a manifest that the catalog keeps. Raises CatalogError for what is too large or damaged."""
     try:
         opened = zlib.decompressobj()
         text = opened.decompress(packed, MAX_MANIFEST_BYTES)
         if not opened.eof:
             message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
             raise zlib.error(message)
-        return parse_as(Manifest, text)
-    except ValueError as error:
-        message = f"the catalog holds a manifest that is none: {first_problem(error, 'the manifest')}. {dialects.AGAIN}"
-        raise CatalogError(message) from error
-    except (zlib.error, TypeError) as error:
-        message = f"the catalog holds a manifest that cannot be read ({error}). {dialects.AGAIN}"
+        return text.decode()
+    except (zlib.error, TypeError, UnicodeDecodeError) as error:
+        message = f"the catalog holds a manifest that cannot be read ({error}). {AGAIN}"
         raise CatalogError(message) from error
 
 
-def microseconds(moment: datetime) -> int:
-    """Return a point in time as microseconds since 1970; without a zone it is taken as UTC."""
+def microseconds(moment: datetime | str) -> int:
+    """Return a point in time, which may be written as in JSON, as microseconds since 1970; without a zone it is in UTC."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment[:-1] + "+00:00" if moment.endswith("Z") else moment)
     return ((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)) - _EPOCH) // _MICROSECOND
 
 
@@ -121,21 +185,69 @@ def moment(since: int) -> datetime:
     return _EPOCH + _MICROSECOND * since
 
 
-def by_confidence(labels: Iterable[Label]) -> list[Label]:
+def by_confidence(labels: Iterable[Document]) -> list[Document]:
     """Return one label of each text and source, the newest; the most confident first, those without a confidence last."""
-    kept: dict[tuple[str, str], Label] = {}
+    kept: dict[tuple[str, str], Document] = {}
     for label in labels:
-        other = kept.get((label.text, label.source))
-        if other is None or _age(label) > _age(other):
-            kept[label.text, label.source] = label
+        other = kept.setdefault((label["text"], label["source"]), label)
+        if other is not label and _age(label) > _age(other):
+            kept[label["text"], label["source"]] = label
     return sorted(
-        kept.values(), key=lambda each: (each.confidence is None, -(each.confidence or 0), each.text, each.source)
+        kept.values(),
+        key=lambda each: (each["confidence"] is None, -(each["confidence"] or 0), each["text"], each["source"]),
     )
 
 
-def _age(label: Label) -> tuple[int, str]:
+def _age(label: Document) -> tuple[int, str]:
     """A key that puts the newer label last; where both are as new, their contents decide."""
-    return microseconds(label.created), label.model_dump_json()
+    return microseconds(label["created"]), to_json(label).decode()
+
+
+def _machines(labels: Iterable[Document]) -> Iterator[Document]:
+    """The labels that no person gave."""
+    return (label for label in labels if not label["source"].startswith(PEOPLE))
+
+
+# Adding sets
+
+
+def _document(text: str) -> Document:
+    """Return a manifest's document. Raises CatalogError where the catalog holds none."""
+    try:
+        found: Document = json.loads(text)
+        found["checkpoint"]["model_id"], found["directions"], found["layers"], found["created"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"the catalog holds a manifest that is none ({type(error).__name__}: {error}). {AGAIN}"
+        raise CatalogError(message) from error
+    return found
+
+
+_Spectrum = tuple[str, str] | None
+"""A layer and a recipe; None for composites."""
+
+
+class _Record(NamedTuple):
+    """A direction or composite of a manifest: its name within the model, what spectrum it is of, and its fields."""
+
+    name: str
+    spectrum: _Spectrum
+    facts: Document
+    labels: list[Document]
+
+
+def _records(manifest: Document) -> list[_Record]:
+    found, slugs = [], dict[str, str]()
+    for facts in map(plain, (*manifest["directions"], *manifest.get("composites", ()))):
+        labels = [plain(label) for label in facts["labels"]]
+        recipe = facts.get("recipe")
+        if recipe is None:
+            found.append(_Record(f"{COMPOSITE}{facts['name']}", None, facts, labels))
+            continue
+        slug = recipe.slug if isinstance(recipe, Recipe) else slugs.get(str(recipe))
+        if slug is None:
+            slug = slugs[str(recipe)] = Recipe.model_validate(recipe).slug
+        found.append(_Record(f"{facts['layer']}/{slug}/{facts['rank']}", (facts["layer"], slug), facts, labels))
+    return found
 
 
 class Indexer:
@@ -145,288 +257,277 @@ class Indexer:
         self.connection = connection
         self._numbers: dict[type[Base], int] = {}
         self._texts: dict[str, int] = {}
+        self._named: set[str] = set()
         self._sources: dict[str, int] = {}
 
     def add(self, entry: SetEntry, *, take_over: bool = True) -> None:
         """Put a set in, in the place of the one of the same model id and revision. `take_over`: people's labels in its manifest
         become this catalog's; where the same person said so before, the newer label stays.
         """
-        checkpoint = entry.manifest.checkpoint
-        model_id, revision = checkpoint.model_id, checkpoint.revision or ""
-        own = and_(SetTable.model_id == model_id, SetTable.revision == revision)
-        path = self.connection.execute(select(SetTable.checkpoint_path).where(own)).scalar()
+        if isinstance(entry.manifest, str):
+            text, manifest = entry.manifest, _document(entry.manifest)
+        else:
+            text, manifest = entry.manifest.model_dump_json(), vars(entry.manifest)
+        checkpoint = plain(manifest["checkpoint"])
+        model_id, revision = checkpoint["model_id"], checkpoint.get("revision") or ""
+        before = run(
+            self.connection,
+            "SELECT id, checkpoint_path FROM sets WHERE model_id = :model_id AND revision = :revision",
+            model_id=model_id,
+            revision=revision,
+        ).first()
+        if before is not None:
+            remove(self.connection, before[0])
         if entry.checkpoint_path is not None:
-            path = path_key(entry.checkpoint_path)
-        self.connection.execute(delete(SetTable).where(own))
+            entry = replace(entry, checkpoint_path=path_key(entry.checkpoint_path))
+        elif before is not None:
+            entry = replace(entry, checkpoint_path=before[1])
+        records = _records(manifest)
         if take_over:
-            said = [(record.id, label) for record in entry.manifest.sliders for label in record.labels]
-            take_labels(
-                self.connection, [((model_id, name), label) for name, label in said if label.source.startswith(PEOPLE)]
-            )
-        self._put(entry, path)
-
-    def _put(self, entry: SetEntry, path: str | None) -> None:
-        manifest, checkpoint = entry.manifest, entry.manifest.checkpoint
-        people = people_labels(self.connection, checkpoint.model_id)
-        records = manifest.sliders
-        labels = [
-            by_confidence(
-                [*(label for label in record.labels if not label.source.startswith(PEOPLE)), *people.get(record.id, ())]
-            )
+            said = (((model_id, record.name), label) for record in records for label in record.labels)
+            take_labels(self.connection, [one for one in said if one[1]["source"].startswith(PEOPLE)])
+        people = people_labels(self.connection, model_id)
+        records = [
+            record._replace(labels=by_confidence([*_machines(record.labels), *people.get(record.name, ())]))
             for record in records
         ]
-        texts = self._number_texts(
-            [checkpoint.model_id, *(layer.name for layer in manifest.layers), *(each.name for each in manifest.composites),
-             *(label.text for each in labels for label in each)]
-        )  # fmt: skip
+        self._put(entry, manifest, zlib.compress(text.encode(), 3), records)
+
+    def _put(self, entry: SetEntry, manifest: Document, packed: bytes, records: Sequence[_Record]) -> None:
+        checkpoint, layers = plain(manifest["checkpoint"]), [plain(layer) for layer in manifest["layers"]]
+        self._number_texts([label["text"] for record in records for label in record.labels])
+        composites = [record.facts["name"] for record in records if record.spectrum is None]
+        self._number_texts([checkpoint["model_id"], *(layer["name"] for layer in layers), *composites], named=True)
         set_id = self._take(SetTable)
-        self._insert(SetTable, [(
-            set_id, checkpoint.model_id, checkpoint.revision or "", entry.location, entry.digest, path, entry.repo, entry.commit,
-            microseconds(manifest.created), checkpoint.denoiser, checkpoint.licence, manifest.builder, texts[checkpoint.model_id],
-            len(manifest.directions), sum(map(len, labels)), pack_manifest(manifest),
+        insert(self.connection, SetTable, [(
+            set_id, checkpoint["model_id"], checkpoint.get("revision") or "", entry.location, entry.digest, entry.checkpoint_path,
+            entry.repo, entry.commit, microseconds(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"),
+            manifest["builder"], self._texts[checkpoint["model_id"]], len(layers), len(manifest["directions"]),
+            sum(len(record.labels) for record in records), packed,
         )])  # fmt: skip
-        layers = self._put_layers(set_id, manifest, texts)
-        spectra = self._put_spectra(set_id, records, layers)
+        digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer["digests"].values()}
+        insert(self.connection, LayerDigestTable, sorted(digests))
+        places = {each["name"]: (self._texts[each["name"]], each["kind"], each["width"]) for each in layers}
+        keys = list(dict.fromkeys(record.spectrum for record in records))
+        spectra = dict(zip(keys, count(self._take(SpectrumTable, len(keys))), strict=False))
+        insert(self.connection, SpectrumTable, [
+            (number, set_id, *((None, None, None, None) if key is None else (*places[key[0]], key[1])))
+            for key, number in spectra.items()
+        ])  # fmt: skip
         first = self._take(DirectionTable, len(records))
         rows = []
-        for number, (record, own) in enumerate(zip(records, labels, strict=True), first):
-            if isinstance(record, DirectionRecord):
-                facts: tuple[Any, ...] = (record.rank, record.eigenvalue, record.share, record.gap, None)
-            else:
-                facts = (None, None, None, None, texts[record.name])
-            measured = [getattr(record.quality, name, None) for name in MEASURES]
-            details = pack(own, record.quality)
-            rows.append((number, spectra[_spectrum(record)], *facts, *_summary(own), *measured, details))
-        self._insert(DirectionTable, rows)
-        self._put_labels(zip(range(first, first + len(records)), labels, strict=True), texts)
+        for number, (_, spectrum, record, labels) in enumerate(records, first):
+            quality = None if record["quality"] is None else plain(record["quality"])
+            facts = (
+                (None, None, None, None, self._texts[record["name"]])
+                if spectrum is None
+                else (record["rank"], record["eigenvalue"], record["share"], record["gap"], None)
+            )
+            measured = (None,) * 6 if quality is None else map(quality.get, MEASURES)
+            confidence = labels[0]["confidence"] if labels else None
+            rows.append((number, spectra[spectrum], *facts, len(labels), confidence, *measured, pack(labels, quality)))
+        insert(self.connection, DirectionTable, rows)
+        self._put_labels(zip(count(first), (record.labels for record in records), strict=False))
 
-    def _put_layers(self, set_id: int, manifest: Manifest, texts: dict[str, int]) -> dict[str, int]:
-        first = self._take(LayerTable, len(manifest.layers))
-        numbers = {layer.name: number for number, layer in enumerate(manifest.layers, first)}
-        facts = [
-            (numbers[each.name], set_id, texts[each.name], each.kind, each.width, each.heads)
-            for each in manifest.layers
-        ]
-        self._insert(LayerTable, facts)
-        digests = [(digest, numbers[layer.name]) for layer in manifest.layers for digest in set(layer.digests.values())]
-        self._insert(LayerDigestTable, digests)
-        return numbers
-
-    def _put_spectra(
-        self, set_id: int, records: Sequence[DirectionRecord | CompositeRecord], layers: dict[str, int]
-    ) -> dict[tuple[str, str] | None, int]:
-        counts = Counter(_spectrum(record) for record in records)
-        first = self._take(SpectrumTable, len(counts))
-        numbers = {key: number for number, key in enumerate(counts, first)}
-        self._insert(SpectrumTable, [
-            (numbers[key], set_id, None if key is None else layers[key[0]], None if key is None else key[1], count)
-            for key, count in counts.items()
-        ])  # fmt: skip
-        return numbers
-
-    def _put_labels(self, labelled: Iterable[tuple[int, Sequence[Label]]], texts: dict[str, int]) -> None:
+    def _put_labels(self, labelled: Iterable[tuple[int, Sequence[Document]]]) -> None:
         found = [(number, label) for number, labels in labelled for label in labels]
-        self._sources.update(self._known(SourceTable.name, {label.source for _, label in found} - self._sources.keys()))
-        new = sorted({label.source for _, label in found} - self._sources.keys())
-        numbers = dict(zip(new, range(self._take(SourceTable, len(new)), 2**31), strict=False))
-        self._insert(SourceTable, [(number, source) for source, number in numbers.items()])
-        self._sources.update(numbers)
-        self._insert(LabelTable, [
-            (number, texts[label.text], self._sources[label.source], label.confidence, label.worth) for number, label in found
+        new = {label["source"] for _, label in found} - self._sources.keys()
+        if new:
+            self._sources |= run(self.connection, "SELECT name, id FROM sources WHERE name IN :new*", new=new).all()  # type: ignore[arg-type]
+            new -= self._sources.keys()
+            numbered = list(enumerate(sorted(new), self._take(SourceTable, len(new))))
+            insert(self.connection, SourceTable, numbered)
+            self._sources |= {source: number for number, source in numbered}
+        insert(self.connection, LabelTable, [
+            (number, self._sources[label["source"]], self._texts[label["text"]], label["confidence"],
+             label_worth(label["source"], label["confidence"], label["evidence"] and plain(label["evidence"])))
+            for number, label in found
         ])  # fmt: skip
 
     def relabel(self, name: Name) -> None:
         """Bring what is derived from a direction's labels up to date with people's labels, in every set of the model."""
-        said = people_labels(self.connection, name[0], name[1]).get(name[1], [])
+        said = people_labels(self.connection, *name).get(name[1], [])
         for set_id, number in directions_named(self.connection, DirectionName.parse("#".join(name))):
-            before = unpack(
-                self.connection.execute(select(DirectionTable.details).where(DirectionTable.id == number)).scalar()
+            packed = run(self.connection, "SELECT details FROM directions WHERE id = :number", number=number).scalar()
+            before = json.loads(unpack(packed))
+            labels = by_confidence([*_machines(before["labels"]), *said])
+            run(
+                self.connection,
+                "UPDATE directions SET labels = :count, confidence = :confidence, details = :details WHERE id = :number",
+                number=number,
+                count=len(labels),
+                confidence=labels[0]["confidence"] if labels else None,
+                details=pack(labels, before["quality"]),
             )
-            labels = by_confidence([*(label for label in before.labels if not label.source.startswith(PEOPLE)), *said])
-            count, confidence = _summary(labels)
-            facts = {"labels": count, "confidence": confidence, "details": pack(labels, before.quality)}
-            self.connection.execute(update(DirectionTable).where(DirectionTable.id == number).values(facts))
-            self.connection.execute(delete(LabelTable).where(LabelTable.direction_id == number))
-            self._put_labels([(number, labels)], self._number_texts([label.text for label in labels]))
-            more = SetTable.labels + len(labels) - len(before.labels)
-            self.connection.execute(update(SetTable).where(SetTable.id == set_id).values(labels=more))
+            run(self.connection, "DELETE FROM labels WHERE direction_id = :number", number=number)
+            self._number_texts([label["text"] for label in labels])
+            self._put_labels([(number, labels)])
+            more = len(labels) - len(before["labels"])
+            run(self.connection, "UPDATE sets SET labels = labels + :more WHERE id = :set_id", more=more, set_id=set_id)
 
-    def _number_texts(self, texts: Iterable[str]) -> dict[str, int]:
-        """Return the numbers of texts; those that are new are put into the table and the full-text index."""
+    def _number_texts(self, texts: Iterable[str], *, named: bool = False) -> None:
+        """Number texts in `_texts`; those that are new are put into the table and the full-text index."""
         wanted = dict.fromkeys(texts)
-        self._texts.update(self._known(TextTable.text, wanted.keys() - self._texts.keys()))
         new = [text for text in wanted if text not in self._texts]
-        numbers = dict(zip(new, range(self._take(TextTable, len(new)), 2**31), strict=False))
-        self._insert(TextTable, [(number, text) for text, number in numbers.items()])
-        dialects.add_words(self.connection, [(number, words(text)) for text, number in numbers.items()])
-        self._texts.update(numbers)
-        return self._texts
+        if new:
+            known = run(self.connection, "SELECT text, id, named FROM texts WHERE text IN :new*", new=new).all()
+            self._texts |= {text: number for text, number, _ in known}
+            self._named |= {text for text, _, is_named in known if is_named}
+            new = [text for text in new if text not in self._texts]
+            numbered = list(enumerate(new, self._take(TextTable, len(new))))
+            insert(self.connection, TextTable, [(number, text, int(named)) for number, text in numbered])
+            add_words(self.connection, [(number, words(text)) for number, text in numbered])
+            self._texts |= {text: number for number, text in numbered}
+            self._named |= set(new) if named else set()
+        if named and not wanted.keys() <= self._named:
+            numbers = [self._texts[text] for text in wanted.keys() - self._named]
+            run(self.connection, "UPDATE texts SET named = 1 WHERE id IN :numbers*", numbers=numbers)
+            self._named |= wanted.keys()
 
-    def _known(self, column: Any, values: Iterable[str]) -> dict[str, int]:
-        wanted = list(values)
-        if not wanted:
-            return {}
-        found = self.connection.execute(select(column, column.class_.id).where(among(column, wanted)))
-        return {row[0]: row[1] for row in found}
-
-    def _take(self, table: Any, count: int = 1) -> int:
+    def _take(self, table: type[Base], count: int = 1) -> int:
         """Return the first of so many numbers that no row has."""
         if table not in self._numbers:
-            self._numbers[table] = (self.connection.execute(select(func.max(table.id))).scalar() or 0) + 1
+            found = run(self.connection, f"SELECT coalesce(max(id), 0) + 1 FROM {table.__tablename__}")
+            self._numbers[table] = found.scalar_one()
         first = self._numbers[table]
         self._numbers[table] += count
         return first
 
-    def _insert(self, table: type[Base], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows, all columns in the table's order, by the driver itself: with SQLAlchemy's it takes twice as long."""
-        if rows:
-            columns = [f'"{column.name}"' for column in table.__table__.columns]
-            marks = ["%s" if dialects.is_server(self.connection) else "?"] * len(columns)
-            statement = f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) VALUES ({', '.join(marks)})"
-            self.connection.exec_driver_sql(statement, list(rows))
 
-
-def _spectrum(record: DirectionRecord | CompositeRecord) -> tuple[str, str] | None:
-    return (record.layer, record.recipe.slug) if isinstance(record, DirectionRecord) else None
-
-
-def _summary(labels: Sequence[Label]) -> tuple[int, float | None]:
-    """How many labels there are, and the highest confidence."""
-    return len(labels), labels[0].confidence if labels else None
+def remove(connection: Connection, set_id: int) -> None:
+    """Take a set out, with all that is derived from it."""
+    own = "SELECT id FROM spectra WHERE set_id = :set_id"
+    for statement in (
+        f"DELETE FROM labels WHERE direction_id IN (SELECT id FROM directions WHERE spectrum_id IN ({own}))",
+        f"DELETE FROM directions WHERE spectrum_id IN ({own})",
+        "DELETE FROM spectra WHERE set_id = :set_id",
+        "DELETE FROM layer_digests WHERE set_id = :set_id",
+        "DELETE FROM sets WHERE id = :set_id",
+    ):
+        run(connection, statement, set_id=set_id)
 
 
 # People's labels
 
 
-def people_labels(connection: Connection, model_id: str, direction: str | None = None) -> dict[str, list[Label]]:
+def people_labels(connection: Connection, model_id: str, direction: str | None = None) -> dict[str, list[Document]]:
     """Return what people call the directions of a model, or one of them, by the direction's name."""
-    statement = select(PeopleLabelTable.direction, PeopleLabelTable.label).where(PeopleLabelTable.model_id == model_id)
-    if direction is not None:
-        statement = statement.where(PeopleLabelTable.direction == direction)
-    found: dict[str, list[Label]] = {}
-    for name, text in connection.execute(statement.order_by(*PEOPLE_KEY)):
+    found: dict[str, list[Document]] = {}
+    rows = run(
+        connection,
+        f"SELECT direction, label FROM people_labels WHERE model_id = :model_id{'' if direction is None else ' AND direction = :direction'} "
+        "ORDER BY direction, text, source",
+        model_id=model_id,
+        **({} if direction is None else {"direction": direction}),
+    )
+    for name, text in rows:
         found.setdefault(name, []).append(read_label(text))
     return found
 
 
-def read_label(text: str) -> Label:
+def read_label(text: str) -> Document:
     """Return a label that the catalog keeps as JSON. Raises CatalogError for what is none."""
     try:
-        return Label.model_validate_json(text)
-    except ValueError as error:
-        message = f"the catalog holds a label that is none: {first_problem(error, 'the label')}. {dialects.AGAIN}"
+        found: Document = json.loads(text)
+        found["text"], found["source"], found["confidence"], found["evidence"], found["created"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = f"the catalog holds a label that is none ({type(error).__name__}: {error}). {AGAIN}"
         raise CatalogError(message) from error
+    return found
 
 
 def take_labels(
-    connection: Connection, labels: Iterable[tuple[Name, Label]], *, newer: bool = True
-) -> list[tuple[Name, Label]]:
+    connection: Connection, labels: Iterable[tuple[Name, Document]], *, newer: bool = True
+) -> list[tuple[Name, Document]]:
     """Keep labels of people, without indexing them; with `newer`, only where the same person has said nothing newer. Returns those
     that are new, or differ from what was there.
     """
+    own = "model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
     changed = []
     for (model_id, direction), label in labels:
-        key = {"model_id": model_id, "direction": direction, "text": label.text, "source": label.source}
-        own = and_(*(getattr(PeopleLabelTable, name) == value for name, value in key.items()))
-        text = label.model_dump_json()
-        before = connection.execute(select(PeopleLabelTable.label).where(own)).scalar()
+        key = {"model_id": model_id, "direction": direction, "text": label["text"], "source": label["source"]}
+        text = to_json(label).decode()
+        before = run(connection, f"SELECT label FROM people_labels WHERE {own}", **key).scalar()
         if before == text or (newer and before is not None and _age(read_label(before)) >= _age(label)):
             continue
-        connection.execute(delete(PeopleLabelTable).where(own))
-        connection.execute(insert(PeopleLabelTable).values(**key, label=text))
+        run(connection, f"DELETE FROM people_labels WHERE {own}", **key)
+        insert(connection, PeopleLabelTable, [(*key.values(), text)])
         changed.append(((model_id, direction), label))
     return changed
 
 
 def waiting(connection: Connection, model_id: str | None = None) -> int:
     """Return how many of people's labels, of a model or of all, are of directions that no set has."""
-    statement = select(PeopleLabelTable.model_id, PeopleLabelTable.direction, func.count()).group_by(
-        PeopleLabelTable.model_id, PeopleLabelTable.direction
-    )
-    if model_id is not None:
-        statement = statement.where(PeopleLabelTable.model_id == model_id)
-    rows = connection.execute(statement).all()
+    statement = "SELECT model_id, direction, count(*) FROM people_labels GROUP BY model_id, direction"
     return sum(
-        count for model, name, count in rows if not directions_named(connection, DirectionName.parse(f"{model}#{name}"))
+        number
+        for model, name, number in run(connection, statement).all()
+        if model_id in (None, model) and not directions_named(connection, DirectionName.parse(f"{model}#{name}"))
     )
-
-
-_NAMED = (
-    select(SetTable.id, DirectionTable.id)
-    .join(SpectrumTable, SpectrumTable.set_id == SetTable.id)
-    .join(DirectionTable, DirectionTable.spectrum_id == SpectrumTable.id)
-    .order_by(SetTable.created.desc(), SetTable.id.desc())
-)
 
 
 def directions_named(connection: Connection, name: DirectionName | None) -> list[tuple[int, int]]:
     """Return the numbers of the sets of a model and of the direction or composite of that name in them, the newest set first."""
     if name is None:
         return []
-    text = select(TextTable.id).where(TextTable.text == (name.composite or name.layer)).scalar_subquery()
     if name.composite is not None:
-        statement = _NAMED.where(SpectrumTable.layer_id.is_(None), DirectionTable.name_id == text)
+        own = "p.name_id IS NULL AND d.name_id = (SELECT id FROM texts WHERE text = :composite)"
     else:
-        layer = and_(LayerTable.id == SpectrumTable.layer_id, LayerTable.name_id == text)
-        own = SpectrumTable.recipe == name.recipe, DirectionTable.rank == name.rank
-        statement = _NAMED.join(LayerTable, layer).where(*own)
-    return [(row[0], row[1]) for row in connection.execute(statement.where(SetTable.model_id == name.model_id))]
+        own = "p.name_id = (SELECT id FROM texts WHERE text = :layer) AND p.recipe = :recipe AND d.rank = :rank"
+    statement = (
+        "SELECT s.id, d.id FROM sets s CROSS JOIN spectra p CROSS JOIN directions d WHERE s.model_id = :model_id "
+        f"AND p.set_id = s.id AND d.spectrum_id = p.id AND {own} ORDER BY s.created DESC, s.id DESC"
+    )
+    given = {key: value for key, value in vars(name).items() if f":{key}" in statement}
+    return [(row[0], row[1]) for row in run(connection, statement, **given)]
 
 
 # All of it again
 
 
-def entries(connection: Connection, *conditions: Any) -> Iterator[SetEntry]:
-    """Yield the sets of a catalog with their manifests, in catalog order, one in memory at a time."""
-    numbers = connection.scalars(select(SetTable.id).where(*conditions).order_by(SetTable.id)).all()
-    facts = (
-        SetTable.manifest,
-        SetTable.location,
-        SetTable.digest,
-        SetTable.checkpoint_path,
-        SetTable.repo,
-        SetTable.commit,
-    )
-    for number in numbers:
-        row = dict(connection.execute(select(*facts).where(SetTable.id == number)).mappings().one())
-        yield SetEntry(**row | {"manifest": unpack_manifest(row["manifest"])})
+def entries(connection: Connection) -> Iterator[SetEntry]:
+    """Yield the sets of a catalog with the texts of their manifests, in catalog order, one in memory at a time."""
+    return _entries(connection, "sets")
+
+
+def _entries(connection: Connection, table: str) -> Iterator[SetEntry]:
+    for number in run(connection, f"SELECT id FROM {table} ORDER BY id").scalars().all():
+        statement = (
+            f'SELECT manifest, location, digest, checkpoint_path, repo, "commit" FROM {table} WHERE id = :number'
+        )
+        packed, *facts = run(connection, statement, number=number).one()
+        yield SetEntry(unpack_manifest(packed), *facts)
 
 
 def copy(source: Connection, target: Connection, progress: Progress = no_progress) -> None:
     """Index everything that one catalog keeps in another one, which is empty: sets, people's labels, what was bundled."""
-    for table in (PeopleLabelTable, BundledTable):
-        rows = source.execute(select(table.__table__)).mappings().all()
-        if rows:
-            target.execute(insert(table), [dict(row) for row in rows])
-    total = source.execute(select(func.count()).select_from(SetTable)).scalar_one()
-    indexer = Indexer(target)
-    for done, entry in enumerate(entries(source), 1):
-        indexer.add(entry, take_over=False)
-        progress("sets", done, total)
+    insert(
+        target, PeopleLabelTable, _kept(source, "SELECT model_id, direction, text, source, label FROM people_labels")
+    )
+    insert(target, BundledTable, _kept(source, "SELECT digest FROM bundled"))
+    _add_all(Indexer(target), entries(source), _kept(source, "SELECT count(*) FROM sets")[0][0], progress)
 
 
 def rebuild(connection: Connection, progress: Progress = no_progress) -> None:
     """Drop all that is derived, and index every set again from its manifest. People's labels stay."""
-    kept = {
-        "sets": 'id, model_id, location, digest, checkpoint_path, repo, "commit", manifest',
-        "people_labels": "model_id, direction, text, source, label",
-        "bundled": "digest",
-    }
-    for table, columns in kept.items():
-        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE kept_{table} AS SELECT {columns} FROM {table}")
-    dialects.drop_tables(connection)
-    dialects.create_tables(connection, VERSION)
-    for table, columns in kept.items():
-        if table != "sets":
-            connection.exec_driver_sql(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM kept_{table}")
-    numbers = connection.exec_driver_sql("SELECT id FROM kept_sets ORDER BY id").scalars().all()
-    indexer = Indexer(connection)
-    for done, number in enumerate(numbers, 1):
-        row = connection.exec_driver_sql(
-            'SELECT manifest, location, digest, checkpoint_path, repo, "commit" FROM kept_sets WHERE id = '
-            + str(int(number))
-        ).one()
-        indexer.add(SetEntry(unpack_manifest(row[0]), *row[1:]), take_over=False)
-        progress("sets", done, len(numbers))
-    for table in kept:
-        connection.exec_driver_sql(f"DROP TABLE kept_{table}")
+    kept = 'id, model_id, location, digest, checkpoint_path, repo, "commit", manifest'
+    run(connection, f"CREATE TEMPORARY TABLE kept_sets AS SELECT {kept} FROM sets")
+    people = _kept(connection, "SELECT model_id, direction, text, source, label FROM people_labels")
+    bundled = _kept(connection, "SELECT digest FROM bundled")
+    drop_tables(connection)
+    create_tables(connection)
+    insert(connection, PeopleLabelTable, people)
+    insert(connection, BundledTable, bundled)
+    total = run(connection, "SELECT count(*) FROM kept_sets").scalar_one()
+    _add_all(Indexer(connection), _entries(connection, "kept_sets"), total, progress)
+    run(connection, "DROP TABLE kept_sets")
+
+
+def _kept(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in run(connection, statement)]
+
+
+def _add_all(indexer: Indexer, found: Iterator[SetEntry], total: int, progress: Progress) -> None:
+    for done, entry in enumerate(found, 1):
+        indexer.add(entry, take_over=False)
+        progress("sets", done, total)

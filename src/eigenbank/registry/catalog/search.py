@@ -1,155 +1,576 @@
 """Searching: pages of directions, the best match first or in another order.
 
-A page is one or a few plain SELECTs. Each is answered in one of two ways: by walking the index of the order asked for until the
-page is full, or, where some filter leaves at most FEW directions, by sorting those. Pages follow one another by key: the next one
-begins after the last row of the one before, so that a page deep inside costs as much as the first.
+How well a direction matches a text is said in `ranking`: its levels are streams of labels, the best level first, each in the order
+of the labels' worth. A direction stands once, under its best label. The texts that hold the words of a query come from the
+full-text index; the rest is one plain SELECT for each level, or for each order.
 
-How well a direction matches a text is said in `ranking`; here its levels are streams of labels, the best first, each in the order
-of the labels' worth. A direction stands once, under its best label.
+Two things keep it fast in large catalogs. Where some filter leaves at most FEW directions, the statement begins with those; else it
+walks along the index of the order. And of the labels of a level, those below a worth that enough others reach are left out (`_floor`).
+Pages follow one another by key: the next one begins after the last row of the one before.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, literal_column, or_, select, union_all
-from sqlalchemy.orm import aliased
+from pydantic import ValidationError
+from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.dialects import among, texts_with
-from eigenbank.registry.catalog.index import unpack
-from eigenbank.registry.catalog.rows import DirectionRow, Filters, Page, Position, is_glob, matcher, storable
-from eigenbank.registry.catalog.tables import (
-    DirectionTable,
-    LabelTable,
-    LayerTable,
-    SetTable,
-    SourceTable,
-    SpectrumTable,
-    TextTable,
-)
-from eigenbank.registry.ranking import Level, Query
-from eigenbank.schemas.errors import unknown
+from eigenbank.registry.catalog.database import by_index, run, texts_with
+from eigenbank.registry.catalog.index import COMPOSITE, Document, storable, unpack
+from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
+from eigenbank.schemas import Label, Quality
+from eigenbank.schemas.errors import CatalogError, first_problem, unknown
 
-FEW = 10_000
+FEW = 1_500
 """Up to so many directions are sorted rather than met on a walk."""
 _ASCENDING = ("rank", "drift")
 """The orders in which the smallest comes first."""
-
-Condition = ColumnElement[bool]
-_Test = tuple[Any, Callable[[Any], Condition]]
-"""A column, and what makes a condition on it."""
-
-
-def _loose(column: Any) -> Any:
-    """Return the column so that the database does not come in by its index: another way is known to be better."""
-    return column + 0
-
-
-def _exact(tests: Iterable[_Test]) -> list[Condition]:
-    return [condition(column) for column, condition in tests]
-
-
-def _looser(tests: Iterable[_Test]) -> list[Condition]:
-    return [condition(_loose(column)) for column, condition in tests]
-
-
-def page(connection: Connection, filters: Filters, limit: int, cursor: str | None) -> Page:
-    """Return up to `limit` directions that meet the filters, after the cursor."""
-    digest = filters.digest
-    after = None if cursor is None else Position.read(cursor, digest)
-    found = list(_Search(connection, filters).find(after, limit + 1))
-    rows = directions(connection, [position.direction for position in found[:limit]])
-    return Page(rows, found[limit - 1].cursor(digest) if len(found) > limit else None)
-
-
-_Layer, _Composite = aliased(TextTable), aliased(TextTable)
-_ROWS = (
-    select(
-        DirectionTable.id,
-        SetTable.model_id,
-        SetTable.revision,
-        SetTable.location,
-        _Layer.text.label("layer"),
-        LayerTable.kind,
-        LayerTable.width,
-        SpectrumTable.recipe,
-        DirectionTable.rank,
-        DirectionTable.eigenvalue,
-        DirectionTable.share,
-        DirectionTable.gap,
-        _Composite.text.label("composite"),
-        DirectionTable.details,
-    )
-    .join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-    .join(SetTable, SetTable.id == SpectrumTable.set_id)
-    .outerjoin(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-    .outerjoin(_Layer, _Layer.id == LayerTable.name_id)
-    .outerjoin(_Composite, _Composite.id == DirectionTable.name_id)
+_BOUNDED = (
+    "eigenvalue",
+    "share",
+    "gap",
+    "confidence",
+    "effect",
+    "selectivity",
+    "consistency",
+    "linearity",
+    "locality",
+    "drift",
 )
+"""Columns of directions that a filter can bound."""
+
+
+@dataclass(frozen=True)
+class DirectionRow:
+    """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
+    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
+    """
+
+    model_id: str
+    revision: str | None
+    location: str
+    layer: str | None
+    kind: str | None
+    width: int | None
+    recipe: str | None
+    rank: int | None
+    eigenvalue: float | None
+    share: float | None
+    gap: float | None
+    composite: str | None
+    details: bytes | None
+    """Labels and quality, compressed: read when they are asked for."""
+
+    @cached_property
+    def _known(self) -> Document:
+        found: Document = json.loads(unpack(self.details))
+        return found
+
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels, the most confident first, those without a confidence last. Raises CatalogError for what is damaged."""
+        return tuple(_checked(Label, each) for each in self._known["labels"])
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """What was measured of it as a slider, None for nothing. Raises CatalogError for what is damaged."""
+        found = self._known["quality"]
+        return None if found is None else _checked(Quality, found)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The labels' texts, the most confident first."""
+        return [label["text"] for label in self._known["labels"]]
+
+    @property
+    def confidence(self) -> float | None:
+        """The highest confidence of any label; None where none says one."""
+        labels = self._known["labels"]
+        return labels[0]["confidence"] if labels else None
+
+    @property
+    def name(self) -> str:
+        """The name within its model, `LAYER/RECIPE/RANK` or `composite/NAME`."""
+        if self.composite is not None:
+            return f"{COMPOSITE}{self.composite}"
+        return f"{self.layer}/{self.recipe}/{self.rank}"
+
+    @property
+    def id(self) -> str:
+        """The full name: `MODEL_ID#`, and the name within the model."""
+        return f"{self.model_id}#{self.name}"
+
+
+def _checked(kind: Any, found: Document) -> Any:
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        message = f"the catalog holds a direction whose labels cannot be read ({first_problem(error)}). Run: eigenbank catalog reindex"
+        raise CatalogError(message) from error
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of directions. `cursor` gives the next one to the same search; None at the end."""
+
+    rows: list[DirectionRow]
+    cursor: str | None
+
+    def __iter__(self) -> Iterator[DirectionRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a search asks for. `model`, `layer` and `recipe` are names or globs (`*`, `?`, `[…]`); bounds are inclusive.
+
+    `source` is a label's source, its first part (`human`) or a glob. `source`, `min_confidence` and the text must be
+    met by the same label. `labelled` False: directions without any label. `composites`: only those, or none of them; they
+    have no layer, recipe, rank, eigenvalue, share and gap, and filters on these leave them out. What is not known of a
+    direction is within no bounds, and comes last in its order.
+    """
+
+    text: str | None = None
+    model: str | None = None
+    layer: str | None = None
+    recipe: str | None = None
+    rank: int | None = None
+    kind: str | None = None
+    width: int | None = None
+    denoiser: str | None = None
+    licence: str | None = None
+    location: str | None = None
+    min_eigenvalue: float | None = None
+    max_eigenvalue: float | None = None
+    min_share: float | None = None
+    max_share: float | None = None
+    source: str | None = None
+    min_confidence: float | None = None
+    labelled: bool | None = None
+    min_gap: float | None = None
+    min_effect: float | None = None
+    min_selectivity: float | None = None
+    min_consistency: float | None = None
+    min_linearity: float | None = None
+    min_locality: float | None = None
+    max_drift: float | None = None
+    composites: bool | None = None
+    sort: Sort = "match"
+
+
+class _Position(NamedTuple):
+    """Where a page ended: in which stream of a search, at which value and direction."""
+
+    stream: int
+    value: float
+    direction: int
+
+
+def _write_cursor(position: _Position, digest: str) -> str:
+    document = json.dumps([digest, *position])
+    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, digest: str) -> _Position:
+    """Read a cursor. Raises CatalogError for what is none, or one of another search."""
+    try:
+        document = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"=" * (-len(cursor[:1000]) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        document = None
+    match document:
+        case [str(found), int(stream), int() | float() as value, int(direction)] if (
+            abs(direction) < 2**63 and abs(value) < 2**63
+        ):
+            pass
+        case _:
+            message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
+            raise CatalogError(message)
+    if found != digest:
+        message = "the cursor is of another search: repeat the search that gave it, with the same filters and order."
+        raise CatalogError(message)
+    return _Position(stream, value, direction)
+
+
+def search(connection: Connection, filters: Filters, limit: int, cursor: str | None) -> Page:
+    """Return up to `limit` directions that meet the filters, after the cursor.
+
+    Raises UnknownNameError for a model, layer or recipe given by its plain name that is not there, CatalogError for a cursor of
+    another search, SearchError for a text of too many words.
+    """
+    digest = hashlib.sha256(ascii(astuple(filters)).encode()).hexdigest()[:12]
+    after = None if cursor is None else _read_cursor(cursor, digest)
+    asked = _Search(connection, filters)
+    by_match = asked.matches is not None and filters.sort == "match"
+    found = list((asked.by_match if by_match else asked.by_column)(after, limit + 1))
+    rows = directions(connection, [position.direction for position in found[:limit]])
+    return Page(rows, _write_cursor(found[limit - 1], digest) if len(found) > limit else None)
 
 
 def directions(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
-    """Return directions with their labels, in the order of the numbers given."""
-    rows: dict[int, DirectionRow] = {}
-    for found in connection.execute(_ROWS.where(among(DirectionTable.id, numbers))).mappings():
-        facts = dict(found)
-        number, known = facts.pop("id"), unpack(facts.pop("details"))
-        facts["revision"] = facts["revision"] or None
-        rows[number] = DirectionRow(**facts, labels=known.labels, quality=known.quality)
+    """Return directions in the order of the numbers given."""
+    statement = (
+        "SELECT d.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, d.eigenvalue, "
+        "d.share, d.gap, composite.text, d.details FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
+        "JOIN sets s ON s.id = p.set_id LEFT JOIN texts layer ON layer.id = p.name_id "
+        "LEFT JOIN texts composite ON composite.id = d.name_id WHERE d.id IN :numbers*"
+    )
+    rows = {row[0]: DirectionRow(*row[1:]) for row in run(connection, statement, numbers=list(numbers))}
     return [rows[number] for number in numbers]
 
 
-# What a search is limited to
+def label_sources(connection: Connection, source: str) -> list[int]:
+    """Return the numbers of the sources that are meant: a name, its first part or a glob."""
+    fits = matcher(source)
+    rows = run(connection, "SELECT id, name FROM sources")
+    return [number for number, name in rows if fits(name) or name.partition(":")[0] == source]
 
 
-@dataclass
-class _Scope:
-    """The sets, layers and recipes that are meant, as conditions on spectra and their layers."""
+class _Search:
+    """One search in one transaction: the conditions of its SELECTs, on d (directions), p (spectra) and labels; their values; and
+    other SELECTs (`ways`) of which each holds the number of every direction that meets the filters.
+    """
 
-    conditions: list[Condition] = field(default_factory=list)
+    def __init__(self, connection: Connection, filters: Filters) -> None:
+        self.connection = connection
+        self.filters = filters
+        self.values: dict[str, Any] = {}
+        self.where: list[str] = []
+        self.ways: list[str] = []
+        self.of_labels: list[str] = []
+        self._limit_places()
+        self._limit_directions()
+        self._limit_labels()
+        self.matches = None if filters.text is None else _Matches(connection, filters.text, self.values)
 
-    def condition(self, *more: Condition) -> Condition:
-        """The same as a condition on a direction."""
-        own = select(SpectrumTable.id).outerjoin(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-        return (
-            own.where(SpectrumTable.id == DirectionTable.spectrum_id, *self.conditions, *more)
-            .correlate(DirectionTable)
-            .exists()
+    # Filters
+
+    def _limit_places(self) -> None:
+        filters, place = self.filters, []
+        sets = self._sets()
+        if sets is not None:
+            place.append("p.set_id IN :sets*")
+            self.values["sets"] = sets
+        known = {
+            "name_id": (filters.layer, "SELECT id, text FROM texts WHERE named = 1"),
+            "recipe": (filters.recipe, "SELECT DISTINCT recipe, recipe FROM spectra WHERE recipe IS NOT NULL"),
+            "kind": (filters.kind, "SELECT DISTINCT kind, kind FROM spectra WHERE kind IS NOT NULL"),
+        }
+        for column, (pattern, statement) in known.items():
+            if pattern is not None and set(pattern) == {"*"}:
+                place.append(f"p.{column} IS NOT NULL")
+            elif pattern is not None:
+                fits = matcher(pattern)
+                self.values[column] = [row[0] for row in run(self.connection, statement) if fits(row[1])]
+                place.append(f"p.{column} IN :{column}*")
+        if filters.width is not None:
+            place.append("p.width = :width")
+            self.values["width"] = _bounded(filters.width)
+        if filters.composites is not None:
+            place.append(f"p.name_id IS {'' if filters.composites else 'NOT '}NULL")
+        if place:
+            self.where += place
+            self.ways.append(_way(place))
+        if any(name is not None and not is_glob(name) for name in (filters.layer, filters.recipe)):
+            self._explain(place)
+
+    def _sets(self) -> list[int] | None:
+        """The numbers of the sets that are meant; None for all."""
+        filters = self.filters
+        if filters.model is not None and not is_glob(filters.model):
+            known = "SELECT 1 FROM sets WHERE model_id = :model LIMIT 1"
+            if not storable(filters.model) or run(self.connection, known, model=filters.model).first() is None:
+                models = run(self.connection, "SELECT DISTINCT model_id FROM sets").scalars()
+                raise unknown(kind="model", name=_short(filters.model), known=models)
+        given = {name: getattr(filters, name) for name in ("denoiser", "licence", "location")}
+        asked = {"model_id": filters.model, **given}
+        tests = {name: matcher(pattern) for name, pattern in asked.items() if pattern is not None}
+        if not tests:
+            return None
+        rows = run(self.connection, f"SELECT id, {', '.join(tests)} FROM sets")
+        return [
+            number
+            for number, *values in rows
+            if all(value is not None and test(value) for value, test in zip(values, tests.values(), strict=True))
+        ]
+
+    def _explain(self, place: list[str]) -> None:
+        """Raise UnknownNameError where nothing is found, and a plain name is what nothing was found for."""
+        if run(self.connection, f"SELECT 1 FROM spectra p WHERE {' AND '.join(place)} LIMIT 1", **self.values).first():
+            return
+        own = "p.set_id IN :sets*" if "sets" in self.values else "1 = 1"
+        values = {"sets": self.values["sets"]} if "sets" in self.values else {}
+        for kind, name, column in (
+            ("layer", self.filters.layer, "t.text"),
+            ("recipe", self.filters.recipe, "p.recipe"),
+        ):
+            if name is None or is_glob(name):
+                continue
+            statement = f"SELECT DISTINCT {column} FROM spectra p JOIN texts t ON t.id = p.name_id WHERE {own}"
+            known = run(self.connection, statement, **values).scalars().all()
+            if name not in known:
+                raise unknown(kind=kind, name=_short(name), known=known)
+
+    def _limit_directions(self) -> None:
+        filters = self.filters
+        for column in _BOUNDED:
+            bounds = []
+            for end, sign in (("min", ">="), ("max", "<=")):
+                value = getattr(filters, f"{end}_{column}", None)
+                if value is not None:
+                    self.values[f"{end}_{column}"] = value
+                    bounds.append(f"d.{column} {sign} :{end}_{column}")
+            if bounds:
+                self.where += bounds
+                self.ways.append(f"SELECT d.id FROM directions d WHERE {' AND '.join(bounds)}")
+        if filters.rank is not None:
+            self.values["rank"] = _bounded(filters.rank)
+            self.where.append("d.rank = :rank")
+            self.ways.append("SELECT d.id FROM directions d WHERE d.rank = :rank")
+        if filters.labelled is not None:
+            self.where.append(f"d.labels {'>' if filters.labelled else '='} 0")
+
+    def _limit_labels(self) -> None:
+        filters = self.filters
+        if filters.source is not None:
+            self.values["sources"] = label_sources(self.connection, filters.source)
+            self.of_labels.append("source_id IN :sources*")
+            self.ways.append("SELECT direction_id AS id FROM labels WHERE source_id IN :sources*")
+        if filters.min_confidence is not None:
+            self.of_labels.append("confidence >= :min_confidence")
+
+    def _labelled(self, *conditions: str) -> str:
+        """The condition that a direction has a label, b, that meets the filters and some more conditions."""
+        own = [f"b.{condition}" for condition in self.of_labels]
+        return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(['b.direction_id = d.id', *own, *conditions])})"
+
+    @cached_property
+    def _few_by_filters(self) -> tuple[int, str | None]:
+        return self._fewest(self.ways, (FEW + 1, None))
+
+    def _few(self, *more: str) -> str | None:
+        """The way with the fewest directions, as a selection; None where each has more than FEW."""
+        return self._fewest(more, self._few_by_filters)[1]
+
+    def _fewest(self, ways: Iterable[str], best: tuple[int, str | None]) -> tuple[int, str | None]:
+        for way in ways:
+            count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {best[0]}) found"
+            best = min(best, (self._run(count).scalar_one(), way), key=lambda counted: counted[0])
+        return best
+
+    def _run(self, statement: str, **more: Any) -> Any:
+        values = self.values | more
+        return run(
+            self.connection, statement, **{name: value for name, value in values.items() if f":{name}" in statement}
         )
 
-    def directions(self, *more: Condition) -> Any:
-        """Select the numbers of all directions there."""
-        found = select(DirectionTable.id).join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        return found.outerjoin(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(*self.conditions, *more)
+    def _find(
+        self, columns: str, walk: str, few: str | None, conditions: Iterable[str], order: str, wanted: int, **more: Any
+    ) -> list[Any]:
+        """Run a SELECT that begins with a few directions, or walks along a table. One on labels has those as l."""
+        labels = " CROSS JOIN labels l" if "l." in columns else ""
+        begin = f"(SELECT DISTINCT id FROM ({few}) f) c CROSS JOIN directions d{labels}" if few is not None else walk
+        own = ["d.id = c.id"] if few is not None else []
+        where = " AND ".join([*own, "p.id = d.spectrum_id", *self.where, *conditions])
+        statement = (
+            f"SELECT {columns} FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {wanted}"
+        )
+        return list(self._run(statement, **more).all())
+
+    # In the order of a column
+
+    def by_column(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
+        """In the order of what a direction has: known values first, then those that have none; ties in catalog order."""
+        limits, ways = [], []
+        if self.matches is not None:
+            limits.append(self._matching(self.matches))
+            ways.append(self._candidates(self.matches))
+        elif self.of_labels:
+            limits.append(self._labelled())
+        few = self._few(*ways)
+        sort = self.filters.sort
+        column = None if sort in ("match", "catalog") else f"d.{sort}"
+        index = by_index(self.connection, None if column is None else f"ix_directions_{sort}")
+        up = sort in _ASCENDING
+        for stream in (0,) if column is None else (0, 1):
+            if after is not None and after.stream > stream:
+                continue
+            own = [] if column is None else [f"{column} IS {'NOT ' if stream == 0 else ''}NULL"]
+            more: dict[str, Any] = {}
+            if after is not None and after.stream == stream:
+                more = {"last": after.value, "last_id": after.direction}
+                if column is None or stream == 1:
+                    own.append("d.id > :last_id")
+                else:  # the bound by itself is what an index can start from
+                    less = ">" if up else "<"
+                    own.append(f"{column} {less}= :last AND ({column} {less} :last OR d.id > :last_id)")
+            key = "0" if column is None or stream == 1 else column
+            order = "d.id" if key == "0" else f"{column} {'ASC' if up else 'DESC'}, d.id"
+            rows = self._find(f"d.id, {key}", f"directions d {index}", few, [*limits, *own], order, wanted, **more)
+            wanted -= len(rows)
+            yield from (_Position(stream, value, number) for number, value in rows)
+            if not wanted:
+                return
+
+    def _matching(self, matches: "_Matches") -> str:
+        """The condition that a direction matches the text in any level."""
+        ways = [self._labelled(f"({held})") for level in Level if (held := matches.held(level, "b"))]
+        if matches.by_names:
+            ways.append(" AND ".join([matches.named(), *([self._labelled()] if self.of_labels else [])]))
+        return f"({' OR '.join(ways)})" if ways else "1 = 0"
+
+    def _candidates(self, matches: "_Matches") -> str:
+        """A selection of directions that holds all that match."""
+        held = [f"SELECT direction_id AS id FROM labels WHERE text_id IN :{key}*" for level in Level for key in matches.keys(level)]
+        own = [_way([], [matches.named()], [matches.named(where="p")])] if matches.by_names else []
+        return " UNION ALL ".join([*held, *own]) or "SELECT id FROM directions WHERE 1 = 0"
+
+    # The best match first
+
+    def by_match(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
+        """Level by level, each in the order of the labels' worth; ties in catalog order."""
+        assert self.matches is not None
+        for level in sorted(Level, reverse=True)[:-1]:
+            stream = Level.EXACT - level
+            if after is not None and after.stream > stream:
+                continue
+            place = after if after is not None and after.stream == stream else None
+            rows = set()
+            for key in self.matches.keys(level):
+                rows |= {tuple(row) for row in self._level(level, key, place, wanted)}
+            if level == Level.NAMES and self.matches.by_names:
+                rows = set(self._by_names(self.matches, place, wanted))
+            for number, worth in sorted(rows, key=lambda row: (-row[1], row[0]))[:wanted]:
+                yield _Position(stream, worth, number)
+                wanted -= 1
+            if not wanted:
+                return
+
+    def _by_names(self, matches: "_Matches", place: _Position | None, wanted: int) -> list[tuple[int, float]]:
+        """The next directions whose names alone have all terms."""
+        conditions = [matches.named()]
+        conditions += [f"NOT {self._labelled(f'({held})')}" for level in Level if (held := matches.held(level, "b"))]
+        conditions += [self._labelled()] if self.of_labels else []
+        conditions += [] if place is None else ["d.id > :last_id"]
+        few = self._few(_way([], [matches.named()], [matches.named(where="p")]))
+        walk = f"directions d {by_index(self.connection, None)}"
+        rows = self._find("d.id, 0.0", walk, few, conditions, "d.id", wanted, last_id=place and place.direction)
+        return [(row[0], 0.0) for row in rows]
+
+    def _level(self, level: Level, key: str, place: _Position | None, wanted: int) -> list[Any]:
+        """The next labels of a level, of the texts under a key, as direction and worth: of each direction the best one only."""
+        assert self.matches is not None
+        matches = self.matches
+        held = [condition for each in Level if each > level and (condition := matches.held(each, "b"))]
+        better = " OR ".join([*(f"({each})" for each in held), f"({matches.held(level, 'b')}) AND b.worth > l.worth"])
+        conditions = [f"l.text_id IN :{key}*", f"NOT {self._labelled(f'({better})')}"]
+        conditions += [f"l.{condition}" for condition in self.of_labels]
+        lacking = matches.lacking.get(key, ())
+        conditions += [matches.named([term]) for term in lacking]
+        order = "l.worth DESC, d.id"
+        more: dict[str, Any] = {}
+        if place is not None:
+            conditions.append("l.worth <= :last AND (l.worth < :last OR l.direction_id > :last_id)")
+            more = {"last": place.value, "last_id": place.direction}
+        few = self._few(*([_way([], [matches.named(lacking)], [matches.named(lacking, "p")])] if lacking else []))
+        if few is not None:
+            return self._find(
+                "DISTINCT d.id, l.worth", "", few, ["l.direction_id = d.id", *conditions], order, wanted, **more
+            )
+        walk = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
+        offset = wanted
+        while True:
+            floor = self._floor(key, offset, more)
+            limits = ["d.id = l.direction_id", *conditions, *(["l.worth >= :floor"] if floor is not None else [])]
+            rows = self._find("DISTINCT d.id, l.worth", walk, None, limits, order, wanted, **more, floor=floor)
+            if len(rows) >= wanted or floor is None:
+                return rows
+            offset *= 4
+
+    def _floor(self, key: str, offset: int, more: dict[str, Any]) -> float | None:
+        """A worth that more than `offset` of the labels of some texts reach; None where there are fewer."""
+        last = "AND l.worth <= :last" if more else ""
+        one = (
+            f"SELECT l.worth FROM labels l WHERE l.text_id = t.id {last} ORDER BY l.worth DESC LIMIT 1 OFFSET {offset}"
+        )
+        found = self._run(f"SELECT max(({one})) FROM texts t WHERE t.id IN :{key}*", **more).scalar()
+        return None if found is None else float(found)
 
 
-def _scope(connection: Connection, filters: Filters) -> _Scope:
-    """Resolve the filters on sets and layers.
-
-    Raises UnknownNameError for a model, layer or recipe given by its plain name that is not there.
+class _Matches:
+    """Where the terms of a query are: in texts that hold all of them, by level; in texts that lack some, which a direction's names
+    must have then; and in names. The numbers of texts and sets are put into `values`, under the keys that conditions name.
     """
-    scope = _Scope()
-    sets = _sets(connection, filters)
-    if sets is not None:
-        scope.conditions.append(among(SpectrumTable.set_id, sets))
-    if filters.layer is not None:
-        layers = select(TextTable.id, TextTable.text).where(TextTable.id.in_(select(LayerTable.name_id)))
-        scope.conditions.append(_named(connection, LayerTable.name_id, layers, filters.layer))
-    if filters.recipe is not None:
-        recipes = select(SpectrumTable.recipe, SpectrumTable.recipe).where(SpectrumTable.recipe.is_not(None)).distinct()
-        scope.conditions.append(_named(connection, SpectrumTable.recipe, recipes, filters.recipe))
-    if filters.kind is not None:
-        kinds = select(LayerTable.kind, LayerTable.kind).distinct()
-        scope.conditions.append(_named(connection, LayerTable.kind, kinds, filters.kind))
-    if filters.width is not None:
-        scope.conditions.append(LayerTable.width == _bounded(filters.width))
-    if filters.composites:
-        scope.conditions.append(SpectrumTable.layer_id.is_(None))
-    if scope.conditions and connection.execute(scope.directions().limit(1)).first() is None:
-        _explain(connection, filters, sets)
-    return scope
+
+    def __init__(self, connection: Connection, text: str, values: dict[str, Any]) -> None:
+        query = Query.parse(text)
+        holding = [texts_with(connection, term.words, prefix=term.prefix) for term in query.terms]
+        self.values = values
+        self.terms = range(len(holding))
+        self.lacking: dict[str, tuple[int, ...]] = {}
+        self._keys: dict[Level, list[str]] = {}
+        named = {number for found in holding for number, (_, is_named) in found.items() if is_named}
+        of_sets = (
+            run(connection, "SELECT name_id, id FROM sets WHERE name_id IN :named*", named=named).all() if named else []
+        )
+        for term, found in enumerate(holding):
+            values[f"names{term}"] = [number for number in found if number in named]
+            values[f"sets{term}"] = [set_id for name_id, set_id in of_sets if name_id in found]
+        self.by_names = bool(holding) and all(values[f"names{term}"] for term in self.terms)
+        every = {number: text for found in holding for number, (text, _) in found.items()}
+        for number, label in every.items():
+            lacks = tuple(term for term in self.terms if number not in holding[term])
+            if not lacks:
+                level = query.level(label)
+                self._put(level, f"level{int(level)}", number)
+            elif all(values[f"names{term}"] for term in lacks):
+                key = f"lacks{'_'.join(map(str, lacks))}"
+                self.lacking[key] = lacks
+                self._put(Level.MIXED, key, number)
+
+    def _put(self, level: Level, key: str, number: int) -> None:
+        if key not in self.values:
+            self.values[key] = []
+            self._keys.setdefault(level, []).append(key)
+        self.values[key].append(number)
+
+    def keys(self, level: Level) -> list[str]:
+        """The keys of the texts of a level."""
+        return self._keys.get(level, [])
+
+    def held(self, level: Level, label: str) -> str:
+        """The condition that a label, by the name of its table, is one of a level; '' where none is."""
+        conditions = []
+        for key in self.keys(level):
+            names = [self.named([term]) for term in self.lacking.get(key, ())]
+            conditions.append(" AND ".join([f"{label}.text_id IN :{key}*", *names]))
+        return " OR ".join(conditions)
+
+    def named(self, terms: Iterable[int] | None = None, where: str = "d") -> str:
+        """The condition that a direction's names have some terms, or all; with `where` "p", one that spectra must meet for that."""
+        conditions = []
+        for term in self.terms if terms is None else terms:
+            ways = [
+                f"p.name_id IN :names{term}*",
+                "p.name_id IS NULL" if where == "p" else f"d.name_id IN :names{term}*",
+            ]
+            ways += [f"p.set_id IN :sets{term}*"] if self.values[f"sets{term}"] else []
+            conditions.append(f"({' OR '.join(ways)})")
+        return " AND ".join(conditions)
+
+
+def _way(place: Sequence[str], conditions: Sequence[str] = (), of_spectra: Sequence[str] = ()) -> str:
+    """A selection of the directions in some spectra."""
+    where = " AND ".join(["d.spectrum_id = p.id", *place, *of_spectra, *conditions])
+    return f"SELECT d.id FROM spectra p CROSS JOIN directions d WHERE {where}"
 
 
 def _bounded(number: int) -> int:
@@ -157,417 +578,5 @@ def _bounded(number: int) -> int:
     return number if 0 <= number < 2**31 else -1
 
 
-def _sets(connection: Connection, filters: Filters) -> list[int] | None:
-    """The numbers of the sets that are meant; None for all."""
-    if filters.model is not None and not is_glob(filters.model):
-        known = select(SetTable.id).where(SetTable.model_id == filters.model).limit(1)
-        if not storable(filters.model) or connection.execute(known).first() is None:
-            models = connection.scalars(select(SetTable.model_id).distinct())
-            raise unknown(kind="model", name=_short(filters.model), known=models)
-    patterns = {
-        SetTable.model_id: filters.model,
-        SetTable.denoiser: filters.denoiser,
-        SetTable.licence: filters.licence,
-        SetTable.location: filters.location,
-    }
-    asked = {column: pattern for column, pattern in patterns.items() if pattern is not None}
-    if not asked:
-        return None
-    tests = [matcher(pattern) for pattern in asked.values()]
-    statement = select(SetTable.id, *asked)
-    if filters.model is not None and not is_glob(filters.model):
-        statement = statement.where(SetTable.model_id == filters.model)
-    rows = connection.execute(statement)
-    return [
-        row[0]
-        for row in rows
-        if all(value is not None and test(value) for value, test in zip(row[1:], tests, strict=True))
-    ]
-
-
-def _named(connection: Connection, column: Any, known: Any, pattern: str) -> Condition:
-    """The condition that a column is one of the `known` (selected as value and name) that a name or glob means."""
-    if set(pattern) == {"*"}:
-        return and_(column.is_not(None))
-    test = matcher(pattern)
-    return among(column, [row[0] for row in connection.execute(known) if test(row[1])])
-
-
-def _explain(connection: Connection, filters: Filters, sets: list[int] | None) -> None:
-    """Raise UnknownNameError where a plain name is what nothing was found for."""
-    limits = [] if sets is None else [among(LayerTable.set_id, sets)]
-    if filters.layer is not None and not is_glob(filters.layer):
-        names = select(TextTable.text).join(LayerTable, LayerTable.name_id == TextTable.id).where(*limits).distinct()
-        known = connection.scalars(names).all()
-        if filters.layer not in known:
-            raise unknown(kind="layer", name=_short(filters.layer), known=known)
-    limits = [] if sets is None else [among(SpectrumTable.set_id, sets)]
-    if filters.recipe is not None and not is_glob(filters.recipe):
-        slugs = select(SpectrumTable.recipe).where(SpectrumTable.recipe.is_not(None), *limits).distinct()
-        recipes = [slug for slug in connection.scalars(slugs) if slug]
-        if filters.recipe not in recipes:
-            raise unknown(kind="recipe", name=_short(filters.recipe), known=recipes)
-
-
 def _short(name: str) -> str:
     return name if len(name) <= 200 else name[:200] + "…"
-
-
-def label_tests(connection: Connection, source: str | None, min_confidence: float | None = None) -> list[_Test]:
-    """The tests of a row of labels that it is of a source (a name, its first part or a glob), and so sure."""
-    found: list[_Test] = []
-    if source is not None:
-        fits = matcher(source)
-        rows = connection.execute(select(SourceTable.id, SourceTable.name))
-        sources = [number for number, name in rows if fits(name) or name.partition(":")[0] == source]
-        found.append((LabelTable.source_id, lambda column: among(column, sources)))
-    if min_confidence is not None:
-        found.append((LabelTable.confidence, lambda column: column >= min_confidence))
-    return found
-
-
-_BOUNDS = {
-    "min_eigenvalue": DirectionTable.eigenvalue,
-    "min_share": DirectionTable.share,
-    "min_gap": DirectionTable.gap,
-    "min_confidence": DirectionTable.confidence,
-    "min_effect": DirectionTable.effect,
-    "min_selectivity": DirectionTable.selectivity,
-    "min_consistency": DirectionTable.consistency,
-    "min_linearity": DirectionTable.linearity,
-    "min_locality": DirectionTable.locality,
-    "max_eigenvalue": DirectionTable.eigenvalue,
-    "max_share": DirectionTable.share,
-    "max_drift": DirectionTable.drift,
-}
-
-
-def _bounds(filters: Filters) -> dict[Any, list[_Test]]:
-    """The bounds on what is known of a direction, by column."""
-    found: dict[Any, list[_Test]] = {}
-    for name, column in _BOUNDS.items():
-        value = getattr(filters, name)
-        if value is not None:
-            compare = operator.ge if name.startswith("min") else operator.le
-            found.setdefault(column, []).append((column, partial(_compared, compare, value)))
-    return found
-
-
-def _compared(compare: Callable[[Any, Any], Condition], value: float, column: Any) -> Condition:
-    return compare(column, value)
-
-
-# What a text matches
-
-
-@dataclass
-class _Names:
-    """Where one term of a query is outside of labels: in the names of layers and composites, by number, and in sets' models."""
-
-    names: set[int]
-    sets: set[int]
-
-    def condition(self) -> Condition:
-        """The same as a condition on a direction, its spectrum and its layer."""
-        ways: list[Condition] = [
-            among(column, self.names) for column in (LayerTable.name_id, DirectionTable.name_id) if self.names
-        ]
-        if self.sets:
-            ways.append(among(SpectrumTable.set_id, self.sets))
-        return or_(false(), *ways)
-
-    def directions(self) -> Any:
-        """Select the numbers of the directions whose names have the term, by index; some of them twice."""
-        plain = select(DirectionTable.id)
-        spectra = plain.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-        return union_all(
-            spectra.join(LayerTable, LayerTable.id == SpectrumTable.layer_id).where(
-                among(LayerTable.name_id, self.names)
-            ),
-            plain.where(among(DirectionTable.name_id, self.names)),
-            spectra.where(among(SpectrumTable.set_id, self.sets)),
-        )
-
-
-@dataclass
-class _Matches:
-    """What answers a query. `texts`: the label texts of each level that hold all terms. `partial`: those that hold some, by the
-    terms that they lack. `names`: where each term is in names.
-    """
-
-    names: list[_Names] = field(default_factory=list)
-    texts: dict[Level, list[int]] = field(default_factory=dict)
-    partial: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.levels = {text: level for level, texts in self.texts.items() for text in texts}
-        self.missing = {text: terms for terms, texts in self.partial.items() for text in texts}
-
-    @property
-    def by_names(self) -> bool:
-        """Whether names alone may have all terms."""
-        return bool(self.names) and all(place.names or place.sets for place in self.names)
-
-    def named(self, terms: Iterable[int]) -> list[Condition]:
-        """The conditions that a direction's names have some terms."""
-        return [self.names[term].condition() for term in terms]
-
-
-def _matches(connection: Connection, text: str) -> _Matches:
-    """Look a query up. Raises SearchError for one of too many words."""
-    query = Query.parse(text)
-    holding = [texts_with(connection, term.words, prefix=term.prefix) for term in query.terms]
-    names = []
-    for numbers in holding:
-        sets = set(connection.scalars(select(SetTable.id).where(among(SetTable.name_id, numbers))) if numbers else ())
-        columns = LayerTable.name_id, DirectionTable.name_id
-        used = [select(column).where(among(column, numbers)).distinct() for column in columns] if numbers else []
-        names.append(
-            _Names({number for each in used for number in connection.scalars(each) if number is not None}, set(sets))
-        )
-    complete = set.intersection(*holding) if holding else set()
-    texts: dict[Level, list[int]] = {}
-    for number, label in connection.execute(select(TextTable.id, TextTable.text).where(among(TextTable.id, complete))):
-        texts.setdefault(query.level(label), []).append(number)
-    partial: dict[tuple[int, ...], list[int]] = {}
-    for number in set().union(*holding) - complete:
-        lacks = tuple(term for term, numbers in enumerate(holding) if number not in numbers)
-        if all(names[term].names or names[term].sets for term in lacks):
-            partial.setdefault(lacks, []).append(number)
-    return _Matches(names, texts, partial)
-
-
-# Finding
-
-
-class _Search:
-    """One search in one transaction."""
-
-    def __init__(self, connection: Connection, filters: Filters) -> None:
-        self.connection = connection
-        self.filters = filters
-        self.matches = None if filters.text is None else _matches(connection, filters.text)
-        self.scope = _scope(connection, filters)
-        self.of_labels = label_tests(connection, filters.source, filters.min_confidence)
-        self.bounds = _bounds(filters)
-
-    def find(self, after: Position | None, wanted: int) -> Iterator[Position]:
-        """Yield up to `wanted` positions after one."""
-        if self.matches is not None and self.filters.sort == "match":
-            return self._by_match(self.matches, after, wanted)
-        return self._by_column(after, wanted)
-
-    # Conditions
-
-    def _ways(self) -> Iterator[Any]:
-        """Selections of directions that each hold all that the filters leave."""
-        if self.scope.conditions:
-            yield self.scope.directions()
-        for tests in self.bounds.values():
-            yield select(DirectionTable.id).where(*_exact(tests))
-        if self.filters.source is not None:
-            yield select(LabelTable.direction_id).where(*_exact(self.of_labels))
-
-    @cached_property
-    def _few_by_filters(self) -> tuple[int, Any]:
-        return self._fewest(self._ways(), (FEW + 1, None))
-
-    def _few(self, *more: Any) -> Any:
-        """A selection of directions that holds all that the filters and more selections leave, None where each has more than FEW."""
-        _, best = self._fewest(more, self._few_by_filters)
-        return None if best is None else select(best.subquery().c[0])
-
-    def _fewest(self, ways: Iterable[Any], best: tuple[int, Any]) -> tuple[int, Any]:
-        """The selection with the fewest directions, and how many those are; `best` where none has fewer."""
-        for way in ways:
-            rows = way.limit(best[0]).subquery()
-            count = self.connection.execute(select(func.count()).select_from(rows)).scalar_one()
-            if count < best[0]:
-                best = count, way
-        return best
-
-    def _limits(self) -> list[Condition]:
-        """The conditions on directions, for whoever comes in another way than by an index on these."""
-        found = [condition for tests in self.bounds.values() for condition in _looser(tests)]
-        if self.scope.conditions:
-            found.append(self.scope.condition())
-        if self.filters.rank is not None:
-            found.append(DirectionTable.rank == _bounded(self.filters.rank))
-        if self.filters.labelled is not None:
-            found.append(DirectionTable.labels > 0 if self.filters.labelled else DirectionTable.labels == 0)
-        if self.filters.composites is False:
-            found.append(DirectionTable.name_id.is_(None))
-        return found
-
-    def _labelled(self, texts: list[int] | None = None) -> Condition:
-        """The condition that a direction has a label that meets the filters, and is one of some texts."""
-        own = select(LabelTable.direction_id).where(
-            LabelTable.direction_id == DirectionTable.id, *_looser(self.of_labels)
-        )
-        if texts is not None:
-            own = own.where(among(_loose(LabelTable.text_id), texts))
-        return own.correlate(DirectionTable).exists()
-
-    def _matching(self, matches: _Matches) -> Condition:
-        """The condition that a direction matches the text in any level."""
-        whole = [text for texts in matches.texts.values() for text in texts]
-        ways = [self._labelled(whole)] if whole else []
-        for terms, texts in matches.partial.items():
-            ways.append(and_(self._labelled(texts), _Scope().condition(*matches.named(terms))))
-        if matches.by_names:
-            own = [self._labelled()] if self.of_labels else []
-            ways.append(and_(*own, _Scope().condition(*matches.named(range(len(matches.names))))))
-        return or_(false(), *ways)
-
-    # In the order of a column
-
-    def _by_column(self, after: Position | None, wanted: int) -> Iterator[Position]:
-        """In the order of what a direction has: known values first, then those that have none; ties in catalog order."""
-        limits, ways = self._limits(), []
-        if self.matches is not None:
-            limits.append(self._matching(self.matches))
-            ways.append(self._candidates(self.matches))
-        elif self.of_labels:
-            limits.append(self._labelled())
-        few = self._few(*ways)
-        if few is not None:
-            limits.append(DirectionTable.id.in_(few))
-        sort = self.filters.sort
-        column = None if sort in ("match", "catalog") else getattr(DirectionTable, sort)
-        for stream in (0,) if column is None else (0, 1):
-            if after is not None and after.stream > stream:
-                continue
-            place = after if after is not None and after.stream == stream else None
-            key: Any = column if few is None or column is None else _loose(column)
-            statement = _in_order(key if stream == 0 else None, place, descending=sort not in _ASCENDING).where(*limits)
-            if column is not None:
-                statement = statement.where(key.is_not(None) if stream == 0 else key.is_(None))
-            rows = self.connection.execute(statement.limit(wanted)).all()
-            wanted -= len(rows)
-            yield from (Position(stream, value or 0, number) for number, value in rows)
-            if not wanted:
-                return
-
-    @staticmethod
-    def _candidates(matches: _Matches) -> Any:
-        """A selection of directions that holds all that match."""
-        texts = [*matches.levels, *matches.missing]
-        found = select(LabelTable.direction_id).where(among(LabelTable.text_id, texts))
-        if not matches.by_names:
-            return found
-        fewest = min(matches.names, key=lambda place: len(place.names) + len(place.sets))
-        return union_all(found, select(fewest.directions().subquery().c[0]))
-
-    # The best match first
-
-    def _by_match(self, matches: _Matches, after: Position | None, wanted: int) -> Iterator[Position]:
-        for level in sorted(Level, reverse=True)[:-1]:
-            stream = Level.EXACT - level
-            if after is not None and after.stream > stream:
-                continue
-            place = after if after is not None and after.stream == stream else None
-            seen: set[int] = set()
-            while True:
-                rows = self._level(matches, level, place, wanted)
-                best = self._best(matches, {number for number, _ in rows})
-                for number, worth in rows:
-                    # Under a better label it was shown elsewhere.
-                    if number not in seen and best[number] == (level, worth):
-                        seen.add(number)
-                        yield Position(stream, worth, number)
-                        wanted -= 1
-                        if not wanted:
-                            return
-                if len(rows) < wanted:
-                    break
-                place = Position(stream, rows[-1][1], rows[-1][0])
-
-    def _level(self, matches: _Matches, level: Level, place: Position | None, wanted: int) -> list[tuple[int, float]]:
-        """The next labels of a level, as direction and worth, after a place."""
-        if level == Level.NAMES:
-            if not matches.by_names:
-                return []
-            named = matches.named(range(len(matches.names)))
-            limits = [*self._limits(), _Scope().condition(*named)]
-            if self.of_labels:
-                limits.append(self._labelled())
-            few = self._few(*(place.directions() for place in matches.names))
-            if few is not None:
-                limits.append(DirectionTable.id.in_(few))
-            statement = _in_order(None, place, descending=True).where(*limits).limit(wanted)
-            return [(number, 0.0) for number, _ in self.connection.execute(statement)]
-        if level != Level.MIXED:
-            return self._labels(matches.texts.get(level, []), [], place, wanted)
-        found: list[tuple[int, float]] = []
-        for terms, texts in matches.partial.items():
-            found += self._labels(texts, [matches.names[term] for term in terms], place, wanted)
-        return sorted(found, key=lambda row: (-row[1], row[0]))[:wanted]
-
-    def _labels(
-        self, texts: list[int], named: list[_Names], place: Position | None, wanted: int
-    ) -> list[tuple[int, float]]:
-        """The next labels of some texts whose directions meet the filters, and whose names have some terms."""
-        if not texts:
-            return []
-        few = self._few(*(term.directions() for term in named))
-        limits = self._limits()
-        if named:
-            limits.append(_Scope().condition(*(term.condition() for term in named)))
-        statement = select(LabelTable.direction_id, LabelTable.worth)
-        if few is not None:
-            statement = statement.where(among(_loose(LabelTable.text_id), texts), LabelTable.direction_id.in_(few))
-        else:
-            statement = statement.where(among(LabelTable.text_id, texts))
-        statement = statement.where(*_looser(self.of_labels))
-        if limits:
-            own = select(DirectionTable.id).where(DirectionTable.id == LabelTable.direction_id, *limits)
-            statement = statement.where(own.correlate(LabelTable).exists())
-        if place is not None:
-            beyond = (LabelTable.worth < place.value) | (LabelTable.direction_id > place.direction)
-            statement = statement.where(LabelTable.worth <= place.value, beyond)
-        statement = statement.order_by(LabelTable.worth.desc(), LabelTable.direction_id).limit(wanted)
-        return [(row[0], row[1]) for row in self.connection.execute(statement)]
-
-    def _best(self, matches: _Matches, numbers: set[int]) -> dict[int, tuple[Level, float]]:
-        """The best level of directions that match, and the largest worth in it."""
-        terms = dict.fromkeys(numbers, 0)
-        if matches.by_names or matches.partial:
-            places = select(DirectionTable.id, LayerTable.name_id, DirectionTable.name_id, SpectrumTable.set_id)
-            places = places.join(SpectrumTable, SpectrumTable.id == DirectionTable.spectrum_id)
-            places = places.outerjoin(LayerTable, LayerTable.id == SpectrumTable.layer_id)
-            for number, layer, composite, set_id in self.connection.execute(
-                places.where(among(DirectionTable.id, numbers))
-            ):
-                terms[number] = sum(
-                    1 << term
-                    for term, place in enumerate(matches.names)
-                    if layer in place.names or composite in place.names or set_id in place.sets
-                )
-        best = dict.fromkeys(numbers, (Level.NAMES, 0.0))
-        labels = select(LabelTable.direction_id, LabelTable.text_id, LabelTable.worth).where(
-            among(LabelTable.direction_id, numbers)
-        )
-        for number, text, worth in self.connection.execute(labels.where(*_looser(self.of_labels))):
-            level = matches.levels.get(text)
-            if level is None and text in matches.missing:
-                held = all(terms[number] >> term & 1 for term in matches.missing[text])
-                level = Level.MIXED if held else None
-            if level is not None:
-                best[number] = max(best[number], (level, worth))
-        return best
-
-
-def _in_order(key: Any, place: Position | None, *, descending: bool) -> Any:
-    """Select directions and a key in the key's order, None for catalog order, after a place."""
-    number = DirectionTable.id
-    if key is None:
-        statement: Any = select(number, literal_column("0").label("value")).order_by(number)
-        return statement if place is None else statement.where(number > place.direction)
-    statement = select(number, key.label("value")).order_by(key.desc() if descending else key, number)
-    if place is not None:
-        # The bound by itself is what an index can start from; the rest cuts off the ties on the other side.
-        beyond = key < place.value if descending else key > place.value
-        statement = statement.where(
-            key <= place.value if descending else key >= place.value, beyond | (number > place.direction)
-        )
-    return statement

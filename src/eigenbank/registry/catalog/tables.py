@@ -1,17 +1,17 @@
 """The catalog's tables.
 
-Two are the catalog's own: `sets` (each with its manifest, compressed) and `people_labels`; `bundled` notes which of the sets
-that come with eigenbank are in it. All others are derived from these, and can be dropped and made again at any time (`index`).
+Three are the catalog's own: `sets` (each with its manifest, compressed), `people_labels`, and `bundled`, which notes which of the
+sets that come with eigenbank were put in. All others are derived from these, and can be dropped and made again (`index`).
 
-sets ─ layers ─ spectra (a layer and a recipe) ─ directions ─ labels ─ texts. Every distinct string that can be searched for (a
-label, a layer's name, a composite's name, a model's id) is one row of `texts`; its words are in a full-text index, which
-`dialects` makes for each kind of database. Directions are numbered in catalog order: the order in which sets were added, and
-within a set the order of its manifest.
+sets ─ spectra (a layer and a recipe) ─ directions ─ labels ─ texts. Every distinct string that can be searched for (a label, a
+layer's name, a composite's name, a model's id) is one row of `texts`; its words are in a full-text index, `texts_fts`, which
+`database` makes for each kind of database. Directions are numbered in catalog order: the order in which sets were added, and
+within a set the order of its manifest. Nothing here is declared to refer to anything: only `index` writes, and `care.verify` compares.
 """
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 VERSION = 1
@@ -19,17 +19,10 @@ VERSION = 1
 
 
 class Base(DeclarativeBase):
-    """The catalog's tables, with the same names of indexes and constraints on every database."""
+    """The catalog's tables, with the same names of indexes on every database."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {float: Double()}
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
+    metadata = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s"})
 
 
 def _name(length: int) -> Any:
@@ -40,10 +33,6 @@ def _name(length: int) -> Any:
 def _number() -> Any:
     """A primary key whose values `index` chooses."""
     return mapped_column(Integer, primary_key=True, autoincrement=False)
-
-
-def _of(column: str) -> ForeignKey:
-    return ForeignKey(column, ondelete="CASCADE")
 
 
 class SetTable(Base):
@@ -64,7 +53,8 @@ class SetTable(Base):
     denoiser: Mapped[str] = mapped_column(String(100))
     licence: Mapped[str | None] = mapped_column(String(500))
     builder: Mapped[str] = mapped_column(String(500))
-    name_id: Mapped[int] = mapped_column(ForeignKey("texts.id"), index=True)
+    name_id: Mapped[int] = mapped_column(index=True)
+    layers: Mapped[int]
     directions: Mapped[int]
     labels: Mapped[int]
     # Last: what stands behind a large value is found only by reading past it.
@@ -91,31 +81,21 @@ class BundledTable(Base):
 
 
 class TextTable(Base):
-    """A string that can be searched for, once."""
+    """A string that can be searched for, once. `named`: it is, or was, more than a label's text."""
 
     __tablename__ = "texts"
     id: Mapped[int] = _number()
     text: Mapped[str] = mapped_column(_name(500), unique=True)
-
-
-class LayerTable(Base):
-    """A layer of a set."""
-
-    __tablename__ = "layers"
-    id: Mapped[int] = _number()
-    set_id: Mapped[int] = mapped_column(_of("sets.id"), index=True)
-    name_id: Mapped[int] = mapped_column(ForeignKey("texts.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(20))
-    width: Mapped[int]
-    heads: Mapped[int]
+    named: Mapped[int]
 
 
 class LayerDigestTable(Base):
-    """A digest of a layer's weights, one for each dtype that they may be loaded in."""
+    """A digest of a layer's weights, one for each dtype that they may be loaded in. `layer` is its place in the set."""
 
     __tablename__ = "layer_digests"
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    layer_id: Mapped[int] = mapped_column(_of("layers.id"), primary_key=True, index=True)
+    set_id: Mapped[int] = mapped_column(primary_key=True, index=True)
+    layer: Mapped[int] = mapped_column(primary_key=True)
     __table_args__ = ({"sqlite_with_rowid": False},)
 
 
@@ -124,27 +104,28 @@ class SpectrumTable(Base):
 
     __tablename__ = "spectra"
     id: Mapped[int] = _number()
-    set_id: Mapped[int] = mapped_column(_of("sets.id"), index=True)
-    layer_id: Mapped[int | None] = mapped_column(_of("layers.id"), index=True)
+    set_id: Mapped[int] = mapped_column(index=True)
+    name_id: Mapped[int | None] = mapped_column(index=True)
+    kind: Mapped[str | None] = mapped_column(String(20))
+    width: Mapped[int | None]
     recipe: Mapped[str | None] = mapped_column(_name(200), index=True)
-    directions: Mapped[int]
 
 
 class DirectionTable(Base):
     """A direction; or a composite, which has a name (`name_id`) instead of a rank, an eigenvalue, a share and a gap.
 
     `labels` is how many labels it has, `confidence` the highest of theirs; from `effect` on its quality. `details` holds labels
-    and quality as they are in the manifest, compressed (`index.pack`).
+    and quality as they are in the manifest, compressed (`index.pack`): as rows of their own they would take three times the room.
     """
 
     __tablename__ = "directions"
     id: Mapped[int] = _number()
-    spectrum_id: Mapped[int] = mapped_column(_of("spectra.id"), index=True)
-    rank: Mapped[int | None]
+    spectrum_id: Mapped[int]
+    rank: Mapped[int | None] = mapped_column(index=True)
     eigenvalue: Mapped[float | None]
     share: Mapped[float | None]
     gap: Mapped[float | None]
-    name_id: Mapped[int | None] = mapped_column(ForeignKey("texts.id"))
+    name_id: Mapped[int | None]
     labels: Mapped[int]
     confidence: Mapped[float | None]
     effect: Mapped[float | None]
@@ -152,15 +133,14 @@ class DirectionTable(Base):
     consistency: Mapped[float | None]
     linearity: Mapped[float | None]
     locality: Mapped[float | None]
-    drift: Mapped[float | None]
+    drift: Mapped[float | None] = mapped_column(index=True)
     details: Mapped[bytes | None] = mapped_column(LargeBinary)
+    __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 
-ORDERED = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
-"""Columns of directions that a search can be ordered by, the largest first."""
-for _column in ORDERED:
+for _column in ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality"):
+    # The largest first, and equals in catalog order, as searches have them.
     Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc())
-Index("ix_directions_drift", DirectionTable.drift)
 
 
 class SourceTable(Base):
@@ -175,13 +155,14 @@ class LabelTable(Base):
     """What one source calls one direction, as a search needs it: its confidence, and its worth, which orders matches."""
 
     __tablename__ = "labels"
-    direction_id: Mapped[int] = mapped_column(_of("directions.id"), primary_key=True)
-    text_id: Mapped[int] = mapped_column(ForeignKey("texts.id"), primary_key=True)
-    source_id: Mapped[int] = mapped_column(ForeignKey("sources.id"), primary_key=True, index=True)
+    direction_id: Mapped[int] = mapped_column(primary_key=True)
+    # Before the text: a direction's few labels are looked through, rather than each of the many texts of a search be looked up.
+    source_id: Mapped[int] = mapped_column(primary_key=True, index=True)
+    text_id: Mapped[int] = mapped_column(primary_key=True)
     confidence: Mapped[float | None]
-    worth: Mapped[float] = mapped_column()
+    worth: Mapped[float]
     __table_args__ = (
-        Index("ix_labels_text_id_worth", text_id, worth.desc(), direction_id),
+        Index("ix_labels_text_id", "text_id", "worth", "direction_id"),
         # Clustered by direction: its labels are read in one go, and the key needs no second copy.
         {"sqlite_with_rowid": False},
     )

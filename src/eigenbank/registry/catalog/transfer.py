@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints
-from sqlalchemy import Connection, func, insert, select
+from pydantic import BaseModel, Field, StringConstraints, field_validator
+from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
-from eigenbank.registry.catalog.database import check_file, create, remove_file
-from eigenbank.registry.catalog.rows import SetEntry
-from eigenbank.registry.catalog.tables import BundledTable, DirectionTable, PeopleLabelTable, SetTable
+from eigenbank.registry.catalog.database import check_file, create, insert, run
+from eigenbank.registry.catalog.index import SetEntry
+from eigenbank.registry.catalog.tables import BundledTable
 from eigenbank.registry.files import open_regular, parse_as, replacing
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
@@ -30,6 +30,7 @@ FORMAT = 5
 _MOST_HEAD = 10_000
 _MOST_LINE = MAX_MANIFEST_BYTES + 100_000
 _SQLITE = b"SQLite format 3\x00"
+_PEOPLE = "SELECT model_id, direction, label FROM people_labels ORDER BY model_id, direction, text, source"
 M = TypeVar("M", bound=BaseModel)
 
 _Place = Annotated[str, StringConstraints(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
@@ -53,10 +54,23 @@ class _SetLine(Model):
     commit: Text | None = None
 
 
+class _PersonsLabel(Label):
+    @field_validator("source")
+    @classmethod
+    def _is_a_persons(cls, source: str) -> str:
+        if not source.startswith(index.PEOPLE):
+            message = f"expected a person's label, found one by {source}"
+            raise ValueError(message)
+        return source
+
+
 class _LabelLine(Model):
     model_id: ModelId
     direction: _Name
-    label: Label
+    label: _PersonsLabel
+
+    def item(self) -> tuple[index.Name, index.Document]:
+        return (self.model_id, self.direction), self.label.model_dump(mode="json")
 
 
 class _EndLine(Model):
@@ -91,7 +105,7 @@ class Difference:
     example: str | None = None
 
 
-Item = SetEntry | tuple[index.Name, Label] | frozenset[str]
+Item = SetEntry | tuple[index.Name, index.Document] | frozenset[str]
 """A set, a person's label of a direction, or the digests of the bundled sets that a catalog knew."""
 
 
@@ -103,44 +117,29 @@ def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
         message = f"{path} exists: nothing was written. Choose another name, or remove it first."
         raise CatalogError(message)
     try:
-        if path.suffix in (".db", ".sqlite", ".sqlite3"):
-            return _export_database(catalog, path, progress)
-        with replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:
-            return catalog.ask_once(_write_lines, file, progress)
+        with replacing(path) as work:
+            if path.suffix not in (".db", ".sqlite", ".sqlite3"):
+                with work.open("w", encoding="utf-8", newline="\n") as file:
+                    return catalog.ask(_write_lines, file, progress)
+            work.unlink()
+            create(work)
+            with Catalog.open(work, shipped=False) as target:
+                return catalog.ask(lambda source: target.change(_write_copy, source, progress))
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
         raise CatalogError(message) from error
 
 
-def _export_database(catalog: Catalog, path: Path, progress: Progress) -> Counts:
-    work = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    if not path.parent.is_dir():
-        message = f"{path.parent} is not a folder: nothing was written. Make it, or choose another."
-        raise CatalogError(message)
-    try:
-        create(work)
-        with Catalog.open(work, shipped=False) as target:
-            counts = catalog.ask_once(
-                lambda source: target.change(lambda connection: _copied(source, connection, progress))
-            )
-        work.rename(path)
-    finally:
-        remove_file(work)
-    return counts
-
-
-def _copied(source: Connection, target: Connection, progress: Progress) -> Counts:
+def _write_copy(target: Connection, source: Connection, progress: Progress) -> Counts:
     index.copy(source, target, progress)
     return _counts(target)
 
 
 def _counts(connection: Connection) -> Counts:
-    sets = connection.execute(select(SetTable.directions)).scalars().all()
-    labels, composites = (
-        connection.execute(select(func.count(column))).scalar_one()
-        for column in (PeopleLabelTable.text, DirectionTable.name_id)
-    )
-    return Counts(len(sets), sum(sets), composites, labels)
+    composites = "(SELECT count(*) FROM directions WHERE name_id IS NOT NULL)"
+    labels = "(SELECT count(*) FROM people_labels)"
+    statement = f"SELECT count(*), coalesce(sum(directions), 0), {composites}, {labels} FROM sets"
+    return Counts(*map(int, run(connection, statement).one()))
 
 
 def _write_lines(connection: Connection, file: Any, progress: Progress) -> Counts:
@@ -150,24 +149,30 @@ def _write_lines(connection: Connection, file: Any, progress: Progress) -> Count
         file.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n")
 
     write({"format": "eigenbank-catalog", "version": FORMAT})
-    for done, item in enumerate(_held(connection), 1):
-        if isinstance(item, SetEntry):
-            write(_SetLine.model_construct(**vars(item)).model_dump(mode="json"))
-            progress("sets", done, counts.sets)
-        elif not isinstance(item, frozenset):
-            (model_id, direction), label = item
-            write({"model_id": model_id, "direction": direction, "label": label.model_dump(mode="json")})
-        else:
-            write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels, "bundled": sorted(item)})
+    for done, entry in enumerate(index.entries(connection), 1):
+        assert isinstance(entry.manifest, str)
+        write(vars(entry) | {"manifest": json.loads(entry.manifest)})
+        progress("sets", done, counts.sets)
+    for model_id, direction, label in run(connection, _PEOPLE):
+        write({"model_id": model_id, "direction": direction, "label": index.read_label(label)})
+    bundled = sorted(run(connection, "SELECT digest FROM bundled").scalars())
+    write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels, "bundled": bundled})
     return counts
 
 
 def _held(connection: Connection) -> Iterator[Item]:
-    """Yield everything that a catalog keeps, the digests of bundled sets last."""
-    yield from index.entries(connection)
-    for row in connection.execute(select(PeopleLabelTable.__table__).order_by(*index.PEOPLE_KEY)).all():
-        yield (row.model_id, row.direction), index.read_label(row.label)
-    yield frozenset(connection.scalars(select(BundledTable.digest)))
+    """Yield everything that a foreign catalog keeps, validated, the digests of bundled sets last. Raises CatalogError."""
+    try:
+        for entry in index.entries(connection):
+            manifest = parse_as(Manifest, str(entry.manifest).encode())
+            yield SetEntry(**dict(_SetLine.model_validate(vars(entry) | {"manifest": manifest})))
+        for model_id, direction, label in run(connection, _PEOPLE):
+            given = parse_as(_PersonsLabel, str(label).encode())
+            yield _LabelLine(model_id=model_id, direction=direction, label=given).item()
+        yield frozenset(run(connection, "SELECT digest FROM bundled").scalars())
+    except ValueError as error:
+        message = f"the other catalog holds what none can: {first_problem(error)}. Nothing was imported."
+        raise CatalogError(message) from error
 
 
 def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> tuple[Counts, list[Difference]]:
@@ -184,7 +189,7 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
         return catalog.change(_take_over, _read_lines(path, progress))
     check_file(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source:
-        return source.ask_once(lambda connection: catalog.change(_take_over, _held(connection)))
+        return source.ask(lambda connection: catalog.change(_take_over, _held(connection)))
 
 
 def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
@@ -195,7 +200,7 @@ def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
     if catalog.place == other.place:
         message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
         raise CatalogError(message)
-    return other.ask_once(lambda source: catalog.change(_take_over, _held(source)))[1]
+    return other.ask(lambda source: catalog.change(_take_over, _held(source)))[1]
 
 
 def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, list[Difference]]:
@@ -203,33 +208,33 @@ def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, l
     indexer = index.Indexer(connection)
     found: list[Difference] = []
     sets = directions = composites = 0
-    labels: list[tuple[index.Name, Label]] = []
+    labels: list[tuple[index.Name, index.Document]] = []
     for item in items:
         if isinstance(item, SetEntry):
+            assert isinstance(item.manifest, Manifest)
             checkpoint = item.manifest.checkpoint
-            own = SetTable.model_id == checkpoint.model_id, SetTable.revision == (checkpoint.revision or "")
-            digest = connection.execute(select(SetTable.digest).where(*own)).scalar()
+            own = {"model_id": checkpoint.model_id, "revision": checkpoint.revision or ""}
+            statement = "SELECT digest FROM sets WHERE model_id = :model_id AND revision = :revision"
+            digest = run(connection, statement, **own).scalar()
             if digest is None:
                 indexer.add(item, take_over=False)
+                found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
             elif digest != item.digest:
                 what = "the sets differ: the one of here is kept"
                 found.append(Difference(checkpoint.model_id, checkpoint.revision, what))
-            if digest is None:
-                found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
             sets += 1
             directions += len(item.manifest.directions)
             composites += len(item.manifest.composites)
-        elif not isinstance(item, frozenset):
-            labels.append(item)
+        elif isinstance(item, frozenset):
+            known = set(run(connection, "SELECT digest FROM bundled").scalars())
+            insert(connection, BundledTable, [(digest,) for digest in sorted(item - known)])
         else:
-            known = set(connection.scalars(select(BundledTable.digest)))
-            for one in item - known:
-                connection.execute(insert(BundledTable), {"digest": one})
+            labels.append(item)
     changed = index.take_labels(connection, labels)
     for name in dict.fromkeys(name for name, _ in changed):
         indexer.relabel(name)
     for model_id in dict.fromkeys(name[0] for name, _ in changed):
-        own_labels = [f"{name[1]} {label.text!r}" for name, label in changed if name[0] == model_id]
+        own_labels = [f"{name[1]} {label['text']!r}" for name, label in changed if name[0] == model_id]
         what = "labels of people only there, or newer there: added"
         found.append(Difference(model_id, None, what, len(own_labels), own_labels[0]))
     return Counts(sets, directions, composites, len(labels)), found
@@ -262,10 +267,7 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
                 yield SetEntry(**dict(_parse(path, number, _SetLine, line)))
             elif line.startswith(b'{"model_id"'):
                 labels += 1
-                found = _parse(path, number, _LabelLine, line)
-                if not found.label.source.startswith(index.PEOPLE):
-                    raise _wrong(path, number, f"expected a person's label, found one by {found.label.source}")
-                yield (found.model_id, found.direction), found.label
+                yield _parse(path, number, _LabelLine, line).item()
             else:
                 end = _parse(path, number, _EndLine, line)
             progress("kB", file.tell() // 1000, size // 1000)

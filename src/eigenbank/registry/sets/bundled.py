@@ -4,17 +4,19 @@ A location that starts with `shipped:` is relative to the package's data, so tha
 environment moves or is rebuilt.
 """
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from eigenbank.registry.sets.folder import manifest_digest, read_manifest
-from eigenbank.schemas import Manifest
+from eigenbank.registry.sets.folder import MANIFEST
 
 PREFIX = "shipped:"
 DEMO_MODEL_ID = "eigenbank/cartoon-faces-32"
 """The demo checkpoint: 32×32 cartoon faces, trained by this project."""
 
 _FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32"}
+DIGESTS = ("0ba0767af3fce60814004cbb2b47ad0dafdaa26d18fcaeb26429d197359153c8",)
+"""The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 
 def data_folder() -> Path:
@@ -50,18 +52,24 @@ def locate(folder: Path) -> str:
     return PREFIX + folder.relative_to(data).as_posix() if folder.is_relative_to(data) else str(folder)
 
 
-def shipped_digests() -> list[str]:
-    """Return the digest of every direction set that comes with the package."""
-    folders = [data_folder() / name / "directions" for name in _FOLDERS.values()]
-    return [manifest_digest(folder) for folder in folders if (folder / "manifest.json").is_file()]
+@dataclass(frozen=True)
+class ShippedSet:
+    """A direction set that comes with the package: of which model, and where set and checkpoint are for a catalog."""
+
+    model_id: str
+    location: str
+    checkpoint: str
+    digest: str
+
+    @property
+    def text(self) -> str:
+        """The text of its manifest, which a test holds to its digest."""
+        return (resolve(self.location) / MANIFEST).read_text(encoding="utf-8")
 
 
-def shipped_sets() -> list[tuple[str, str, Manifest, str]]:
-    """Return `(location, checkpoint location, manifest, digest)` of every direction set that comes with the package."""
-    found = []
-    for name in _FOLDERS.values():
-        folder = data_folder() / name / "directions"
-        if (folder / "manifest.json").is_file():
-            location = f"{PREFIX}{name}"
-            found.append((f"{location}/directions", location, read_manifest(folder), manifest_digest(folder)))
-    return found
+def shipped_sets() -> list[ShippedSet]:
+    """Return every direction set that comes with the package."""
+    return [
+        ShippedSet(model_id, f"{PREFIX}{folder}/directions", f"{PREFIX}{folder}", digest)
+        for (model_id, folder), digest in zip(_FOLDERS.items(), DIGESTS, strict=True)
+    ]

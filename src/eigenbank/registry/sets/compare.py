@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eigenbank.registry.catalog.rows import matcher
+from eigenbank.registry.ranking import matcher
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import MatchError
 
