@@ -82,7 +82,7 @@ def label_worth(source: str, confidence: float | None, evidence: Mapping[str, An
     if evidence is None:
         return trust
     odd = 1 / (1 + (evidence.get("asymmetry") or 0.0))
-    return round(1 + trust * evidence["selectivity"] * min(1.0, abs(evidence["effect"])) * odd, 6)
+    return round(1 + trust * float(evidence["selectivity"]) * min(1.0, abs(float(evidence["effect"]))) * odd, 6)
 
 
 class Preview(Model):

@@ -101,7 +101,7 @@ def _differences(found: Connection, expected: Connection) -> Iterator[Problem]:
         # Rows that belong to nothing are in none of these.
         "rows": "SELECT (SELECT count(*) FROM spectra), (SELECT count(*) FROM directions), (SELECT count(*) FROM labels)",
     }
-    differing = set()
+    differing: set[str] = set()
     for what, statement in derived.items():
         here, there = (Counter(map(tuple, run(each, statement))) for each in (found, expected))
         wrong = (here - there) + (there - here)

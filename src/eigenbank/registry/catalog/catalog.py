@@ -582,7 +582,7 @@ class Catalog:
 # What the methods ask, in one transaction
 
 
-def _sets(connection: Connection, conditions: str = "1 = 1", **values: Any) -> list[SetRow]:
+def _sets(connection: Connection, /, conditions: str = "1 = 1", **values: Any) -> list[SetRow]:
     """Return the sets that meet the conditions, the newest first."""
     statement = (
         "SELECT model_id, nullif(revision, ''), location, digest, checkpoint_path, created, directions, labels, repo, \"commit\", "

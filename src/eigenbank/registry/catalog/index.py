@@ -333,7 +333,7 @@ class Indexer:
         found = [(number, label) for number, labels in labelled for label in labels]
         new = {label["source"] for _, label in found} - self._sources.keys()
         if new:
-            self._sources |= run(self.connection, "SELECT name, id FROM sources WHERE name IN :new*", new=new).all()  # type: ignore[arg-type]
+            self._sources |= run(self.connection, "SELECT name, id FROM sources WHERE name IN :new*", new=new).all()
             new -= self._sources.keys()
             numbered = list(enumerate(sorted(new), self._take(SourceTable, len(new))))
             insert(self.connection, SourceTable, numbered)
