@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import format_option, log, output_options, progress_bar
-from eigenbank.cli.rows import emit_rows, facts
+from eigenbank.cli.output import emit_rows, facts, format_option, log, output_options, progress_bar
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog

@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from eigenbank.cli.output import output_options
-from eigenbank.cli.rows import emit_rows
+from eigenbank.cli.output import emit_rows, output_options
 
 COLUMNS = ["check", "status", "found"]
 

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import log, output_options
-from eigenbank.cli.rows import LABEL_COLUMNS, emit_rows, label_row, names_given
+from eigenbank.cli.output import LABEL_COLUMNS, emit_rows, label_row, log, names_given, output_options
 from eigenbank.schemas.errors import UnknownNameError, first_problem
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")

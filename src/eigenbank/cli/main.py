@@ -148,7 +148,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
       eigenbank demo      shows all of it on a checkpoint that ships
       eigenbank doctor    checks this installation
     """
-    start.begin()
+    start.state["begun"] = True
     if isinstance(ctx.obj, Call):
         ctx.obj.command = ctx.invoked_subcommand or ""
         ctx.obj.debug = debug
@@ -187,7 +187,7 @@ def run(args: list[str]) -> int:
             with printing():
                 sys.stdout.flush()
     except BaseException as error:
-        if start.interrupted() or isinstance(error, click.Abort | KeyboardInterrupt):
+        if start.arrived or isinstance(error, click.Abort | KeyboardInterrupt):
             if call.debug:
                 raise
             return _interrupted(call)
@@ -203,7 +203,7 @@ def run(args: list[str]) -> int:
             log(f"error: {error}")
             return 2 if isinstance(error, DrawingError) else 1
         raise
-    if start.interrupted():
+    if start.arrived:
         return _interrupted(call)
     _report_created(call.missing)
     return result if isinstance(result, int) else 0

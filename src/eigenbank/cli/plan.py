@@ -1,5 +1,6 @@
 """`eigenbank plan`: many checkpoints at once, from a file that lists them."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli.output import CheckpointBars, log, output_options, progress_bar
-from eigenbank.cli.rows import emit_rows
+from eigenbank.cli.output import emit_rows, log, output_options, progress_bar
+from eigenbank.schemas.printable import printable
 
 if TYPE_CHECKING:
     from eigenbank.plans.check import Estimate
@@ -19,6 +20,71 @@ if TYPE_CHECKING:
 RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "published", "error"]
 CHECK_COLUMNS = ["id", "status", "revision", "problems"]
 ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "images", "passes", "error"]
+
+
+class CheckpointBars:
+    """Progress of many checkpoints on stderr: a bar for all, one for each in work; off a terminal, a line for each that is done.
+
+    Safe to call from several threads. Use as a context manager.
+    """
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        console = Console(stderr=True)
+        self._bars = Progress(
+            text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal, transient=True,
+        )  # fmt: skip
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Any] = {}
+        self._all = self._bars.add_task("checkpoints", total=total)
+
+    def __enter__(self) -> "CheckpointBars":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bars.stop()
+
+    def step_started(self, entry: str, step: str) -> None:
+        """A checkpoint's step begins."""
+        with self._lock:
+            if entry not in self._tasks:
+                self._tasks[entry] = self._bars.add_task("", total=None)
+            self._bars.reset(self._tasks[entry], description=printable(f"{entry}: {step}"), total=None)
+
+    def progress(self, entry: str, what: str, done: int, total: int) -> None:
+        """A checkpoint's step gets on."""
+        with self._lock:
+            if entry in self._tasks:
+                self._bars.update(
+                    self._tasks[entry], description=printable(f"{entry}: {what}"), completed=done, total=total
+                )
+
+    def entry_finished(self, report: "EntryReport") -> None:
+        """A checkpoint is done, or failed. One that did not change is only counted."""
+        with self._lock:
+            self._done += 1
+            task = self._tasks.pop(report.id, None)
+            if task is not None:
+                self._bars.remove_task(task)
+            self._bars.update(self._all, completed=self._done)
+            if report.status != "unchanged":
+                steps = ", ".join(step.step for step in report.steps if step.outcome == "done") or "nothing"
+                text = f"failed: {report.error.partition(chr(10))[0]}" if report.error else f"{steps} done"
+                self.log(f"[{self._done}/{self._total}] {report.id}: {text}")
+
+    def log(self, message: str) -> None:
+        """Print a remark above the bars."""
+        if self._bars.disable:
+            log(message)
+        else:
+            self._bars.console.print(printable(message), markup=False, highlight=False)
 
 
 @click.command()

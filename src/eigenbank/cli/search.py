@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import log, output_options
-from eigenbank.cli.rows import MODEL_COLUMNS, emit_page, emit_rows, model_row
+from eigenbank.cli.output import MODEL_COLUMNS, emit_page, emit_rows, log, model_row, output_options
 from eigenbank.registry.ranking import SORTS
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import echo, emit, log, output_options
-from eigenbank.cli.rows import (
+from eigenbank.cli.output import (
     NOT_OF_COMPOSITES,
     direction_row,
+    echo,
+    emit,
     emit_rows,
     facts,
+    log,
     model_row,
     names_given,
+    output_options,
     quality_facts,
 )
 from eigenbank.schemas.errors import unknown

@@ -15,8 +15,10 @@ CODE = 130
 MESSAGE = "interrupted: nothing half-done was left behind"
 NO_MEMORY = "error: there is not enough memory for this. Free some, or do less at once"
 
-_arrived: list[int] = []
-_state = {"begun": False}
+arrived: list[int] = []
+"""The signals of Ctrl-C so far, but for one that stopped a server."""
+state = {"begun": False}
+"""Whether the command's own work has begun: from then on Ctrl-C is an exception, before there is nothing to tidy up."""
 
 
 def listen() -> None:
@@ -26,24 +28,14 @@ def listen() -> None:
         sys.unraisablehook = _not_of_interrupts
 
 
-def begin() -> None:
-    """Say that the command's own work begins: from now on Ctrl-C is an exception, before there is nothing to tidy up."""
-    _state["begun"] = True
-
-
-def interrupted() -> bool:
-    """Whether Ctrl-C was pressed, other than to stop a server."""
-    return bool(_arrived)
-
-
 def expected() -> None:
     """Treat the Ctrl-C as the normal end of this command, which exits with 0."""
-    _arrived.clear()
+    arrived.clear()
 
 
 def _note(number: int, _frame: FrameType | None) -> None:
-    _arrived.append(number)
-    if not _state["begun"]:
+    arrived.append(number)
+    if not state["begun"]:
         # An exception in the middle of an import comes out as anything, or as a traceback of the interpreter's own.
         _write(MESSAGE)
         os._exit(CODE)
@@ -86,7 +78,7 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except BaseException as error:
-        if interrupted():  # an import that is cut short may raise anything
+        if arrived:  # an import that is cut short may raise anything
             _write(MESSAGE)
             code = CODE
         elif is_out_of_memory(error):
@@ -94,5 +86,5 @@ def main() -> None:
             code = 1
         else:
             raise
-    signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted() else signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.SIG_DFL if arrived else signal.getsignal(signal.SIGINT))
     sys.exit(code)

@@ -1,8 +1,8 @@
 """The catalog: an index of direction sets, and the labels that people gave their directions."""
 
 from eigenbank.registry.catalog.catalog import Catalog, SetRow
-from eigenbank.registry.catalog.index import DirectionName, SetEntry
-from eigenbank.registry.catalog.search import DirectionRow, Filters, Page
+from eigenbank.registry.catalog.index import SetEntry
+from eigenbank.registry.catalog.search import DirectionName, DirectionRow, Filters, Page
 from eigenbank.registry.ranking import Sort
 
 __all__ = ["Catalog", "DirectionName", "DirectionRow", "Filters", "Page", "SetEntry", "SetRow", "Sort"]

@@ -16,6 +16,7 @@ from eigenbank.registry.catalog.database import Database, run
 from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.ranking import words
 from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.printable import printable
 
 
 def stats(catalog: Catalog) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def verify(catalog: Catalog, progress: Progress = no_progress) -> list[Problem]:
     try:
         found += catalog.ask(_compare, progress)
     except CatalogError as error:
-        found.append(Problem("database", db.printable(error)))
+        found.append(Problem("database", printable(str(error))))
     return found
 
 

@@ -19,8 +19,18 @@ from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import database as db
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.database import Database, run
-from eigenbank.registry.catalog.index import COMPOSITE, PEOPLE, DirectionName, SetEntry, path_key, storable
-from eigenbank.registry.catalog.search import DirectionRow, Filters, Page, directions, label_sources, search
+from eigenbank.registry.catalog.index import PEOPLE, SetEntry, path_key
+from eigenbank.registry.catalog.search import (
+    COMPOSITE,
+    DirectionName,
+    DirectionRow,
+    Filters,
+    Page,
+    directions,
+    label_sources,
+    search,
+    storable,
+)
 from eigenbank.registry.catalog.tables import VERSION, Base, BundledTable
 from eigenbank.registry.ranking import SORTS, Query, Sort, words
 from eigenbank.registry.sets import bundled
@@ -589,7 +599,7 @@ def _sets(connection: Connection, /, conditions: str = "1 = 1", **values: Any) -
         f"denoiser, licence, builder, id FROM sets WHERE {conditions} ORDER BY created DESC, id DESC"
     )
     rows = run(connection, statement, **values)
-    return [SetRow(*row[:5], index.moment(row[5]), *row[6:]) for row in rows]
+    return [SetRow(*(*row[:5], index.moment(row[5]), *row[6:])) for row in rows]
 
 
 def _of_newest(model_id: str | None, condition: str) -> tuple[str, dict[str, str]]:

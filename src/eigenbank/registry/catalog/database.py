@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.files import home
 from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.printable import printable
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -603,11 +604,6 @@ _SERVER_ERRORS = {
     "3D000": "there is no such database. Create it with createdb, or check the URL.",
 }
 """What PostgreSQL's error codes mean, by how they begin."""
-
-
-def printable(found: object) -> str:
-    """Return a text that may come from a file without what a terminal would act on."""
-    return "".join(sign if sign.isprintable() else "?" for sign in str(found))
 
 
 def _explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | None:

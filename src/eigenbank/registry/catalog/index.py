@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
+from eigenbank.registry.catalog.search import COMPOSITE, DirectionName, Document, pack, unpack
 from eigenbank.registry.catalog.tables import (
     Base,
     BundledTable,
@@ -40,16 +41,12 @@ from eigenbank.schemas.errors import CatalogError
 
 PEOPLE = "human:"
 """What the source of a person's label begins with."""
-COMPOSITE = "composite/"
-"""What the name of a composite begins with."""
 MEASURES = ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
 """What directions are searched by of their quality."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 Name = tuple[str, str]
 """A direction: its model's id, and its name within the model."""
-Document = dict[str, Any]
-"""A label, or another part of a manifest: the fields of a model, or plain JSON. What stands inside may be models either way."""
 
 
 def plain(part: Any) -> Document:
@@ -75,47 +72,6 @@ class SetEntry:
     commit: str | None = None
 
 
-@dataclass(frozen=True)
-class DirectionName:
-    """A direction's full name taken apart; a composite's has `composite` alone."""
-
-    model_id: str
-    layer: str = ""
-    recipe: str = ""
-    rank: int = 0
-    composite: str | None = None
-
-    @property
-    def bare(self) -> str:
-        """The name within the model."""
-        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
-
-    @classmethod
-    def parse(cls, text: str) -> "DirectionName | None":
-        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
-        model_id, _, name = text.partition("#")
-        composite = name.removeprefix(COMPOSITE)
-        parts = name.rsplit("/", 2)
-        if not model_id or not storable(text):
-            return None
-        if composite != name and composite and "/" not in composite:
-            return cls(model_id, composite=composite)
-        # A rank has one written form: '03', '+3' and '³' name nothing.
-        rank = parts[-1]
-        if len(parts) == 3 and rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank:
-            return cls(model_id, parts[0], parts[1], int(rank))
-        return None
-
-
-def storable(text: str) -> bool:
-    """Whether a string can be a parameter: text from a shell may hold what is no Unicode. Such a name is nobody's."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in text
-
-
 _SCHEME = re.compile(r"[a-z]{2,}:")
 
 
@@ -125,38 +81,6 @@ def path_key(path: str) -> str:
 
 
 # What is kept compressed
-
-_LIKELY = (
-    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
-    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
-    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
-    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
-    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
-    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
-    b'110,111,112,113,114,115],"steps":20}'
-)
-"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
-_MAX_DETAILS = 64 * 2**20
-
-
-def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
-    """Compress what is kept with a direction; None for nothing."""
-    if not labels and quality is None:
-        return None
-    # A small window and little memory: setting them up would take longer than the work.
-    compressor = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
-    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
-
-
-def unpack(packed: bytes | None) -> bytes:
-    """Return what was packed, as JSON. Raises CatalogError for what is damaged."""
-    if packed is None:
-        return b'{"labels":[],"quality":null}'
-    try:
-        return zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS)
-    except (zlib.error, TypeError) as error:
-        message = f"the catalog holds a direction whose labels cannot be read ({error}). Run: eigenbank catalog reindex"
-        raise CatalogError(message) from error
 
 
 def unpack_manifest(packed: bytes) -> str:

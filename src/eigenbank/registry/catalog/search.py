@@ -13,16 +13,17 @@ import base64
 import binascii
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog.database import by_index, run, texts_with
-from eigenbank.registry.catalog.index import COMPOSITE, Document, storable, unpack
 from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
 from eigenbank.schemas import Label, Quality
 from eigenbank.schemas.errors import CatalogError, first_problem, unknown
@@ -44,6 +45,89 @@ _BOUNDED = (
     "drift",
 )
 """Columns of directions that a filter can bound."""
+
+
+COMPOSITE = "composite/"
+"""What the name of a composite begins with."""
+Document = dict[str, Any]
+"""A label, or another part of a manifest: the fields of a model, or plain JSON. What stands inside may be models either way."""
+
+
+# Directions and their names
+
+
+@dataclass(frozen=True)
+class DirectionName:
+    """A direction's full name taken apart; a composite's has `composite` alone."""
+
+    model_id: str
+    layer: str = ""
+    recipe: str = ""
+    rank: int = 0
+    composite: str | None = None
+
+    @property
+    def bare(self) -> str:
+        """The name within the model."""
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
+
+    @classmethod
+    def parse(cls, text: str) -> "DirectionName | None":
+        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+        model_id, _, name = text.partition("#")
+        composite = name.removeprefix(COMPOSITE)
+        parts = name.rsplit("/", 2)
+        if not model_id or not storable(text):
+            return None
+        if composite != name and composite and "/" not in composite:
+            return cls(model_id, composite=composite)
+        # A rank has one written form: '03', '+3' and '³' name nothing.
+        rank = parts[-1]
+        if len(parts) == 3 and rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank:
+            return cls(model_id, parts[0], parts[1], int(rank))
+        return None
+
+
+def storable(text: str) -> bool:
+    """Whether a string can be a parameter: text from a shell may hold what is no Unicode. Such a name is nobody's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text
+
+
+_LIKELY = (
+    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
+    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
+    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
+    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
+    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
+    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
+    b'110,111,112,113,114,115],"steps":20}'
+)
+"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
+_MAX_DETAILS = 64 * 2**20
+
+
+def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
+    """Compress what is kept with a direction; None for nothing."""
+    if not labels and quality is None:
+        return None
+    # A small window and little memory: setting them up would take longer than the work.
+    compressor = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
+
+
+def unpack(packed: bytes | None) -> bytes:
+    """Return what was packed, as JSON. Raises CatalogError for what is damaged."""
+    if packed is None:
+        return b'{"labels":[],"quality":null}'
+    try:
+        return zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS)
+    except (zlib.error, TypeError) as error:
+        message = f"the catalog holds a direction whose labels cannot be read ({error}). Run: eigenbank catalog reindex"
+        raise CatalogError(message) from error
 
 
 @dataclass(frozen=True)
@@ -380,9 +464,7 @@ class _Search:
         begin = f"(SELECT DISTINCT id FROM ({few}) f) c CROSS JOIN directions d{labels}" if few is not None else walk
         own = ["d.id = c.id"] if few is not None else []
         where = " AND ".join([*own, "p.id = d.spectrum_id", *self.where, *conditions])
-        statement = (
-            f"SELECT {columns} FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {wanted}"
-        )
+        statement = f"SELECT {columns} FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {wanted}"
         return list(self._run(statement, **more).all())
 
     # In the order of a column
@@ -429,7 +511,11 @@ class _Search:
 
     def _candidates(self, matches: "_Matches") -> str:
         """A selection of directions that holds all that match."""
-        held = [f"SELECT direction_id AS id FROM labels WHERE text_id IN :{key}*" for level in Level for key in matches.keys(level)]
+        held = [
+            f"SELECT direction_id AS id FROM labels WHERE text_id IN :{key}*"
+            for level in Level
+            for key in matches.keys(level)
+        ]
         own = [_way([], [matches.named()], [matches.named(where="p")])] if matches.by_names else []
         return " UNION ALL ".join([*held, *own]) or "SELECT id FROM directions WHERE 1 = 0"
 

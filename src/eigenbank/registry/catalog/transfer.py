@@ -19,6 +19,7 @@ from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import check_file, create, insert, run
 from eigenbank.registry.catalog.index import SetEntry
+from eigenbank.registry.catalog.search import Document
 from eigenbank.registry.catalog.tables import BundledTable
 from eigenbank.registry.files import open_regular, parse_as, replacing
 from eigenbank.schemas import Label, Manifest
@@ -69,7 +70,7 @@ class _LabelLine(Model):
     direction: _Name
     label: _PersonsLabel
 
-    def item(self) -> tuple[index.Name, index.Document]:
+    def item(self) -> tuple[index.Name, Document]:
         return (self.model_id, self.direction), self.label.model_dump(mode="json")
 
 
@@ -105,7 +106,7 @@ class Difference:
     example: str | None = None
 
 
-Item = SetEntry | tuple[index.Name, index.Document] | frozenset[str]
+Item = SetEntry | tuple[index.Name, Document] | frozenset[str]
 """A set, a person's label of a direction, or the digests of the bundled sets that a catalog knew."""
 
 
@@ -208,7 +209,7 @@ def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, l
     indexer = index.Indexer(connection)
     found: list[Difference] = []
     sets = directions = composites = 0
-    labels: list[tuple[index.Name, index.Document]] = []
+    labels: list[tuple[index.Name, Document]] = []
     for item in items:
         if isinstance(item, SetEntry):
             assert isinstance(item.manifest, Manifest)
