@@ -10,8 +10,9 @@ from registry.catalog.made import manifest
 import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.local import add_folders, checkpoint_id, sets_of_checkpoint
-from eigenbank.schemas.errors import ReplaceError, SetError
+from eigenbank.registry.local import add_folders, checkpoint_id, remove_set, sets_of_checkpoint, store
+from eigenbank.registry.sets.folder import manifest_digest
+from eigenbank.schemas.errors import CatalogError, ReplaceError, SetError
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,27 @@ def test_a_labelled_set_is_replaced_only_when_asked(demo_checkpoint: Path, tmp_p
         add_folders(catalog, [demo_checkpoint / "directions"])
         (row,) = catalog.sets()
         assert (row.location, row.checkpoint_path) == (one.before.location, one.before.checkpoint_path)
+
+
+def test_the_folder_of_another_set_is_never_deleted(tiny_checkpoint: Path, home: Path) -> None:
+    mine = eb.build(str(tiny_checkpoint), layers="mid_block.*", top_k=1, model_id="me/mine")
+    folder = store(mine).folder
+    assert folder is not None
+    assert folder.is_relative_to(home)
+    digest = manifest_digest(folder)
+    # As a catalog from elsewhere may say: the digest is its own, or that of the set which lies there.
+    for other in ("other", digest):
+        with Catalog.open() as catalog:
+            catalog.add_set(manifest("evil/set"), location=str(folder), digest=other)
+            with pytest.raises(CatalogError, match=r"holds another set.*nothing was removed"):
+                remove_set(catalog, "evil/set", files=True)
+        store(eb.build(str(tiny_checkpoint), layers="mid_block.*", top_k=1, model_id="evil/set"), replace=True)
+        assert manifest_digest(folder) == digest
+        with Catalog.open() as catalog:
+            remove_set(catalog, "evil/set", files=True)
+    with Catalog.open() as catalog:
+        assert remove_set(catalog, "me/mine", files=True).deleted
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

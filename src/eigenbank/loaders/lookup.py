@@ -13,6 +13,7 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.database import locate
 from eigenbank.registry.hub.pull import find_set, folder_for, no_set
 from eigenbank.registry.local import people_labels, sets_of_checkpoint
+from eigenbank.registry.ranking import label_key
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
@@ -141,9 +142,9 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
         for model_id in others:
             if model_id == bank.model_id:
                 continue
-            texts = {text.casefold() for text in opened.label_texts(model_id)}
+            texts = set(map(label_key, opened.label_texts(model_id)))
             name = key.removeprefix(f"{model_id}#")
-            if name.casefold() in texts or opened.get_direction(f"{model_id}#{name}") is not None:
+            if label_key(name) in texts or opened.get_direction(f"{model_id}#{name}") is not None:
                 return model_id
     return None
 

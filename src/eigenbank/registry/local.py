@@ -140,7 +140,8 @@ def _add(
     if before is None:
         return
     former = folder_of(before.location)
-    removed = _is_own(former) and former.resolve() != folder.resolve() and former.is_dir() and _remove_folder(former)
+    elsewhere = former.is_dir() and former.resolve() != folder.resolve()
+    removed = elsewhere and _why_kept(before, catalog) is None and _remove_folder(former)
     if lost is not None and log is not None:
         gone = f"; gone with it: {lost}" if lost else ""
         left = "Its folder was removed" if removed else f"Its folder is left, {former}"
@@ -224,10 +225,9 @@ def remove_set(catalog: Catalog, model_id: str, revision: str | None = None, *, 
     """
     row = _the_set(catalog, model_id, revision)
     folder = folder_of(row.location)
-    if files and not _is_own(folder):
-        problem = (
-            f"the set of {model_id} lies at {folder}, outside {sets_folder()}, where eigenbank keeps the sets it builds"
-        )
+    kept = _why_kept(row, catalog) if files else None
+    if kept is not None:
+        problem = f"the set of {model_id} lies at {folder}, {kept}"
         advice = "Leave out --files, and delete the folder yourself if it is yours"
         raise CatalogError(problem, outcome="nothing was removed", advice=advice)
     back = _shipped(row)
@@ -260,9 +260,23 @@ def _shipped(row: SetRow) -> SetEntry | None:
     return None
 
 
-def _is_own(folder: Path) -> bool:
-    """Whether a folder lies where eigenbank keeps the sets it builds: `sets/MODEL/DIGEST` in its home folder."""
-    return folder.resolve().parent.parent == sets_folder().resolve()
+def _why_kept(row: SetRow, catalog: Catalog) -> str | None:
+    """Return why the folder of a set is not eigenbank's to delete; None where it lies with those that eigenbank builds,
+    `sets/MODEL/DIGEST` in its home folder, and holds that very set. A catalog from elsewhere may name another set's folder.
+    """
+    folder = folder_of(row.location).resolve()
+    if folder.parent.parent != sets_folder().resolve():
+        return f"outside {sets_folder()}, where eigenbank keeps the sets it builds"
+    if not folder.is_dir():
+        return None
+    others = (other for other in catalog.sets() if other.number != row.number)
+    try:
+        same = manifest_digest(folder) == row.digest
+    except OSError:
+        same = False
+    if not same or any(folder_of(other.location).resolve() == folder for other in others):
+        return "which holds another set, or one that was changed"
+    return None
 
 
 def _remove_folder(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Export, import, merge and verify, on random catalogs and on damaged files."""
 
 import json
+import os
 import re
 import sqlite3
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow
+from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow, database
 from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.transfer import export_file, import_file, merge
 from eigenbank.schemas import Label, Manifest
@@ -255,6 +256,47 @@ def test_verifying_finds_what_is_not_as_the_manifests_say(tmp_path: Path, statem
         assert {one.where for one in found} - {"database"} == where
         catalog.reindex()
         assert verify(catalog) == []
+
+
+ENDLESS = "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT id FROM n"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        f"DROP TABLE bundled; CREATE VIEW bundled AS {ENDLESS.replace('SELECT id FROM', 'SELECT id AS digest FROM')}",
+        f"CREATE TRIGGER t AFTER UPDATE ON sets BEGIN SELECT max(id) FROM ({ENDLESS}); END",
+        "DROP TABLE bundled; CREATE TABLE bundled (one, digest AS(hex(zeroblob(100000000))))",
+        "PRAGMA user_version = 0",
+    ],
+)
+def test_a_database_that_brings_statements_of_its_own_is_not_opened(
+    catalog: Catalog, tmp_path: Path, statements: str
+) -> None:
+    path = foreign(tmp_path, "SELECT ?", 1)
+    with closing(sqlite3.connect(path)) as plain:
+        plain.executescript(statements)
+    before = path.read_bytes()
+    for ask in (lambda: import_file(catalog, path), lambda: Catalog.open(path)):
+        with pytest.raises(CatalogError, match=r"which no catalog has|it is damaged"):
+            ask()
+    assert (path.read_bytes(), catalog.sets()) == (before, [])
+
+
+def test_a_statement_that_does_not_end_is_stopped(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_MOST_STEPS", 3)
+    catalog.add_set(manifest(), location="x", digest="d")
+    with pytest.raises(CatalogError, match="a question takes too long"):
+        catalog.ask(lambda connection: database.run(connection, f"SELECT max(id) FROM ({ENDLESS})").scalar())
+    assert len(catalog.sets()) == 1
+
+
+def test_what_is_no_file_is_not_waited_for(catalog: Catalog, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for ask in (lambda path: import_file(catalog, path), Catalog.open):
+        for path in (tmp_path / "pipe", Path("/dev/zero")):
+            with pytest.raises(CatalogError, match=r"not a file|no regular file"):
+                ask(path)
 
 
 def test_vacuum_gives_room_back(catalog: Catalog) -> None:

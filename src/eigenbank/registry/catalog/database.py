@@ -484,8 +484,10 @@ def version_of(connection: Connection, place: str) -> int | None:
     and for a file that brings statements of its own.
     """
     if not is_server(connection):
-        own = "type IN ('view', 'trigger') OR sql LIKE '%GENERATED%' OR sql LIKE '% AS (%'"
-        name = run(connection, f"SELECT name FROM sqlite_master WHERE {own}").scalar()
+        # 2 and 3 are columns that are computed.
+        computed = "(SELECT count(*) FROM pragma_table_xinfo(m.name) x WHERE x.hidden IN (2, 3))"
+        own = f"m.type IN ('view', 'trigger') OR m.type = 'table' AND {computed} > 0"
+        name = run(connection, f"SELECT m.name FROM sqlite_master m WHERE {own}").scalar()
         if name is not None:
             message = (
                 f"the catalog {place} holds {printable(name)[:80]!r}, a view, trigger or computed column, which no catalog has: "
