@@ -8,8 +8,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import parse_sets, source_options
-from eigenbank.cli.output import echo, emit, log, output_options
-from eigenbank.cli.rows import emit_rows
+from eigenbank.cli.output import echo, emit, emit_rows, log, output_options
 from eigenbank.cli.search import limit_option
 
 FORMATS = ("diffusers", "comfyui", "npz", "json")
