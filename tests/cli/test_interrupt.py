@@ -88,7 +88,9 @@ def test_what_may_be_half_done_is_not_denied() -> None:
      "ImportError('libtorch.so: failed to map segment from shared object')"],
 )  # fmt: skip
 def test_too_little_memory_is_one_line(error: str) -> None:
-    before = f"import eigenbank.registry.sets.bundled as bundled\ndef fails(*_): raise {error}\nbundled.shipped_sets = fails"
+    before = (
+        f"import eigenbank.registry.sets.bundled as bundled\ndef fails(*_): raise {error}\nbundled.shipped_sets = fails"
+    )
     done = begin(START.format(args=["list"], before=before))
     assert (done.returncode, done.stderr.strip()) == (
         1,
