@@ -22,7 +22,7 @@ from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.study import LabelSettings
-from eigenbank.loaders.measure import Responses, measure_responses
+from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
@@ -87,22 +87,23 @@ def main(
                 bars[what] = progress.add_task(what)
             progress.update(bars[what], completed=done, total=total)
 
-        def read(what: str, which: list[Kind], seeds: range, at: float = 1.0) -> Responses:
-            return measure_responses(
-                pipe, which, model.read, scale=at, seeds=seeds, steps=10, cache=cache / "readings",
+        measurements = PipelineMeasurements(pipe, 10)
+
+        def read(what: str, which: list[Kind], seeds: range) -> Effects:
+            found = measurements.edited(
+                which, model.read, scale=1.0, seeds=seeds, cache=cache / measurements.fingerprint[:32],
                 progress=lambda done, total: show(what, done, total),
             )  # fmt: skip
+            return effects(*found, std, 1.0)
 
         best = {text: bank.named(text)[1] for text in sorted({found.text for _, found in named})}
         many = read("held", list(best.values()), HELD[:held])
         document["held"] = [
             holding(text, slider, rows, held)
-            for (text, slider), rows in zip(best.items(), _each(many, names, best, std), strict=True)
+            for (text, slider), rows in zip(best.items(), _each(many, names, best), strict=True)
         ]
         every = [slider for slider, _ in named]
-        seen = read("calibration", every, HELD[-calibration_seeds:])
-        found = effects(seen.base, seen.plus, seen.minus, std, seen.scale)
-        document["calibration"] = calibration(found)
+        document["calibration"] = calibration(read("calibration", every, HELD[-calibration_seeds:]))
         document["reruns"] = [
             rerun(bank, pipe, checkpoint, number, cache, lambda what, done, total: show(f"rerun: {what}", done, total))
             for number in range(reruns)
@@ -114,9 +115,8 @@ def main(
     click.echo(as_markdown(document))
 
 
-def _each(many: Responses, names: tuple[str, ...], best: dict[str, Kind], std: Tensor) -> list[Tensor]:
+def _each(found: Effects, names: tuple[str, ...], best: dict[str, Kind]) -> list[Tensor]:
     """For each label the odd part of its own factor `(n,)`, in standard deviations per unit scale."""
-    found = effects(many.base, many.plus, many.minus, std, many.scale)
     return [found.odd[k, :, names.index(text)] for k, text in enumerate(best)]
 
 

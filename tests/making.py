@@ -7,7 +7,9 @@ from math import prod
 from pathlib import Path
 
 
-def make_checkpoint(folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (16, 32), attention: bool = True) -> Path:
+def make_checkpoint(
+    folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (16, 32), attention: bool = True, channels: int = 3
+) -> Path:
     """Save an untrained DDPMPipeline with self-attention in its second level and in the middle."""
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -15,6 +17,8 @@ def make_checkpoint(folder: Path, *, seed: int = 0, widths: tuple[int, ...] = (1
     torch.manual_seed(seed)
     unet = UNet2DModel(
         sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=widths,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D" if attention else "DownBlock2D"),

@@ -16,7 +16,7 @@ from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.builders.label.study import LabelSettings
-from eigenbank.loaders.measure import PipelineMeasurements, measure_responses
+from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
@@ -236,7 +236,7 @@ def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: An
 
     def generated(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
         reader = Colours()
-        measure_responses(pipe, which, reader.read, scale=scale, seeds=seeds, steps=2, force=True, cache=tmp_path)
+        PipelineMeasurements(pipe, 2).edited(which, reader.read, scale=scale, seeds=seeds, force=True, cache=tmp_path)
         return reader.seen
 
     assert generated([first]) == 3  # unedited, plus and minus
@@ -275,7 +275,7 @@ def test_a_pipeline_that_draws_nothing_is_said_so(bank: DirectionSet, tiny_check
         label(black, bank, [Colours()], SETTINGS)
 
 
-def _black(self: object, batch_size: int = 1, **_how: object) -> object:
+def _black(self: object, batch_size: int = 1, num_inference_steps: int = 1, **_how: object) -> object:
     import numpy as np
 
     return type("Output", (), {"images": np.zeros((batch_size, 8, 8, 3), dtype=np.float32)})()

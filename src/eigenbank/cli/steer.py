@@ -95,7 +95,7 @@ def steer(
     bank, pipe = open_model(model, checkpoint, drawing, sliders)
     from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.image_grid import image_grid
-    from eigenbank.loaders.sample import sample
+    from eigenbank.loaders.sample import sample_in_batches
     from eigenbank.loaders.steer import steer as steer_pipe
 
     try:
@@ -106,10 +106,10 @@ def steer(
         raise SteerError(message) from error
     _log_matches(edit)
     with drawing_bar(cost(pipe, 2 * len(seeds), drawing)) as drawn:
-        plain = sample(pipe, seeds, drawing=drawing)
+        plain = sample_in_batches(pipe, seeds, drawing=drawing)
         drawn(len(seeds))
         with edit:
-            edited = sample(pipe, seeds, drawing=drawing)
+            edited = sample_in_batches(pipe, seeds, drawing=drawing)
         drawn(len(seeds))
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
@@ -157,7 +157,7 @@ def sweep(
 
     from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.image_grid import image_grid
-    from eigenbank.loaders.sample import sample
+    from eigenbank.loaders.sample import sample_in_batches
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
     chosen: list[Any] = [*(wanted or ([] if sliders else bank.labels)), *([sliders] if sliders else [])]
@@ -166,7 +166,7 @@ def sweep(
         raise SteerError(message)
     rows, names, notes, effects = [], [], [], []
     with drawing_bar(cost(pipe, len(seeds) * (1 + len(chosen) * len(scales)), drawing)) as drawn:
-        plain = sample(pipe, seeds, drawing=drawing)
+        plain = sample_in_batches(pipe, seeds, drawing=drawing)
         drawn(len(seeds))
         for each in chosen:
             name = each if isinstance(each, str) else str(file)

@@ -141,8 +141,9 @@ def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[s
             found.setdefault("guidance_scale", 1.0)
     elif "batch_size" in parameters:
         found.setdefault("batch_size", len(seeds))
-    elif not drawing.prompts and "num_images_per_prompt" in parameters:
-        found.setdefault("num_images_per_prompt", len(seeds))
+    elif not drawing.prompts:
+        for name in {"num_images_per_prompt", "num_videos_per_prompt"} & set(parameters):
+            found.setdefault(name, len(seeds))
     return found
 
 

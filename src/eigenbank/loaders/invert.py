@@ -27,7 +27,8 @@ POOR = 0.05
 class ReversiblePipeline:
     """A pipeline that encodes an image, runs it `backwards` to its noise, and `forwards` again. Latents are `(1, …)`.
 
-    `pipe` is the copy that runs; a steering attached to it acts on the same denoiser.
+    `pipe` is the copy that runs; a steering attached to it acts on the same denoiser. `coder` is its autoencoder, which has
+    losses of its own; None for pixel pipelines. `channels` is how many its pictures have, 1 or 3.
     """
 
     def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
@@ -41,11 +42,11 @@ class ReversiblePipeline:
         self.pipe.scheduler = self.forward
         self.pipe.set_progress_bar_config(disable=True)
         self.device = execution_device(pipe)
-
-    @property
-    def has_autoencoder(self) -> bool:
-        """Whether the image goes through an autoencoder, which has losses of its own."""
-        raise NotImplementedError
+        self.coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
+        self.channels = getattr((self.coder or pipe.unet).config, "in_channels", 3)
+        if self.channels not in (1, 3):
+            message = f"a {type(pipe).__name__} makes {self.channels} channels, no picture: nothing was edited"
+            raise SteerError(message)
 
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
         """Return the (height, width) generated. Raises SteerError for a size the pipeline cannot generate."""
@@ -74,14 +75,6 @@ class ReversiblePipeline:
 class UnconditionalPipeline(ReversiblePipeline):
     """Pipelines around a UNet2DModel: pixels, or the latents of a VQ or KL autoencoder."""
 
-    def __init__(self, pipe: Any, steps: int, repeats: int) -> None:
-        super().__init__(pipe, steps, repeats)
-        self.coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
-
-    @property
-    def has_autoencoder(self) -> bool:
-        return self.coder is not None
-
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
         found = self.pipe.unet.config.sample_size
         height, width = (found, found) if isinstance(found, int) else found
@@ -96,7 +89,7 @@ class UnconditionalPipeline(ReversiblePipeline):
         return own
 
     def encode(self, pixels: Tensor) -> Tensor:
-        image = (pixels * 2 - 1)[None].to(self.device, self.pipe.unet.dtype)
+        image = (pixels * 2 - 1)[None, : self.channels].to(self.device, self.pipe.unet.dtype)
         if self.coder is None:
             return image
         found = self.coder.encode(image)
@@ -133,10 +126,6 @@ class PromptedPipeline(ReversiblePipeline):
         height, width = self.size(size)
         self.call = {"guidance_scale": 1.0, **call, "height": height, "width": width, "num_inference_steps": steps}
 
-    @property
-    def has_autoencoder(self) -> bool:
-        return True
-
     def size(self, asked: tuple[int, int] | None) -> tuple[int, int]:
         factor = int(self.pipe.vae_scale_factor)
         if asked is None:
@@ -155,7 +144,8 @@ class PromptedPipeline(ReversiblePipeline):
 
     def encode(self, pixels: Tensor) -> Tensor:
         vae = self.pipe.vae
-        latents = vae.encode((pixels * 2 - 1)[None].to(self.device, vae.dtype)).latent_dist.mode()
+        image = (pixels * 2 - 1)[None, : self.channels].to(self.device, vae.dtype)
+        latents = vae.encode(image).latent_dist.mode()
         latents = (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
         denoiser: Any = getattr(self.pipe, "unet", None) or self.pipe.transformer
         return packed_latents(self.pipe, latents).to(denoiser.dtype)
@@ -199,7 +189,7 @@ def reversible(
 
 
 def _pixels(image: Tensor) -> Tensor:
-    return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1)
+    return (image[0].float().cpu() / 2 + 0.5).clamp(0, 1).expand(3, -1, -1)
 
 
 class Inversion:
@@ -227,6 +217,9 @@ class Inversion:
         self.pipe = self._reversible.pipe
         self.steps = steps
         self.original, self.notes = as_pixels(photo, self._reversible.size(size))
+        if self._reversible.channels == 1:
+            self.original = self.original.mean(dim=0, keepdim=True).expand(3, -1, -1)
+            self.notes.append("made grey, as the pipeline's pictures are")
 
     @cached_property
     @torch.no_grad()
@@ -243,7 +236,7 @@ class Inversion:
     @cached_property
     def coded(self) -> Tensor | None:
         """The photo after the autoencoder alone; None for pixel pipelines."""
-        return self._decoded(self.latents) if self._reversible.has_autoencoder else None
+        return self._decoded(self.latents) if self._reversible.coder is not None else None
 
     @cached_property
     def reconstruction(self) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher
 from eigenbank.loaders.drawing import arguments, as_drawing, parameters_of
 from eigenbank.loaders.hooks import SiteHook, put_on
+from eigenbank.loaders.pictures import any_dtype
 from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import HookPoint, TokenLength
@@ -122,7 +123,7 @@ def measure(
     drawing = as_drawing(drawing, call, steps=steps)
     if "output_type" in parameters_of(pipe) and getattr(pipe, "vae", None) is not None:
         call["output_type"] = "latent"
-    with recorded_lengths(pipe, directions) as record:
+    with recorded_lengths(pipe, directions) as record, any_dtype(pipe):
         for seed in SEEDS:
             given = arguments(pipe, drawing, [seed], call)
             pipe(generator=torch.Generator().manual_seed(seed), **given)

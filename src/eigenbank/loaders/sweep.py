@@ -1,4 +1,4 @@
-"""Sweeps: one edit at many scales on many seeds, generated as one batch and shown as one grid. Previews are made so too."""
+"""Sweeps: one edit at many scales on many seeds, shown as one grid. Previews are made so too."""
 
 import io
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eigenbank.loaders.drawing import as_drawing, own_steps
 from eigenbank.loaders.lookup import edit_name
+from eigenbank.loaders.memory import batch_size, in_batches
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
@@ -65,7 +66,7 @@ def sweep(
     drawing: Drawing | None = None,
     **call: Any,
 ) -> Sweep:
-    """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed, in one batch.
+    """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed.
 
     Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs. `call` is `prompt` (of
     several, consecutive seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
@@ -75,19 +76,25 @@ def sweep(
     if not scales or not seeds:
         message = f"a sweep over {len(scales)} scales and {len(seeds)} seeds has no image: give at least one of each"
         raise SteerError(message)
-    per_sample = torch.tensor(scales, dtype=torch.float32).repeat(len(seeds))
-    if isinstance(direction, (Sliders, Path)):
-        sliders = read_sliders(direction) if isinstance(direction, Path) else direction
-        steering = steer(pipe, sliders, bank=bank, force=force)
-        for slider in sliders.sliders:
-            steering.set_scale(per_sample * slider.scale, slider.key)
-        name = edit_name(sliders)
-    else:
-        steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
-        name = direction.id if isinstance(direction, Direction | Composite) else direction
-    with steering:
-        pixels = sample(pipe, [seed for seed in seeds for _ in scales], steps, drawing=drawing, **call)
-    return Sweep(name, pixels.unflatten(0, (len(seeds), len(scales))), scales, seeds)
+    if isinstance(direction, Path):
+        direction = read_sliders(direction)
+
+    def generate(part: Sequence[tuple[int, float]]) -> Tensor:
+        per_sample = torch.tensor([scale for _, scale in part])
+        if isinstance(direction, Sliders):
+            steering = steer(pipe, direction, bank=bank, force=force)
+            for slider in direction.sliders:
+                steering.set_scale(per_sample * slider.scale, slider.key)
+        else:
+            steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
+        with steering:
+            return sample(pipe, [seed for seed, _ in part], steps, drawing=drawing, **call)
+
+    jobs = [(seed, scale) for seed in seeds for scale in scales]
+    parts = in_batches(jobs, batch_size(pipe, drawing=drawing, **call), generate)
+    pixels = torch.cat([images for _, images in parts]).unflatten(0, (len(seeds), len(scales)))
+    named = edit_name(direction) if isinstance(direction, Sliders) else getattr(direction, "id", direction)
+    return Sweep(str(named), pixels, scales, seeds)
 
 
 def generate_preview(
@@ -100,7 +107,7 @@ def generate_preview(
     drawing: Drawing | None = None,
     **call: Any,
 ) -> tuple[Preview, bytes]:
-    """Generate a direction's preview, in one batch. Returns how it was made, and the grid as a WebP image.
+    """Generate a direction's preview. Returns how it was made, and the grid as a WebP image.
 
     A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one.
     `call` as for `sweep`. Raises as `sweep` does, and SetError for a grid of more than 4,096 pixels a side.
@@ -112,9 +119,10 @@ def generate_preview(
     drawing = as_drawing(drawing, call, steps=steps)
     pixels = sweep(pipe, direction, stored, seeds=seeds, drawing=drawing, **call).pixels
     longest = max(pixels.shape[-2:])
-    if longest > PREVIEW_CELL:
+    cell = PREVIEW_CELL * (2 if pixels.shape[-1] > 2 * pixels.shape[-2] else 1)  # a video's frames, side by side
+    if longest > cell:
         flat = nn.functional.interpolate(
-            pixels.flatten(0, 1), scale_factor=PREVIEW_CELL / longest, mode="bilinear", antialias=True
+            pixels.flatten(0, 1), scale_factor=cell / longest, mode="bilinear", antialias=True
         )
         pixels = flat.unflatten(0, pixels.shape[:2])
     rows, columns, _, height, width = pixels.shape

@@ -53,10 +53,12 @@ def qualities(
 ) -> list[Quality]:
     """The quality of each direction. `stds` `(f,)` are the scores' deviations, `readable` `(f,)` bool which of them count.
 
-    They were read at `scale` times `SCALES`. What is unknown because no score moves is None.
+    They were read at `scale` times `SCALES`. What is unknown because no score moves, or because pictures broke (NaN), is
+    None; a range ends before pictures break.
     """
     at = SCALES.index(1.0)
-    one = effects(found.base, found.plus[at], found.minus[at], stds, scale).of(readable)
+    broken = (found.plus[at] + found.minus[at]).isnan().flatten(1).any(dim=1)
+    one = effects(found.base, found.plus[at].nan_to_num(), found.minus[at].nan_to_num(), stds, scale).of(readable)
     led = one.mean.abs().argmax(dim=1)
     rows = torch.arange(len(led))
     sign = one.mean[rows, led].sign()
@@ -67,8 +69,8 @@ def qualities(
     found_qualities = []
     for k in range(len(led)):
         how = {"source": source, "scale": scale, "seeds": tuple(seeds), "steps": steps}
-        if not float(one.mean[k, led[k]]):
-            found_qualities.append(Quality(locality=local[k], **how))  # type: ignore[arg-type]
+        if broken[k] or not float(one.mean[k, led[k]]):
+            found_qualities.append(Quality(locality=None if broken[k] else local[k], **how))  # type: ignore[arg-type]
             continue
         rise, fall = float(sign[k]) * up[k], float(sign[k]) * down[k]
         found_qualities.append(
@@ -90,6 +92,7 @@ def _linearity(rise: Tensor, fall: Tensor) -> float:
     """R² of the line through zero from the scales (both sides) to the mean changes `(S,)`; never below 0."""
     x = torch.tensor([*SCALES, *(-scale for scale in SCALES)])
     y = torch.cat([rise, fall])
+    x, y = x[~y.isnan()], y[~y.isnan()]
     slope = (x * y).sum() / x.square().sum()
     return max(0.0, 1 - float((y - slope * x).square().sum() / y.square().sum().clamp_min(1e-12)))
 
@@ -102,7 +105,12 @@ def _reach(side: Tensor, other: Tensor) -> float:
     reach, before = 0.0, 0.0
     for number, scale in enumerate(SCALES):
         grown = float(mean[number]) - before
-        if slope <= 0 or grown < GROWTH * slope * (scale - reach) or bool(even[number] > odd[number]):
+        if (
+            not grown < torch.inf
+            or slope <= 0
+            or grown < GROWTH * slope * (scale - reach)
+            or bool(even[number] > odd[number])
+        ):
             break
         reach, before = scale, float(mean[number])
     return reach

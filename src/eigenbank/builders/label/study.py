@@ -70,9 +70,8 @@ class Measurements(Protocol):
         cache: Path | None,
         progress: Callable[[int, int], None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Readings `(n, f)` of the unedited images, and `(K, n, f)` with each slider at `scale` and at its negative.
-
-        `force` takes directions that are none of the pipeline's weights.
+        """Readings `(n, f)` of the unedited images, and `(K, n, f)` with each slider at `scale` and at its negative, NaN of
+        pictures that the edit broke. `force` takes directions that are none of the pipeline's weights.
         """
 
 
@@ -158,6 +157,11 @@ class Readings:
     minus: Tensor
     seeds: tuple[int, ...]
 
+    @property
+    def broken(self) -> Tensor:
+        """`(K,)` bool: whether a slider broke a picture, so that it could not be read."""
+        return (self.plus + self.minus).isnan().flatten(1).any(dim=1)
+
     def rows(self, sliders: Sequence[int]) -> "Readings":
         """The readings for some of the sliders."""
         picked = list(sliders)
@@ -215,6 +219,12 @@ class _Study:
             )
             return Findings({}, {}, [])
         screened = self.measure("screening", list(directions), settings.seeds)
+        broken = int(screened.broken.sum())
+        if broken:
+            self.log(
+                f"{broken} of {len(screened.plus)} directions break pictures at ±{settings.scale:g}, which come out as one "
+                "colour or not finite: these get no name"
+            )
         candidates: list[_Candidates] = []
         taken = {each.name for each in directions.manifest.composites}
         for labeler in self.ensemble.labelers:
@@ -456,15 +466,18 @@ class _Scores:
         self.readable = (varied >= READABLE * self.stds) & (varied > 1e-6)
 
     def effects(self, found: Readings) -> Effects:
-        """What the sliders do to these scores, none where they cannot be read."""
+        """What the sliders do to these scores, none where they cannot be read, or a slider broke pictures."""
         base, plus, minus = (each[..., self.columns] for each in (found.base, found.plus, found.minus))
-        return effects(base, plus, minus, self.stds, self.settings.scale).of(self.readable)
+        measured = effects(base, plus, minus, self.stds, self.settings.scale).of(self.readable)
+        whole = ~found.broken[:, None, None]
+        return Effects(measured.odd.where(whole, 0.0), measured.even.where(whole, 0.0))
 
     def chance(self, confirmation: _Confirmation) -> Chance:
-        """What random sliders do in each spot."""
+        """What random sliders do in each spot; anything where they break pictures, so that nothing there beats them."""
         number = {seed: position for position, seed in enumerate(confirmation.found.seeds)}
         seeds = [torch.tensor([number[seed] for seed in draw.seeds]) for draw in confirmation.chance]
-        return Chance([self.effects(draw).odd for draw in confirmation.chance], seeds)
+        odd = [self.effects(draw).odd.where(~draw.broken[:, None, None], torch.inf) for draw in confirmation.chance]
+        return Chance(odd, seeds)
 
 
 def _spot(slider: Direction | Composite) -> Spot:
