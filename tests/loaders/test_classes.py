@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from textpipes import biased
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import eigenbank as eb
 from eigenbank.loaders.plugins import target_of
 from eigenbank.schemas import Layer
+from eigenbank.schemas.errors import FuseError
 
 SCALE = 0.75
 KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
@@ -160,3 +162,23 @@ def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> 
         assert text_was_there
     assert not [name for name, module in model.named_modules() if {"_diffusers_hook", "forward"} & set(module.__dict__)]
     assert target_of(model).owner is model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str) -> None:
+    model = zoo.make(kind)
+    bank = zoo.bank_of(model, zoo.layers_of(model))
+    call = pick(model)[0]
+    with torch.no_grad():
+        for direction in bank:
+            try:
+                fused = eb.steer(model, {direction: 0.5}, site="output", fuse=True).attach()
+            except FuseError:
+                continue
+            found = model(**call, return_dict=False)[0]
+            fused.remove()
+            with biased(model, {direction: 0.5}):
+                expected = model(**call, return_dict=False)[0]
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)

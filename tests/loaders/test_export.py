@@ -283,6 +283,25 @@ def test_layers_whose_output_no_bias_is_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.safetensors").exists()
 
 
+@pytest.mark.parametrize("form", ["diffusers", "comfyui"])
+def test_a_bias_that_would_move_other_tokens_too_is_refused(form: Any, tmp_path: Path) -> None:
+    """Audio models put memory tokens before the sound's: their layers' bias is not the edit."""
+    from diffusers import StableAudio3DiTModel
+
+    torch.manual_seed(0)
+    model = StableAudio3DiTModel(
+        io_channels=4, embed_dim=32, depth=1, num_heads=2, cond_token_dim=16, global_cond_dim=16, local_add_cond_dim=4,
+        timestep_features_dim=16, num_memory_tokens=3,
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "transformer")
+    bank = with_lengths(eb.build(str(tmp_path / "transformer"), recipes=[OUT], top_k=1, model_id="acme/audio"))
+    with pytest.raises(ExportError, match="none of the image's too"):
+        eb.export(
+            bank, [next(iter(bank))], tmp_path / "a.safetensors", format=form, checkpoint=tmp_path / "transformer"
+        )
+    assert not (tmp_path / "a.safetensors").exists()
+
+
 def test_without_the_checkpoint_a_lora_is_refused_and_its_vectors_are_not(
     bank: eb.DirectionSet, tmp_path: Path
 ) -> None:

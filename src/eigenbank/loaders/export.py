@@ -18,9 +18,8 @@ from eigenbank.registry.files import check_out, replacing
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import open_preview, read_preview
-from eigenbank.schemas import Layer
 from eigenbank.schemas.common import MAX_SCALE
-from eigenbank.schemas.errors import ExportError, MatchError, explaining
+from eigenbank.schemas.errors import ExportError, FuseError, explaining
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -168,28 +167,39 @@ def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Forma
     """
     import torch
 
+    from eigenbank.loaders.fuse import output_bias
+    from eigenbank.loaders.target import Target
+
     check_expressible(terms)
     kind = type(denoiser).__name__
     prefix = "unet" if kind.startswith("UNet") else "transformer"
     sums: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
+    target = Target(denoiser, {"": denoiser})
     for term in terms:
-        found = out_projection(denoiser, term.direction.bank.layers[term.direction.layer])
-        sums[found.module] = sums.get(found.module, 0) + found.divisor * term.vector.double()
-        bias = sums[found.module].float()
-        if form == "diffusers":
-            name = f"{prefix}.{found.module}"
-            tensors[f"{name}.lora_A.weight"] = torch.zeros(1, found.in_features)
-            tensors[f"{name}.lora_B.weight"] = torch.zeros(found.out_features, 1)
-            tensors[f"{name}.lora_B.bias"] = bias
-        elif not found.biased:
+        try:
+            found = output_bias(target, denoiser, term.direction.bank.layers[term.direction.layer])
+        except FuseError as error:
             message = (
-                f"{found.module} has no bias, and ComfyUI's loader adds to biases that are there: nothing was written. "
+                f"no bias stands for an edit of {error.what}: {error.why}. Nothing was written. Use steer, or leave its directions "
+                "out"
+            )
+            raise ExportError(message) from error
+        sums[found.path] = sums.get(found.path, 0) + found.divisor * term.vector.double()
+        bias = sums[found.path].float()
+        if form == "diffusers":
+            name = f"{prefix}.{found.path}"
+            tensors[f"{name}.lora_A.weight"] = torch.zeros(1, found.linear.in_features)
+            tensors[f"{name}.lora_B.weight"] = torch.zeros(found.linear.out_features, 1)
+            tensors[f"{name}.lora_B.bias"] = bias
+        elif found.linear.bias is None:
+            message = (
+                f"{found.path} has no bias, and ComfyUI's loader adds to biases that are there: nothing was written. "
                 "The format diffusers gives it one"
             )
             raise ExportError(message)
         else:
-            tensors[f"{comfyui_name(kind, found.module)}.diff_b"] = bias
+            tensors[f"{comfyui_name(kind, found.path)}.diff_b"] = bias
     return tensors
 
 
@@ -318,74 +328,3 @@ def comfyui_name(denoiser: str, module: str) -> str:
         message = f"under which name ComfyUI holds {module} of a {denoiser} is not known here: nothing was written"
         raise ExportError(message)
     return "lora_unet_" + found.expand(theirs).replace(".", "_")
-
-
-@dataclass(frozen=True)
-class OutProjection:
-    """The linear map that ends an attention layer: y = (W·x + b + residual) / divisor.
-
-    `module` is its path in the denoiser; `biased` whether it has a bias b. Adding u to every token of the layer's output
-    is adding `divisor`·u to b.
-    """
-
-    module: str
-    in_features: int
-    out_features: int
-    biased: bool
-    divisor: float
-
-
-def out_projection(denoiser: "nn.Module", layer: Layer) -> OutProjection:
-    """Return the out projection of a layer of a denoiser, which may be on the meta device.
-
-    Raises ExportError where the layer has none whose bias is the layer's output, MatchError where the denoiser has no
-    such layer.
-    """
-    from torch import nn
-
-    part = layer.tensors.get("output")
-    if part is None:
-        message = (
-            f"{layer.name} has no out projection of its own: nothing that a file could add a bias to writes its output. "
-            "Use steer, or leave its directions out"
-        )
-        raise ExportError(message)
-    name = part.tensor.removesuffix(".weight")
-    if (
-        part.rows is not None
-        or part.columns is not None
-        or name == part.tensor
-        or not name.startswith(f"{layer.name}.")
-    ):
-        message = (
-            f"the out projection of {layer.name} is a part of {part.tensor}: a bias of its own cannot be given to it. "
-            "Use steer, or leave its directions out"
-        )
-        raise ExportError(message)
-    try:
-        attention, module = denoiser.get_submodule(layer.name), denoiser.get_submodule(name)
-    except AttributeError:
-        message = (
-            f"the checkpoint's {type(denoiser).__name__} has no {name}: the directions belong to another architecture, "
-            "nothing was written"
-        )
-        raise MatchError(message) from None
-    if layer.kind == "joint" and not any("add" in child for child, _ in attention.named_children()):
-        message = (
-            f"the out projection of {layer.name} writes the text tokens too, and a bias would move them with the image's: "
-            "nothing was written. Use steer"
-        )
-        raise ExportError(message)
-    module = getattr(module, "base_layer", module)  # inside a LoRA that is loaded
-    if not isinstance(module, nn.Linear) or getattr(attention, "norm_out", None) is not None:
-        found = "is followed by a norm" if isinstance(module, nn.Linear) else f"is a {type(module).__name__}"
-        message = f"the out projection of {layer.name} {found}: no bias of it is the layer's output. Use steer"
-        raise ExportError(message)
-    if module.out_features != layer.width:
-        message = (
-            f"the directions of {layer.name} are {layer.width} wide, {name} writes {module.out_features}: they belong to "
-            "another checkpoint, nothing was written"
-        )
-        raise MatchError(message)
-    divisor = float(getattr(attention, "rescale_output_factor", 1.0))
-    return OutProjection(name, module.in_features, module.out_features, module.bias is not None, divisor)

@@ -11,7 +11,7 @@ from eigenbank.diffusers_compat import has_accelerate_hook, hook_registry
 from eigenbank.loaders.match import is_quantised
 from eigenbank.loaders.target import Target, without_adapters
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import FuseError
+from eigenbank.schemas.errors import FuseError, MatchError
 
 _numbers = itertools.count()
 
@@ -34,6 +34,48 @@ class _OriginalBias:
 _ORIGINAL = "_eigenbank_fused"
 
 
+@dataclass(frozen=True)
+class OutputBias:
+    """The linear map that ends an attention layer: y = (W·x + b + residual) / divisor.
+
+    `path` is its parameter's module. Adding u to every token of the layer's output is adding `divisor`·u to b.
+    """
+
+    path: str
+    linear: nn.Linear
+    divisor: float
+
+
+def output_bias(target: Target, denoiser: nn.Module, layer: Layer) -> OutputBias:
+    """Return the linear map whose bias is the same as an edit of the layer's output. The denoiser may be on the meta device.
+
+    Raises FuseError where there is none, MatchError where the denoiser has no such layer, or one of another width.
+    """
+    part = layer.tensors.get("output")
+    if part is None or part.columns is not None or part.rows is not None:
+        raise FuseError(layer.name, "it has no out projection of its own")
+    path = part.tensor.rpartition(".")[0]
+    module, attention = without_adapters(target.module(denoiser, path)), target.module(denoiser, layer.name)
+    point = target.hook_point(denoiser, layer, "block-output")
+    # Attentions that project their text on their own call those modules `add_…` or `to_add_…`.
+    text_side = any("add_" in name for name, _ in attention.named_children())
+    if point.image != "all" or (layer.kind == "joint" and not text_side):
+        others = "text tokens" if layer.kind == "joint" else "tokens that are none of the image's"
+        raise FuseError(layer.name, f"its out projection writes {others} too")
+    if not isinstance(module, nn.Linear) or is_quantised(module.weight):
+        raise FuseError(layer.name, "its out projection is no plain linear layer (it is quantised, or of another kind)")
+    if getattr(attention, "norm_out", None) is not None:
+        raise FuseError(layer.name, "its out projection is followed by a norm")
+    if module.out_features != layer.width:
+        message = (
+            f"the directions of {layer.name} are {layer.width} wide, {path} writes {module.out_features}: they belong to "
+            "another checkpoint, nothing was changed"
+        )
+        raise MatchError(message)
+    # A U-Net's attention block divides what it gives, the residual included.
+    return OutputBias(path, module, float(getattr(attention, "rescale_output_factor", 1.0) or 1.0))
+
+
 class FusedBias:
     """The out projection of one layer, with a vector fused into its bias; `length` is that of a token there.
 
@@ -41,27 +83,12 @@ class FusedBias:
     """
 
     def __init__(self, target: Target, denoiser: nn.Module, layer: Layer, length: float) -> None:
-        part = layer.tensors.get("output")
-        if part is None or part.columns is not None:
-            raise FuseError(layer.name, "it has no out projection of its own")
-        module = without_adapters(target.module(denoiser, part.tensor.rpartition(".")[0]))
-        weight = target.parameter(denoiser, part.tensor)
-        point = target.hook_point(denoiser, layer, "block-output")
-        attention = target.module(denoiser, layer.name)
-        if not isinstance(module, nn.Linear) or is_quantised(weight):
-            why = "its out projection is no plain linear layer (it is quantised, or of another kind)"
-            raise FuseError(layer.name, why)
+        found = output_bias(target, denoiser, layer)
+        module = found.linear
         if module.weight.is_meta or has_accelerate_hook(module) or hook_registry(module) is not None:
             raise FuseError(layer.name, "its weights come and go (offload or layerwise casting)")
-        # Attentions that project their text on their own call those modules `add_…` or `to_add_…`.
-        text_side = any("add_" in name for name, _ in attention.named_children())
-        if point.image != "all" or (layer.kind == "joint" and not text_side):
-            raise FuseError(layer.name, "its out projection writes text tokens too")
-        self.length = length
-        self.layer = layer
-        self.linear: nn.Linear = module
-        # A U-Net's attention block divides what it gives, the residual included.
-        self.factor = float(getattr(attention, "rescale_output_factor", 1.0) or 1.0)
+        self.linear = module
+        self.factor = length * found.divisor
         self._number = next(_numbers)
 
     def attach(self) -> None:
@@ -76,7 +103,7 @@ class FusedBias:
 
     def set(self, delta: Tensor) -> None:
         """Write the bias with `delta` `(d,)` float32, in token lengths, added in place: nothing is recompiled."""
-        self._write(lambda added: added.__setitem__(self._number, delta * (self.length * self.factor)))
+        self._write(lambda added: added.__setitem__(self._number, delta * self.factor))
 
     def remove(self) -> None:
         """Take this edit out, and leave what others added meanwhile; without that the bias is back bit for bit."""
