@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.files import file_name
-from eigenbank.registry.local import sets_of_checkpoint
+from eigenbank.registry.local import checkpoint_id, id_to_build, sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import SourceError, UnknownNameError, first_problem, unknown
@@ -41,7 +40,7 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     """Find a checkpoint on this machine, given by model id or folder. Returns its model id and its folder.
 
     A folder that is in the catalog has the id it was built under, of several its own (`registry.local.checkpoint_id`),
-    else the newest; any other gets `local/NAME`. `at` is a folder to take instead of the checkpoint's own, which then
+    else the newest; any other gets `local/NAME`, with a digest of its weights once it is built. `at` is a folder to take instead of the checkpoint's own, which then
     need not be on this machine. Raises SourceError or UnknownNameError.
     """
     shipped = shipped_checkpoint(model)
@@ -51,7 +50,7 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
     with Catalog.open() as catalog:
         if folder.is_dir():
             known = sets_of_checkpoint(locate(folder), catalog)
-            return (known[0].model_id if known else f"local/{file_name(folder.resolve().name)}"), at or folder
+            return (known[0].model_id if known else checkpoint_id(locate(folder))), at or folder
         if at is not None:
             return model, at
         found = catalog.get_set(model)
@@ -255,7 +254,7 @@ def open_source(
     if path.is_file() and shipped_checkpoint(model) is None:
         from eigenbank.builders.checkpoints.single_file import open_file
 
-        return f"local/{file_name(path.stem)}", open_file(path, config=config), path
+        return _id_to_build(path, file := open_file(path, config=config)), file, path
     inside = _INSIDE.fullmatch(model)
     if inside and not path.exists():
         from eigenbank.builders.checkpoints.single_file import open_hub_file
@@ -266,7 +265,8 @@ def open_source(
     if revision is None or path.is_dir():
         try:
             model_id, folder = find_checkpoint(model)
-            return model_id, open_folder(folder, variant=variant), folder
+            source = open_folder(folder, variant=variant)
+            return _id_to_build(folder, source) if path.is_dir() else model_id, source, folder
         except (UnknownNameError, CheckpointElsewhereError) as error:
             local = error
         if not _REPOSITORY.fullmatch(model):
@@ -280,6 +280,11 @@ def open_source(
             message = f"{local} On the Hub: {error}"
             raise UnknownNameError(message) from error
         raise
+
+
+def _id_to_build(path: Path, source: "WeightSource") -> str:
+    with Catalog.open() as catalog:
+        return id_to_build(locate(path), source.fingerprint(), catalog)
 
 
 def export(

@@ -149,10 +149,11 @@ def test_a_word_of_another_set_of_the_checkpoint_says_which(
 
 
 def test_among_sets_of_a_folder_its_own_name_goes_first(tiny_checkpoint: Path) -> None:
-    for model_id in ("local/checkpoint", "acme/late"):
-        store(eb.build(str(tiny_checkpoint), top_k=1, model_id=model_id), checkpoint=tiny_checkpoint)
-    assert find_checkpoint(str(tiny_checkpoint))[0] == "local/checkpoint"
-    assert set_for_pipeline(open_pipeline(tiny_checkpoint)).model_id == "local/checkpoint"
+    own = eb.build(str(tiny_checkpoint), top_k=1)
+    for bank in (own, eb.build(str(tiny_checkpoint), top_k=1, model_id="acme/late")):
+        store(bank, checkpoint=tiny_checkpoint)
+    assert find_checkpoint(str(tiny_checkpoint))[0] == own.model_id
+    assert set_for_pipeline(open_pipeline(tiny_checkpoint)).model_id == own.model_id
 
 
 def test_what_ships_is_there_from_the_start(demo_checkpoint: Path) -> None:

@@ -1,10 +1,13 @@
 """This machine's sets: folders made elsewhere are added, checked; a checkpoint's sets are found by where it lies."""
 
 import json
+import re
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from making import make_checkpoint
 from registry.catalog.made import manifest
 
 import eigenbank as eb
@@ -12,6 +15,7 @@ from eigenbank.api import find_checkpoint
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import add_folders, checkpoint_id, remove_set, sets_of_checkpoint, store
 from eigenbank.registry.sets.folder import manifest_digest
+from eigenbank.schemas import Label
 from eigenbank.schemas.errors import CatalogError, ReplaceError, SetError
 
 
@@ -120,11 +124,52 @@ def test_the_folder_of_another_set_is_never_deleted(tiny_checkpoint: Path, home:
         ("shipped:other", "local/shipped-other"),
         ("/data/my faces", "local/my-faces"),
         (f"/c/models--google--ddpm-celebahq-256/snapshots/{'a1' * 20}", "google/ddpm-celebahq-256"),
-        ("/c/models--google--ddpm/snapshots/main", "local/main"),
+        ("/c/models--google--ddpm/snapshots/main", "local/snapshots-main"),
+        ("/runs/a/checkpoint-500/unet", "local/a-checkpoint-500"),
+        ("/data/faces/transformer", "local/faces"),
+        ("/data/juggernaut.v9.safetensors", "local/juggernaut.v9"),
+        ("C:\\runs\\b\\final", "local/b-final"),
+        ("/", "local/checkpoint"),
     ],
 )
 def test_the_id_of_a_place(location: str, found: str) -> None:
     assert checkpoint_id(location) == found
+
+
+def tuned(folder: Path, seed: int) -> Path:
+    return make_checkpoint(folder, seed=seed) / "unet"
+
+
+def test_folders_of_one_name_get_ids_of_their_own_which_stay(tmp_path: Path) -> None:
+    folders = [tuned(tmp_path / run / "checkpoint-500", seed) for seed, run in enumerate(("x/run", "y/run"))]
+    banks = [store(eb.build(str(folder), layers="mid*", top_k=1), checkpoint=folder) for folder in folders]
+    ids = [bank.model_id for bank in banks]
+    assert len(set(ids)) == 2
+    assert all(re.fullmatch(r"local/run-checkpoint-500-[0-9a-f]{8}", each) for each in ids)
+    assert [eb.build(str(folder), layers="mid*", top_k=1).model_id for folder in folders] == ids
+    assert [find_checkpoint(str(folder))[0] for folder in folders] == ids
+    # The whole pipeline is the same weights as its denoiser.
+    assert eb.build(str(folders[0].parent), layers="mid*", top_k=1).model_id == ids[0]
+
+
+def test_weights_that_change_in_place_get_another_id_unless_one_was_given(tmp_path: Path) -> None:
+    folder = tuned(tmp_path / "mine", 0)
+    first = store(eb.build(str(folder), layers="mid*", top_k=1), checkpoint=folder)
+    tuned(tmp_path / "mine", 1)
+    second = store(eb.build(str(folder), layers="mid*", top_k=1), checkpoint=folder)
+    assert first.model_id != second.model_id
+    named = store(eb.build(str(folder), layers="mid*", top_k=1, model_id="me/mine"), checkpoint=folder)
+    tuned(tmp_path / "mine", 2)
+    changed = eb.build(str(folder), layers="mid*", top_k=1, model_id="me/mine")
+    with Catalog.open() as catalog:
+        now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+        catalog.add_label(named[next(iter(named)).id].full_id, Label(text="smile", source="human:ann", created=now))
+    with pytest.raises(ReplaceError, match=r"other weights.*--model-id"):
+        store(changed, checkpoint=folder)
+    assert eb.load("me/mine").manifest.layers == named.manifest.layers
+    said: list[str] = []
+    store(changed, checkpoint=folder, replace=True, log=said.append)
+    assert "people's labels of me/mine now name directions of other weights" in said[0]
 
 
 def test_the_own_id_first_then_the_newest(tmp_path: Path) -> None:

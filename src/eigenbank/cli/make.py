@@ -45,7 +45,9 @@ set_out_option = click.option(
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
-    "--model-id", metavar="ID", help="Id to give the set [default: the catalog's or Hub's, local/NAME for a folder]."
+    "--model-id",
+    metavar="ID",
+    help="Id to give the set [default: the catalog's or Hub's, local/NAME-DIGEST for a folder].",
 )
 @set_out_option
 @click.option("--replace", is_flag=True, help="Replace a set with labels, composites or previews, which are lost.")

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from eigenbank.progress import Log
 from eigenbank.registry.catalog import Catalog, SetEntry, SetRow
@@ -21,20 +21,51 @@ from eigenbank.schemas.errors import CatalogError, EigenbankError, ReplaceError,
 
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{40}$", re.ASCII)
 """The folder of a checkpoint in the Hub's cache."""
+_PART = re.compile(r"unet|transformer|prior|diffusion_pytorch_model.*", re.IGNORECASE)
+"""What every checkpoint calls its denoiser."""
+_COMMON = re.compile(
+    r"(checkpoints?|ckpt|steps?|epochs?|iter|models?|outputs?|diffusers|final|last|best|main|ema)?[-_. ]?\d*(\.\d+)?",
+    re.IGNORECASE,
+)
+"""What many training runs call a checkpoint, so that the folder above has to say which."""
 
 
-def checkpoint_id(location: str) -> str:
-    """Return the model id of a checkpoint by its location: one that ships, a repository of the Hub, or `local/NAME`."""
+def checkpoint_id(location: str, digest: str | None = None) -> str:
+    """Return the model id of a checkpoint by its location: one that ships, a repository of the Hub, or `local/NAME`.
+
+    NAME is the folder's or file's, with the one above where many are called that. `digest` is of its weights: the id of a
+    local checkpoint ends in it, so that other weights never share one.
+    """
     cached = _CACHED.search(location)
     if cached:
         return f"{cached[1]}/{cached[2]}"
-    return shipped_id(location) or f"local/{file_name(PurePath(location).name)}"
+    shipped = shipped_id(location)
+    if shipped:
+        return shipped
+    parts = [part for part in re.split(r"[/\\]", location) if part and not part.endswith(":")]
+    if parts:
+        parts[-1] = re.sub(r"\.(safetensors|ckpt|gguf|bin|pt|pth)$", "", parts[-1])
+    while len(parts) > 1 and _PART.fullmatch(parts[-1]):
+        parts.pop()
+    name = parts[-1] if parts else "checkpoint"
+    if len(parts) > 1 and _COMMON.fullmatch(name):
+        name = f"{parts[-2]}-{name}"
+    return f"local/{file_name(name)[:80]}" + (f"-{digest[:8]}" if digest else "")
 
 
 def sets_of_checkpoint(location: str, catalog: Catalog) -> list[SetRow]:
-    """Return the sets computed from the checkpoint at a location: that of its own id first, then the newest."""
-    own = checkpoint_id(location)
-    return sorted(catalog.sets_at(location), key=lambda row: row.model_id != own)
+    """Return the sets computed from the checkpoint at a location: those of its own id first, then the newest."""
+    own = re.compile(rf"{re.escape(checkpoint_id(location))}(-[0-9a-f]{{8}})?")
+    return sorted(catalog.sets_at(location), key=lambda row: own.fullmatch(row.model_id) is None)
+
+
+def id_to_build(location: str, digest: str, catalog: Catalog) -> str:
+    """Return the model id that a set of the checkpoint at a location gets: the one it was given before, else its own."""
+    own = checkpoint_id(location, digest)
+    known = [row.model_id for row in sets_of_checkpoint(location, catalog)]
+    # An own id that ends in another digest is of weights that lay there before.
+    former = re.compile(rf"{re.escape(checkpoint_id(location))}-[0-9a-f]{{8}}")
+    return own if own in known else next((name for name in known if not former.fullmatch(name)), own)
 
 
 def people_labels(manifest: Manifest, catalog: Catalog) -> dict[str, tuple[Label, ...]]:
@@ -128,6 +159,13 @@ def _add(
     """Point the catalog to a set, and remove the one it pointed to before, if eigenbank keeps that itself."""
     model_id, revision = manifest.checkpoint.model_id, manifest.checkpoint.revision
     before = catalog.get_set(model_id, revision or "")
+    others = before is not None and before.digest != digest and _other_weights(catalog, manifest)
+    if others and not replace:
+        problem = (
+            f"the catalog's set of {model_id} is of other weights, and would be replaced by this one, under its labels"
+        )
+        advice = "Build this one under another name, as with --model-id me/second, or give --replace"
+        raise ReplaceError(problem, advice=advice)
     reported = replace and log is not None and before is not None and before.digest != digest
     lost = catalog.overwritten(model_id, revision, manifest) if reported else None
     catalog.add_set(
@@ -146,7 +184,20 @@ def _add(
         gone = f"; gone with it: {lost}" if lost else ""
         left = "Its folder was removed" if removed else f"Its folder is left, {former}"
         back = f": eigenbank catalog rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
+        if others and catalog.people_labels(model_id):
+            log(f"people's labels of {model_id} now name directions of other weights: look at them (eigenbank labels)")
         log(f"replaced a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
+
+
+def _other_weights(catalog: Catalog, manifest: Manifest) -> bool:
+    """Whether the catalog's set of this model and revision is of other weights, in any layer that both have."""
+    before = catalog.manifest(manifest.checkpoint.model_id, manifest.checkpoint.revision or "")
+    former = {} if before is None else {layer.name: layer.digests for layer in before.layers}
+    return any(
+        layer.digests[cast] != former[layer.name][cast]
+        for layer in manifest.layers
+        for cast in layer.digests.keys() & former.get(layer.name, {}).keys()
+    )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ A `ByteReader` knows where the bytes are: in a file, or on a server. A denoiser'
 name, or as rows of another tensor: `WeightSource.stored` says how.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +35,7 @@ SCALES = (".weight_scale", ".scale_weight", ".weight_scale_inv")
 _HARMLESS = re.compile(r"\.(bias|input_scale|scale_input|comfy_quant)$|(scale_shift_table|logit_scale)$")
 """What may lie beside a weight without changing it: scales of what the layer reads, and the name of a known format."""
 _SCALE_LIKE = re.compile(r"scale|absmax|amax|zero_?point|qzeros|quant|dequant|codebook|lut$", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention|to_[qkv]|qkv", re.IGNORECASE)
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 """What DataParallel and torch.compile put before the names of what they wrap."""
 _PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
@@ -170,6 +173,19 @@ class WeightSource:
             matrix = matrix.flatten(1) if matrix.ndim > 2 else matrix
             found.append(matrix if part.columns is None else matrix[:, part.columns[0] : part.columns[1]])
         return found
+
+    def fingerprint(self) -> str:
+        """A short digest of the weights, which tells checkpoints apart: of a row of every attention matrix, in float16."""
+        import torch
+
+        names = [name for name, info in self.headers.items() if len(info.shape) == 2 and info.dtype in FLOATS]
+        chosen = sorted(name for name in names if _ATTENTION.search(name)) or sorted(names)
+        read = self.bytes_read
+        found = hashlib.sha256(json.dumps(chosen).encode())
+        for row in self.rows([Piece(name, 0, 1) for name in chosen]):
+            found.update(row.to(torch.float16).contiguous().view(torch.uint8).numpy().tobytes())
+        self.bytes_read = read
+        return found.hexdigest()[:8]
 
     def _whole(self, name: str) -> Piece:
         shape = self.headers[name].shape
