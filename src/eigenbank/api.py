@@ -10,7 +10,7 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import checkpoint_id, id_to_build, sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import SourceError, UnknownNameError, first_problem, unknown
+from eigenbank.schemas.errors import SourceError, UnknownNameError, explaining, first_problem, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,7 @@ def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
         raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
 
 
+@explaining(outcome="nothing was built")
 def build(
     model: "str | WeightSource",
     *,
@@ -352,7 +353,7 @@ def check_model_id(model_id: str) -> str:
         return TypeAdapter(ModelId).validate_python(model_id)
     except ValidationError:
         problem = f"{model_id!r} is no model id: expected NAME or ORG/NAME of letters, digits, '_', '.' and '-'"
-        raise SourceError(problem, outcome="nothing was built") from None
+        raise SourceError(problem) from None
 
 
 def _path(model: str) -> Path:

@@ -143,7 +143,7 @@ def test_a_pickle_is_refused_and_not_run(suffix: str, zipped: bool, tmp_path: Pa
     bomb = Bomb(tmp_path / "ran")
     file = tmp_path / f"model{suffix}"
     torch.save({"x": bomb}, file) if zipped else file.write_bytes(pickle.dumps(bomb))
-    with pytest.raises(SourceError, match=r"pickle.*nothing was built\. Nothing of it was run"):
+    with pytest.raises(SourceError, match=r"pickle.*Nothing of it was run"):
         open_file(file)
     assert not (tmp_path / "ran").exists()
 

@@ -17,7 +17,7 @@ from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.provenance import build_key, stamped
 from eigenbank.schemas import Checkpoint, DirectionRecord, Layer, Manifest, Recipe, TokenLength
 from eigenbank.schemas.common import MAX_RANKS
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import SourceError, explaining
 from eigenbank.schemas.layer import Role
 from eigenbank.schemas.recipe import Site
 
@@ -32,6 +32,7 @@ MAX_LENGTH = 1e9
 """A token longer than this is not believed; a calibration measures its length instead."""
 
 
+@explaining(outcome="nothing was built")
 def build(
     source: "WeightSource",
     model_id: str,
@@ -49,19 +50,16 @@ def build(
     """
     chosen = list({recipe.slug: recipe for recipe in map(Recipe.parse, recipes)}.values())
     if not chosen or not layers or not 1 <= top_k <= MAX_RANKS:
-        message = (
-            f"{len(chosen)} recipes, {len(layers)} layer globs and top_k={top_k}: expected at least one of each, and "
-            f"top_k from 1 to {MAX_RANKS}. Nothing was built"
+        problem = (
+            f"{len(chosen)} recipes, {len(layers)} layer globs and top_k={top_k}: expected at least one of "
+            f"each, and top_k from 1 to {MAX_RANKS}"
         )
-        raise SourceError(message)
+        raise SourceError(problem)
     for recipe in chosen:
         matrix_of(recipe)
     if source.quantised is not None:
-        message = (
-            f"{source.where} is quantised by {source.quantised}, which cannot be decomposed as it is: nothing was built. "
-            "Give the checkpoint it was made from"
-        )
-        raise SourceError(message)
+        problem = f"{source.where} is quantised by {source.quantised}, which cannot be decomposed as it is"
+        raise SourceError(problem, advice="Give the checkpoint it was made from")
     key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
     found = choose_layers(find_layers(source).layers, layers)
     return_freed_memory()
@@ -113,8 +111,8 @@ def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
     for role, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
             name = layer.tensors[role].tensor
-            message = f"{name} holds values that are not finite: the checkpoint is damaged, nothing was built"
-            raise SourceError(message)
+            problem = f"{name} holds values that are not finite: the checkpoint is damaged"
+            raise SourceError(problem)
     return weights
 
 
@@ -125,11 +123,11 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("auto", "cpu", "cuda"):
-        message = f"no device {device!r}: expected auto, cpu or cuda. Nothing was built"
-        raise SourceError(message)
+        problem = f"no device {device!r}: expected auto, cpu or cuda"
+        raise SourceError(problem)
     if device == "cuda" and not torch.cuda.is_available():
-        message = "there is no CUDA device: nothing was built. Use --device auto or cpu"
-        raise SourceError(message)
+        problem = "there is no CUDA device"
+        raise SourceError(problem, advice="Use --device auto or cpu")
     return device
 
 
@@ -153,10 +151,8 @@ def _matrices(
             wide.clear()
         # No entry of MᵀM or MMᵀ is larger than this.
         if not bool(matrix.square().sum().isfinite()):
-            message = (
-                f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64. Nothing was built"
-            )
-            raise SourceError(message)
+            problem = f"the weights of {layer.name} are too large: {next(iter(bases))} overflows float64"
+            raise SourceError(problem)
         return_freed_memory()
         yield matrix, bases
 
@@ -210,8 +206,8 @@ def _now() -> datetime.datetime:
     try:
         return datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)
     except (ValueError, OverflowError, OSError):
-        message = f"SOURCE_DATE_EPOCH is {epoch!r}: expected seconds since 1970. Nothing was built"
-        raise SourceError(message) from None
+        problem = f"SOURCE_DATE_EPOCH is {epoch!r}: expected seconds since 1970"
+        raise SourceError(problem) from None
 
 
 def return_freed_memory() -> None:

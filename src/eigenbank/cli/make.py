@@ -101,10 +101,11 @@ def build(
             check_model_id(model_id)
         except SourceError as error:
             raise click.BadParameter(str(error), param_hint="--model-id") from None
-    found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
-    if not replace:
-        with Catalog.open() as catalog, explaining(outcome="nothing was built"):
-            catalog.check_overwrite(model_id or found_id, source.revision)
+    with explaining(outcome="nothing was built"):
+        found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
+        if not replace:
+            with Catalog.open() as catalog:
+                catalog.check_overwrite(model_id or found_id, source.revision)
     begun: list[float] = []
     with progress_bar() as show:
 

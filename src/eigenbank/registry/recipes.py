@@ -136,7 +136,7 @@ def _formed(matrix: Matrix, weights: "Mapping[Role, Tensor]", layer: Layer) -> "
         else:
             return made.double()
     message = f"recipe {matrix.name!r} failed on {layer.name} ({problem})"
-    raise PluginError(message, outcome="nothing was built", advice="Tell the package that offers it")
+    raise PluginError(message, advice="Tell the package that offers it")
 
 
 def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
@@ -145,7 +145,7 @@ def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
     if width != layer.width:
         problem = f"{recipe.slug} of {layer.name} would be {width} wide, the layer is {layer.width} wide"
         advice = "Take the input side, or leave the layer out with --layers"
-        raise UnknownNameError(problem, outcome="nothing was built", advice=advice)
+        raise UnknownNameError(problem, advice=advice)
     return matrix.T @ matrix if recipe.side == "input" else matrix @ matrix.T
 
 

@@ -67,7 +67,7 @@ def check_layout(names: Iterable[str], where: str, piped: bool) -> None:
     what = kind_of_folder(names)
     found = f"it holds {what[0]}" if what else "found neither" if not piped else "its denoiser has none"
     problem = f"{where} is no diffusers checkpoint: expected model_index.json or config.json in it, {found}"
-    raise SourceError(problem, outcome="nothing was built", advice=what[1] if what else "")
+    raise SourceError(problem, advice=what[1] if what else "")
 
 
 def denoiser_config(path: Path, where: str) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def exists(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, RuntimeError) as error:
-        message = f"{path} cannot be opened ({getattr(error, 'strerror', None) or error}): nothing was built"
-        raise SourceError(message) from error
+        problem = f"{path} cannot be opened ({getattr(error, 'strerror', None) or error})"
+        raise SourceError(problem) from error
     return True
 
 
@@ -101,8 +101,8 @@ def choose_component(
     """
     if subfolder is not None:
         if subfolder and not has(subfolder):
-            message = f"{where} has no subfolder {subfolder!r} with a denoiser in it: nothing was built"
-            raise SourceError(message)
+            problem = f"{where} has no subfolder {subfolder!r} with a denoiser in it"
+            raise SourceError(problem)
         return subfolder
     if index is None:
         return ""
@@ -138,18 +138,18 @@ def choose_weights(names: Iterable[str], where: str, variant: str | None, read: 
         problem = (
             f"{where} holds no {STEM}.safetensors, nor an index of shards{f': it holds {what[0]}' if what else ''}"
         )
-        raise SourceError(problem, outcome="nothing was built", advice=what[1] if what else "Save it with safetensors")
+        raise SourceError(problem, advice=what[1] if what else "Save it with safetensors")
     if kind != "safetensors.index":
         return [found[chosen, kind]]
     index = found[chosen, kind]
     shards = read(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        message = f"{where}/{index} has no weight_map of names: nothing was built. Fetch it again"
-        raise SourceError(message)
+        problem = f"{where}/{index} has no weight_map of names"
+        raise SourceError(problem, advice="Fetch it again")
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard or shard not in names:
-            message = f"{where}/{index} names the shard {shard!r}, which is not in {where}: nothing was built. Fetch it"
-            raise SourceError(message)
+            problem = f"{where}/{index} names the shard {shard!r}, which is not in {where}"
+            raise SourceError(problem, advice="Fetch it")
     return shards
 
 
@@ -174,8 +174,8 @@ def gather(
         check_tensors(home, facts["where"])
     missing = next((name for name, file in home.items() if name not in files[file].header), None)
     if missing is not None:
-        message = f"{facts['where']}: the index says {missing} is in {home[missing]}, which does not hold it. Nothing was built"
-        raise SourceError(message)
+        problem = f"{facts['where']}: the index says {missing} is in {home[missing]}, which does not hold it"
+        raise SourceError(problem)
     return SafetensorsSource(files=files, home=home, **facts)
 
 
@@ -201,11 +201,8 @@ class BinSource(WeightSource):
                 try:
                     loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
                 except Exception as error:  # a hostile pickle fails in whatever way it likes
-                    message = (
-                        f"{path} cannot be read as plain tensors, and nothing of it was run: nothing was built. "
-                        f"Save it with safetensors ({type(error).__name__})"
-                    )
-                    raise SourceError(message) from error
+                    problem = f"{path} cannot be read as plain tensors, and nothing of it was run"
+                    raise SourceError(problem, advice=f"Save it with safetensors ({type(error).__name__})") from error
                 loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
                 self._tensors.update({str(n): t for n, t in loaded.items() if isinstance(t, torch.Tensor)})
         return self._tensors
@@ -234,7 +231,7 @@ class BinSource(WeightSource):
 def is_other(where: object, what: Kind) -> SourceError:
     """The error for what is no checkpoint, which says what it is and what to do."""
     problem = f"{where} is {what[0]}"
-    return SourceError(problem, outcome="nothing was built", advice=what[1])
+    return SourceError(problem, advice=what[1])
 
 
 def check_tensors(names: Iterable[str], where: str) -> None:
@@ -250,16 +247,16 @@ def read_json(path: Path) -> dict[str, Any]:
         text = read_bounded(path, MAX_JSON_BYTES)
         found = parse_json(text, values=500_000)
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror or error}): nothing was built"
-        raise SourceError(message) from error
+        problem = f"{path} cannot be read ({error.strerror or error})"
+        raise SourceError(problem) from error
     except ValueError as error:
         what = None if text.lstrip()[:1] in (b"{", b"[") else kind_of_bytes(text)
         problem = f"{path} is {what[0]}" if what else f"{path} is not JSON ({error})"
         advice = what[1] if what else "Fetch or save it again"
-        raise SourceError(problem, outcome="nothing was built", advice=advice) from error
+        raise SourceError(problem, advice=advice) from error
     if not isinstance(found, dict):
-        message = f"{path} holds {type(found).__name__}, expected an object: nothing was built"
-        raise SourceError(message)
+        problem = f"{path} holds {type(found).__name__}, expected an object"
+        raise SourceError(problem)
     return found
 
 

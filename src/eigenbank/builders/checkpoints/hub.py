@@ -146,11 +146,8 @@ class RangeReader:
                 self.received += len(data) - before
             if done:
                 return data
-        message = (
-            f"{self.where}: bytes {span[0]} to {span[1]} could not be read in {ATTEMPTS} attempts ({problem}): "
-            "nothing was built. Try again later"
-        )
-        raise SourceError(message)
+        message = f"{self.where}: bytes {span[0]} to {span[1]} could not be read in {ATTEMPTS} attempts ({problem})"
+        raise SourceError(message, advice="Try again later")
 
     def _attempt(self, span: Span, data: bytearray, short: bool) -> tuple[bool, str]:
         """Add to `data` what one request gives. Returns whether all is there, and what went wrong if not."""
@@ -169,31 +166,28 @@ class RangeReader:
                 _wait(answer.headers.get("Retry-After"))
                 return False, f"HTTP {answer.status_code}"
             if answer.status_code != 206:
-                message = f"{self.where} cannot be read by ranges (HTTP {answer.status_code}): nothing was built"
-                if answer.status_code in (401, 403):
-                    message += ". It is private or gated: accept its terms on the Hub and log in with `hf auth login`"
-                raise SourceError(message)
+                problem = f"{self.where} cannot be read by ranges (HTTP {answer.status_code})"
+                private = "It is private or gated: accept its terms on the Hub and log in with `hf auth login`"
+                raise SourceError(problem, advice=private if answer.status_code in (401, 403) else "")
             self._check(answer, span[0] + len(data))
             wanted = min(span[1], self.size or span[1]) - span[0] if short else span[1] - span[0]
             for block in answer.iter_bytes(2**20):
                 data += block
                 if len(data) > wanted:
-                    message = f"{self.where}: the server sent more than was asked for: nothing was built"
-                    raise SourceError(message)
+                    problem = f"{self.where}: the server sent more than was asked for"
+                    raise SourceError(problem)
             return len(data) == wanted, f"{len(data)} of {wanted} bytes came"
 
     def _check(self, answer: Any, expected: int) -> None:
         described = answer.headers.get("Content-Range", "")
         start, _, size = described.removeprefix("bytes ").partition("/")
         if not size.isdecimal() or start.partition("-")[0] != str(expected):
-            message = (
-                f"{self.where}: the server answered a range with {described or 'no Content-Range'}: nothing was built"
-            )
-            raise SourceError(message)
+            problem = f"{self.where}: the server answered a range with {described or 'no Content-Range'}"
+            raise SourceError(problem)
         etag = answer.headers.get("ETag")
         if self.size is not None and (int(size) != self.size or etag != self.etag):
-            message = f"{self.where} was changed while it was read: nothing was built. Build again"
-            raise SourceError(message)
+            problem = f"{self.where} was changed while it was read"
+            raise SourceError(problem, advice="Build again")
         self.size, self.etag = int(size), etag
 
 
@@ -221,24 +215,20 @@ def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     try:
         info = _retried(repo, lambda: HfApi().model_info(repo, revision=revision))
     except RevisionNotFoundError as error:
-        message = f"{repo} has no revision {revision!r}: nothing was built"
-        raise SourceError(message) from error
+        problem = f"{repo} has no revision {revision!r}"
+        raise SourceError(problem) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        message = (
-            f"no such folder or repository on the Hub: {repo}. If it is private, log in with `hf auth login`. "
-            "Nothing was built"
-        )
-        raise SourceError(message) from error
+        problem = f"no such folder or repository on the Hub: {repo}"
+        raise SourceError(problem, advice="If it is private, log in with `hf auth login`") from error
     except SourceError:
         raise
     except Exception as error:  # the transport's errors are of no common class
         status = getattr(getattr(error, "response", None), "status_code", None)
-        message = (
-            f"the Hub refused {repo} (HTTP {status}): nothing was built"
-            if _is_final(error)
-            else f"the Hub cannot be reached for {repo} ({type(error).__name__}): nothing was built. Try again later"
-        )
-        raise SourceError(message) from error
+        if _is_final(error):
+            problem = f"the Hub refused {repo} (HTTP {status})"
+            raise SourceError(problem) from error
+        problem = f"the Hub cannot be reached for {repo} ({type(error).__name__})"
+        raise SourceError(problem, advice="Try again later") from error
     return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
@@ -251,10 +241,8 @@ def small_file(repo: str, name: str, commit: str) -> Path:
     except SourceError:
         raise
     except Exception as error:  # as above
-        message = (
-            f"{repo}/{name} cannot be fetched ({type(error).__name__}: {error}): nothing was built. Try again later"
-        )
-        raise SourceError(message) from error
+        problem = f"{repo}/{name} cannot be fetched ({type(error).__name__}: {error})"
+        raise SourceError(problem, advice="Try again later") from error
 
 
 def _retried(repo: str, request: Callable[[], T]) -> T:
@@ -265,8 +253,8 @@ def _retried(repo: str, request: Callable[[], T]) -> T:
         try:
             return request()
         except GatedRepoError as error:
-            message = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`. Nothing was built"
-            raise SourceError(message) from error
+            problem = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`"
+            raise SourceError(problem) from error
         except Exception as error:
             if _is_final(error) or attempt + 1 == ATTEMPTS:
                 raise
@@ -289,19 +277,15 @@ def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder:
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except Exception as error:
-        message = (
-            f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built. A build online reads "
-            f"parts and caches none: fetch it with `hf download {repo}`"
-        )
-        raise SourceError(message) from error
+        problem = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE)"
+        advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}`"
+        raise SourceError(problem, advice=advice) from error
     try:
         source = open_folder(folder, variant=variant, subfolder=subfolder)
     except SourceError as error:
-        message = (
-            f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed: nothing was "
-            f"built. A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
-        )
-        raise SourceError(message) from error
+        problem = f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed"
+        advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
+        raise SourceError(problem, advice=advice) from error
     source.revision = folder.name
     return source
 

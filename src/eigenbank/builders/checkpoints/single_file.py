@@ -106,17 +106,15 @@ def open_hub_file(repo: str, name: str, *, revision: str | None = None, config: 
         try:
             path = Path(hf_hub_download(repo, name, revision=revision, local_files_only=True))
         except Exception as error:  # the client's errors are of no common class
-            message = f"{where} is not in the cache, and the client is offline (HF_HUB_OFFLINE): nothing was built"
-            raise SourceError(message) from error
+            problem = f"{where} is not in the cache, and the client is offline (HF_HUB_OFFLINE)"
+            raise SourceError(problem) from error
         file, commit = local_file(path), path.parents[name.count("/")].name
     else:
         commit, names = resolve(repo, revision)
         if name not in names:
             near = [each for each in names if each.endswith(".safetensors")][:5]
-            message = (
-                f"{repo} holds no {name} at {commit[:12]}: nothing was built. It holds {', '.join(near) or 'none'}"
-            )
-            raise SourceError(message)
+            problem = f"{repo} holds no {name} at {commit[:12]}"
+            raise SourceError(problem, advice=f"It holds {', '.join(near) or 'none'}")
         file = remote_file(repo, name, commit)
     return source_of(file, where, config=_config(where, file.header, config), revision=commit)
 
@@ -134,20 +132,14 @@ def _config(where: str, header: Mapping[str, TensorInfo], given: str | None) -> 
         kind = infer_diffusers_model_type(empty)
         repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
     except Exception as error:  # diffusers looks into whatever it is given
-        message = (
-            f"diffusers does not recognise the layout of {where}: nothing was built. "
-            "Say what it is with --config FOLDER_OR_HUB_ID"
-        )
-        raise SourceError(message) from error
+        problem = f"diffusers does not recognise the layout of {where}"
+        raise SourceError(problem, advice="Say what it is with --config FOLDER_OR_HUB_ID") from error
     name, subfolder = repo["pretrained_model_name_or_path"], repo.get("subfolder")
     try:
         return _hub_config(name, [subfolder] if subfolder else ["transformer", "unet"])
     except SourceError as error:
-        message = (
-            f"{where} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now: nothing was built. "
-            "Give it with --config FOLDER_OR_HUB_ID"
-        )
-        raise SourceError(message) from error
+        problem = f"{where} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now"
+        raise SourceError(problem, advice="Give it with --config FOLDER_OR_HUB_ID") from error
 
 
 def _given_config(given: str) -> dict[str, Any]:
@@ -170,7 +162,7 @@ def _hub_config(repo: str, subfolders: list[str]) -> dict[str, Any]:
             return read_json(Path(hf_hub_download(repo, "config.json", subfolder=subfolder or None)))
         except Exception as error:  # the client's errors are of no common class
             problem = error
-    message = f"no config.json of a denoiser could be fetched from {repo} ({type(problem).__name__}): nothing was built"
+    message = f"no config.json of a denoiser could be fetched from {repo} ({type(problem).__name__})"
     raise SourceError(message) from problem
 
 
@@ -198,14 +190,14 @@ def _converted(
     kind = str(config.get("_class_name"))
     entry = SINGLE_FILE_LOADABLE_CLASSES.get(kind)
     if entry is None:
-        message = f"diffusers has no converter for single files of a {kind}: nothing was built. Give a diffusers folder"
-        raise SourceError(message)
+        problem = f"diffusers has no converter for single files of a {kind}"
+        raise SourceError(problem, advice="Give a diffusers folder")
     try:
         converted = entry["checkpoint_mapping_fn"](checkpoint=dict(markers), config=config)
     except Exception as error:  # a converter fails in whatever way the file makes it
-        message = (
-            f"{where} is not what its config says, a {kind}: diffusers' converter fails ({type(error).__name__}: {error}). "
-            "Nothing was built; say what it is with --config"
+        problem = (
+            f"{where} is not what its config says, a {kind}: diffusers' converter fails ({type(error).__name__}"
+            f": {error})"
         )
-        raise SourceError(message) from error
+        raise SourceError(problem, advice="Say what it is with --config") from error
     return {str(name): marker for name, marker in converted.items() if isinstance(marker, torch.Tensor)}

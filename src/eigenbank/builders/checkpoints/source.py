@@ -202,11 +202,8 @@ class WeightSource:
         if dtype in FLOATS:
             return
         how = _QUANTISED.get(dtype, f"stored as {dtype[:40]}")
-        message = (
-            f"{self.where}: {name} is {how}, which cannot be decomposed as it is: nothing was built. "
-            "Give the original checkpoint in float32, float16, bfloat16 or 8-bit floats"
-        )
-        raise SourceError(message)
+        problem = f"{self.where}: {name} is {how}, which cannot be decomposed as it is"
+        raise SourceError(problem, advice="Give the original checkpoint in float32, float16, bfloat16 or 8-bit floats")
 
     def _check_scales(self, name: str) -> None:
         """Raise SourceError for a weight beside which lies what looks like a scale, and is none that is understood."""
@@ -229,7 +226,7 @@ class WeightSource:
             strange += [key for key in self._scale_like if not key.endswith(SCALES)]
         if strange:
             problem = f"{self.where}: beside {name} lies {strange[0]}, which looks like its scale and is none that is understood"
-            raise SourceError(problem, outcome="nothing was built", advice=_ORIGINAL)
+            raise SourceError(problem, advice=_ORIGINAL)
         if own is not None:
             self._check_scale(name, own)
 
@@ -245,7 +242,7 @@ class WeightSource:
                 f"{self.where}: {scale}, the scale of {name}, is {dtype[:40]} of shape {list(of)}, which is not understood "
                 f"for a weight of shape {list(shape)}"
             )
-            raise SourceError(problem, outcome="nothing was built", advice=_ORIGINAL)
+            raise SourceError(problem, advice=_ORIGINAL)
 
 
 @dataclass
@@ -275,8 +272,8 @@ class SafetensorsSource(WeightSource):
                 spans.append((begin + piece.start * size, begin + piece.end * size))
             for piece, (start, end), data in zip(mine, spans, file.reader.read(spans), strict=True):
                 if len(data) != end - start:
-                    message = f"{key} ends before {piece.stored} does: nothing was built. Fetch it again"
-                    raise SourceError(message)
+                    problem = f"{key} ends before {piece.stored} does"
+                    raise SourceError(problem, advice="Fetch it again")
                 info = self.headers[piece.stored]
                 shape = (piece.end - piece.start, *info.shape[1:]) if info.shape else ()
                 tensor = torch.frombuffer(
@@ -308,8 +305,8 @@ class LocalReader:
             with open_regular(self.path) as file:
                 return [_filled(file, start, end) for start, end in spans]
         except OSError as error:
-            message = f"{self.path} cannot be read ({error.strerror or error}): nothing was built"
-            raise SourceError(message) from error
+            problem = f"{self.path} cannot be read ({error.strerror or error})"
+            raise SourceError(problem) from error
 
 
 def _filled(file: Any, start: int, end: int) -> bytearray:

@@ -22,11 +22,8 @@ def denoiser_class(name: str) -> Any:
 
     found = getattr(diffusers, name, None) if name.isidentifier() and not name.startswith("_") else None
     if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "from_config")):
-        message = (
-            f"the checkpoint is a {name}, which diffusers {diffusers.__version__} does not have: nothing was built. "
-            "Upgrade diffusers, or install a package with a family adapter for it"
-        )
-        raise SourceError(message)
+        problem = f"the checkpoint is a {name}, which diffusers {diffusers.__version__} does not have"
+        raise SourceError(problem, advice="Upgrade diffusers, or install a package with a family adapter for it")
     return found
 
 
@@ -39,15 +36,15 @@ def empty_model(config: Mapping[str, Any]) -> Any:
         with torch.device("meta"), _bounded():
             model = kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
     except Exception as error:  # whatever a constructor makes of a hostile config is the config's fault
-        message = f"diffusers cannot make a {kind.__name__} of this config.json ({error}): nothing was built"
-        raise SourceError(message) from error
+        problem = f"diffusers cannot make a {kind.__name__} of this config.json ({error})"
+        raise SourceError(problem) from error
     longest = max((max(parameter.shape, default=0) for parameter in model.parameters()), default=0)
     if longest > MAX_EXTENT:
-        message = (
-            f"this config.json asks for a {kind.__name__} with a parameter {longest} long, and {MAX_EXTENT} is the most "
-            "a denoiser may have: nothing was built"
+        problem = (
+            f"this config.json asks for a {kind.__name__} with a parameter {longest} long, and {MAX_EXTENT} "
+            "is the most a denoiser may have"
         )
-        raise SourceError(message)
+        raise SourceError(problem)
     return model
 
 

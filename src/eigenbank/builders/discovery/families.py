@@ -74,17 +74,16 @@ def discover(config: Mapping[str, Any]) -> Discovery:
     foreign = [claim for claim in claims if claim[0] != "eigenbank"]
     if len(foreign) > 1:
         names = " and ".join(f"{family.name} (of {owner})" for owner, family in foreign)
-        message = f"{config.get('_class_name')} is claimed by {names}: nothing was built. Uninstall one of them"
-        raise PluginError(message)
+        problem = f"{config.get('_class_name')} is claimed by {names}"
+        raise PluginError(problem, advice="Uninstall one of them")
     if not claims:
         kind = config.get("_class_name")
-        message = (
-            f"no denoiser eigenbank knows is called {kind}: nothing was built. Upgrade diffusers, or install a package "
-            f"with a family adapter for it (entry points {GROUP})"
-            if isinstance(kind, str)
-            else "config.json names no _class_name: it is no diffusers denoiser. Nothing was built"
-        )
-        raise SourceError(message)
+        if not isinstance(kind, str):
+            problem = "config.json names no _class_name: it is no diffusers denoiser"
+            raise SourceError(problem)
+        problem = f"no denoiser eigenbank knows is called {kind}"
+        advice = f"Upgrade diffusers, or install a package with a family adapter for it (entry points {GROUP})"
+        raise SourceError(problem, advice=advice)
     return (foreign or claims)[0][1].find(config)
 
 
@@ -95,11 +94,11 @@ def find_layers(source: "WeightSource") -> Discovery:
     """
     found = discover(source.config)
     if not found.layers and found.note:
-        message = f"{found.note}: nothing was built. A family adapter can name its layers (entry points {GROUP})"
-        raise SourceError(message)
+        problem = found.note
+        raise SourceError(problem, advice=f"A family adapter can name its layers (entry points {GROUP})")
     if not found.layers:
-        message = f"this {source.config['_class_name']} has no self-attention: there is nothing to decompose, nothing was built"
-        raise SourceError(message)
+        problem = f"this {source.config['_class_name']} has no self-attention: there is nothing to decompose"
+        raise SourceError(problem)
     for layer in found.layers:
         for part in layer.tensors.values():
             _check_shape(part.tensor, source.shape(part.tensor), found.shapes[part.tensor])
@@ -119,23 +118,18 @@ def choose_layers(layers: list[Layer], patterns: Sequence[str]) -> list[Layer]:
         decided = [layer for layer in matched if layer.kind != "undecided"]
         # An undecided layer is built only when somebody names it: `*` names none.
         if not decided and pattern.strip("*.") == "":
-            message = (
-                "it could not be decided which layers are self-attention over image tokens: nothing was built. "
-                f"See `eigenbank build --dry-run`, and name those you want, e.g. --layers '{matched[0].name}'"
-            )
-            raise SourceError(message)
+            problem = "it could not be decided which layers are self-attention over image tokens"
+            advice = f"See `eigenbank build --dry-run`, and name those you want, e.g. --layers '{matched[0].name}'"
+            raise SourceError(problem, advice=advice)
         chosen.update(layer.name for layer in decided or matched)
     return [layer for layer in layers if layer.name in chosen]
 
 
 def _check_shape(parameter: str, found: tuple[int, ...] | None, expected: tuple[int, ...]) -> None:
     if found is None:
-        message = f"the checkpoint lacks {parameter}, which its config.json asks for: nothing was built"
-        raise SourceError(message)
+        problem = f"the checkpoint lacks {parameter}, which its config.json asks for"
+        raise SourceError(problem)
     # Old checkpoints store the projections as 1×1 convolutions.
     if [extent for extent in found if extent != 1] != [extent for extent in expected if extent != 1]:
-        message = (
-            f"{parameter} has shape {list(found)}, its config.json asks for {list(expected)}: "
-            "nothing was built. The config belongs to another checkpoint, or the file is damaged"
-        )
-        raise SourceError(message)
+        problem = f"{parameter} has shape {list(found)}, its config.json asks for {list(expected)}"
+        raise SourceError(problem, advice="The config belongs to another checkpoint, or the file is damaged")

@@ -109,8 +109,7 @@ def load_attribute_model(folder: Path) -> AttributeModel:
         model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except RuntimeError as error:
         problem = f"{weights} does not fit its config.json"
-        advice = "Its files belong to different models"
-        raise SourceError(problem, advice=advice) from error
+        raise SourceError(problem, advice="Its files belong to different models") from error
     model.source = f"attribute-model:{file_digest(weights)[:16]}"
     return model.eval()
 
@@ -180,8 +179,7 @@ def _config(path: Path) -> ProgramConfig:
         return parse_as(ProgramConfig, read_bounded(path, 2**20))
     except OSError as error:
         problem = f"{path} cannot be read ({error.strerror})"
-        advice = "It must name the model's scores"
-        raise SourceError(problem, advice=advice) from error
+        raise SourceError(problem, advice="It must name the model's scores") from error
     except ValueError as error:
         problem = f"{path} is no attribute model's config: {first_problem(error)}"
         raise SourceError(problem) from error
@@ -192,8 +190,7 @@ def _onnx(path: Path) -> Callable[[Tensor], Tensor]:
         import onnxruntime
     except ImportError as error:
         problem = f"{path} needs onnxruntime"
-        advice = "Install it: pip install 'eigenbank[onnx]'"
-        raise SourceError(problem, advice=advice) from error
+        raise SourceError(problem, advice="Install it: pip install 'eigenbank[onnx]'") from error
     try:
         # From bytes: a model in several files could name any file of this machine as one of them.
         session = onnxruntime.InferenceSession(read_bounded(path, MAX_ONNX_BYTES), providers=["CPUExecutionProvider"])

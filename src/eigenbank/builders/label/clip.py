@@ -101,8 +101,7 @@ class ClipLabeler:
         if float(lengths.min()) < 1e-4:
             name = vocabulary.concepts[int(lengths.argmin())].name
             problem = f"the prompts of {name!r} are all one to {source}"
-            advice = "Word them differently"
-            raise SourceError(problem, advice=advice)
+            raise SourceError(problem, advice="Word them differently")
         self._axes: Tensor = axes / lengths[:, None]
 
     def to(self, device: torch.device | str) -> "ClipLabeler":
@@ -139,8 +138,7 @@ def open_clip(argument: str | None) -> Labeler:
         import transformers
     except ImportError as error:
         problem = "the labeler clip needs transformers"
-        advice = "Install it: pip install 'eigenbank[clip]'"
-        raise SourceError(problem, advice=advice) from error
+        raise SourceError(problem, advice="Install it: pip install 'eigenbank[clip]'") from error
     try:
         library: Any = transformers  # some of its names are without types
         model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
