@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from making import make_checkpoint
 from PIL import Image
 
 import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.cli.main import run
-from eigenbank.loaders.lookup import SETTLED, load_without_people_labels, set_for_pipeline
+from eigenbank.loaders.lookup import SETTLED, OtherModelWarning, load_without_people_labels, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import store
@@ -161,3 +162,35 @@ def test_what_ships_is_there_from_the_start(demo_checkpoint: Path) -> None:
     assert bank.labels
     assert find_checkpoint("eigenbank/cartoon-faces-32")[1] == demo_checkpoint
     assert set_for_pipeline(open_pipeline(demo_checkpoint)).labels == bank.labels
+
+
+def test_a_set_is_found_by_the_weights_where_the_name_is_not_known(
+    kept: eb.DirectionSet, tiny_checkpoint: Path, demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(tiny_checkpoint, tmp_path / "renamed")
+    assert set_for_pipeline(open_pipeline(copied)).model_id == "acme/tiny"
+    unet = open_pipeline(copied).unet
+    with eb.steer(unet, {next(iter(kept)).id: 1.0}) as handle:
+        assert handle.terms[0].match == "exact"
+    half = open_pipeline(copied)
+    half.unet.half()
+    assert set_for_pipeline(half).model_id == "acme/tiny"
+
+
+def test_a_fine_tunes_set_is_its_bases_and_that_is_said_with_its_score(
+    kept: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe = open_pipeline(shutil.copytree(tiny_checkpoint, tmp_path / "tuned"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in pipe.unet.parameters():
+            parameter.add_(0.05 * parameter.std() * torch.randn(parameter.shape, generator=generator))
+    with pytest.warns(OtherModelWarning, match=r"that of acme/tiny is taken.*transfer 0\.9"):
+        handle = eb.steer(pipe, {next(iter(kept)).id: 1.0})
+    assert handle.terms[0].match.startswith("transfer 0.9")
+
+
+def test_weights_that_no_set_fits_are_an_error(kept: eb.DirectionSet, tmp_path: Path) -> None:
+    pipe = open_pipeline(make_checkpoint(tmp_path / "other", seed=7))
+    with pytest.raises(UnknownNameError, match="No set in the catalog fits the pipeline's weights either"):
+        eb.steer(pipe, {next(iter(kept)).id: 1.0})

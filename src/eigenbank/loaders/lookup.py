@@ -1,15 +1,18 @@
 """Find the direction set of a model or pipeline, and the directions that an edit names. Imports no torch."""
 
+import contextlib
+import itertools
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.catalog.database import locate
 from eigenbank.registry.hub.pull import find_set, folder_for, no_set
 from eigenbank.registry.local import people_labels, sets_of_checkpoint
@@ -18,7 +21,7 @@ from eigenbank.registry.sets.direction_set import Composite, Direction, Directio
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
-from eigenbank.schemas.errors import SteerError, UnknownNameError
+from eigenbank.schemas.errors import EigenbankError, SteerError, UnknownNameError
 from eigenbank.schemas.recipe import Site
 from eigenbank.schemas.sliders import Branch
 
@@ -44,7 +47,7 @@ Find = Callable[[str], tuple[Direction | Composite, int]]
 
 
 class OtherModelWarning(UserWarning):
-    """Sliders made for one model are looked up in another model's set, where a name may mean something else."""
+    """Names are looked up in the set of another model, where they may mean something else."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,74 @@ def load_without_people_labels(model_id: str) -> DirectionSet:
 
 
 def set_for_pipeline(pipe: Any) -> DirectionSet:
-    """Find the catalog's set for a pipeline: for the model it was opened as, else the checkpoint it was loaded from.
+    """Find the catalog's set for a pipeline: for the model it was opened as, else the checkpoint it was loaded from, else by weights.
 
-    Of several sets the one of the checkpoint's own id is taken, else the newest. Raises UnknownNameError where there is
-    none.
+    Of several sets the one of the checkpoint's own id is taken, else the newest. Where the name is not known, the set of the
+    same weights is taken; else the one whose directions fit best, of a model that this one is a fine-tune of, which
+    OtherModelWarning says. Raises UnknownNameError where none fits.
     """
     from eigenbank.loaders.pipelines import opened_model_id, origin_of
 
     model_id, origin = opened_model_id(pipe), origin_of(pipe)
-    if origin is None:
-        message = (
-            "the pipeline does not say where it was loaded from, so its directions cannot be looked up in the catalog: "
-            "pass bank=eigenbank.load(MODEL_ID)"
+    try:
+        if origin is None:
+            message = (
+                "the pipeline does not say where it was loaded from, so its directions cannot be looked up in the catalog by name: "
+                "pass bank=eigenbank.load(MODEL_ID)"
+            )
+            raise UnknownNameError(message)
+        return _set_of(model_id, origin)
+    except UnknownNameError as error:
+        found = _set_by_weights(pipe)
+        if found is None:
+            message = f"{error} No set in the catalog fits the pipeline's weights either."
+            raise UnknownNameError(message) from error
+        return found
+
+
+_fitting: "weakref.WeakKeyDictionary[Any, tuple[object, DirectionSet]]" = weakref.WeakKeyDictionary()
+"""The set that fits each denoiser, while the catalog is in the state it was in when it was found."""
+
+
+def _set_by_weights(pipe: Any) -> DirectionSet | None:
+    """Find the catalog's set that fits a pipeline's weights, None where none does. Warns OtherModelWarning of a fine-tune."""
+    from eigenbank.loaders.match import closest_set, layer_digest
+    from eigenbank.loaders.plugins import target_of
+
+    target, state = target_of(pipe), _catalog_state()
+    denoiser = next(iter(target.denoisers.values()))
+    known = _fitting.get(denoiser)
+    if known is not None and state is not None and known[0] == state:
+        return known[1]
+    kinds = {type(each).__name__ for each in target.denoisers.values()}
+    with Catalog.open() as catalog:
+        rows = [row for row in catalog.sets() if row.denoiser in kinds]
+        banks = _opened_sets(rows)
+        first = next(banks, None)
+        if first is None:
+            return None
+        digest = layer_digest(target, first)
+        same = [] if digest is None else [row for row, _ in catalog.sets_with_layers([digest])]
+        found = closest_set(target, itertools.chain(_opened_sets(same), [first], banks))
+        if found is None:
+            return None
+        bank = _with_people_labels(found[0], catalog)
+    if state is not None:
+        _fitting[denoiser] = (state, bank)
+    if found[1].verdict != "exact":
+        text = (
+            f"the catalog has no set of this model's own: that of {bank.model_id} is taken, whose directions fit its weights "
+            f"({found[1]}), as a fine-tune's do. A name may do something else here"
         )
-        raise UnknownNameError(message)
-    return _set_of(model_id, origin)
+        warnings.warn(text, OtherModelWarning, stacklevel=5)  # of whoever calls steer
+    return bank
+
+
+def _opened_sets(rows: Iterable[SetRow]) -> Iterator[DirectionSet]:
+    """Open sets one after another; those whose files are not on this machine, or damaged, are left out."""
+    for row in rows:
+        with contextlib.suppress(EigenbankError):
+            yield _open_cached(folder_for(row))
 
 
 def set_in_catalog(model_id: str) -> DirectionSet:

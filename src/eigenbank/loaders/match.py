@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eigenbank.loaders.target import Target
 from eigenbank.registry.plugins import PluginError
 from eigenbank.registry.recipes import form, weights_digest
-from eigenbank.registry.sets.direction_set import Direction
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import Layer, Part, Recipe
 from eigenbank.schemas.errors import MatchError, UnknownNameError
 from eigenbank.schemas.layer import Role
@@ -140,6 +140,43 @@ def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) 
             made = [Match(direction, "incompatible", reason=str(error)) for direction in members]
         found.update(zip(numbers, made, strict=True))
     return [found[number] for number in range(len(chosen))]
+
+
+def layer_digest(target: Target, bank: DirectionSet) -> str | None:
+    """Return the digest of a pipeline's weights in the first layer of a set; None where it has no such layer."""
+    denoiser, layer = denoiser_for(target, bank), next(iter(bank.layers.values()))
+    try:
+        weights = {} if denoiser is None else live_weights(target, denoiser, layer)
+    except MatchError:
+        return None
+    casts = [cast for cast in layer.digests if weights and weights["query"].dtype == getattr(torch, cast)]
+    return weights_digest(weights, casts[0]) if casts else None
+
+
+def denoiser_for(target: Target, bank: DirectionSet) -> nn.Module | None:
+    """Return the denoiser of the class that a set was built for, None where a pipeline has none."""
+    kind = bank.manifest.checkpoint.denoiser
+    return next((each for each in target.denoisers.values() if type(each).__name__ == kind), None)
+
+
+def closest_set(target: Target, banks: Iterable[DirectionSet]) -> tuple[DirectionSet, Match] | None:
+    """Return the set whose directions fit a pipeline's weights best, with the worst match of those tried; None if none fits.
+
+    The first direction of a set's first, middle and last layer is tried. The first set of which all are exact is taken.
+    """
+    best: tuple[DirectionSet, Match] | None = None
+    for bank in banks:
+        denoiser = denoiser_for(target, bank)
+        firsts = list({direction.layer: direction for direction in reversed(list(bank))}.values())
+        if denoiser is None or not firsts:
+            continue
+        tried = {id(each): each for each in (firsts[0], firsts[len(firsts) // 2], firsts[-1])}
+        worst = min(match(target, denoiser, tried.values()), key=lambda each: each.score or 0.0)
+        if worst.verdict == "exact":
+            return bank, worst
+        if worst.verdict == "transfer" and (best is None or (worst.score or 0.0) > (best[1].score or 0.0)):
+            best = bank, worst
+    return best
 
 
 def check(found: Match, force: bool) -> None:
