@@ -1,7 +1,6 @@
 """What a pipeline takes and needs to generate pictures, and what a `Drawing` is among the arguments of its call."""
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import DrawingError, first_problem
 
@@ -35,8 +35,8 @@ def takes_prompt(pipe: Any) -> bool:
 def pipeline_class(index: Path) -> type | None:
     """Return the class of a pipeline by its model_index.json alone; None where that names no class of diffusers."""
     try:
-        name = json.loads(index.read_bytes()).get("_class_name")
-    except (OSError, ValueError, RecursionError, AttributeError):
+        name = parse_json(read_bounded(index, 2**20), values=10_000).get("_class_name")
+    except (OSError, ValueError, AttributeError):
         return None
     import diffusers
 

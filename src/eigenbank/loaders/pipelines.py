@@ -14,6 +14,7 @@ from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.progress import Log, log_warning
+from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
 from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.drawing import Drawing, LoraFile
@@ -140,13 +141,23 @@ def pick_device(device: str) -> str:
 
 
 def _components(folder: Path) -> list[str]:
-    """The names under which a pipeline's index lists components that it does have; none where there is no index."""
-    import json
+    """The names under which a pipeline's index lists components that it does have; none where there is no index.
+
+    Raises SourceError for an index that names other code than diffusers' and transformers': older versions of diffusers import
+    whatever module it names, and so run it.
+    """
+    from diffusers import pipelines
 
     try:
-        index = json.loads((folder / "model_index.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        index = parse_json(read_bounded(folder / "model_index.json", 2**20), values=10_000)
+    except (OSError, ValueError):
         return []  # diffusers says what is wrong
+    for name, kind in index.items() if isinstance(index, dict) else ():
+        library = kind[0] if isinstance(kind, list) and kind else None
+        known = library in (None, "diffusers", "transformers") or hasattr(pipelines, str(library))
+        if (name == "_class_name" and not isinstance(kind, str)) or not (name.startswith("_") or known):
+            problem = f"model_index.json of {folder} names code of its own for {name}, {kind!r}"
+            raise SourceError(problem, outcome="nothing was opened, and none of it was run")
     return [
         name
         for name, kind in (index.items() if isinstance(index, dict) else ())
