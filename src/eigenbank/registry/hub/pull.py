@@ -240,11 +240,13 @@ def _download_by_name(name: str, revision: str | None, log: Log) -> DownloadedSe
 
 
 def _is_set_repo(model: str, revision: str | None) -> bool:
-    """Whether there is a repository of that very name, and it holds directions."""
-    remote = inspect_or_none(model)
+    """Whether there is a repository of that very name, and it holds directions. Raises HubError where it has no such revision."""
     # By its files, not its tags: the tags are those of the main branch.
-    if revision is not None and (remote is None or MANIFEST in remote.files):
-        remote = None if remote is None else inspect_repo(model, revision)
+    remote = inspect_or_none(model, revision)
+    if remote is None and revision is not None:
+        # It may be a checkpoint's, with other revisions than those of its set.
+        main = inspect_or_none(model)
+        remote = inspect_repo(model, revision) if main is not None and MANIFEST in main.files else None
     return remote is not None and MANIFEST in remote.files and VECTORS in remote.files
 
 
