@@ -156,33 +156,29 @@ def _refusal(folder: Path) -> str | None:
 
 
 def _catalog() -> Iterator[Finding]:
-    from eigenbank.registry.catalog.care import glance
-    from eigenbank.registry.catalog.database import check_folder, check_parent, locate
-    from eigenbank.registry.catalog.tables import VERSION
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.catalog.care import stats
+    from eigenbank.registry.catalog.database import check_folder, locate
 
     try:
-        place = locate(None)
-        if isinstance(place, Path):
-            check_parent(place)
-        if isinstance(place, Path) and place.parent.is_dir():
-            check_folder(place.parent)
-        seen = glance()
+        with Catalog.open() as catalog:
+            where, place = catalog.place, locate(None)
+            if isinstance(place, Path) and place.parent.is_dir():
+                check_folder(place.parent)
+            held = stats(catalog)
     except EigenbankError as error:
         yield Finding("catalog", "problem", str(error))
         return
-    where = seen.place
-    reason = _refusal(_nearest(place.parent)) if seen.version is None and isinstance(place, Path) else None
+    missing = isinstance(place, Path) and not place.exists()
+    reason = _refusal(_nearest(place.parent)) if isinstance(place, Path) and missing else None
     if reason is not None:
         advice = "Set EIGENBANK_CATALOG, or EIGENBANK_HOME, to a place that may be written to"
         yield Finding("catalog", "problem", f"none at {where}, and none can be created there: {reason}", advice)
-    elif seen.version is None:
+    elif missing:
         yield Finding("catalog", "ok", f"none at {where} yet", "The first change creates it")
-    elif seen.version < VERSION:
-        found = f"{where}, version {seen.version} of {VERSION}"
-        yield Finding("catalog", "ok", found, "Indexed again when next opened: eigenbank list")
     else:
-        held = "" if seen.models is None else f": {seen.models:,} models, {seen.directions:,} directions"
-        yield Finding("catalog", "ok", f"{where}, version {seen.version}{held}")
+        counts = f"{held['models']:,} models, {held['directions']:,} directions"
+        yield Finding("catalog", "ok", f"{where}, version {held['catalog_version']}: {counts}")
 
 
 def _cache() -> Iterator[Finding]:

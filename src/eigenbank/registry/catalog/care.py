@@ -1,6 +1,5 @@
 """Looking after a catalog: what is in it, and whether it is sound."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,36 +122,3 @@ def _differences(found: Connection, expected: Connection) -> Iterator[Problem]:
     if wrong_words:
         problem = f"{len(wrong_words):,} words are not in the index as they are, {wrong_words[0]!r} among them: eigenbank catalog reindex"
         yield Problem("words", problem)
-
-
-@dataclass(frozen=True)
-class Glance:
-    """What a look at a catalog saw: its version (None: there is none yet) and its counts (None: it is not of today's version)."""
-
-    place: str
-    version: int | None
-    models: int | None = None
-    directions: int | None = None
-
-
-def glance(url: str | os.PathLike[str] | None = None) -> Glance:
-    """Look at the catalog in use, or another, as it is: nothing is created, copied or brought up to date. Raises CatalogError."""
-    place = db.locate(url)
-    name = db.name_of(place)
-    if isinstance(place, os.PathLike):
-        if not place.exists():
-            return Glance(name, None)
-        db.check_file(place)
-    database = db.connect(place, reading=True)
-    try:
-        version = database.read(db.version_of, name)
-        if version is None:
-            return Glance(name, None)
-        db.check_version(name, version)
-        if version != VERSION:
-            return Glance(name, version)
-        statement = "SELECT count(*), coalesce(sum(directions), 0) FROM sets"
-        models, directions = database.read(lambda connection: run(connection, statement).one())
-        return Glance(name, version, int(models), int(directions))
-    finally:
-        database.close()
