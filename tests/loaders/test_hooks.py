@@ -1,9 +1,15 @@
 """A scale counts root mean square tokens of the image: of each sample, at each site, in each pass."""
 
+from pathlib import Path
+
 import pytest
+import textpipes
 import torch
 
+import eigenbank as eb
 from eigenbank.loaders.hooks import Addition, SiteHook, token_lengths
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.sample import sample
 from eigenbank.schemas import HookPoint, TokenCount
 
 WIDTH = 8
@@ -93,3 +99,31 @@ def test_each_sample_has_its_own_scale(tokens: torch.Tensor) -> None:
     moved = hook(scales * vector).handle(tokens)
     assert torch.equal(moved[1], tokens[1])
     torch.testing.assert_close(moved[2], tokens[2] - 2 * rms(tokens)[2].float() * vector)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["flux", "pixels"])
+def test_a_fresh_set_steers_a_pipeline_of_half_precision_as_it_does_one_of_float32(
+    kind: str, dtype: torch.dtype, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe = textpipes.flux() if kind == "flux" else open_pipeline(tiny_checkpoint)
+    denoiser = "transformer" if kind == "flux" else "unet"
+    getattr(pipe, denoiser).save_pretrained(tmp_path / denoiser)
+    edits = dict.fromkeys(eb.build(str(tmp_path / denoiser), top_k=1, recipes=["output-value"]), 3.0)
+
+    def draw(dtype: torch.dtype) -> torch.Tensor:
+        drawn = textpipes.draw(pipe, 1, 1, dtype=dtype) if kind == "flux" else sample(pipe, [0], 4)
+        return drawn.float()
+
+    found = {}
+    for each in (torch.float32, dtype):
+        pipe.to(each)
+        plain = draw(each)
+        with eb.steer(pipe, edits) as handle:
+            assert {term.match for term in handle.terms} == {"exact"}
+            found[each] = (plain, draw(each))
+        assert torch.equal(draw(each), plain)
+    (plain, edited), (plain_half, edited_half) = found[torch.float32], found[dtype]
+    rounding = max(float((plain_half - plain).norm()), torch.finfo(dtype).eps * float(plain.norm()))
+    assert float((edited_half - edited).norm()) < 3 * rounding < float((edited - plain).norm())
