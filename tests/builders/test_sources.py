@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.checkpoints.single_file import open_file
+from eigenbank.builders.discovery import fake_weights
 from eigenbank.registry.sets.tensors import TensorFileError
 from eigenbank.schemas.errors import EigenbankError, SourceError
 
@@ -262,3 +263,12 @@ def test_a_norm_that_tells_no_token_length_is_left_to_calibration(weights_file: 
     layers = build(open_folder(weights_file.parent), "a/b").layers
     assert layers["mid_block.attentions.0"].lengths == {}
     assert any(layer.lengths for layer in layers.values())
+
+
+@pytest.mark.parametrize("most", range(1, 16))
+def test_a_config_that_is_refused_leaves_gradients_as_they_were(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the bound is met: constructors initialise weights with gradients switched off."""
+    monkeypatch.setattr(fake_weights, "MAX_CALLS", most)
+    with pytest.raises(SourceError, match="more layers than any denoiser"):
+        fake_weights.empty_model({"_class_name": "UNet2DModel"})
+    assert torch.is_grad_enabled()

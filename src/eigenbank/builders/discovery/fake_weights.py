@@ -33,7 +33,9 @@ def empty_model(config: Mapping[str, Any]) -> Any:
 
     kind = denoiser_class(str(config.get("_class_name")))
     try:
-        with torch.device("meta"), _bounded():
+        # Outermost, what gradients were set to comes back: constructors switch them off for a while, and where the bound is met
+        # meanwhile, it stops the call that would switch them on again.
+        with torch.enable_grad(), torch.device("meta"), _bounded():
             model = kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
     except Exception as error:  # whatever a constructor makes of a hostile config is the config's fault
         problem = f"diffusers cannot make a {kind.__name__} of this config.json ({error})"
