@@ -123,12 +123,14 @@ FAST = (
 """Those of the normal suite, one for every way blocks are made; the others are slow together."""
 
 
-def make(kind: str) -> nn.Module:
-    """A denoiser with random weights, none of them zero."""
+def make(kind: str, config: dict[str, Any] | None = None) -> nn.Module:
+    """A model with random weights, none of them zero."""
     import diffusers
 
     torch.manual_seed(0)
-    model = getattr(diffusers, kind).from_config(CONFIGS[kind]).eval().requires_grad_(False)
+    model = (
+        getattr(diffusers, kind).from_config(CONFIGS[kind] if config is None else config).eval().requires_grad_(False)
+    )
     for name, parameter in model.named_parameters():
         # Gates and output layers that start at zero would hide everything behind them.
         if not parameter.any() and not name.endswith("bias"):
@@ -142,7 +144,12 @@ def calls(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
     from eigenbank.builders.discovery.inputs import candidates
 
     for arguments in candidates(model, dict(model.config), CASES):
-        yield {name: _filled(value, name, seed) for name, value in arguments.items()}
+        yield filled(arguments, seed)
+
+
+def filled(arguments: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Arguments with random tokens, the image's from `seed`."""
+    return {name: _filled(value, name, seed) for name, value in arguments.items()}
 
 
 def _filled(value: Any, name: str, seed: int) -> Any:

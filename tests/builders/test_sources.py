@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import textpipes
 import torch
 from making import Bomb, rewrite_json
 from safetensors.torch import load_file, save_file
@@ -272,3 +273,10 @@ def test_a_config_that_is_refused_leaves_gradients_as_they_were(most: int, monke
     with pytest.raises(SourceError, match="more layers than any denoiser"):
         fake_weights.empty_model({"_class_name": "UNet2DModel"})
     assert torch.is_grad_enabled()
+
+
+def test_a_second_denoiser_that_is_left_out_is_named(tmp_path: Path) -> None:
+    textpipes.wan(two=True).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="transformer is taken, transformer_2 left out"):
+        open_folder(tmp_path)
+    assert open_folder(tmp_path, subfolder="transformer_2").component == "transformer_2"

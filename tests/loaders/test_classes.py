@@ -4,8 +4,11 @@ Where the image tokens are is found out by a witness that knows nothing of ours:
 not mix, and those that change with the image are the image's.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pipelines
 import pytest
 import torch
 import zoo
@@ -14,9 +17,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import eigenbank as eb
+from eigenbank.builders.discovery.cases import CASES
+from eigenbank.builders.discovery.families import discover
+from eigenbank.builders.discovery.inputs import attempts
 from eigenbank.loaders.plugins import target_of
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import FuseError
+from eigenbank.schemas.errors import FuseError, SourceError
 
 SCALE = 0.75
 KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
@@ -119,6 +125,39 @@ def same(first: Any, second: Any) -> bool:
     return all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
+def moved_exactly(
+    model: nn.Module,
+    layer: Layer,
+    site: Any,
+    direction: Any,
+    arguments: dict[str, Any],
+    plain: Seen,
+    images: list[Seen],
+) -> tuple[Seen, bool]:
+    """What an edited call shows, after a look at whether every image token and nothing else moved; whether text was there."""
+    text_was_there = False
+    with eb.steer(model, {direction: SCALE}, site=site) as handle:
+        assert handle.terms[0].match == "exact"
+        edited = Seen(model, layer, arguments)
+    moved = 0
+    for plain_tokens, edited_tokens, one, two in zip(
+        plain.sites[site], edited.sites[site], images[0].sites[site], images[1].sites[site], strict=True
+    ):
+        if torch.equal(plain_tokens, edited_tokens):
+            continue
+        moved += 1
+        axis = layer.sites[site].axis if site != "projection-input" else -1
+        image = (one != two).movedim(axis, -1).any(-1)
+        text_was_there |= not bool(image.all())
+        before, after = plain_tokens.movedim(axis, -1), edited_tokens.movedim(axis, -1)
+        assert torch.equal(after[~image], before[~image]), (layer.name, site)
+        delta = SCALE * lengths(before, image, rows_of(arguments))[..., None] * direction.vector
+        torch.testing.assert_close(after[image], (before + delta)[image], atol=1e-5, rtol=1e-5)
+    # All that the projections read is moved; of an output or an input, the one tensor of image tokens.
+    assert moved == (len(plain.sites[site]) if site == "projection-input" else 1), (layer.name, site)
+    return edited, text_was_there
+
+
 @pytest.mark.filterwarnings("ignore:In CPU autocast")
 @pytest.mark.parametrize("kind", KINDS)
 def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> None:
@@ -135,25 +174,8 @@ def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> 
         plain = Seen(model, layer, arguments)
         images = [Seen(model, layer, each, mute=True) for each in (arguments, other)]
         for site in layer.sites:
-            with eb.steer(model, {direction: SCALE}, site=site) as handle:
-                assert handle.terms[0].match == "exact"
-                edited = Seen(model, layer, arguments)
-            moved = 0
-            for plain_tokens, edited_tokens, one, two in zip(
-                plain.sites[site], edited.sites[site], images[0].sites[site], images[1].sites[site], strict=True
-            ):
-                if torch.equal(plain_tokens, edited_tokens):
-                    continue
-                moved += 1
-                axis = layer.sites[site].axis if site != "projection-input" else -1
-                image = (one != two).movedim(axis, -1).any(-1)
-                text_was_there |= not bool(image.all())
-                before, after = plain_tokens.movedim(axis, -1), edited_tokens.movedim(axis, -1)
-                assert torch.equal(after[~image], before[~image]), (layer.name, site)
-                delta = SCALE * lengths(before, image, rows_of(arguments))[..., None] * direction.vector
-                torch.testing.assert_close(after[image], (before + delta)[image], atol=1e-5, rtol=1e-5)
-            # All that the projections read is moved; of an output or an input, the one tensor of image tokens.
-            assert moved == (len(plain.sites[site]) if site == "projection-input" else 1), (layer.name, site)
+            edited, seen = moved_exactly(model, layer, site, direction, arguments, plain, images)
+            text_was_there |= seen
             assert not same(edited.result, plain.result)
             with eb.steer(model, {direction: 0.0}, site=site):
                 assert same(Seen(model, layer, arguments).result, plain.result)
@@ -182,3 +204,59 @@ def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str) -> None:
                 expected = model(**call, return_dict=False)[0]
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+JOINT = (
+    "FluxTransformer2DModel", "ZImageTransformer2DModel", "Lumina2Transformer2DModel", "HunyuanVideoTransformer3DModel",
+    "SD3Transformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel", "HunyuanVideoFramepackTransformer3DModel",
+    "ChromaTransformer2DModel", "AuraFlowTransformer2DModel", "HiDreamImageTransformer2DModel", "CogView4Transformer2DModel",
+    "BriaTransformer2DModel", "BriaFiboTransformer2DModel", "CogVideoXTransformer3DModel", "CogView3PlusTransformer2DModel",
+    "HunyuanImageTransformer2DModel", "HunyuanVideo15Transformer3DModel", "MochiTransformer3DModel", "OmniGenTransformer2DModel",
+    "OvisImageTransformer2DModel", "LongCatImageTransformer2DModel", "MotifVideoTransformer3DModel", "Krea2Transformer2DModel",
+    "GlmImageTransformer2DModel", "NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel", "JoyImageEditTransformer3DModel",
+)  # fmt: skip
+"""Denoisers that have text and image tokens in one sequence; the first few always run."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if place > 3 else ()) for place, kind in enumerate(JOINT)]
+)
+def test_exactly_the_images_tokens_move_whatever_the_sizes_of_image_and_text(kind: str) -> None:
+    model = zoo.make(kind, pipelines.CONFIGS[kind])
+    found = discover({"_class_name": kind, **pipelines.CONFIGS[kind]}).layers
+    mixed = [layer for layer in found if any(point.image != "all" for point in layer.sites.values())]
+    bank, tried = zoo.bank_of(model, found), 0
+    for arguments, other in sizes(model):
+        for layer in mixed[:1] + mixed[-1:]:
+            plain = Seen(model, layer, arguments)
+            images = [Seen(model, layer, each, mute=True) for each in (arguments, other)]
+            for site, point in layer.sites.items():
+                if point.image != "all":
+                    moved_exactly(model, layer, site, bank[f"{layer.name}/value/0"], arguments, plain, images)
+        tried += 1
+    assert tried >= 2
+
+
+def sizes(model: nn.Module) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Arguments the model takes, and the same with another image: in one size, and in those others that it takes."""
+    for attempt in attempts(model, dict(model.config), CASES):
+        found = []
+        for each in (attempt, *attempt.others()):
+            pair = tuple(zoo.filled(each.arguments(), seed) for seed in (0, 7))
+            try:
+                with torch.no_grad():
+                    model(**{name: _copied(value) for name, value in pair[0].items()})
+            except Exception:  # arguments of another layout, or a size it does not take
+                if not found:
+                    break
+                continue
+            found.append(pair)
+        if found:
+            yield from found
+            return
+
+
+def test_a_denoiser_whose_pass_shows_no_image_tokens_apart_from_text_is_refused(tmp_path: Path) -> None:
+    zoo.make("Ideogram4Transformer2DModel", pipelines.CONFIGS["Ideogram4Transformer2DModel"]).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match="does not show where the image's tokens are"):
+        eb.build(str(tmp_path))

@@ -7,7 +7,7 @@ import textpipes
 import torch
 
 import eigenbank as eb
-from eigenbank.loaders.hooks import Addition, SiteHook, token_lengths
+from eigenbank.loaders.hooks import Addition, SiteHook, TokenCounter, token_lengths
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
 from eigenbank.schemas import HookPoint, TokenCount
@@ -16,11 +16,13 @@ WIDTH = 8
 
 
 def hook(vector: torch.Tensor, *, axis: int = -1, image: str = "all", tokens: int | None = None) -> SiteHook:
-    count = None if image == "all" else TokenCount(argument="hidden_states", axes=(1,), tokens=1, positions=1)
+    count = None if image == "all" else TokenCount(module="embed", at="output", axes=(1,))
     point = HookPoint(modules=("x",), at="output", axis=axis, image=image, count=count)  # type: ignore[arg-type]
     addition = Addition(point, WIDTH)
     addition.set(vector.expand(1, -1) if vector.ndim == 1 else vector)
-    addition.tokens = tokens
+    if count is not None:
+        addition.counter = TokenCounter(count)
+        addition.counter.tokens = tokens
     made = SiteHook(point)
     made.additions["edit"] = addition
     return made

@@ -5,6 +5,7 @@ import datetime
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -61,7 +62,8 @@ def build(
         problem = f"{source.where} is quantised by {source.quantised}, which cannot be decomposed as it is"
         raise SourceError(problem, advice="Give the checkpoint it was made from")
     key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
-    found = choose_layers(find_layers(source).layers, layers)
+    usable = _steerable(choose_layers(find_layers(source).layers, layers), chosen)
+    found = [layer for layer, _ in usable]
     return_freed_memory()
     where = pick_device(device)
     vectors: dict[str, Tensor] = {}
@@ -77,11 +79,11 @@ def build(
                 coming = reader.submit(_read_layer, source, found[number + 1])
             finished.append(measured)
             spectra: dict[str, Spectrum] = {}
-            for matrix, bases in _matrices(layer, weights, chosen, where):
+            for matrix, bases in _matrices(layer, weights, usable[number][1], where):
                 spectra |= _spectra(matrix, bases, layer, top_k)
             del weights
             vectors.update({f"{layer.name}/{basis}": spectrum.vectors for basis, spectrum in spectra.items()})
-            records.extend(_records(layer, chosen, spectra))
+            records.extend(_records(layer, usable[number][1], spectra))
     progress("done", len(found), len(found))
     manifest = Manifest(
         checkpoint=Checkpoint(
@@ -97,6 +99,27 @@ def build(
         directions=tuple(records),
     )
     return DirectionSet(manifest, vectors=vectors)
+
+
+def _steerable(layers: list[Layer], recipes: list[Recipe]) -> list[tuple[Layer, list[Recipe]]]:
+    """The layers with those of the recipes whose directions they can be steered by, which warns of the others.
+
+    Raises SourceError where nothing is left.
+    """
+    usable = [(layer, [recipe for recipe in recipes if layer.can_steer(recipe.site)]) for layer in layers]
+    found = [(layer, kept) for layer, kept in usable if kept]
+    left_out = [
+        f"{layer.name} ({', '.join(recipe.slug for recipe in recipes if recipe not in kept)})"
+        for layer, kept in usable
+        if len(kept) < len(recipes)
+    ]
+    if left_out:
+        named = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
+        message = f"a pass of this denoiser does not show where the image's tokens are for {named}"
+        if not found:
+            raise SourceError(message, outcome="nothing was built")
+        warnings.warn(f"{message}: left out", stacklevel=3)
+    return found
 
 
 def _read_layer(source: "WeightSource", layer: Layer) -> "tuple[Layer, dict[Role, Tensor]]":

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import math
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from eigenbank.diffusers_compat import compiled_call, running_pipeline, set_compiled_call
 from eigenbank.loaders.hooks import NotCopyable
 from eigenbank.loaders.target import TIMES, Target, arguments_of, denoiser_components
-from eigenbank.schemas.errors import MatchError, SteerError
-from eigenbank.schemas.layer import TokenCount
+from eigenbank.schemas.errors import SteerError
 
 SingleBranch = Literal["cond", "uncond"]
 
@@ -52,24 +50,6 @@ class DenoiserCall:
             return min(max(place / len(steps), 0.0), 1 - 1e-9)
         time = next((self.arguments[name] for name in TIMES if self.arguments.get(name) is not None), None)
         return self._watcher.progress_of(self.owner)(time)
-
-    def count(self, count: TokenCount) -> int:
-        """Return the number of image tokens, as `count` says to work it out. Raises MatchError where it cannot be."""
-        value = self.arguments.get(count.argument)
-        listed = isinstance(value, (list, tuple))
-        shape = tuple(getattr(value[0] if listed and value else value, "shape", ()))
-        axes = [axis - listed for axis in count.axes]
-        if not shape or max(axes) >= len(shape):
-            message = (
-                f"the denoiser was called with {count.argument} of shape {list(shape)}, where the set expects an axis "
-                f"{max(axes)}: its image tokens cannot be told from text. Nothing was changed"
-            )
-            raise MatchError(message)
-        whole = math.prod(int(shape[axis]) for axis in axes) * count.tokens
-        if whole % count.positions:
-            message = f"{count.argument} of shape {list(shape)} does not divide into tokens as the set says: nothing was changed"
-            raise MatchError(message)
-        return whole // count.positions
 
     def ragged(self) -> bool:
         """Whether the texts of the batch have different lengths, by the mask that came with them."""

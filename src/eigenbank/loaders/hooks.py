@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenbank.loaders.mask import Mask
-from eigenbank.schemas import HookPoint
+from eigenbank.schemas import HookPoint, TokenCount
 from eigenbank.schemas.errors import MatchError, SteerError
 
 
@@ -35,8 +35,8 @@ class Addition(NotCopyable):
 
     `delta` `(r, d)` float32 counts token lengths: one row for all samples, or one for each row of the denoiser's batch. It is
     written in place: changing a scale never recompiles what torch.compile made. `mask` weighs the tokens. While `idle`,
-    nothing is added at all. `tokens` is the number of image tokens where they are not all of them, `samples` the rows of the
-    denoiser's batch; both are set before each call, and None where nothing says them.
+    nothing is added at all. `counter` knows the number of image tokens where they are not all of them; `samples` is that of
+    the rows of the denoiser's batch, set before each call, and None where nothing says it.
     """
 
     def __init__(self, point: HookPoint, width: int) -> None:
@@ -44,7 +44,7 @@ class Addition(NotCopyable):
         self.delta = torch.zeros((1, width))
         self.mask: Mask | None = None
         self.idle = True
-        self.tokens: int | None = None
+        self.counter: TokenCounter | None = None
         self.samples: int | None = None
 
     def set(self, delta: Tensor) -> None:
@@ -104,6 +104,31 @@ def token_lengths(hidden: Tensor, axis: int, samples: int | None) -> Tensor:
     return finite
 
 
+class TokenCounter(NotCopyable):
+    """Notes, in every pass, how many image tokens there are, where the denoiser has them without any text."""
+
+    def __init__(self, count: TokenCount) -> None:
+        self.count = count
+        self.tokens: int | None = None
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Count the tokens among the arguments, if they are there."""
+        name, index = self.count.argument, self.count.index
+        if self.count.at == "input" and (name in kwargs or index < len(args)):
+            self._note(kwargs[name] if name in kwargs else args[index])
+
+    def after(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """Count the tokens in the output, if they are there."""
+        if self.count.at == "output":
+            self._note(output[self.count.index] if isinstance(output, tuple) else output)
+
+    def _note(self, tokens: Tensor) -> None:
+        found = 1
+        for axis in self.count.axes:  # torch.compile follows no generator
+            found *= tokens.shape[axis]
+        self.tokens = found
+
+
 class SiteHook(NotCopyable):
     """The hook on one module that all edits of a site share: each adds to the tokens as they come, so edits add up."""
 
@@ -144,8 +169,8 @@ class SiteHook(NotCopyable):
         total, count = hidden.shape[axis], self.image_tokens() or 0
         if not 0 < count <= total:
             message = (
-                f"{', '.join(self.point.modules)} got {total} tokens, where the set expects {count} of the image and "
-                "the text's besides: it describes another way to call the denoiser. Nothing was changed"
+                f"{', '.join(self.point.modules)} got {total} tokens, and this pass shows {count or 'no'} image tokens: the "
+                "set describes another way to call the denoiser. Nothing was changed"
             )
             raise MatchError(message)
         if self.point.image == "first":
@@ -158,7 +183,8 @@ class SiteHook(NotCopyable):
 
     def image_tokens(self) -> int | None:
         """Return how many of the tokens are the image's, where they are not all."""
-        return next(iter(self.additions.values())).tokens
+        counter = next(iter(self.additions.values())).counter
+        return None if counter is None else counter.tokens
 
     def image(self, hidden: Tensor) -> Tensor:
         """Return the image tokens with what the edits add, in lengths of these tokens as they are before any of them."""
@@ -198,7 +224,7 @@ def detach(module: nn.Module, addition: Addition, name: str) -> None:
         del hooks[addition.point]
 
 
-def put_on(module: nn.Module, hook: SiteHook) -> Callable[[], None]:
+def put_on(module: nn.Module, hook: SiteHook | TokenCounter) -> Callable[[], None]:
     """Put a hook on a module. Returns a function that takes it away and leaves the module as it was."""
     # What torch.compile made of a module notices another hook only where there was one of that kind before: hence both.
     handles = [

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.loaders.denoiser_calls import DenoiserCall, DenoiserCallWatcher
 from eigenbank.loaders.drawing import arguments, as_drawing, parameters_of
-from eigenbank.loaders.hooks import SiteHook, put_on
+from eigenbank.loaders.hooks import SiteHook, TokenCounter, put_on
 from eigenbank.loaders.pictures import any_dtype
 from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.sets.direction_set import DirectionSet
-from eigenbank.schemas import HookPoint, TokenLength
+from eigenbank.schemas import HookPoint, TokenCount, TokenLength
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import MatchError, SteerError
 from eigenbank.schemas.recipe import Site
@@ -30,7 +29,7 @@ class LengthProbe(SiteHook):
 
     def __init__(self, point: HookPoint) -> None:
         super().__init__(point)
-        self.tokens: int | None = None
+        self.counter: TokenCounter | None = None
         self.square = 0.0
         self.seen = 0
 
@@ -45,7 +44,7 @@ class LengthProbe(SiteHook):
 
     def image_tokens(self) -> int | None:
         """Return how many of the tokens are the image's."""
-        return self.tokens
+        return None if self.counter is None else self.counter.tokens
 
     def image(self, hidden: Tensor) -> Tensor:
         """Measure the tokens."""
@@ -81,8 +80,9 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
     target, record = target_of(pipe), LengthRecord(bank)
     sites = {(each.layer, each.recipe.site) for each in bank.manifest.directions}
     with contextlib.ExitStack() as stack:
-        for name, denoiser in target.denoisers.items():
+        for denoiser in target.denoisers.values():
             probes = record.probes
+            counters: dict[TokenCount, TokenCounter] = {}
             for layer_name, site in sorted(sites):
                 layer = bank.layers[layer_name]
                 if site in layer.lengths or (layer_name, site) in probes:
@@ -92,16 +92,12 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
                     probe = LengthProbe(point)
                     # Several modules of one site read the same tokens: one is enough.
                     stack.callback(put_on(target.module(denoiser, point.modules[0]), probe))
+                    if point.count is not None:
+                        probe.counter = counters.get(point.count) or TokenCounter(point.count)
+                        if point.count not in counters:
+                            stack.callback(put_on(target.module(denoiser, point.count.module), probe.counter))
+                        counters[point.count] = probe.counter
                     probes[layer_name, site] = probe
-
-            def count(call: DenoiserCall) -> None:
-                for probe in record.probes.values():
-                    if probe.point.count is not None:
-                        probe.tokens = call.count(probe.point.count)
-
-            watch = DenoiserCallWatcher(target, name, count)
-            stack.callback(watch.remove)
-            watch.attach()
         yield record
 
 

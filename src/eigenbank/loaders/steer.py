@@ -6,7 +6,7 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ from eigenbank.loaders.denoiser_calls import (
     takes_text,
 )
 from eigenbank.loaders.fuse import FusedBias
-from eigenbank.loaders.hooks import Addition, attach, detach
+from eigenbank.loaders.hooks import Addition, TokenCounter, attach, detach, put_on
 from eigenbank.loaders.lookup import check_branch, parse_edits, requested_directions
 from eigenbank.loaders.mask import Mask, as_mask
 from eigenbank.loaders.match import Match, check, match
@@ -32,7 +32,7 @@ from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target, device_and_dtype
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas import Layer
+from eigenbank.schemas import Layer, TokenCount
 from eigenbank.schemas.errors import FuseError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Site, Window
 from eigenbank.schemas.sliders import Branch
@@ -159,6 +159,7 @@ class ActiveEdit:
         self.factor = 1.0
         self.sites: list[_EditedSite] = []
         self._placed: list[tuple[str, nn.Module, Addition]] = []
+        self._counters: dict[TokenCount, tuple[TokenCounter, Callable[[], None]]] = {}
         self._number = f"edit-{next(_numbers)}"
         self._watcher: DenoiserCallWatcher | None = None
         # What the last call was: how far the run, its batch with the rows of each branch, and its spatial shape.
@@ -193,6 +194,7 @@ class ActiveEdit:
         for path in point.modules:
             addition = Addition(point, layer.width)
             addition.delta = addition.delta.to(device)
+            addition.counter = self._counter(point.count)
             module = self.target.module(self.denoiser, path)
             attach(module, addition, f"{self._number}/{len(self._placed)}")
             self._placed.append((path, module, addition))
@@ -200,6 +202,14 @@ class ActiveEdit:
         if self.mask is not None and layer.kind == "temporal":
             message = f"{layer.name} attends over frames: a mask cannot act there. Leave its directions out of the masked edit"
             raise SteerError(message)
+
+    def _counter(self, count: TokenCount | None) -> TokenCounter | None:
+        """Return the counter for the sites that are counted in the same place, put there if there is none."""
+        if count is not None and count not in self._counters:
+            counter = TokenCounter(count)
+            undo = put_on(self.target.module(self.denoiser, count.module), counter)
+            self._counters[count] = counter, undo
+        return None if count is None else self._counters[count][0]
 
     def _follow_modules(self) -> None:
         """Move additions to the modules that took the place of theirs, as adapters do when they are loaded or unloaded."""
@@ -218,6 +228,9 @@ class ActiveEdit:
         while self._placed:
             _, module, addition = self._placed.pop()
             detach(module, addition, f"{self._number}/{len(self._placed)}")
+        while self._counters:
+            _, (_, undo) = self._counters.popitem()
+            undo()
         while self.sites:
             bias = self.sites.pop().bias
             if bias is not None:
@@ -307,13 +320,12 @@ class ActiveEdit:
         return found
 
     def _tell_additions(self, call: DenoiserCall) -> None:
-        """Tell the additions how many samples there are, and where text is among them how many tokens. Raises MatchError."""
+        """Tell the additions how many samples there are. Raises MatchError where text and image cannot be told apart."""
+        for counter, _ in self._counters.values():
+            counter.tokens = None
         for edited in self.sites:
             for addition in edited.additions:
                 addition.samples = call.batch
-                if addition.point.count is None:
-                    continue
-                addition.tokens = call.count(addition.point.count)
                 if addition.point.image == "last" and call.ragged():
                     # Shorter texts end in padding, which some denoisers move behind the image.
                     message = (

@@ -107,10 +107,10 @@ class Target:
 
     def convention(self, layer: Layer, site: Site) -> HookPoint:
         """Return where diffusers usually has the tokens of a site, for sets that do not say. Raises MatchError."""
-        if layer.kind == "joint":
+        if not layer.can_steer(site):
             message = (
-                f"the set does not say which tokens of {layer.name}'s {site} are the image's and which the text's: nothing "
-                "was changed. Build the set again"
+                f"the set does not say where the image's tokens are at {layer.name}'s {site}: nothing was changed. Use another "
+                f"site ({', '.join(sorted(layer.sites)) or 'none of this layer is known'})"
             )
             raise MatchError(message)
         inside = layer.norm is not None and layer.norm_inside

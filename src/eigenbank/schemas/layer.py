@@ -74,15 +74,16 @@ class Norm(Model):
 
 
 class TokenCount(Model):
-    """How to compute the number of image tokens of a denoiser call: `tokens` for every `positions` of an argument.
+    """Where a pass of the denoiser shows how many image tokens there are: a tensor that holds them and nothing else.
 
-    The positions of an argument are the product of its extents along `axes`; a list of samples counts as a batch.
+    It is an input or output of `module`, said as in a HookPoint; the product of its extents along `axes` is the number.
     """
 
-    argument: ParameterName
-    axes: tuple[Annotated[int, Field(ge=0, le=8)], ...] = Field(min_length=1, max_length=4)
-    tokens: Annotated[int, Field(ge=1, le=2**20)]
-    positions: Annotated[int, Field(ge=1, le=2**20)]
+    module: ModulePath
+    at: Literal["input", "output"]
+    argument: ParameterName | None = None
+    index: Annotated[int, Field(ge=0, le=64)] = 0
+    axes: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field(min_length=1, max_length=4)
 
 
 class HookPoint(Model):
@@ -129,6 +130,14 @@ class Layer(Model):
     sites: dict[Site, HookPoint] = Field(default_factory=dict)
     lengths: dict[Site, TokenLength] = Field(default_factory=dict)
     digests: dict[CastDType, Sha256] = Field(default_factory=dict)
+
+    def can_steer(self, site: Site) -> bool:
+        """Whether a vector can be added at a site: it is known where the tokens are there, or a convention says it.
+
+        Where any of the layer's sites is known, one that is not was looked for in vain; which tokens of a joint layer are the
+        image's, no convention says.
+        """
+        return site in self.sites or not (self.sites or self.kind == "joint")
 
     @property
     def norm_inside(self) -> bool:

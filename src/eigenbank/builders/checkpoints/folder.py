@@ -17,7 +17,7 @@ from eigenbank.schemas.errors import SourceError
 if TYPE_CHECKING:
     from torch import Tensor
 
-COMPONENTS = ("unet", "transformer", "prior")
+COMPONENTS = ("unet", "transformer", "prior", "decoder", "transformer_2")
 """The names a pipeline gives its denoiser, in the order they are looked for."""
 
 STEM = "diffusion_pytorch_model"
@@ -97,7 +97,7 @@ def choose_component(
     """The denoiser's subfolder: none for a denoiser's own folder, else the first a pipeline's index names that is there.
 
     `flat` says that a config.json lies beside the index: old pipelines keep their only model there. `subfolder` is one
-    that was asked for. Raises SourceError where there is none.
+    that was asked for. Warns of further denoisers, and raises SourceError where there is none.
     """
     if subfolder is not None:
         if subfolder and not has(subfolder):
@@ -107,7 +107,10 @@ def choose_component(
     if index is None:
         return ""
     named = [name for name in COMPONENTS if name in index]
-    component = next((name for name in named if has(name)), "")
+    component, *others = [name for name in named if has(name)] or [""]
+    if others:
+        message = f"{where} has several denoisers: {component} is taken, {' and '.join(others)} left out; give a subfolder to build one"
+        warnings.warn(message, stacklevel=3)
     if not component and not (named and flat):
         message = f"{where} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
         raise SourceError(message)

@@ -7,7 +7,7 @@ sequence, a list) is declared nowhere, so the candidates are tried in turn.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -114,10 +114,41 @@ class Trial:
 Maker = Callable[[Trial], Any]
 
 
-def candidates(
+@dataclass(frozen=True)
+class Attempt:
+    """The arguments of one trial, and how to make the same of other sizes. `optional`: those known that have a default too."""
+
+    trial: Trial
+    case: Mapping[str, Maker]
+    optional: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments for the denoiser's forward."""
+        made: dict[str, Any] = {}
+        for name, parameter in inspect.signature(self.trial.model.forward).parameters.items():
+            required = parameter.default is parameter.empty
+            if name == "return_dict" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                continue
+            maker = self.case.get(name) or _MAKERS.get(name)
+            if maker is not None and (required or self.optional or name in _NEEDED or name in self.case):
+                value = maker(self.trial)
+                if value is not None or required:
+                    made[name] = value
+            elif required:
+                made[name] = self.trial.vector()
+        return made
+
+    def others(self) -> "list[Attempt]":
+        """The same with a larger image and a longer text, at once and one at a time."""
+        sizes = self.trial.sizes
+        more = ({"side": sizes.side * 2, "text": sizes.text + 3}, {"side": sizes.side * 2}, {"text": sizes.text + 3})
+        return [replace(self, trial=replace(self.trial, sizes=replace(sizes, **each))) for each in more]
+
+
+def attempts(
     model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, Mapping[str, Maker]]
-) -> Iterator[dict[str, Any]]:
-    """Keyword arguments to try `model.forward` with, the likeliest first. `cases`: class → argument → how to make it.
+) -> Iterator[Attempt]:
+    """What to try `model.forward` with, the likeliest first. `cases`: class → argument → how to make it.
 
     An argument's maker `layouts` lists the layouts to try instead of all; a maker that gives None leaves the argument out.
     """
@@ -135,24 +166,14 @@ def candidates(
             for side in (4, 8) if layout in ("bnc", "bcn") else (8, 32):
                 trial = Trial(model, config, layout, TrialSizes(side=side, text=text))
                 for optional in (True, False):
-                    yield _arguments(trial, case, optional)
+                    yield Attempt(trial, case, optional)
 
 
-def _arguments(trial: Trial, case: Mapping[str, Maker], optional: bool) -> dict[str, Any]:
-    """Make the arguments for one layout. With `optional`, also those known here that have a default."""
-    made: dict[str, Any] = {}
-    for name, parameter in inspect.signature(trial.model.forward).parameters.items():
-        required = parameter.default is parameter.empty
-        if name == "return_dict" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        maker = case.get(name) or _MAKERS.get(name)
-        if maker is not None and (required or optional or name in _NEEDED or name in case):
-            value = maker(trial)
-            if value is not None or required:
-                made[name] = value
-        elif required:
-            made[name] = trial.vector()
-    return made
+def candidates(
+    model: nn.Module, config: Mapping[str, Any], cases: Mapping[str, Mapping[str, Maker]]
+) -> Iterator[dict[str, Any]]:
+    """The keyword arguments of all `attempts`."""
+    return (attempt.arguments() for attempt in attempts(model, config, cases))
 
 
 def _mask(trial: Trial) -> Tensor:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from eigenbank.builders.discovery.fake_weights import with_fake_weights
 from eigenbank.builders.discovery.families import Discovery
-from eigenbank.builders.discovery.inputs import Maker, candidates
-from eigenbank.builders.discovery.token_positions import ModuleRecorder
+from eigenbank.builders.discovery.inputs import Attempt, Maker, attempts
+from eigenbank.builders.discovery.token_positions import Located, ModuleRecorder
 from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position, tag_norm
 from eigenbank.builders.discovery.trace import Operand, Trace, TracedAttention, Tracer
 from eigenbank.diffusers_compat import is_convolution
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
+from eigenbank.schemas.recipe import Site
 
 _ROLES: tuple[Role, ...] = ("query", "key", "value")
 _BIASES: dict[Role, Role] = {
@@ -36,23 +37,56 @@ def trace_layers(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> 
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     model = with_fake_weights(model)
     recorder = ModuleRecorder(model)
-    trace, problem = _run(model, cases, recorder)
-    layers: dict[str, Layer] = {}
+    with _tagging_norms(model), recorder.recording(), _plain_flex(), _silent(), torch.no_grad():
+        trace, problem, attempt = _follow(model, cases, recorder)
+        found, excluded = _layers(model, trace, recorder, shapes)
+        again: list[dict[str, tuple[Layer, dict[Site, Located]]]] = []
+        if attempt is not None and any(
+            site.counts is not None for _, sites in found.values() for site in sites.values()
+        ):
+            for other in attempt.others():
+                if len(again) == 1 and other.trial.sizes.text == attempt.trial.sizes.text:
+                    break
+                recorder.clear()
+                tracer, failed = _traced(model, other)
+                if failed is None:
+                    again.append(_layers(model, tracer.trace, recorder, shapes)[0])
+    layers = {name: _confirmed(layer, sites, again) for name, (layer, sites) in found.items()}
+    undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    listed = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
+    note = _note(type(model).__name__, listed, undecided, problem)
+    used = {part.tensor for layer in listed for part in layer.tensors.values()}
+    return Discovery(listed, {name: shape for name, shape in shapes.items() if name in used}, note)
+
+
+def _layers(
+    model: nn.Module, trace: Trace, recorder: ModuleRecorder, shapes: Mapping[str, tuple[int, ...]]
+) -> "tuple[dict[str, tuple[Layer, dict[Site, Located]]], set[str]]":
+    """The layers of a trace with their sites, and the modules that were seen to be none."""
+    layers: dict[str, tuple[Layer, dict[Site, Located]]] = {}
     excluded: set[str] = set()
     for attention in trace.attentions:
         layer = _layer(model, trace, attention, shapes)
-        if layer is not None:
-            layers.setdefault(layer.name, _with_sites(layer, attention, recorder))
-        else:
-            excluded.update(
-                _owner(model, operand.weight) for found in attention.operands.values() for operand in found.values()
-            )
-    undecided = [layer for layer in _unseen(model, shapes) if layer.name not in layers and layer.name not in excluded]
-    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
-    found = sorted([*layers.values(), *undecided], key=lambda layer: order[layer.name])
-    note = _note(type(model).__name__, found, undecided, problem)
-    used = {part.tensor for layer in found for part in layer.tensors.values()}
-    return Discovery(found, {name: shape for name, shape in shapes.items() if name in used}, note)
+        if layer is None:
+            operands = [operand for found in attention.operands.values() for operand in found.values()]
+            excluded.update(_owner(model, operand.weight) for operand in operands)
+        elif layer.name not in layers:
+            read = [attention.operands[role][IMAGE] for role in _ROLES]
+            projections = [operand.weight.rpartition(".")[0] for operand in read]
+            layers[layer.name] = layer, recorder.hook_points(layer, [operand.source for operand in read], projections)
+    return layers, excluded
+
+
+def _confirmed(
+    layer: Layer, sites: "dict[Site, Located]", again: "list[dict[str, tuple[Layer, dict[Site, Located]]]]"
+) -> Layer:
+    """The layer with those of its sites that passes over other sizes confirm."""
+    found = {
+        site: located.confirmed([other[layer.name][1].get(site) if layer.name in other else None for other in again])
+        for site, located in sites.items()
+    }
+    return layer.model_copy(update={"sites": {site: point for site, point in found.items() if point is not None}})
 
 
 def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | None) -> str | None:
@@ -71,28 +105,35 @@ def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | 
     return f"{kind}: {'; '.join(said)}" if said else None
 
 
-def _run(
+def _follow(
     model: nn.Module, cases: Mapping[str, Mapping[str, Maker]], recorder: ModuleRecorder
-) -> tuple[Trace, str | None]:
+) -> tuple[Trace, str | None, Attempt | None]:
     """Run a model with fake weights on the first arguments it accepts.
 
-    Returns the trace and None; where it accepts none, the trace that came furthest and what it failed on.
+    Returns the trace, None and what it accepted; where it accepts nothing, the trace that came furthest and what it failed on.
     """
     best, problem = Trace(), "no arguments fit"
-    with _tagging_norms(model), recorder.recording(), _plain_flex(), _silent(), torch.no_grad():
-        for arguments in candidates(model, dict(getattr(model, "config", {})), cases):
-            tracer = Tracer(model)
-            recorder.clear()
-            try:
-                with tracer:
-                    model(**arguments)
-            except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
-                if len(tracer.trace.attentions) >= len(best.attentions):
-                    first_line = next(iter(str(error).splitlines()), "")
-                    best, problem = tracer.trace, f"{type(error).__name__}: {first_line[:120]}"
-                continue
-            return tracer.trace, None
-    return best, problem
+    for attempt in attempts(model, dict(getattr(model, "config", {})), cases):
+        recorder.clear()
+        tracer, failed = _traced(model, attempt)
+        if failed is None:
+            return tracer.trace, None, attempt
+        if len(tracer.trace.attentions) >= len(best.attentions):
+            first_line = next(iter(str(failed).splitlines()), "")
+            best, problem = tracer.trace, f"{type(failed).__name__}: {first_line[:120]}"
+    return best, problem, None
+
+
+def _traced(model: nn.Module, attempt: Attempt) -> tuple[Tracer, Exception | None]:
+    """Trace one pass. Returns how far it came, and what it failed on."""
+    tracer = Tracer(model)
+    try:
+        arguments = attempt.arguments()
+        with tracer:
+            model(**arguments)
+    except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
+        return tracer, error
+    return tracer, None
 
 
 @contextlib.contextmanager
@@ -177,15 +218,6 @@ def _layer(
         kv_heads=kv_heads if kv_heads != heads else None,
         norm=norm,
         tensors=tensors,
-    )
-
-
-def _with_sites(layer: Layer, attention: TracedAttention, recorder: ModuleRecorder) -> Layer:
-    """Add to a layer where the tokens of its sites are."""
-    read = [attention.operands[role][IMAGE] for role in _ROLES]
-    projections = [operand.weight.rpartition(".")[0] for operand in read]
-    return layer.model_copy(
-        update={"sites": recorder.hook_points(layer, [operand.source for operand in read], projections)}
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, TOKEN, tags_of
+from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TOKEN, attach, tags_of
 from eigenbank.diffusers_compat import without_torch_function
 from eigenbank.schemas import Layer
 from eigenbank.schemas.layer import HookPoint, TokenCount
@@ -34,7 +34,6 @@ class RecordedTensor:
     shape: tuple[int, ...]
     token_axes: tuple[int, ...]
     streams: bytes
-    listed: bool = False
 
     def channel_axis(self, width: int) -> int | None:
         """1 or −1, the axis of that extent along which the token stays the same; None where there is none."""
@@ -52,6 +51,8 @@ class ModuleRecorder:
         self.model = model
         self.inputs: dict[str, list[RecordedTensor]] = {}
         self.outputs: dict[str, list[RecordedTensor]] = {}
+        self.counts: dict[TokenCount, int] = {}
+        """Where a pass shows a number of image tokens, in the order it does, and the number."""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -70,17 +71,25 @@ class ModuleRecorder:
         """Forget what was recorded in a trial that failed."""
         self.inputs.clear()
         self.outputs.clear()
+        self.counts.clear()
 
     def _before(self, name: str) -> Any:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if name not in self.inputs:
-                names = list(inspect.signature(type(module).forward).parameters)[1:]
-                given = [*zip(names, args, strict=False), *kwargs.items()]
-                found = [
-                    _recorded(value, key, names.index(key) if key in names else len(names), (name, "input"))
-                    for key, value in given
-                ]
-                self.inputs[name] = [tensor for tensor in found if tensor is not None]
+            if name in self.inputs:
+                return
+            names = list(inspect.signature(type(module).forward).parameters)[1:]
+            given = [*zip(names, args, strict=False), *kwargs.items()]
+            found = [
+                (value, _recorded(value, key, names.index(key) if key in names else len(names))) for key, value in given
+            ]
+            self.inputs[name] = [tensor for _, tensor in found if tensor is not None]
+            self._count(name, "input", self.inputs[name])
+            rivals = [tensor for tensor in self.inputs[name] if IMAGE in tensor.streams]
+            for value, tensor in found:
+                if tensor is not None:
+                    value._eb_at = (*getattr(value, "_eb_at", ()), (name, tensor.name))
+                    if len(rivals) > 1 and tensor in rivals:
+                        attach(value, "fed", getattr(value, "_eb_fed", frozenset()) | {(name, tensor.name)})
 
         return look
 
@@ -88,27 +97,37 @@ class ModuleRecorder:
         def look(_module: nn.Module, _args: Any, output: Any) -> None:
             if name not in self.outputs:
                 values = output if isinstance(output, tuple) else (output,)
-                found = [_recorded(value, None, index, (name, "output")) for index, value in enumerate(values)]
+                found = [_recorded(value, None, index) for index, value in enumerate(values)]
                 self.outputs[name] = [tensor for tensor in found if tensor is not None]
+                self._count(name, "output", self.outputs[name])
 
         return look
 
-    def hook_points(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> dict[Site, HookPoint]:
+    def _count(self, module: str, at: Any, tensors: Sequence[RecordedTensor]) -> None:
+        """Note how many image tokens are in the tensors that hold nothing else, sample by sample."""
+        for tensor in tensors if module else ():
+            if tensor.token_axes and 0 not in tensor.token_axes and set(tensor.streams) == {IMAGE}:
+                count = TokenCount(
+                    module=module, at=at, argument=tensor.name, index=tensor.index, axes=tensor.token_axes
+                )
+                self.counts.setdefault(count, math.prod(tensor.shape[axis] for axis in tensor.token_axes))
+
+    def hook_points(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> "dict[Site, Located]":
         """The sites of a layer, as far as they were seen. `sources`: what its projections, at those paths, read."""
-        found: dict[Site, HookPoint | None] = {
+        found: dict[Site, Located | None] = {
             "projection-input": self._projection_input(layer, sources, projections),
-            "block-output": self._output(layer),
-            "block-input": self._block_input(layer),
+            "block-output": self._hook_point(layer, [layer.name], "output", self.outputs.get(layer.name, [])),
+            "block-input": self._block_input(layer, sources),
         }
         return {site: point for site, point in found.items() if point is not None}
 
-    def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> HookPoint | None:
+    def _projection_input(self, layer: Layer, sources: Sequence[Any], projections: Sequence[str]) -> "Located | None":
         if layer.norm is not None and layer.norm_inside:
             return self._hook_point(layer, [layer.norm.module], "output", self.outputs.get(layer.norm.module, []))
         whole = [
             tensor
             for tensor in self.inputs.get(layer.name, [])
-            if all((layer.name, "input", tensor.name) in getattr(source, "_eb_at", ()) for source in sources)
+            if all((layer.name, tensor.name) in getattr(source, "_eb_at", ()) for source in sources)
         ]
         # The same tokens under two names are two things to a hook: queries from one, keys and values from the other.
         point = self._hook_point(layer, [layer.name], "input", whole) if len(whole) == 1 else None
@@ -116,17 +135,18 @@ class ModuleRecorder:
             return point
         modules = list(dict.fromkeys(projections))
         each = [self._hook_point(layer, [module], "input", self.inputs.get(module, [])) for module in modules]
-        same = {None if found is None else found.model_copy(update={"modules": ("x",)}) for found in each}
-        return each[0].model_copy(update={"modules": tuple(modules)}) if len(same) == 1 and each[0] else None
+        same = {None if found is None else found.of(("x",)) for found in each}
+        return each[0].of(tuple(modules)) if len(same) == 1 and each[0] else None
 
-    def _output(self, layer: Layer) -> HookPoint | None:
-        return self._hook_point(layer, [layer.name], "output", self.outputs.get(layer.name, []))
-
-    def _block_input(self, layer: Layer) -> HookPoint | None:
-        """Return the input of the block around the attention, where the residual stream enters it."""
+    def _block_input(self, layer: Layer, sources: Sequence[Any]) -> "Located | None":
+        """The input of the block around the attention, where the residual stream that it reads enters."""
+        fed = frozenset().union(*(getattr(source, "_eb_fed", ()) for source in sources))
         module = layer.name if layer.norm_inside else layer.name.rpartition(".")[0]
         while module:
-            point = self._hook_point(layer, [module], "input", self.inputs.get(module, []))
+            tensors = self.inputs.get(module, [])
+            if sum(IMAGE in tensor.streams for tensor in tensors) > 1:
+                tensors = [tensor for tensor in tensors if (module, tensor.name) in fed]
+            point = self._hook_point(layer, [module], "input", tensors)
             if point is not None:
                 return point
             module = module.rpartition(".")[0]
@@ -134,59 +154,68 @@ class ModuleRecorder:
 
     def _hook_point(
         self, layer: Layer, modules: list[str], at: Any, tensors: Sequence[RecordedTensor]
-    ) -> HookPoint | None:
-        """Return the hook point at the first of the tensors that holds image tokens of the layer's width."""
+    ) -> "Located | None":
+        """The hook point at the first of the tensors that holds image tokens of the layer's width."""
         for tensor in tensors:
             axis = tensor.channel_axis(layer.width)
             streams = tensor.streams
             if axis is None or IMAGE not in streams:
                 continue
-            image = [stream == IMAGE for stream in streams]
-            number = sum(image)
+            number = streams.count(IMAGE)
             where: Any = None
-            if all(image):
+            if number == len(streams):
                 where = "all"
-            elif all(image[:number]):
+            elif set(streams[:number]) == {IMAGE}:
                 where = "first"
-            elif all(image[-number:]):
+            elif set(streams[-number:]) == {IMAGE}:
                 where = "last"
-            count = None if where == "all" else self._count(number)
-            if where is None or (where != "all" and count is None):
+            # Samples come first and are not mixed with tokens, which are in one row where only some are the image's.
+            tokens_first = 0 in tensor.token_axes and tensor.shape[1] == 1 and len(tensor.shape) > 2
+            if (
+                where is None
+                or tokens_first
+                or (where != "all" and tensor.token_axes != (len(tensor.shape) - 2 if axis == -1 else 2,))
+            ):
                 return None
-            return HookPoint(
-                modules=tuple(modules),
-                at=at,
-                argument=tensor.name,
-                index=tensor.index,
-                axis=axis,  # type: ignore[arg-type]
-                image=where,
-                count=count,
-            )
-        return None
-
-    def _count(self, tokens: int) -> TokenCount | None:
-        """Tell how the number of image tokens follows from the first argument of the denoiser that holds image."""
-        for tensor in self.inputs.get("", []):
-            axes = tensor.token_axes
-            if not axes or IMAGE not in tensor.streams or TEXT in tensor.streams or tensor.name is None:
-                continue
-            if tensor.listed:  # its tensors are samples, without a batch axis
-                axes = tuple(range(2, len(tensor.shape) + 1))
-            positions = math.prod(tensor.shape[axis - tensor.listed] for axis in axes)
-            return TokenCount(argument=tensor.name, axes=axes, tokens=tokens, positions=positions)
+            point = HookPoint.model_construct(
+                modules=tuple(modules), at=at, argument=tensor.name, index=tensor.index, axis=axis, image=where
+            )  # fmt: skip
+            return Located(point, None if where == "all" else tuple(c for c, n in self.counts.items() if n == number))
         return None
 
 
-def _recorded(value: Any, name: str | None, index: int, at: tuple[str, str]) -> RecordedTensor | None:
-    """Record a value, which also learns where it was seen. None for what holds no token."""
-    listed = isinstance(value, list) and bool(value)
-    tensor = value[0] if listed else value
+@dataclass(frozen=True)
+class Located:
+    """A hook point, and where text is among its tokens all that shows as many as are the image's: one pass cannot tell which
+    of these always does.
+    """
+
+    point: HookPoint
+    counts: tuple[TokenCount, ...] | None
+
+    def of(self, modules: tuple[str, ...]) -> "Located":
+        """The same at other modules."""
+        return Located(self.point.model_copy(update={"modules": modules}), self.counts)
+
+    def confirmed(self, others: "Sequence[Located | None]") -> HookPoint | None:
+        """The hook point, if passes over other sizes show the same; None where text is among the tokens and nothing tells them
+        apart each time.
+        """
+        if self.counts is None:
+            return HookPoint(**dict(self.point))
+        if not others or any(other is None or other.point != self.point or other.counts is None for other in others):
+            return None
+        shared = [count for count in self.counts if all(count in (other.counts or ()) for other in others if other)]
+        return HookPoint(**{**dict(self.point), "count": shared[0]}) if shared else None
+
+
+def _recorded(tensor: Any, name: str | None, index: int) -> RecordedTensor | None:
+    """What is recorded of a tensor. None for what holds no token."""
     if not isinstance(tensor, Tensor) or not tensor.ndim or not tensor.numel():
         return None
     tags = tags_of(tensor) if hasattr(tensor, "_eb_tags") else None
     if tags is None or tags.shape != tensor.shape:
         return None
-    tensor._eb_at = (*getattr(tensor, "_eb_at", ()), (*at, name))  # type: ignore[attr-defined]
     with without_torch_function():
         lines = [
             tags[tuple(slice(None) if d == axis else 0 for d in range(tags.ndim))] & TOKEN for axis in range(tags.ndim)
@@ -194,4 +223,4 @@ def _recorded(value: Any, name: str | None, index: int, at: tuple[str, str]) -> 
         axes = tuple(axis for axis, line in enumerate(lines) if bool(((line ^ line[0]) & ~STREAM).any()))
         longest = max((lines[axis] for axis in axes), key=len) if axes else lines[0][:1]
         streams = bytes((longest & STREAM).tolist())
-    return RecordedTensor(name, index, tuple(tensor.shape), axes, streams, listed)
+    return RecordedTensor(name, index, tuple(tensor.shape), axes, streams)

@@ -128,7 +128,13 @@ class Tracer(TorchFunctionMode):
         self.attentions = len(self.by_number)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        result = self._run(func, args, kwargs or {})
+        fed = frozenset().union(*(getattr(tensor, "_eb_fed", ()) for tensor in tensors_in((args, kwargs or {}))))
+        for tensor in tensors_in(result) if fed else ():
+            attach(tensor, "fed", fed | getattr(tensor, "_eb_fed", frozenset()))
+        return result
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         handler = _HANDLERS.get(name)
         if handler is not None:
