@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tiny_pipelines
 import torch
 from torch import Tensor
 
@@ -314,3 +315,19 @@ def test_what_draws_noise_has_no_names(bank: DirectionSet, pipe: Any, kept: Path
     assert not any(each.labels or each.quality for each in found.sliders)
     assert len(said) == 1
     assert "the unedited images are noise" in said[0]
+
+
+def test_prompts_are_spread_over_the_seeds_and_labelers_are_given_by_name(tmp_path: Path) -> None:
+    """The picture of a seed, and so its prompt, is the same whatever else is in the batch, and whatever is asked about."""
+    pipe = open_pipeline(tiny_pipelines.save("sd", tmp_path / "sd"))
+    directions = build(open_folder(tmp_path / "sd" / "unet"), "a/b", recipes=["output-value"], top_k=1)
+    call: dict[str, Any] = {"prompts": ["a", "b c"], "guidance_scale": 3.0}
+    read = Colours().read
+    several = PipelineMeasurements(pipe, 2, **call).edited(list(directions), read, scale=2.0, seeds=[3, 4, 5])
+    for seed, prompt in ((3, "b c"), (4, "a"), (5, "b c")):
+        alone = PipelineMeasurements(pipe, 2, batch=1, prompts=[prompt], guidance_scale=3.0)
+        found = alone.edited(list(directions), read, scale=2.0, seeds=[seed])
+        for part, whole in zip(found, several, strict=True):
+            torch.testing.assert_close(part[..., 0, :], whole[..., seed - 3, :], atol=1e-3, rtol=0)
+    labelled = label(pipe, directions, ["statistics"], SETTINGS, cache=tmp_path / "kept", **call)
+    assert texts(label(pipe, directions, None, SETTINGS, cache=tmp_path / "kept", **call)) == texts(labelled)

@@ -109,7 +109,7 @@ def build(
 def label(
     pipe: Any,
     directions: DirectionSet,
-    labelers: "Sequence[Labeler]",
+    labelers: "Sequence[Labeler | str] | None" = None,
     settings: "LabelSettings | None" = None,
     *,
     drawing: "Drawing | None" = None,
@@ -126,6 +126,9 @@ def label(
     that does not earn that score's label is dropped. Whatever got a label also gets its quality, by the first labeler's
     scores. Earlier labels of these labelers are replaced.
 
+    `labelers` are objects or what `--labeler` takes, as in `"clip:openai/clip-vit-base-patch32#people"`; without any those of
+    the checkpoint itself, else image statistics. They read on the pipeline's device, where they can.
+
     `call` is how to generate: `prompts`, which consecutive seeds take in turn, `negative_prompt`, `guidance_scale`, `size`,
     and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
     `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
@@ -135,15 +138,25 @@ def label(
     from dataclasses import replace
 
     from eigenbank.builders.label import study
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.diffusers_compat import execution_device
     from eigenbank.loaders.drawing import as_drawing, own_steps
     from eigenbank.loaders.measure import PipelineMeasurements
+    from eigenbank.loaders.pipelines import origin_of
 
     drawing = as_drawing(drawing, call)
     settings = settings or study.LabelSettings()
     steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
     settings = replace(settings, steps=steps)
+    specs = [each for each in labelers or () if isinstance(each, str)]
+    opened = [each for each in labelers or () if not isinstance(each, str)]
+    if specs or not opened:
+        opened = [*opened, *open_labelers(specs, resolve(origin_of(pipe) or "unknown"))]
+    for each in opened:
+        if hasattr(each, "to"):
+            each.to(execution_device(pipe))
     measurements = PipelineMeasurements(pipe, steps, drawing=drawing, **call)
-    return study.label(directions, measurements, labelers, settings, cache=cache, progress=progress, log=log)
+    return study.label(directions, measurements, opened, settings, cache=cache, progress=progress, log=log)
 
 
 def layers_of(

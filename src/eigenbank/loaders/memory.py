@@ -48,7 +48,8 @@ def picture_bytes(pipe: Any, height: int, width: int, frames: int = 1, *, guided
     """Estimate the bytes that generating one more picture takes, beside the weights: while denoising, and while decoding.
 
     Denoising, a U-Net holds its skip connections and what its widest block works on; a transformer the tokens of one block.
-    Decoding is of one picture: a VAE holds about three of the widest maps of its last block.
+    Decoding, of one picture, a VAE holds about five of the widest maps of its last block. `benchmarks/memory.py` compares the
+    estimates with measured peaks.
     """
     denoiser: Any = denoiser_of(pipe)
     config: Any = getattr(denoiser, "config", None)
@@ -67,9 +68,9 @@ def picture_bytes(pipe: Any, height: int, width: int, frames: int = 1, *, guided
         layers = layers if isinstance(layers, (list, tuple)) else [layers] * len(channels)
         levels = list(zip(channels, layers, strict=False))
         skips = sum((layer + 1) * channel / 4**level for level, (channel, layer) in enumerate(levels))
-        # A block of convolutions works on six maps, one of attention on its feed-forward's too.
+        # A block of convolutions works on ten maps, one of attention on those of its feed-forward too.
         attends = _attending(config, len(levels))
-        working = max((14 if attends[n] else 6) * channel / 4**n for n, (channel, _) in enumerate(levels))
+        working = max((24 if attends[n] else 10) * channel / 4**n for n, (channel, _) in enumerate(levels))
         values = places * (skips + working)
     else:
         patch = getattr(config, "patch_size", None) or 1
@@ -81,7 +82,7 @@ def picture_bytes(pipe: Any, height: int, width: int, frames: int = 1, *, guided
         widths = getattr(getattr(vae, "config", None), "block_out_channels", None) or [128, 256]
         upcast = bool(getattr(getattr(vae, "config", None), "force_upcast", False))
         decoding = (
-            height * width * min(frames, 8) * 3 * widths[min(1, len(widths) - 1)] * (4 if upcast else _item_bytes(vae))
+            height * width * min(frames, 8) * 5 * widths[min(1, len(widths) - 1)] * (4 if upcast else _item_bytes(vae))
         )
     return denoising, decoding
 

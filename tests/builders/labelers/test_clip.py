@@ -164,3 +164,9 @@ def test_the_source_names_the_commit_of_the_hubs_cache(tmp_path: Path, monkeypat
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
     assert clip._cached_commit("acme/clip") == commit
     assert clip._cached_commit(str(repo)) is None
+
+
+def test_it_reads_on_the_device_it_is_brought_to(tmp_path: Path, mine: Path) -> None:
+    labeler = OPENER.open(f"{tiny(tmp_path / 'model', 'clip')}#{mine}", Path())
+    labeler.to("meta")
+    assert labeler.read(torch.rand(70, 3, 16, 16)).device.type == "meta"

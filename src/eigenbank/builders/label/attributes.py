@@ -84,9 +84,7 @@ class AttributeModel(nn.Module):
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
         """Attributes of `(n, 3, h, w)` images in [0, 1], as `(n, len(names))`; other sizes are resized to the model's."""
-        if images.shape[-2:] != (self.config.size, self.config.size):
-            images = nn.functional.interpolate(images, (self.config.size,) * 2, mode="bilinear", antialias=True)
-        return torch.cat([self(part * 2 - 1) for part in images.split(256)])
+        return _read(images.to(next(self.parameters()).device), self.config.size, lambda part: self(part * 2 - 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.body(images))  # type: ignore[no-any-return]
@@ -145,11 +143,15 @@ class ProgramLabeler:
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
         """`(n, 3, h, w)` in [0, 1] → `(n, f)`."""
-        size = self._config.size
-        if size is not None and images.shape[-2:] != (size, size):
-            images = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
         mean, std = (images.new_tensor(value)[:, None, None] for value in (self._config.mean, self._config.std))
-        return torch.cat([self._run((part - mean) / std) for part in images.split(BATCH)])
+        return _read(images, self._config.size, lambda part: self._run((part - mean) / std))
+
+
+def _read(images: Tensor, size: int | None, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a network reads off images resized to its size, a batch at a time."""
+    if size is not None and images.shape[-2:] != (size, size):
+        images = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return torch.cat([run(part) for part in images.split(BATCH)])
 
 
 def open_attributes(path: Path) -> Labeler:

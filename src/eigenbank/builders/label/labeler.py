@@ -102,10 +102,12 @@ def checked_scores(labeler: Labeler, images: "Tensor") -> "Tensor":
 
     Raises LabelerError where it raises, or gives another shape, or values that are not finite.
     """
-    from torch import Tensor
+    from torch import OutOfMemoryError, Tensor
 
     try:
         scores = labeler.read(images)
+    except OutOfMemoryError:  # not the labeler's fault: it is given fewer images
+        raise
     except Exception as error:  # a stranger's labeler raises whatever it raises
         message = f"the labeler {labeler.source} failed ({type(error).__name__}: {error})"
         raise LabelerError(message, labeler.source) from error
