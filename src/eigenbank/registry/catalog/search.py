@@ -557,7 +557,7 @@ class _Search:
         matches = self.matches
         held = [condition for each in Level if each > level and (condition := matches.held(each, "b"))]
         better = " OR ".join([*(f"({each})" for each in held), f"({matches.held(level, 'b')}) AND b.worth > l.worth"])
-        conditions = [f"l.text_id IN :{key}*", f"NOT {self._labelled(f'({better})')}"]
+        conditions = [f"NOT {self._labelled(f'({better})')}"]
         conditions += [f"l.{condition}" for condition in self.of_labels]
         lacking = matches.lacking.get(key, ())
         conditions += [matches.named([term]) for term in lacking]
@@ -568,14 +568,14 @@ class _Search:
             more = {"last": place.value, "last_id": place.direction}
         few = self._few(*([_way([], [matches.named(lacking)], [matches.named(lacking, "p")])] if lacking else []))
         if few is not None:
-            return self._find(
-                "DISTINCT d.id, l.worth", "", few, ["l.direction_id = d.id", *conditions], order, wanted, **more
-            )
+            limits = ["l.direction_id = d.id", f"(l.text_id IN :{key}*) IS TRUE", *conditions]
+            return self._find("DISTINCT d.id, l.worth", "", few, limits, order, wanted, **more)
         walk = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
         offset = wanted
         while True:
             floor = self._floor(key, offset, more)
-            limits = ["d.id = l.direction_id", *conditions, *(["l.worth >= :floor"] if floor is not None else [])]
+            limits = [f"l.text_id IN :{key}* AND d.id = l.direction_id", *conditions]
+            limits += ["l.worth >= :floor"] if floor is not None else []
             rows = self._find("DISTINCT d.id, l.worth", walk, None, limits, order, wanted, **more, floor=floor)
             if len(rows) >= wanted or floor is None:
                 return rows
@@ -637,7 +637,8 @@ class _Matches:
         conditions = []
         for key in self.keys(level):
             names = [self.named([term]) for term in self.lacking.get(key, ())]
-            conditions.append(" AND ".join([f"{label}.text_id IN :{key}*", *names]))
+            # IS TRUE: so that the few labels of a direction are looked through, rather than each of many texts looked up.
+            conditions.append(" AND ".join([f"({label}.text_id IN :{key}*) IS TRUE", *names]))
         return " OR ".join(conditions)
 
     def named(self, terms: Iterable[int] | None = None, where: str = "d") -> str:
