@@ -1,12 +1,16 @@
-"""Changing inputs at random: bytes, texts, and JSON with its structure in mind."""
+"""Changing inputs at random: bytes, texts, and JSON with its structure in mind; types, nesting and what terminals obey included."""
 
 import json
 import random
 from typing import Any
 
+_NEST: list[Any] = []
+for _ in range(80):
+    _NEST = [_NEST]
 JUNK: list[Any] = [
     None, True, 0, -1, 1, 1.5, -1e308, 2**31, 2**63, 2**64, 10**400, "", "x", "\x00", "../../x", "/etc/passwd", "aux", "😀" * 50,
-    "\u202e", "a" * 10_000, [], {}, [[]], {"": None}, [None] * 100, float("nan"), float("inf"),
+    "\u202e", "a" * 10_000, [], {}, [[]], {"": None}, [None] * 100, float("nan"), float("inf"), 2.0, "\x1b[2J\x9b\x07", "\u200b\ufeff",
+    "\U000e0041", "x\nerror: forged", "F" * 100_000, [[]] * 10_000, {str(number): {} for number in range(2_000)}, _NEST,
 ]  # fmt: skip
 
 
@@ -15,7 +19,10 @@ def mutate_bytes(data: bytes, chance: random.Random) -> bytes:
     found = bytearray(data)
     for _ in range(chance.randrange(1, 6)):
         at = chance.randrange(len(found) + 1)
-        match chance.randrange(5):
+        match chance.randrange(6):
+            case 5 if chance.random() < 0.05:
+                unit = chance.choice([b"[", b"[],", b'{"a":', b'"', b"\\", b"[0],", b"0,", b"\x1b[2J", b"a.", b"{"])
+                found[at:at] = unit * chance.choice([100, 10_000, 300_000])
             case 0 if at < len(found):
                 found[at] ^= 1 << chance.randrange(8)
             case 1:
@@ -36,7 +43,30 @@ def mutate_text(text: str, chance: random.Random) -> str:
         at = chance.randrange(len(letters) + 1)
         if chance.random() < 0.5:
             letters[at:at] = chance.choice(
-                ['"', "'", "\\", "*", "[", "]", "\x00", "\n", " ", "é", "ﬀ", "\u0301", "\U0001f600", "#", "/"]
+                [
+                    '"',
+                    "'",
+                    "\\",
+                    "*",
+                    "[",
+                    "]",
+                    "\x00",
+                    "\n",
+                    " ",
+                    "é",
+                    "ﬀ",
+                    "\u0301",
+                    "\U0001f600",
+                    "\x1b[31m",
+                    "\x9b",
+                    "\u202e",
+                    "\u200b",
+                    "\u200d",
+                    "\U000e0041",
+                    "\ud800",
+                    "#",
+                    "/",
+                ]
             )
         else:
             del letters[at : at + chance.randrange(1, 4)]

@@ -14,6 +14,7 @@ import os
 import platform
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from hub.sets import files_of  # noqa: E402
 from hub.whole import check_home  # noqa: E402
 from making import make_checkpoint  # noqa: E402
 from mutate import mutate_bytes, mutate_json, mutate_text  # noqa: E402
+from registry import test_foreign_files as foreign  # noqa: E402
 from registry.catalog import test_many_hands as hands  # noqa: E402
 from registry.catalog.made import label, manifest  # noqa: E402
 from registry.hub import test_faults as faults  # noqa: E402
@@ -47,6 +49,8 @@ SHARES = {
     "query": 2,
     "sliders": 1,
     "plan": 1,
+    "endless": 1,
+    "hooks": 3,
     "answers": 3,
     "faults": 4,
     "kills": 3,
@@ -87,8 +91,11 @@ class Figures:
         try:
             run()
             self.accepted += 1
-        except EigenbankError:
+        except EigenbankError as error:
             self.refused += 1
+            said = str(error)
+            if len(said) > 12_000 or not said.replace("\n  ", "").isprintable():
+                self.lost.append(f"{what}: a terminal would be told {said[:300]!a}")
         except AssertionError:
             self.lost.append(f"{what}: {traceback.format_exc(limit=-2)[-600:]}")
         except Exception:  # what must not happen, whatever it is
@@ -133,6 +140,8 @@ def fuzz_manifest(ground: Ground, figures: Figures) -> None:
 
 def fuzz_safetensors(ground: Ground, figures: Figures) -> None:
     """Vectors' files with their headers and bytes changed: read, and their rows checked."""
+    from safetensors import safe_open
+
     from eigenbank.registry.sets.folder import VECTORS
     from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 
@@ -149,6 +158,8 @@ def fuzz_safetensors(ground: Ground, figures: Figures) -> None:
 
         def read() -> None:
             read_header(path)
+            with safe_open(path, "numpy") as theirs:  # what is accepted here must be so there
+                theirs.keys()
             check_unit_rows(path)
 
         figures.try_one(f"safetensors {number}", read)
@@ -222,6 +233,64 @@ def fuzz_plan(ground: Ground, figures: Figures) -> None:
 def _written(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def open_endless(ground: Ground, figures: Figures) -> None:
+    """Pipes, devices, sockets, folders and files of /proc where a file is expected, given to every reader."""
+    readers = foreign.READERS
+    kinds = [
+        "pipe",
+        "/dev/zero",
+        "/dev/urandom",
+        "/proc/kmsg",
+        "/proc/self/mem",
+        "/proc/self/pagemap",
+        "folder",
+        "socket",
+        "loop",
+    ]
+    path = ground.folder / "x.json"
+    for number in ground.going():
+        reader, kind = ground.chance.choice(list(readers)), ground.chance.choice(kinds)
+        listening = socket.socket(socket.AF_UNIX)
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case "socket":
+                listening.bind(str(path))
+            case "loop":
+                path.symlink_to(path)
+            case _:
+                path.symlink_to(kind)
+
+        def read(reader: str = reader) -> None:
+            try:
+                readers[reader](path)
+            except OSError as error:
+                if reader != "open_file":  # whose caller has looked whether it is a file
+                    raise
+                raise EigenbankError(str(error)) from error
+
+        figures.try_one(f"{reader} of {kind} {number}", read)
+        listening.close()
+        path.rmdir() if kind == "folder" else path.unlink()
+
+
+def change_hooks(ground: Ground, figures: Figures) -> None:
+    """Hooks, LoRAs, offload and the edit itself put on and taken off at random while pictures are drawn: each is what it should be."""
+    from loaders import test_survive as survive
+
+    expected = survive.expected_pictures()
+    for _ in ground.going():
+        seed = ground.chance.randrange(2**32)
+        figures.try_one(
+            f"hooks {seed}",
+            lambda seed=seed: survive.test_hooks_put_on_and_taken_off_at_random_leave_edits_and_pictures_alone(
+                seed, expected
+            ),
+        )  # type: ignore[misc]
 
 
 def fuzz_answers(ground: Ground, figures: Figures) -> None:
@@ -336,7 +405,7 @@ def soak(ground: Ground, figures: Figures) -> None:
 
 PARTS: dict[str, Callable[[Ground, Figures], None]] = {
     "manifest": fuzz_manifest, "safetensors": fuzz_safetensors, "query": fuzz_query, "sliders": fuzz_sliders,
-    "plan": fuzz_plan, "answers": fuzz_answers, "faults": inject_faults, "kills": kill, "soak": soak,
+    "plan": fuzz_plan, "endless": open_endless, "hooks": change_hooks, "answers": fuzz_answers, "faults": inject_faults, "kills": kill, "soak": soak,
 }  # fmt: skip
 
 
@@ -430,7 +499,7 @@ def main() -> int:
         "what": "robustness campaign", "minutes": args.minutes, "seed": args.seed, "load_before": load,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version(),
         "commit": commit.stdout.strip(), "date": datetime.date.today().isoformat(),
-        "inputs": sum(found[part].tried for part in found if part not in ("faults", "kills", "soak")),
+        "inputs": sum(found[part].tried for part in found if part not in ("hooks", "faults", "kills", "soak")),
         "faults": sum(found[part].tried for part in found if part == "faults"),
         "kills": sum(figures.more.get("processes killed", 0) for figures in found.values()),
         "escaped": sum(len(figures.escaped) for figures in found.values()),

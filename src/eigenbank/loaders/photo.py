@@ -1,6 +1,6 @@
 """Photos: opened without trusting them, turned upright, and resized to what a pipeline generates."""
 
-import os
+import io
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from eigenbank.registry.files import read_bounded
 from eigenbank.schemas.errors import PhotoError
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ def open_picture(path: Path) -> "Image":
         if not path.is_file():
             message = f"{path} is no file: expected a {', '.join(FORMATS)} picture"
             raise PhotoError(message)
-        if (size := os.path.getsize(path)) > MAX_BYTES:  # noqa: PTH202
+        if (size := path.stat().st_size) > MAX_BYTES:
             message = f"{path} is {size:,} bytes, and at most {MAX_BYTES:,} are read: scale it down first"
             raise PhotoError(message)
+        data = io.BytesIO(read_bounded(path, MAX_BYTES))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bound is below ours
-            with Image.open(path, formats=FORMATS) as opened:
+            with Image.open(data, formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     message = (
                         f"{path} is {opened.width}×{opened.height}, and at most {MAX_PIXELS:,} pixels are decoded: "

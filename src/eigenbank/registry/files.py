@@ -113,7 +113,7 @@ def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         # The files of /proc say that they are empty, and may never end.
-        data = file.read(min(most, max(size, 2**16)) + 1) if size <= most else b""
+        data = (file.read(min(most, max(size, 2**16)) + 1) or b"") if size <= most else b""
     if size > most or len(data) > most:
         found = f"{size:,}" if size > most else "more"
         raise OSError(errno.EFBIG, f"it is {found} bytes long, at most {most:,} are read", os.fspath(path))
