@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(256)
+            start = file.read(256) or b""  # None: a file of /proc that has nothing to say
             length = header_length(start, size, str(path))
             file.seek(8)
             text = file.read(length)
