@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog
-from eigenbank.registry.local import checkpoint_id, id_to_build, sets_of_checkpoint
+from eigenbank.registry.local import checkpoint_id, hub_file_id, id_to_build, sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import SourceError, UnknownNameError, explaining, first_problem, unknown
+from eigenbank.schemas.errors import EigenbankError, SourceError, UnknownNameError, explaining, first_problem, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,34 +36,76 @@ class CheckpointElsewhereError(SourceError):
     """A checkpoint that the catalog knows is not on this machine."""
 
 
-def find_checkpoint(model: str, at: Path | None = None) -> tuple[str, Path]:
-    """Find a checkpoint on this machine, given by model id or folder. Returns its model id and its folder.
+def find_checkpoint(
+    model: str, at: Path | None = None, *, variant: str | None = None, fetch: bool = True
+) -> tuple[str, Path]:
+    """Find a checkpoint, given by model id, folder or file. Returns its model id, and its folder or file on this machine.
 
     A folder that is in the catalog has the id it was built under, of several its own (`registry.local.checkpoint_id`),
-    else the newest; any other gets `local/NAME`, with a digest of its weights once it is built. `at` is a folder to take instead of the checkpoint's own, which then
-    need not be on this machine. Raises SourceError or UnknownNameError.
+    else the newest; any other gets `local/NAME`, with a digest of its weights once it is built. What was built from the
+    Hub is found in the client's cache, or fetched: the files its pipeline needs, of that `variant`. `at` is a folder, file
+    or model id to take instead of the checkpoint's own. Raises SourceError or UnknownNameError.
     """
+    if at is not None and not at.exists():
+        at = find_checkpoint(at.as_posix(), variant=variant)[1]
     shipped = shipped_checkpoint(model)
     if shipped is not None:
         return model, at or shipped
-    folder = _path(model)
+    path = _path(model)
     with Catalog.open() as catalog:
-        if folder.is_dir():
-            known = sets_of_checkpoint(locate(folder), catalog)
-            return (known[0].model_id if known else checkpoint_id(locate(folder))), at or folder
+        if path.exists():
+            known = sets_of_checkpoint(locate(path), catalog)
+            return (known[0].model_id if known else checkpoint_id(locate(path))), at or path
+        inside = _INSIDE.fullmatch(model)
         if at is not None:
-            return model, at
-        found = catalog.get_set(model)
-        if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).is_dir():
+            return hub_file_id(*inside.groups()) if inside else model, at
+        found = None if inside else catalog.get_set(model)
+        if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).exists():
             return model, resolve(found.checkpoint_path)
-        if found is not None:
-            problem = f"{model} is in the catalog, but its checkpoint is not on this machine"
-            raise CheckpointElsewhereError(problem, advice="Give its folder (--checkpoint)")
-        if folder.is_absolute() or model.startswith(".") or model.count("/") > 1:
-            problem = f"no such folder: {model}"
-            raise SourceError(problem, advice="Give a diffusers checkpoint's folder, or a model id")
-        hint = "A checkpoint is given by its folder or its model id."
-        raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
+        if found is None and not (inside and fetch):
+            if path.is_absolute() or model.startswith(".") or model.count("/") > 1:
+                problem = f"no such folder: {model}"
+                raise SourceError(problem, advice="Give a diffusers checkpoint's folder, or a model id")
+            hint = "A checkpoint is given by its folder or its model id."
+            raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
+    problem, advice = (
+        f"{model} is in the catalog, but its checkpoint is not on this machine",
+        "Give its folder (--checkpoint)",
+    )
+    if not fetch or (found is not None and found.checkpoint_path is not None) or not _REPOSITORY.match(model):
+        raise CheckpointElsewhereError(problem, advice=advice)
+    if inside:
+        repo, name = inside.groups()
+        return hub_file_id(repo, name), _fetch_file(repo, name)
+    assert found is not None
+    try:
+        return model, _fetch_pipeline(model, found.revision, variant)
+    except EigenbankError as error:
+        problem = f"{problem}, and cannot be fetched: {error.problem}"
+        raise CheckpointElsewhereError(problem, advice=advice) from error
+
+
+def _fetch_pipeline(repo: str, revision: str | None, variant: str | None) -> Path:
+    """Find a pipeline in the client's cache, or fetch it; where only a variant of its weights is there, that one."""
+    from eigenbank.builders.checkpoints.hub import resolve as resolve_revision
+    from eigenbank.loaders.pipelines import needed_variant
+    from eigenbank.plans.transport import fetch_pipeline
+    from eigenbank.registry.hub.client import offline
+
+    if not offline() and variant is None:
+        revision, names = resolve_revision(repo, revision)
+        variant = needed_variant(names)
+    return fetch_pipeline(repo, revision, variant)
+
+
+def _fetch_file(repo: str, name: str) -> Path:
+    """Find a file of a repository in the client's cache, or fetch it."""
+    from huggingface_hub import hf_hub_download
+
+    from eigenbank.registry.hub.client import hub_errors
+
+    with hub_errors(f"fetching {repo}/{name}", "nothing was drawn"):
+        return Path(hf_hub_download(repo, name))
 
 
 @explaining(outcome="nothing was built")
@@ -223,8 +265,13 @@ def open_pipeline(
     offload: "Offload" = "none",
     scheduler: str | None = None,
     loras: Mapping[str, float] | None = None,
+    revision: str | None = None,
+    config: str | None = None,
 ) -> Any:
-    """Open a diffusers pipeline for a checkpoint on this machine, given by model id or folder, all in one dtype.
+    """Open a diffusers pipeline, given by model id, folder or single file, all in one dtype.
+
+    What is not on this machine is found in the Hub client's cache or fetched, of that `revision`: the files the pipeline
+    needs. A single file's `config` is the folder or Hub id of a pipeline of its kind, by default the one that diffusers names.
 
     `device` is `auto` (cuda, mps, else cpu) or one of torch's names; `dtype` is `auto` (the checkpoint's own on an
     accelerator, float32 on a CPU), `float32`, `float16` or `bfloat16`; `variant` one of its sets of weights, such as
@@ -250,8 +297,17 @@ def open_pipeline(
         )
     except ValidationError as error:
         raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
-    model_id, folder = find_checkpoint(model)
-    return open_drawing_pipeline(folder, drawing, model_id=model_id)
+    try:
+        model_id, path = find_checkpoint(model, variant=variant)
+    except UnknownNameError as unknown_here:
+        if not _REPOSITORY.fullmatch(model):
+            raise
+        try:
+            model_id, path = model, _fetch_pipeline(model, revision, variant)
+        except EigenbankError as error:
+            message = f"{unknown_here} On the Hub: {error}"
+            raise UnknownNameError(message) from error
+    return open_drawing_pipeline(path, drawing, model_id=model_id, config=config)
 
 
 def open_source(
@@ -263,24 +319,25 @@ def open_source(
     file there. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.checkpoints.folder import open_folder
+    from eigenbank.builders.checkpoints.single_file import open_file
 
     path = _path(model)
     if path.is_file() and shipped_checkpoint(model) is None:
-        from eigenbank.builders.checkpoints.single_file import open_file
-
         return _id_to_build(path, file := open_file(path, config=config)), file, path
     inside = _INSIDE.fullmatch(model)
     if inside and not path.exists():
         from eigenbank.builders.checkpoints.single_file import open_hub_file
 
         repo, name = inside.groups()
-        return repo, open_hub_file(repo, name, revision=revision, config=config), None
+        return hub_file_id(repo, name), open_hub_file(repo, name, revision=revision, config=config), None
     local: UnknownNameError | SourceError
     if revision is None or path.is_dir():
         try:
-            model_id, folder = find_checkpoint(model)
-            source = open_folder(folder, variant=variant)
-            return _id_to_build(folder, source) if path.is_dir() else model_id, source, folder
+            model_id, found = find_checkpoint(model, fetch=False)
+            if found.is_file():
+                return model_id, open_file(found, config=config), found
+            source = open_folder(found, variant=variant)
+            return _id_to_build(found, source) if path.is_dir() else model_id, source, found
         except (UnknownNameError, CheckpointElsewhereError) as error:
             local = error
         if not _REPOSITORY.fullmatch(model):

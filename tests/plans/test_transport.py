@@ -49,7 +49,7 @@ from eigenbank.schemas.plan import PlanEntry
 transport.time.sleep = lambda _: None
 for line in sys.stdin:
     try:
-        print(transport.fetch_pipeline(PlanEntry(id="zoo/one"), line.strip()), flush=True)
+        print(transport.fetch_pipeline("zoo/one", line.strip()), flush=True)
     except EigenbankError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
 """

@@ -14,9 +14,10 @@ from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.progress import Log, log_warning
+from eigenbank.registry.file_kinds import kind_of_tensors
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
-from eigenbank.registry.sets.tensors import read_header
+from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.drawing import Drawing, LoraFile
 from eigenbank.schemas.errors import SourceError
 
@@ -54,7 +55,7 @@ def origin_of(pipe: Any) -> str | None:
         if name is not None:
             path = Path(name)
             if not path.is_dir():
-                return name
+                return locate(path) if path.is_file() else name
             # A denoiser of its own was loaded from a subfolder of the checkpoint.
             return locate(path.parent if (path.parent / "model_index.json").is_file() else path)
     return None
@@ -67,18 +68,43 @@ def opened_model_id(pipe: Any) -> str | None:
 
 
 def open_pipeline(
-    folder: Path, drawing: Drawing | None = None, *, model_id: str | None = None, log: Log = log_warning
+    path: Path,
+    drawing: Drawing | None = None,
+    *,
+    model_id: str | None = None,
+    config: str | None = None,
+    log: Log = log_warning,
 ) -> Any:
-    """Open a diffusers pipeline from a local folder: all components in one dtype, on the device that `drawing` names.
+    """Open a diffusers pipeline from a local folder or single file: all components in one dtype, on the device that `drawing` names.
 
     Weights are mapped into memory, so that opening takes as much of it as they do. Unconditional pipelines get DDIM in
-    place of DDPM's sampler, which is random. `model_id` is the model whose directions are then looked up for it; `log` is
+    place of DDPM's sampler, which is random. `config` is the folder or Hub id of a pipeline of a single file's kind.
+    `model_id` is the model whose directions are then looked up for it; `log` is
     told what was left out. Raises SourceError when diffusers cannot load it.
     """
     import diffusers
 
     drawing = drawing or Drawing()
     device = pick_device(drawing.device)
+    pipe = _from_file(path, drawing, device, config) if path.is_file() else _from_folder(path, drawing, device, log)
+    if type(pipe) is diffusers.DDPMPipeline:
+        scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+        pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
+    elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+    if drawing.scheduler is not None:
+        pipe = _with_scheduler(pipe, drawing.scheduler)
+    set_loaded_from(pipe, path)
+    if model_id is not None:
+        setattr(pipe, _OPENED_AS, model_id)
+    pipe.set_progress_bar_config(disable=True)
+    _load_loras(pipe, drawing.loras)
+    return _place(pipe, device, drawing.offload, log)
+
+
+def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
+    import diffusers
+
     parts = _components(folder)
     left_out = [name for name in _DISPENSABLE if name in parts and not _is_whole(folder / name)]
     if left_out:
@@ -91,32 +117,52 @@ def open_pipeline(
     if "safety_checker" in left_out:
         given["requires_safety_checker"] = False
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
-    if drawing.dtype != "auto":
-        dtype = getattr(torch, drawing.dtype)
-    else:
-        dtype = torch.float32 if device == "cpu" else own_dtype(folder, variant)
+    dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
     with _quietly():
         try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
+            return diffusers.DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=dtype, variant=variant, local_files_only=True, **given
             )
         except Exception as error:  # diffusers raises whatever its loaders raise
             message = f"diffusers cannot load a pipeline from {folder}: {error}"
             raise SourceError(message) from error
-    if type(pipe) is diffusers.DDPMPipeline:
-        scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-        pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
-        set_loaded_from(pipe, folder)
-    elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
-        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
-    if drawing.scheduler is not None:
-        pipe = _with_scheduler(pipe, drawing.scheduler)
-        set_loaded_from(pipe, folder)
-    if model_id is not None:
-        setattr(pipe, _OPENED_AS, model_id)
-    pipe.set_progress_bar_config(disable=True)
-    _load_loras(pipe, drawing.loras)
-    return _place(pipe, device, drawing.offload, log)
+
+
+def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) -> Any:
+    """Open a pipeline from a single file of weights, with the configs of a pipeline of its kind.
+
+    Those lie beside it, or are the ones that diffusers names for its layout, from the client's cache or the Hub.
+    """
+    import diffusers
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    header = read_header(file)
+    what = kind_of_tensors(header)
+    if what is not None:
+        problem = f"{file} is {what[0]}"
+        raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+    if config is None and (file.parent / "model_index.json").is_file():
+        config = str(file.parent)
+    dtype = _dtype(drawing, device, lambda: _computed_in(header.values()))
+    with _quietly():
+        try:
+            if config is None:
+                empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
+                config = str(fetch_diffusers_config(empty)["pretrained_model_name_or_path"])
+            kind = getattr(diffusers, str(diffusers.DiffusionPipeline.load_config(config)["_class_name"]))
+            return kind.from_single_file(str(file), config=config, torch_dtype=dtype)
+        except Exception as error:  # as above
+            problem = f"diffusers cannot load a pipeline from {file}: {error}"
+            advice = f"It needs the configs of {config or 'a pipeline of its kind'}: be online once, or give the folder of one (config=, or beside the file)"
+            raise SourceError(problem, advice=advice) from error
+
+
+def _dtype(drawing: Drawing, device: str, own: Callable[[], torch.dtype]) -> torch.dtype:
+    """The one dtype of all components: `auto` is the checkpoint's own on an accelerator, float32 on a CPU."""
+    if drawing.dtype != "auto":
+        found: torch.dtype = getattr(torch, drawing.dtype)
+        return found
+    return torch.float32 if device == "cpu" else own()
 
 
 def pick_device(device: str) -> str:
@@ -195,16 +241,30 @@ def _only_variant(folder: Path, parts: Iterable[str]) -> str | None:
 def own_dtype(folder: Path, variant: str | None) -> torch.dtype:
     """Return the dtype to compute in that is nearest to the one a checkpoint's denoiser is stored in."""
     parts = _components(folder)
-    sizes: dict[str, int] = {}
+    stored: list[TensorInfo] = []
     for part in [name for name in _DENOISERS if name in parts] or parts:
         wanted = variant if variant in _variants(folder / part) else ""
         for path in (folder / part).glob("*.safetensors"):
             named = _WEIGHTS.fullmatch(path.name)
             if named and (named["variant"] or "") == wanted:
-                for info in read_header(path).values():
-                    sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
-    if not sizes:  # a pickle does not say it without being read
-        return torch.float16
+                stored += read_header(path).values()
+    return _computed_in(stored) if stored else torch.float16  # a pickle does not say it without being read
+
+
+def needed_variant(files: Iterable[str]) -> str | None:
+    """Return the variant without which the pipeline of a repository with these files cannot be opened; None for none."""
+    held: dict[str, set[str]] = {}
+    for file in files:
+        part, _, name = file.rpartition("/")
+        if part and "/" not in part and (found := _WEIGHTS.fullmatch(name)):
+            held.setdefault(part, set()).add(found["variant"] or "")
+    return next((sorted(variants)[0] for variants in held.values() if "" not in variants), None)
+
+
+def _computed_in(stored: Iterable[TensorInfo]) -> torch.dtype:
+    sizes: dict[str, int] = {}
+    for info in stored:
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
     return _DTYPES.get(max(sizes, key=sizes.__getitem__), torch.bfloat16)
 
 

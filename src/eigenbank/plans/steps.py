@@ -159,7 +159,7 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
     from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)
-    checkpoint = fetch_pipeline(task.entry, task.revision, task.settings.drawing.variant)
+    checkpoint = _fetch(task)
     labelers = open_labelers(list(settings.asked_labelers), checkpoint)
     labelled = label(
         _open_pipeline(task, checkpoint),
@@ -184,7 +184,7 @@ def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tu
     chosen = [each for each in directions.sliders if each.labels][: previews.most]
     made = {}
     if chosen:
-        pipe = _open_pipeline(task, fetch_pipeline(task.entry, task.revision, task.settings.drawing.variant))
+        pipe = _open_pipeline(task, _fetch(task))
         for number, each in enumerate(chosen):
             made[each.id] = generate_preview(
                 pipe,
@@ -215,6 +215,11 @@ def _open_set(task: StepTask, folder: Path) -> "DirectionSet":
 
     assert task.files is not None
     return DirectionSet.open(unpack(task.files, folder / "before"))
+
+
+def _fetch(task: StepTask) -> Path:
+    entry = task.entry
+    return fetch_pipeline(entry.source, task.revision, task.settings.drawing.variant or entry.variant)
 
 
 def _open_pipeline(task: StepTask, folder: Path) -> Any:

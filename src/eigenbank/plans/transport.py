@@ -9,7 +9,6 @@ from typing import TypeVar
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.folder import MANIFEST, file_digest, read_manifest
 from eigenbank.schemas.errors import SetError, UnreachableError
-from eigenbank.schemas.plan import PlanEntry
 
 T = TypeVar("T")
 SetFiles = Mapping[str, bytes]
@@ -74,7 +73,7 @@ def unpack(files: SetFiles, folder: Path) -> Path:
     return folder
 
 
-def fetch_pipeline(entry: PlanEntry, revision: str, variant: str | None = None) -> Path:
+def fetch_pipeline(source: str, revision: str | None, variant: str | None = None) -> Path:
     """Download a checkpoint's pipeline through the Hub client's cache: what sampling needs, and no other weights.
 
     When the Hub does not answer, diffusers returns whatever part of the pipeline is cached; an incomplete one counts as
@@ -84,18 +83,14 @@ def fetch_pipeline(entry: PlanEntry, revision: str, variant: str | None = None) 
 
     from eigenbank.registry.hub.client import hub_errors
 
-    outcome = "nothing was labelled or previewed"
+    outcome = "nothing was drawn"
 
     def download() -> Path:
-        with hub_errors(f"fetching the pipeline of {entry.source}", outcome):
-            folder = Path(
-                DiffusionPipeline.download(
-                    entry.source, revision=revision, variant=variant or entry.variant, use_safetensors=None
-                )
-            )
+        with hub_errors(f"fetching the pipeline of {source}", outcome):
+            folder = Path(DiffusionPipeline.download(source, revision=revision, variant=variant, use_safetensors=None))
             if lacking := missing_part(folder):
                 message = (
-                    f"the pipeline of {entry.source} was fetched without {lacking}, {outcome}. Run it again when the Hub "
+                    f"the pipeline of {source} was fetched without {lacking}, {outcome}. Run it again when the Hub "
                     "answers"
                 )
                 raise UnreachableError(message)

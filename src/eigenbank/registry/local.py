@@ -23,6 +23,7 @@ _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\][0-9a-f]{
 """The folder of a checkpoint in the Hub's cache."""
 _PART = re.compile(r"unet|transformer|prior|diffusion_pytorch_model.*", re.IGNORECASE)
 """What every checkpoint calls its denoiser."""
+_ENDING = r"\.(safetensors|ckpt|gguf|bin|pt|pth)$"
 _COMMON = re.compile(
     r"(checkpoints?|ckpt|steps?|epochs?|iter|models?|outputs?|diffusers|final|last|best|main|ema)?[-_. ]?\d*(\.\d+)?",
     re.IGNORECASE,
@@ -44,13 +45,18 @@ def checkpoint_id(location: str, digest: str | None = None) -> str:
         return shipped
     parts = [part for part in re.split(r"[/\\]", location) if part and not part.endswith(":")]
     if parts:
-        parts[-1] = re.sub(r"\.(safetensors|ckpt|gguf|bin|pt|pth)$", "", parts[-1])
+        parts[-1] = re.sub(_ENDING, "", parts[-1])
     while len(parts) > 1 and _PART.fullmatch(parts[-1]):
         parts.pop()
     name = parts[-1] if parts else "checkpoint"
     if len(parts) > 1 and _COMMON.fullmatch(name):
         name = f"{parts[-2]}-{name}"
     return f"local/{file_name(name)[:80]}" + (f"-{digest[:8]}" if digest else "")
+
+
+def hub_file_id(repo: str, name: str) -> str:
+    """Return the model id of a single file in a repository, of which it may hold several."""
+    return f"{repo}--{file_name(re.sub(_ENDING, '', name.rpartition('/')[2]))}"
 
 
 def sets_of_checkpoint(location: str, catalog: Catalog) -> list[SetRow]:

@@ -57,7 +57,7 @@ class SingleFileSource(SafetensorsSource):
 def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
     """Open the denoiser in a single safetensors file. `config` is the folder, file or Hub id its config.json is from.
 
-    Without it the one diffusers names for the layout is fetched through the Hub client's cache. Raises SourceError for
+    Without it that of a pipeline it lies in is taken, else the one diffusers names for the layout, fetched through the Hub client's cache. Raises SourceError for
     other files, and for layouts diffusers does not know.
     """
     with open_regular(path) as opened:
@@ -67,6 +67,8 @@ def open_file(path: Path, *, config: str | None = None) -> SingleFileSource:
     if what is not None:
         raise is_other(path, what)
     file = local_file(path)
+    if config is None and (path.parent / "model_index.json").is_file():
+        config = str(path.parent)
     beside = path.parent / "config.json"
     found = None if config is not None or not beside.is_file() else read_json(beside)
     return source_of(file, str(path), config=found or _config(str(path), file.header, config))
