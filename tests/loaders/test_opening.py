@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import saved
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 import eigenbank as eb
 from eigenbank.loaders.pipelines import open_pipeline, own_dtype, pick_device
 from eigenbank.loaders.sample import sample
 from eigenbank.schemas.drawing import Drawing
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import EigenbankError, SourceError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -158,3 +160,41 @@ def test_auto_is_the_weights_own_dtype_on_an_accelerator(official: Path, half: P
     assert own_dtype(official, None) is torch.float32
     assert own_dtype(half, "fp16") is torch.float16
     assert dtypes(open_pipeline(half, Drawing(device="cpu", dtype="auto"))) == {torch.float32}
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.diffusion_model."])
+def test_weights_named_by_wrappers_are_loaded_not_left_random(prefix: str, official: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(official, tmp_path / "named")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({prefix + name: tensor for name, tensor in tensors.items()}, weights)
+    unet = open_pipeline(folder).unet
+    assert all(torch.equal(unet.get_parameter(name), tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("conv_in.weight"), r"lacks 1 tensors.*conv_in\.weight"),
+        (lambda tensors: tensors.update({"mid_block.x.base_layer.weight": torch.ones(1)}), "base_layer"),
+    ],
+)
+def test_a_denoiser_that_diffusers_would_fill_with_random_values_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str, official: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(official, tmp_path / "lacking")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    change(tensors)
+    save_file(tensors, weights)
+    with pytest.raises(SourceError, match=message):
+        open_pipeline(folder)
+
+
+def test_a_pointer_in_place_of_any_component_is_called_that(official: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(official, tmp_path / "pointers")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\n"
+    )
+    with pytest.raises(EigenbankError, match="git lfs pull"):
+        open_pipeline(folder)

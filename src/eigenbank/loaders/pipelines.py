@@ -14,7 +14,7 @@ from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.progress import Log, log_warning
-from eigenbank.registry.file_kinds import kind_of_tensors
+from eigenbank.registry.file_kinds import kind_of_tensors, plain_name, unwrapped
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
@@ -118,14 +118,80 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
         given["requires_safety_checker"] = False
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
     dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
+    stored = {name: _stored(folder / name, variant) for name in parts if name not in left_out}
     with _quietly():
         try:
-            return diffusers.DiffusionPipeline.from_pretrained(
+            for name in _DENOISERS:
+                if any(unwrapped(plain_name(each)) != each for each in stored.get(name, ())):
+                    given[name] = _without_prefixes(folder / name, stored[name]).to(dtype)
+            pipe = diffusers.DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=dtype, variant=variant, local_files_only=True, **given
             )
         except Exception as error:  # diffusers raises whatever its loaders raise
             message = f"diffusers cannot load a pipeline from {folder}: {error}"
             raise SourceError(message) from error
+    for name in _DENOISERS:
+        if stored.get(name) and name not in given:
+            _check_filled(getattr(pipe, name), stored[name], folder / name)
+    return pipe
+
+
+def _stored(part: Path, variant: str | None) -> dict[str, Path]:
+    """The tensors of a component's safetensors files that diffusers loads, and the file of each.
+
+    Raises SourceError or TensorFileError for files that are not what their names say.
+    """
+    held = _variants(part)
+    wanted = variant if variant in held else ""
+    files = [
+        path
+        for path in (part.glob("*.safetensors") if part.is_dir() else ())
+        if (found := _WEIGHTS.fullmatch(path.name)) and (found["variant"] or "") == wanted
+    ]
+    shards = [path for path in files if "-of-" in path.name]
+    if shards and any(part.glob("*.index*.json")):
+        files = shards
+    stored = {name: path for path in files for name in read_header(path)}
+    what = kind_of_tensors(stored) if part.name in _DENOISERS and "quantization_config" not in _config(part) else None
+    if what is not None:
+        problem = f"{part} is {what[0]}"
+        raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+    return stored
+
+
+def _config(part: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(read_bounded(part / "config.json", 2**24))
+    except (OSError, ValueError):
+        return {}  # diffusers says what is wrong
+    return found if isinstance(found, dict) else {}
+
+
+def _without_prefixes(part: Path, stored: dict[str, Path]) -> nn.Module:
+    """The denoiser in a folder, of tensors that torch.compile or DataParallel named: diffusers would leave it random."""
+    import diffusers
+    from safetensors.torch import load_file
+
+    kind = getattr(diffusers, str(_config(part).get("_class_name")))
+    model: nn.Module = kind.from_config(kind.load_config(str(part)))
+    tensors = {name: tensor for path in set(stored.values()) for name, tensor in load_file(path).items()}
+    model.load_state_dict({unwrapped(plain_name(name)): tensor for name, tensor in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def _check_filled(denoiser: Any, stored: Iterable[str], part: Path) -> None:
+    """Raise SourceError where diffusers filled parameters with random values, since their tensors are not in the file."""
+    names = set(stored)
+    if any(".query." in name or ".proj_attn." in name for name in names):  # former names, which diffusers translates
+        return
+    missing = (
+        []
+        if "quantization_config" in denoiser.config
+        else [name for name, _ in denoiser.named_parameters() if name not in names]
+    )
+    if missing:
+        problem = f"{part} lacks {len(missing)} tensors of its config's {type(denoiser).__name__}, such as {missing[0]}"
+        raise SourceError(problem, outcome="nothing was opened", advice="Fetch or save the checkpoint again")
 
 
 def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) -> Any:
@@ -149,8 +215,11 @@ def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) ->
             if config is None:
                 empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
                 config = str(fetch_diffusers_config(empty)["pretrained_model_name_or_path"])
+            _components(Path(config))  # it names no other code
             kind = getattr(diffusers, str(diffusers.DiffusionPipeline.load_config(config)["_class_name"]))
             return kind.from_single_file(str(file), config=config, torch_dtype=dtype)
+        except SourceError:
+            raise
         except Exception as error:  # as above
             problem = f"diffusers cannot load a pipeline from {file}: {error}"
             advice = f"It needs the configs of {config or 'a pipeline of its kind'}: be online once, or give the folder of one (config=, or beside the file)"

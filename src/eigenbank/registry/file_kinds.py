@@ -1,6 +1,6 @@
 """Say what a file or a folder is that was given in place of a checkpoint, from its first bytes, tensor or file names.
 
-Every function returns what it is, as in "a LoRA", and what to do about it; None for what could be a checkpoint.
+Every `kind_of_` function returns what it is, as in "a LoRA", and what to do about it; None for what could be a checkpoint.
 """
 
 import re
@@ -58,6 +58,21 @@ _FILES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"\.(engine|plan|trt)$"), "a TensorRT engine", "Fetch the PyTorch weights (safetensors) of the same model"),
     (re.compile(r"\.(ckpt|pt|pth)$"), "a pickle", "Nothing of it was run; save it as safetensors"),
 )  # fmt: skip
+
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+"""What DataParallel and torch.compile put before the names of what they wrap."""
+_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
+"""What original-layout files put before the denoiser's names, some of them before diffusers' own."""
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what DataParallel and torch.compile put into it."""
+    return _WRAPPERS.sub("", name)
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without the prefix of original-layout files."""
+    return _PREFIX.sub("", name)
 
 
 def kind_of_bytes(start: bytes) -> Kind | None:

@@ -16,10 +16,8 @@ from eigenbank.builders.checkpoints.source import (
     Piece,
     SafetensorsSource,
     TensorFile,
-    plain_name,
-    unwrapped,
 )
-from eigenbank.registry.file_kinds import kind_of_bytes
+from eigenbank.registry.file_kinds import kind_of_bytes, plain_name, unwrapped
 from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas.errors import SourceError

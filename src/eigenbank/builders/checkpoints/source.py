@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eigenbank.registry.file_kinds import plain_name, unwrapped
 from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas import Part
@@ -36,10 +37,6 @@ _HARMLESS = re.compile(r"\.(bias|input_scale|scale_input|comfy_quant)$|(scale_sh
 """What may lie beside a weight without changing it: scales of what the layer reads, and the name of a known format."""
 _SCALE_LIKE = re.compile(r"scale|absmax|amax|zero_?point|qzeros|quant|dequant|codebook|lut$", re.IGNORECASE)
 _ATTENTION = re.compile(r"attn|attention|to_[qkv]|qkv", re.IGNORECASE)
-_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
-"""What DataParallel and torch.compile put before the names of what they wrap."""
-_PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
-"""What original-layout files put before the denoiser's names, some of them before diffusers' own."""
 _QUANTISED = {
     "I8": "8-bit integers (int8)",
     "U8": "packed into bytes (U8), as NF4, NVFP4 and other 4-bit formats are",
@@ -322,16 +319,6 @@ def _filled(file: Any, start: int, end: int) -> bytearray:
     if hasattr(os, "posix_fadvise") and len(buffer) > 2**24:
         os.posix_fadvise(file.fileno(), start, len(buffer), os.POSIX_FADV_DONTNEED)
     return buffer if done == len(buffer) else buffer[:done]
-
-
-def unwrapped(name: str) -> str:
-    """A tensor's name without what DataParallel and torch.compile put into it."""
-    return _WRAPPERS.sub("", name)
-
-
-def plain_name(name: str) -> str:
-    """A tensor's name without the prefix of original-layout files."""
-    return _PREFIX.sub("", name)
 
 
 def stored_name(parameter: str, headers: Mapping[str, object]) -> str | None:
