@@ -160,6 +160,6 @@ def test_a_file_inside_a_repository_is_read_by_ranges(shop: Hub, worker: Worker,
     assert len(json.loads(done.out)) == 6
     assert "bytes came over the network" in done.err
     checkpoint = json.loads((tmp_path / "set" / "manifest.json").read_text())["checkpoint"]
-    assert (checkpoint["model_id"], checkpoint["revision"]) == ("me/mix", commit)
+    assert (checkpoint["model_id"], checkpoint["revision"]) == ("me/mix--mix", commit)
     assert missing.code == 1
     assert "me/mix holds no versions/none.safetensors" in missing.err
