@@ -209,9 +209,9 @@ def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str) -> None:
 JOINT = (
     "FluxTransformer2DModel", "ZImageTransformer2DModel", "Lumina2Transformer2DModel", "HunyuanVideoTransformer3DModel",
     "SD3Transformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel", "HunyuanVideoFramepackTransformer3DModel",
-    "ChromaTransformer2DModel", "AuraFlowTransformer2DModel", "HiDreamImageTransformer2DModel", "CogView4Transformer2DModel",
+    "ChromaTransformer2DModel", "AuraFlowTransformer2DModel", "CogView4Transformer2DModel",
     "BriaTransformer2DModel", "BriaFiboTransformer2DModel", "CogVideoXTransformer3DModel", "CogView3PlusTransformer2DModel",
-    "HunyuanImageTransformer2DModel", "HunyuanVideo15Transformer3DModel", "MochiTransformer3DModel", "OmniGenTransformer2DModel",
+    "HunyuanImageTransformer2DModel", "HunyuanVideo15Transformer3DModel", "OmniGenTransformer2DModel",
     "OvisImageTransformer2DModel", "LongCatImageTransformer2DModel", "MotifVideoTransformer3DModel", "Krea2Transformer2DModel",
     "GlmImageTransformer2DModel", "NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel", "JoyImageEditTransformer3DModel",
 )  # fmt: skip
