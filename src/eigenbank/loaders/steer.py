@@ -84,7 +84,7 @@ class UnmetWarning(UserWarning):
     """A direction did nothing: no step of the run was in its window, or in its branch of guidance."""
 
 
-class _Run:
+class _RunRecord:
     """Which terms of an edit met a step of the run going on, over all denoisers; those that met none are told of, once."""
 
     def __init__(self, terms: Sequence[EditTerm]) -> None:
@@ -147,7 +147,7 @@ class ActiveEdit:
     """What an edit adds on the denoiser `name` of a target. `terms` are those that match it."""
 
     def __init__(
-        self, target: Target, name: str, terms: Sequence[EditTerm], run: _Run, *, mask: Tensor | None, fuse: bool
+        self, target: Target, name: str, terms: Sequence[EditTerm], run: _RunRecord, *, mask: Tensor | None, fuse: bool
     ) -> None:
         self.target = target
         self.denoiser = target.denoisers[name]
@@ -355,7 +355,7 @@ class ActiveEdit:
 class Steering:
     """An edit of one pipeline: a context manager, or a handle with `attach`, `set_scale` and `remove`."""
 
-    def __init__(self, target: Target, run: _Run, parts: Sequence[ActiveEdit]) -> None:
+    def __init__(self, target: Target, run: _RunRecord, parts: Sequence[ActiveEdit]) -> None:
         self.target = target
         self.terms = run.terms
         self.parts = list(parts)
@@ -512,7 +512,7 @@ def steer(
     where = None if mask is None else as_mask(mask)
     if fuse:
         _check_fusable(terms, where is not None)
-    run = _Run(terms)
+    run = _RunRecord(terms)
     return Steering(target, run, [ActiveEdit(target, part, terms, run, mask=where, fuse=fuse) for part in matches])
 
 
