@@ -75,6 +75,8 @@ def picture_bytes(pipe: Any, height: int, width: int, frames: int = 1, *, guided
     else:
         patch = getattr(config, "patch_size", None) or 1
         area = prod(patch[-2:]) if isinstance(patch, (list, tuple)) else patch**2
+        if getattr(config, "in_channels", 0) == 4 * (getattr(getattr(vae, "config", None), "latent_channels", 0) or -1):
+            area *= 4  # FLUX and its like are given two by two latents as one
         values = (places / area + 512) * 2 * widest
     denoising = values * _item_bytes(denoiser) * (2 if guided else 1)
     decoding = 0.0
