@@ -12,7 +12,7 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eigenbank.api import build, export, open_pipeline
+    from eigenbank.api import build, export, label, match, open_pipeline, preview
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
     from eigenbank.loaders.lookup import load
@@ -30,9 +30,12 @@ __all__ = [
     "build",
     "edit",
     "export",
+    "label",
     "load",
+    "match",
     "measure",
     "open_pipeline",
+    "preview",
     "ramp",
     "steer",
     "sweep",
@@ -46,9 +49,12 @@ _HOMES = {
     "build": "eigenbank.api",
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
+    "label": "eigenbank.api",
     "load": "eigenbank.loaders.lookup",
+    "match": "eigenbank.api",
     "measure": "eigenbank.loaders.lengths",
     "open_pipeline": "eigenbank.api",
+    "preview": "eigenbank.api",
     "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",

@@ -110,7 +110,7 @@ def _fetch_file(repo: str, name: str) -> Path:
 
 @explaining(outcome="nothing was built")
 def build(
-    model: "str | WeightSource",
+    model: "str | Path | WeightSource | Any",
     *,
     layers: str | Sequence[str] = "*",
     recipes: str | Sequence[str] | None = None,
@@ -124,17 +124,21 @@ def build(
 ) -> DirectionSet:
     """Compute the editing directions of a checkpoint from its attention weights; the set is held in memory.
 
-    `model` is a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its branch,
-    tag or commit). `variant` names one of a folder's sets of weights; `config` says where the config.json of a single
+    `model` is a pipeline, a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its
+    branch, tag or commit). Of a pipeline, LoRAs and other adapters that are not fused do not count. `variant` names one of a folder's sets of weights; `config` says where the config.json of a single
     file is. `layers` is one or several globs over layer names; `recipes` written recipes, by default `output-value` on
     both sides; `device` is `auto`, `cpu` or `cuda`. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.build import DEFAULT_RECIPES
     from eigenbank.builders.build import build as build_bank
+    from eigenbank.builders.checkpoints.source import WeightSource
 
-    found_id, source = "local/checkpoint", model
-    if isinstance(source, str):
-        found_id, source, _ = open_source(source, revision=revision, variant=variant, config=config)
+    if isinstance(model, (str, Path)):
+        found_id, source, _ = open_source(str(model), revision=revision, variant=variant, config=config)
+    elif isinstance(model, WeightSource):
+        found_id, source = "local/checkpoint", model
+    else:
+        found_id, source = _source_of(model)
     if isinstance(recipes, str):
         recipes = [recipes]
     return build_bank(
@@ -146,6 +150,29 @@ def build(
         device=device,
         progress=progress,
     )
+
+
+def _source_of(pipe: Any) -> "tuple[str, WeightSource]":
+    """Return a pipeline's model id, and the weights of its denoiser as a source. Raises SteerError for what is no pipeline."""
+    from eigenbank.builders.checkpoints.folder import TensorSource
+    from eigenbank.loaders.pipelines import opened_model_id, origin_of
+    from eigenbank.loaders.plugins import target_of
+
+    target = target_of(pipe)
+    component, denoiser = next(iter(target.denoisers.items()))
+    names = {name.replace(".base_layer.", "."): name for name, _ in denoiser.named_parameters() if ".lora_" not in name}
+    config: Any = denoiser.config
+    origin = opened_model_id(target) or origin_of(target)
+    name = (
+        "pipeline"
+        if origin is None
+        else origin
+        if _REPOSITORY.fullmatch(origin)
+        else f"local/{file_name(Path(origin).name)}"
+    )
+    weights = {name: target.parameter(denoiser, name) for name in names}
+    facts = {"_class_name": type(denoiser).__name__, **dict(config)}
+    return name, TensorSource(config=facts, component=component, where=f"this {target.kind}", given=weights)
 
 
 def label(
@@ -201,6 +228,26 @@ def label(
     return study.label(directions, measurements, opened, settings, cache=cache, progress=progress, log=log)
 
 
+def preview(
+    pipe: Any,
+    directions: DirectionSet,
+    names: Sequence[str] | None = None,
+    *,
+    drawing: "Drawing | None" = None,
+    **how: Any,
+) -> DirectionSet:
+    """Generate previews, seeds by scales: the set with those of `names` (labels or ids), by default of all labelled ones.
+
+    `how` are `seeds`, `scales` and what else `sweep` takes, such as `prompt`. Raises as `sweep` does, and UnknownNameError.
+    """
+    from eigenbank.loaders.sweep import generate_preview
+
+    chosen = (
+        [each for each in directions.sliders if each.labels] if names is None else [directions[name] for name in names]
+    )
+    return directions.with_previews({each.id: generate_preview(pipe, each, drawing=drawing, **how) for each in chosen})
+
+
 def layers_of(
     model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
 ) -> "tuple[Discovery, WeightSource]":
@@ -212,18 +259,26 @@ def layers_of(
 
 
 def match(
-    directions: str, model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+    directions: str | DirectionSet,
+    model: Any,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
 ) -> "list[Match]":
     """Say how well each direction of a set matches a checkpoint's weights; only the attention tensors are read.
 
-    `directions` is a set's folder or model id; `model` a checkpoint as `build` takes it. The matches are in the set's
-    order. Raises SourceError, SetError or UnknownNameError.
+    `directions` is a set, its folder or model id; `model` a pipeline or checkpoint as `build` takes it. The matches are in
+    the set's order. Raises SourceError, SetError or UnknownNameError.
     """
     from eigenbank.loaders.lookup import load
     from eigenbank.loaders.match import match_stored
 
-    bank = load(directions)
-    _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
+    bank = directions if isinstance(directions, DirectionSet) else load(directions)
+    if isinstance(model, (str, Path)):
+        _, source, _ = open_source(str(model), revision=revision, variant=variant, config=config)
+    else:
+        _, source = _source_of(model)
     by_layer: dict[str, list[Direction]] = {}
     for direction in bank:
         by_layer.setdefault(direction.layer, []).append(direction)

@@ -8,6 +8,8 @@ import pytest
 import tiny_pipelines
 import torch
 
+import eigenbank as eb
+from eigenbank.builders.label.study import LabelSettings
 from eigenbank.loaders.drawing import check_checkpoint, cost
 from eigenbank.loaders.sample import sample
 from eigenbank.schemas.drawing import Drawing
@@ -83,3 +85,20 @@ def test_an_index_of_no_known_pipeline_is_left_to_loading(tmp_path: Path) -> Non
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "torch"}))
     check_checkpoint(tmp_path, Drawing())
     check_checkpoint(tmp_path / "nowhere", Drawing())
+
+
+def test_a_pipeline_is_built_labelled_and_previewed_in_python(tmp_path: Path) -> None:
+    folder = tiny_pipelines.save("sd", tmp_path / "checkpoint")
+    pipe, how = eb.open_pipeline(str(folder)), {"prompts": ["abc", "zz"], "guidance_scale": 2.0}
+    bank, stored = eb.build(pipe, top_k=1), eb.build(folder, top_k=1)
+    assert [each.id for each in bank] == [each.id for each in stored]
+    assert all(torch.equal(bank[each.id].vector, each.vector) for each in stored)
+    assert {str(found) for found in eb.match(bank, pipe)} == {"exact"}
+    few = LabelSettings(
+        seeds=(0, 1), confirm_seeds=(2, 3), confirm_most=2, chance_most=2, most=1, null=1, parts=0, quality_seeds=0
+    )
+    named = eb.label(pipe, bank, ["statistics"], few, drawing=Drawing(steps=2), **how)
+    assert len(named) == len(bank)
+    first = next(iter(bank)).id
+    seen = eb.preview(pipe, named, [first], seeds=(0,), scales=(-1, 1), steps=2, **how)
+    assert next(record.preview for record in seen.manifest.directions) is not None

@@ -183,7 +183,39 @@ def gather(
 
 
 @dataclass
-class BinSource(WeightSource):
+class TensorSource(WeightSource):
+    """A checkpoint whose tensors are in memory: those of a pipeline, or of a file that can only be read whole."""
+
+    given: "dict[str, Tensor]" = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> "dict[str, Tensor]":
+        """The tensors by name, on whatever device."""
+        return self.given
+
+    @property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        if not hasattr(self, "_infos"):
+            check_tensors(self.tensors, self.where)
+            names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+            self._infos = {
+                name: TensorInfo(
+                    names.get(str(t.dtype).removeprefix("torch."), str(t.dtype)),
+                    tuple(t.shape),
+                    0,
+                    t.numel() * t.element_size(),
+                )
+                for name, t in self.tensors.items()
+            }
+        return self._infos
+
+    def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
+        self.bytes_read += sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
+        return [self.tensors[piece.stored][piece.start : piece.end].clone() for piece in pieces]
+
+
+@dataclass
+class BinSource(TensorSource):
     """A checkpoint in a pickle. Nothing but tensors is unpickled; still, its format is the one malware comes in."""
 
     paths: list[Path] = field(default_factory=list)
@@ -209,26 +241,6 @@ class BinSource(WeightSource):
                 loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
                 self._tensors.update({str(n): t for n, t in loaded.items() if isinstance(t, torch.Tensor)})
         return self._tensors
-
-    @property
-    def headers(self) -> Mapping[str, TensorInfo]:
-        if not hasattr(self, "_infos"):
-            check_tensors(self.tensors, self.where)
-            names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-            self._infos = {
-                name: TensorInfo(
-                    names.get(str(t.dtype).removeprefix("torch."), str(t.dtype)),
-                    tuple(t.shape),
-                    0,
-                    t.numel() * t.element_size(),
-                )
-                for name, t in self.tensors.items()
-            }
-        return self._infos
-
-    def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
-        self.bytes_read += sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
-        return [self.tensors[piece.stored][piece.start : piece.end].clone() for piece in pieces]
 
 
 def is_other(where: object, what: Kind) -> SourceError:
