@@ -181,7 +181,8 @@ class Visitor:
 def controls(model: str, /, **changes: Any) -> list[Any]:
     """What the controls send: session, the named ones, and every slider at zero, but for `changes`."""
     values = {
-        "session": None, "model": model, "seed": 0, "steps": 1, "sampler": "DDIM", "prompt": "", "guidance": 1, "dragging": 1,
+        "session": None, "model": model, "seed": 0, "steps": 1, "sampler": "DDIM", "prompt": "", "negative_prompt": "",
+        "guidance": 1, "width": 0, "height": 0, "dragging": 1,
     }  # fmt: skip
     sliders = changes.pop("sliders", [0.0] * MAX_SLIDERS)
     return [*(values | changes).values(), *sliders]

@@ -87,16 +87,24 @@ def _sd3() -> Any:
 
 def _flux() -> Any:
     encoders = {"text_encoder": clip(), "text_encoder_2": t5()}
-    return _whole("flux", **encoders, tokenizer=clip_tokenizer(), tokenizer_2=t5_tokenizer())
+    coder = _wide_coder(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5)
+    return _whole("flux", vae=coder, **encoders, tokenizer=clip_tokenizer(), tokenizer_2=t5_tokenizer())
+
+
+def _wide_coder(**config: Any) -> Any:
+    """An autoencoder whose pictures are eight times as large as its latents, as real ones are."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(4,) * 4, latent_channels=4, norm_num_groups=2, sample_size=256,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **config,
+    )  # fmt: skip
 
 
 def _pixart() -> Any:
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 
-    coder = AutoencoderKL(  # pictures are eight times as large as latents: PixArt draws no smaller ones than 256×256
-        block_out_channels=(4,) * 4, latent_channels=4, norm_num_groups=2, sample_size=256, scaling_factor=5.0,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+    coder = _wide_coder(scaling_factor=5.0)  # PixArt draws no smaller pictures than 256×256
     transformer = PixArtTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=32, cross_attention_dim=16,
         caption_channels=16, norm_type="ada_norm_single", use_additional_conditions=False, norm_elementwise_affine=False,

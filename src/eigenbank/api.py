@@ -162,14 +162,8 @@ def _source_of(pipe: Any) -> "tuple[str, WeightSource]":
     component, denoiser = next(iter(target.denoisers.items()))
     names = {name.replace(".base_layer.", "."): name for name, _ in denoiser.named_parameters() if ".lora_" not in name}
     config: Any = denoiser.config
-    origin = opened_model_id(target) or origin_of(target)
-    name = (
-        "pipeline"
-        if origin is None
-        else origin
-        if _REPOSITORY.fullmatch(origin)
-        else f"local/{file_name(Path(origin).name)}"
-    )
+    origin = origin_of(target) or "pipeline"
+    name = opened_model_id(target) or (origin if _REPOSITORY.fullmatch(origin) else checkpoint_id(origin))
     weights = {name: target.parameter(denoiser, name) for name in names}
     facts = {"_class_name": type(denoiser).__name__, **dict(config)}
     return name, TensorSource(config=facts, component=component, where=f"this {target.kind}", given=weights)

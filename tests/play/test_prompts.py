@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from PIL import Image
 from playing import Served, named, start
 
 from eigenbank.play.request import as_command, as_python, parse_request
 from eigenbank.schemas import SliderSetting
+from eigenbank.schemas.drawing import Drawing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -68,13 +70,32 @@ def test_prompt_and_guidance_and_sliders_make_the_picture_and_the_python_draws_i
     first, edited = shown(), shown(sliders=[slider])
     assert first.unedited.tobytes() == first.edited.tobytes() == edited.unedited.tobytes()
     others = [edited.edited, shown(prompt="c").edited, shown(guidance=1.0).edited, shown(seed=1).edited]
-    assert len({first.edited.tobytes(), *(each.tobytes() for each in others)}) == 5
+    others.append(shown(negative_prompt="c").edited)
+    assert len({first.edited.tobytes(), *(each.tobytes() for each in others)}) == 6
+    assert shown(width=24, height=32).edited.size == (24, 32)
     code = as_python(loaded, parse_request(model=model, steps=3, prompt="a b", guidance=4.0, sliders=[slider]))
     assert "prompt='a b', guidance_scale=4.0" in code
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     assert Image.open(tmp_path / "edited.png").tobytes() == edited.edited.tobytes()
-    assert as_command(loaded, parse_request(model=model, prompt="a", sliders=[slider])).startswith("# ")
+    asked = {"prompt": "a b", "negative_prompt": "c", "guidance": 4, "width": 24, "height": 32, "sampler": "Euler"}
+    command = as_command(loaded, parse_request(model=model, sliders=[slider], **asked))
+    assert "--prompt 'a b' --negative-prompt c --guidance-scale 4.0 --size 24x32" in command
+    assert "--scheduler EulerDiscreteScheduler --seeds 0" in command
+
+
+def test_the_page_starts_with_what_the_command_was_given(
+    prompted: tuple[Path, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eigenbank.play.playground import Playground
+
+    home, model, folder = prompted
+    monkeypatch.setenv("EIGENBANK_HOME", str(home))
+    given = Drawing(prompts=("a cat",), guidance_scale=3, size=(24, 32), dtype="bfloat16")
+    loaded = Playground({model: folder}, given).model(model)
+    assert loaded.guidance == 3
+    assert loaded.pipe.unet.dtype is torch.bfloat16
+    assert loaded.arguments(parse_request(model=model, prompt="x"))["size"] == (24, 32)
 
 
 @pytest.mark.browser

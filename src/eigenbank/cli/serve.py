@@ -55,7 +55,7 @@ def play(
     launch(
         model,
         checkpoint=checkpoint,
-        device=drawing.device,
+        drawing=drawing,
         host=host,
         port=port,
         open_browser=open_browser,

@@ -13,9 +13,12 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eigenbank.schemas.errors import EigenbankError
+
+if TYPE_CHECKING:
+    from eigenbank.schemas.drawing import Drawing
 
 
 class PlayError(EigenbankError):
@@ -26,7 +29,7 @@ def launch(
     model: str | None = None,
     *,
     checkpoint: str | Path | None = None,
-    device: str = "cpu",
+    drawing: "Drawing | None" = None,
     host: str | None = None,
     port: int | None = None,
     open_browser: bool = False,
@@ -38,7 +41,8 @@ def launch(
     `ready` is called with the page's address.
 
     The page offers every model of the catalog whose checkpoint is on this machine. It opens with `model`, an id or a
-    checkpoint's folder, whose pipeline comes from `checkpoint` if that is given. `host` and `port` default to
+    checkpoint's folder, whose pipeline comes from `checkpoint` if that is given. `drawing` is how to open the pipelines, and
+    what the page starts with. `host` and `port` default to
     `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`, which a Gradio Space sets, else to 127.0.0.1 and the first free port
     from 7860.
 
@@ -70,7 +74,9 @@ def launch(
         torch.set_num_threads(int(threads))
     from eigenbank.play.server import serve
 
-    return serve(models, first, device=device, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready)
+    return serve(
+        models, first, drawing=drawing, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready
+    )
 
 
 def _check_free(host: str, port: int) -> None:

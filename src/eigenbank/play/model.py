@@ -1,7 +1,6 @@
 """A model in the playground: its pipeline, samplers and direction set, the edit attached to it, and recent images."""
 
 import copy
-import inspect
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from eigenbank.loaders.drawing import guidance_of, takes_prompt
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.invert import Inversion
 from eigenbank.loaders.lookup import load
@@ -84,29 +84,29 @@ class Photo:
 class LoadedModel:
     """A model's direction set and pipeline, and the images sampled lately. For one thread at a time, except `cached`."""
 
-    def __init__(self, model_id: str, folder: Path, device: str = "cpu") -> None:
-        """Load the set and the pipeline. Raises UnknownNameError, SetError or SourceError."""
+    def __init__(self, model_id: str, folder: Path, drawing: Drawing | None = None) -> None:
+        """Load the set and the pipeline, as `drawing` says. Raises UnknownNameError, SetError or SourceError."""
         self.model_id = model_id
         self.directions: DirectionSet = load(model_id)
-        self.pipe = open_pipeline(folder, Drawing(device=device))
+        self.drawing = drawing or Drawing()
+        self.pipe = open_pipeline(folder, self.drawing)
         self.samplers = {each.name: each for each in samplers_of(self.pipe)}
         self._pipes: dict[str, Any] = {}
         self._attached: tuple[Any, tuple[SliderSetting, ...], Steering] | None = None
         self._images: LruCache[ImageRequest, Image] = LruCache(
             IMAGE_CACHE, lambda image: 3 * image.width * image.height
         )
-        self._inversions: LruCache[tuple[str, int, str, float], Inversion] = LruCache(INVERSION_CACHE)
+        self._inversions: LruCache[tuple[Any, ...], Inversion] = LruCache(INVERSION_CACHE)
 
     @property
     def takes_prompt(self) -> bool:
         """Whether the pipeline takes prompts."""
-        return "prompt" in inspect.signature(self.pipe.__call__).parameters
+        return takes_prompt(self.pipe)
 
     @property
     def guidance(self) -> float:
-        """The pipeline's default guidance scale, 1 where it has none."""
-        found = inspect.signature(self.pipe.__call__).parameters.get("guidance_scale")
-        return float(found.default) if found is not None and isinstance(found.default, (int, float)) else 1.0
+        """The guidance scale to start with: what the playground was started with, else the pipeline's own; 1 without."""
+        return (guidance_of(self.pipe, self.drawing) if self.takes_prompt else None) or 1.0
 
     @property
     def names(self) -> list[str]:
@@ -173,21 +173,30 @@ class LoadedModel:
         if photo is None or photo.digest != request.photo:
             message = "the server no longer has the photo: nothing was sampled. Upload it again"
             raise SteerError(message)
-        key = (photo.digest, request.steps, request.prompt, request.guidance)
+        arguments = self.arguments(request)
+        key = (photo.digest, request.steps, *arguments.values())
         found = self._inversions.get(key)
         if found is None:
-            found = Inversion(self.pipe, photo.image, steps=request.steps, **self.arguments(request))
+            found = Inversion(self.pipe, photo.image, steps=request.steps, **arguments)
             with self._edited(found.pipe, None):
                 _ = found.reconstruction
             self._inversions.put(key, found)
         return found
 
     def arguments(self, request: ImageRequest) -> dict[str, Any]:
-        """Return the pipeline's arguments besides seed and steps: prompt and guidance, where it takes them."""
+        """Return the arguments of `sample` besides seed and steps: prompts, guidance and size, where the pipeline takes them."""
         if not self.takes_prompt:
             return {}
-        guided = "guidance_scale" in inspect.signature(self.pipe.__call__).parameters
-        return {"prompt": request.prompt, **({"guidance_scale": request.guidance} if guided else {})}
+        found: dict[str, Any] = {"prompt": request.prompt}
+        if request.negative_prompt:
+            found["negative_prompt"] = request.negative_prompt
+        if guidance_of(self.pipe, self.drawing) is not None:
+            found["guidance_scale"] = request.guidance
+        if request.width and request.height:
+            found["size"] = (request.height, request.width)
+        elif self.drawing.size is not None:
+            found["size"] = self.drawing.size
+        return found
 
     def _pipe(self, sampler: str) -> Any:
         name = sampler or next(iter(self.samplers))

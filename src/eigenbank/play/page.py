@@ -13,6 +13,7 @@ from eigenbank.play.request import (
     DRAGGING,
     MAX_PROMPT,
     MAX_SEED,
+    MAX_SIDE,
     MAX_SLIDERS,
     MAX_STEPS,
     STEPS,
@@ -51,7 +52,7 @@ class PlayPage:
     def __init__(self, playground: Playground, layout: "Layout", blocks: gr.Blocks) -> None:
         self.playground = playground
         self.layout = at = layout
-        named = [at.model, at.seed, at.steps, at.sampler, at.prompt, at.guidance, at.dragging]
+        named = [at.model, at.seed, at.steps, at.sampler, *at.prompting, at.dragging]
         self._names = [str(each.elem_id) for each in named]
         self._controls = [at.session, *named, *at.sliders]
         self._images = [at.photo, at.unedited, at.edited, at.status]
@@ -78,7 +79,7 @@ class PlayPage:
             sampled = event.then(self.sample, self._controls, everything, show_progress_on=[at.status], **slow)
             sampled.then(self.prepare, self._controls, None, show_progress="hidden", **slow)
 
-        opened = [*self._slider_outputs, at.sampler, at.name, at.prompt, at.guidance, at.status]
+        opened = [*self._slider_outputs, at.sampler, at.name, *at.prompting, at.status]
         for event in (blocks.load, at.model.input):
             then_sample(event(self.open, [at.session, at.model], opened, show_progress="hidden", **slow))
         gr.on(
@@ -86,6 +87,7 @@ class PlayPage:
             self.preview, self._controls, self._images, show_progress="hidden", **latest, **slow,
         )  # fmt: skip
         others = [at.seed.change, at.steps.release, at.sampler.input, at.prompt.submit, at.guidance.release]
+        others += [at.negative.submit, at.width.submit, at.height.submit]
         sampled = gr.on(
             [*(each.release for each in at.sliders), *others],
             self.sample, self._controls, everything, show_progress_on=[at.status], **latest, **slow,
@@ -179,14 +181,18 @@ class PlayPage:
         try:
             model = self.playground.model(str(model_id))
         except EigenbankError as error:
-            return [session, *[gr.skip()] * (2 * MAX_SLIDERS + 4), note(str(error), problem=True)]
-        samplers = list(model.samplers)
+            return [session, *[gr.skip()] * (2 * MAX_SLIDERS + 7), note(str(error), problem=True)]
+        samplers, reads, drawing = list(model.samplers), model.takes_prompt, model.drawing
+        height, width = drawing.size or (0, 0)
         return [
             *self._show_sliders(session, model, model.first_sliders()),
             gr.Dropdown(choices=samplers, value=samplers[0]),
             gr.Dropdown(choices=model.names[:MAX_NAMES], value=None),
-            gr.Textbox(visible=model.takes_prompt),
-            gr.Slider(visible=model.takes_prompt, value=model.guidance),
+            gr.Textbox(visible=reads, value=drawing.prompts[0] if reads and drawing.prompts else gr.skip()),
+            gr.Textbox(visible=reads, value=drawing.negative_prompt or gr.skip()),
+            gr.Slider(visible=reads, value=model.guidance),
+            gr.Number(visible=reads, value=width),
+            gr.Number(visible=reads, value=height),
             "",
         ]
 
@@ -337,7 +343,22 @@ class Layout:
                 self.steps = gr.Slider(value=STEPS, label="Steps", elem_id="steps", **steps)
                 self.dragging = gr.Slider(value=DRAGGING, label="Steps while dragging", elem_id="dragging", **steps)
             self.prompt = gr.Textbox("", label="Prompt", max_length=MAX_PROMPT, visible=False, elem_id="prompt")
-            self.guidance = gr.Slider(1, 20, 1, step=0.5, label="Guidance", visible=False, elem_id="guidance")
+            self.negative = gr.Textbox(
+                "", label="Negative prompt", max_length=MAX_PROMPT, visible=False, elem_id="negative_prompt"
+            )
+            self.guidance = gr.Slider(0, 20, 1, step=0.5, label="Guidance", visible=False, elem_id="guidance")
+            with gr.Row():
+                side = {
+                    "precision": 0,
+                    "minimum": 0,
+                    "maximum": MAX_SIDE,
+                    "step": 8,
+                    "visible": False,
+                    "min_width": 110,
+                }
+                self.width = gr.Number(0, label="Width (0: the model's)", elem_id="width", **side)
+                self.height = gr.Number(0, label="Height (0: the model's)", elem_id="height", **side)
+            self.prompting = [self.prompt, self.negative, self.guidance, self.width, self.height]
 
     def _code(self) -> None:
         shown: dict[str, Any] = {

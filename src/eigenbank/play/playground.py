@@ -14,6 +14,7 @@ from eigenbank.loaders.photo import open_picture, to_rgb
 from eigenbank.play.model import LoadedModel, LruCache, Photo, Superseded
 from eigenbank.play.request import ImageRequest
 from eigenbank.schemas import SliderSetting
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import PhotoError, unknown
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class _Sampling:
 class Playground:
     """Everything the page can do, one image at a time for all visitors. `models` maps ids to checkpoint folders."""
 
-    def __init__(self, models: Mapping[str, Path], device: str = "cpu") -> None:
+    def __init__(self, models: Mapping[str, Path], drawing: Drawing | None = None) -> None:
         self.models = dict(models)
-        self.device = device
+        self.drawing = drawing
         self._loaded: LruCache[str, LoadedModel] = LruCache(MODELS)
         self._sampling = threading.Lock()
 
@@ -99,7 +100,7 @@ class Playground:
             with self._sampling:
                 found = self._loaded.get(model_id)
                 if found is None:
-                    found = LoadedModel(model_id, self.models[model_id], self.device)
+                    found = LoadedModel(model_id, self.models[model_id], self.drawing)
                     self._loaded.put(model_id, found)
         return found
 

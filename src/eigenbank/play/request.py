@@ -21,6 +21,8 @@ MAX_SEED = 2**32 - 1
 """The largest seed."""
 MAX_PROMPT = 1_000
 """The longest prompt, in characters."""
+MAX_SIDE = 2_048
+"""The longest side of an image, in pixels."""
 STEPS = 20
 """Default steps of the full run."""
 DRAGGING = 8
@@ -31,8 +33,8 @@ SLIDERS_FILE = "sliders.json"
 class ImageRequest(Model):
     """An image to sample from `model`: from `seed`, or from the photo whose SHA-256 is `photo`, with directions added.
 
-    The sliders' keys are labels or ids of the model's set; `sampler` is the name of one of the model's samplers. `prompt`
-    and `guidance` go to pipelines that take prompts.
+    The sliders' keys are labels or ids of the model's set; `sampler` is the name of one of the model's samplers. Prompts,
+    guidance and size go to pipelines that take prompts; a `width` or `height` of 0 is the model's own.
     """
 
     model: ModelId
@@ -40,7 +42,10 @@ class ImageRequest(Model):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = STEPS
     sampler: Annotated[str, StringConstraints(max_length=100)] = ""
     prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] = ""
+    negative_prompt: Annotated[str, StringConstraints(max_length=MAX_PROMPT)] = ""
     guidance: Annotated[float, Field(ge=0, le=50)] = 1.0
+    width: Annotated[int, Field(ge=0, le=MAX_SIDE, multiple_of=8)] = 0
+    height: Annotated[int, Field(ge=0, le=MAX_SIDE, multiple_of=8)] = 0
     sliders: Annotated[tuple[SliderSetting, ...], Field(max_length=MAX_SLIDERS)] = ()
     photo: Sha256 | None = None
 
@@ -101,18 +106,22 @@ def _error(error: ValidationError, where: str = "") -> SteerError:
 
 def as_python(model: "LoadedModel", request: ImageRequest) -> str:
     """Python that samples the edited image of a request, and nothing else."""
-    call = [f"{name}={value!r}" for name, value in model.arguments(request).items()]
+    given = model.arguments(request)
+    call = [f"{name}={value!r}" for name, value in given.items()]
     opened = f"pipe = eb.open_pipeline({request.model!r})"
     if request.photo is not None:
-        given = ", ".join(["pipe", '"photo.png"', _edit_argument(request), f"steps={request.steps}", *call])
+        edited = ", ".join(["pipe", '"photo.png"', _edit_argument(request), f"steps={request.steps}", *call])
         saved = 'found.image.save("edited.png")' if request.moved else 'found.save("edited.png")'
-        drawn = f"found = eb.edit({given})" if request.moved else "# no slider is moved: nothing to edit"
+        drawn = f"found = eb.edit({edited})" if request.moved else "# no slider is moved: nothing to edit"
         return "\n".join(["import eigenbank as eb", "", opened, drawn, *([saved] if request.moved else [])]) + "\n"
     sampler = model.samplers.get(request.sampler)
     made = () if sampler is None else sampler.lines
     imports = ["import torch", *[line for line in made if line.startswith("import ")]]
     lines = [*sorted(imports), "", "import eigenbank as eb", "", opened]
     lines += [line for line in made if not line.startswith("import ")]
+    height, width = given.pop("size", (0, 0))
+    call = [f"{name}={value!r}" for name, value in given.items()]
+    call += [f"height={height}, width={width}"] if height else []
     call += [f"num_inference_steps={request.steps}", f"generator=torch.Generator().manual_seed({request.seed})"]
     drawn = f"image = pipe({', '.join(call)}).images[0]"
     if request.moved:
@@ -123,23 +132,22 @@ def as_python(model: "LoadedModel", request: ImageRequest) -> str:
 
 
 def as_command(model: "LoadedModel", request: ImageRequest) -> str:
-    """Return the command line that samples the same image; where there is none, a comment with the reason."""
+    """Return the command line that samples the same image; a comment where no slider is moved."""
     if not request.moved:
         return "# no slider is moved: nothing to edit\n"
     edit = f"--sliders {SLIDERS_FILE}"
     if _is_plain(request):
         edit = " ".join(f"--set {shlex.quote(f'{each.key}={each.scale!r}')}" for each in request.moved)
     model_id = shlex.quote(request.model)
+    given = model.arguments(request)
+    height, width = given.pop("size", (0, 0))
+    how = "".join(f" --{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in given.items())
+    how += f" --size {width}x{height}" if height else ""
     if request.photo is not None:
-        prompt = (
-            f" --prompt {shlex.quote(request.prompt)} --guidance {request.guidance!r}" if model.takes_prompt else ""
-        )
-        return f"eigenbank edit photo.png --model {model_id} {edit}{prompt} --steps {request.steps} --out edited.png\n"
-    if model.takes_prompt or request.sampler not in ("", next(iter(model.samplers))):
-        return (
-            "# the command line samples without prompts and with the model's own sampler: use Python for this image\n"
-        )
-    return f"eigenbank steer {model_id} {edit} --seeds {request.seed} --steps {request.steps} --out steered.png\n"
+        return f"eigenbank edit photo.png --model {model_id} {edit}{how} --steps {request.steps} --out edited.png\n"
+    sampler = model.samplers.get(request.sampler)
+    how += f" --scheduler {sampler.kind}" if sampler is not None and sampler.kind else ""
+    return f"eigenbank steer {model_id} {edit}{how} --seeds {request.seed} --steps {request.steps} --out steered.png\n"
 
 
 def as_json(request: ImageRequest) -> str:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from eigenbank.loaders.photo import MAX_BYTES
 from eigenbank.play import PlayError
 from eigenbank.play.playground import Playground
+from eigenbank.schemas.drawing import Drawing
 
 LOOPBACK = "127.0.0.1"
 QUEUE = 64
@@ -65,7 +66,7 @@ def serve(
     models: Mapping[str, Path],
     first: str,
     *,
-    device: str = "cpu",
+    drawing: "Drawing | None" = None,
     host: str | None = None,
     port: int | None = None,
     open_browser: bool = False,
@@ -82,7 +83,7 @@ def serve(
 
     from eigenbank.play.page import CSS, SCRIPT, build_page, theme
 
-    blocks = build_page(Playground(models, device), first)
+    blocks = build_page(Playground(models, drawing), first)
     blocks.queue(max_size=QUEUE, api_open=False)
     blocks.eigenbank_files = kept  # lives as long as the page does
     at = host or os.environ.get("GRADIO_SERVER_NAME", LOOPBACK)
