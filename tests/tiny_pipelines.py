@@ -12,7 +12,7 @@ from typing import Any
 import textpipes
 import torch
 
-MOST = 16
+MOST = 77
 """The longest prompt of CLIP's tokenizers, in tokens."""
 
 

@@ -6,6 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playing import controls
 
 import eigenbank as eb
 from eigenbank.play.request import MAX_SLIDERS
@@ -40,17 +41,7 @@ def session(page: "PlayPage") -> "Session":
 
 def said(**changes: Any) -> list[Any]:
     """What the controls send, two steps and all sliders at zero unless said otherwise."""
-    values = {
-        "model": DEMO_MODEL_ID,
-        "seed": 0,
-        "steps": 2,
-        "sampler": "DDIM",
-        "prompt": "",
-        "guidance": 1,
-        "dragging": 1,
-    }
-    sliders = changes.pop("sliders", [0.0] * MAX_SLIDERS)
-    return [*(values | changes).values(), *sliders]
+    return controls(DEMO_MODEL_ID, **{"steps": 2, **changes})[1:]
 
 
 def problem(found: list[Any]) -> str:
