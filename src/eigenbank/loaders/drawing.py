@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ _STARTS_FROM_PICTURE = re.compile(
 """Names of pipelines whose pictures are optional by their signature, and needed all the same."""
 
 
+_IMPORTING = threading.Lock()
+"""diffusers imports a class when it is first asked for, which fails where several threads ask at once."""
+
+
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a pipeline's call, of the pipeline or its class."""
     return inspect.signature((pipe if isinstance(pipe, type) else type(pipe)).__call__).parameters
@@ -38,10 +43,11 @@ def pipeline_class(index: Path) -> type | None:
         name = parse_json(read_bounded(index, 2**20), values=10_000).get("_class_name")
     except (OSError, ValueError, AttributeError):
         return None
-    import diffusers
+    with _IMPORTING:
+        import diffusers
 
-    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
-    return kind if isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline) else None
+        kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+        return kind if isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline) else None
 
 
 def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> None:
