@@ -46,6 +46,7 @@ def test_every_command_works(kind: str, tmp_path: Path, capsys: Capture) -> None
     how = [*PROMPTS, *size, "--steps", "2"]
     assert run(["build", str(folder), "--model-id", model, "--top-k", "1"]) == 0
     assert run(["label", model, *how, *FEW, "--labeler", "statistics", "--parts", "4"]) == 0
+    assert "at most " in capsys.readouterr().err
     found = _rows(capsys, "search", "attn", "--model", model)
     name = next(row["id"] for row in found if ":output/" in row["id"])
     direction = name.partition("#")[2]
@@ -67,7 +68,9 @@ def test_every_command_works(kind: str, tmp_path: Path, capsys: Capture) -> None
     call = ["edit", str(tmp_path / "photo.png"), "--model", model, "--set", f"{direction}=1", "--prompt", "abc", *size]
     code = run([*call, "--steps", "3", "--out", str(tmp_path / "edit.png")])
     assert code == (0 if kind in INVERTIBLE else 1)
-    assert kind in INVERTIBLE or "Nothing was edited" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert kind in INVERTIBLE or "Nothing was edited" in said
+    assert f"5 runs × 3 steps × 1 pass, at {width}×{height}, on " in said or kind not in INVERTIBLE
 
     lora = tmp_path / "lora.safetensors"
     assert run(["export", model, "--set", f"{direction}=1", "--checkpoint", str(folder), "--out", str(lora)]) == 0

@@ -107,10 +107,51 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(fails: int, bank: Direc
     said: list[str] = []
     found = label(pipe, bank, [Colours(fails), StatisticsLabeler()], SETTINGS, log=said.append)
     assert texts(found) == texts(label(pipe, bank, [StatisticsLabeler()], SETTINGS, cache=kept))
-    assert len(said) == 1
-    assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[0]
+    assert len(said) == 2
+    assert "colours:x failed (ValueError: out of ink): it gave no label, the other labelers go on" in said[1]
     with pytest.raises(LabelerError, match=r"out of ink.*no label was given"):
         label(pipe, bank, [Colours(fails)], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"all_qualities": True, "quality_seeds": 2, "chance_most": 5},
+        {"parts": 0, "quality_seeds": 1, "confirm_most": 2},
+    ],
+)
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_what_it_takes_at_most_is_said_first_and_progress_is_that_of_the_whole(
+    doubtful: bool,
+    changes: dict[str, Any],
+    bank: DirectionSet,
+    pipe: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool))
+    reports: list[tuple[str, int, int]] = []
+    said: list[str] = []
+
+    def labelled(cache: Path | None) -> int:
+        reports.clear()
+        reader = Colours()
+        progress = lambda *report: reports.append(report)  # noqa: E731
+        label(pipe, bank, [reader], with_settings(**changes), progress=progress, log=said.append, cache=cache)
+        return reader.seen
+
+    drawn = labelled(None)
+    most = reports[0][2]
+    assert said[0] == f"at most {most:,} images × 2 steps × 1 pass, at 8×8, on cpu"
+    done = [each[1] for each in reports]
+    assert done == sorted(done)
+    assert reports[0][1] == 0
+    assert done[-1] == drawn == reports[-1][2] <= most
+    assert [each[2] for each in reports] == sorted((each[2] for each in reports), reverse=True)
+    labelled(tmp_path)
+    assert labelled(tmp_path) == 0
+    assert {each[1] for each in reports} == {0}, "what was kept took no time"
 
 
 def test_what_few_seeds_do_not_settle_is_measured_on_more(
@@ -226,14 +267,7 @@ def test_what_was_read_for_some_settings_or_recipes_serves_others(
 
 def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
     first, *_ = bank
-    longer = bank.manifest.layers[0].model_copy(
-        update={"lengths": {at: found.model_copy(update={"length": 2 * found.length}) for at, found in
-                            bank.layers[first.layer].lengths.items()}}
-    )  # fmt: skip
-    assert longer.name == first.layer
-    assert longer.lengths
-    stretched = bank.replaced(bank.manifest.model_copy(update={"layers": (longer, *bank.manifest.layers[1:])}))
-    others = [next(iter(bank.randomised(3))), next(iter(stretched))]
+    other = next(iter(bank.randomised(3)))
 
     def generated(which: list[Any], seeds: tuple[int, ...] = (0,), scale: float = 1.0) -> int:
         reader = Colours()
@@ -242,7 +276,7 @@ def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: An
 
     assert generated([first]) == 3  # unedited, plus and minus
     assert generated([first]) == 0
-    assert [generated([other]) for other in others] == [2, 2]
+    assert generated([other]) == 2
     assert generated([first], scale=0.5) == 2
     assert generated([first], seeds=(0, 1)) == 3
 
@@ -313,8 +347,8 @@ def test_what_draws_noise_has_no_names(bank: DirectionSet, pipe: Any, kept: Path
     settings = with_settings(agreement=LabelSettings().agreement)
     found = label(pipe, bank, [Colours(), StatisticsLabeler()], settings, cache=kept, log=said.append)
     assert not any(each.labels or each.quality for each in found.sliders)
-    assert len(said) == 1
-    assert "the unedited images are noise" in said[0]
+    assert len(said) == 2
+    assert "the unedited images are noise" in said[1]
 
 
 def test_prompts_are_spread_over_the_seeds_and_labelers_are_given_by_name(tmp_path: Path) -> None:

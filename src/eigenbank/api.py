@@ -195,15 +195,15 @@ def label(
     `call` is how to generate: `prompts`, which consecutive seeds take in turn, `negative_prompt`, `guidance_scale`, `size`,
     and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
     `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
-    from there. A labeler that fails is left out, which is logged; what it gave before
-    is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
+    from there. `log` is told first what it takes at most. A labeler that fails is left out, which is logged; what it gave
+    before is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
     """
     from dataclasses import replace
 
     from eigenbank.builders.label import study
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.diffusers_compat import execution_device
-    from eigenbank.loaders.drawing import as_drawing, own_steps
+    from eigenbank.loaders.drawing import as_drawing, cost, own_steps
     from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.loaders.pipelines import origin_of
 
@@ -218,6 +218,8 @@ def label(
     for each in opened:
         if hasattr(each, "to"):
             each.to(execution_device(pipe))
+    most = study.images_at_most(directions, opened, settings)
+    log(f"at most {cost(pipe, most, drawing.model_copy(update={'steps': steps}), call)}")
     measurements = PipelineMeasurements(pipe, steps, drawing=drawing, **call)
     return study.label(directions, measurements, opened, settings, cache=cache, progress=progress, log=log)
 

@@ -90,10 +90,13 @@ def test_every_commands_batch_splits(tmp_path: Path, home: Path, monkeypatch: py
     several = sample(pipe, range(3), 2, prompt=["a", "b"])
     asked: list[int] = []
     limit(pipe.unet, 2, asked)
-    found = eb.sweep(pipe, NAME, [-1, 0, 1], seeds=[0, 1], bank=eb.load("me/sd"), steps=2, prompt=["a", "b"])
+    counts: list[int] = []
+    how: dict[str, Any] = {"steps": 2, "prompt": ["a", "b"], "drawn": counts.append}
+    found = eb.sweep(pipe, NAME, [-1, 0, 1], seeds=[0, 1], bank=eb.load("me/sd"), **how)
     assert asked[:3] == [12, 6, 2]
     torch.testing.assert_close(found.pixels, expected.pixels, atol=1e-3, rtol=0)
-    torch.testing.assert_close(sample_in_batches(pipe, range(3), 2, prompt=["a", "b"]), several, atol=1e-3, rtol=0)
+    torch.testing.assert_close(sample_in_batches(pipe, range(3), **how), several, atol=1e-3, rtol=0)
+    assert counts == [1] * 9, "progress goes on with every batch"
 
     def opened(*args: Any, **kwargs: Any) -> Any:
         limited = open_pipeline(*args, **kwargs)

@@ -65,7 +65,7 @@ def _demo(top_k: int, out: Path) -> None:
 
     log("2. Label: what does each direction do to the faces? This generates thousands of small images: some minutes")
     started = time.perf_counter()
-    with progress_bar() as progress:
+    with progress_bar("images") as progress:
         bank = label(
             open_pipeline(checkpoint),
             bank.labelled({direction.id: () for direction in bank}),

@@ -397,8 +397,7 @@ def preview(
     made = {}
     with drawing_bar(cost(pipe, len(chosen) * len(seeds) * len(scales), drawing)) as drawn:
         for each in chosen:
-            made[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing)
-            drawn(len(seeds) * len(scales))
+            made[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing, drawn=drawn)
     bank = store(bank.with_previews(made), checkpoint=folder, replace=True)
     log(f"{len(made)} previews of {model_id} → {bank.folder}")
     rows = [

@@ -106,11 +106,9 @@ def steer(
         raise SteerError(message) from error
     _log_matches(edit)
     with drawing_bar(cost(pipe, 2 * len(seeds), drawing)) as drawn:
-        plain = sample_in_batches(pipe, seeds, drawing=drawing)
-        drawn(len(seeds))
+        plain = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
         with edit:
-            edited = sample_in_batches(pipe, seeds, drawing=drawing)
-        drawn(len(seeds))
+            edited = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
@@ -166,12 +164,10 @@ def sweep(
         raise SteerError(message)
     rows, names, notes, effects = [], [], [], []
     with drawing_bar(cost(pipe, len(seeds) * (1 + len(chosen) * len(scales)), drawing)) as drawn:
-        plain = sample_in_batches(pipe, seeds, drawing=drawing)
-        drawn(len(seeds))
+        plain = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
         for each in chosen:
             name = each if isinstance(each, str) else str(file)
-            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, drawing=drawing, force=force)
-            drawn(len(seeds) * len(scales))
+            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, drawing=drawing, drawn=drawn, force=force)
             rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
             names.append(name)
             effects.append(_effect(bank, each) if name is each else None)
@@ -331,9 +327,10 @@ def edit(
         message = f"{photo} would be overwritten by the edit: nothing was drawn. Choose another --out"
         raise PhotoError(message)
     bank, pipe = open_model(model, checkpoint, drawing, sliders)
-    from eigenbank.loaders.edit import PoorReconstructionWarning
+    from eigenbank.loaders.edit import PoorReconstructionWarning, edit_cost
     from eigenbank.loaders.edit import edit as edit_photo
 
+    log(f"{edit_cost(pipe, drawing, repeats)}: {1 + repeats} runs back to noise, two forth")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorReconstructionWarning)  # said below, as a line
         found = edit_photo(

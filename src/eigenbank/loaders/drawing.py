@@ -212,18 +212,21 @@ def _own_side(pipe: Any, axis: int) -> int | None:
 
 @dataclass(frozen=True)
 class DrawingCost:
-    """What generating takes: `images`, `steps` each, `passes` of the denoiser a step, at `size` on `device`."""
+    """What generating takes: `images`, `steps` each, `passes` of the denoiser a step, at `size` on `device`.
+
+    `unit` is what is counted: runs without a picture of their own take as long.
+    """
 
     images: int
     steps: int | None
     passes: int
     size: tuple[int, int] | None
     device: str
+    unit: str = "image"
 
     def __str__(self) -> str:
-        many = (
-            f"{self.images:,} image{'' if self.images == 1 else 's'} × {self.steps or '?'} steps × {self.passes} pass"
-        )
+        counted = f"{self.images:,} {self.unit}{'' if self.images == 1 else 's'}"
+        many = f"{counted} × {self.steps or '?'} steps × {self.passes} pass"
         at = f", at {self.size[1]}×{self.size[0]}" if self.size else ""
         return f"{many}{'' if self.passes == 1 else 'es'}{at}, on {self.device}"
 

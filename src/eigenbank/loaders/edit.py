@@ -1,13 +1,13 @@
 """Edit a photo: run it back to the noise it would be generated from, and generate it again with directions added."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from eigenbank.loaders.drawing import as_drawing, check_drawing, parameters_of
+from eigenbank.loaders.drawing import DrawingCost, as_drawing, check_drawing, cost, parameters_of
 from eigenbank.loaders.invert import REPEATS, Inversion, poor, rms
 from eigenbank.loaders.lookup import edit_name, parse_edits
 from eigenbank.loaders.steer import steer
@@ -86,6 +86,19 @@ class EditedPhoto:
         return image_grid([row], [self.name], ["photo", "unedited", "edited"], notes=[note])
 
 
+def _for_editing(pipe: Any, drawing: Drawing) -> Drawing:
+    """The drawing with what `edit` does if it is told nothing."""
+    own: dict[str, Any] = {"steps": drawing.steps or STEPS}
+    if "guidance_scale" in parameters_of(pipe) and drawing.guidance_scale is None:
+        own["guidance_scale"] = 1.0
+    return drawing.model_copy(update=own)
+
+
+def edit_cost(pipe: Any, drawing: Drawing, repeats: int = REPEATS) -> DrawingCost:
+    """Say what `edit` takes: the photo is run back to noise once and `repeats` times more, and forth without and with the edit."""
+    return replace(cost(pipe, repeats + 3, _for_editing(pipe, drawing)), unit="run")
+
+
 def edit(
     pipe: Any,
     photo: Any,
@@ -110,19 +123,18 @@ def edit(
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
     edits = parse_edits(edits)
-    drawing = as_drawing(drawing, call, steps=steps)
+    drawing = _for_editing(pipe, as_drawing(drawing, call, steps=steps))
     if len(drawing.prompts) > 1:
         message = f"a photo has one prompt, {len(drawing.prompts)} were given"
         raise DrawingError(message, outcome="nothing was edited")
-    if "guidance_scale" in parameters_of(pipe) and drawing.guidance_scale is None:
-        drawing = drawing.model_copy(update={"guidance_scale": 1.0})
     with explaining(outcome="nothing was edited"):
         check_drawing(pipe, drawing, list(call))
     names = ("negative_prompt", "guidance_scale")
     call |= {name: getattr(drawing, name) for name in names if getattr(drawing, name) is not None}
     if drawing.prompts:
         call["prompt"] = drawing.prompts[0]
-    steps = drawing.steps or STEPS
+    steps = drawing.steps
+    assert steps is not None
     inversion = Inversion(pipe, photo, steps=steps, repeats=repeats, size=drawing.size, **call)
     steering = steer(inversion.pipe, edits, bank=bank, force=force)
     plain = inversion.reconstruction

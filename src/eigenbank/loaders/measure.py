@@ -22,6 +22,7 @@ from eigenbank.loaders.pictures import NO_SAFETY_CHECKER, Pictures
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample_pictures
 from eigenbank.loaders.steer import steer
+from eigenbank.progress import Count, no_count
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
@@ -75,12 +76,17 @@ class PipelineMeasurements:
         """The set, with the token length of every site that it uses, as in `lengths.measure`."""
         return measure(self.pipe, directions, steps=self.steps, drawing=self.drawing, **self.call)
 
-    def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None = None) -> Tensor:
-        """Readings `(n, f)` of the pipeline's own images, kept in the folder `cache`, if any.
+    def unedited(
+        self, read: Read, seeds: Sequence[int], *, cache: Path | None = None, progress: Count = no_count
+    ) -> Tensor:
+        """Readings `(n, f)` of the pipeline's own images, kept in the folder `cache`, if any. `progress` as for `edited`.
 
         Raises SteerError where these are blank: a pipeline whose images are has nothing to be named.
         """
-        return self._unedited(read, seeds, _ReadingCache(cache))
+        kept = _ReadingCache(cache)
+        missing = kept.lacks([_key(b"unedited", 0.0, seed) for seed in seeds])
+        progress(0, len(missing))
+        return self._unedited(read, seeds, kept, lambda done: progress(done, len(missing)))
 
     def edited(
         self,
@@ -91,22 +97,24 @@ class PipelineMeasurements:
         seeds: Sequence[int],
         force: bool = False,
         cache: Path | None = None,
-        progress: Callable[[int, int], None] = lambda _done, _total: None,
+        progress: Count = no_count,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Readings `(n, f)` of the unedited images, and `(K, n, f)` with each slider at `scale` and at its negative.
 
         Different sliders share a batch: scales are per sample. `force` takes sliders that are none of the pipeline's
         weights, as in `steer`. `cache` is a folder that keeps the readings of each image: what was generated before, for
         these sliders or others, is not generated again. It must be of this `fingerprint` and `read`. `progress` is called
-        with the images done and all of them. Raises SteerError.
+        with the images generated and all that are to be, at first with none; what was kept is none of them. Raises SteerError.
         """
         kept = _ReadingCache(cache)
-        base = self._unedited(read, seeds, kept)
         jobs = [(k, sign, seed) for k in range(len(sliders)) for sign in (1.0, -1.0) for seed in seeds]
         names = [_name(each) for each in sliders]
         keys = [_key(names[k], sign * scale, seed) for k, sign, seed in jobs]
-        missing = [number for number, key in enumerate(keys) if key not in kept]
-        done = len(jobs) - len(missing)
+        missing = kept.lacks(keys)
+        own = len(kept.lacks([_key(b"unedited", 0.0, seed) for seed in seeds]))
+        progress(0, own + len(missing))
+        base = self._unedited(read, seeds, kept, lambda done: progress(done, own + len(missing)))
+        done = own
 
         def read_part(numbers: Sequence[int]) -> Tensor:
             wanted = [jobs[number] for number in numbers]
@@ -125,16 +133,16 @@ class PipelineMeasurements:
         for part, readings in in_batches(missing, self._batch() if missing else 1, read_part):
             kept.put([keys[number] for number in part], readings)
             done += len(part)
-            progress(done, len(jobs))
-        if not missing:
-            progress(len(jobs), len(jobs))
+            progress(done, own + len(missing))
         table = torch.stack([kept[key] for key in keys]) if keys else torch.empty(0, base.shape[1])
         table = table.reshape(len(sliders), 2, len(seeds), -1)
         return base, table[:, 0], table[:, 1]
 
-    def _unedited(self, read: Read, seeds: Sequence[int], kept: "_ReadingCache") -> Tensor:
+    def _unedited(
+        self, read: Read, seeds: Sequence[int], kept: "_ReadingCache", drawn: Callable[[int], None]
+    ) -> Tensor:
         keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
-        missing = [number for number, key in enumerate(keys) if key not in kept]
+        missing, done = kept.lacks(keys), 0
 
         def read_part(numbers: Sequence[int]) -> Tensor:
             pictures = self._pictures([seeds[number] for number in numbers])
@@ -148,6 +156,8 @@ class PipelineMeasurements:
 
         for part, readings in in_batches(missing, self._batch() if missing else 1, read_part):
             kept.put([keys[number] for number in part], readings)
+            done += len(part)
+            drawn(done)
         return torch.stack([kept[key] for key in keys])
 
     def _batch(self) -> int:
@@ -189,8 +199,9 @@ class _ReadingCache:
                 keys = [key.numpy().tobytes() for key in found["keys"]]
                 self._known.update(zip(keys, found["readings"], strict=True))
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._known
+    def lacks(self, keys: Sequence[bytes]) -> list[int]:
+        """The positions of the keys it has no reading for."""
+        return [number for number, key in enumerate(keys) if key not in self._known]
 
     def __getitem__(self, key: bytes) -> Tensor:
         return self._known[key]

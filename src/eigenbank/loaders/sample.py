@@ -1,6 +1,6 @@
 """Generate pictures by seed with any pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,23 @@ def sample(
 
 
 def sample_in_batches(
-    pipe: Any, seeds: Sequence[int], steps: int | None = None, *, drawing: Drawing | None = None, **call: Any
+    pipe: Any,
+    seeds: Sequence[int],
+    steps: int | None = None,
+    *,
+    drawing: Drawing | None = None,
+    drawn: Callable[[int], None] = lambda _count: None,
+    **call: Any,
 ) -> Tensor:
-    """Generate as `sample` does, as many at once as the memory holds. Not for edits with a scale for each sample."""
-    batch = batch_size(pipe, drawing=drawing, **call)
-    parts = in_batches(seeds, batch, lambda part: sample(pipe, part, steps, drawing=drawing, **call))
-    return torch.cat([images for _, images in parts])
+    """Generate as `sample` does, as many at once as the memory holds. Not for edits with a scale for each sample.
+
+    `drawn` is called with the number of each batch's images.
+    """
+    batch, made = batch_size(pipe, drawing=drawing, **call), []
+    for part, images in in_batches(seeds, batch, lambda part: sample(pipe, part, steps, drawing=drawing, **call)):
+        made.append(images)
+        drawn(len(part))
+    return torch.cat(made)
 
 
 def sample_pictures(

@@ -1,7 +1,7 @@
 """Sweeps: one edit at many scales on many seeds, shown as one grid. Previews are made so too."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,13 +64,14 @@ def sweep(
     steps: int | None = None,
     force: bool = False,
     drawing: Drawing | None = None,
+    drawn: Callable[[int], None] = lambda _count: None,
     **call: Any,
 ) -> Sweep:
     """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed.
 
     Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs. `call` is `prompt` (of
     several, consecutive seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
-    pipeline takes. Raises as `steer` does, and DrawingError for what the pipeline lacks, or cannot take.
+    pipeline takes. `drawn` is called with the number of each batch's images. Raises as `steer` does, and DrawingError for what the pipeline lacks, or cannot take.
     """
     scales, seeds = tuple(scales), tuple(seeds)
     if not scales or not seeds:
@@ -91,8 +92,11 @@ def sweep(
             return sample(pipe, [seed for seed, _ in part], steps, drawing=drawing, **call)
 
     jobs = [(seed, scale) for seed in seeds for scale in scales]
-    parts = in_batches(jobs, batch_size(pipe, drawing=drawing, **call), generate)
-    pixels = torch.cat([images for _, images in parts]).unflatten(0, (len(seeds), len(scales)))
+    made = []
+    for part, images in in_batches(jobs, batch_size(pipe, drawing=drawing, **call), generate):
+        made.append(images)
+        drawn(len(part))
+    pixels = torch.cat(made).unflatten(0, (len(seeds), len(scales)))
     named = edit_name(direction) if isinstance(direction, Sliders) else getattr(direction, "id", direction)
     return Sweep(str(named), pixels, scales, seeds)
 
@@ -105,19 +109,20 @@ def generate_preview(
     scales: Sequence[float] = PREVIEW_SCALES,
     steps: int | None = None,
     drawing: Drawing | None = None,
+    drawn: Callable[[int], None] = lambda _count: None,
     **call: Any,
 ) -> tuple[Preview, bytes]:
     """Generate a direction's preview. Returns how it was made, and the grid as a WebP image.
 
     A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one.
-    `call` as for `sweep`. Raises as `sweep` does, and SetError for a grid of more than 4,096 pixels a side.
+    `drawn` and `call` as for `sweep`. Raises as `sweep` does, and SetError for a grid of more than 4,096 pixels a side.
     """
     from eigenbank.loaders.image_grid import to_image
 
     sign = direction.labels[0].polarity if direction.labels else 1
     stored = [float(sign * scale) for scale in scales]
     drawing = as_drawing(drawing, call, steps=steps)
-    pixels = sweep(pipe, direction, stored, seeds=seeds, drawing=drawing, **call).pixels
+    pixels = sweep(pipe, direction, stored, seeds=seeds, drawing=drawing, drawn=drawn, **call).pixels
     longest = max(pixels.shape[-2:])
     cell = PREVIEW_CELL * (2 if pixels.shape[-1] > 2 * pixels.shape[-2] else 1)  # a video's frames, side by side
     if longest > cell:

@@ -27,7 +27,7 @@ from eigenbank.builders.label.criteria import (
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.digests import digest_of
-from eigenbank.progress import Progress, no_progress
+from eigenbank.progress import Count, Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
@@ -56,7 +56,7 @@ class Measurements(Protocol):
     def calibrated(self, directions: DirectionSet) -> DirectionSet:
         """The set, with the token length of every site that it uses."""
 
-    def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None) -> Tensor:
+    def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None, progress: Count) -> Tensor:
         """Readings `(n, f)` of the pipeline's own images. Raises SteerError where these are blank."""
 
     def edited(
@@ -68,10 +68,11 @@ class Measurements(Protocol):
         seeds: Sequence[int],
         force: bool,
         cache: Path | None,
-        progress: Callable[[int, int], None],
+        progress: Count,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Readings `(n, f)` of the unedited images, and `(K, n, f)` with each slider at `scale` and at its negative, NaN of
-        pictures that the edit broke. `force` takes directions that are none of the pipeline's weights.
+        pictures that the edit broke. `force` takes directions that are none of the pipeline's weights. `progress` is called with
+        the images generated and all that are to be, at first with none; what was kept is none of them.
         """
 
 
@@ -99,6 +100,39 @@ class LabelSettings:
     quality_seeds: int = 6
     all_qualities: bool = False
     agreement: float = 0.3
+
+
+def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
+    """How many images labelling generates at most; how many it will be depends on what the first of them show."""
+    scores = sum(len(each.names) for each in labelers)
+    singles, composites = min(len(directions), settings.most * scores), scores if settings.parts >= 2 else 0
+    spots = min(singles, len({_spot(each) for each in directions})) + composites
+    first = len(POPULATION) + _images(len(directions), len(settings.seeds))
+    return first + _confirming(settings, singles + composites, spots, len(directions) + composites)
+
+
+def _confirming(settings: LabelSettings, sliders: int, spots: int, measured: int, *, begun: bool = False) -> int:
+    """Images at most from so many candidates in so many spots on; with all qualities, those of `measured` sliders.
+
+    Once `begun`, the first of their seeds are behind.
+    """
+    seeds = len(settings.confirm_seeds)
+    more = max(0, settings.confirm_most - seeds)
+    shared = min(more, max(0, settings.chance_most - seeds))  # among the draws of random sliders
+    confirming = _images(sliders, (0 if begun else seeds) + more)
+    chance = _images(settings.null * spots, seeds) + _images(spots, shared) if spots else 0
+    return (
+        (confirming if sliders else 0) + chance + _qualities(settings, measured if settings.all_qualities else sliders)
+    )
+
+
+def _qualities(settings: LabelSettings, sliders: int) -> int:
+    return len(SCALES) * _images(sliders, len(settings.confirm_seeds[: settings.quality_seeds])) if sliders else 0
+
+
+def _images(sliders: int, seeds: int) -> int:
+    """Images of sliders at a scale and at its negative, and of none."""
+    return (2 * sliders + 1) * seeds
 
 
 def label(
@@ -194,8 +228,8 @@ class _Study:
         self.measurements = measurements
         self.ensemble = ensemble
         self.settings = settings
-        self.progress = progress
         self.log = log
+        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings))
         self.cache = None
         if cache is not None:
             # Of the same images, read alike.
@@ -210,7 +244,8 @@ class _Study:
             return torch.cat([self.ensemble.read(images), agreement(images)], dim=1)
 
         cache = None if self.cache is None else self.cache / "agreement"
-        population = self.measurements.unedited(read, POPULATION, cache=cache)
+        count = self.job.part("unedited images", len(POPULATION))
+        population = self.measurements.unedited(read, POPULATION, cache=cache, progress=count)
         agreed = float(population[:, -1].median())
         if agreed < settings.agreement:
             self.log(
@@ -234,11 +269,18 @@ class _Study:
         directions = directions.composed([*directions.manifest.composites, *new])
         everything = list(directions)
         singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
-        labels = self.confirm(candidates, directions, [*singles, *(directions[record.id] for record in new)])
+        wanted = [*singles, *(directions[record.id] for record in new)]
+        self.job.left = _confirming(
+            settings, len(wanted), len({_spot(each) for each in wanted}), len(everything) + len(new)
+        )
+        labels = self.confirm(candidates, directions, wanted)
         earned = [record for record in new if record.id in labels]
         named = everything if settings.all_qualities else [each for each in singles if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned)]
-        return Findings(labels, self.qualities(candidates[0].scores, measured), earned)
+        self.job.left = _qualities(settings, len(measured))
+        found = self.qualities(candidates[0].scores, measured)
+        self.job.part("labels", 0)(0, 0)
+        return Findings(labels, found, earned)
 
     def confirm(
         self, candidates: "Sequence[_Candidates]", directions: DirectionSet, wanted: "Sequence[Direction | Composite]"
@@ -258,6 +300,8 @@ class _Study:
         wanted = [wanted[k] for k in hopeful]
         if not wanted:
             return labels
+        spots = len({_spot(each) for each in wanted})
+        self.job.left = _confirming(self.settings, len(wanted), spots, len(directions.sliders), begun=True)
         random = _RandomSliders(directions, self.settings.null, wanted)
         confirmation = self.beside_chance(random, wanted, found.rows(hopeful))
         while True:
@@ -342,9 +386,29 @@ class _Study:
             seeds=seeds,
             force=what == "chance",
             cache=None if self.cache is None else self.cache / ("scores" if read is None else what),
-            progress=lambda done, total: self.progress(what, done, total),
+            progress=self.job.part(what, _images(len(sliders), len(seeds))),
         )
         return Readings(base, plus, minus, tuple(seeds))
+
+
+class _Job:
+    """How far the whole of a study is: `left` is how many images there are at most beside those of the part at work."""
+
+    def __init__(self, progress: Progress, most: int) -> None:
+        self.progress = progress
+        self.left = most
+        self.done = 0
+
+    def part(self, what: str, most: int) -> Count:
+        """Begin a part of so many images at most, and return what counts them."""
+        before = self.done
+        self.left = max(0, self.left - most)
+
+        def count(done: int, total: int) -> None:
+            self.done = before + done
+            self.progress(what, self.done, before + total + self.left)
+
+        return count
 
 
 @dataclass(frozen=True)
