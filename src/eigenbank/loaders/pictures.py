@@ -60,7 +60,8 @@ def generate(pipe: Any, n: int, call: dict[str, Any]) -> Pictures:
 def any_dtype(pipe: Any) -> contextlib.AbstractContextManager[Any]:
     """Inside, a pipeline may hand out pictures in bfloat16, too: those without a processor of images convert them to NumPy."""
     helped = hasattr(pipe, "image_processor") or hasattr(pipe, "video_processor")
-    return contextlib.nullcontext() if helped else _NumPyTakesBfloat16()
+    bfloat16 = getattr(pipe, "dtype", None) is torch.bfloat16
+    return _NumPyTakesBfloat16() if bfloat16 and not helped else contextlib.nullcontext()
 
 
 def pictures_of(output: Any, n: int, pipeline: str) -> Pictures:
