@@ -37,17 +37,23 @@ class CheckpointElsewhereError(SourceError):
 
 
 def find_checkpoint(
-    model: str, at: Path | None = None, *, variant: str | None = None, fetch: bool = True
+    model: str,
+    at: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    fetch: bool = True,
 ) -> tuple[str, Path]:
     """Find a checkpoint, given by model id, folder or file. Returns its model id, and its folder or file on this machine.
 
     A folder that is in the catalog has the id it was built under, of several its own (`registry.local.checkpoint_id`),
     else the newest; any other gets `local/NAME`, with a digest of its weights once it is built. What was built from the
-    Hub is found in the client's cache, or fetched: the files its pipeline needs, of that `variant`. `at` is a folder, file
-    or model id to take instead of the checkpoint's own. Raises SourceError or UnknownNameError.
+    Hub is found in the client's cache, or fetched: the files its pipeline needs, of that `variant`, at
+    `revision`, else the one it was built from. `at` is a folder, file, model id or Hub id to take instead of the
+    checkpoint's own. Raises SourceError or UnknownNameError.
     """
-    if at is not None and not at.exists():
-        at = find_checkpoint(at.as_posix(), variant=variant)[1]
+    if at is not None:
+        at = _to_draw(str(at), revision, variant)[1]
     shipped = shipped_checkpoint(model)
     if shipped is not None:
         return model, at or shipped
@@ -60,8 +66,9 @@ def find_checkpoint(
         if at is not None:
             return hub_file_id(*inside.groups()) if inside else model, at
         found = None if inside else catalog.get_set(model)
-        if found is not None and found.checkpoint_path is not None and resolve(found.checkpoint_path).exists():
-            return model, resolve(found.checkpoint_path)
+        own = None if found is None or revision is not None else found.checkpoint_path
+        if own is not None and resolve(own).exists():
+            return model, resolve(own)
         if found is None and not (inside and fetch):
             if path.is_absolute() or model.startswith(".") or model.count("/") > 1:
                 problem = f"no such folder: {model}"
@@ -72,17 +79,31 @@ def find_checkpoint(
         f"{model} is in the catalog, but its checkpoint is not on this machine",
         "Give its folder (--checkpoint)",
     )
-    if not fetch or (found is not None and found.checkpoint_path is not None) or not _REPOSITORY.match(model):
+    if not fetch or own is not None or not _REPOSITORY.match(model):
         raise CheckpointElsewhereError(problem, advice=advice)
     if inside:
         repo, name = inside.groups()
-        return hub_file_id(repo, name), _fetch_file(repo, name)
+        return hub_file_id(repo, name), _fetch_file(repo, name, revision)
     assert found is not None
     try:
-        return model, _fetch_pipeline(model, found.revision, variant)
+        return model, _fetch_pipeline(model, revision or found.revision, variant)
     except EigenbankError as error:
         problem = f"{problem}, and cannot be fetched: {error.problem}"
         raise CheckpointElsewhereError(problem, advice=advice) from error
+
+
+def _to_draw(model: str, revision: str | None, variant: str | None) -> tuple[str, Path]:
+    """Find a checkpoint as `find_checkpoint` does, and one that the catalog does not know on the Hub."""
+    try:
+        return find_checkpoint(model, revision=revision, variant=variant)
+    except UnknownNameError as unknown_here:
+        if not _REPOSITORY.fullmatch(model):
+            raise
+        try:
+            return model, _fetch_pipeline(model, revision, variant)
+        except EigenbankError as error:
+            message = f"{unknown_here} On the Hub: {error}"
+            raise UnknownNameError(message) from error
 
 
 def _fetch_pipeline(repo: str, revision: str | None, variant: str | None) -> Path:
@@ -98,14 +119,14 @@ def _fetch_pipeline(repo: str, revision: str | None, variant: str | None) -> Pat
     return fetch_pipeline(repo, revision, variant)
 
 
-def _fetch_file(repo: str, name: str) -> Path:
+def _fetch_file(repo: str, name: str, revision: str | None) -> Path:
     """Find a file of a repository in the client's cache, or fetch it."""
     from huggingface_hub import hf_hub_download
 
     from eigenbank.registry.hub.client import hub_errors
 
     with hub_errors(f"fetching {repo}/{name}", "nothing was drawn"):
-        return Path(hf_hub_download(repo, name))
+        return Path(hf_hub_download(repo, name, revision=revision))
 
 
 @explaining(outcome="nothing was built")
@@ -348,16 +369,7 @@ def open_pipeline(
         )
     except ValidationError as error:
         raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
-    try:
-        model_id, path = find_checkpoint(model, variant=variant)
-    except UnknownNameError as unknown_here:
-        if not _REPOSITORY.fullmatch(model):
-            raise
-        try:
-            model_id, path = model, _fetch_pipeline(model, revision, variant)
-        except EigenbankError as error:
-            message = f"{unknown_here} On the Hub: {error}"
-            raise UnknownNameError(message) from error
+    model_id, path = _to_draw(model, revision, variant)
     return open_drawing_pipeline(path, drawing, model_id=model_id, config=config)
 
 

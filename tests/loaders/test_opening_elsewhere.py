@@ -67,6 +67,16 @@ def test_what_was_built_from_the_hub_is_drawn_by_its_id(hub: Hub, client: Client
     assert done.returncode == 0, done.err if hasattr(done, "err") else done.stderr
     assert (tmp_path / "out.png").is_file()
     assert sum(hub.served.values()) < 5_000_000
+    # Of what has two, only the variant asked for; as the checkpoint of another model it need not have been built.
+    both = {**files, **{name.replace(".fp16.", "."): extra for name in files if ".fp16." in name}}
+    variant = ["--variant", "fp16"]
+    hub.put("me/both", both)
+    hub.put("me/more", both)
+    assert client.run("build", "me/both", *variant, "--layers", "mid*", "--top-k", "1").returncode == 0
+    for more in (["me/both"], ["me/sd", "--checkpoint", "me/more"]):
+        done = client.run("steer", *more, *variant, *steer)
+        assert done.returncode == 0, done.stderr
+    assert sum(hub.served.values()) < 5_000_000
     # Offline it is in the client's cache; as the checkpoint of another model it is a name like another.
     client.extra["HF_HUB_OFFLINE"] = "1"
     done = client.run("steer", "me/sd", "--checkpoint", "me/sd", *steer)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from eigenbank.cli import complete
 from eigenbank.schemas.errors import first_problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +82,10 @@ def drawing_options(command: F) -> F:
 
     path = click.Path(path_type=Path)
     for decorate in (
-        click.option("--checkpoint", type=path, help="Checkpoint's folder to use [default: the model's own]."),
+        click.option(
+            "--checkpoint", metavar="WHERE", shell_complete=complete.models_or_folders,
+            help="Checkpoint to use, a folder, file or id [default: the model's own].",
+        ),
         click.option("--variant", metavar="NAME", help="Weights to load if the checkpoint has several, e.g. fp16."),
         click.option(
             "--offload", type=click.Choice(_OFFLOADS), default="none", show_default=True,

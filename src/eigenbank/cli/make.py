@@ -239,7 +239,7 @@ def label(
     model: str,
     labelers: tuple[str, ...],
     drawing: "Drawing",
-    checkpoint: Path | None,
+    checkpoint: str | None,
     out: Path | None,
     fmt: str,
     quiet: bool,
@@ -265,7 +265,7 @@ def label(
 
     if out is not None:
         check_new_folder(out)
-    model_id, folder = find_checkpoint(model, checkpoint)
+    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
@@ -351,7 +351,7 @@ def preview(
     seeds: tuple[int, ...],
     scales: tuple[float, ...],
     drawing: "Drawing",
-    checkpoint: Path | None,
+    checkpoint: str | None,
     fmt: str,
     quiet: bool,
 ) -> None:
@@ -370,7 +370,7 @@ def preview(
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
-    model_id, folder = find_checkpoint(model, checkpoint)
+    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
     if names:
@@ -417,7 +417,7 @@ def preview(
 @click.argument("model", shell_complete=complete.models_or_folders)
 @drawing_options
 @output_options
-def measure(model: str, drawing: "Drawing", checkpoint: Path | None, fmt: str, quiet: bool) -> None:
+def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, quiet: bool) -> None:
     """Measure how long a typical token is at each site of a set, and keep it in the set.
 
     `export` and `steer --fuse` need it, since what they write is a constant; steering does not. Two seeds are run, without
@@ -435,7 +435,7 @@ def measure(model: str, drawing: "Drawing", checkpoint: Path | None, fmt: str, q
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.local import store
 
-    model_id, folder = find_checkpoint(model, checkpoint)
+    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
     pipe = open_pipeline(folder, drawing)

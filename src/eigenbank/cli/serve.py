@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def play(
     model: str | None,
     drawing: "Drawing",
-    checkpoint: Path | None,
+    checkpoint: str | None,
     host: str | None,
     port: int | None,
     open_browser: bool,

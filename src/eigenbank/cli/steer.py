@@ -63,7 +63,7 @@ def steer(
     save_sliders: Path | None,
     seeds: tuple[int, ...],
     drawing: "Drawing",
-    checkpoint: Path | None,
+    checkpoint: str | None,
     force: bool,
     out: Path,
 ) -> None:
@@ -132,7 +132,7 @@ def sweep(
     scales: tuple[float, ...],
     seeds: tuple[int, ...],
     drawing: "Drawing",
-    checkpoint: Path | None,
+    checkpoint: str | None,
     force: bool,
     out: Path,
 ) -> None:
@@ -214,7 +214,7 @@ def _ids_on_stdin() -> list[str]:
 
 
 def open_model(
-    model: str, checkpoint: Path | None, drawing: "Drawing", sliders: "Sliders | None" = None, names: Iterable[str] = ()
+    model: str, checkpoint: str | None, drawing: "Drawing", sliders: "Sliders | None" = None, names: Iterable[str] = ()
 ) -> tuple[Any, Any]:
     """Open a model's direction set, or the one that the sliders name, and the model's pipeline.
 
@@ -225,7 +225,7 @@ def open_model(
     from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
 
-    model_id, folder = find_checkpoint(model, checkpoint)
+    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     if sliders is None or sliders.model in (None, model_id):
         bank = load(model_id)
@@ -297,7 +297,7 @@ def edit(
     file: Path | None,
     drawing: "Drawing",
     repeats: int,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     force: bool,
     out: Path,
     compare: Path | None,

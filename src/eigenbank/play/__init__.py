@@ -41,7 +41,7 @@ def launch(
     `ready` is called with the page's address.
 
     The page offers every model of the catalog whose checkpoint is on this machine. It opens with `model`, an id or a
-    checkpoint's folder, whose pipeline comes from `checkpoint` if that is given. `drawing` is how to open the pipelines, and
+    checkpoint's folder, whose pipeline comes from `checkpoint`, a folder, file or id, if that is given. `drawing` is how to open the pipelines, and
     what the page starts with. `host` and `port` default to
     `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT`, which a Gradio Space sets, else to 127.0.0.1 and the first free port
     from 7860.
@@ -57,7 +57,7 @@ def launch(
     models = local_pipelines()
     first = next(iter(models), None)
     if model is not None:
-        first, folder = find_checkpoint(model, None if checkpoint is None else Path(checkpoint))
+        first, folder = find_checkpoint(model, checkpoint, variant=None if drawing is None else drawing.variant)
         models = {first: folder, **models}
         if checkpoint is not None:
             models[first] = folder
