@@ -61,6 +61,7 @@ def test_every_command_works(kind: str, tmp_path: Path, capsys: Capture) -> None
         assert sheet.width > 2 * width
 
     assert run(["sweep", name, *how, "--seeds", "0", "--scales=-1,1", "--out", str(tmp_path / "sweep.png")]) == 0
+    assert "2 prompts, and seeds for 1 image each: only the first is drawn" in capsys.readouterr().err
     made = _rows(capsys, "preview", model, direction, *how, "--seeds", "0,1", "--scales=-1,1")
     assert made[0]["bytes"] > 0
 

@@ -213,7 +213,7 @@ def label(
     `labelers` are objects or what `--labeler` takes, as in `"clip:openai/clip-vit-base-patch32#people"`; without any those of
     the checkpoint itself, else image statistics. They read on the pipeline's device, where they can.
 
-    `call` is how to generate: `prompts`, which consecutive seeds take in turn, `negative_prompt`, `guidance_scale`, `size`,
+    `call` is how to generate: `prompts`, which consecutive seeds take in turn (a seed's is always the same), `negative_prompt`, `guidance_scale`, `size`,
     and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
     `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
     from there. `log` is told first what it takes at most. A labeler that fails is left out, which is logged; what it gave

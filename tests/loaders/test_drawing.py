@@ -11,7 +11,7 @@ import torch
 import eigenbank as eb
 from eigenbank.builders.label.study import LabelSettings
 from eigenbank.loaders.drawing import check_checkpoint, cost
-from eigenbank.loaders.sample import sample
+from eigenbank.loaders.sample import sample, sample_in_batches
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import DrawingError
 
@@ -79,6 +79,18 @@ def test_what_is_needed_or_not_taken_is_said_by_the_index_alone(
 def test_an_optional_picture_may_be_left_out(kind: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))
     check_checkpoint(tmp_path, Drawing(prompts=("a",)))
+
+
+def test_prompts_are_taken_in_turn_whatever_the_seeds_are() -> None:
+    pipe = tiny_pipelines.make("sd")
+    how: dict[str, Any] = {"guidance_scale": 3.0, "steps": 2}
+    alone = torch.cat([sample(pipe, [seed], prompt=prompt, **how) for seed, prompt in ((4, "abc"), (6, "zz"))])
+    assert (alone[1] - sample(pipe, [6], prompt="abc", **how)[0]).abs().max() > 1e-3
+    for batch in (sample, sample_in_batches):
+        torch.testing.assert_close(batch(pipe, [4, 6], prompt=["abc", "zz"], **how), alone, atol=1e-3, rtol=0)
+    bank = eb.build(pipe, top_k=1)
+    swept = eb.sweep(pipe, next(iter(bank)), [0, 0, 0], seeds=[4, 6], prompt=["abc", "zz"], **how).pixels
+    torch.testing.assert_close(swept, alone[:, None].expand_as(swept), atol=1e-3, rtol=0)
 
 
 def test_an_index_of_no_known_pipeline_is_left_to_loading(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from eigenbank.cli import complete
+from eigenbank.cli.output import log
 from eigenbank.schemas.errors import first_problem
+
+if TYPE_CHECKING:
+    from eigenbank.schemas.drawing import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +59,16 @@ def _prompts_in(file: Path) -> list[str]:
         message = f"{file} has no prompt: expected one a line"
         raise click.BadParameter(message, param_hint="--prompts-file")
     return [line for line in lines if line]
+
+
+def log_unused(drawing: "Drawing", images: int) -> None:
+    """Say so where there are more prompts than images to take them."""
+    count = len(drawing.prompts)
+    if count > images:
+        taken = "only the first is drawn" if images == 1 else f"only {images} of them are drawn"
+        log(
+            f"{count} prompts, and seeds for {images} image{'' if images == 1 else 's'} each: {taken}. Give more --seeds"
+        )
 
 
 def drawing_options(command: F) -> F:
@@ -105,7 +119,7 @@ def drawing_options(command: F) -> F:
         click.option("--prompts-file", type=path, metavar="FILE", help="File of prompts, one a line."),
         click.option(
             "--prompt", "prompts", multiple=True, metavar="TEXT",
-            help="What to generate; consecutive seeds take several in turn.",
+            help="What to generate; images take several in turn.",
         ),
     ):  # fmt: skip
         with_drawing = decorate(with_drawing)

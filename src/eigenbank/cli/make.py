@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.drawing import drawing_options, log_unused
 from eigenbank.cli.options import SCALES, SEEDS, source_options
 from eigenbank.cli.output import drawing_bar, emit, log, output_options, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
@@ -265,6 +265,7 @@ def label(
 
     if out is not None:
         check_new_folder(out)
+    log_unused(drawing, len({seed % max(1, len(drawing.prompts)) for seed in settings["seeds"]}))
     model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)
@@ -370,6 +371,7 @@ def preview(
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
+    log_unused(drawing, len(seeds))
     model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
     check_checkpoint(folder, drawing)
     bank = load_without_people_labels(model_id)

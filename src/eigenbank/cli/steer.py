@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.drawing import drawing_options, log_unused
 from eigenbank.cli.options import (
     SCALES,
     SEEDS,
@@ -89,6 +89,7 @@ def steer(
         raise click.UsageError(message)
     sliders = wanted_sliders(wanted, file, window=window, branch=branch, site=site)
     check_picture(out)
+    log_unused(drawing, len(seeds))
     if save_sliders is not None:
         with explaining(outcome="nothing was generated", advice="Choose another --save-sliders"):
             check_out(save_sliders, (".json",), "sliders", SteerError)
@@ -148,6 +149,7 @@ def sweep(
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
     check_picture(out)
+    log_unused(drawing, len(seeds))
     model_id, wanted = _wanted(first, directions)
     sliders = None if file is None else wanted_sliders({}, file)
     bank, pipe = open_model(model_id, checkpoint, drawing, sliders, wanted)

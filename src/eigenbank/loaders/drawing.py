@@ -131,7 +131,7 @@ def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[s
     if drawing.size is not None:
         found["height"], found["width"] = drawing.size
     if drawing.prompts:
-        found["prompt"] = drawing.prompts_of(seeds)
+        found["prompt"] = list(drawing.part(range(len(seeds))).prompts)
     if drawing.negative_prompt is not None:
         found["negative_prompt"] = [drawing.negative_prompt] * len(seeds)
     if drawing.guidance_scale is not None:

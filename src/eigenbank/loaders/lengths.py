@@ -121,6 +121,6 @@ def measure(
         call["output_type"] = "latent"
     with recorded_lengths(pipe, directions) as record, any_dtype(pipe):
         for seed in SEEDS:
-            given = arguments(pipe, drawing, [seed], call)
+            given = arguments(pipe, drawing.part([seed]), [seed], call)
             pipe(generator=torch.Generator().manual_seed(seed), **given)
     return record.measured

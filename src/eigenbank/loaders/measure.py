@@ -164,7 +164,8 @@ class PipelineMeasurements:
         return self.batch or batch_size(self.pipe, drawing=self.drawing, **self.call)
 
     def _pictures(self, seeds: Sequence[int]) -> Pictures:
-        pictures = sample_pictures(self.pipe, seeds, self.steps, drawing=self.drawing, **self.call)
+        # A picture's prompt depends on its seed alone, as its reading is kept by that.
+        pictures = sample_pictures(self.pipe, seeds, self.steps, drawing=self.drawing.part(seeds), **self.call)
         if any(pictures.withheld):
             problem = f"the safety checker blacked out {sum(pictures.withheld)} of {len(seeds)} pictures, which show no effect"
             raise SteerError(problem, outcome="they were not measured", advice=NO_SAFETY_CHECKER)

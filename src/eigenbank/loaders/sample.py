@@ -21,11 +21,11 @@ def sample(
 
     Of a video the first, the middle and the last frame are an image together, side by side.
 
-    `call` are `prompt` (or several, which consecutive seeds take in turn), `negative_prompt`, `guidance_scale` and `size`,
+    `call` are `prompt` (or several, which the seeds take in turn), `negative_prompt`, `guidance_scale` and `size`,
     which come before those of `drawing`, and whatever else the pipeline takes. What is not given is the pipeline's own.
 
-    A sample's noise depends on its seed alone, not on its position in the batch; so does its prompt, and its class where the
-    pipeline asks for one and `call` names none. Raises SteerError, DrawingError for what the pipeline lacks or cannot take.
+    A sample's noise depends on its seed alone, not on its position in the batch; so does its class where the pipeline asks
+    for one and `call` names none. Raises SteerError, DrawingError for what the pipeline lacks or cannot take.
     """
     pictures = sample_pictures(pipe, seeds, steps, drawing=drawing, **call)
     if any(pictures.withheld):
@@ -48,8 +48,13 @@ def sample_in_batches(
 
     `drawn` is called with the number of each batch's images.
     """
-    batch, made = batch_size(pipe, drawing=drawing, **call), []
-    for part, images in in_batches(seeds, batch, lambda part: sample(pipe, part, steps, drawing=drawing, **call)):
+    whole, made = as_drawing(drawing, call), []
+
+    def generate_part(part: Sequence[int]) -> Tensor:
+        return sample(pipe, [seeds[number] for number in part], steps, drawing=whole.part(part), **call)
+
+    batch = batch_size(pipe, drawing=whole, **call)
+    for part, images in in_batches(range(len(seeds)), batch, generate_part):
         made.append(images)
         drawn(len(part))
     return torch.cat(made)

@@ -70,7 +70,7 @@ def sweep(
     """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed.
 
     Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs. `call` is `prompt` (of
-    several, consecutive seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
+    several, the seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
     pipeline takes. `drawn` is called with the number of each batch's images. Raises as `steer` does, and DrawingError for what the pipeline lacks, or cannot take.
     """
     scales, seeds = tuple(scales), tuple(seeds)
@@ -79,6 +79,7 @@ def sweep(
         raise SteerError(message)
     if isinstance(direction, Path):
         direction = read_sliders(direction)
+    whole = as_drawing(drawing, call)
 
     def generate(part: Sequence[tuple[int, float]]) -> Tensor:
         per_sample = torch.tensor([scale for _, scale in part])
@@ -89,11 +90,12 @@ def sweep(
         else:
             steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
         with steering:
-            return sample(pipe, [seed for seed, _ in part], steps, drawing=drawing, **call)
+            numbers = [number for number, _ in part]
+            return sample(pipe, [seeds[number] for number in numbers], steps, drawing=whole.part(numbers), **call)
 
-    jobs = [(seed, scale) for seed in seeds for scale in scales]
+    jobs = [(number, scale) for number in range(len(seeds)) for scale in scales]
     made = []
-    for part, images in in_batches(jobs, batch_size(pipe, drawing=drawing, **call), generate):
+    for part, images in in_batches(jobs, batch_size(pipe, drawing=whole, **call), generate):
         made.append(images)
         drawn(len(part))
     pixels = torch.cat(made).unflatten(0, (len(seeds), len(scales)))

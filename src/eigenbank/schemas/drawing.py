@@ -26,7 +26,7 @@ class LoraFile(Model):
 class Drawing(Model):
     """How to generate pictures. What is None is the pipeline's own default.
 
-    Consecutive seeds take the `prompts` in turn: an image's prompt depends on its seed alone. `size` is (height, width) in
+    Images take the `prompts` in turn, in the order of their seeds as given. `size` is (height, width) in
     pixels. The fields from `scheduler` on say how to open the pipeline.
     """
 
@@ -47,6 +47,8 @@ class Drawing(Model):
     def _one_prompt(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    def prompts_of(self, seeds: Sequence[int]) -> list[str]:
-        """Return each seed's prompt: the one at the seed's remainder by the number of prompts."""
-        return [self.prompts[seed % len(self.prompts)] for seed in seeds]
+    def part(self, numbers: Sequence[int]) -> "Drawing":
+        """Return what generates the images of these numbers alone: each has the prompt whose turn it is."""
+        if not self.prompts:
+            return self
+        return self.model_copy(update={"prompts": tuple(self.prompts[each % len(self.prompts)] for each in numbers)})
