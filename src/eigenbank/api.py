@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.export import Edits, Format
     from eigenbank.loaders.match import Match
+    from eigenbank.loaders.target import Target
     from eigenbank.schemas import Part
     from eigenbank.schemas.drawing import Drawing, Dtype, Offload
 
@@ -141,13 +142,15 @@ def build(
     revision: str | None = None,
     variant: str | None = None,
     config: str | None = None,
+    component: str | None = None,
     progress: Progress = no_progress,
 ) -> DirectionSet:
     """Compute the editing directions of a checkpoint from its attention weights; the set is held in memory.
 
     `model` is a pipeline, a folder, a single `.safetensors` file, a model id of the catalog or of the Hub (`revision`: its
     branch, tag or commit). Of a pipeline, LoRAs and other adapters that are not fused do not count. `variant` names one of a folder's sets of weights; `config` says where the config.json of a single
-    file is. `layers` is one or several globs over layer names; `recipes` written recipes, by default `output-value` on
+    file is. Of a pipeline with several denoisers all are built into one set, with layers named COMPONENT.LAYER, or the one
+    `component`. `layers` is one or several globs over layer names; `recipes` written recipes, by default `output-value` on
     both sides; `device` is `auto`, `cpu` or `cuda`. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.build import DEFAULT_RECIPES
@@ -155,11 +158,13 @@ def build(
     from eigenbank.builders.checkpoints.source import WeightSource
 
     if isinstance(model, (str, Path)):
-        found_id, source, _ = open_source(str(model), revision=revision, variant=variant, config=config)
+        found_id, source, _ = open_source(
+            str(model), revision=revision, variant=variant, config=config, component=component
+        )
     elif isinstance(model, WeightSource):
         found_id, source = "local/checkpoint", model
     else:
-        found_id, source = _source_of(model)
+        found_id, source = _source_of(model, component)
     if isinstance(recipes, str):
         recipes = [recipes]
     return build_bank(
@@ -173,21 +178,35 @@ def build(
     )
 
 
-def _source_of(pipe: Any) -> "tuple[str, WeightSource]":
-    """Return a pipeline's model id, and the weights of its denoiser as a source. Raises SteerError for what is no pipeline."""
-    from eigenbank.builders.checkpoints.folder import TensorSource
+def _source_of(pipe: Any, component: str | None = None) -> "tuple[str, WeightSource]":
+    """Return a pipeline's model id, and the weights of its denoisers, or of one of them, as a source.
+
+    Raises SteerError for what is no pipeline, SourceError for one without that component.
+    """
     from eigenbank.loaders.pipelines import opened_model_id, origin_of
     from eigenbank.loaders.plugins import target_of
 
     target = target_of(pipe)
-    component, denoiser = next(iter(target.denoisers.items()))
-    names = {name.replace(".base_layer.", "."): name for name, _ in denoiser.named_parameters() if ".lora_" not in name}
-    config: Any = denoiser.config
     origin = origin_of(target) or "pipeline"
     name = opened_model_id(target) or (origin if _REPOSITORY.fullmatch(origin) else checkpoint_id(origin))
+    if component is not None and component not in target.denoisers:
+        problem = f"this {target.kind} has no denoiser {component!r}: it has {', '.join(target.denoisers)}"
+        raise SourceError(problem)
+    chosen = list(target.denoisers) if component is None else [component]
+    source, *others = [_source_of_denoiser(target, each) for each in chosen]
+    source.others = tuple(others)
+    return name, source
+
+
+def _source_of_denoiser(target: "Target", component: str) -> "WeightSource":
+    from eigenbank.builders.checkpoints.folder import TensorSource
+
+    denoiser = target.denoisers[component]
+    names = {name.replace(".base_layer.", "."): name for name, _ in denoiser.named_parameters() if ".lora_" not in name}
+    config: Any = denoiser.config
     weights = {name: target.parameter(denoiser, name) for name in names}
     facts = {"_class_name": type(denoiser).__name__, **dict(config)}
-    return name, TensorSource(config=facts, component=component, where=f"this {target.kind}", given=weights)
+    return TensorSource(config=facts, component=component, where=f"this {target.kind}", given=weights)
 
 
 def label(
@@ -266,13 +285,18 @@ def preview(
 
 
 def layers_of(
-    model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+    model: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
+    component: str | None = None,
 ) -> "tuple[Discovery, WeightSource]":
     """Find the self-attention layers of a checkpoint, from its headers alone. Returns them, and the opened checkpoint."""
-    from eigenbank.builders.discovery.families import find_layers
+    from eigenbank.builders.discovery.families import find_all_layers
 
-    _, source, _ = open_source(model, revision=revision, variant=variant, config=config)
-    return find_layers(source), source
+    _, source, _ = open_source(model, revision=revision, variant=variant, config=config, component=component)
+    return find_all_layers(source)
 
 
 def match(
@@ -299,25 +323,38 @@ def match(
     by_layer: dict[str, list[Direction]] = {}
     for direction in bank:
         by_layer.setdefault(direction.layer, []).append(direction)
+    readers = {}
+    for component in {layer.component for layer in bank.layers.values()}:
+        held = source.of(component or bank.manifest.checkpoint.component)
+        # A set of one denoiser is compared with the first, where the pipeline has none of that name.
+        readers[component] = _reader(held or (None if component else source))
+    found = {
+        each.direction.id: each
+        for name, members in by_layer.items()
+        for each in match_stored(*readers[bank.layers[name].component], bank.layers[name], members)
+    }
+    return [found[direction.id] for direction in bank]
+
+
+def _reader(
+    source: "WeightSource | None",
+) -> "tuple[Callable[[str], tuple[int, ...] | None], Callable[[list[Part]], list[Tensor] | None]]":
+    """Ways to look up shapes in a denoiser's checkpoint, and to read parts of it where they are not quantised. None has no tensors."""
     shapes: dict[str, tuple[int, ...]] = {}
-    if source.quantised is not None:
+    if source is not None and source.quantised is not None:
         # Quantised tensors are packed, so the shapes are those of the model that the config describes.
         from eigenbank.builders.discovery.fake_weights import empty_model
 
         shapes = {name: tuple(tensor.shape) for name, tensor in empty_model(source.config).named_parameters()}
 
     def shape(parameter: str) -> tuple[int, ...] | None:
-        return shapes.get(parameter) if source.quantised is not None else source.shape(parameter)
+        return shapes.get(parameter) if source is None or source.quantised is not None else source.shape(parameter)
 
     def read(parts: "list[Part]") -> "list[Tensor] | None":
-        return source.read(parts) if source.quantised is None and source.holds_values(parts) else None
+        readable = source is not None and source.quantised is None and source.holds_values(parts)
+        return source.read(parts) if source is not None and readable else None
 
-    found = {
-        each.direction.id: each
-        for name, members in by_layer.items()
-        for each in match_stored(shape, read, bank.layers[name], members)
-    }
-    return [found[direction.id] for direction in bank]
+    return shape, read
 
 
 def local_pipelines() -> dict[str, Path]:
@@ -374,17 +411,25 @@ def open_pipeline(
 
 
 def open_source(
-    model: str, *, revision: str | None = None, variant: str | None = None, config: str | None = None
+    model: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    config: str | None = None,
+    component: str | None = None,
 ) -> "tuple[str, WeightSource, Path | None]":
     """Open a checkpoint's weights for reading. Returns its model id, its weights, and its path if it is on this machine.
 
     What is neither on this machine nor in the catalog is looked for on the Hub; `ORG/NAME/FILE.safetensors` is a single
-    file there. Raises SourceError or UnknownNameError.
+    file there. `component` is one of a pipeline's denoisers, by default all. Raises SourceError or UnknownNameError.
     """
     from eigenbank.builders.checkpoints.folder import open_folder
     from eigenbank.builders.checkpoints.single_file import open_file
 
     path = _path(model)
+    if component is not None and (path.is_file() or _INSIDE.fullmatch(model)):
+        problem = f"{model} is a single file, which holds one denoiser"
+        raise SourceError(problem, advice=f"Leave out the component {component!r}")
     if path.is_file() and shipped_checkpoint(model) is None:
         return _id_to_build(path, file := open_file(path, config=config)), file, path
     inside = _INSIDE.fullmatch(model)
@@ -399,7 +444,7 @@ def open_source(
             model_id, found = find_checkpoint(model, fetch=False)
             if found.is_file():
                 return model_id, open_file(found, config=config), found
-            source = open_folder(found, variant=variant)
+            source = open_folder(found, variant=variant, subfolder=component)
             return _id_to_build(found, source) if path.is_dir() else model_id, source, found
         except (UnknownNameError, CheckpointElsewhereError) as error:
             local = error
@@ -408,7 +453,7 @@ def open_source(
     from eigenbank.builders.checkpoints.hub import open_hub
 
     try:
-        return model, open_hub(model, revision=revision, variant=variant), None
+        return model, open_hub(model, revision=revision, variant=variant, subfolder=component), None
     except SourceError as error:
         if revision is None and isinstance(local, UnknownNameError):
             message = f"{local} On the Hub: {error}"
@@ -451,10 +496,11 @@ def export(
         return write(terms, bank, out, format)
     check_expressible(terms)  # before a checkpoint is looked for
     if pipe is not None:
-        from eigenbank.loaders.pipelines import denoiser_of
+        from eigenbank.loaders.plugins import target_of
         from eigenbank.loaders.steer import check_match
 
-        denoiser = denoiser_of(pipe)
+        denoisers = target_of(pipe).denoisers
+        denoiser = denoisers.get(bank.manifest.checkpoint.component) or next(iter(denoisers.values()))
         for term in terms:
             check_match(denoiser, term.direction)
     else:
@@ -467,13 +513,14 @@ def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
     from eigenbank.builders.discovery.fake_weights import empty_model
 
     if checkpoint is not None:
-        return empty_model(open_source(str(checkpoint))[1].config)
+        source = open_source(str(checkpoint))[1]
+        return empty_model((source.of(bank.manifest.checkpoint.component) or source).config)
     try:
         source = open_source(bank.model_id)[1]
     except (SourceError, UnknownNameError) as error:
         advice = f"The file depends on how the layers of {bank.model_id} are made: give the checkpoint's folder or id, or the pipeline"
         raise SourceError(str(error), outcome="nothing was written", advice=advice) from error
-    return empty_model(source.config)
+    return empty_model((source.of(bank.manifest.checkpoint.component) or source).config)
 
 
 def check_model_id(model_id: str) -> str:

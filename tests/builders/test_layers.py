@@ -9,6 +9,7 @@ import torch
 from eigenbank.builders.discovery.families import Discovery, discover
 from eigenbank.builders.discovery.layers import trace_layers
 from eigenbank.schemas import Layer
+from eigenbank.schemas.errors import SourceError
 
 UNET = {
     "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
@@ -131,6 +132,22 @@ def test_a_text_refiner_is_no_layer() -> None:
         rope_axes_dim=(4, 6, 6),
     )  # fmt: skip
     assert set(by_name(discovery)) == {"transformer_blocks.0.attn", "single_transformer_blocks.0.attn"}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_config_so_tiny_that_a_projection_has_no_width_is_refused_in_words() -> None:
+    discovery = found(
+        "I2VGenXLUNet", block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2, num_attention_heads=2, cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+    )  # fmt: skip
+    assert all(layer.width for layer in discovery.layers)
+    assert discovery.note is not None
+    assert "could not be followed" in discovery.note
+
+
+def test_a_config_of_more_heads_than_a_set_may_describe_is_refused_in_words() -> None:
+    with pytest.raises(SourceError, match="heads: Input should be less than"):
+        found("DiTTransformer2DModel", num_attention_heads=4100, attention_head_dim=1, num_layers=1)
 
 
 def test_a_class_that_cannot_be_followed_lists_its_layers_as_undecided() -> None:

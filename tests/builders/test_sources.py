@@ -275,8 +275,7 @@ def test_a_config_that_is_refused_leaves_gradients_as_they_were(most: int, monke
     assert torch.is_grad_enabled()
 
 
-def test_a_second_denoiser_that_is_left_out_is_named(tmp_path: Path) -> None:
+def test_a_second_denoiser_is_opened_beside_the_first(tmp_path: Path) -> None:
     textpipes.wan(two=True).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="transformer is taken, transformer_2 left out"):
-        open_folder(tmp_path)
-    assert open_folder(tmp_path, subfolder="transformer_2").component == "transformer_2"
+    assert [each.component for each in open_folder(tmp_path).all] == ["transformer", "transformer_2"]
+    assert [each.component for each in open_folder(tmp_path, subfolder="transformer_2").all] == ["transformer_2"]

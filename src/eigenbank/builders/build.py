@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from eigenbank.builders.discovery.families import choose_layers, find_layers
+from eigenbank.builders.discovery.families import choose_layers, find_all_layers
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.recipes import CASTS, ROLES, form, gram_of, matrix_of, weights_digest
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -46,7 +46,8 @@ def build(
 ) -> DirectionSet:
     """Compute the directions of a checkpoint from its self-attention weights alone.
 
-    Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. `device` is `auto`
+    Reads the attention tensors of the layers that match the globs `layers`, one layer at a time. Where a pipeline has
+    several denoisers, one set holds the directions of all, with layers named COMPONENT.LAYER. `device` is `auto`
     (CUDA if there is one), `cpu` or `cuda`; the arithmetic is float64. Raises SourceError or UnknownNameError.
     """
     chosen = list({recipe.slug: recipe for recipe in map(Recipe.parse, recipes)}.values())
@@ -58,11 +59,9 @@ def build(
         raise SourceError(problem)
     for recipe in chosen:
         matrix_of(recipe)
-    if source.quantised is not None:
-        problem = f"{source.where} is quantised by {source.quantised}, which cannot be decomposed as it is"
-        raise SourceError(problem, advice="Give the checkpoint it was made from")
     key = build_key(layers, [recipe.slug for recipe in chosen], top_k)
-    usable = _steerable(choose_layers(find_layers(source).layers, layers), chosen)
+    discovery, source = find_all_layers(source, values=True)
+    usable = _steerable(choose_layers(discovery.layers, layers), chosen)
     found = [layer for layer, _ in usable]
     return_freed_memory()
     where = pick_device(device)
@@ -130,7 +129,8 @@ def _read_layer(source: "WeightSource", layer: Layer) -> "tuple[Layer, dict[Role
 
 def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
     """Read a layer's weights by role, as stored, projections as matrices. Raises SourceError for values that are not finite."""
-    weights = dict(zip(layer.tensors, source.read(list(layer.tensors.values())), strict=True))
+    held = source.of(layer.component) or source
+    weights = dict(zip(layer.tensors, held.read(list(layer.tensors.values())), strict=True))
     for role, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
             name = layer.tensors[role].tensor

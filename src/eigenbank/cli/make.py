@@ -51,6 +51,9 @@ set_out_option = click.option(
 )
 @set_out_option
 @click.option("--replace", is_flag=True, help="Replace a set with labels, composites or previews, which are lost.")
+@click.option(
+    "--component", metavar="NAME", help="The one denoiser to build, where a pipeline has several [default: all]."
+)
 @click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
 @source_options
 @output_options
@@ -67,6 +70,7 @@ def build(
     revision: str | None,
     variant: str | None,
     config: str | None,
+    component: str | None,
     fmt: str,
     quiet: bool,
 ) -> None:
@@ -74,6 +78,9 @@ def build(
 
     MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
     (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
+
+    Where a pipeline has several denoisers, as Wan 2.2 has, one set holds the directions of all: its layers are named
+    COMPONENT.LAYER, and each direction edits the denoiser it is of.
 
     A set of the same id and revision is replaced; one with labels by labelers, composites or previews only with --replace.
 
@@ -91,8 +98,9 @@ def build(
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.folder import check_new_folder
 
+    source_is = {"revision": revision, "variant": variant, "config": config, "component": component}
     if dry_run:
-        _list_layers(model, layers, revision=revision, variant=variant, config=config, fmt=fmt, quiet=quiet)
+        _list_layers(model, layers, fmt=fmt, quiet=quiet, **source_is)
         return
     if out is not None:
         check_new_folder(out)
@@ -102,7 +110,7 @@ def build(
         except SourceError as error:
             raise click.BadParameter(str(error), param_hint="--model-id") from None
     with explaining(outcome="nothing was built"):
-        found_id, source, checkpoint = open_source(model, revision=revision, variant=variant, config=config)
+        found_id, source, checkpoint = open_source(model, **source_is)
         if not replace:
             with Catalog.open() as catalog:
                 catalog.check_overwrite(model_id or found_id, source.revision)
@@ -129,7 +137,7 @@ def build(
     without = sum("output" not in layer.tensors for layer in bank.layers.values())
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
         log(f"{without} layers have no out projection of their own: there value stands in for output-value")
-    log(f"read {source.bytes_read:,} bytes of weights{_downloaded(source)}")
+    log(f"read {sum(each.bytes_read for each in source.all):,} bytes of weights{_downloaded(source)}")
     if quiet:
         emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
         return
@@ -152,7 +160,11 @@ def _downloaded(source: "WeightSource") -> str:
     from eigenbank.builders.checkpoints.hub import received
 
     count = received(source)
-    return f"; {count:,} bytes came over the network, of {source.total:,} the weights take" if count else ""
+    return (
+        f"; {count:,} bytes came over the network, of {sum(each.total for each in source.all):,} the weights take"
+        if count
+        else ""
+    )
 
 
 LAYER_COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
@@ -171,7 +183,7 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
             "kv_heads": layer.kv_heads or layer.heads,
             "frame": layer.frame,
             "out": "yes" if "output" in layer.tensors else "no",
-            "bytes": source.size(layer.tensors.values()),
+            "bytes": source.layer_size(layer),
         }
         for layer in found.layers
         if any(fnmatchcase(layer.name, glob) for glob in globs)

@@ -104,6 +104,14 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
         recipe, name = term.direction.recipe, term.direction.id
         if term.key not in (name, term.direction.full_id):
             name = f"{term.key!r} means {name}, which"
+        component = term.direction.bank.layers[term.direction.layer].component
+        main = term.direction.bank.manifest.checkpoint.component
+        if component not in ("", main):
+            message = (
+                f"{name} is of the pipeline's {component}, and a LoRA file is for one denoiser, the {main}: nothing was written. "
+                "The formats npz and json take every direction"
+            )
+            raise ExportError(message)
         if term.composite is not None and not _fits(term.direction):
             raise _unfit(term.composite, term.key)
         if recipe.site != "block-output":

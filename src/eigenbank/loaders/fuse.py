@@ -55,7 +55,7 @@ def output_bias(target: Target, denoiser: nn.Module, layer: Layer) -> OutputBias
     if part is None or part.columns is not None or part.rows is not None:
         raise FuseError(layer.name, "it has no out projection of its own")
     path = part.tensor.rpartition(".")[0]
-    module, attention = without_adapters(target.module(denoiser, path)), target.module(denoiser, layer.name)
+    module, attention = without_adapters(target.module(denoiser, path)), target.module(denoiser, layer.path)
     point = target.hook_point(denoiser, layer, "block-output")
     # Attentions that project their text on their own call those modules `add_…` or `to_add_…`.
     text_side = any("add_" in name for name, _ in attention.named_children())

@@ -80,12 +80,12 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
     target, record = target_of(pipe), LengthRecord(bank)
     sites = {(each.layer, each.recipe.site) for each in bank.manifest.directions}
     with contextlib.ExitStack() as stack:
-        for denoiser in target.denoisers.values():
+        for name, denoiser in target.denoisers.items():
             probes = record.probes
             counters: dict[TokenCount, TokenCounter] = {}
             for layer_name, site in sorted(sites):
                 layer = bank.layers[layer_name]
-                if site in layer.lengths or (layer_name, site) in probes:
+                if site in layer.lengths or (layer_name, site) in probes or not layer.may_be_of(name):
                     continue
                 with contextlib.suppress(MatchError):  # another denoiser has that layer, or none has
                     point = target.hook_point(denoiser, layer, site)

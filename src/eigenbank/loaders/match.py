@@ -144,7 +144,8 @@ def match(target: Target, denoiser: nn.Module, directions: Iterable[Direction]) 
 
 def layer_digest(target: Target, bank: DirectionSet) -> str | None:
     """Return the digest of a pipeline's weights in the first layer of a set; None where it has no such layer."""
-    denoiser, layer = denoiser_for(target, bank), next(iter(bank.layers.values()))
+    layer = next(iter(bank.layers.values()))
+    denoiser = denoiser_for(target, bank, layer)
     try:
         weights = {} if denoiser is None else live_weights(target, denoiser, layer)
     except MatchError:
@@ -153,10 +154,12 @@ def layer_digest(target: Target, bank: DirectionSet) -> str | None:
     return weights_digest(weights, casts[0]) if casts else None
 
 
-def denoiser_for(target: Target, bank: DirectionSet) -> nn.Module | None:
-    """Return the denoiser of the class that a set was built for, None where a pipeline has none."""
-    kind = bank.manifest.checkpoint.denoiser
-    return next((each for each in target.denoisers.values() if type(each).__name__ == kind), None)
+def denoiser_for(target: Target, bank: DirectionSet, layer: Layer) -> nn.Module | None:
+    """Return the denoiser that a layer of a set belongs to, by the name it was built under or else by class; None if there is none."""
+    built = bank.manifest.checkpoint
+    names = sorted(target.denoisers, key=lambda name: name != (layer.component or built.component))
+    fit = [target.denoisers[name] for name in names if layer.may_be_of(name)]
+    return next((each for each in fit if layer.component or type(each).__name__ == built.denoiser), None)
 
 
 def closest_set(target: Target, banks: Iterable[DirectionSet]) -> tuple[DirectionSet, Match] | None:
@@ -166,12 +169,13 @@ def closest_set(target: Target, banks: Iterable[DirectionSet]) -> tuple[Directio
     """
     best: tuple[DirectionSet, Match] | None = None
     for bank in banks:
-        denoiser = denoiser_for(target, bank)
         firsts = list({direction.layer: direction for direction in reversed(list(bank))}.values())
-        if denoiser is None or not firsts:
+        tried = {id(each): each for each in (firsts[0], firsts[len(firsts) // 2], firsts[-1])} if firsts else {}
+        where = [(denoiser_for(target, bank, bank.layers[each.layer]), each) for each in tried.values()]
+        made = [match(target, denoiser, [each])[0] for denoiser, each in where if denoiser is not None]
+        if not made or len(made) < len(where):
             continue
-        tried = {id(each): each for each in (firsts[0], firsts[len(firsts) // 2], firsts[-1])}
-        worst = min(match(target, denoiser, tried.values()), key=lambda each: each.score or 0.0)
+        worst = min(made, key=lambda each: each.score or 0.0)
         if worst.verdict == "exact":
             return bank, worst
         if worst.verdict == "transfer" and (best is None or (worst.score or 0.0) > (best[1].score or 0.0)):

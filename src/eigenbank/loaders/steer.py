@@ -89,18 +89,26 @@ class _RunRecord:
 
     def __init__(self, terms: Sequence[EditTerm]) -> None:
         self.terms = list(terms)
-        self.done = 0.0
+        self.done: dict[str, float] = {}
         self.met: set[int] = set()
         self.branches: set[SingleBranch] = set()
         self._begun = self._warned = False
 
-    def step(self, done: float, branches: Mapping[SingleBranch | None, Sequence[float]], *, of_pipeline: bool) -> None:
-        """Note a call of a denoiser. A step before the last one begins another run."""
-        if of_pipeline and done < self.done:
+    def step(
+        self,
+        denoiser: str,
+        done: float,
+        branches: Mapping[SingleBranch | None, Sequence[float]],
+        terms: Sequence[EditTerm],
+        *,
+        of_pipeline: bool,
+    ) -> None:
+        """Note a call of a denoiser, on which `terms` act. A step before its last one begins another run."""
+        if of_pipeline and done < self.done.get(denoiser, 0.0):
             self.end()
-        self.done, self._begun = done, True
+        self.done[denoiser], self._begun = done, True
         self.branches |= {branch for branch, rows in branches.items() if branch is not None and any(rows)}
-        for term in self.terms:
+        for term in terms:
             if done in term.window and (term.branch is None or any(branches.get(term.branch, ()))):
                 self.met.add(id(term))
 
@@ -123,7 +131,7 @@ class _RunRecord:
 
     def forget(self) -> None:
         """Forget the run without a word."""
-        self.done, self._begun = 0.0, False
+        self.done, self._begun = {}, False
         self.met.clear()
         self.branches.clear()
 
@@ -301,7 +309,7 @@ class ActiveEdit:
         if self.mask is not None and self._space != (call.batch, call.latent):
             self._space = (call.batch, call.latent)
             self._set_masks(self.mask, call)
-        self.run.step(done, branches, of_pipeline=bool(call.local))
+        self.run.step(self.name, done, branches, self.terms, of_pipeline=bool(call.local))
         rows = (call.batch if samples or branches else 1, branches)
         changed = rows != self._rows or any(self._moves(term, done) for term in self.terms)
         self._rows, self._done = rows, done
@@ -476,7 +484,7 @@ def steer(
     `output`. `window=(start, end)`, fractions of the run, replaces the recipe's. `branch` acts on one branch of
     classifier-free guidance alone, `cond` or `uncond`. `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the
     image, limits where. `fuse` writes constant edits of the output into the layer's bias: no cost per step. A pipeline with
-    several denoisers is edited in all that match.
+    several denoisers is edited in all that match, by a set of several each in its own layers.
 
     Raises UnknownNameError, MatchError (the directions do not belong to these weights; `force` overrides all but
     another width or architecture) or SteerError. While it is steered a denoiser cannot be deep-copied or pickled; a fused
@@ -493,7 +501,7 @@ def steer(
     sites = [each.site or elsewhere or each.direction.recipe.site for each in wanted]
     terms = []
     for number, each in enumerate(wanted):
-        said = {name: str(found[number]) for name, found in matches.items()}
+        said = {name: str(found) for name, found in matches[number].items()}
         acting_branch = each.branch or branch
         terms.append(
             EditTerm(
@@ -513,7 +521,15 @@ def steer(
     if fuse:
         _check_fusable(terms, where is not None)
     run = _RunRecord(terms)
-    return Steering(target, run, [ActiveEdit(target, part, terms, run, mask=where, fuse=fuse) for part in matches])
+    names = {name for term in terms for name in term.matches}
+    if any(term.direction.bank.layers[term.direction.layer].component for term in terms):
+        names.update(target.denoisers)  # a run of another denoiser alone is a run in which the direction did nothing
+    parts = {name: [term for term in terms if name in term.matches] for name in target.denoisers if name in names}
+    return Steering(
+        target,
+        run,
+        [ActiveEdit(target, name, mine, run, mask=where if mine else None, fuse=fuse) for name, mine in parts.items()],
+    )
 
 
 def as_site(site: str) -> Site:
@@ -528,16 +544,35 @@ def as_site(site: str) -> Site:
 def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
     """Say how a direction matches a pipeline: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
     matches = _matches(target_of(pipe), [direction], force)
-    return merged_matches({name: str(found[0]) for name, found in matches.items()})
+    return merged_matches({name: str(found) for name, found in matches[0].items()})
 
 
-def _matches(target: Target, directions: Sequence[Direction], force: bool) -> dict[str, list[Match]]:
+def _matches(target: Target, directions: Sequence[Direction], force: bool) -> list[dict[str, Match]]:
+    """Return for each direction the denoisers it matches, and how. Raises MatchError where it matches none."""
+    layers = [direction.bank.layers[direction.layer] for direction in directions]
+    found: list[dict[str, Match]] = [{} for _ in directions]
+    for component in dict.fromkeys(layer.component for layer in layers):
+        numbers = [number for number, layer in enumerate(layers) if layer.component == component]
+        names = [name for name in target.denoisers if layers[numbers[0]].may_be_of(name)]
+        mine = [directions[number] for number in numbers]
+        if not names:
+            message = f"{mine[0].full_id} is of a pipeline's {component}, and this {target.kind} has none: nothing was changed"
+            raise MatchError(message)
+        for name, matches in _matching(target, names, mine, force).items():
+            for number, each in zip(numbers, matches, strict=True):
+                found[number][name] = each
+    return found
+
+
+def _matching(
+    target: Target, names: Sequence[str], directions: Sequence[Direction], force: bool
+) -> dict[str, list[Match]]:
     """Return the denoisers that all the directions match, and how. Raises the first denoiser's MatchError where none does.
 
     A set names the component it was built from; where the target has that, it is asked first, and has to match.
     """
     built = {direction.bank.manifest.checkpoint.component for direction in directions}
-    names = sorted(target.denoisers, key=lambda name: name not in built)
+    names = sorted(names, key=lambda name: name not in built)
     found: dict[str, list[Match]] = {}
     problem: MatchError | None = None
     for name in names:

@@ -115,12 +115,12 @@ class Target:
             raise MatchError(message)
         inside = layer.norm is not None and layer.norm_inside
         if site == "block-output":
-            return HookPoint(modules=(layer.name,), at="output", axis=1 if inside else -1)
+            return HookPoint(modules=(layer.path,), at="output", axis=1 if inside else -1)
         if site == "projection-input" and layer.norm is not None and inside:
             # The norm inside a U-Net's attention module sees (batch, channels, tokens).
             return HookPoint(modules=(layer.norm.module,), at="output", axis=1)
         # The residual stream enters the block around the attention, which is the attention module where the norm is inside.
-        module = layer.name if inside or site == "projection-input" else layer.name.rpartition(".")[0]
+        module = layer.path if inside or site == "projection-input" else layer.path.rpartition(".")[0]
         return HookPoint(modules=(module,), at="input", argument="hidden_states", axis=1 if inside else -1)
 
     def guided(self) -> bool | None:

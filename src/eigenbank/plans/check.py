@@ -202,14 +202,15 @@ def _open(entry: PlanEntry, lock: Lock | None) -> "WeightSource | str":
 
 
 def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_second: float) -> "Estimate | str":
-    from eigenbank.builders.discovery.families import choose_layers, find_layers
+    from eigenbank.builders.discovery.families import choose_layers, find_all_layers
 
     settings = entry.settings(plan.defaults)
     try:
-        chosen = choose_layers(find_layers(source).layers, list(settings.layers))
+        found, source = find_all_layers(source)
+        chosen = choose_layers(found.layers, list(settings.layers))
     except EigenbankError as error:
         return str(error)
-    read = source.size(part for layer in chosen for part in layer.tensors.values())
+    read = sum(source.layer_size(layer) for layer in chosen)
     directions = sum(min(settings.top_k, layer.width) for layer in chosen) * len(settings.recipes)
     how, looks = settings.measurement, settings.previews
     grid = len(looks.seeds) * len(looks.scales)

@@ -149,7 +149,7 @@ def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tup
         device=task.device,
         progress=progress,
     )
-    return directions, source.bytes_read
+    return directions, sum(each.bytes_read for each in source.all)
 
 
 def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":

@@ -40,6 +40,8 @@ ModulePath = Annotated[str, StringConstraints(max_length=300, pattern=r"^(\w+(\.
 ParameterName = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^\w+(\.\w+)*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
+Component = Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")]
+"""The name a pipeline gives its denoiser; empty for one without a pipeline."""
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]

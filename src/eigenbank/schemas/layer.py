@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from eigenbank.schemas.common import MAX_WIDTH, Model, ModulePath, ParameterName, Sha256, Width
+from eigenbank.schemas.common import MAX_WIDTH, Component, Model, ModulePath, ParameterName, Sha256, Width
 from eigenbank.schemas.recipe import Site
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class HookPoint(Model):
 class Layer(Model):
     """One self-attention layer: its path, its width, and the tensors it is made of.
 
+    In a set of several denoisers, `component` is the one it belongs to, and its name begins with that; all other paths are
+    those inside the denoiser.
     `width` is that of the tokens its projections read. `kv_heads` is less than `heads` for grouped queries. `tensors`
     maps a role to the parameter that plays it; without `output` the layer has no out projection of its own, and `value`
     stands in for `output-value`. `norm` is None where the projections read the tokens as they are. `sites` holds the hook
@@ -121,6 +123,7 @@ class Layer(Model):
     """
 
     name: ModulePath
+    component: Component = ""
     kind: Kind
     width: Width
     heads: Annotated[int, Field(ge=1, le=4096)]
@@ -130,6 +133,22 @@ class Layer(Model):
     sites: dict[Site, HookPoint] = Field(default_factory=dict)
     lengths: dict[Site, TokenLength] = Field(default_factory=dict)
     digests: dict[CastDType, Sha256] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _prefixed(self) -> "Layer":
+        if self.component and not self.name.startswith(f"{self.component}."):
+            message = f"{self.name} is of the {self.component}, and its name does not begin with it"
+            raise ValueError(message)
+        return self
+
+    @property
+    def path(self) -> str:
+        """The path of its module inside the denoiser."""
+        return self.name.removeprefix(f"{self.component}.") if self.component else self.name
+
+    def may_be_of(self, component: str) -> bool:
+        """Whether it may belong to a denoiser that a pipeline calls so; `""` is one without a pipeline."""
+        return not self.component or component in ("", self.component)
 
     def can_steer(self, site: Site) -> bool:
         """Whether a vector can be added at a site: it is known where the tokens are there, or a convention says it.

@@ -9,6 +9,7 @@ from eigenbank.schemas.common import (
     MAX_COMPOSITES,
     MAX_DIRECTIONS,
     MAX_LAYERS,
+    Component,
     Model,
     ModelId,
     Moment,
@@ -28,7 +29,7 @@ class Checkpoint(Model):
     model_id: ModelId
     revision: Revision | None = None
     denoiser: Annotated[str, StringConstraints(pattern=r"^\w{1,100}$")]
-    component: Annotated[str, StringConstraints(pattern=r"^\w{0,60}$")] = ""
+    component: Component = ""
     licence: Text | None = None
 
 

@@ -3,7 +3,7 @@
 import re
 import struct
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
     """Open the denoiser of a local checkpoint folder. Reads its JSON files and tensor headers, no weights.
 
     `variant` names one of several sets of weights (`fp16`); without it the plain one is taken, else the first there is.
-    `subfolder` names the denoiser's, where a pipeline has several. Raises SourceError when the folder is missing, holds no
+    Of several denoisers all are opened, the further ones as its `others`; `subfolder` names one of them. Raises SourceError when the folder is missing, holds no
     diffusers checkpoint, or is damaged.
     """
     if not exists(folder):
@@ -46,10 +46,25 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
         raise SourceError(message)
     index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
     flat = (folder / "config.json").is_file()
-    component = choose_component(index, lambda name: (folder / name).is_dir(), str(folder), flat, subfolder)
+    components = choose_components(index, lambda name: (folder / name).is_dir(), str(folder), flat, subfolder)
+    return open_all(lambda component: _open_denoiser(folder, component, variant, piped=index is not None), components)
+
+
+def open_all(open_one: Callable[[str], WeightSource], components: Sequence[str]) -> WeightSource:
+    """Open a pipeline's denoisers: the first, with the `others`. Warns of one that cannot be opened; of the first raises SourceError."""
+    source = open_one(components[0])
+    for component in components[1:]:
+        try:
+            source.others = (*source.others, open_one(component))
+        except SourceError as error:
+            warnings.warn(f"the pipeline's {component} is left out: {error.problem}", stacklevel=4)
+    return source
+
+
+def _open_denoiser(folder: Path, component: str, variant: str | None, *, piped: bool) -> WeightSource:
     root = folder / component if component else folder
     names = sorted(path.name for path in root.iterdir() if path.is_file())
-    check_layout(names, str(folder), index is not None)
+    check_layout(names, str(folder), piped)
     config = denoiser_config(root / "config.json", str(folder))
     weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
     facts: dict[str, Any] = {
@@ -91,30 +106,27 @@ def exists(path: Path) -> bool:
     return True
 
 
-def choose_component(
+def choose_components(
     index: Mapping[str, Any] | None, has: Any, where: str, flat: bool = False, subfolder: str | None = None
-) -> str:
-    """The denoiser's subfolder: none for a denoiser's own folder, else the first a pipeline's index names that is there.
+) -> list[str]:
+    """The denoisers' subfolders: `""` for a denoiser's own folder, else those a pipeline's index names that are there.
 
     `flat` says that a config.json lies beside the index: old pipelines keep their only model there. `subfolder` is one
-    that was asked for. Warns of further denoisers, and raises SourceError where there is none.
+    that was asked for. Raises SourceError where there is none.
     """
     if subfolder is not None:
         if subfolder and not has(subfolder):
             problem = f"{where} has no subfolder {subfolder!r} with a denoiser in it"
             raise SourceError(problem)
-        return subfolder
+        return [subfolder]
     if index is None:
-        return ""
+        return [""]
     named = [name for name in COMPONENTS if name in index]
-    component, *others = [name for name in named if has(name)] or [""]
-    if others:
-        message = f"{where} has several denoisers: {component} is taken, {' and '.join(others)} left out; give a subfolder to build one"
-        warnings.warn(message, stacklevel=3)
-    if not component and not (named and flat):
+    components = [name for name in named if has(name)]
+    if not components and not (named and flat):
         message = f"{where} is a pipeline without a denoiser: none of {', '.join(COMPONENTS)} is in model_index.json"
         raise SourceError(message)
-    return component
+    return components or [""]
 
 
 def choose_weights(names: Iterable[str], where: str, variant: str | None, read: Any) -> list[str] | dict[str, str]:

@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 from eigenbank.builders.checkpoints.folder import (
     BinSource,
     check_layout,
-    choose_component,
+    choose_components,
     choose_weights,
     denoiser_config,
     file_names,
     gather,
     licence,
+    open_all,
     open_folder,
     read_json,
 )
@@ -54,10 +55,19 @@ def open_hub(
     index = read_json(small_file(repo, "model_index.json", commit)) if "model_index.json" in names else None
     where = f"{repo} at {commit[:12]}"
     flat = "config.json" in names
-    component = choose_component(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
+    components = choose_components(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
+    return open_all(
+        lambda component: _open_denoiser(repo, commit, names, component, variant, piped=index is not None), components
+    )
+
+
+def _open_denoiser(
+    repo: str, commit: str, names: list[str], component: str, variant: str | None, *, piped: bool
+) -> WeightSource:
+    where = f"{repo} at {commit[:12]}"
     prefix = f"{component}/" if component else ""
     inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
-    check_layout(inside, where, index is not None)
+    check_layout(inside, where, piped)
     config = denoiser_config(small_file(repo, f"{prefix}config.json", commit), where)
     weights = choose_weights(inside, where, variant, lambda name: read_json(small_file(repo, prefix + name, commit)))
     card = small_file(repo, "README.md", commit) if "README.md" in names else None
@@ -286,11 +296,12 @@ def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder:
         problem = f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed"
         advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
         raise SourceError(problem, advice=advice) from error
-    source.revision = folder.name
+    for each in source.all:
+        each.revision = folder.name
     return source
 
 
 def received(source: WeightSource) -> int:
     """Bytes that came over the network for a source, its headers included; 0 for a local one."""
-    files = getattr(source, "files", {})
-    return sum(getattr(file.reader, "received", 0) for file in files.values())
+    files = [file for each in source.all for file in getattr(each, "files", {}).values()]
+    return sum(getattr(file.reader, "received", 0) for file in files)

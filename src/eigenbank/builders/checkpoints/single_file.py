@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.checkpoints.folder import check_tensors, choose_component, is_other, local_file, read_json
+from eigenbank.builders.checkpoints.folder import check_tensors, choose_components, is_other, local_file, read_json
 from eigenbank.builders.checkpoints.source import (
     SCALES,
     Piece,
@@ -149,7 +149,7 @@ def _given_config(given: str) -> dict[str, Any]:
     if not path.is_dir():
         return _hub_config(given, ["transformer", "unet", ""])
     index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else None
-    component = choose_component(index, lambda name: (path / name).is_dir(), str(path))
+    component = choose_components(index, lambda name: (path / name).is_dir(), str(path))[0]
     return read_json(path / component / "config.json")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from eigenbank.registry.file_kinds import plain_name, unwrapped
 from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
-from eigenbank.schemas import Part
+from eigenbank.schemas import Layer, Part
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ class WeightSource:
     revision: str | None = None
     where: str = ""
     bytes_read: int = field(default=0, init=False)
+    others: "tuple[WeightSource, ...]" = field(default=(), init=False)
+    """The pipeline's further denoisers."""
+
+    @property
+    def all(self) -> "tuple[WeightSource, ...]":
+        """It and the pipeline's further denoisers."""
+        return (self, *self.others)
+
+    def of(self, component: str) -> "WeightSource | None":
+        """That denoiser of the pipeline; where there is but one without a pipeline, or none is named, the first."""
+        first = self if not (component and self.component) else None
+        return next((each for each in self.all if component and each.component == component), first)
 
     @property
     def headers(self) -> Mapping[str, TensorInfo]:
@@ -139,6 +151,10 @@ class WeightSource:
         """Bytes to read for these parts: whole rows, of which columns are taken later."""
         pieces = {piece for part in parts for piece in self.pieces(part)}
         return sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
+
+    def layer_size(self, layer: Layer) -> int:
+        """Bytes to read for a layer, of whichever denoiser."""
+        return (self.of(layer.component) or self).size(layer.tensors.values())
 
     def _row_bytes(self, name: str) -> int:
         info = self.headers[name]

@@ -5,6 +5,7 @@ A family adapter tells from a checkpoint's config which layers of its denoiser a
 for diffusers' own classes, which ships, is registered the same way; those of other packages are asked first.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import SourceError, unknown
+from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
@@ -55,11 +56,17 @@ class DiffusersFamily:
 
     def find(self, config: Mapping[str, Any]) -> Discovery:
         """Find the self-attention layers of the class the config names. Raises SourceError."""
+        from pydantic import ValidationError
+
         from eigenbank.builders.discovery.cases import CASES
         from eigenbank.builders.discovery.fake_weights import empty_model
         from eigenbank.builders.discovery.layers import trace_layers
 
-        return trace_layers(empty_model(config), CASES)
+        try:
+            return trace_layers(empty_model(config), CASES)
+        except ValidationError as error:  # a layer beyond what a set may describe
+            problem = f"this config.json asks for {first_problem(error, 'layers')}"
+            raise SourceError(problem) from error
 
 
 FAMILY = DiffusersFamily()
@@ -103,6 +110,46 @@ def find_layers(source: "WeightSource") -> Discovery:
         for part in layer.tensors.values():
             _check_shape(part.tensor, source.shape(part.tensor), found.shapes[part.tensor])
     return found
+
+
+def find_all_layers(source: "WeightSource", *, values: bool = False) -> "tuple[Discovery, WeightSource]":
+    """Find the self-attention layers of all the denoisers of a pipeline, and the source of the first that has some.
+
+    Where several have, each layer says which it belongs to. `values`: weights that are quantised cannot be used. Warns of a
+    denoiser that is left out; raises SourceError, that of the first, where all are.
+    """
+    found: list[tuple[WeightSource, Discovery]] = []
+    problems: dict[str, SourceError] = {}
+    for each in source.all:
+        try:
+            if values and each.quantised is not None:
+                problem = f"{each.where} is quantised by {each.quantised}, which cannot be decomposed as it is"
+                raise SourceError(problem, advice="Give the checkpoint it was made from")
+            found.append((each, find_layers(each)))
+        except SourceError as error:
+            problems[each.component] = error
+    if not found:
+        raise next(iter(problems.values()))
+    for component, why in problems.items():
+        warnings.warn(f"the pipeline's {component} is left out: {why.problem}", stacklevel=3)
+    first, *others = (each for each, _ in found)
+    if not others and first is source:
+        return found[0][1], source
+    first.others = tuple(others)
+    if not others:
+        return found[0][1], first
+    layers: list[Layer] = []
+    for each, discovery in found:
+        name = each.component
+        mine = [
+            layer.model_copy(update={"name": f"{name}.{layer.name}", "component": name}) for layer in discovery.layers
+        ]
+        if all(layer.kind == "undecided" for layer in mine):
+            warnings.warn(
+                f"the pipeline's {name} is left out, unless you name its layers: {discovery.note}", stacklevel=3
+            )
+        layers += mine
+    return Discovery(layers, note="; ".join(d.note for _, d in found if d.note) or None), first
 
 
 def choose_layers(layers: list[Layer], patterns: Sequence[str]) -> list[Layer]:

@@ -330,8 +330,8 @@ def _unseen(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Lay
         if not name or not all(isinstance(each, nn.Linear) for each in linear.values()):
             continue
         width, heads = linear["query"].in_features, int(getattr(module, "heads", 1) or 1)
-        if linear["key"].in_features != width:
-            continue  # reads tokens of another width: not itself
+        if linear["key"].in_features != width or not width:
+            continue  # reads tokens of another width: not itself; or none at all, as tiny configs divide to
         tensors: dict[Role, Part] = {}
         for role in _ROLES:
             _put(tensors, role, f"{name}.to_{role[0]}.weight", None, None, shapes)
