@@ -44,7 +44,7 @@ def check_home(home: Path) -> list[tuple[str, str, str]]:
             return []  # killed before the first transaction: a file without tables, which the next run fills
         rows = connection.execute(
             'SELECT model_id, repo, "commit", location, digest, directions, (SELECT count(*) FROM directions '
-            "JOIN spectra ON spectra.id = spectrum_id WHERE set_id = sets.id AND layer_id IS NOT NULL) "
+            "JOIN spectra ON spectra.id = spectrum_id WHERE set_id = sets.id AND recipe IS NOT NULL) "
             "FROM sets WHERE repo IS NOT NULL"
         ).fetchall()
     finally:
