@@ -163,7 +163,7 @@ def test_a_checkpoint_without_self_attention_is_refused(tmp_path: Path) -> None:
 def test_a_missing_cuda_device_is_said(tiny_checkpoint: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    with pytest.raises(SourceError, match="no CUDA device"):
+    with pytest.raises(SourceError, match="no device 'cuda'"):
         build(open_folder(tiny_checkpoint), "a/b", device="cuda")
 
 

@@ -15,7 +15,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import eigenbank as eb
-from eigenbank.loaders.pipelines import open_pipeline, own_dtype, pick_device
+from eigenbank.devices import pick_device
+from eigenbank.loaders.pipelines import open_pipeline, own_dtype
 from eigenbank.loaders.sample import sample
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import EigenbankError, SourceError

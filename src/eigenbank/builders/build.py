@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eigenbank.builders.discovery.families import choose_layers, find_all_layers
+from eigenbank.devices import pick_device
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.recipes import CASTS, ROLES, form, gram_of, matrix_of, weights_digest
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -64,7 +65,7 @@ def build(
     usable = _steerable(choose_layers(discovery.layers, layers), chosen)
     found = [layer for layer, _ in usable]
     return_freed_memory()
-    where = pick_device(device)
+    where = pick_device(device, ("cuda",))  # mps has no float64
     vectors: dict[str, Tensor] = {}
     records: list[DirectionRecord] = []
     finished: list[Layer] = []
@@ -137,21 +138,6 @@ def read_weights(source: "WeightSource", layer: Layer) -> "dict[Role, Tensor]":
             problem = f"{name} holds values that are not finite: the checkpoint is damaged"
             raise SourceError(problem)
     return weights
-
-
-def pick_device(device: str) -> str:
-    """Resolve `auto` to `cuda` or `cpu`. Raises SourceError when CUDA is asked for and there is none."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("auto", "cpu", "cuda"):
-        problem = f"no device {device!r}: expected auto, cpu or cuda"
-        raise SourceError(problem)
-    if device == "cuda" and not torch.cuda.is_available():
-        problem = "there is no CUDA device"
-        raise SourceError(problem, advice="Use --device auto or cpu")
-    return device
 
 
 def _matrices(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eigenbank.devices import pick_device
 from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
@@ -232,27 +233,6 @@ def _dtype(drawing: Drawing, device: str, own: Callable[[], torch.dtype]) -> tor
         found: torch.dtype = getattr(torch, drawing.dtype)
         return found
     return torch.float32 if device == "cpu" else own()
-
-
-def pick_device(device: str) -> str:
-    """`auto` made definite: cuda, mps, else cpu. Raises SourceError for a device that this machine does not have."""
-    there: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "xpu": torch.xpu.is_available,
-    }
-    if device == "auto":
-        return next((name for name in ("cuda", "mps") if there[name]()), "cpu")
-    kind, _, number = device.partition(":")
-    try:
-        torch.device(device)
-        found = there.get(kind, lambda: True)() and (kind != "cuda" or int(number or 0) < torch.cuda.device_count())
-    except RuntimeError:
-        found = False
-    if not found:
-        problem = f"there is no device {device!r} here"
-        raise SourceError(problem, advice="Use --device auto, or cpu")
-    return device
 
 
 def _components(folder: Path) -> list[str]:
