@@ -49,7 +49,9 @@ def test_when_where_and_how_the_directions_act_is_said_and_saved(built: str, tmp
     others = [late, at_output, steered(*edit, "--mask", str(mask))]
     assert not any(same(plain, other) for other in others)
     assert same(steered("--sliders", str(look)), at_output)
-    assert same(steered(*edit, "--site", "block-output", "--fuse"), at_output)
+    # A bias is as long as a typical token, not as those of the very pass.
+    assert run(["measure", built, "--steps", "4"]) == 0
+    assert not same(steered(*edit, "--site", "block-output", "--fuse"), steered("--set", f"{MID}=0"))
     # What a file says of a slider comes before the options.
     assert same(steered("--sliders", str(look), "--site", "input"), at_output)
 

@@ -24,7 +24,7 @@ HOSTILE = (
     "\"'><svg/onload=window.owned=1>",
     "';window.owned=1;//",
     "{{7*7}} ${7*7} &lt;b&gt;",
-    "\u200fשלום\u200f \u061cمرحبا",
+    "שלום مرحبا",
     "back\\slash \\u003c </script>",
     "javascript:window.owned=1",
     "x" * 400,
