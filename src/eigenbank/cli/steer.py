@@ -332,7 +332,7 @@ def edit(
     from eigenbank.loaders.edit import PoorReconstructionWarning, edit_cost
     from eigenbank.loaders.edit import edit as edit_photo
 
-    log(f"{edit_cost(pipe, drawing, repeats)}: {1 + repeats} runs back to noise, two forth")
+    log(f"{edit_cost(pipe, drawing, repeats)}: {1 + repeats} to invert the photo, 2 to generate it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorReconstructionWarning)  # said below, as a line
         found = edit_photo(

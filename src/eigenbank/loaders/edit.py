@@ -95,7 +95,7 @@ def _for_editing(pipe: Any, drawing: Drawing) -> Drawing:
 
 
 def edit_cost(pipe: Any, drawing: Drawing, repeats: int = REPEATS) -> DrawingCost:
-    """Say what `edit` takes: the photo is run back to noise once and `repeats` times more, and forth without and with the edit."""
+    """Say what `edit` takes: inverting the photo is one run and `repeats` more, generating it without and with the edit two."""
     return replace(cost(pipe, repeats + 3, _for_editing(pipe, drawing)), unit="run")
 
 
