@@ -52,6 +52,10 @@ ALLOWED = {
         "builders/label/attributes.py",
         "torch.export.load(path)",
     ): "can run code: only a file that was named itself, with a warning",
+    (
+        "builders/label/attributes.py",
+        "run(part)",
+    ): "the network, of ours, ONNX Runtime's or torch.export's, as opened below",
     ("builders/label/attributes.py", "load(path)"): "one of the two below, for the file's ending",
     ("builders/label/attributes.py", "session.run(None, {given: images.cpu().numpy()})"): "the ONNX graph below",
     # Data: what is read cannot run.
@@ -59,6 +63,10 @@ ALLOWED = {
         "builders/checkpoints/folder.py",
         "torch.load(path, map_location='cpu', mmap=True, weights_only=True)",
     ): "tensors alone",
+    (
+        "loaders/pipelines.py",
+        "kind.from_single_file(str(file), config=config, torch_dtype=dtype)",
+    ): "safetensors, whose header was read before; a class of diffusers",
     ("plans/files.py", "toml.loads(text)"): "TOML",
     ("loaders/photo.py", "opened.load()"): "decodes a picture of a listed format",
 }
