@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from eigenbank.builders.checkpoints.folder import read_json
 from eigenbank.builders.checkpoints.single_file import open_file
 from eigenbank.builders.label.clip import load_vocabulary
+from eigenbank.cli.drawing import _prompts_in
 from eigenbank.loaders.photo import open_picture
 from eigenbank.plans.files import read_lock, read_plan
 from eigenbank.registry.catalog import Catalog
@@ -39,6 +41,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "read_header": read_header,
     "open_file": lambda path: open_file(path, config=str(path)),
     "open_picture": open_picture,
+    "_prompts_in": _prompts_in,
 }
 
 
@@ -64,10 +67,10 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 @pytest.mark.parametrize("reader", READERS)
 def test_only_files_are_read(reader: str, odd: Path) -> None:
-    with pytest.raises((EigenbankError, OSError)) as caught:
+    with pytest.raises((EigenbankError, click.BadParameter, OSError)) as caught:
         READERS[reader](odd)
-    # open_file is asked only for what the caller found to be a file.
-    assert isinstance(caught.value, EigenbankError) or reader == "open_file"
+    # open_file is asked only for what the caller found to be a file; a file of prompts is a wrong call.
+    assert isinstance(caught.value, (EigenbankError, click.BadParameter)) or reader == "open_file"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")

@@ -9,6 +9,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.output import log
+from eigenbank.registry.files import read_bounded
 from eigenbank.schemas.errors import first_problem
 
 if TYPE_CHECKING:
@@ -46,12 +47,7 @@ def _as_lora(value: str) -> dict[str, Any]:
 def _prompts_in(file: Path) -> list[str]:
     """Read a file's prompts, a line each. Raises BadParameter."""
     try:
-        with file.open("rb") as opened:
-            text = opened.read(PROMPTS_FILE_MOST + 1)
-        if len(text) > PROMPTS_FILE_MOST:
-            message = f"{file} is larger than {PROMPTS_FILE_MOST:,} bytes: is it a text of prompts, a line each?"
-            raise click.BadParameter(message, param_hint="--prompts-file")
-        lines = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_bounded(file, PROMPTS_FILE_MOST).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         message = f"{file} cannot be read ({getattr(error, 'strerror', None) or error}): expected prompts in UTF-8, a line each"
         raise click.BadParameter(message, param_hint="--prompts-file") from None

@@ -24,6 +24,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog.database import by_index, run, texts_with
+from eigenbank.registry.catalog.tables import MEASURES
 from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
 from eigenbank.schemas import Label, Quality
 from eigenbank.schemas.errors import CatalogError, first_problem, unknown
@@ -32,21 +33,8 @@ FEW = 1_500
 """Up to so many directions are sorted rather than met on a walk."""
 _ASCENDING = ("rank", "drift")
 """The orders in which the smallest comes first."""
-_BOUNDED = (
-    "eigenvalue",
-    "share",
-    "gap",
-    "confidence",
-    "effect",
-    "selectivity",
-    "consistency",
-    "linearity",
-    "locality",
-    "drift",
-)
+_BOUNDED = (*MEASURES, "drift")
 """Columns of directions that a filter can bound."""
-
-
 COMPOSITE = "composite/"
 """What the name of a composite begins with."""
 Document = dict[str, Any]

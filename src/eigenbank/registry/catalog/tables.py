@@ -138,17 +138,10 @@ class DirectionTable(Base):
     __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 
-for _column in (
-    "eigenvalue",
-    "share",
-    "gap",
-    "confidence",
-    "effect",
-    "selectivity",
-    "consistency",
-    "linearity",
-    "locality",
-):
+MEASURES = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
+"""Columns of directions of which the largest comes first."""
+
+for _column in MEASURES:
     # The largest first, and equals in catalog order, as searches have them.
     Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc())
 
