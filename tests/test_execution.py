@@ -43,7 +43,6 @@ ALLOWED = {
     ("builders/build.py", "ctypes.CDLL(None)"): "the C library that is loaded already",
     ("doctor.py", "platform.system()"): "names the system",
     ("plans/transport.py", "call()"): "a function that the caller gave",
-    ("play/model.py", "getattr(diffusers, self.kind).from_config(pipe.scheduler.config)"): "a scheduler from our table",
     # Packages that the user installed.
     ("registry/plugins.py", "entry_points(group=f'eigenbank.{kind}')"): "plugins of installed packages",
     ("registry/plugins.py", "point.load()"): "imports a plugin of an installed package",

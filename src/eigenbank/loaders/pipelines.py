@@ -33,7 +33,7 @@ _DTYPES = {"F32": torch.float32, "F64": torch.float32, "F16": torch.float16}
 """The dtype to compute in for one that weights are stored in; any other, such as 8-bit floats, is computed in bfloat16."""
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 """Schedulers of few-step LoRAs: they take the config of any of diffusers' Karras family, which does not list them."""
-_UNSCALED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")
+UNSCALED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")
 """Those DDPMPipeline can use: it scales neither the denoiser's input nor the initial noise."""
 _SHORT = {
     "euler_a": "EulerAncestralDiscreteScheduler",
@@ -94,7 +94,7 @@ def open_pipeline(
     elif type(getattr(pipe, "scheduler", None)) is diffusers.DDPMScheduler:
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     if drawing.scheduler is not None:
-        pipe = _with_scheduler(pipe, drawing.scheduler)
+        pipe = with_scheduler(pipe, drawing.scheduler)
     set_loaded_from(pipe, path)
     if model_id is not None:
         setattr(pipe, _OPENED_AS, model_id)
@@ -339,8 +339,8 @@ def _quietly() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _with_scheduler(pipe: Any, name: str) -> Any:
-    """The pipeline with a scheduler of that class or short name. Raises SourceError, which lists those it can use."""
+def with_scheduler(pipe: Any, name: str) -> Any:
+    """Return the pipeline with a scheduler of that class or short name. Raises SourceError, which lists those it can use."""
     import diffusers
 
     own: Any = getattr(pipe, "scheduler", None)
@@ -349,7 +349,7 @@ def _with_scheduler(pipe: Any, name: str) -> Any:
     if len(kinds) > 1:
         kinds |= {each: getattr(diffusers, each) for each in _FEW_STEPS}
     if bare:
-        kinds = {each: kind for each, kind in kinds.items() if each in _UNSCALED}
+        kinds = {each: kind for each, kind in kinds.items() if each in UNSCALED}
     short = {_short(each): kind for each, kind in kinds.items()}
     chosen = kinds.get(_SHORT.get(name.lower(), name)) or short.get(_short(name))
     if chosen is None:

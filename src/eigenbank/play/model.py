@@ -15,7 +15,7 @@ from eigenbank.loaders.drawing import guidance_of, takes_prompt
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.invert import Inversion
 from eigenbank.loaders.lookup import load
-from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.loaders.pipelines import UNSCALED, open_pipeline, with_scheduler
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import Steering, steer
@@ -51,8 +51,6 @@ _SCHEDULERS = {
     "DDPM": "DDPMScheduler",
 }
 """The samplers on offer: the names people use, and diffusers' classes."""
-_UNSCALED = ("DDIM", "DPM-Solver++", "DDPM")
-"""Those DDPMPipeline can use: it scales neither the denoiser's input nor the initial noise."""
 
 
 class Superseded(Exception):  # noqa: N818
@@ -266,15 +264,8 @@ class Sampler:
         """Open a pipeline with this sampler on the same weights; the given one is unchanged."""
         if self.kind is None:
             return pipe
-        import diffusers
-
-        scheduler = getattr(diffusers, self.kind).from_config(pipe.scheduler.config)
-        if self.bare:
-            made = diffusers.DDPMPipeline(unet=pipe.unet, scheduler=scheduler)
-            made.set_progress_bar_config(disable=True)
-            return made
-        made = copy.copy(pipe)
-        made.scheduler = scheduler
+        made = with_scheduler(copy.copy(pipe), self.kind)
+        made.set_progress_bar_config(disable=True)
         return made
 
 
@@ -289,7 +280,7 @@ def samplers_of(pipe: Any) -> list[Sampler]:
     others = [
         Sampler(name, kind, bare)
         for name, kind in _SCHEDULERS.items()
-        if name != named and kind in compatible and (not bare or name in _UNSCALED)
+        if name != named and kind in compatible and (not bare or kind in UNSCALED)
     ]
     return [Sampler(named), *others]
 
