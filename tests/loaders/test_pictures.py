@@ -237,7 +237,7 @@ def test_an_edit_that_breaks_pictures_gives_no_reading_and_no_name(
     )  # fmt: skip
     labelled = label(pipe, bank, [StatisticsLabeler()], settings, log=said.append, **CALL)
     lost = torch.stack(broken).any(dim=2).any(dim=0)
-    assert f"{int(lost.sum())} of {len(bank)} directions break pictures at ±100" in said[0]
+    assert f"{int(lost.sum())} of {len(bank)} directions break pictures at ±100" in said[1]
     for each, gone in zip(labelled, lost.tolist(), strict=True):
         assert each.quality is not None
         assert not gone or (each.quality.effect is None and not each.labels)
