@@ -57,7 +57,7 @@ def test_a_seed_gives_its_image_whatever_the_batch(demo_checkpoint: Path) -> Non
         ("config.json", '{"names": ["a"], "stds": [1, 2]}', "as many"),
         ("config.json", '{"names": ["a", "b"], "stds": [1, 2]}', "does not fit"),
         ("config.json", '{"names": ["a"], "stds": [0]}', "greater than 0"),
-        ("model.safetensors", "", "no whole safetensors file"),
+        ("model.safetensors", "", "no safetensors file, it is an empty file"),
         ("model.safetensors", None, "expected config.json and model.safetensors"),
     ],
 )

@@ -535,9 +535,9 @@ def test_what_is_copied_runs(visit: "Visit", tmp_path: Path, monkeypatch: pytest
     python, line, export = (snippet.text_content() or "" for snippet in page.locator(".snippet code").all())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(python.replace("num_inference_steps=50", "num_inference_steps=1"), names)
+    exec(python.replace("num_inference_steps=50", "num_inference_steps=4"), names)
     assert len(names["images"]) == 1
-    assert run([*shlex.split(line)[1:], "--steps", "1", "--seeds", "0"]) == 0
+    assert run([*shlex.split(line)[1:], "--steps", "4", "--seeds", "0"]) == 0
     assert (tmp_path / "edited.png").is_file()
     assert run(shlex.split(export)[1:]) == 0
     assert list(tmp_path.glob("slider.*"))

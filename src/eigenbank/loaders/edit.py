@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.loaders.drawing import DrawingCost, as_drawing, check_drawing, cost, parameters_of
-from eigenbank.loaders.invert import REPEATS, Inversion, poor, rms
+from eigenbank.loaders.invert import REPEATS, Inversion, check_reversible, poor, rms
 from eigenbank.loaders.lookup import edit_name, parse_edits
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -123,6 +123,7 @@ def edit(
     Raises PhotoError, SteerError for pipelines that cannot be run backwards, and as `steer` does.
     """
     edits = parse_edits(edits)
+    check_reversible(pipe)
     drawing = _for_editing(pipe, as_drawing(drawing, call, steps=steps))
     if len(drawing.prompts) > 1:
         message = f"a photo has one prompt, {len(drawing.prompts)} were given"

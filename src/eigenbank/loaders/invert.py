@@ -165,19 +165,11 @@ class PromptedPipeline(ReversiblePipeline):
         return found
 
 
-def reversible(
-    pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]
-) -> ReversiblePipeline:
-    """Prepare a pipeline for running backwards. Raises SteerError, naming it, for pipelines that cannot."""
-    for name in ("unet", "transformer"):
-        kind = type(getattr(pipe, name, None)).__name__
-        if kind == "UNet2DModel":
-            if call:
-                message = f"a {type(pipe).__name__} has no prompts and does not take {', '.join(sorted(call))}"
-                raise SteerError(message)
-            return UnconditionalPipeline(pipe, steps, repeats)
-        if kind in PROMPTED and hasattr(pipe, "scheduler"):
-            return PromptedPipeline(pipe, steps, repeats, size, dict(call))
+def check_reversible(pipe: Any) -> None:
+    """Raise SteerError, naming the pipeline, for what cannot be run backwards."""
+    kinds = {type(getattr(pipe, name, None)).__name__ for name in ("unet", "transformer")}
+    if "UNet2DModel" in kinds or (kinds & set(PROMPTED) and hasattr(pipe, "scheduler")):
+        return
     if isinstance(pipe, torch.nn.Module):
         message = "editing a photo needs a pipeline, not a bare denoiser: pass the whole pipeline"
         raise SteerError(message)
@@ -186,6 +178,19 @@ def reversible(
         f"Pipelines around a UNet2DModel or {', '.join(PROMPTED)} can. Nothing was edited"
     )
     raise SteerError(message)
+
+
+def reversible(
+    pipe: Any, steps: int, repeats: int, size: tuple[int, int] | None, call: dict[str, Any]
+) -> ReversiblePipeline:
+    """Prepare a pipeline for running backwards. Raises SteerError, naming it, for pipelines that cannot."""
+    check_reversible(pipe)
+    if type(getattr(pipe, "unet", None)).__name__ != "UNet2DModel":
+        return PromptedPipeline(pipe, steps, repeats, size, dict(call))
+    if call:
+        message = f"a {type(pipe).__name__} has no prompts and does not take {', '.join(sorted(call))}"
+        raise SteerError(message)
+    return UnconditionalPipeline(pipe, steps, repeats)
 
 
 def _pixels(image: Tensor) -> Tensor:
