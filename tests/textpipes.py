@@ -15,6 +15,7 @@ from torch import Tensor
 from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import HookPoint
+from eigenbank.schemas.recipe import Site
 
 
 def _quiet(pipe: Any) -> Any:
@@ -84,15 +85,26 @@ def bank_for(pipe: Any) -> DirectionSet:
 
 
 @contextlib.contextmanager
-def biased(pipe: Any, edits: Mapping[Direction, float]) -> Iterator[None]:
-    """What biases do: every direction is added to its layer's output as long as the set says that a token is there."""
+def biased(pipe: Any, edits: Mapping[Direction, float], site: Site | None = None) -> Iterator[None]:
+    """What biases do: every direction is added at its site, or at that given, as long as the set says that a token is there."""
     target = target_of(pipe)
     denoiser = next(iter(target.denoisers.values()))
     with contextlib.ExitStack() as stack:
         for direction, scale in edits.items():
             layer = direction.bank.layers[direction.layer]
-            point = target.hook_point(denoiser, layer, "block-output")
-            vector = direction.vector * (scale * layer.lengths["block-output"].length)
+            where = site or direction.recipe.site
+            point = target.hook_point(denoiser, layer, where)
+            vector = direction.vector * (scale * layer.lengths[where].length)
+
+            def add_before(
+                _module: Any, args: Any, kwargs: Any, point: HookPoint = point, vector: Tensor = vector
+            ) -> Any:
+                if point.argument in kwargs:
+                    return args, {
+                        **kwargs,
+                        point.argument: kwargs[point.argument] + vector.to(kwargs[point.argument].dtype),
+                    }
+                return (*args[: point.index], args[point.index] + vector, *args[point.index + 1 :]), kwargs
 
             def add(_module: Any, _args: Any, out: Any, point: HookPoint = point, vector: Tensor = vector) -> Any:
                 given = out if isinstance(out, tuple) else (out,)
@@ -102,8 +114,12 @@ def biased(pipe: Any, edits: Mapping[Direction, float]) -> Iterator[None]:
                 found = (*given[: point.index], moved, *given[point.index + 1 :])
                 return found if isinstance(out, tuple) else found[0]
 
-            (module,) = point.modules
-            stack.callback(denoiser.get_submodule(module).register_forward_hook(add).remove)
+            for path in point.modules:
+                module = denoiser.get_submodule(path)
+                if point.at == "input":
+                    stack.callback(module.register_forward_pre_hook(add_before, with_kwargs=True).remove)
+                else:
+                    stack.callback(module.register_forward_hook(add).remove)
         yield
 
 

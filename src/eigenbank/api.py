@@ -10,7 +10,15 @@ from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import checkpoint_id, hub_file_id, id_to_build, sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import EigenbankError, SourceError, UnknownNameError, explaining, first_problem, unknown
+from eigenbank.schemas.errors import (
+    EigenbankError,
+    ExportError,
+    SourceError,
+    UnknownNameError,
+    explaining,
+    first_problem,
+    unknown,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +27,8 @@ if TYPE_CHECKING:
     from eigenbank.builders.discovery.families import Discovery
     from eigenbank.builders.label.labeler import Labeler
     from eigenbank.builders.label.study import LabelSettings
-    from eigenbank.loaders.export import Edits, Format
+    from eigenbank.loaders.export import Edits, Format, Precision
+    from eigenbank.loaders.lora import ReadWeight
     from eigenbank.loaders.match import Match
     from eigenbank.loaders.target import Target
     from eigenbank.schemas import Part
@@ -474,16 +483,19 @@ def export(
     format: "Format" = "diffusers",
     pipe: Any = None,
     checkpoint: str | Path | None = None,
+    dtype: "Precision" = "float16",
 ) -> list[Path]:
-    """Write an edit as a file for other programs. Returns the files written (for ComfyUI, the preview too).
+    """Write an edit as a file for other programs. Returns the files written, what lies beside a LoRA for user interfaces too.
 
     `model` is a direction set, or what `load` takes. `edits` maps labels, ids or directions to scales; a list of them
-    means scale 1, None the whole set. `format`: `diffusers`, for `pipe.load_lora_weights`, and `comfyui` hold the edit as
-    one LoRA of biases, whose strength 1 is the scales as given; `npz` and `json` hold the vectors and their records.
+    means scale 1, None the whole set. `format`: `diffusers`, for `pipe.load_lora_weights`, `comfyui` and `lycoris` hold the
+    edit as one LoRA of biases, whose strength 1 is the scales as given, in `dtype`; `npz` and `json` hold the vectors and
+    their records.
 
-    The first two need to know the layers' modules: from `pipe` (then the directions must match its weights, as for
-    `steer`), from `checkpoint`, or by default from the config.json of the checkpoint the set was built from. They need
-    the set's token lengths too (`measure`). Raises ExportError for what the format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
+    A LoRA needs to know the layers' modules: from `pipe` (then the directions must match its weights, as for
+    `steer`), from `checkpoint`, or by default from the checkpoint the set was built from; of weights only those are read
+    that input-side directions go through. It needs the set's token lengths too (`measure`). Raises ExportError for what the
+    format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
     """
     from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
     from eigenbank.loaders.lookup import load
@@ -495,32 +507,73 @@ def export(
     if format not in LORA:
         return write(terms, bank, out, format)
     check_expressible(terms)  # before a checkpoint is looked for
+    denoiser, read = _denoiser_for(bank, pipe, checkpoint)
     if pipe is not None:
-        from eigenbank.loaders.plugins import target_of
         from eigenbank.loaders.steer import check_match
 
-        denoisers = target_of(pipe).denoisers
-        denoiser = denoisers.get(bank.manifest.checkpoint.component) or next(iter(denoisers.values()))
         for term in terms:
             check_match(denoiser, term.direction)
-    else:
-        denoiser = _empty_denoiser(bank, checkpoint)
-    return write(terms, bank, out, format, denoiser)
+    return write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
 
 
-def _empty_denoiser(bank: DirectionSet, checkpoint: str | Path | None) -> Any:
-    """Make the checkpoint's denoiser on the meta device, from its config.json alone. Raises SourceError."""
+def export_all(
+    model: str | DirectionSet,
+    folder: str | Path,
+    *,
+    format: "Format" = "diffusers",
+    pipe: Any = None,
+    checkpoint: str | Path | None = None,
+    dtype: "Precision" = "float16",
+) -> tuple[list[Path], dict[str, str]]:
+    """Write every named slider of a set into a folder, a file each, as `export` does.
+
+    Returns the files written, and why the other labels have none.
+    """
+    from eigenbank.loaders.export import LORA, SUFFIXES, check_expressible, check_format, choose, file_names, write
+    from eigenbank.loaders.lookup import load
+
+    bank = model if isinstance(model, DirectionSet) else load(model)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{folder} cannot be made ({error.strerror or error}): choose another name"
+        raise ExportError(message) from error
+    denoiser, read = _denoiser_for(bank, pipe, checkpoint) if format in LORA else (None, None)
+    written: list[Path] = []
+    refused: dict[str, str] = {}
+    for text, stem in file_names(bank).items():
+        out = folder / f"{stem}{SUFFIXES.get(format, '')}"
+        check_format(out, format)
+        try:
+            terms = choose(bank, {text: 1.0})
+            if format in LORA:
+                check_expressible(terms)
+            written += write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
+        except ExportError as error:
+            refused[text] = str(error)
+    return written, refused
+
+
+def _denoiser_for(bank: DirectionSet, pipe: Any, checkpoint: str | Path | None) -> "tuple[Any, ReadWeight | None]":
+    """Return the denoiser a LoRA is for, and what reads its weights where it has none itself. Raises SourceError."""
     from eigenbank.builders.discovery.fake_weights import empty_model
 
-    if checkpoint is not None:
-        source = open_source(str(checkpoint))[1]
-        return empty_model((source.of(bank.manifest.checkpoint.component) or source).config)
+    component = bank.manifest.checkpoint.component
+    if pipe is not None:
+        from eigenbank.loaders.plugins import target_of
+
+        denoisers = target_of(pipe).denoisers
+        return denoisers.get(component) or next(iter(denoisers.values())), None
     try:
-        source = open_source(bank.model_id)[1]
+        source = open_source(bank.model_id if checkpoint is None else str(checkpoint))[1]
     except (SourceError, UnknownNameError) as error:
+        if checkpoint is not None:
+            raise
         advice = f"The file depends on how the layers of {bank.model_id} are made: give the checkpoint's folder or id, or the pipeline"
         raise SourceError(str(error), outcome="nothing was written", advice=advice) from error
-    return empty_model((source.of(bank.manifest.checkpoint.component) or source).config)
+    found = source.of(component) or source
+    return empty_model(found.config), lambda part: found.read([part])[0].float()
 
 
 def check_model_id(model_id: str) -> str:

@@ -20,9 +20,14 @@ import eigenbank as eb
 from eigenbank.builders.discovery.cases import CASES
 from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.discovery.inputs import attempts
+from eigenbank.loaders.export import ExportTerm
+from eigenbank.loaders.fuse import input_projections
+from eigenbank.loaders.lora import lora_tensors
 from eigenbank.loaders.plugins import target_of
+from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas import Layer
-from eigenbank.schemas.errors import FuseError, SourceError
+from eigenbank.schemas.errors import ExportError, FuseError, SourceError
+from eigenbank.schemas.recipe import Recipe
 
 SCALE = 0.75
 KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
@@ -200,10 +205,70 @@ def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str) -> None:
                 continue
             found = model(**call, return_dict=False)[0]
             fused.remove()
+            with biased(model, {direction: 0.5}, "block-output"):
+                expected = model(**call, return_dict=False)[0]
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_biases_of_queries_keys_and_values_are_taken_for_the_edit_they_are_the_edit(kind: str) -> None:
+    model = zoo.make(kind)
+    bank = zoo.bank_of(model, zoo.layers_of(model))
+    call = pick(model)[0]
+    with torch.no_grad():
+        for direction in bank:
+            try:
+                maps = input_projections(target_of(model), model, bank.layers[direction.layer])
+            except FuseError:
+                continue
+            added = [
+                linear.register_forward_hook(lambda each, _args, out: out + each.weight @ direction.vector)  # noqa: B023
+                for linear in maps.values()
+            ]
+            found = model(**call, return_dict=False)[0]
+            for handle in added:
+                handle.remove()
             with biased(model, {direction: 0.5}):
                 expected = model(**call, return_dict=False)[0]
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+# Of docs/export.md: how many of a tiny model's layers go into a file, by their output and by their input side, and whether ComfyUI takes them.
+EXPORTED = {
+    "UNet2DConditionModel": (1.0, 1.0, True), "SD3Transformer2DModel": (1.0, 1.0, True), "FluxTransformer2DModel": (0.5, 0.5, True),
+    "ChromaTransformer2DModel": (0.5, 0.5, True), "HunyuanVideoTransformer3DModel": (0.5, 0.5, True), "WanTransformer3DModel": (1.0, 1.0, True),
+    "QwenImageTransformer2DModel": (1.0, 1.0, True), "Flux2Transformer2DModel": (0.5, 0.5, False),
+    "Lumina2Transformer2DModel": (0.5, 0.5, False), "ZImageTransformer2DModel": (0.5, 0.5, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_the_families_of_the_export_page_are_exported_as_it_says(kind: str) -> None:
+    model = zoo.make(kind)
+    bank = zoo.bank_of(model, zoo.layers_of(model))
+    sides: dict[Any, list[bool]] = {"output": [], "input": []}
+    comfyui: list[bool] = []
+    for side in sides:
+        for direction in bank:
+            recipe = Recipe(matrix="output-value", side=side)
+            bank.vectors[f"{direction.layer}/{recipe.basis}"] = direction.vector[None]
+            same = Direction(bank, direction.record.model_copy(update={"recipe": recipe}))
+            term = ExportTerm("x", same, 1.0, 1.0, 2.0, named=same)
+            try:
+                lora_tensors([term], model, "diffusers")
+            except ExportError:
+                sides[side].append(False)
+                continue
+            sides[side].append(True)
+            try:
+                comfyui.append(bool(lora_tensors([term], model, "comfyui")))
+            except ExportError:
+                comfyui.append(False)
+    shares = [sum(each) / len(each) for each in sides.values()]
+    assert (*shares, all(comfyui)) == EXPORTED[kind]
 
 
 JOINT = (

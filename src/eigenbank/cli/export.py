@@ -11,7 +11,7 @@ from eigenbank.cli.options import parse_sets, source_options
 from eigenbank.cli.output import echo, emit, emit_rows, log, output_options
 from eigenbank.cli.search import limit_option
 
-FORMATS = ("diffusers", "comfyui", "npz", "json")
+FORMATS = ("diffusers", "comfyui", "lycoris", "npz", "json")
 
 
 @click.command()
@@ -23,7 +23,7 @@ FORMATS = ("diffusers", "comfyui", "npz", "json")
     multiple=True,
     metavar="NAME=SCALE",
     shell_complete=complete.scaled,
-    help="A label or id and its scale at strength 1; repeatable.",
+    help="A label or id and its scale at strength 1; repeatable, all go into one file.",
 )
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="diffusers", show_default=True, help="Kind of file."
@@ -31,41 +31,64 @@ FORMATS = ("diffusers", "comfyui", "npz", "json")
 @click.option(
     "--checkpoint", metavar="WHERE", help="Checkpoint it is to fit [default: the one the set was built from]."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Of a LoRA."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
+@click.option(
+    "--all-labels", type=click.Path(path_type=Path, file_okay=False), help="Folder to write each named slider into."
+)
 def export(
     model: str,
     directions: tuple[str, ...],
     edits: tuple[str, ...],
     form: Any,
     checkpoint: str | None,
-    out: Path,
-) -> None:
-    """Write directions as a file that other programs load, and print its path.
+    dtype: Any,
+    out: Path | None,
+    all_labels: Path | None,
+) -> int:
+    """Write sliders as files that other programs load, and print their paths.
 
-    SET is a set's folder, MODEL a model id; DIRECTIONs are labels or ids, each at scale 1. diffusers and comfyui write
-    one LoRA whose strength is the slider; it can hold directions that are added at a layer's output, in all steps. npz and
-    json hold the vectors with all that is known of them; without DIRECTIONs, those of the whole set.
+    SET is a set's folder, MODEL a model id; DIRECTIONs are labels or ids, each at scale 1. diffusers, comfyui and lycoris
+    (for A1111, Forge and InvokeAI) write one LoRA whose strength is the slider, for edits that act in every step, and beside it
+    the preview and a JSON with the recommended range. npz and json hold the vectors with all that is known of them; without
+    DIRECTIONs, those of the whole set.
 
     \b
     Example:
       eigenbank export eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --format json --out skin.json
     """
+    if (out is None) == (all_labels is None):
+        message = "say where to: --out FILE for one file, or --all-labels FOLDER for a file of each named slider"
+        raise click.UsageError(message)
     chosen: dict[str, float] = dict.fromkeys(directions, 1.0)
     for name, scale in parse_sets(edits).items():
         if name in chosen:
             message = f"{name!r} is given twice, with --set and without"
             raise click.UsageError(message)
         chosen[name] = scale
-    if not chosen and form in ("diffusers", "comfyui"):
-        message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
-        raise click.UsageError(message)
-    from eigenbank.api import export as write
+    from eigenbank import api
     from eigenbank.loaders.lookup import find_direction, load
 
+    if all_labels is not None:
+        if chosen:
+            message = "--all-labels takes every named slider: name no directions"
+            raise click.UsageError(message)
+        files, refused = api.export_all(load(model), all_labels, format=form, checkpoint=checkpoint, dtype=dtype)
+        for path in files:
+            echo(path)
+        for text, why in refused.items():
+            log(f"no file for {text!r}: {why}")
+        return 0 if files else 1
+    assert out is not None
+    if not chosen and form not in ("npz", "json"):
+        message = "a LoRA is one slider: name its directions, as in --set 'smile=1.5'"
+        raise click.UsageError(message)
     bank = load(model)
     for name in chosen:
         find_direction(bank, name)
-    for path in write(bank, chosen or None, out, format=form, checkpoint=checkpoint):
+    for path in api.export(bank, chosen or None, out, format=form, checkpoint=checkpoint, dtype=dtype):
         echo(path)
     if form == "diffusers":
         from eigenbank.builders.discovery.fake_weights import denoiser_class
@@ -77,6 +100,7 @@ def export(
             log(f"diffusers has no LoRA loader for a {kind.__name__}: docs/export.md shows how PEFT loads it")
     if form == "comfyui":
         log("put it into ComfyUI's models/loras; its strength is the slider")
+    return 0
 
 
 COLUMNS = ["direction", "verdict", "score", "reason"]

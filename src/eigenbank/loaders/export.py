@@ -1,17 +1,17 @@
-"""Export an edit as a file that other programs load: a LoRA of biases for diffusers or ComfyUI, or plain numbers.
+"""Export an edit as a file that other programs load: a LoRA of biases (see `lora`), or plain numbers.
 
-A vector added to every token at a layer's output, in every step, is a constant in the bias of the layer's out projection.
-That is all a LoRA can hold of an edit; what it cannot hold is refused, never dropped.
+Beside a LoRA lie what user interfaces look for under its name: a preview, and a JSON with the strength to begin with.
 """
 
 import io
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from eigenbank import __version__
 from eigenbank.registry.files import check_out, replacing
@@ -19,16 +19,19 @@ from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import open_preview, read_preview
 from eigenbank.schemas.common import MAX_SCALE
-from eigenbank.schemas.errors import ExportError, FuseError, explaining
+from eigenbank.schemas.errors import ExportError, explaining
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Format = Literal["diffusers", "comfyui", "npz", "json"]
+    from eigenbank.loaders.lora import LoraFormat, ReadWeight
+
+Format = Literal["diffusers", "comfyui", "lycoris", "npz", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-LORA: tuple[Format, ...] = ("diffusers", "comfyui")
+LORA: tuple[Format, ...] = ("diffusers", "comfyui", "lycoris")
 """The formats that hold biases; the others hold the vectors themselves."""
-SUFFIXES = {"diffusers": ".safetensors", "comfyui": ".safetensors", "npz": ".npz", "json": ".json"}
+SUFFIXES = {**dict.fromkeys(LORA, ".safetensors"), "npz": ".npz", "json": ".json"}
+Precision = Literal["float16", "float32"]
 
 Edits = (
     Mapping[str, float]
@@ -43,8 +46,8 @@ class ExportTerm:
     """One direction of an exported edit. `weight` is its part of what was asked for, negative where the label is against
     the vector.
 
-    `length` is the token length at the direction's site, None where it is not known. `composite` is what was named, where
-    the direction is a part of that.
+    `length` is the token length at the direction's site, None where it is not known. `named` is the direction or composite
+    that `key` stands for, with `polarity` 1 or -1.
     """
 
     key: str
@@ -52,7 +55,8 @@ class ExportTerm:
     weight: float
     scale: float
     length: float | None
-    composite: Composite | None = None
+    named: Direction | Composite
+    polarity: int = 1
 
     @property
     def vector(self) -> "Tensor":
@@ -87,8 +91,9 @@ def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) 
         for direction, weight in named.parts:
             known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
             length = None if known is None else known.length
-            composite = named if isinstance(named, Composite) else None
-            terms.append(ExportTerm(name, direction, polarity * weight, float(scale), length, composite))
+            terms.append(
+                ExportTerm(name, direction, polarity * weight, float(scale), length, named=named, polarity=polarity)
+            )
     if not terms:
         message = "there is no direction to export: nothing was written"
         raise ExportError(message)
@@ -103,7 +108,7 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
     for term in terms:
         recipe, name = term.direction.recipe, term.direction.id
         if term.key not in (name, term.direction.full_id):
-            name = f"{term.key!r} means {name}, which"
+            name = f"{term.key!r} means {term.named.id}, which" if isinstance(term.named, Direction) else name
         component = term.direction.bank.layers[term.direction.layer].component
         main = term.direction.bank.manifest.checkpoint.component
         if component not in ("", main):
@@ -112,103 +117,43 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
                 "The formats npz and json take every direction"
             )
             raise ExportError(message)
-        if term.composite is not None and not _fits(term.direction):
-            raise _unfit(term.composite, term.key)
-        if recipe.site != "block-output":
-            partner = f"{term.direction.layer}/{recipe.matrix}:output/{term.direction.rank}"
-            hint = f" What it makes the layer write is {partner}." if recipe.matrix == "output-value" else ""
-            message = (
-                f"{name} is added to what the layer reads, and a LoRA bias only to what it writes: nothing was written."
-                f"{hint} The formats npz and json take every direction"
-            )
-            raise ExportError(message)
         if not recipe.window.whole:
-            message = (
-                f"{name} acts from {recipe.window.start:g} to {recipe.window.end:g} of the run, and a LoRA acts in every "
-                "step: nothing was written. Build the recipe without a window, or take the format npz or json"
-            )
-            raise ExportError(message)
+            raise _timed(term, name)
         if term.length is None:
             message = (
-                f"the token length at the output of {term.direction.layer} is not in the set, so a scale of 1 has no "
-                f"length: nothing was written. Measure it once: eigenbank measure {term.direction.bank.model_id}"
+                f"the token length at {term.direction.layer} is not in the set, so a scale of 1 has no length: nothing was "
+                f"written. Measure it once: eigenbank measure {term.direction.bank.model_id}"
             )
             raise ExportError(message)
 
 
-def _fits(direction: Direction) -> bool:
-    """Whether a bias can stand for a direction, its token length being known."""
-    return direction.recipe.site == "block-output" and direction.recipe.window.whole
-
-
-def _unfit(composite: Composite, key: str) -> ExportError:
-    """Return the error for a composite that no LoRA can hold, with the directions of its name that one can."""
-    bank = composite.bank
-    parts = [direction for direction, _ in composite.parts]
-    reading = sum(part.recipe.site != "block-output" for part in parts)
-    timed = sum(part.recipe.site == "block-output" and not part.recipe.window.whole for part in parts)
-    why = [f"{reading} are added to what a layer reads"] if reading else []
-    why += [f"{timed} act in a part of the run only"] if timed else []
-    text = next((label.text for label in composite.labels), composite.record.name)
-    named = [
+def _timed(term: ExportTerm, name: str) -> ExportError:
+    """Return the error for what acts in a part of the run, with what does the same for the whole run, and how to use it as it is."""
+    window = term.direction.recipe.window
+    if isinstance(term.named, Direction):
+        problem = f"{name} acts from {window.start:g} to {window.end:g} of the run, and a LoRA acts in every step"
+    else:
+        parts = [direction for direction, _ in term.named.parts]
+        timed = sum(not part.recipe.window.whole for part in parts)
+        problem = (
+            f"{term.key!r} means {term.named.id}, a sum of {len(parts)} directions, of which {timed} act in a part of the run "
+            "only, and a LoRA acts in every step"
+        )
+    bank = term.named.bank
+    texts = {label.text for label in term.named.labels}
+    whole = [
         f"{each.id}={label.polarity}"
-        for each in bank.search(text)
-        if isinstance(each, Direction) and _fits(each)
+        for each in bank.sliders
+        if all(direction.recipe.window.whole for direction, _ in each.parts)
         for label in each.labels
-        if label.text == text
+        if label.text in texts
     ]
-    advice = f"a direction of that name that fits: {named[0]!r}" if named else "no direction of that name fits"
+    advice = f"Of that name this one fits: {whole[0]!r}" if whole else "Nothing else of that name fits"
     message = (
-        f"{key!r} means {composite.id}, a sum of {len(parts)} directions, of which {' and '.join(why)}; a LoRA's bias is "
-        f"added to what a layer writes, in every step. Nothing was written; {advice}. All that fit and have a name: "
-        f"eigenbank search --model {bank.model_id} --recipe output-value:output --labelled. The formats npz and json take "
-        "every direction"
+        f"{problem}: nothing was written. {advice}. As it is, use it in Python, eigenbank.steer(pipe, {{{term.key!r}: "
+        f"{term.scale:g}}}), or by eigenbank's ComfyUI node from a file of the format json"
     )
     return ExportError(message)
-
-
-def lora_tensors(terms: Sequence[ExportTerm], denoiser: "nn.Module", form: Format) -> "dict[str, Tensor]":
-    """Return the tensors of a LoRA file, float32, whose strength 1 is the edit as given.
-
-    diffusers: `PREFIX.MODULE.lora_A.weight` `(1, in)` and `.lora_B.weight` `(out, 1)`, zero, and `.lora_B.bias` `(out,)`.
-    ComfyUI: `lora_unet_….diff_b` `(out,)`. `denoiser` may be on the meta device. Raises ExportError or MatchError.
-    """
-    import torch
-
-    from eigenbank.loaders.fuse import output_bias
-    from eigenbank.loaders.target import Target
-
-    check_expressible(terms)
-    kind = type(denoiser).__name__
-    prefix = "unet" if kind.startswith("UNet") else "transformer"
-    sums: dict[str, Tensor] = {}
-    tensors: dict[str, Tensor] = {}
-    target = Target(denoiser, {"": denoiser})
-    for term in terms:
-        try:
-            found = output_bias(target, denoiser, term.direction.bank.layers[term.direction.layer])
-        except FuseError as error:
-            message = (
-                f"no bias stands for an edit of {error.what}: {error.why}. Nothing was written. Use steer, or leave its directions "
-                "out"
-            )
-            raise ExportError(message) from error
-        sums[found.path] = sums.get(found.path, 0) + found.divisor * term.vector.double()
-        bias = sums[found.path].float()
-        if form == "diffusers":
-            name = f"{prefix}.{found.path}"
-            tensors[f"{name}.lora_A.weight"] = torch.zeros(1, found.linear.in_features)
-            tensors[f"{name}.lora_B.weight"] = torch.zeros(found.linear.out_features, 1)
-            tensors[f"{name}.lora_B.bias"] = bias
-        elif found.linear.bias is None:
-            message = (
-                f"{found.path} has no bias, and ComfyUI's loader adds to biases that are there: nothing was written. "
-                "The format diffusers gives it one"
-            )
-            raise ExportError(message)
-        else:
-            tensors[f"{comfyui_name(kind, found.path)}.diff_b"] = bias
-    return tensors
 
 
 def describe(terms: Sequence[ExportTerm], bank: DirectionSet) -> dict[str, Any]:
@@ -236,39 +181,122 @@ def describe(terms: Sequence[ExportTerm], bank: DirectionSet) -> dict[str, Any]:
 
 
 def write(
-    terms: Sequence[ExportTerm], bank: DirectionSet, out: Path, form: Format, denoiser: "nn.Module | None" = None
+    terms: Sequence[ExportTerm],
+    bank: DirectionSet,
+    out: Path,
+    form: Format,
+    denoiser: "nn.Module | None" = None,
+    *,
+    read: "ReadWeight | None" = None,
+    dtype: Precision = "float16",
 ) -> list[Path]:
-    """Write the file, and for ComfyUI the preview beside it where the set has one; each whole or not at all.
+    """Write the file, and beside a LoRA of one slider its preview, if the set has one, and its JSON; each whole or not at all.
 
-    Returns the files written. Raises ExportError, MatchError or SetError; then nothing has changed.
+    `read` reads the checkpoint's weights, by default those of `denoiser`. `dtype` is that of a LoRA's tensors. Returns the
+    files written. Raises ExportError, MatchError or SetError; then nothing has changed.
     """
     check_format(out, form)
-    pictures: dict[Path, bytes] = {}
+    beside: dict[Path, bytes] = {}
     if form in LORA:
-        from safetensors.torch import save
-
         if denoiser is None:
             message = (
                 f"the format {form} asks the checkpoint how its layers are made: give the pipeline or the checkpoint"
             )
             raise ExportError(message)
-        # One key: safetensors writes several in any order, and equal edits are to be equal files.
-        head = {"eigenbank": json.dumps(describe(terms, bank), ensure_ascii=False)}
-        data = save({name: tensor.contiguous() for name, tensor in lora_tensors(terms, denoiser, form).items()}, head)
-        if form == "comfyui":
-            picture = preview_png(terms[0].direction) if len(terms) == 1 else None
-            if picture is not None:
-                pictures[out.with_suffix(".png")] = picture
+        from eigenbank.loaders.lora import architecture, lora_tensors, safetensors_bytes
+
+        tensors = lora_tensors(terms, denoiser, cast("LoraFormat", form), read)
+        if dtype == "float16":
+            tensors = {name: _halved(tensor, name) for name, tensor in tensors.items()}
+        base = architecture(denoiser)
+        sliders = {term.key: term for term in terms}
+        title = ", ".join(_name(term) for term in sliders.values())
+        head = {"eigenbank": json.dumps(describe(terms, bank), ensure_ascii=False), "modelspec.sai_model_spec": "1.0.0"}
+        head["modelspec.title"] = title
+        head["modelspec.usage_hint"] = _hint(list(sliders.values()))
+        if base is not None:
+            head["modelspec.architecture"] = f"{base[0]}/lora"
+        if bank.manifest.licence is not None:
+            head["modelspec.license"] = bank.manifest.licence
+        data = safetensors_bytes(tensors, head)
+        picture = preview_png(terms[0].named) if len(sliders) == 1 else None
+        if picture is not None:
+            beside[out.with_suffix(".png")] = picture
+        beside[out.with_suffix(".json")] = _sidecar(title, list(sliders.values()), None if base is None else base[1])
     else:
         data = _npz(terms, bank) if form == "npz" else _json(terms, bank)
     try:
-        for path, content in {**pictures, out: data}.items():
+        for path, content in {**beside, out: data}.items():
             with replacing(path) as work:
                 work.write_bytes(content)
     except OSError as error:
         message = f"{out} cannot be written ({error.strerror or error}): choose another name"
         raise ExportError(message) from error
-    return [out, *pictures]
+    return [out, *beside]
+
+
+def _halved(tensor: "Tensor", name: str) -> "Tensor":
+    import torch
+
+    half = tensor.half()
+    if not bool(torch.isfinite(half).all()):
+        message = f"{name} holds values that float16 cannot: nothing was written. Write float32, or a smaller scale"
+        raise ExportError(message)
+    return half
+
+
+def _name(term: ExportTerm) -> str:
+    """A slider's name for people: its label, else what was asked for."""
+    label = next(iter(term.named.labels), None)
+    return term.key if label is None else label.text
+
+
+def strength_range(term: ExportTerm) -> tuple[float, float] | None:
+    """Return between which strengths of a file a slider was measured to work, None where it was not, or the scale is 0."""
+    quality = term.named.quality
+    if quality is None or quality.recommended_range is None or not term.scale:
+        return None
+    low, high = sorted(bound * term.polarity / term.scale for bound in quality.recommended_range)
+    return low, high
+
+
+def _hint(sliders: Sequence[ExportTerm]) -> str:
+    """How strong to make a file, in words."""
+    if len(sliders) > 1:
+        scales = ", ".join(f"{_name(term)} {term.scale:+g}" for term in sliders)
+        return f"Several sliders in one file, at strength 1: {scales}. No trigger words."
+    found = strength_range(sliders[0])
+    measured = "not measured" if found is None else f"{found[0]:.2g} to {found[1]:.2g}"
+    return f"A slider: negative strengths turn it round. Recommended range: {measured}. No trigger words."
+
+
+def _sidecar(title: str, sliders: Sequence[ExportTerm], version: str | None) -> bytes:
+    """Return the JSON that A1111, Forge and SwarmUI read beside a LoRA of its name."""
+    found: dict[str, Any] = {
+        "description": title,
+        "activation text": "",
+        "preferred weight": 1.0,
+        "notes": _hint(sliders),
+    }
+    span = strength_range(sliders[0]) if len(sliders) == 1 else None
+    if span is not None:
+        found["preferred weight"] = round(min(1.0, span[1]) if span[1] > 0 else max(-1.0, span[0]), 2)
+        found["recommended range"] = [round(bound, 3) for bound in span]
+    if version is not None:
+        found["sd version"] = version
+    return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def file_names(bank: DirectionSet) -> dict[str, str]:
+    """Return a file's name, without a suffix, for every label of a set: its letters and digits, and a number where two are alike."""
+    found: dict[str, str] = {}
+    for each in bank.sliders:
+        for label in each.labels:
+            stem = re.sub(r"[^\w-]+", "-", label.text).strip("-")[:80] or "slider"
+            taken = {name.casefold() for name in found.values()}
+            number = next(n for n in itertools.count(1) if (stem if n == 1 else f"{stem}-{n}").casefold() not in taken)
+            found.setdefault(label.text, stem if number == 1 else f"{stem}-{number}")
+    return found
 
 
 def check_format(out: Path, form: Format) -> None:
@@ -306,33 +334,3 @@ def _json(terms: Sequence[ExportTerm], bank: DirectionSet) -> bytes:
         # Nine digits are enough to get the same float32 back.
         entry["vector"] = [float(f"{value:.9g}") for value in term.direction.vector.tolist()]
     return (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-_COMFYUI_PATHS: dict[str, tuple[str, str]] = {
-    "UNet2DConditionModel": (r"(.+\.attn\d\.to_out\.0)", r"\1"),
-    "SD3Transformer2DModel": (r"transformer_blocks\.(\d+)\.(attn2?)\.to_out\.0", r"joint_blocks.\1.x_block.\2.proj"),
-    "FluxTransformer2DModel": (r"transformer_blocks\.(\d+)\.attn\.to_out\.0", r"double_blocks.\1.img_attn.proj"),
-    "WanTransformer3DModel": (r"blocks\.(\d+)\.attn1\.to_out\.0", r"blocks.\1.self_attn.o"),
-}
-"""Denoiser class → the module's path in diffusers, and in the model as ComfyUI holds it.
-
-ComfyUI's loader (comfy/lora.py) takes, for every weight of the model, the tensor `NAME.diff_b` of a file and adds it, times
-the LoRA's strength, to that layer's bias. NAME is `lora_unet_` and the weight's path with dots as underscores: diffusers'
-path for U-Nets with text, the path in the original checkpoint for the others.
-"""
-
-
-def comfyui_name(denoiser: str, module: str) -> str:
-    """Return ComfyUI's name, without `.diff_b`, of a denoiser class's module. Raises ExportError where it is not known."""
-    if denoiser not in _COMFYUI_PATHS:
-        message = (
-            f"under which names ComfyUI holds a {denoiser} is not known here: nothing was written. "
-            f"Known: {', '.join(sorted(_COMFYUI_PATHS))}. The formats npz and json take every direction"
-        )
-        raise ExportError(message)
-    pattern, theirs = _COMFYUI_PATHS[denoiser]
-    found = re.fullmatch(pattern, module)
-    if found is None:
-        message = f"under which name ComfyUI holds {module} of a {denoiser} is not known here: nothing was written"
-        raise ExportError(message)
-    return "lora_unet_" + found.expand(theirs).replace(".", "_")

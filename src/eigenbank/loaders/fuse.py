@@ -1,4 +1,4 @@
-"""Fuse a constant edit of a layer's output into the bias of its out projection, where it costs nothing per step."""
+"""Where a constant edit of a layer is the same as a bias, and fusing it into the bias of the out projection."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -57,9 +57,7 @@ def output_bias(target: Target, denoiser: nn.Module, layer: Layer) -> OutputBias
     path = part.tensor.rpartition(".")[0]
     module, attention = without_adapters(target.module(denoiser, path)), target.module(denoiser, layer.path)
     point = target.hook_point(denoiser, layer, "block-output")
-    # Attentions that project their text on their own call those modules `add_…` or `to_add_…`.
-    text_side = any("add_" in name for name, _ in attention.named_children())
-    if point.image != "all" or (layer.kind == "joint" and not text_side):
+    if point.image != "all" or (layer.kind == "joint" and not _has_text_side(attention)):
         others = "text tokens" if layer.kind == "joint" else "tokens that are none of the image's"
         raise FuseError(layer.name, f"its out projection writes {others} too")
     if not isinstance(module, nn.Linear) or is_quantised(module.weight):
@@ -74,6 +72,51 @@ def output_bias(target: Target, denoiser: nn.Module, layer: Layer) -> OutputBias
         raise MatchError(message)
     # A U-Net's attention block divides what it gives, the residual included.
     return OutputBias(path, module, float(getattr(attention, "rescale_output_factor", 1.0) or 1.0))
+
+
+def input_projections(target: Target, denoiser: nn.Module, layer: Layer) -> dict[str, nn.Linear]:
+    """Return the linear maps to queries, keys and values, by path: adding u to what they read is adding W·u to their biases.
+
+    The denoiser may be on the meta device. Raises FuseError where they read text tokens too, or something else reads the same
+    tokens; MatchError where the denoiser has no such layer.
+    """
+    found: dict[str, nn.Linear] = {}
+    attention = target.module(denoiser, layer.path)
+    point = target.hook_point(denoiser, layer, "projection-input")
+    if point.image != "all" or (layer.kind == "joint" and not _has_text_side(attention)):
+        raise FuseError(layer.name, "its projections read text tokens too")
+    for role in ("query", "key", "value"):
+        part = layer.tensors.get(role)
+        if part is None or part.columns is not None or part.rows is not None:
+            raise FuseError(layer.name, "its queries, keys and values come from one projection")
+        path = part.tensor.rpartition(".")[0]
+        module = without_adapters(target.module(denoiser, path))
+        if not isinstance(module, nn.Linear) or is_quantised(module.weight):
+            raise FuseError(layer.name, f"{path} is no plain linear layer (it is quantised, or of another kind)")
+        found[path] = module
+    output = layer.tensors.get("output")
+    known = {*found, "" if output is None else output.tensor.rpartition(".")[0]}
+    others = [
+        name
+        for name, module in attention.named_modules()
+        if isinstance(module, nn.Linear) and f"{layer.path}.{name}" not in known and not _is_text_side(name)
+    ]
+    # Adapters wrap a projection; what is inside is theirs.
+    others = [name for name in others if not any(f"{layer.path}.{name}".startswith(f"{path}.") for path in known)]
+    if others or (getattr(attention, "residual_connection", False) and not layer.norm_inside):
+        reader = others[0] if others else "the residual connection"
+        raise FuseError(layer.name, f"{reader} reads the same tokens as its queries, keys and values")
+    return found
+
+
+def _has_text_side(attention: nn.Module) -> bool:
+    """Whether an attention projects its text on its own."""
+    return any(_is_text_side(name) for name, _ in attention.named_children())
+
+
+def _is_text_side(name: str) -> bool:
+    """Whether a module's name is that of a text's own projection: `add_…` or `to_add_…`."""
+    return "add_" in name
 
 
 class FusedBias:
