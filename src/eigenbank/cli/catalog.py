@@ -137,7 +137,7 @@ def rm(model: str, revision: str | None, files: bool) -> None:
 @catalog.command(short_help="Write the whole catalog to a file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def export(file: Path) -> None:
-    """Write the whole catalog to a new FILE: JSON lines, or a catalog of its own where the name ends in .db.
+    """Write the whole catalog to a new FILE: the sets' manifests and people's labels, a JSON document a line.
 
     \b
     Example:

@@ -91,10 +91,15 @@ def test_a_full_disk_is_told_and_changes_nothing(small_disk: Path) -> None:
 
 def test_no_catalog_is_created_on_a_full_disk(small_disk: Path) -> None:
     (small_disk / "big").write_bytes(b"x" * (2 * 2**20 - 40_960))
-    told = pytest.raises(CatalogError, match=r"no catalog can be created|the disk is full")
-    with Catalog.open(small_disk / "catalog.db", shipped=False) as catalog, told:
-        catalog.reindex()
-    assert [entry.name for entry in small_disk.iterdir()] == ["big"]
+    with Catalog.open(small_disk / "catalog.db", shipped=False) as catalog:
+        with pytest.raises(CatalogError, match="the disk is full"):
+            catalog.reindex()
+        assert {entry.name: entry.stat().st_size for entry in small_disk.iterdir() if entry.name != "big"} == {
+            "catalog.db": 0
+        }
+        (small_disk / "big").unlink()
+        catalog.add_set(manifest(), location="/x", digest="x")
+        assert verify(catalog) == []
 
 
 def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
@@ -190,6 +195,5 @@ def test_no_catalog_is_created_in_a_folder_of_others(shared: Path) -> None:
         return "created"
 
     answer = as_a_user(work)
-    assert answer.startswith(f"CatalogError: the catalog {shared / 'new.db'} cannot be used: it cannot be opened.")
-    assert "Nothing was changed. Check that its folder exists and may be written to" in answer
+    assert answer.startswith(f"CatalogError: the catalog {shared / 'new.db'} is read-only: nothing was changed.")
     assert [entry.name for entry in shared.iterdir()] == ["catalog.db"]

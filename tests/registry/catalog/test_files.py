@@ -39,9 +39,13 @@ def test_a_file_that_is_not_sqlite_is_refused(path: Path) -> None:
     refused(path, "is not a catalog: expected an SQLite file, found one that begins with b'a shopping list")
 
 
-def test_an_empty_file_is_refused(path: Path) -> None:
+def test_an_empty_file_is_no_catalog_yet(path: Path) -> None:
     path.touch()
-    refused(path, "is empty, 0 bytes")
+    with Catalog.open(path, shipped=False) as catalog:
+        assert catalog.sets() == []
+        assert path.stat().st_size == 0
+        catalog.add_set(manifest(), location="a", digest="1")
+        assert catalog.model_ids() == ["acme/faces"]
 
 
 def test_a_folder_is_refused(path: Path) -> None:
@@ -72,14 +76,18 @@ def test_a_catalog_that_lacks_tables_is_refused(path: Path) -> None:
     plain = sqlite3.connect(path)
     plain.execute("DROP TABLE people_labels")
     plain.close()
-    refused(path, "lacks the tables people_labels: it is damaged")
+    with (
+        Catalog.open(path, shipped=False) as catalog,
+        pytest.raises(CatalogError, match="its tables are not a catalog's"),
+    ):
+        catalog.people_labels("acme/faces")
 
 
 def test_a_file_cut_short_is_refused(path: Path) -> None:
     made(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    refused(path, "is cut short")
+    refused(path, "it is damaged")
 
 
 def test_a_damaged_page_is_told_as_damage(path: Path) -> None:

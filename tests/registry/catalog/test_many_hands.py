@@ -15,7 +15,6 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import verify
-from eigenbank.registry.catalog.database import create
 
 from .made import label, manifest
 
@@ -136,21 +135,25 @@ def test_a_killed_writer_leaves_the_old_state_or_the_new(path: Path, times: int)
             assert row.directions == {"old": 160, "new": 240}[found]
 
 
+def create(path: Path) -> None:
+    with Catalog.open(path, shipped=False) as catalog:
+        catalog.reindex()
+
+
 def test_a_killed_creation_leaves_nothing_or_a_catalog(path: Path) -> None:
     rng = random.Random(2)
     for _ in range(8):
         path.unlink(missing_ok=True)
         maker = FORK.Process(target=create, args=(path,))
         maker.start()
-        time.sleep(rng.uniform(0.0, 0.03))
+        time.sleep(rng.uniform(0.0, 0.05))
         assert maker.pid is not None
         os.kill(maker.pid, signal.SIGKILL)
         maker.join()
         with Catalog.open(path, shipped=False) as catalog:
             assert catalog.model_ids() == []
-    path.unlink(missing_ok=True)
-    create(path)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+        create(path)
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_a_reader_is_not_held_up_by_a_writer(path: Path) -> None:

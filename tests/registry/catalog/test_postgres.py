@@ -179,9 +179,9 @@ def test_labels_are_added_and_removed_and_a_rebuild_keeps_a_persons(catalog: Cat
 
 def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path) -> None:
     filled.add_label(f"acme/faces#{MID}", label("½" * 500, source="human:ann"))
-    export_file(filled, tmp_path / "all.db")
     export_file(filled, tmp_path / "all.jsonl")
     with Catalog.open(tmp_path / "all.db", shipped=False) as copy:
+        import_file(copy, tmp_path / "all.jsonl")
         export_file(copy, tmp_path / "again.jsonl")
         assert merge(filled, copy) == []
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "all.jsonl").read_bytes()

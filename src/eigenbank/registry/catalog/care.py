@@ -55,8 +55,11 @@ class Problem:
 
 def verify(catalog: Catalog, progress: Progress = no_progress) -> list[Problem]:
     """Check the database, and index everything again in memory, to compare. Returns the problems; nothing is changed."""
-    found = [Problem("database", each) for each in catalog.ask(db.damage)]
+    found: list[Problem] = []
     try:
+        if not catalog.ask(db.is_server):
+            said = catalog.ask(lambda connection: list(run(connection, "PRAGMA integrity_check").scalars()))
+            found = [Problem("database", printable(each)) for each in said if each != "ok"]
         found += catalog.ask(_compare, progress)
     except CatalogError as error:
         found.append(Problem("database", printable(str(error))))
@@ -65,7 +68,7 @@ def verify(catalog: Catalog, progress: Progress = no_progress) -> list[Problem]:
 
 def _compare(connection: Connection, progress: Progress) -> list[Problem]:
     """Compare what is derived from the manifests with what would be derived anew."""
-    fresh = Database(db.connect_file(None), "memory")
+    fresh = Database(None, "memory")
     try:
         fresh.write(db.create_tables)
         fresh.write(lambda target: index.copy(connection, target, progress))

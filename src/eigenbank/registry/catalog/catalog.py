@@ -31,7 +31,7 @@ from eigenbank.registry.catalog.search import (
     search,
     storable,
 )
-from eigenbank.registry.catalog.tables import VERSION, Base, BundledTable
+from eigenbank.registry.catalog.tables import VERSION, BundledTable
 from eigenbank.registry.ranking import SORTS, Query, Sort, words
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Label, Manifest
@@ -98,9 +98,9 @@ class Catalog:
     def __init__(self, place: Path | URL, *, shipped: bool) -> None:
         self._place = place
         self._shipped = shipped
-        self._seen: object = None
-        self._reading: Database | None = None
-        self._writing: Database | None = None
+        self._opened: Database | None = None
+        self._writable = False
+        self._copy: tuple[object, Database] | None = None
         self._opening = threading.RLock()
 
     @classmethod
@@ -127,7 +127,7 @@ class Catalog:
 
     def close(self) -> None:
         """Close the connections. The catalog cannot be used after."""
-        for database in (self._reading, self._writing):
+        for database in (self._opened, self._copy and self._copy[1]):
             if database is not None:
                 database.close()
 
@@ -140,79 +140,63 @@ class Catalog:
     # Opening
 
     def _current(self) -> Database:
-        """The database to ask: the one changes are made in, once there is one; else the one for reading, opened again if need be."""
-        with self._opening:
-            if self._writing is not None:
-                return self._writing
-            if self._reading is not None and self._seen is not None and self._seen != self._stamp():
-                self._reading.close()
-                self._reading = None
-            if self._reading is None:
-                self._reading = self._open()
-            return self._writing or self._reading
-
-    def _open(self) -> Database:
-        """Open the database for questions; where it is not there yet, or not up to date and not to be written to, a copy of it in
-        memory that is.
+        """The database to ask: the catalog's own, or a copy in memory where that is not there, or not up to date and not to be
+        written to.
         """
-        self._seen = None
-        if isinstance(self._place, Path):
-            if not self._place.exists():
-                return self._in_memory(None)
-            db.check_file(self._place)
-        database = db.connect(self._place, reading=True)
-        try:
-            version, missing, lacking = database.read(self._state)
-            if version is None:
-                database.close()
-                return self._in_memory(None)
-            db.check_version(self.place, version)
-            if version == VERSION and missing:
-                message = (
-                    f"the catalog {self.place} lacks the tables {', '.join(sorted(missing))}: it is damaged. Nothing was changed. "
-                    f"{db.AGAIN}"
-                )
-                raise CatalogError(message)
-            if version == VERSION and not lacking:
-                return database
-            if isinstance(self._place, URL):
-                if database.read(db.may_write):
+        if self._opened is None:
+            seen = self._state_of_file()
+            if self._copy is not None and self._copy[0] == seen:
+                return self._copy[1]
+            if self._copy is not None:
+                self._copy[1].close()
+                self._copy = None
+            if isinstance(self._place, Path) and not db.is_catalog(self._place):
+                self._copy = seen, self._copied(None)
+                return self._copy[1]
+            mode = "rw" if isinstance(self._place, URL) or os.access(self._place, os.W_OK) else "ro"
+            database = Database(self._place, self.place, mode)
+            try:
+                version, lacking = database.read(self._lacking)
+                if version is not None and version < VERSION and self._may_write():
                     database.write(self._bring_up_to_date)
-                return database
-            if version != VERSION and self._may_write():
-                self._writable()
-                return database
-            copy = self._in_memory(database)
-        except BaseException:
-            database.close()
-            raise
-        database.close()
-        return copy
+                elif version != VERSION or (lacking and isinstance(self._place, Path)):
+                    self._copy = seen, self._copied(database)
+                    database.close()
+                    return self._copy[1]
+            except BaseException:
+                database.close()
+                raise
+            self._opened = database
+        return self._opened
 
-    def _state(self, connection: Connection) -> tuple[int | None, set[str], set[str]]:
-        """The version, the tables that are missing, and what is lacking of the sets that come with eigenbank."""
-        version = db.version_of(connection, self.place)
-        missing = Base.metadata.tables.keys() - db.tables(connection)
-        return version, missing, self._lacking(connection) if version == VERSION and not missing else set()
-
-    def _lacking(self, connection: Connection) -> set[str]:
-        """The digests of the sets that come with eigenbank and were never put in."""
-        if not self._shipped:
-            return set()
-        return set(bundled.DIGESTS).difference(run(connection, "SELECT digest FROM bundled").scalars())
-
-    def _in_memory(self, source: Database | None) -> Database:
-        """A catalog in memory: a copy of another one, brought up to date."""
-        self._seen = self._stamp()
-        database = Database(db.connect_file(None), self.place)
-        if source is not None and source.read(db.version_of, self.place) == VERSION:
+    def _copied(self, source: Database | None) -> Database:
+        """A catalog in memory: a copy of another one, or of none, brought up to date."""
+        database = Database(None, self.place)
+        version = None if source is None else source.read(db.version_of, self.place)
+        if source is not None and version == VERSION:
             source.copy_to(database)
         else:
             database.write(db.create_tables)
-            if source is not None:
+            if source is not None and version is not None:
                 source.read(lambda reading: database.write(lambda writing: index.copy(reading, writing)))
         database.write(self._bring_up_to_date)
         return database
+
+    def _state_of_file(self) -> object:
+        """What tells whether the file has changed since a copy of it was made; nothing does on a server."""
+        if isinstance(self._place, URL):
+            return object()
+        with suppress(OSError):
+            found = self._place.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
+
+    def _lacking(self, connection: Connection) -> tuple[int | None, set[str]]:
+        """The version, and the digests of the sets that come with eigenbank and were never put in."""
+        version = db.version_of(connection, self.place)
+        if version != VERSION or not self._shipped:
+            return version, set()
+        return version, set(bundled.DIGESTS).difference(run(connection, "SELECT digest FROM bundled").scalars())
 
     def _bring_up_to_date(self, connection: Connection) -> None:
         """Create the tables, or index a catalog of an earlier version again, and put in the sets that come with eigenbank."""
@@ -221,70 +205,54 @@ class Catalog:
             db.create_tables(connection)
         elif version < VERSION:
             index.rebuild(connection)
-        lacking = self._lacking(connection)
-        if lacking:
-            indexer = index.Indexer(connection)
-            for entry in bundled.shipped_sets():
-                if entry.digest in lacking:
-                    indexer.add(SetEntry(entry.text, entry.location, entry.digest, entry.checkpoint))
-                    db.insert(connection, BundledTable, [(entry.digest,)])
-
-    def _stamp(self) -> object:
-        """What tells whether the file has changed since a copy of it was made."""
-        if isinstance(self._place, URL):
-            return object()  # a database without tables is cheap to look at again
-        with suppress(OSError):
-            found = self._place.stat()
-            return found.st_ino, found.st_mtime_ns, found.st_size
-        return "nothing"
+        _, lacking = self._lacking(connection)
+        indexer = index.Indexer(connection)
+        for entry in bundled.shipped_sets() if lacking else ():
+            if entry.digest in lacking:
+                indexer.add(SetEntry(entry.text, entry.location, entry.digest, entry.checkpoint))
+                db.insert(connection, BundledTable, [(entry.digest,)])
 
     def _may_write(self) -> bool:
-        return isinstance(self._place, URL) or (
-            os.access(self._place, os.W_OK) and os.access(self._place.parent, os.W_OK)
-        )
+        if isinstance(self._place, URL):
+            return True  # the server says so
+        return all(os.access(each, os.W_OK) for each in (self._place, self._place.parent) if each.exists())
 
-    def _writable(self) -> Database:
+    def _for_changes(self) -> Database:
         """The database to make changes in, created if it is not there, and brought up to date."""
         with self._opening:
-            if self._writing is None:
-                self._writing = self._open_for_writing()
-            return self._writing
-
-    def _open_for_writing(self) -> Database:
-        if isinstance(self._place, Path):
-            if not self._place.exists():
-                db.create(self._place)
-            db.check_folder(self._place.parent)
-        database = db.connect(self._place)
-        try:
-            version = database.read(db.version_of, self.place)
-            if version is not None:
-                db.check_version(self.place, version)
-                if not (self._may_write() if isinstance(self._place, Path) else database.read(db.may_write)):
+            if not self._writable:
+                if isinstance(self._place, Path):
+                    db.make_folder(self._place)
+                    db.is_catalog(self._place)
+                if not self._may_write():
                     message = (
                         f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
                         "its folder, or name another with --catalog or EIGENBANK_CATALOG."
                     )
                     raise CatalogError(message)
-            if version != VERSION or database.read(self._lacking):
-                database.write(self._bring_up_to_date)
-        except BaseException:
-            database.close()
-            raise
-        return database
+                database = self._opened or Database(self._place, self.place, "rwc")
+                try:
+                    database.write(self._bring_up_to_date)
+                except BaseException:
+                    if database is not self._opened:
+                        database.close()
+                    raise
+                self._opened, self._writable = database, True
+            assert self._opened is not None
+            return self._opened
 
     def ask(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a function of a connection says of one state of the catalog. It cannot write."""
         with self._opening:
             database = self._current()
-            if self._seen is not None and database is self._reading:
+            if database is not self._opened:
                 # In memory there is one connection, and another thread may open the file in its place.
                 return database.read(question, *args, **kwargs)
         return database.read(question, *args, **kwargs)
 
     def change(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change, given as a function of a connection: all of it or nothing. Returns what that returns."""
-        return self._writable().write(change, *args, **kwargs)
+        return self._for_changes().write(change, *args, **kwargs)
 
     def _strings(self, statement: str, **values: Any) -> list[str]:
         """What a SELECT of one column gives; nothing for a value that no database can hold."""
@@ -523,7 +491,7 @@ class Catalog:
     def vacuum(self) -> tuple[int, int]:
         """Give unused room back to the disk and bring the database's statistics up to date. Returns bytes before and after."""
         before = self.ask(db.size_of, self.place)
-        self._writable().tidy()
+        self._for_changes().tidy()
         return before, self.ask(db.size_of, self.place)
 
     # People's labels

@@ -8,21 +8,19 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import sqlite3
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, QueuePool, TextClause, create_engine, event, text
+from sqlalchemy import Connection, Engine, MetaData, QueuePool, TextClause, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from eigenbank.registry.catalog.tables import VERSION, Base
-from eigenbank.registry.files import home
+from eigenbank.registry.files import home, open_regular
 from eigenbank.schemas.errors import CatalogError
 from eigenbank.schemas.printable import printable
 
@@ -33,44 +31,13 @@ APPLICATION_ID = 0x45694243
 """`EiBC`, in the header of every catalog file: tells ours from other SQLite databases. On a server, the number of writers' lock."""
 BUSY_SECONDS = 60
 """How long one program waits for another."""
-_MAGIC = b"SQLite format 3\x00"
 _MAX_WORD = 500
 """PostgreSQL takes words of up to 2 KB; no label, layer name or model id is longer than this."""
 _MOST_STEPS = 2_000
 """A statement of more million steps of SQLite's machine is stopped: a search takes one, verifying a million directions some hundred."""
-_NETWORK = frozenset(
-    [
-        "9p",
-        "afp",
-        "afpfs",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "coda",
-        "davfs",
-        "fuse.cephfs",
-        "fuse.gcsfuse",
-        "fuse.glusterfs",
-        "fuse.rclone",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncp",
-        "ncpfs",
-        "nfs",
-        "nfs3",
-        "nfs4",
-        "orangefs",
-        "panfs",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "vboxsf",
-        "webdav",
-    ]
+_NETWORK = re.compile(
+    r"9p|afp(fs)?|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(cephfs|gcsfuse|glusterfs|rclone|s3fs|sshfs)|glusterfs|gpfs|lustre"
+    r"|ncp(fs)?|nfs[34]?|orangefs|panfs|smb(2|3|fs)|vboxsf|webdav"
 )
 """File systems that several machines may use at once, by the names that Linux has for them."""
 AGAIN = "Restore it from a copy, or move it away and add the sets again."
@@ -123,77 +90,55 @@ def check_parent(path: Path, url: str | os.PathLike[str] | None = None) -> None:
         raise CatalogError(message)
 
 
-def check_file(path: Path, advice: str | None = None) -> None:
-    """Refuse an existing file that cannot be a catalog, before anything is opened. Reads 100 bytes. `advice`: what happened
-    to the data and what to do, where the file is not the catalog in use.
+def make_folder(path: Path) -> None:
+    """Create the folder of a catalog, if need be. Raises CatalogError where it cannot be, or lies on a network."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = (
+            f"no catalog can be created at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
+            "--catalog or EIGENBANK_CATALOG."
+        )
+        raise CatalogError(message) from error
+    check_folder(path.parent)
 
-    Raises CatalogError for what is no regular file, an unreadable or an empty one, what is not SQLite, a database of another
-    program, or one cut short.
+
+def is_catalog(path: Path, advice: str | None = None) -> bool:
+    """Whether a catalog is at a path: not where there is no file, or an empty one. Reads 100 bytes, before anything is opened.
+
+    Raises CatalogError for what is no regular file, cannot be read, or is not a catalog. `advice`: what happened to the data
+    and what to do, where the file is not the catalog in use.
     """
     kept = advice or "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG"
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            more = "" if advice else f", such as {path / 'catalog.db'}"
-            message = f"{path} is a folder, a catalog is one file. {kept}{more}."
-            raise CatalogError(message)
-        if not stat.S_ISREG(found.st_mode):
-            message = f"{path} is no regular file, but a device, pipe or socket. {kept}."
-            raise CatalogError(message)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = file.read(100)
+    except FileNotFoundError:
+        return False
     except OSError as error:
         message = f"the catalog {path} cannot be read: {error.strerror or error}. {kept}."
         raise CatalogError(message) from error
     application = int.from_bytes(header[68:72], "big")
-    page = int.from_bytes(header[16:18], "big")
-    expected = int.from_bytes(header[28:32], "big") * (65_536 if page == 1 else page)
-    problem = None
-    if not header:
-        problem = "is empty, 0 bytes, where a catalog was expected"
-        kept += "" if advice else ", or delete it to start a new one there"
-    elif len(header) < 100 or not header.startswith(_MAGIC):
-        problem = f"is not a catalog: expected an SQLite file, found one that begins with {header[:16]!r}"
-    elif application != APPLICATION_ID:
-        problem = f"is an SQLite database of another program: expected application id {APPLICATION_ID:#010x}, found {application:#010x}"
-    elif (
-        found.st_size < expected and not path.with_name(f"{path.name}-journal").exists()
-    ):  # else it will be rolled back
-        problem = f"is cut short: its header says {expected:,} bytes, the file has {found.st_size:,}"
-        kept = advice or "Nothing was changed. Restore it from a copy, or move it away and add the sets again"
-    if problem is not None:
-        message = f"{path} {problem}. {kept}."
-        raise CatalogError(message)
-
-
-def check_version(place: str, found: int) -> None:
-    """Raise CatalogError for a catalog of a newer version, or of none."""
-    if found > VERSION:
+    if header and (len(header) < 100 or not header.startswith(b"SQLite format 3\x00")):
         message = (
-            f"the catalog {place} is of version {found}, this eigenbank knows up to {VERSION}: a newer eigenbank wrote it. "
-            "Nothing was changed. Upgrade with `pip install -U eigenbank`, or name another catalog with --catalog or "
-            "EIGENBANK_CATALOG."
+            f"{path} is not a catalog: expected an SQLite file, found one that begins with {header[:16]!r}. {kept}."
         )
         raise CatalogError(message)
-    if found < 1:
-        message = f"the catalog {place} says it is of version {found}: it is damaged. Nothing was changed. {AGAIN}"
+    if header and application != APPLICATION_ID:
+        expected = f"expected application id {APPLICATION_ID:#010x}, found {application:#010x}"
+        message = f"{path} is an SQLite database of another program: {expected}. {kept}."
         raise CatalogError(message)
+    return bool(header)
 
 
 def file_system(folder: Path, mounts: str) -> str | None:
     """Return the kind of file system that a folder (absolute, resolved) is on, by the text of /proc/mounts."""
-    best, kind = -1, None
-    for line in mounts.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
+    kinds = {}  # of two at the same place the later one lies on top
+    for _, point, kind, *_ in (line.split(" ") for line in mounts.splitlines() if line.count(" ") > 1):
         # Blanks and the like are written as octal numbers.
-        point = fields[1].encode().decode("unicode_escape").encode("latin-1", "replace").decode(errors="replace")
-        if folder == Path(point) or Path(point) in folder.parents:
-            depth = len(Path(point).parts)
-            if depth >= best:  # of two at the same place the later one lies on top
-                best, kind = depth, fields[2]
-    return kind
+        named = point.encode().decode("unicode_escape").encode("latin-1", "replace").decode(errors="replace")
+        kinds[Path(named)] = kind
+    return next((kinds[each] for each in (folder, *folder.parents) if each in kinds), None)
 
 
 def check_folder(folder: Path) -> None:
@@ -201,7 +146,7 @@ def check_folder(folder: Path) -> None:
     kind = None
     with contextlib.suppress(OSError):
         kind = file_system(folder.resolve(), Path("/proc/mounts").read_text(encoding="utf-8", errors="replace"))
-    if kind in _NETWORK:
+    if kind is not None and _NETWORK.fullmatch(kind):
         message = (
             f"{folder} is on a network ({kind}), where programs on several machines would damage a catalog. Nothing was "
             "changed. Keep the catalog on a local disk (--catalog or EIGENBANK_CATALOG), or share one on a PostgreSQL server: "
@@ -210,71 +155,10 @@ def check_folder(folder: Path) -> None:
         raise CatalogError(message)
 
 
-# Creating one
-
-
-def create(path: Path) -> None:
-    """Create a catalog at `path`, whole or not at all; where another process is faster, its catalog stays. Raises CatalogError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_folder(path.parent)
-        _sweep(path)
-        try:
-            database = Database(connect_file(temporary, "rwc"), str(path))
-            try:
-                database.write(create_tables)
-            finally:
-                database.close()
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links
-                if not path.exists():
-                    temporary.replace(path)
-        finally:
-            remove_file(temporary)
-    except OSError as error:
-        message = (
-            f"no catalog can be created at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
-            "--catalog or EIGENBANK_CATALOG."
-        )
-        raise CatalogError(message) from error
-
-
-def remove_file(path: Path) -> None:
-    """Remove a catalog's file, and what SQLite keeps beside it."""
-    for end in ("", "-journal"):
-        path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed programs left beside a catalog while they were creating it. Those still at it are let alone."""
-    pattern = re.escape(f".{path.name}") + r"\.(?P<pid>\d+)-[0-9a-f]{8}\.new(-journal)?"
-    with contextlib.suppress(OSError):
-        for entry in list(path.parent.iterdir()):
-            found = re.fullmatch(pattern, entry.name)
-            if found is not None and not _alive(int(found["pid"])):
-                entry.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
 # Connections and transactions
 
 
-def connect_file(path: Path | None, mode: str = "rw") -> Engine:
+def _open_file(path: Path | None, mode: str) -> Engine:
     """Return an engine on a catalog file, None for a new one in memory. `mode` is SQLite's: `rwc`, `rw` or `ro`.
 
     Whoever made the file, opening it runs nothing of its own, and no statement runs for ever.
@@ -323,7 +207,7 @@ def connect_file(path: Path | None, mode: str = "rw") -> Engine:
     return engine
 
 
-def connect_server(url: URL, place: str) -> Engine:
+def _open_server(url: URL, place: str) -> Engine:
     """Return an engine on a PostgreSQL database. Raises CatalogError where the driver is not installed."""
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
@@ -334,14 +218,6 @@ def connect_server(url: URL, place: str) -> Engine:
         raise CatalogError(message) from error
 
 
-def connect(place: Path | URL, *, reading: bool = False) -> "Database":
-    """Return a catalog's database. For `reading` a file need not be writable; one that is, is put right after a crash."""
-    name = name_of(place)
-    if isinstance(place, URL):
-        return Database(connect_server(place, name), name)
-    return Database(connect_file(place, "ro" if reading and not os.access(place, os.W_OK) else "rw"), name)
-
-
 def is_server(connection: Connection) -> bool:
     """Whether the catalog is on a PostgreSQL server."""
     return connection.dialect.name == "postgresql"
@@ -350,9 +226,10 @@ def is_server(connection: Connection) -> bool:
 class Database:
     """A database and its transactions. Errors that a user can act on are raised as CatalogError."""
 
-    def __init__(self, engine: Engine, place: str) -> None:
-        self.engine = engine
-        self.place = place
+    def __init__(self, place: Path | URL | None, name: str, mode: str = "rw") -> None:
+        """Open a catalog's file, its database on a server, or one in memory; `name` stands in errors, `mode` is for files."""
+        self.engine = _open_server(place, name) if isinstance(place, URL) else _open_file(place, mode)
+        self.place = name
 
     def read(self, ask: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `ask` says of one state of the catalog; it is given a connection, and cannot write."""
@@ -461,29 +338,30 @@ def create_tables(connection: Connection) -> None:
         run(connection, f"PRAGMA user_version = {VERSION:d}")
 
 
-def tables(connection: Connection) -> set[str]:
-    """Return the names of the tables in the database."""
-    if is_server(connection):
-        statement = "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
-    else:
-        statement = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    return set(run(connection, statement).scalars())
-
-
 def drop_tables(connection: Connection) -> None:
     """Drop all tables of a catalog, of whatever version."""
-    if not is_server(connection):
-        run(connection, "DROP TABLE IF EXISTS texts_fts")
-    for name in tables(connection):
-        if not name.startswith("sqlite_"):
-            run(connection, f'DROP TABLE "{name}"{" CASCADE" if is_server(connection) else ""}')
+    run(connection, "DROP TABLE IF EXISTS texts_fts")
+    found = MetaData()
+    found.reflect(connection)
+    found.drop_all(connection)
 
 
 def version_of(connection: Connection, place: str) -> int | None:
-    """Return the version of the catalog in a database; None for an empty one. Raises CatalogError for another program's tables,
-    and for a file that brings statements of its own.
+    """Return the version of the catalog in a database; None for an empty one.
+
+    Raises CatalogError for a newer version, for another program's tables, and for a file that brings statements of its own.
     """
-    if not is_server(connection):
+    if is_server(connection):
+        tables = inspect(connection).get_table_names()
+        if tables and not {"catalog_version", "sets", "people_labels"}.issubset(tables):
+            shown = ", ".join(sorted(tables)[:5])
+            message = (
+                f"{place} holds tables of another program ({shown}{', …' if len(tables) > 5 else ''}): expected an empty "
+                "database, or a catalog. Nothing was changed. Create one with createdb and name it in the URL."
+            )
+            raise CatalogError(message)
+        version = int(run(connection, "SELECT version FROM catalog_version").scalar_one()) if tables else None
+    else:
         # 2 and 3 are columns that are computed.
         computed = "(SELECT count(*) FROM pragma_table_xinfo(m.name) x WHERE x.hidden IN (2, 3))"
         own = f"m.type IN ('view', 'trigger') OR m.type = 'table' AND {computed} > 0"
@@ -494,28 +372,19 @@ def version_of(connection: Connection, place: str) -> int | None:
                 f"somebody changed the file. Nothing was read. {AGAIN}"
             )
             raise CatalogError(message)
-        return int(run(connection, "PRAGMA user_version").scalar_one())
-    found = tables(connection)
-    if not found:
-        return None
-    if not {"catalog_version", "sets", "people_labels"} <= found:
-        shown = ", ".join(sorted(found)[:5])
+        tables = run(connection, "SELECT name FROM sqlite_master LIMIT 1").all()
+        version = int(run(connection, "PRAGMA user_version").scalar_one()) if tables else None
+    if version is not None and version > VERSION:
         message = (
-            f"{place} holds tables of another program ({shown}{', …' if len(found) > 5 else ''}): expected an empty "
-            "database, or a catalog. Nothing was changed. Create one with createdb and name it in the URL."
+            f"the catalog {place} is of version {version}, this eigenbank knows up to {VERSION}: a newer eigenbank wrote it. "
+            "Nothing was changed. Upgrade with `pip install -U eigenbank`, or name another catalog with --catalog or "
+            "EIGENBANK_CATALOG."
         )
         raise CatalogError(message)
-    return int(run(connection, "SELECT version FROM catalog_version").scalar_one())
-
-
-def may_write(connection: Connection) -> bool:
-    """Whether this user may change the catalog on a server; a new one is theirs."""
-    statement = (
-        "SELECT bool_and(has_table_privilege(oid, 'INSERT, UPDATE, DELETE')) FROM pg_catalog.pg_class "
-        "WHERE relname = 'directions' AND relnamespace = to_regnamespace(current_schema())::oid"
-    )
-    standby = run(connection, "SELECT pg_is_in_recovery()").scalar()
-    return not standby and run(connection, statement).scalar() is not False
+    if version is not None and version < 1:
+        message = f"the catalog {place} says it is of version {version}: it is damaged. Nothing was changed. {AGAIN}"
+        raise CatalogError(message)
+    return version
 
 
 # The full-text index
@@ -551,25 +420,11 @@ def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) ->
     return {row[0]: (row[1], row[2]) for row in run(connection, statement, query=query)}
 
 
-# Room and soundness
-
-
 def size_of(connection: Connection, place: str) -> int:
     """Return how many bytes the catalog takes."""
     if not is_server(connection):
         return Path(place).stat().st_size if Path(place).exists() else 0
-    statement = (
-        "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c "
-        "WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(current_schema())::oid"
-    )
-    return int(run(connection, statement).scalar_one())
-
-
-def damage(connection: Connection) -> list[str]:
-    """Return what a database says is wrong with it."""
-    if is_server(connection):
-        return []
-    return [printable(row) for row in run(connection, "PRAGMA integrity_check").scalars() if row != "ok"]
+    return int(run(connection, "SELECT pg_database_size(current_database())").scalar_one())
 
 
 # Errors
@@ -598,6 +453,7 @@ _SERVER_ERRORS = {
     "55P03": f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later.",
     "25006": "it is read-only. Nothing was changed.",
     "42501": "this user may not do that. Nothing was changed. Ask its owner for the rights to its tables.",
+    "42": f"its tables are not a catalog's. {AGAIN}",
     "53": "the server is out of room. Nothing was changed. Make room and try again.",
     "08": "no connection to the server. Nothing was changed. Check that it runs, and the URL: host, port, user, database.",
     "57P": "the server shut down. Nothing was changed. Try again when it runs.",

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
-from eigenbank.registry.catalog.database import check_file, create, insert, run
+from eigenbank.registry.catalog.database import insert, is_catalog, run
 from eigenbank.registry.catalog.index import SetEntry
 from eigenbank.registry.catalog.search import Document
 from eigenbank.registry.catalog.tables import BundledTable
@@ -111,29 +111,16 @@ Item = SetEntry | tuple[index.Name, Document] | frozenset[str]
 
 
 def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> Counts:
-    """Write the whole catalog to a new file: a catalog of its own where the name ends in .db or .sqlite, else JSON lines. The file
-    appears whole. Raises CatalogError where it exists or cannot be written.
-    """
+    """Write the whole catalog to a new file, which appears whole. Raises CatalogError where it exists or cannot be written."""
     if path.exists():
         message = f"{path} exists: nothing was written. Choose another name, or remove it first."
         raise CatalogError(message)
     try:
-        with replacing(path) as work:
-            if path.suffix not in (".db", ".sqlite", ".sqlite3"):
-                with work.open("w", encoding="utf-8", newline="\n") as file:
-                    return catalog.ask(_write_lines, file, progress)
-            work.unlink()
-            create(work)
-            with Catalog.open(work, shipped=False) as target:
-                return catalog.ask(lambda source: target.change(_write_copy, source, progress))
+        with replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:
+            return catalog.ask(_write_lines, file, progress)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
         raise CatalogError(message) from error
-
-
-def _write_copy(target: Connection, source: Connection, progress: Progress) -> Counts:
-    index.copy(source, target, progress)
-    return _counts(target)
 
 
 def _counts(connection: Connection) -> Counts:
@@ -182,15 +169,15 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
     """
     try:
         with open_regular(path) as file:
-            is_catalog = file.read(len(_SQLITE)) == _SQLITE
+            begins = file.read(len(_SQLITE))
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
-    if not is_catalog:
+    if begins != _SQLITE:
         return catalog.change(_take_over, _read_lines(path, progress))
-    check_file(path, "Nothing was imported. Check the path")
+    is_catalog(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source:
-        return source.ask(lambda connection: catalog.change(_take_over, _held(connection)))
+        return _merge(catalog, source)
 
 
 def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
@@ -201,7 +188,11 @@ def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
     if catalog.place == other.place:
         message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
         raise CatalogError(message)
-    return other.ask(lambda source: catalog.change(_take_over, _held(source)))[1]
+    return _merge(catalog, other)[1]
+
+
+def _merge(catalog: Catalog, other: Catalog) -> tuple[Counts, list[Difference]]:
+    return other.ask(lambda source: catalog.change(_take_over, _held(source)))
 
 
 def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, list[Difference]]:
