@@ -98,7 +98,7 @@ def _differences(found: Connection, expected: Connection) -> Iterator[Problem]:
         "layers": "SELECT s.model_id, s.revision, l.digest, l.layer FROM layer_digests l LEFT JOIN sets s ON s.id = l.set_id",
         "directions": f"SELECT {_NAME}, {_columns('spectra', 'p')}, {_columns('directions', 'd')} FROM {_PLACES}",
         "labels": (
-            f"SELECT {_NAME}, t.text, o.name, l.confidence, l.worth FROM {_PLACES} JOIN labels l ON l.direction_id = d.id "
+            f"SELECT {_NAME}, t.text, o.text, l.confidence, l.worth FROM {_PLACES} JOIN labels l ON l.direction_id = d.id "
             "LEFT JOIN texts t ON t.id = l.text_id LEFT JOIN sources o ON o.id = l.source_id"
         ),
         # Rows that belong to nothing are in none of these.

@@ -1,7 +1,6 @@
 """The catalog as the rest of the program sees it: questions, and changes."""
 
 import difflib
-import json
 import math
 import os
 import threading
@@ -32,10 +31,11 @@ from eigenbank.registry.catalog.search import (
     storable,
 )
 from eigenbank.registry.catalog.tables import VERSION, BundledTable
+from eigenbank.registry.files import parse_as
 from eigenbank.registry.ranking import SORTS, Query, Sort, words
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Label, Manifest
-from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError, explaining, unknown
+from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError, explaining, first_problem, unknown
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -301,7 +301,7 @@ class Catalog:
             return None
         statement = "SELECT manifest FROM sets WHERE id = :number"
         packed = self.ask(lambda connection: run(connection, statement, number=row.number).scalar())
-        return None if packed is None else Manifest.model_validate_json(index.unpack_manifest(packed))
+        return None if packed is None else _manifest(packed)
 
     def model_ids(self) -> list[str]:
         """Return the models that have a set, sorted."""
@@ -309,8 +309,9 @@ class Catalog:
 
     def layer_names(self, model_id: str) -> list[str]:
         """Return the layers of a model's newest set, in the set's order."""
-        manifest = self._strings(f"SELECT manifest FROM sets WHERE id = {_NEWEST}", model_id=model_id)
-        return [layer["name"] for packed in manifest for layer in json.loads(index.unpack_manifest(packed))["layers"]]  # type: ignore[arg-type]
+        found: list[Any] = self._strings(f"SELECT manifest FROM sets WHERE id = {_NEWEST}", model_id=model_id)
+        manifests = [index.read_document(index.unpack_manifest(packed), "manifest") for packed in found]
+        return [layer["name"] for manifest in manifests for layer in manifest["layers"]]
 
     def recipe_slugs(self, model_id: str | None = None) -> list[str]:
         """Return the recipes of a model's newest set, or of all sets, sorted."""
@@ -436,13 +437,14 @@ class Catalog:
 
         def add(connection: Connection) -> None:
             indexer = index.Indexer(connection)
-            for entry in entries:
-                if not overwrite:
-                    assert isinstance(entry.manifest, Manifest)
-                    checkpoint = entry.manifest.checkpoint
-                    with explaining(outcome="the new set was not added, and the catalog has not changed"):
-                        _check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
-                indexer.add(entry)
+            with index.filling(connection):
+                for entry in entries:
+                    if not overwrite:
+                        assert isinstance(entry.manifest, Manifest)
+                        checkpoint = entry.manifest.checkpoint
+                        with explaining(outcome="the new set was not added, and the catalog has not changed"):
+                            _check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
+                    indexer.add(entry)
 
         self.change(add)
 
@@ -570,6 +572,15 @@ def _sets(connection: Connection, /, conditions: str = "1 = 1", **values: Any) -
     return [SetRow(*(*row[:5], index.moment(row[5]), *row[6:])) for row in rows]
 
 
+def _manifest(packed: bytes) -> Manifest:
+    """Return a manifest that the catalog keeps, validated anew. Raises CatalogError for what is none."""
+    try:
+        return parse_as(Manifest, index.unpack_manifest(packed).encode())
+    except ValueError as error:
+        message = f"the catalog holds a manifest that is none ({first_problem(error)}). {db.AGAIN}"
+        raise CatalogError(message) from error
+
+
 def _of_newest(model_id: str | None, condition: str) -> tuple[str, dict[str, str]]:
     """A condition that something is of a model's newest set, and its value; nothing for all models."""
     return ("", {}) if model_id is None else (f"{condition}{_NEWEST}", {"model_id": model_id})
@@ -648,7 +659,7 @@ def _overwritten(connection: Connection, model_id: str, revision: str | None, ne
     packed = run(connection, statement, model_id=model_id, revision=revision or "").scalar()
     if packed is None:
         return Overwritten()
-    former = Manifest.model_validate_json(index.unpack_manifest(packed))
+    former = _manifest(packed)
     records = () if new is None else new.sliders
     named = {(record.id, label.text, label.source) for record in records for label in record.labels}
     pictured = {record.id for record in records if record.preview is not None}

@@ -325,7 +325,6 @@ def insert(connection: Connection, table: type[Base], rows: Sequence[tuple[Any, 
 def create_tables(connection: Connection) -> None:
     """Create all tables and the full-text index in an empty database."""
     Base.metadata.create_all(connection, checkfirst=False)
-    run(connection, "CREATE INDEX ix_directions_name_id ON directions (name_id) WHERE name_id IS NOT NULL")
     if is_server(connection):
         run(connection, "CREATE TABLE texts_fts (rowid INTEGER PRIMARY KEY, words TSVECTOR NOT NULL)")
         run(connection, "CREATE INDEX ix_texts_fts_words ON texts_fts USING gin (words)")
@@ -406,8 +405,8 @@ def add_words(connection: Connection, texts: Iterable[tuple[int, Sequence[str]]]
         connection.exec_driver_sql(statement, rows)
 
 
-def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) -> dict[int, tuple[str, int]]:
-    """Return the texts that hold words next to each other, as text and `named`, by number; with `prefix`, the last one may go on."""
+def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) -> dict[int, str]:
+    """Return the texts that hold words next to each other, by number; with `prefix`, the last one may go on."""
     if max(map(len, words)) > _MAX_WORD or len(words) > _MAX_WORD:
         return {}
     if is_server(connection):
@@ -416,8 +415,8 @@ def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) ->
     else:
         query = " + ".join(f'"{word}"' for word in words) + ("*" if prefix else "")
         condition = "texts_fts MATCH :query"
-    statement = f"SELECT t.id, t.text, t.named FROM texts_fts JOIN texts t ON t.id = texts_fts.rowid WHERE {condition}"
-    return {row[0]: (row[1], row[2]) for row in run(connection, statement, query=query)}
+    statement = f"SELECT t.id, t.text FROM texts_fts JOIN texts t ON t.id = texts_fts.rowid WHERE {condition}"
+    return dict(run(connection, statement, query=query).all())
 
 
 def size_of(connection: Connection, place: str) -> int:

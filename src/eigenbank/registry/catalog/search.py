@@ -95,6 +95,8 @@ _LIKELY = (
     b'110,111,112,113,114,115],"steps":20}'
 )
 """What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
+_COMPRESSOR = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+"""Copied for each direction. A small window and little memory: setting them up would take longer than the work."""
 _MAX_DETAILS = 64 * 2**20
 
 
@@ -102,8 +104,7 @@ def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
     """Compress what is kept with a direction; None for nothing."""
     if not labels and quality is None:
         return None
-    # A small window and little memory: setting them up would take longer than the work.
-    compressor = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+    compressor = _COMPRESSOR.copy()
     return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
 
 
@@ -302,7 +303,7 @@ def directions(connection: Connection, numbers: Sequence[int]) -> list[Direction
 def label_sources(connection: Connection, source: str) -> list[int]:
     """Return the numbers of the sources that are meant: a name, its first part or a glob."""
     fits = matcher(source)
-    rows = run(connection, "SELECT id, name FROM sources")
+    rows = run(connection, "SELECT id, text FROM sources")
     return [number for number, name in rows if fits(name) or name.partition(":")[0] == source]
 
 
@@ -332,7 +333,7 @@ class _Search:
             place.append("p.set_id IN :sets*")
             self.values["sets"] = sets
         known = {
-            "name_id": (filters.layer, "SELECT id, text FROM texts WHERE named = 1"),
+            "name_id": (filters.layer, "SELECT id, text FROM texts WHERE id IN (SELECT name_id FROM spectra)"),
             "recipe": (filters.recipe, "SELECT DISTINCT recipe, recipe FROM spectra WHERE recipe IS NOT NULL"),
             "kind": (filters.kind, "SELECT DISTINCT kind, kind FROM spectra WHERE kind IS NOT NULL"),
         }
@@ -591,21 +592,23 @@ class _Matches:
         self.terms = range(len(holding))
         self.lacking: dict[str, tuple[int, ...]] = {}
         self._keys: dict[Level, list[str]] = {}
-        named = {number for found in holding for number, (_, is_named) in found.items() if is_named}
-        of_sets = (
-            run(connection, "SELECT name_id, id FROM sets WHERE name_id IN :named*", named=named).all() if named else []
+        every = {number: text for found in holding for number, text in found.items()}
+        of_sets = run(connection, "SELECT name_id, id FROM sets WHERE name_id IN :every*", every=list(every)).all()
+        used = "EXISTS (SELECT 1 FROM spectra WHERE name_id = t.id) OR EXISTS (SELECT 1 FROM directions WHERE name_id = t.id)"
+        named = set(
+            run(connection, f"SELECT id FROM texts t WHERE id IN :every* AND ({used})", every=list(every)).scalars()
         )
         for term, found in enumerate(holding):
             values[f"names{term}"] = [number for number in found if number in named]
             values[f"sets{term}"] = [set_id for name_id, set_id in of_sets if name_id in found]
-        self.by_names = bool(holding) and all(values[f"names{term}"] for term in self.terms)
-        every = {number: text for found in holding for number, (text, _) in found.items()}
+        in_names = [bool(values[f"names{term}"] or values[f"sets{term}"]) for term in self.terms]
+        self.by_names = bool(holding) and all(in_names)
         for number, label in every.items():
             lacks = tuple(term for term in self.terms if number not in holding[term])
             if not lacks:
                 level = query.level(label)
                 self._put(level, f"level{int(level)}", number)
-            elif all(values[f"names{term}"] for term in lacks):
+            elif all(in_names[term] for term in lacks):
                 key = f"lacks{'_'.join(map(str, lacks))}"
                 self.lacking[key] = lacks
                 self._put(Level.MIXED, key, number)

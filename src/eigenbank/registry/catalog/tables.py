@@ -11,7 +11,7 @@ within a set the order of its manifest. Nothing here is declared to refer to any
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 VERSION = 1
@@ -81,12 +81,11 @@ class BundledTable(Base):
 
 
 class TextTable(Base):
-    """A string that can be searched for, once. `named`: it is, or was, more than a label's text."""
+    """A string that can be searched for, once."""
 
     __tablename__ = "texts"
     id: Mapped[int] = _number()
     text: Mapped[str] = mapped_column(_name(500), unique=True)
-    named: Mapped[int]
 
 
 class LayerDigestTable(Base):
@@ -109,6 +108,9 @@ class SpectrumTable(Base):
     kind: Mapped[str | None] = mapped_column(String(20))
     width: Mapped[int | None]
     recipe: Mapped[str | None] = mapped_column(_name(200), index=True)
+
+
+_COMPOSITE = text("name_id IS NOT NULL")
 
 
 class DirectionTable(Base):
@@ -135,15 +137,20 @@ class DirectionTable(Base):
     locality: Mapped[float | None]
     drift: Mapped[float | None] = mapped_column(index=True)
     details: Mapped[bytes | None] = mapped_column(LargeBinary)
-    __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
+    __table_args__ = (
+        Index("ix_directions_spectrum_id", "spectrum_id", "rank"),
+        Index("ix_directions_name_id", "name_id", sqlite_where=_COMPOSITE, postgresql_where=_COMPOSITE),
+    )
 
 
 MEASURES = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
 """Columns of directions of which the largest comes first."""
 
 for _column in MEASURES:
-    # The largest first, and equals in catalog order, as searches have them.
-    Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc())
+    # The largest first, as searches have them. A rank has much the same eigenvalue everywhere: with it in the index, those of other
+    # ranks are passed over without a look at their rows.
+    _more = (DirectionTable.rank,) if _column in ("eigenvalue", "share") else ()
+    Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc(), *_more)
 
 
 class SourceTable(Base):
@@ -151,7 +158,7 @@ class SourceTable(Base):
 
     __tablename__ = "sources"
     id: Mapped[int] = _number()
-    name: Mapped[str] = mapped_column(_name(300), unique=True)
+    text: Mapped[str] = mapped_column(_name(300), unique=True)
 
 
 class LabelTable(Base):

@@ -142,7 +142,7 @@ def _write_lines(connection: Connection, file: Any, progress: Progress) -> Count
         write(vars(entry) | {"manifest": json.loads(entry.manifest)})
         progress("sets", done, counts.sets)
     for model_id, direction, label in run(connection, _PEOPLE):
-        write({"model_id": model_id, "direction": direction, "label": index.read_label(label)})
+        write({"model_id": model_id, "direction": direction, "label": index.read_document(label, "label")})
     bundled = sorted(run(connection, "SELECT digest FROM bundled").scalars())
     write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels, "bundled": bundled})
     return counts
