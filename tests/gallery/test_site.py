@@ -143,7 +143,7 @@ def test_data_cannot_end_the_script_it_is_in(catalog: Catalog, tmp_path: Path) -
 def test_peoples_labels_of_this_catalog_are_shown_only_when_asked_for(catalog: Catalog, tmp_path: Path) -> None:
     add(catalog, make_bank("acme/faces"), tmp_path / "set")
     mine = Label(text="looks like uncle Bob", source="human:ann", created="2026-11-23T00:00:00Z")  # type: ignore[arg-type]
-    catalog.add_label(f"acme/faces#{LAYERS[0]}/output-value/0", mine)
+    catalog.add_labels([f"acme/faces#{LAYERS[0]}/output-value/0"], mine)
     write(tmp_path / "public", catalog)
     write(tmp_path / "own", catalog, people=True)
     assert not [

@@ -35,7 +35,7 @@ def test_labels_given_in_the_catalog_are_there(kept: eb.DirectionSet, tiny_check
     direction = next(iter(kept))
     with Catalog.open() as catalog:
         label = Label(text="warm light", polarity=-1, source="human:ann", created=datetime.now(timezone.utc))
-        catalog.add_label(direction.full_id, label)
+        catalog.add_labels([direction.full_id], label)
     assert eb.load("acme/tiny")["warm light"].id == direction.id
     assert set_for_pipeline(open_pipeline(tiny_checkpoint)).labels == ["warm light"]
     assert load_without_people_labels("acme/tiny").labels == []

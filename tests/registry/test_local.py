@@ -163,7 +163,7 @@ def test_weights_that_change_in_place_get_another_id_unless_one_was_given(tmp_pa
     changed = eb.build(str(folder), layers="mid*", top_k=1, model_id="me/mine")
     with Catalog.open() as catalog:
         now = datetime(2026, 1, 1, tzinfo=timezone.utc)
-        catalog.add_label(named[next(iter(named)).id].full_id, Label(text="smile", source="human:ann", created=now))
+        catalog.add_labels([named[next(iter(named)).id].full_id], Label(text="smile", source="human:ann", created=now))
     with pytest.raises(ReplaceError, match=r"other weights.*--model-id"):
         store(changed, checkpoint=folder)
     assert eb.load("me/mine").manifest.layers == named.manifest.layers

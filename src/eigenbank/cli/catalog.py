@@ -166,17 +166,17 @@ def import_(source: str, fmt: str) -> None:
       eigenbank catalog import colleague.db
     """
     from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.catalog.database import locate, name_of
+    from eigenbank.registry.catalog.database import locate
     from eigenbank.registry.catalog.transfer import import_file, merge
 
     place = locate(source)
     with Catalog.open() as opened, progress_bar() as progress:
-        if isinstance(place, Path) and name_of(place) != opened.place:
+        if isinstance(place, Path):
             counts, differences = import_file(opened, place, progress)
-            log(f"{counts} → {opened.place}")
         else:
             with Catalog.open(source, shipped=False) as other:
-                differences = merge(opened, other)
+                counts, differences = merge(opened, other)
+        log(f"{counts} → {opened.place}")
     rows = [
         {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
         for one in differences

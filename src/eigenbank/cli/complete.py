@@ -71,13 +71,7 @@ def words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[
 
 def layers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Offer layer names."""
-
-    def find(catalog: "Catalog", ctx: click.Context, _begun: str) -> list[str]:
-        model = _model(ctx)
-        chosen = [model] if model is not None else catalog.model_ids()[:20]
-        return sorted({layer for one in chosen for layer in catalog.layer_names(one)})
-
-    return _offer(find, ctx, incomplete)
+    return _offer(lambda catalog, ctx, _begun: catalog.layer_names(_model(ctx)), ctx, incomplete)
 
 
 def recipes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

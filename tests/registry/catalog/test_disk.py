@@ -112,7 +112,7 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
         assert len(catalog.search("mid")) == 6
         for change in (
             lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
-            lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x", source="human:ann")),
+            lambda: catalog.add_labels(["acme/faces#mid_block.attentions.0/value/0"], label("x", source="human:ann")),
         ):
             with pytest.raises(CatalogError, match="is read-only: nothing was changed"):
                 change()
@@ -165,8 +165,10 @@ def test_a_read_only_file_or_folder_is_read_and_not_written(shared: Path, file: 
             found = [*catalog.model_ids(), str(len(catalog.search("mid"))), str(verify(catalog))]
             for change in (
                 lambda: catalog.add_set(manifest("acme/cats"), location="/x", digest="x"),
-                lambda: catalog.add_label("acme/faces#mid_block.attentions.0/value/0", label("x", source="human:ann")),
-                lambda: catalog.remove_label("acme/faces#mid_block.attentions.0/value/0", "x", "human:ann"),
+                lambda: catalog.add_labels(
+                    ["acme/faces#mid_block.attentions.0/value/0"], label("x", source="human:ann")
+                ),
+                lambda: catalog.remove_labels(["acme/faces#mid_block.attentions.0/value/0"], "x", "human:ann"),
                 lambda: catalog.set_published("x", "me/x", "c"),
                 catalog.vacuum,
             ):

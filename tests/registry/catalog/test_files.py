@@ -158,7 +158,7 @@ def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(path: Path) 
     name = "acme/faces#mid_block.attentions.0/value/0"
     with Catalog.open(path, shipped=False) as catalog:
         catalog.add_set(manifest(composites=("beard",)), location="a", digest="1", checkpoint_path="/m")
-        catalog.add_label(name, label("grin", source="human:ann"))
+        catalog.add_labels([name], label("grin", source="human:ann"))
         before = catalog.sets(), catalog.search(limit=100).rows
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("DROP TABLE labels")

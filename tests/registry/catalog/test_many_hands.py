@@ -39,7 +39,7 @@ def work(path: Path, number: int, until: float, results: Any) -> None:
                         catalog.add_set(manifest(name, {MID: [label("smile", 0.5)]}), location="/x", digest="x")
                         sets.append(name)
                     elif choice < 0.6:
-                        catalog.add_label(f"shared/faces#{MID}", label(f"word {labels}", source=f"human:{number}"))
+                        catalog.add_labels([f"shared/faces#{MID}"], label(f"word {labels}", source=f"human:{number}"))
                         labels += 1
                     elif choice < 0.8:
                         assert len(catalog.search("smile", limit=20)) >= 1
@@ -111,7 +111,7 @@ def flicker(path: Path) -> None:
         while True:
             number += 1
             catalog.add_set(NEW if number % 2 else OLD, location="/x", digest=str(number))
-            catalog.add_label(f"acme/faces#{MID}", label(f"word {number}", source="human:ann"))
+            catalog.add_labels([f"acme/faces#{MID}"], label(f"word {number}", source="human:ann"))
 
 
 @pytest.mark.parametrize("times", [8, pytest.param(200, marks=pytest.mark.slow)])

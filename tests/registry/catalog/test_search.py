@@ -89,7 +89,7 @@ def test_pages_add_up_to_the_whole_once(filled: Catalog, sort: str, text: str | 
 
 def test_a_page_goes_on_after_rows_were_added(filled: Catalog) -> None:
     first = filled.search("smil", limit=2)
-    filled.add_label("acme/faces#mid_block.attentions.0/output-value:output/0", label("smile", 1.0, "human:bob"))
+    filled.add_labels(["acme/faces#mid_block.attentions.0/output-value:output/0"], label("smile", 1.0, "human:bob"))
     rest = filled.search("smil", limit=50, cursor=first.cursor)
     assert not {row.id for row in first} & {row.id for row in rest}
 
@@ -191,9 +191,9 @@ def try_everywhere(filled: Catalog, text: str) -> None:
         *(partial(ask, text) for ask in (filled.label_texts, filled.label_counts, filled.near)),
         partial(filled.get_set, "acme/faces", text),
         partial(filled.label_counts, source=text),
-        partial(filled.remove_label, text, "smile", "statistics"),
-        partial(filled.remove_label, known[: -len(text)], text, "statistics"),
-        partial(filled.remove_label, known[: -len(text)], "smile", text),
+        partial(filled.remove_labels, [text], "smile", "statistics"),
+        partial(filled.remove_labels, [known[: -len(text)]], text, "statistics"),
+        partial(filled.remove_labels, [known[: -len(text)]], "smile", text),
         partial(filled.add_labels, [known[: -len(text)], text], label("x", source="human:ann")),
         partial(filled.set_published, text, "me/x", "c"),
     ]

@@ -59,7 +59,7 @@ def test_an_export_imported_is_the_same_catalog(sets: list[Manifest]) -> None:
         if sets:
             # A rebuild without this direction, so that a label waits.
             first = sets[0].directions[0]
-            one.add_label(f"{sets[0].checkpoint.model_id}#{first.id}", label("grin", source="human:ann"))
+            one.add_labels([f"{sets[0].checkpoint.model_id}#{first.id}"], label("grin", source="human:ann"))
             fewer = sets[0].model_copy(update={"directions": sets[0].directions[1:], "composites": ()})
             one.add_set(fewer, location="/later", digest="later")
         file = Path(one.place).with_name("all.jsonl")
@@ -87,7 +87,7 @@ def test_a_merge_keeps_our_sets_and_everybodys_labels_and_is_idempotent(
         assert names(content(one)) == people
         assert verify(one) == []
         merged = content(one)
-        assert [each.what for each in merge(one, other) if "added" in each.what] == []
+        assert [each.what for each in merge(one, other)[1] if "added" in each.what] == []
         assert content(one) == merged
 
 
@@ -106,7 +106,7 @@ def test_a_merge_says_what_differed(catalog: Catalog, tmp_path: Path) -> None:
         catalog.add_set(manifest(labels={MID: [label("grin", 0.1, "human:ann")]}), location="/a", digest="1")
         other.add_set(manifest(labels={MID: [label("grin", 0.9, **ann), label("x", **ann)]}), location="/b", digest="2")  # type: ignore[arg-type]
         other.add_set(manifest("acme/cats"), location="/c", digest="3")
-        found = [(one.model_id, one.what, one.count) for one in merge(catalog, other)]
+        found = [(one.model_id, one.what, one.count) for one in merge(catalog, other)[1]]
         assert found == [
             ("acme/faces", "the sets differ: the one of here is kept", 1),
             ("acme/cats", "set only there: added", 1),
@@ -143,8 +143,7 @@ DAMAGED: list[tuple[Callable[[list[str]], object], str]] = [
     (lambda lines: lines.pop(1), "the end says 1 sets and 1 labels of people, there were 0 and 1"),
     (lambda lines: lines.pop(2), "the end says 1 sets and 1 labels of people, there were 1 and 0"),
     (lambda lines: lines.__setitem__(0, "hello"), "expected a catalog's export"),
-    (change_json(0, lambda head: head.update(version=99)), "is of version 99, this eigenbank reads up to"),
-    (change_json(0, lambda head: head.update(version=1)), "older than the first release"),
+    (change_json(0, lambda head: head.update(version=99)), "is of version 99, this eigenbank reads 5"),
     (lambda lines: lines.__setitem__(1, lines[1][:300]), "line 2: the line: Invalid JSON"),
     (lambda lines: lines.insert(1, "[" * 100_000), "line 2"),
     (change_json(1, lambda one: one.update(more=1)), "line 2: more: Extra inputs are not permitted"),

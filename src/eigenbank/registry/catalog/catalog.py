@@ -274,16 +274,16 @@ class Catalog:
             "checkpoint_path = :path", path=path_key(checkpoint_path) if storable(checkpoint_path) else "\x00"
         )
 
-    def sets_with_layers(self, digests: Iterable[str]) -> list[tuple[SetRow, int]]:
-        """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do, and how many of their layers
-        have: the most first, then the newest.
+    def sets_with_layers(self, digests: Iterable[str]) -> list[SetRow]:
+        """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do: those of the most such layers
+        first, then the newest.
         """
         counts = "SELECT set_id, count(DISTINCT layer) FROM layer_digests WHERE digest IN :digests* GROUP BY set_id"
 
-        def found(connection: Connection) -> list[tuple[SetRow, int]]:
+        def found(connection: Connection) -> list[SetRow]:
             counted = dict(run(connection, counts, digests=list(digests)).all())
             rows = _sets(connection, "id IN :numbers*", numbers=list(counted))
-            return sorted(((row, counted[row.number]) for row in rows), key=lambda pair: -pair[1])
+            return sorted(rows, key=lambda row: -counted[row.number])
 
         return self.ask(found)
 
@@ -307,26 +307,23 @@ class Catalog:
         """Return the models that have a set, sorted."""
         return self._strings("SELECT DISTINCT model_id FROM sets ORDER BY model_id")
 
-    def layer_names(self, model_id: str) -> list[str]:
-        """Return the layers of a model's newest set, in the set's order."""
-        found: list[Any] = self._strings(f"SELECT manifest FROM sets WHERE id = {_NEWEST}", model_id=model_id)
-        manifests = [index.read_document(index.unpack_manifest(packed), "manifest") for packed in found]
-        return [layer["name"] for manifest in manifests for layer in manifest["layers"]]
+    def layer_names(self, model_id: str | None = None) -> list[str]:
+        """Return the layers of a model's newest set, in the set's order, or of all sets."""
+        own, given = _of_newest(model_id)
+        places = "texts t JOIN spectra p ON p.name_id = t.id JOIN sets s ON s.id = p.set_id"
+        return self._strings(f"SELECT t.text FROM {places} WHERE {own} GROUP BY t.text ORDER BY min(p.id)", **given)
 
     def recipe_slugs(self, model_id: str | None = None) -> list[str]:
         """Return the recipes of a model's newest set, or of all sets, sorted."""
-        own, given = _of_newest(model_id, "AND set_id = ")
-        return sorted(self._strings(f"SELECT DISTINCT recipe FROM spectra WHERE recipe IS NOT NULL {own}", **given))
+        own, given = _of_newest(model_id)
+        places = "spectra p JOIN sets s ON s.id = p.set_id"
+        return sorted(
+            self._strings(f"SELECT DISTINCT recipe FROM {places} WHERE recipe IS NOT NULL AND {own}", **given)
+        )
 
     def label_texts(self, model_id: str | None = None) -> list[str]:
         """Return the different label texts of a model's newest set, or of all sets, sorted."""
-        own, given = _of_newest(model_id, "WHERE set_id = ")
-        if model_id is None:
-            used = "EXISTS (SELECT 1 FROM labels l WHERE l.text_id = t.id)"
-        else:
-            spectra = f"SELECT id FROM spectra {own}"
-            used = f"id IN (SELECT text_id FROM labels WHERE direction_id IN (SELECT id FROM directions WHERE spectrum_id IN ({spectra})))"
-        return self._strings(f"SELECT text FROM texts t WHERE {used} ORDER BY text", **given)
+        return sorted(text for text, _, _ in self.ask(_label_counts, model_id, None))
 
     def label_counts(
         self, model_id: str | None = None, source: str | None = None
@@ -338,26 +335,7 @@ class Catalog:
         """
         if model_id is not None and self.get_set(model_id) is None:
             raise unknown(kind="model", name=model_id[:200], known=self.model_ids())
-        own, given = _of_newest(model_id, "AND p.set_id = ")
-
-        def counts(connection: Connection) -> list[Any]:
-            values: dict[str, Any] = dict(given)
-            of_source = ""
-            if source is not None:
-                values["sources"] = label_sources(connection, source)
-                of_source = "AND l.source_id IN :sources*"
-            places = (
-                ""
-                if model_id is None
-                else "JOIN directions d ON d.id = l.direction_id JOIN spectra p ON p.id = d.spectrum_id"
-            )
-            statement = (
-                f"SELECT t.text, count(DISTINCT l.direction_id), max(l.confidence) FROM labels l JOIN texts t ON t.id = l.text_id {places} "
-                f"WHERE 1 = 1 {of_source} {own} GROUP BY t.id, t.text"
-            )
-            return list(run(connection, statement, **values).all())
-
-        return sorted(((row[0], row[1], row[2]) for row in self.ask(counts)), key=lambda row: (-row[1], row[0]))
+        return sorted(self.ask(_label_counts, model_id, source), key=lambda row: (-row[1], row[0]))
 
     def near(self, text: str) -> dict[str, list[str]]:
         """Return the words of a query that nothing in the catalog begins with, each with the nearest words there are."""
@@ -506,10 +484,6 @@ class Catalog:
             for name, labels in found.items()
         }
 
-    def add_label(self, full_id: str, label: Label) -> None:
-        """Give a direction a label; one of the same text and person is replaced. Raises UnknownNameError."""
-        self.add_labels([full_id], label)
-
     def add_labels(self, full_ids: Sequence[str], label: Label) -> None:
         """Give directions a person's label (`human:…`), all of them or none; one of the same text and person is replaced.
 
@@ -529,31 +503,28 @@ class Catalog:
 
         self.change(add)
 
-    def remove_label(self, full_id: str, text: str, source: str) -> bool:
-        """Take a person's label off a direction. Returns whether it was there. Raises UnknownNameError."""
-        return not self.remove_labels([full_id], text, source)
-
     def remove_labels(self, full_ids: Sequence[str], text: str, source: str) -> list[str]:
         """Take one person's label off directions: off all of them, or off none where some lack it. Returns those that lack it.
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
-        own = (
-            "people_labels WHERE model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
-        )
 
         def remove(connection: Connection) -> list[str]:
-            names = list(_known(connection, full_ids))
-            if not storable(text + source):
-                return list(full_ids)
-            given = [{"model_id": name[0], "direction": name[1], "text": text, "source": source} for name in names]
-            found = [run(connection, f"SELECT 1 FROM {own}", **each).first() for each in given]
-            missing = [full_id for full_id, row in zip(full_ids, found, strict=True) if row is None]
-            if not missing:
-                indexer = index.Indexer(connection)
-                for name, each in zip(names, given, strict=True):
-                    run(connection, f"DELETE FROM {own}", **each)
-                    indexer.relabel(name)
+            names = dict(zip(full_ids, _known(connection, full_ids), strict=True))
+            missing = [
+                full_id
+                for full_id, name in names.items()
+                if not any(
+                    (label["text"], label["source"]) == (text, source)
+                    for label in index.people_labels(connection, *name).get(name[1], ())
+                )
+            ]
+            indexer = index.Indexer(connection)
+            for model_id, direction in () if missing else names.values():
+                own = "model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
+                given = {"model_id": model_id, "direction": direction, "text": text, "source": source}
+                run(connection, f"DELETE FROM people_labels WHERE {own}", **given)
+                indexer.relabel((model_id, direction))
             return missing
 
         return self.change(remove)
@@ -581,9 +552,27 @@ def _manifest(packed: bytes) -> Manifest:
         raise CatalogError(message) from error
 
 
-def _of_newest(model_id: str | None, condition: str) -> tuple[str, dict[str, str]]:
-    """A condition that something is of a model's newest set, and its value; nothing for all models."""
-    return ("", {}) if model_id is None else (f"{condition}{_NEWEST}", {"model_id": model_id})
+def _of_newest(model_id: str | None) -> tuple[str, dict[str, str]]:
+    """The condition that a set s is a model's newest, and its value; any set where no model is named."""
+    return ("1 = 1", {}) if model_id is None else (f"s.id = {_NEWEST}", {"model_id": model_id})
+
+
+def _label_counts(
+    connection: Connection, model_id: str | None, source: str | None
+) -> list[tuple[str, int, float | None]]:
+    own, given = _of_newest(model_id)
+    if model_id is not None and not storable(model_id):
+        return []
+    values: dict[str, Any] = dict(given)
+    places = "labels l JOIN texts t ON t.id = l.text_id"
+    if model_id is not None:
+        places += " JOIN directions d ON d.id = l.direction_id JOIN spectra p ON p.id = d.spectrum_id JOIN sets s ON s.id = p.set_id"
+    if source is not None:
+        values["sources"] = label_sources(connection, source)
+        own += " AND l.source_id IN :sources*"
+    columns = "t.text, count(DISTINCT l.direction_id), max(l.confidence)"
+    rows = run(connection, f"SELECT {columns} FROM {places} WHERE {own} GROUP BY t.id, t.text", **values)
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _direction_number(connection: Connection, name: DirectionName | None) -> int | None:
@@ -615,22 +604,18 @@ def _unknown_direction(connection: Connection, full_id: str) -> UnknownNameError
         return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
     if name is None:
         return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")
-    kind = "composite" if name.composite is not None else "direction"
-    places = "spectra p CROSS JOIN directions d CROSS JOIN texts t WHERE p.set_id = "
-    if kind == "composite":
-        statement = f"SELECT t.text FROM {places}{_NEWEST} AND d.spectrum_id = p.id AND t.id = d.name_id"
-        known = [f"{model_id}#{COMPOSITE}{text}" for text in run(connection, statement, model_id=model_id).scalars()]
-    else:
-        statement = (
-            f"SELECT t.text, p.recipe, max(d.rank) FROM {places}{_NEWEST} AND d.spectrum_id = p.id AND t.id = p.name_id "
-            "GROUP BY t.text, p.recipe"
-        )
-        last = {(row[0], row[1]): row[2] for row in run(connection, statement, model_id=model_id)}
-        if (name.layer, name.recipe) in last:  # only the rank is wrong
-            nearest = f"{full_id.rpartition('/')[0]}/{last[name.layer, name.recipe]}"
-            return UnknownNameError(f"no direction {full_id!r}: did you mean {nearest!r}? That is the last rank there.")
-        known = [f"{model_id}#{layer}/{recipe}/{name.rank}" for layer, recipe in last]
-    return unknown(kind=kind, name=full_id[:800], known=known, hint=_HINT)
+    places = "spectra p CROSS JOIN directions d CROSS JOIN texts t WHERE d.spectrum_id = p.id AND t.id = coalesce(p.name_id, d.name_id)"
+    statement = f"SELECT t.text, p.recipe, max(d.rank) FROM {places} AND p.set_id = {_NEWEST} GROUP BY t.text, p.recipe"
+    rows = run(connection, statement, model_id=model_id).all()
+    if name.composite is not None:
+        known = [f"{model_id}#{COMPOSITE}{text}" for text, recipe, _ in rows if recipe is None]
+        return unknown(kind="composite", name=full_id[:800], known=known, hint=_HINT)
+    last = {(layer, recipe): rank for layer, recipe, rank in rows if recipe is not None}
+    if (name.layer, name.recipe) in last:  # only the rank is wrong
+        nearest = f"{full_id.rpartition('/')[0]}/{last[name.layer, name.recipe]}"
+        return UnknownNameError(f"no direction {full_id!r}: did you mean {nearest!r}? That is the last rank there.")
+    known = [f"{model_id}#{layer}/{recipe}/{name.rank}" for layer, recipe in last]
+    return unknown(kind="direction", name=full_id[:800], known=known, hint=_HINT)
 
 
 def _near(connection: Connection, text: str) -> dict[str, list[str]]:

@@ -10,9 +10,9 @@ Pages follow one another by key: the next one begins after the last row of the o
 """
 
 import base64
-import binascii
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -62,18 +62,16 @@ class DirectionName:
     @classmethod
     def parse(cls, text: str) -> "DirectionName | None":
         """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
-        model_id, _, name = text.partition("#")
-        composite = name.removeprefix(COMPOSITE)
-        parts = name.rsplit("/", 2)
-        if not model_id or not storable(text):
+        found = _NAME.fullmatch(text) if storable(text) else None
+        if found is None:
             return None
-        if composite != name and composite and "/" not in composite:
-            return cls(model_id, composite=composite)
-        # A rank has one written form: '03', '+3' and '³' name nothing.
-        rank = parts[-1]
-        if len(parts) == 3 and rank.isascii() and rank.isdecimal() and len(rank) < 10 and str(int(rank)) == rank:
-            return cls(model_id, parts[0], parts[1], int(rank))
-        return None
+        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), found["composite"])
+
+
+# A rank has one written form: '03', '+3' and '³' name nothing.
+_NAME = re.compile(
+    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))", re.DOTALL
+)
 
 
 def storable(text: str) -> bool:
@@ -256,21 +254,17 @@ def _write_cursor(position: _Position, digest: str) -> str:
 def _read_cursor(cursor: str, digest: str) -> _Position:
     """Read a cursor. Raises CatalogError for what is none, or one of another search."""
     try:
-        document = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"=" * (-len(cursor[:1000]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        document = None
-    match document:
-        case [str(found), int(stream), int() | float() as value, int(direction)] if (
-            abs(direction) < 2**63 and abs(value) < 2**63
-        ):
-            pass
-        case _:
-            message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
-            raise CatalogError(message)
+        found, stream, value, direction = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"==="))
+        position = _Position(int(stream), float(value), int(direction))
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        position = None
+    if position is None or abs(position.direction) >= 2**63:
+        message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
+        raise CatalogError(message)
     if found != digest:
         message = "the cursor is of another search: repeat the search that gave it, with the same filters and order."
         raise CatalogError(message)
-    return _Position(stream, value, direction)
+    return position
 
 
 def search(connection: Connection, filters: Filters, limit: int, cursor: str | None) -> Page:
@@ -332,18 +326,21 @@ class _Search:
         if sets is not None:
             place.append("p.set_id IN :sets*")
             self.values["sets"] = sets
-        known = {
-            "name_id": (filters.layer, "SELECT id, text FROM texts WHERE id IN (SELECT name_id FROM spectra)"),
-            "recipe": (filters.recipe, "SELECT DISTINCT recipe, recipe FROM spectra WHERE recipe IS NOT NULL"),
-            "kind": (filters.kind, "SELECT DISTINCT kind, kind FROM spectra WHERE kind IS NOT NULL"),
+        named = {
+            "layer": ("p.name_id", "p.name_id, t.text FROM spectra p JOIN texts t ON t.id = p.name_id"),
+            "recipe": ("p.recipe", "p.recipe, p.recipe FROM spectra p"),
+            "kind": ("p.kind", "p.kind, p.kind FROM spectra p"),
         }
-        for column, (pattern, statement) in known.items():
-            if pattern is not None and set(pattern) == {"*"}:
-                place.append(f"p.{column} IS NOT NULL")
-            elif pattern is not None:
+        of_sets = " AND ".join(place) or "1 = 1"
+        for name, (column, source) in named.items():
+            pattern = getattr(filters, name)
+            if pattern is not None:
+                place.append(f"{column} IS NOT NULL" if set(pattern) == {"*"} else f"{column} IN :{name}*")
+                known = self._run(f"SELECT DISTINCT {source} WHERE {column} IS NOT NULL AND {of_sets}").all()
                 fits = matcher(pattern)
-                self.values[column] = [row[0] for row in run(self.connection, statement) if fits(row[1])]
-                place.append(f"p.{column} IN :{column}*")
+                self.values[name] = [number for number, text in known if fits(text)]
+                if not self.values[name] and not is_glob(pattern) and name != "kind":
+                    raise unknown(kind=name, name=_short(pattern), known=[text for _, text in known])
         if filters.width is not None:
             place.append("p.width = :width")
             self.values["width"] = _bounded(filters.width)
@@ -352,8 +349,6 @@ class _Search:
         if place:
             self.where += place
             self.ways.append(_way(place))
-        if any(name is not None and not is_glob(name) for name in (filters.layer, filters.recipe)):
-            self._explain(place)
 
     def _sets(self) -> list[int] | None:
         """The numbers of the sets that are meant; None for all."""
@@ -374,23 +369,6 @@ class _Search:
             for number, *values in rows
             if all(value is not None and test(value) for value, test in zip(values, tests.values(), strict=True))
         ]
-
-    def _explain(self, place: list[str]) -> None:
-        """Raise UnknownNameError where nothing is found, and a plain name is what nothing was found for."""
-        if run(self.connection, f"SELECT 1 FROM spectra p WHERE {' AND '.join(place)} LIMIT 1", **self.values).first():
-            return
-        own = "p.set_id IN :sets*" if "sets" in self.values else "1 = 1"
-        values = {"sets": self.values["sets"]} if "sets" in self.values else {}
-        for kind, name, column in (
-            ("layer", self.filters.layer, "t.text"),
-            ("recipe", self.filters.recipe, "p.recipe"),
-        ):
-            if name is None or is_glob(name):
-                continue
-            statement = f"SELECT DISTINCT {column} FROM spectra p JOIN texts t ON t.id = p.name_id WHERE {own}"
-            known = run(self.connection, statement, **values).scalars().all()
-            if name not in known:
-                raise unknown(kind=kind, name=_short(name), known=known)
 
     def _limit_directions(self) -> None:
         filters = self.filters

@@ -27,7 +27,7 @@ from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
 from eigenbank.schemas.errors import CatalogError, first_problem
 
 FORMAT = 5
-"""Version of exports. Those before it are older than the first release."""
+"""Version of exports."""
 _MOST_HEAD = 10_000
 _MOST_LINE = MAX_MANIFEST_BYTES + 100_000
 _SQLITE = b"SQLite format 3\x00"
@@ -177,21 +177,17 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
         return catalog.change(_take_over, _read_lines(path, progress))
     is_catalog(path, "Nothing was imported. Check the path")
     with Catalog.open(path, shipped=False) as source:
-        return _merge(catalog, source)
+        return merge(catalog, source)
 
 
-def merge(catalog: Catalog, other: Catalog) -> list[Difference]:
+def merge(catalog: Catalog, other: Catalog) -> tuple[Counts, list[Difference]]:
     """Bring everything in that another catalog holds: all of it or nothing. Labels of people are kept from both sides, the newer where
     one person said the same of a direction twice; where both have a set of the same model and revision, this catalog's stays. Merging
-    twice changes nothing. Returns what differed.
+    twice changes nothing. Returns what was brought, and what differed.
     """
     if catalog.place == other.place:
         message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
         raise CatalogError(message)
-    return _merge(catalog, other)[1]
-
-
-def _merge(catalog: Catalog, other: Catalog) -> tuple[Counts, list[Difference]]:
     return other.ask(lambda source: catalog.change(_take_over, _held(source)))
 
 
@@ -284,11 +280,8 @@ def _check_head(path: Path, line: bytes) -> None:
     except ValueError:
         expected = 'expected a catalog\'s export, which begins with {"format": "eigenbank-catalog", …}'
         raise _wrong(path, 1, f"{expected}, found {line[:40]!r}") from None
-    if head.version > FORMAT:
-        problem = f"the export is of version {head.version}, this eigenbank reads up to {FORMAT}: upgrade eigenbank"
-        raise _wrong(path, 1, problem)
-    if head.version < FORMAT:
-        problem = f"the export is of version {head.version}, older than the first release: export the catalog again"
+    if head.version != FORMAT:
+        problem = f"the export is of version {head.version}, this eigenbank reads {FORMAT}: upgrade eigenbank, or export the catalog again"
         raise _wrong(path, 1, problem)
 
 
