@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from eigenbank.registry.catalog import Catalog, SetRow
-from eigenbank.registry.catalog.database import locate
+from eigenbank.registry.files import catalog_file
 from eigenbank.registry.hub.pull import find_set, folder_for, no_set
 from eigenbank.registry.local import people_labels, sets_of_checkpoint
 from eigenbank.registry.ranking import label_key
@@ -254,10 +254,8 @@ def _ask_once(_state: object, model_id: str | None, origin: str | None) -> _Foun
 
 def _catalog_state() -> object | None:
     """Identify what this machine's catalog holds now; None where only asking it would tell: on a server, or just changed."""
-    place = locate(None)
-    if not isinstance(place, Path):
-        return None
-    return _signature((place, place.with_name(f"{place.name}-wal")))
+    file = catalog_file()
+    return None if file is None else _signature((file,))
 
 
 def _open_cached(folder: Path) -> DirectionSet:

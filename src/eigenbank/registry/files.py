@@ -52,7 +52,7 @@ def home() -> Path:
 
 def catalog_file() -> Path | None:
     """The file of the catalog in use: what `EIGENBANK_CATALOG` names, else `catalog.db` at home. None for a server's database,
-    and what names nothing; `catalog.place.locate` says what is wrong with it, but has to import SQLAlchemy.
+    and what names nothing; `catalog.database.locate` says what is wrong with it, but has to import SQLAlchemy.
     """
     named = os.environ.get("EIGENBANK_CATALOG")
     if not named:

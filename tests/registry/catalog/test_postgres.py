@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,10 @@ import pytest
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.transfer import export_file, import_file, merge
-from eigenbank.schemas.errors import CatalogError, UnknownNameError
+from eigenbank.schemas.errors import CatalogError
 
 from . import test_files, test_search, test_sets
-from .made import label, manifest, measured
+from .made import label, manifest
 from .test_search import HOSTILE, every
 
 MID = "mid_block.attentions.0/value/1"
@@ -82,18 +82,21 @@ def filled(catalog: Catalog) -> Catalog:
     return test_search.fill(catalog)
 
 
-def test_a_set_is_read_back_as_it_was_added(catalog: Catalog) -> None:
-    labels = [measured("smile", 0.9), label("grin"), label("smile", None, "human:ann", note="really")]
-    added = manifest("acme/faces", {MID: labels}, revision="abc123")
-    catalog.add_set(added, location="/sets/faces", digest="d", commit="c0ffee")
-    row = catalog.get_set("acme/faces")
-    assert row is not None
-    assert (row.directions, row.labels, row.created, row.commit) == (12, 3, added.created, "c0ffee")
-    for record in added.directions:
-        found = catalog.get_direction(f"acme/faces#{record.id}")
-        assert found is not None
-        assert (found.eigenvalue, found.share, found.gap) == (record.eigenvalue, record.share, record.gap)
-        assert set(found.labels) == set(record.labels)
+SAME = [
+    test_sets.test_a_set_is_read_back_as_it_was_added,
+    test_sets.test_a_composite_is_found_by_its_label_and_its_name,
+    test_sets.test_a_persons_label_on_a_composite_is_theirs,
+    test_sets.test_a_persons_label_waits_while_its_direction_is_left_out,
+    test_sets.test_a_set_is_taken_out_and_peoples_labels_wait,
+    test_sets.test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait,
+    test_sets.test_a_set_spares_one_with_what_it_lacks,
+    test_sets.test_a_catalog_indexed_again_is_the_same,
+]
+
+
+@pytest.mark.parametrize("test", SAME, ids=lambda test: test.__name__)
+def test_it_is_as_on_sqlite(test: Callable[[Catalog], None], catalog: Catalog) -> None:
+    test(catalog)
 
 
 def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) -> None:
@@ -124,25 +127,9 @@ def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) ->
                     assert list(every(filled, 3, **search)) == whole, search
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog, text: str) -> None:
-    test_search.try_everywhere(filled, text)
-
-
-def test_a_composite_is_found_labelled_and_rebuilt(catalog: Catalog) -> None:
-    name, grin = "acme/faces#composite/smile", label("grin", 0.8, "human:ann")
-    told = {"labels": {"composite/smile": [measured("smile", 0.5)]}, "composites": ("age", "smile")}
-    catalog.add_set(manifest(**told), location="a", digest="1")  # type: ignore[arg-type]
-    catalog.add_labels([name], grin)
-    assert [row.id for row in catalog.search("smile", composites=True)] == [name]
-    catalog.add_set(manifest(), location="a", digest="2")
-    assert catalog.get_direction(name) is None
-    catalog.add_set(manifest(**told), location="a", digest="3")  # type: ignore[arg-type]
-    row = catalog.get_direction(name)
-    assert row is not None
-    assert (row.rank, row.labels) == (None, (grin, measured("smile", 0.5)))
-    assert stats(catalog)["composites"] == 2
-    assert verify(catalog) == []
+def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog) -> None:
+    for text in HOSTILE:
+        test_search.try_everywhere(filled, text)
 
 
 def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(url: str) -> None:
@@ -158,23 +145,6 @@ def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(url: str) ->
         with Catalog.open(url, shipped=False) as catalog:
             assert (catalog.sets(), catalog.search(limit=100).rows) == before
             assert verify(catalog) == []
-
-
-def test_labels_are_added_and_removed_and_a_rebuild_keeps_a_persons(catalog: Catalog) -> None:
-    name = f"acme/faces#{MID}"
-    catalog.add_set(manifest(labels={MID: [label("smile", 0.4)]}), location="a", digest="1")
-    catalog.add_labels([name], label("grin", 0.8, "human:ann"))
-    catalog.add_labels([name], label("grin", 0.9, "human:ann"))
-    assert catalog.remove_labels([name], "grin", "human:bob")
-    catalog.add_set(manifest(layers=("up",)), location="a", digest="2")
-    catalog.add_set(manifest(), location="a", digest="3")
-    row = catalog.get_direction(name)
-    assert row is not None
-    assert [(item.text, item.confidence) for item in row.labels] == [("grin", 0.9)]
-    assert not catalog.remove_labels([name], "grin", "human:ann")
-    assert verify(catalog) == []
-    with pytest.raises(UnknownNameError, match="did you mean 'acme/faces'"):
-        catalog.add_labels(["acme/face#a/b/1"], label("x", source="human:ann"))
 
 
 def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path) -> None:
@@ -247,15 +217,3 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_database_that_is_not_there_is_told(server: str) -> None:
     with pytest.raises(CatalogError, match='database "nowhere" does not exist'):
         Catalog.open(server.format("nowhere"))
-
-
-def test_a_set_is_taken_out_as_on_sqlite(catalog: Catalog) -> None:
-    test_sets.test_a_set_is_taken_out_and_peoples_labels_wait(catalog)
-
-
-def test_what_takes_a_removed_sets_place_is_as_on_sqlite(catalog: Catalog) -> None:
-    test_sets.test_what_is_put_into_the_place_of_a_removed_set_gets_the_labels_that_wait(catalog)
-
-
-def test_labelled_sets_are_spared_as_on_sqlite(catalog: Catalog) -> None:
-    test_sets.test_a_set_spares_one_with_what_it_lacks(catalog)

@@ -143,7 +143,7 @@ DAMAGED: list[tuple[Callable[[list[str]], object], str]] = [
     (lambda lines: lines.pop(1), "the end says 1 sets and 1 labels of people, there were 0 and 1"),
     (lambda lines: lines.pop(2), "the end says 1 sets and 1 labels of people, there were 1 and 0"),
     (lambda lines: lines.__setitem__(0, "hello"), "expected a catalog's export"),
-    (change_json(0, lambda head: head.update(version=99)), "is of version 99, this eigenbank reads 5"),
+    (change_json(0, lambda head: head.update(version=99)), "is of version 99, this eigenbank reads 6"),
     (lambda lines: lines.__setitem__(1, lines[1][:300]), "line 2: the line: Invalid JSON"),
     (lambda lines: lines.insert(1, "[" * 100_000), "line 2"),
     (change_json(1, lambda one: one.update(more=1)), "line 2: more: Extra inputs are not permitted"),
@@ -154,7 +154,7 @@ DAMAGED: list[tuple[Callable[[list[str]], object], str]] = [
     (change_json(2, lambda one: one["label"].update(source="statistics")), "expected a person's label, found one by"),
     (change_json(2, lambda one: one["label"].update(confidence=2)), "line 3: label.confidence: Input should be"),
     (change_json(2, lambda one: one.update(model_id="../x")), "line 3: model_id: String should match pattern"),
-    (change_json(3, lambda end: end.update(bundled=["x y"])), "line 4: bundled.0: String should match pattern"),
+    (change_json(3, lambda end: end.update(sets="x")), "line 4: sets: Input should be a valid integer"),
 ]  # fmt: skip
 
 

@@ -266,13 +266,12 @@ class Catalog:
         """Return the set of a model, the newest one if no revision is named."""
         own = "model_id = :model_id" + ("" if revision is None else " AND revision = :revision")
         given = {"model_id": model_id} | ({} if revision is None else {"revision": revision})
-        return next(iter(self._newest_first(own, **given)), None)
+        return next(iter(self.ask(_sets, own, **given)), None)
 
     def sets_at(self, checkpoint_path: str) -> list[SetRow]:
         """Return the sets that were computed from the checkpoint in a local folder, the newest first."""
-        return self._newest_first(
-            "checkpoint_path = :path", path=path_key(checkpoint_path) if storable(checkpoint_path) else "\x00"
-        )
+        path = path_key(checkpoint_path) if storable(checkpoint_path) else checkpoint_path
+        return self.ask(_sets, "checkpoint_path = :path", path=path)
 
     def sets_with_layers(self, digests: Iterable[str]) -> list[SetRow]:
         """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do: those of the most such layers
@@ -290,9 +289,6 @@ class Catalog:
     def sets(self) -> list[SetRow]:
         """Return all sets, by model id, the newest first within one."""
         return sorted(self.ask(_sets), key=lambda row: row.model_id)
-
-    def _newest_first(self, conditions: str, **values: str) -> list[SetRow]:
-        return self.ask(_sets, conditions, **values) if all(map(storable, values.values())) else []
 
     def manifest(self, model_id: str, revision: str | None = None) -> Manifest | None:
         """Return the manifest of a model's set, the newest one if no revision is named. It is validated anew."""
@@ -534,7 +530,9 @@ class Catalog:
 
 
 def _sets(connection: Connection, /, conditions: str = "1 = 1", **values: Any) -> list[SetRow]:
-    """Return the sets that meet the conditions, the newest first."""
+    """Return the sets that meet the conditions, the newest first; none for a value that no database can hold."""
+    if not all(storable(value) for value in values.values() if isinstance(value, str)):
+        return []
     statement = (
         "SELECT model_id, nullif(revision, ''), location, digest, checkpoint_path, created, directions, labels, repo, \"commit\", "
         f"denoiser, licence, builder, id FROM sets WHERE {conditions} ORDER BY created DESC, id DESC"

@@ -325,6 +325,8 @@ def insert(connection: Connection, table: type[Base], rows: Sequence[tuple[Any, 
 def create_tables(connection: Connection) -> None:
     """Create all tables and the full-text index in an empty database."""
     Base.metadata.create_all(connection, checkfirst=False)
+    # Not among the tables' own: said there, it would have SQLAlchemy import its PostgreSQL for every search.
+    run(connection, "CREATE INDEX ix_directions_name_id ON directions (name_id) WHERE name_id IS NOT NULL")
     if is_server(connection):
         run(connection, "CREATE TABLE texts_fts (rowid INTEGER PRIMARY KEY, words TSVECTOR NOT NULL)")
         run(connection, "CREATE INDEX ix_texts_fts_words ON texts_fts USING gin (words)")

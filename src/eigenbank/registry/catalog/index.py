@@ -21,20 +21,9 @@ from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
+from eigenbank.registry.catalog import tables
 from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
 from eigenbank.registry.catalog.search import COMPOSITE, DirectionName, Document, pack, unpack
-from eigenbank.registry.catalog.tables import (
-    Base,
-    BundledTable,
-    DirectionTable,
-    LabelTable,
-    LayerDigestTable,
-    PeopleLabelTable,
-    SetTable,
-    SourceTable,
-    SpectrumTable,
-    TextTable,
-)
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe
@@ -109,7 +98,7 @@ def read_document(text: str, kind: str) -> Document:
     try:
         found: Document = parse_json(text.encode())
         itemgetter(*_FIELDS[kind])(found)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the catalog holds a {kind} that is none ({type(error).__name__}: {error}). {AGAIN}"
         raise CatalogError(message) from error
     return found
@@ -180,8 +169,8 @@ class Indexer:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._numbers: dict[type[Base], int] = {}
-        self._known: dict[type[Base], dict[str, int]] = {}
+        self._numbers: dict[type[tables.Base], int] = {}
+        self._known: dict[type[tables.Base], dict[str, int]] = {}
 
     def add(self, entry: SetEntry, *, take_over: bool = True) -> None:
         """Put a set in, in the place of the one of the same model id and revision. `take_over`: people's labels in its manifest
@@ -217,26 +206,28 @@ class Indexer:
         ]
         # From here on in rows.
         layers = list(map(plain, manifest["layers"]))
-        texts = self._numbered(TextTable, [
+        texts = self._numbered(tables.TextTable, [
             model_id, *(layer["name"] for layer in layers),
             *(record["name"] for record, key in zip(records, spectra, strict=True) if key is None),
             *(label["text"] for own in labels for label in own),
         ])  # fmt: skip
-        set_id = self._take(SetTable)
-        insert(self.connection, SetTable, [(
+        set_id = self._take(tables.SetTable)
+        insert(self.connection, tables.SetTable, [(
             set_id, model_id, revision, entry.location, entry.digest, entry.checkpoint_path, entry.repo, entry.commit,
             microseconds(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
             texts[model_id], len(layers), len(manifest["directions"]), sum(map(len, labels)), zlib.compress(text.encode(), 3),
         )])  # fmt: skip
         digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer["digests"].values()}
-        insert(self.connection, LayerDigestTable, sorted(digests))
+        insert(self.connection, tables.LayerDigestTable, sorted(digests))
         places = {each["name"]: (texts[each["name"]], each["kind"], each["width"]) for each in layers}
-        numbers = dict(zip(dict.fromkeys(spectra), count(self._take(SpectrumTable, len(set(spectra)))), strict=False))
-        insert(self.connection, SpectrumTable, [
+        numbers = dict(
+            zip(dict.fromkeys(spectra), count(self._take(tables.SpectrumTable, len(set(spectra)))), strict=False)
+        )
+        insert(self.connection, tables.SpectrumTable, [
             (number, set_id, *((None, None, None, None) if key is None else (*places[key[0]], key[1])))
             for key, number in numbers.items()
         ])  # fmt: skip
-        first = self._take(DirectionTable, len(records))
+        first = self._take(tables.DirectionTable, len(records))
         rows = []
         for number, record, key, own in zip(count(first), records, spectra, labels, strict=False):
             facts = map(record.get, ("rank", "eigenvalue", "share", "gap"))
@@ -245,14 +236,14 @@ class Indexer:
             measured = map(quality.get, MEASURES) if quality else (None,) * len(MEASURES)
             confidence = own[0]["confidence"] if own else None
             rows.append((number, numbers[key], *facts, named, len(own), confidence, *measured, pack(own, quality)))
-        insert(self.connection, DirectionTable, rows)
+        insert(self.connection, tables.DirectionTable, rows)
         self._put_labels((number, label) for number, own in enumerate(labels, first) for label in own)
 
     def _put_labels(self, labelled: Iterable[tuple[int, Document]]) -> None:
         found = list(labelled)
-        texts = self._numbered(TextTable, (label["text"] for _, label in found))
-        sources = self._numbered(SourceTable, (label["source"] for _, label in found))
-        insert(self.connection, LabelTable, [
+        texts = self._numbered(tables.TextTable, (label["text"] for _, label in found))
+        sources = self._numbered(tables.SourceTable, (label["source"] for _, label in found))
+        insert(self.connection, tables.LabelTable, [
             (number, sources[label["source"]], texts[label["text"]], label["confidence"],
              label_worth(label["source"], label["confidence"], label["evidence"] and plain(label["evidence"])))
             for number, label in found
@@ -278,7 +269,9 @@ class Indexer:
             more = len(labels) - len(before["labels"])
             run(self.connection, "UPDATE sets SET labels = labels + :more WHERE id = :set_id", more=more, set_id=set_id)
 
-    def _numbered(self, table: type[TextTable] | type[SourceTable], texts: Iterable[str]) -> dict[str, int]:
+    def _numbered(
+        self, table: type[tables.TextTable] | type[tables.SourceTable], texts: Iterable[str]
+    ) -> dict[str, int]:
         """Return the numbers of texts or sources; new ones are put into their table, and texts into the full-text index."""
         known = self._known.setdefault(table, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -288,12 +281,12 @@ class Indexer:
             ).all()
             rows = list(enumerate((text for text in new if text not in known), self._take(table, len(new))))
             insert(self.connection, table, rows)
-            if table is TextTable:
+            if table is tables.TextTable:
                 add_words(self.connection, [(number, words(text)) for number, text in rows])
             known |= {text: number for number, text in rows}
         return known
 
-    def _take(self, table: type[Base], count: int = 1) -> int:
+    def _take(self, table: type[tables.Base], count: int = 1) -> int:
         """Return the first of so many numbers that no row has."""
         if table not in self._numbers:
             found = run(self.connection, f"SELECT coalesce(max(id), 0) + 1 FROM {table.__tablename__}")
@@ -349,7 +342,7 @@ def take_labels(
         if before == text or (newer and before is not None and _age(read_document(before, "label")) >= _age(label)):
             continue
         run(connection, f"DELETE FROM people_labels WHERE {own}", **key)
-        insert(connection, PeopleLabelTable, [(*key.values(), text)])
+        insert(connection, tables.PeopleLabelTable, [(*key.values(), text)])
         changed.append(((model_id, direction), label))
     return changed
 
@@ -413,17 +406,17 @@ def rebuild(connection: Connection, progress: Progress = no_progress) -> None:
 
 
 _KEPT = {
-    PeopleLabelTable: "SELECT model_id, direction, text, source, label FROM people_labels",
-    BundledTable: "SELECT digest FROM bundled",
+    tables.PeopleLabelTable: "SELECT model_id, direction, text, source, label FROM people_labels",
+    tables.BundledTable: "SELECT digest FROM bundled",
 }
 """What is derived from nothing, beside the sets."""
 
 
-def _kept(connection: Connection) -> dict[type[Base], list[tuple[Any, ...]]]:
+def _kept(connection: Connection) -> dict[type[tables.Base], list[tuple[Any, ...]]]:
     return {table: list(map(tuple, run(connection, statement))) for table, statement in _KEPT.items()}
 
 
-def _put_kept(connection: Connection, kept: dict[type[Base], list[tuple[Any, ...]]]) -> None:
+def _put_kept(connection: Connection, kept: dict[type[tables.Base], list[tuple[Any, ...]]]) -> None:
     for table, rows in kept.items():
         insert(connection, table, rows)
 
@@ -440,8 +433,8 @@ def _add_all(connection: Connection, found: Iterator[SetEntry], total: int, prog
 def filling(connection: Connection) -> Iterator[None]:
     """Where there are no directions yet, make their indexes after the block: that takes half the time of keeping them as it runs."""
     empty = run(connection, "SELECT 1 FROM directions LIMIT 1").first() is None
-    tables = [Base.metadata.tables[name] for name in ("directions", "labels")] if empty else []
-    indexes = [each for table in tables for each in sorted(table.indexes, key=lambda one: str(one.name))]
+    filled = [tables.Base.metadata.tables[name] for name in ("directions", "labels")] if empty else []
+    indexes = [each for table in filled for each in sorted(table.indexes, key=lambda one: str(one.name))]
     for each in indexes:
         each.drop(connection)
     yield

@@ -14,9 +14,9 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -276,8 +276,7 @@ def search(connection: Connection, filters: Filters, limit: int, cursor: str | N
     digest = hashlib.sha256(ascii(astuple(filters)).encode()).hexdigest()[:12]
     after = None if cursor is None else _read_cursor(cursor, digest)
     asked = _Search(connection, filters)
-    by_match = asked.matches is not None and filters.sort == "match"
-    found = list((asked.by_match if by_match else asked.by_column)(after, limit + 1))
+    found = list(asked.find(after, limit + 1))
     rows = directions(connection, [position.direction for position in found[:limit]])
     return Page(rows, _write_cursor(found[limit - 1], digest) if len(found) > limit else None)
 
@@ -313,6 +312,7 @@ class _Search:
         self.where: list[str] = []
         self.ways: list[str] = []
         self.of_labels: list[str] = []
+        self._counts: dict[str, int] = {}
         self._limit_places()
         self._limit_directions()
         self._limit_labels()
@@ -348,7 +348,7 @@ class _Search:
             place.append(f"p.name_id IS {'' if filters.composites else 'NOT '}NULL")
         if place:
             self.where += place
-            self.ways.append(_way(place))
+            self.ways.append(_in_spectra(place))
 
     def _sets(self) -> list[int] | None:
         """The numbers of the sets that are meant; None for all."""
@@ -403,28 +403,29 @@ class _Search:
         own = [f"b.{condition}" for condition in self.of_labels]
         return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(['b.direction_id = d.id', *own, *conditions])})"
 
-    @cached_property
-    def _few_by_filters(self) -> tuple[int, str | None]:
-        return self._fewest(self.ways, (FEW + 1, None))
-
     def _few(self, *more: str) -> str | None:
         """The way with the fewest directions, as a selection; None where each has more than FEW."""
-        return self._fewest(more, self._few_by_filters)[1]
+        for way in (*self.ways, *more):
+            if way not in self._counts:
+                count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {FEW + 1}) found"
+                self._counts[way] = self._run(count).scalar_one()
+        best = min((*self.ways, *more), key=self._counts.__getitem__, default="")
+        return best if best and self._counts[best] <= FEW else None
 
-    def _fewest(self, ways: Iterable[str], best: tuple[int, str | None]) -> tuple[int, str | None]:
-        for way in ways:
-            count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {best[0]}) found"
-            best = min(best, (self._run(count).scalar_one(), way), key=lambda counted: counted[0])
-        return best
-
-    def _run(self, statement: str, **more: Any) -> Any:
-        values = self.values | more
-        return run(
-            self.connection, statement, **{name: value for name, value in values.items() if f":{name}" in statement}
-        )
+    def _run(self, statement: str, place: _Position | None = None) -> Any:
+        values = self.values if place is None else {**self.values, "last": place.value, "last_id": place.direction}
+        needed = {name: value for name, value in values.items() if f":{name}" in statement}
+        return run(self.connection, statement, **needed)
 
     def _find(
-        self, columns: str, walk: str, few: str | None, conditions: Iterable[str], order: str, wanted: int, **more: Any
+        self,
+        columns: str,
+        walk: str,
+        few: str | None,
+        conditions: Iterable[str],
+        order: str,
+        wanted: int,
+        place: _Position | None,
     ) -> list[Any]:
         """Run a SELECT that begins with a few directions, or walks along a table. One on labels has those as l."""
         labels = " CROSS JOIN labels l" if "l." in columns else ""
@@ -432,42 +433,46 @@ class _Search:
         own = ["d.id = c.id"] if few is not None else []
         where = " AND ".join([*own, "p.id = d.spectrum_id", *self.where, *conditions])
         statement = f"SELECT {columns} FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {wanted}"
-        return list(self._run(statement, **more).all())
+        return list(self._run(statement, place).all())
 
-    # In the order of a column
+    def find(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
+        """Find the next directions: stream by stream, of which each is in an order of its own; ties in catalog order."""
+        streams: list[Callable[[_Position | None, int], Iterable[Any]]]
+        if self.matches is not None and self.filters.sort == "match":
+            levels = sorted(Level, reverse=True)[:-2]
+            streams = [*(partial(self._level, level) for level in levels), self._by_names]
+        elif self.filters.sort in ("match", "catalog"):
+            streams = [partial(self._by_column, None, True)]
+        else:  # known values first, then those that have none
+            streams = [partial(self._by_column, self.filters.sort, known) for known in (True, False)]
+        first = 0 if after is None else after.stream
+        for number, stream in enumerate(streams):
+            if number >= first and wanted:
+                rows = list(stream(after if after is not None and number == first else None, wanted))
+                wanted -= len(rows)
+                yield from (_Position(number, value, direction) for direction, value in rows)
 
-    def by_column(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
-        """In the order of what a direction has: known values first, then those that have none; ties in catalog order."""
-        limits, ways = [], []
+    def _by_column(self, sort: str | None, known: bool, place: _Position | None, wanted: int) -> list[Any]:
+        """The next directions in the order of a column; with `known` False, those without a value. In catalog order without one."""
+        conditions, ways = [], []
         if self.matches is not None:
-            limits.append(self._matching(self.matches))
+            conditions.append(self._matching(self.matches))
             ways.append(self._candidates(self.matches))
         elif self.of_labels:
-            limits.append(self._labelled())
-        few = self._few(*ways)
-        sort = self.filters.sort
-        column = None if sort in ("match", "catalog") else f"d.{sort}"
-        index = by_index(self.connection, None if column is None else f"ix_directions_{sort}")
-        up = sort in _ASCENDING
-        for stream in (0,) if column is None else (0, 1):
-            if after is not None and after.stream > stream:
-                continue
-            own = [] if column is None else [f"{column} IS {'NOT ' if stream == 0 else ''}NULL"]
-            more: dict[str, Any] = {}
-            if after is not None and after.stream == stream:
-                more = {"last": after.value, "last_id": after.direction}
-                if column is None or stream == 1:
-                    own.append("d.id > :last_id")
-                else:  # the bound by itself is what an index can start from
-                    less = ">" if up else "<"
-                    own.append(f"{column} {less}= :last AND ({column} {less} :last OR d.id > :last_id)")
-            key = "0" if column is None or stream == 1 else column
-            order = "d.id" if key == "0" else f"{column} {'ASC' if up else 'DESC'}, d.id"
-            rows = self._find(f"d.id, {key}", f"directions d {index}", few, [*limits, *own], order, wanted, **more)
-            wanted -= len(rows)
-            yield from (_Position(stream, value, number) for number, value in rows)
-            if not wanted:
-                return
+            conditions.append(self._labelled())
+        column, up = f"d.{sort}", sort in _ASCENDING
+        by_value = sort is not None and known
+        if sort is not None:
+            conditions.append(f"{column} IS {'NOT ' if known else ''}NULL")
+        if place is not None and by_value:  # the bound by itself is what an index can start from
+            less = ">" if up else "<"
+            conditions.append(f"{column} {less}= :last AND ({column} {less} :last OR d.id > :last_id)")
+        elif place is not None:
+            conditions.append("d.id > :last_id")
+        order = f"{column} {'ASC' if up else 'DESC'}, d.id" if by_value else "d.id"
+        walk = f"directions d {by_index(self.connection, None if sort is None else f'ix_directions_{sort}')}"
+        columns = f"d.id, {column if by_value else 0}"
+        return self._find(columns, walk, self._few(*ways), conditions, order, wanted, place)
 
     def _matching(self, matches: "_Matches") -> str:
         """The condition that a direction matches the text in any level."""
@@ -483,42 +488,28 @@ class _Search:
             for level in Level
             for key in matches.keys(level)
         ]
-        own = [_way([], [matches.named()], [matches.named(where="p")])] if matches.by_names else []
+        own = [matches.way()] if matches.by_names else []
         return " UNION ALL ".join([*held, *own]) or "SELECT id FROM directions WHERE 1 = 0"
 
-    # The best match first
-
-    def by_match(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
-        """Level by level, each in the order of the labels' worth; ties in catalog order."""
-        assert self.matches is not None
-        for level in sorted(Level, reverse=True)[:-1]:
-            stream = Level.EXACT - level
-            if after is not None and after.stream > stream:
-                continue
-            place = after if after is not None and after.stream == stream else None
-            rows = set()
-            for key in self.matches.keys(level):
-                rows |= {tuple(row) for row in self._level(level, key, place, wanted)}
-            if level == Level.NAMES and self.matches.by_names:
-                rows = set(self._by_names(self.matches, place, wanted))
-            for number, worth in sorted(rows, key=lambda row: (-row[1], row[0]))[:wanted]:
-                yield _Position(stream, worth, number)
-                wanted -= 1
-            if not wanted:
-                return
-
-    def _by_names(self, matches: "_Matches", place: _Position | None, wanted: int) -> list[tuple[int, float]]:
+    def _by_names(self, place: _Position | None, wanted: int) -> list[Any]:
         """The next directions whose names alone have all terms."""
+        matches = self.matches
+        if matches is None or not matches.by_names:
+            return []
         conditions = [matches.named()]
         conditions += [f"NOT {self._labelled(f'({held})')}" for level in Level if (held := matches.held(level, "b"))]
         conditions += [self._labelled()] if self.of_labels else []
         conditions += [] if place is None else ["d.id > :last_id"]
-        few = self._few(_way([], [matches.named()], [matches.named(where="p")]))
         walk = f"directions d {by_index(self.connection, None)}"
-        rows = self._find("d.id, 0.0", walk, few, conditions, "d.id", wanted, last_id=place and place.direction)
-        return [(row[0], 0.0) for row in rows]
+        return self._find("d.id, 0.0", walk, self._few(matches.way()), conditions, "d.id", wanted, place)
 
-    def _level(self, level: Level, key: str, place: _Position | None, wanted: int) -> list[Any]:
+    def _level(self, level: Level, place: _Position | None, wanted: int) -> list[Any]:
+        """The next directions of a level and the worth of their labels, the largest first."""
+        assert self.matches is not None
+        found = {tuple(row) for key in self.matches.keys(level) for row in self._labels(level, key, place, wanted)}
+        return sorted(found, key=lambda row: (-row[1], row[0]))[:wanted]
+
+    def _labels(self, level: Level, key: str, place: _Position | None, wanted: int) -> list[Any]:
         """The next labels of a level, of the texts under a key, as direction and worth: of each direction the best one only."""
         assert self.matches is not None
         matches = self.matches
@@ -528,33 +519,31 @@ class _Search:
         conditions += [f"l.{condition}" for condition in self.of_labels]
         lacking = matches.lacking.get(key, ())
         conditions += [matches.named([term]) for term in lacking]
-        order = "l.worth DESC, d.id"
-        more: dict[str, Any] = {}
         if place is not None:
             conditions.append("l.worth <= :last AND (l.worth < :last OR l.direction_id > :last_id)")
-            more = {"last": place.value, "last_id": place.direction}
-        few = self._few(*([_way([], [matches.named(lacking)], [matches.named(lacking, "p")])] if lacking else []))
+        columns, order = "DISTINCT d.id, l.worth", "l.worth DESC, d.id"
+        few = self._few(*([matches.way(lacking)] if lacking else []))
         if few is not None:
             limits = ["l.direction_id = d.id", f"(l.text_id IN :{key}*) IS TRUE", *conditions]
-            return self._find("DISTINCT d.id, l.worth", "", few, limits, order, wanted, **more)
+            return self._find(columns, "", few, limits, order, wanted, place)
         walk = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
+        conditions = [f"l.text_id IN :{key}* AND d.id = l.direction_id", *conditions]
         offset = wanted
-        while True:
-            floor = self._floor(key, offset, more)
-            limits = [f"l.text_id IN :{key}* AND d.id = l.direction_id", *conditions]
-            limits += ["l.worth >= :floor"] if floor is not None else []
-            rows = self._find("DISTINCT d.id, l.worth", walk, None, limits, order, wanted, **more, floor=floor)
-            if len(rows) >= wanted or floor is None:
+        while (floor := self._floor(key, offset, place)) is not None:
+            self.values["floor"] = floor
+            rows = self._find(columns, walk, None, [*conditions, "l.worth >= :floor"], order, wanted, place)
+            if len(rows) >= wanted:
                 return rows
             offset *= 4
+        return self._find(columns, walk, None, conditions, order, wanted, place)
 
-    def _floor(self, key: str, offset: int, more: dict[str, Any]) -> float | None:
+    def _floor(self, key: str, offset: int, place: _Position | None) -> float | None:
         """A worth that more than `offset` of the labels of some texts reach; None where there are fewer."""
-        last = "AND l.worth <= :last" if more else ""
+        last = "" if place is None else "AND l.worth <= :last"
         one = (
             f"SELECT l.worth FROM labels l WHERE l.text_id = t.id {last} ORDER BY l.worth DESC LIMIT 1 OFFSET {offset}"
         )
-        found = self._run(f"SELECT max(({one})) FROM texts t WHERE t.id IN :{key}*", **more).scalar()
+        found = self._run(f"SELECT max(({one})) FROM texts t WHERE t.id IN :{key}*", place).scalar()
         return None if found is None else float(found)
 
 
@@ -614,19 +603,20 @@ class _Matches:
         """The condition that a direction's names have some terms, or all; with `where` "p", one that spectra must meet for that."""
         conditions = []
         for term in self.terms if terms is None else terms:
-            ways = [
-                f"p.name_id IN :names{term}*",
-                "p.name_id IS NULL" if where == "p" else f"d.name_id IN :names{term}*",
-            ]
+            ways = [f"p.name_id IN :names{term}*"]
+            ways.append("p.name_id IS NULL" if where == "p" else f"d.name_id IN :names{term}*")
             ways += [f"p.set_id IN :sets{term}*"] if self.values[f"sets{term}"] else []
             conditions.append(f"({' OR '.join(ways)})")
         return " AND ".join(conditions)
 
+    def way(self, terms: Iterable[int] | None = None) -> str:
+        """A selection of the directions whose names have some terms, or all."""
+        return _in_spectra([self.named(terms, "p"), self.named(terms)])
 
-def _way(place: Sequence[str], conditions: Sequence[str] = (), of_spectra: Sequence[str] = ()) -> str:
-    """A selection of the directions in some spectra."""
-    where = " AND ".join(["d.spectrum_id = p.id", *place, *of_spectra, *conditions])
-    return f"SELECT d.id FROM spectra p CROSS JOIN directions d WHERE {where}"
+
+def _in_spectra(conditions: Sequence[str]) -> str:
+    """A selection of the directions of some spectra."""
+    return f"SELECT d.id FROM spectra p CROSS JOIN directions d WHERE {' AND '.join(['d.spectrum_id = p.id', *conditions])}"
 
 
 def _bounded(number: int) -> int:

@@ -11,7 +11,7 @@ within a set the order of its manifest. Nothing here is declared to refer to any
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text, text
+from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 VERSION = 1
@@ -110,9 +110,6 @@ class SpectrumTable(Base):
     recipe: Mapped[str | None] = mapped_column(_name(200), index=True)
 
 
-_COMPOSITE = text("name_id IS NOT NULL")
-
-
 class DirectionTable(Base):
     """A direction; or a composite, which has a name (`name_id`) instead of a rank, an eigenvalue, a share and a gap.
 
@@ -137,10 +134,7 @@ class DirectionTable(Base):
     locality: Mapped[float | None]
     drift: Mapped[float | None] = mapped_column(index=True)
     details: Mapped[bytes | None] = mapped_column(LargeBinary)
-    __table_args__ = (
-        Index("ix_directions_spectrum_id", "spectrum_id", "rank"),
-        Index("ix_directions_name_id", "name_id", sqlite_where=_COMPOSITE, postgresql_where=_COMPOSITE),
-    )
+    __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 
 MEASURES = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")

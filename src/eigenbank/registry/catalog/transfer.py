@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, field_validator
+from pydantic import BaseModel, StringConstraints, field_validator
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
-from eigenbank.registry.catalog.database import insert, is_catalog, run
+from eigenbank.registry.catalog.database import is_catalog, run
 from eigenbank.registry.catalog.index import SetEntry
 from eigenbank.registry.catalog.search import Document
-from eigenbank.registry.catalog.tables import BundledTable
 from eigenbank.registry.files import open_regular, parse_as, replacing
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
 from eigenbank.schemas.errors import CatalogError, first_problem
 
-FORMAT = 5
+FORMAT = 6
 """Version of exports."""
 _MOST_HEAD = 10_000
 _MOST_LINE = MAX_MANIFEST_BYTES + 100_000
@@ -78,7 +77,6 @@ class _EndLine(Model):
     end: Literal[True]
     sets: int
     people_labels: int
-    bundled: tuple[_Digest, ...] = Field(default=(), max_length=10_000)
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,8 @@ class Difference:
     example: str | None = None
 
 
-Item = SetEntry | tuple[index.Name, Document] | frozenset[str]
-"""A set, a person's label of a direction, or the digests of the bundled sets that a catalog knew."""
+Item = SetEntry | tuple[index.Name, Document]
+"""A set, or a person's label of a direction."""
 
 
 def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> Counts:
@@ -143,13 +141,12 @@ def _write_lines(connection: Connection, file: Any, progress: Progress) -> Count
         progress("sets", done, counts.sets)
     for model_id, direction, label in run(connection, _PEOPLE):
         write({"model_id": model_id, "direction": direction, "label": index.read_document(label, "label")})
-    bundled = sorted(run(connection, "SELECT digest FROM bundled").scalars())
-    write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels, "bundled": bundled})
+    write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels})
     return counts
 
 
 def _held(connection: Connection) -> Iterator[Item]:
-    """Yield everything that a foreign catalog keeps, validated, the digests of bundled sets last. Raises CatalogError."""
+    """Yield everything that a foreign catalog keeps, validated. Raises CatalogError."""
     try:
         for entry in index.entries(connection):
             manifest = parse_as(Manifest, str(entry.manifest).encode())
@@ -157,7 +154,6 @@ def _held(connection: Connection) -> Iterator[Item]:
         for model_id, direction, label in run(connection, _PEOPLE):
             given = parse_as(_PersonsLabel, str(label).encode())
             yield _LabelLine(model_id=model_id, direction=direction, label=given).item()
-        yield frozenset(run(connection, "SELECT digest FROM bundled").scalars())
     except ValueError as error:
         message = f"the other catalog holds what none can: {first_problem(error)}. Nothing was imported."
         raise CatalogError(message) from error
@@ -197,27 +193,25 @@ def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, l
     found: list[Difference] = []
     sets = directions = composites = 0
     labels: list[tuple[index.Name, Document]] = []
-    for item in items:
-        if isinstance(item, SetEntry):
-            assert isinstance(item.manifest, Manifest)
-            checkpoint = item.manifest.checkpoint
-            own = {"model_id": checkpoint.model_id, "revision": checkpoint.revision or ""}
-            statement = "SELECT digest FROM sets WHERE model_id = :model_id AND revision = :revision"
-            digest = run(connection, statement, **own).scalar()
-            if digest is None:
-                indexer.add(item, take_over=False)
-                found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
-            elif digest != item.digest:
-                what = "the sets differ: the one of here is kept"
-                found.append(Difference(checkpoint.model_id, checkpoint.revision, what))
-            sets += 1
-            directions += len(item.manifest.directions)
-            composites += len(item.manifest.composites)
-        elif isinstance(item, frozenset):
-            known = set(run(connection, "SELECT digest FROM bundled").scalars())
-            insert(connection, BundledTable, [(digest,) for digest in sorted(item - known)])
-        else:
-            labels.append(item)
+    with index.filling(connection):
+        for item in items:
+            if isinstance(item, SetEntry):
+                assert isinstance(item.manifest, Manifest)
+                checkpoint = item.manifest.checkpoint
+                own = {"model_id": checkpoint.model_id, "revision": checkpoint.revision or ""}
+                statement = "SELECT digest FROM sets WHERE model_id = :model_id AND revision = :revision"
+                digest = run(connection, statement, **own).scalar()
+                if digest is None:
+                    indexer.add(item, take_over=False)
+                    found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
+                elif digest != item.digest:
+                    what = "the sets differ: the one of here is kept"
+                    found.append(Difference(checkpoint.model_id, checkpoint.revision, what))
+                sets += 1
+                directions += len(item.manifest.directions)
+                composites += len(item.manifest.composites)
+            else:
+                labels.append(item)
     changed = index.take_labels(connection, labels)
     for name in dict.fromkeys(name for name, _ in changed):
         indexer.relabel(name)
@@ -236,7 +230,7 @@ def _wrong(path: Path, number: int, problem: str) -> CatalogError:
 
 
 def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
-    """Yield what an export holds, each line validated, the digests of bundled sets last.
+    """Yield what an export holds, each line validated.
 
     Raises CatalogError for what is no export, one cut short, or one of another version.
     """
@@ -271,7 +265,6 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
             f"the end says {end.sets} sets and {end.people_labels} labels of people, there were {sets} and {labels}"
         )
         raise _wrong(path, number, problem)
-    yield frozenset(end.bundled)
 
 
 def _check_head(path: Path, line: bytes) -> None:
