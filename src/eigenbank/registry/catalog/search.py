@@ -450,7 +450,7 @@ class _Search:
             if number >= first and wanted:
                 rows = list(stream(after if after is not None and number == first else None, wanted))
                 wanted -= len(rows)
-                yield from (_Position(number, value, direction) for direction, value in rows)
+                yield from (_Position(number, float(value), direction) for direction, value in rows)
 
     def _by_column(self, sort: str | None, known: bool, place: _Position | None, wanted: int) -> list[Any]:
         """The next directions in the order of a column; with `known` False, those without a value. In catalog order without one."""
