@@ -29,14 +29,12 @@ def test_a_file_to_take_in_that_is_none_is_not_to_be_deleted(
 ) -> None:
     path = tmp_path / "other.db"
     if content is None:
-        assert run(["catalog", "export", str(path)]) == 0
+        assert run(["--catalog", str(path), "catalog", "reindex"]) == 0
         content = path.read_bytes()[:5000]
-        for each in tmp_path.glob("other.db*"):
-            each.unlink()
     path.write_bytes(content)
     assert run(["catalog", "import", str(path)]) == 1
     said = capsys.readouterr().err
-    assert "Nothing was imported. Check the path." in said or content.startswith(b"junk")
+    assert "Nothing was imported. Check the path." in said or content.startswith(b"junk") or "it is damaged" in said
     assert "delete" not in said
     assert "--catalog" not in said
     assert path.read_bytes() == content
