@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint faces avatars directions screenshots bench bench-quality torture dist docs hub reference size clean
+.PHONY: help install demo test test-comfyui lint faces avatars directions screenshots bench bench-quality torture dist docs hub reference size clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,11 @@ demo: $(VENV)/.installed ## Build, label, catalog, load, steer on the shipped ch
 
 test: install ## Run the tests, as many at once as there are cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal
+
+COMFYUI_PYTHON ?= $(BIN)/python
+test-comfyui: install ## Test comfyui/ in ComfyUI: COMFYUI=its checkout, COMFYUI_PYTHON=a Python with its requirements and ours
+	@test -n "$(COMFYUI)" || echo "COMFYUI names no checkout of ComfyUI: only the tests against a stand-in run"
+	COMFYUI=$(COMFYUI) OMP_NUM_THREADS=1 PYTHONPATH=src $(COMFYUI_PYTHON) -m pytest tests/comfyui
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .
