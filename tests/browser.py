@@ -20,8 +20,9 @@ def browser() -> "Iterator[Browser]":
     if program is None:
         pytest.skip("no browser tests: there is no Chromium here (apt-get install chromium, or EIGENBANK_CHROMIUM)")
     with api.sync_playwright() as running:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to run as root with one
-        started = running.chromium.launch(executable_path=program, args=sandbox)
+        args = ["--disable-gpu"]  # none is there, and imitating one takes longer than drawing
+        args += [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to run as root with one
+        started = running.chromium.launch(executable_path=program, args=args)
         yield started
         started.close()
 

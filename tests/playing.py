@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+import forks
 import httpx
 import pytest
 from making import make_checkpoint
@@ -116,7 +116,7 @@ def start(folder: Path, *args: str, **environment: str) -> Served:
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, "play", "--port", str(port), *args],
+            [forks.python(), "-c", SERVE, "play", "--port", str(port), *args],
             env=own, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"

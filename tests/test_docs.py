@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import tiny_pipelines
 from hub.server import Hub
@@ -51,7 +52,7 @@ for text, name in {"smile": "output-value:output/0", "age": "output-value:output
     }  # fmt: skip
     environment.pop("EIGENBANK_CATALOG", None)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [forks.python(), "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     for kind in STAND_INS.values():
@@ -74,7 +75,9 @@ def test_the_page_runs(page: Path, ready: Path, tmp_path: Path) -> None:
         (place / name).symlink_to(ROOT / name)
     with Hub() as hub:
         environment = hub.environment(tmp_path / "client")
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        environment["PATH"] = os.pathsep.join(
+            [str(forks.programs()), str(Path(sys.executable).parent), environment["PATH"]]
+        )
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600,

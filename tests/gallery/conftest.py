@@ -108,7 +108,7 @@ def visit(browser: "Browser") -> "Iterator[Callable[..., Page]]":
         context = browser.new_context(viewport={"width": width, "height": height}, **more)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         start = folder if isinstance(folder, str) else (folder / "index.html").as_uri()
         root = start.rpartition("/")[0]
         page.on("console", lambda message: wrong.append(f"console: {message.text}"))

@@ -5,7 +5,6 @@ def test_something(hub: Hub, client: Client) -> None:
     done = client.python("import huggingface_hub as h; print(h.hf_hub_download('me/faces', 'config.json'))")
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forks
 import pytest
 from hub.server import TOKEN, Hub
 
@@ -36,7 +36,7 @@ class Client:
         return subprocess.Popen([sys.executable, *args], stdout=pipe, stderr=pipe, text=True, env=self.environment)
 
     def python(self, code: str, *args: str) -> "subprocess.CompletedProcess[str]":
-        """Run Python code to its end; the caller looks at `returncode`."""
+        """Run Python code to its end, in a fork that has torch already; the caller looks at `returncode`."""
         return self._run("-c", code, *args)
 
     def run(self, *args: str) -> "subprocess.CompletedProcess[str]":
@@ -45,7 +45,7 @@ class Client:
 
     def _run(self, *args: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, *args], capture_output=True, text=True, env=self.environment, check=False, timeout=300
+            [forks.python(), *args], capture_output=True, text=True, env=self.environment, check=False, timeout=300
         )
 
 
@@ -59,33 +59,19 @@ class Done:
 
 
 class Worker:
-    """A client process that runs one command after the other; a context manager. `empty` gives it an empty home."""
+    """Runs a client's commands; a context manager. `empty` gives it an empty home."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     def __enter__(self) -> "Worker":
-        script = str(Path(__file__).with_name("worker.py"))
-        self._process = subprocess.Popen(
-            [sys.executable, script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=self.client.environment,
-        )
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def __exit__(self, *_error: object) -> None: ...
 
     def run(self, *args: str) -> Done:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"args": args}) + "\n")
-        self._process.stdin.flush()
-        return Done(**json.loads(self._process.stdout.readline()))
+        done = self.client.run(*args)
+        return Done(-1 if "Traceback (most" in done.stderr else done.returncode, done.stdout, done.stderr)
 
     def empty(self) -> None:
         shutil.rmtree(self.client.home, ignore_errors=True)

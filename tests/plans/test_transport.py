@@ -3,10 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forks
 import pytest
 from hub.fixtures import Client
 from hub.server import Hub
@@ -60,7 +60,7 @@ def fetch(client: Client) -> Iterator[Callable[[str], str]]:
     """Fetch a revision of `zoo/one` in a process of the client's. Returns the folder, or the error."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", FETCH],
+        [forks.python(), "-c", FETCH],
         stdin=pipe,
         stdout=pipe,
         stderr=subprocess.DEVNULL,

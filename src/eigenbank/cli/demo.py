@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from eigenbank.cli.make import LABEL_COLUMNS, label_rows
 from eigenbank.cli.output import echo_table, log, progress_bar
 from eigenbank.cli.steer import check_picture
 from eigenbank.schemas.errors import SteerError
+
+if TYPE_CHECKING:
+    from eigenbank.builders.label.study import LabelSettings
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
@@ -40,17 +44,23 @@ def demo(top_k: int, out: Path) -> None:
     Example:
       eigenbank demo --out demo.png
     """
+    from eigenbank.builders.label.study import LabelSettings
+
+    # Fewer seeds than the shipped set was labelled with, and no qualities: minutes instead of half an hour.
+    few = LabelSettings(
+        seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0
+    )
     check_picture(out)
     with tempfile.TemporaryDirectory(prefix="eigenbank-demo-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
-        _demo(top_k, out)
+        run_demo(top_k, out, few)
 
 
-def _demo(top_k: int, out: Path) -> None:
+def run_demo(top_k: int, out: Path, settings: "LabelSettings", layers: str = "*") -> None:
+    """Go through all steps in the catalog of EIGENBANK_HOME, with so many directions a layer and recipe."""
     from eigenbank.api import build, find_checkpoint, label
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
@@ -58,7 +68,7 @@ def _demo(top_k: int, out: Path) -> None:
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     log(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
     started = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=top_k)
+    bank = build(DEMO_MODEL_ID, layers=layers, recipes=RECIPES, top_k=top_k)
     log(
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
@@ -70,10 +80,7 @@ def _demo(top_k: int, out: Path) -> None:
             open_pipeline(checkpoint),
             bank.labelled({direction.id: () for direction in bank}),
             open_labelers(["attributes"], checkpoint),
-            # Fewer seeds than the shipped set was labelled with, and no qualities: minutes instead of half an hour.
-            LabelSettings(
-                seeds=tuple(range(100, 104)), confirm_seeds=tuple(range(200, 212)), confirm_most=12, quality_seeds=0
-            ),
+            settings,
             progress=progress,
         )
     named = sum(bool(direction.labels) for direction in bank)

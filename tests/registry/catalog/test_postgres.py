@@ -117,14 +117,17 @@ def test_searches_find_the_same_as_in_sqlite(filled: Catalog, tmp_path: Path) ->
             "Größe",
             "x",
         ]
-        for text in texts:
-            for sort in ("match", "confidence", "eigenvalue", "share", "rank", "catalog"):
-                for more in ({}, {"model": "acme/*"}, {"source": "human"}, {"min_confidence": 0.5}, {"layer": "mid*"},
-                             {"width": 128}, {"labelled": False}, {"min_eigenvalue": 5.0, "rank": 0},
-                             {"composites": True}, {"composites": False}, {"layer": "*"}):  # fmt: skip
-                    search = {"text": text, "sort": sort, **more}
-                    whole = list(every(twin, 3, **search))
-                    assert list(every(filled, 3, **search)) == whole, search
+        sorts = ("match", "confidence", "eigenvalue", "share", "rank", "catalog")
+        filters: list[dict[str, object]] = [
+            {"model": "acme/*"}, {"source": "human"}, {"min_confidence": 0.5}, {"layer": "mid*"}, {"width": 128}, {"labelled": False},
+            {"min_eigenvalue": 5.0, "rank": 0}, {"composites": True}, {"composites": False}, {"layer": "*"},
+        ]  # fmt: skip
+        searches = [{"text": text, "sort": sort} for text in texts for sort in sorts]
+        searches += [
+            {"text": text, "sort": "match", **more} for text in (None, "smile", "mid smil") for more in filters
+        ]
+        for search in searches:
+            assert list(every(filled, 3, **search)) == list(every(twin, 3, **search)), search
 
 
 def test_any_text_anywhere_gives_rows_or_a_clear_error(filled: Catalog) -> None:
