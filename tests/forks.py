@@ -46,6 +46,7 @@ with socket.socket(socket.AF_UNIX) as server:
     server.sendall(request)
     sys.exit(int(server.recv(8) or 1))
 """
+COMMAND = "import sys; from eigenbank.cli.start import main; sys.argv[0] = 'eigenbank'; sys.exit(main())"
 
 
 @cache
@@ -53,7 +54,7 @@ def programs() -> Path:
     """A folder with `python` and `eigenbank`, to be put before others on the PATH."""
     folder = Path(tempfile.mkdtemp(prefix="forks-"))
     address = str(folder / "socket")
-    for name, args in {"python": [], "eigenbank": [str(Path(sys.executable).with_name("eigenbank"))]}.items():
+    for name, args in {"python": [], "eigenbank": ["-c", COMMAND]}.items():
         program = folder / name
         program.write_text(
             CLIENT.format(python=sys.executable, args=args, address=address, program=str(folder / "python"))

@@ -1,12 +1,11 @@
 """Completion as bash asks for it: what it would put into the line."""
 
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
@@ -21,13 +20,9 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.fixture
-def ask(home: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+def ask(home: Path):  # type: ignore[no-untyped-def]
     """Complete a line; returns what is offered, and `option NAME` for what is asked of bash."""
-    tool = tmp_path / "bin" / "eigenbank"
-    tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m eigenbank "$@"\n')
-    tool.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{forks.programs()}{os.pathsep}{os.environ['PATH']}"}
 
     def work(line: str) -> list[str]:
         done = subprocess.run(

@@ -61,7 +61,7 @@ def test_an_interrupt_is_told_as_one(before: str) -> None:
     assert (done.returncode, done.stderr.strip()) == (130, "interrupted: nothing half-done was left behind")
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.4, 1.6])
 def test_an_interrupt_at_any_moment_leaves_no_traceback(moment: float, tmp_path: Path) -> None:
     steer = ["steer", "eigenbank/cartoon-faces-32", "--set", "skin tone=1", "--out", str(tmp_path / "x.png")]
     before = "import os, signal, threading, time\nfrom eigenbank.cli import start; start.listen()\n"
