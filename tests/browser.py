@@ -27,6 +27,15 @@ def browser() -> "Iterator[Browser]":
         started.close()
 
 
+@pytest.fixture
+def page(browser: "Browser") -> "Iterator[Page]":
+    """A page of the browser's, closed whatever comes: one whose server is gone keeps asking for it."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.set_default_timeout(60_000)
+    yield opened
+    opened.close()
+
+
 class Watch:
     """What a page should not do: errors it raises or logs, dialogs, and requests to elsewhere than `root`'s host."""
 

@@ -51,7 +51,9 @@ COMMAND = "import sys; from eigenbank.cli.start import main; sys.argv[0] = 'eige
 
 @cache
 def programs() -> Path:
-    """A folder with `python` and `eigenbank`, to be put before others on the PATH."""
+    """A folder with `python` and `eigenbank`, to be put before others on the PATH; where there is no Linux, the real ones."""
+    if sys.platform != "linux":
+        return Path(sys.executable).parent
     folder = Path(tempfile.mkdtemp(prefix="forks-"))
     address = str(folder / "socket")
     for name, args in {"python": [], "eigenbank": ["-c", COMMAND]}.items():
@@ -63,8 +65,6 @@ def programs() -> Path:
     server = subprocess.Popen(
         [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=_environment()
     )
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(server.communicate)  # which closes its input, and it ends
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
     return folder
@@ -72,7 +72,7 @@ def programs() -> Path:
 
 def python() -> str:
     """Stands for `sys.executable`."""
-    return str(programs() / "python")
+    return str(programs() / Path(sys.executable if sys.platform != "linux" else "python").name)
 
 
 def _environment() -> dict[str, str]:
@@ -98,13 +98,17 @@ def serve(address: str) -> None:
         os.write(1, b"ready\n")
         while True:
             if any(key.fileobj == 0 for key, _ in selector.select()):
+                shutil.rmtree(Path(address).parent, ignore_errors=True)
                 return
             asking, _ = listening.accept()
             if os.fork() == 0:
                 selector.close()
                 listening.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _answer(asking)
+                try:
+                    _answer(asking)
+                finally:
+                    os._exit(1)
             asking.close()
 
 

@@ -364,7 +364,7 @@ def test_without_scripts_it_says_so(visit: "Visit", gallery_folder: Path) -> Non
     assert "warm smile" in page.locator("noscript").inner_text()
 
 
-def test_missing_files_are_told(browser: Any, gallery_folder: Path, tmp_path: Path) -> None:
+def test_missing_files_are_told(page: "Page", gallery_folder: Path, tmp_path: Path) -> None:
     import shutil
 
     folder = shutil.copytree(gallery_folder, tmp_path / "site")
@@ -372,7 +372,6 @@ def test_missing_files_are_told(browser: Any, gallery_folder: Path, tmp_path: Pa
         path.unlink()
     for path in (folder / "pictures").glob("acme-cats*/*.webp"):
         path.unlink()
-    page = browser.new_page()
     page.goto((folder / "index.html").as_uri() + "#model=acme/faces")
     page.get_by_role("heading", name="This checkpoint could not be read").wait_for()
     page.goto((folder / "index.html").as_uri() + "#model=acme/cats")
@@ -380,7 +379,6 @@ def test_missing_files_are_told(browser: Any, gallery_folder: Path, tmp_path: Pa
     (folder / "data" / "index.js").unlink()
     page.reload()
     page.get_by_role("heading", name="The data is missing").wait_for()
-    page.close()
 
 
 @pytest.mark.parametrize("hash", ["", f"#model={FAMOUS}", at(SMILE), "#q=warm"])
@@ -513,17 +511,15 @@ def test_a_thousand_checkpoints_are_read_as_they_are_needed(visit: "Visit", many
 
 
 @pytest.mark.slow
-def test_checkpoints_that_cannot_be_read_are_told(browser: Any, many_folder: Path, tmp_path: Path) -> None:
+def test_checkpoints_that_cannot_be_read_are_told(page: "Page", many_folder: Path, tmp_path: Path) -> None:
     import shutil
 
     folder = shutil.copytree(many_folder, tmp_path / "site", ignore=shutil.ignore_patterns("pictures"))
     (folder / "data/cards-3.js").unlink()
-    page = browser.new_page()
     page.goto((folder / "index.html").as_uri() + "#q=one+of+a+kind")
     page.get_by_text(re.compile(r"\d checkpoints could not be read")).wait_for()
     page.goto((folder / "index.html").as_uri() + "#model=no/such")
     page.get_by_role("heading", name="Some checkpoints could not be read").wait_for()
-    page.close()
 
 
 def test_what_is_copied_runs(visit: "Visit", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

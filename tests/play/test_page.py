@@ -15,7 +15,7 @@ from playing import Served, named, start
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
     Visit = Callable[..., Page]
 
@@ -236,12 +236,10 @@ HOSTILE = (
 )
 
 
-def test_hostile_labels_are_words(browser: "Browser", tmp_path: Path) -> None:
+def test_hostile_labels_are_words(page: "Page", tmp_path: Path) -> None:
     named(tmp_path / "home", dict.fromkeys(HOSTILE, (1, (-1.0, 1.0))))
     served = start(tmp_path / "home")
     try:
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
         watched = Watch(page, served.url)
         page.goto(served.url)
         page.locator("#model input").click()

@@ -14,7 +14,7 @@ from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.drawing import Drawing
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
 
 LABELS: dict[str, Any] = {"warmth": (1, (-1.0, 1.0)), "size": (-1, None)}
 
@@ -99,11 +99,9 @@ def test_the_page_starts_with_what_the_command_was_given(
 
 
 @pytest.mark.browser
-def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(browser: "Browser", prompting: Served) -> None:
+def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(page: "Page", prompting: Served) -> None:
     from browser import Watch
 
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(60_000)
     watched = Watch(page, prompting.url)
     page.goto(prompting.url)
     image = page.locator("#picture-edited img")
@@ -132,4 +130,3 @@ def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(browser: "
     page.locator("#python", has_text="'warmth': 1.0").wait_for()
     assert len(seen) == 2
     assert watched.wrong == []
-    page.close()
