@@ -24,8 +24,9 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run first what other libraries must have for the rest to pass; leave out slow tests unless the environment asks."""
-    items.sort(key=lambda item: item.path.name != "test_diffusers_compat.py")
+    """Run first what the rest relies on, then what takes longest; leave out slow tests unless the environment asks."""
+    first = ("test_diffusers_compat.py", "test_docs.py")
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     if "EIGENBANK_SLOW" not in os.environ:
         for item in items:
             if item.get_closest_marker("slow"):
