@@ -243,7 +243,7 @@ def test_hostile_labels_are_words(page: "Page", tmp_path: Path) -> None:
         watched = Watch(page, served.url)
         page.goto(served.url)
         page.locator("#model input").click()
-        page.get_by_role("option", name=re.compile("local/.*checkpoint")).click()
+        page.get_by_role("option", name=re.compile("local.*checkpoint")).click()
         for text in HOSTILE:
             page.locator(".slider-row", has_text=text).first.wait_for()
         full(page)

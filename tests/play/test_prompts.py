@@ -117,8 +117,8 @@ def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(page: "Pag
         return page.request.get(source).body()
 
     def type_prompt() -> None:
-        page.get_by_label("Prompt").fill("a cat")
-        page.get_by_label("Prompt").press("Enter")
+        page.get_by_role("textbox", name="Prompt", exact=True).fill("a cat")
+        page.get_by_role("textbox", name="Prompt", exact=True).press("Enter")
 
     assert page.locator("#guidance input[type=number]").input_value() == "7.5"
     seen = {changed(type_prompt)}
