@@ -47,6 +47,8 @@ with socket.socket(socket.AF_UNIX) as server:
     sys.exit(int(server.recv(8) or 1))
 """
 COMMAND = "import sys; from eigenbank.cli.start import main; sys.argv[0] = 'eigenbank'; sys.exit(main())"
+_SERVERS: dict[str, "subprocess.Popen[bytes]"] = {}
+"""Kept as long as this process lives: a server ends when its input is closed."""
 
 
 @cache
@@ -62,7 +64,7 @@ def programs() -> Path:
             CLIENT.format(python=sys.executable, args=args, address=address, program=str(folder / "python"))
         )
         program.chmod(0o755)
-    server = subprocess.Popen(
+    server = _SERVERS[address] = subprocess.Popen(
         [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=_environment()
     )
     assert server.stdout is not None
