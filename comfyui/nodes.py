@@ -1,5 +1,6 @@
 """The nodes: load a direction set, put a slider or several on a model."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ def installed() -> dict[str, Path]:
         from eigenbank.registry.sets.bundled import resolve
     except ImportError:
         return found
-    with Catalog.open() as catalog:
-        for row in catalog.sets():
-            if row.denoiser in FAMILIES.values():
-                found.setdefault(f"{CATALOG}{row.model_id}", resolve(row.location))
+    try:
+        with Catalog.open() as catalog:
+            for row in catalog.sets():
+                if row.denoiser in FAMILIES.values():
+                    found.setdefault(f"{CATALOG}{row.model_id}", resolve(row.location))
+    except Exception as error:  # whatever is wrong with it, ComfyUI must be able to list its nodes
+        logging.warning("eigenbank: the catalog's sets are not listed: %s", error)
     return found
 
 

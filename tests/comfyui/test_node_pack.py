@@ -336,6 +336,16 @@ def test_a_strength_that_is_none_is_refused(pack: Any, directions: Any, patcher:
         pack.nodes.EigenSlider().slide(patcher, directions, next(iter(directions.ids)), strength)
 
 
+def test_a_broken_catalog_leaves_the_models_folder_listed(
+    pack: Any, bank: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    shutil.copytree(bank.folder, tmp_path / "models" / "eigenbank" / "qwen")
+    (tmp_path / "broken.db").write_bytes(b"no database" * 1000)
+    monkeypatch.setenv("EIGENBANK_CATALOG", str(tmp_path / "broken.db"))
+    assert list(pack.nodes.installed()) == ["qwen"]
+    assert "the catalog's sets are not listed" in caplog.text
+
+
 def test_every_shipped_matrix_has_a_score(pack: Any) -> None:
     """The pack writes eigenbank's matrices down once more: a new one fails here first."""
     assert set(MATRICES) == {"value", "output-value", "query-key", "qkv"}
