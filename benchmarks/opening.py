@@ -1,16 +1,19 @@
 """Peak memory and seconds of opening Stable Diffusion 1.5: its real config with random weights, made on the spot.
 
-    python benchmarks/opening.py [--folder /tmp/eigenbank-sd15]
+    python benchmarks/opening.py [--folder /tmp/eigenbank-sd15] [--only-steer]
 
-Every opening is a process of its own. The peak is counted from before the pipeline is opened, libraries imported: anonymous
+Then its whole use: built, and one picture of 256×256 and two steps drawn without and with a direction. `--only-steer` leaves the
+rest of the results as they are. Every opening is a process of its own. The peak is counted from before the pipeline is opened, libraries imported: anonymous
 memory (what the process takes for good) and all that is resident, pages of mapped files included, which the system can
 take back at any time. Both are given as multiples of the weights in the dtype that was asked for.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -89,12 +92,58 @@ print(json.dumps({"seconds": seconds, "weights": weights, **{name: peak[name] - 
 """
 
 
+STEERING = """
+import json, sys, time
+import torch
+import eigenbank as eb
+from eigenbank.loaders.sample import sample
+
+def peak():
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return round(int(lines["VmHWM"].split()[0]) * 1024 / 1e9, 2)
+
+found, begun = {}, time.perf_counter()
+def done(what):
+    global begun
+    found[what] = {"seconds": round(time.perf_counter() - begun, 1), "peak_gb": peak()}
+    begun = time.perf_counter()
+
+pipe = eb.open_pipeline(sys.argv[1], device="cpu", dtype=sys.argv[2])
+done("open")
+bank = eb.build(sys.argv[1], top_k=4)
+done("build")
+call = {"prompt": "a portrait", "size": (256, 256)}
+plain = sample(pipe, [0], 2, **call)
+done("draw")
+with eb.steer(pipe, {next(iter(bank)): 2.0}) as edit:
+    edited = sample(pipe, [0], 2, **call)
+done("steer")
+again = sample(pipe, [0], 2, **call)
+found["match"] = [term.match for term in edit.terms]
+found["change"] = float((edited - plain).abs().max())
+found["without_trace"] = bool(torch.equal(again, plain))
+found["directions"] = len(bank)
+print(json.dumps(found))
+"""
+
+
+def _in_a_process(code: str, *arguments: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True,
+            env={**os.environ, "EIGENBANK_HOME": home},
+        )  # fmt: skip
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def steering(folder: Path, dtype: str) -> dict[str, Any]:
+    """Open, build and steer in a process of its own: seconds and the process's peak memory after each."""
+    return _in_a_process(STEERING, str(folder), dtype)
+
+
 def opening(folder: Path, dtype: str) -> dict[str, Any]:
     """Open the pipeline in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", OPENING, str(folder), dtype], check=True, capture_output=True, text=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = _in_a_process(OPENING, str(folder), dtype)
     return {
         "seconds": round(found["seconds"], 2), "weights_gb": round(found["weights"] / 1e9, 2),
         "peak_by_weights": round(found["RssAnon"] / found["weights"], 3), "resident_by_weights": round(found["VmRSS"] / found["weights"], 3),
@@ -105,13 +154,20 @@ def main() -> None:
     """Measure and write results/opening.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/eigenbank-sd15"))
-    folder = parser.parse_args().folder
+    parser.add_argument("--only-steer", action="store_true")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     document: dict[str, Any] = {"about": about()}
-    for stored, asked in WAYS:
+    if arguments.only_steer:
+        document = json.loads((RESULTS / "opening.json").read_text(encoding="utf-8"))
+    for stored, asked in [] if arguments.only_steer else WAYS:
         subprocess.run([sys.executable, __file__, "--make", str(folder / stored), stored], check=True)
         found = opening(folder / stored, asked)
         document[f"{stored} opened as {asked}"] = found
         print(f"{stored} files opened as {asked}: {found}", flush=True)
+    subprocess.run([sys.executable, __file__, "--make", str(folder / "float16"), "float16"], check=True)
+    document["steered"] = {"about": about(), "256, 2 steps, float32": steering(folder / "float16", "float32")}
+    print(document["steered"], flush=True)
     document["about"]["finished"] = time.strftime("%H:%M")
     save(RESULTS / "opening.json", document)
 

@@ -1,4 +1,4 @@
-"""The whole journey through the command line, on the pipelines that people have: built, labelled, searched, drawn, exported."""
+"""The whole journey on the pipelines that people have: built, labelled, searched, drawn, exported, played with; and from Python."""
 
 import json
 from pathlib import Path
@@ -6,28 +6,29 @@ from typing import Any
 
 import pytest
 import tiny_pipelines
+import torch
 from PIL import Image
 
+import eigenbank as eb
 from eigenbank.cli.main import run
+from eigenbank.loaders.sample import sample
+from eigenbank.play.playground import Playground, Session
+from eigenbank.play.request import parse_request
+from eigenbank.schemas import SliderSetting
+from eigenbank.schemas.drawing import Drawing
 
-pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[clip]')")
+pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[text]')")
 
 PROMPTS = ("--prompt", "abc", "--prompt", "zz")
-FEW = (
-    "--seeds",
-    "0,1",
-    "--confirm-seeds",
-    "2-5",
-    "--confirm-most",
-    "4",
-    "--chance-most",
-    "4",
-    "--most",
-    "1",
-    "--null",
-    "1",
-)
+FEW = [
+    f"--{name}={value}"
+    for name, value in {
+        "seeds": "0,1", "confirm-seeds": "2-5", "confirm-most": 4, "chance-most": 4, "most": 1, "null": 1,
+    }.items()
+]  # fmt: skip
 INVERTIBLE = ("sd", "sdxl", "sd3", "flux")
+USUAL = (("sd", "float32"), ("sd", "float16"), ("flux", "bfloat16"))
+"""What CI runs every time: the rest is slow."""
 Capture = pytest.CaptureFixture[str]
 
 
@@ -76,6 +77,50 @@ def test_every_command_works(kind: str, tmp_path: Path, capsys: Capture) -> None
     lora = tmp_path / "lora.safetensors"
     assert run(["export", model, "--set", f"{direction}=1", "--checkpoint", str(folder), "--out", str(lora)]) == 0
     assert lora.stat().st_size > 0
+
+    playground = Playground({model: folder}, Drawing(size=tiny_pipelines.SIZE.get(kind)))
+    moved = parse_request(model=model, steps=2, prompt="abc", sliders=[SliderSetting(key=direction, scale=2.0)])
+    shown = playground.sample(Session(), moved)
+    assert shown is not None
+    assert shown.edited.tobytes() != shown.unedited.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        pytest.param(kind, dtype, marks=[] if (kind, dtype) in USUAL else pytest.mark.slow)
+        for kind in tiny_pipelines.KINDS
+        for dtype in ("float32", "bfloat16", "float16")
+    ],
+)
+def test_python_does_the_same_in_every_dtype(
+    kind: str, dtype: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = eb.open_pipeline(str(tiny_pipelines.save(kind, tmp_path / "checkpoint")), dtype=dtype)
+    bank = eb.build(pipe, top_k=1)
+    direction = next(each for each in bank if each.recipe.side == "output")
+    how: dict[str, Any] = {"prompt": ["abc", "zz"], "size": tiny_pipelines.SIZE.get(kind), "steps": 2}
+    plain = sample(pipe, [0, 1], **how)
+    assert plain.isfinite().all()
+    with eb.steer(pipe, {direction: 2.0}, bank=bank) as edit:
+        edited = sample(pipe, [0, 1], **how)
+    assert [term.match for term in edit.terms] == ["exact"]
+    assert all((edited[number] - plain[number]).abs().max() > 1e-3 for number in (0, 1))
+    assert torch.equal(sample(pipe, [0, 1], **how), plain)
+    swept = eb.sweep(pipe, direction, [0, 2], seeds=[0, 1], bank=bank, **how)
+    assert swept.pixels.isfinite().all()
+    said: list[tuple[str, int, int]] = []
+    shown = eb.preview(
+        pipe, bank, [direction.id], seeds=[0], scales=[-1, 1], progress=lambda *each: said.append(each), **how
+    )
+    assert "2 prompts, and seeds for 1 image each: only the first is drawn" in caplog.text
+    assert "2 images × 2 steps × " in caplog.text
+    assert said[0] == ("images", 0, 2)
+    assert said[-1] == ("images", 2, 2)
+    assert len(shown.previews) == 1
+    eb.export(shown, {direction: 1.0}, tmp_path / "lora.safetensors", pipe=pipe)  # with the lengths that it measured
+    with eb.steer(pipe, {direction: 2.0}, bank=shown, fuse=True):
+        assert (sample(pipe, [0, 1], **how) - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

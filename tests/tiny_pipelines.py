@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -166,6 +167,48 @@ def save(kind: str, folder: Path) -> Path:
     _, dtype, variant = KINDS[kind]
     make(kind).to(dtype=dtype).save_pretrained(folder, variant=variant)
     return folder
+
+
+def save_mixed(folder: Path) -> Path:
+    """Save SDXL as its authors did: text encoders in float16, all else in float32."""
+    pipe = make("sdxl")
+    pipe.text_encoder.half()
+    pipe.text_encoder_2.half()
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def single_file(pipe: Any, path: Path) -> Path:
+    """A Stable Diffusion pipeline as one file, in CompVis' names."""
+    import original
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"model.diffusion_model.{named}": pipe.unet.get_parameter(name)
+        for name, (named, _) in original.ldm_unet(dict(pipe.unet.config)).items()
+    }
+    last = len(pipe.vae.config.block_out_channels) - 1
+    for name, tensor in pipe.vae.state_dict().items():
+        found = re.sub(r"up_blocks\.(\d+)\.", lambda each: f"up.{last - int(each[1])}.", name)
+        for now, then in VAE.items():
+            found = re.sub(now, then, found)
+        square = ".attn_1." in found and tensor.ndim == 2
+        tensors[f"first_stage_model.{found}"] = tensor[:, :, None, None] if square else tensor
+    prefix = "cond_stage_model.transformer."
+    tensors |= {
+        f"{prefix}{name if name.startswith('text_model') else f'text_model.{name}'}": tensor
+        for name, tensor in pipe.text_encoder.state_dict().items()
+    }
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+VAE = {
+    r"down_blocks\.(\d+)\.": r"down.\1.", r"mid_block\.resnets\.0": "mid.block_1", r"mid_block\.resnets\.1": "mid.block_2",
+    r"mid_block\.attentions\.0": "mid.attn_1", r"resnets": "block", r"(down|up)samplers\.0": r"\1sample", r"conv_shortcut": "nin_shortcut",
+    r"conv_norm_out": "norm_out", r"group_norm": "norm", r"to_q": "q", r"to_k": "k", r"to_v": "v", r"to_out\.0": "proj_out",
+}  # fmt: skip
+"""Parts of names in an autoencoder, and CompVis' names of them."""
 
 
 def _whole(family: str, **parts: Any) -> Any:

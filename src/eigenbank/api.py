@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from eigenbank.progress import Progress, no_progress
+from eigenbank.progress import Log, Progress, log_warning, no_progress
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import checkpoint_id, hub_file_id, id_to_build, sets_of_checkpoint
 from eigenbank.registry.sets.bundled import locate, resolve, shipped_checkpoint
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from eigenbank.schemas import Part
     from eigenbank.schemas.drawing import Drawing, Dtype, Offload
 
+T = TypeVar("T")
+_INDEX = "model_index.json"
 _REPOSITORY = re.compile(r"[\w][\w.\-]*/[\w][\w.\-]*")
 """The form of a repository id on the Hub: ORG/NAME."""
 _INSIDE = re.compile(
@@ -46,6 +49,48 @@ class CheckpointElsewhereError(SourceError):
     """A checkpoint that the catalog knows is not on this machine."""
 
 
+@dataclass(frozen=True)
+class _OnHub:
+    """A checkpoint to fetch: the pipeline of a repository, or one file of it. `failed` makes the error of what prevents it."""
+
+    repo: str
+    file: str | None
+    revision: str | None
+    failed: Callable[[EigenbankError], EigenbankError]
+
+    def attempt(self, call: Callable[[], T]) -> T:
+        """Return what the call returns. Raises the error that `failed` makes."""
+        try:
+            return call()
+        except EigenbankError as error:
+            raise self.failed(error) from error
+
+    def fetch(
+        self, variant: str | None, drawing: "Drawing | None" = None, check: Callable[[], object] = lambda: None
+    ) -> Path:
+        """Find it in the client's cache or fetch it, once the pipeline's index agrees with `drawing`, and `check` was called."""
+        from eigenbank.builders.checkpoints.hub import resolve as resolve_revision
+        from eigenbank.builders.checkpoints.hub import small_file
+        from eigenbank.loaders.drawing import check_checkpoint
+        from eigenbank.plans.transport import fetch_pipeline
+        from eigenbank.registry.hub.client import offline
+
+        file, revision = self.file, self.revision
+        if file is None and not offline():
+            commit, names = self.attempt(lambda: resolve_revision(self.repo, self.revision))
+            revision = commit
+            if drawing is not None and _INDEX in names:
+                check_checkpoint(self.attempt(lambda: small_file(self.repo, _INDEX, commit)).parent, drawing)
+            if variant is None:
+                from eigenbank.loaders.pipelines import needed_variant
+
+                variant = needed_variant(names)
+        check()
+        if file is not None:
+            return self.attempt(lambda: _fetch_file(self.repo, file, revision))
+        return self.attempt(lambda: fetch_pipeline(self.repo, revision, variant))
+
+
 def find_checkpoint(
     model: str,
     at: str | Path | None = None,
@@ -53,6 +98,8 @@ def find_checkpoint(
     revision: str | None = None,
     variant: str | None = None,
     fetch: bool = True,
+    drawing: "Drawing | None" = None,
+    check: Callable[[str], object] = lambda _model_id: None,
 ) -> tuple[str, Path]:
     """Find a checkpoint, given by model id, folder or file. Returns its model id, and its folder or file on this machine.
 
@@ -60,21 +107,46 @@ def find_checkpoint(
     else the newest; any other gets `local/NAME`, with a digest of its weights once it is built. What was built from the
     Hub is found in the client's cache, or fetched: the files its pipeline needs, of that `variant`, at
     `revision`, else the one it was built from. `at` is a folder, file, model id or Hub id to take instead of the
-    checkpoint's own. Raises SourceError or UnknownNameError.
+    checkpoint's own.
+
+    Before anything large is fetched, `drawing` is compared with the pipeline, and `check` is called with the model id.
+    Raises SourceError or UnknownNameError, and DrawingError for what the pipeline needs or cannot take.
     """
-    if at is not None:
-        at = _to_draw(str(at), revision, variant)[1]
+    from eigenbank.loaders.drawing import check_checkpoint
+
+    elsewhere = None if at is None else _to_draw(str(at), revision)[1]
+    model_id, own = _look_up(model, revision, fetch=fetch, elsewhere=elsewhere is not None)
+    place = elsewhere or own
+    if drawing is not None:
+        variant = drawing.variant
+    fetched = place.fetch(variant, drawing, lambda: check(model_id)) if isinstance(place, _OnHub) else None
+    folder = fetched or place
+    assert isinstance(folder, Path)
+    if drawing is not None:  # of what was fetched too: its index was not seen if the Hub was not asked
+        check_checkpoint(folder, drawing)
+    if fetched is None:
+        check(model_id)
+    return model_id, folder
+
+
+def _look_up(
+    model: str, revision: str | None, *, fetch: bool = True, elsewhere: bool = False
+) -> tuple[str, Path | _OnHub]:
+    """Find a checkpoint's model id, and where it is: here, or where it can be fetched from. Raises as `find_checkpoint`.
+
+    With `elsewhere` it need not be anywhere, and the second is `model` as a path.
+    """
     shipped = shipped_checkpoint(model)
     if shipped is not None:
-        return model, at or shipped
+        return model, shipped
     path = _path(model)
     with Catalog.open() as catalog:
         if path.exists():
             known = sets_of_checkpoint(locate(path), catalog)
-            return (known[0].model_id if known else checkpoint_id(locate(path))), at or path
+            return (known[0].model_id if known else checkpoint_id(locate(path))), path
         inside = _INSIDE.fullmatch(model)
-        if at is not None:
-            return hub_file_id(*inside.groups()) if inside else model, at
+        if elsewhere:
+            return (hub_file_id(*inside.groups()) if inside else model), path
         found = None if inside else catalog.get_set(model)
         own = None if found is None or revision is not None else found.checkpoint_path
         if own is not None and resolve(own).exists():
@@ -85,48 +157,32 @@ def find_checkpoint(
                 raise SourceError(problem, advice="Give a diffusers checkpoint's folder, or a model id")
             hint = "A checkpoint is given by its folder or its model id."
             raise unknown(kind="checkpoint", name=model, known=catalog.model_ids(), hint=hint)
+    if inside and fetch:
+        repo, name = inside.groups()
+        return hub_file_id(repo, name), _OnHub(repo, name, revision, lambda error: error)
     problem, advice = (
         f"{model} is in the catalog, but its checkpoint is not on this machine",
         "Give its folder (--checkpoint)",
     )
     if not fetch or own is not None or not _REPOSITORY.match(model):
         raise CheckpointElsewhereError(problem, advice=advice)
-    if inside:
-        repo, name = inside.groups()
-        return hub_file_id(repo, name), _fetch_file(repo, name, revision)
     assert found is not None
-    try:
-        return model, _fetch_pipeline(model, revision or found.revision, variant)
-    except EigenbankError as error:
-        problem = f"{problem}, and cannot be fetched: {error.problem}"
-        raise CheckpointElsewhereError(problem, advice=advice) from error
+
+    def failed(error: EigenbankError) -> EigenbankError:
+        return CheckpointElsewhereError(f"{problem}, and cannot be fetched: {error.problem}", advice=advice)
+
+    return model, _OnHub(model, None, revision or found.revision, failed)
 
 
-def _to_draw(model: str, revision: str | None, variant: str | None) -> tuple[str, Path]:
-    """Find a checkpoint as `find_checkpoint` does, and one that the catalog does not know on the Hub."""
+def _to_draw(model: str, revision: str | None) -> tuple[str, Path | _OnHub]:
+    """Find a checkpoint as `_look_up` does, and one that the catalog does not know on the Hub."""
     try:
-        return find_checkpoint(model, revision=revision, variant=variant)
-    except UnknownNameError as unknown_here:
+        return _look_up(model, revision)
+    except UnknownNameError as error:
         if not _REPOSITORY.fullmatch(model):
             raise
-        try:
-            return model, _fetch_pipeline(model, revision, variant)
-        except EigenbankError as error:
-            message = f"{unknown_here} On the Hub: {error}"
-            raise UnknownNameError(message) from error
-
-
-def _fetch_pipeline(repo: str, revision: str | None, variant: str | None) -> Path:
-    """Find a pipeline in the client's cache, or fetch it; where only a variant of its weights is there, that one."""
-    from eigenbank.builders.checkpoints.hub import resolve as resolve_revision
-    from eigenbank.loaders.pipelines import needed_variant
-    from eigenbank.plans.transport import fetch_pipeline
-    from eigenbank.registry.hub.client import offline
-
-    if not offline() and variant is None:
-        revision, names = resolve_revision(repo, revision)
-        variant = needed_variant(names)
-    return fetch_pipeline(repo, revision, variant)
+        here = error
+    return model, _OnHub(model, None, revision, lambda error: UnknownNameError(f"{here} On the Hub: {error}"))
 
 
 def _fetch_file(repo: str, name: str, revision: str | None) -> Path:
@@ -227,7 +283,7 @@ def label(
     drawing: "Drawing | None" = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
-    log: Callable[[str], None] = lambda _message: None,
+    log: Log = log_warning,
     **call: Any,
 ) -> DirectionSet:
     """Name directions by what they do to a pipeline's images: the set with the labels that the labelers' readings justify.
@@ -244,7 +300,7 @@ def label(
     `call` is how to generate: `prompts`, which consecutive seeds take in turn (a seed's is always the same), `negative_prompt`, `guidance_scale`, `size`,
     and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
     `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
-    from there. `log` is told first what it takes at most. A labeler that fails is left out, which is logged; what it gave
+    from there. `log` is told first what it takes at most, by default a warning of the logger `eigenbank`. A labeler that fails is left out, which is logged; what it gave
     before is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
     """
     from dataclasses import replace
@@ -252,7 +308,7 @@ def label(
     from eigenbank.builders.label import study
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.diffusers_compat import execution_device
-    from eigenbank.loaders.drawing import as_drawing, cost, own_steps
+    from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
     from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.loaders.pipelines import origin_of
 
@@ -268,6 +324,9 @@ def label(
         if hasattr(each, "to"):
             each.to(execution_device(pipe))
     most = study.images_at_most(directions, opened, settings)
+    unused = unused_prompts(drawing, [*study.POPULATION, *settings.seeds, *settings.confirm_seeds])
+    if unused:
+        log(unused)
     log(f"at most {cost(pipe, most, drawing.model_copy(update={'steps': steps}), call)}")
     measurements = PipelineMeasurements(pipe, steps, drawing=drawing, **call)
     return study.label(directions, measurements, opened, settings, cache=cache, progress=progress, log=log)
@@ -278,19 +337,46 @@ def preview(
     directions: DirectionSet,
     names: Sequence[str] | None = None,
     *,
+    seeds: Sequence[int] = (0, 1, 2),
+    scales: Sequence[float] | None = None,
     drawing: "Drawing | None" = None,
-    **how: Any,
+    progress: Progress = no_progress,
+    log: Log = log_warning,
+    **call: Any,
 ) -> DirectionSet:
     """Generate previews, seeds by scales: the set with those of `names` (labels or ids), by default of all labelled ones.
 
-    `how` are `seeds`, `scales` and what else `sweep` takes, such as `prompt`. Raises as `sweep` does, and UnknownNameError.
+    The set also gets the typical token lengths that it lacks, from two runs without a picture, as `measure` does. `call` is
+    what else `sweep` takes, such as `prompt`. `log` is told first what it takes, by default a warning of the logger
+    `eigenbank`. Raises as `sweep` does, and UnknownNameError.
     """
-    from eigenbank.loaders.sweep import generate_preview
+    from eigenbank.loaders.drawing import as_drawing, cost, drawn_prompts
+    from eigenbank.loaders.lengths import lacks_lengths, measure
+    from eigenbank.loaders.sweep import PREVIEW_SCALES, generate_preview
 
     chosen = (
         [each for each in directions.sliders if each.labels] if names is None else [directions[name] for name in names]
     )
-    return directions.with_previews({each.id: generate_preview(pipe, each, drawing=drawing, **how) for each in chosen})
+    scales = PREVIEW_SCALES if scales is None else scales
+    drawing = drawn_prompts(as_drawing(drawing, call, steps=call.pop("steps", None)), len(seeds), log)
+    if not chosen:
+        return directions
+    images, done = len(chosen) * len(seeds) * len(scales), 0
+    lacking = lacks_lengths(directions)
+    log(f"{cost(pipe, images, drawing, call)}{', and 2 runs without a picture for token lengths' if lacking else ''}")
+
+    def drawn(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("images", done, images)
+
+    measured = measure(pipe, directions, drawing=drawing, **call) if lacking else directions
+    progress("images", 0, images)
+    made = {
+        each.id: generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing, drawn=drawn, **call)
+        for each in chosen
+    }
+    return measured.with_previews(made)
 
 
 def layers_of(
@@ -385,6 +471,7 @@ def open_pipeline(
     loras: Mapping[str, float] | None = None,
     revision: str | None = None,
     config: str | None = None,
+    safety_checker: bool = True,
 ) -> Any:
     """Open a diffusers pipeline, given by model id, folder or single file, all in one dtype.
 
@@ -394,7 +481,8 @@ def open_pipeline(
     `device` is `auto` (cuda, mps, else cpu) or one of torch's names; `dtype` is `auto` (the checkpoint's own on an
     accelerator, float32 on a CPU), `float32`, `float16` or `bfloat16`; `variant` one of its sets of weights, such as
     `fp16`; `offload` how to save memory of the device: `none`, `model`, `group` or `sequential`. `scheduler` is a class of
-    diffusers or a short name (`euler`, `dpmpp`, `lcm`); `loras` maps LoRA files, or ids on the Hub, to weights.
+    diffusers or a short name (`euler`, `dpmpp`, `lcm`); `loras` maps LoRA files, or ids on the Hub, to weights;
+    `safety_checker=False` leaves a safety checker out.
 
     Unconditional U-Nets get a DDIM scheduler, so that an image depends on its seed alone. Raises SourceError or
     UnknownNameError.
@@ -412,10 +500,12 @@ def open_pipeline(
             offload=offload,
             scheduler=scheduler,
             loras=tuple(LoraFile(file=file, weight=weight) for file, weight in (loras or {}).items()),
+            safety_checker=safety_checker,
         )
     except ValidationError as error:
         raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
-    model_id, path = _to_draw(model, revision, variant)
+    model_id, place = _to_draw(model, revision)
+    path = place if isinstance(place, Path) else place.fetch(variant)
     return open_drawing_pipeline(path, drawing, model_id=model_id, config=config)
 
 

@@ -116,9 +116,9 @@ def vae() -> Tensors:
 
 
 def text_encoder() -> Tensors:
-    import saved
+    import tiny_pipelines
 
-    return dict(saved.text_encoder(8).state_dict())
+    return dict(tiny_pipelines.clip(8).state_dict())
 
 
 def nf4() -> Tensors:

@@ -15,7 +15,7 @@ from eigenbank.loaders.sample import sample, sample_in_batches
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import DrawingError
 
-pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[clip]')")
+pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[text]')")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in tiny_pipelines.KINDS if kind != "wan"])

@@ -3,12 +3,14 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import saved
+import tiny_pipelines
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -36,13 +38,13 @@ def draw(pipe: Any, **call: Any) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SDXL as it is published. Not to be changed."""
-    return saved.sdxl_folder(tmp_path_factory.mktemp("sdxl") / "official")
+    return tiny_pipelines.save_mixed(tmp_path_factory.mktemp("sdxl") / "official")
 
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SDXL of which only the variant fp16 was fetched. Not to be changed."""
-    return saved.sdxl_folder(tmp_path_factory.mktemp("sdxl") / "half", "fp16")
+    return tiny_pipelines.save("sdxl", tmp_path_factory.mktemp("sdxl") / "half")
 
 
 def test_files_of_several_dtypes_open_in_one_and_draw(official: Path) -> None:
@@ -77,7 +79,7 @@ def test_two_sets_of_weights_of_which_one_is_incomplete_are_not_guessed(half: Pa
 @pytest.mark.parametrize("left", [[], ["config.json"]], ids=["no folder", "no weights"])
 def test_a_missing_safety_checker_is_left_out_with_a_word(left: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "sd"
-    saved.stable_diffusion(tmp_path).save_pretrained(folder)
+    tiny_pipelines.save("sd", folder)
     index = json.loads((folder / "model_index.json").read_text())
     index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     index |= {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
@@ -89,6 +91,8 @@ def test_a_missing_safety_checker_is_left_out_with_a_word(left: list[str], tmp_p
     pipe = open_pipeline(folder, log=said.append)
     assert pipe.safety_checker is None
     assert "safety_checker and feature_extractor" in said[0]
+    assert open_pipeline(folder, Drawing(safety_checker=False), log=said.append).safety_checker is None
+    assert "lacks the files of its feature_extractor," in said[1]
     assert draw(pipe).isfinite().all()
     shutil.rmtree(folder / "text_encoder")
     with pytest.raises(SourceError, match="text_encoder"):
@@ -199,3 +203,18 @@ def test_a_pointer_in_place_of_any_component_is_called_that(official: Path, tmp_
     )
     with pytest.raises(EigenbankError, match="git lfs pull"):
         open_pipeline(folder)
+
+
+def test_without_transformers_a_pipeline_with_prompts_says_what_to_install(half: Path) -> None:
+    code = """
+import sys
+sys.modules["transformers"] = None  # as where it is not installed
+import eigenbank as eb
+try:
+    eb.open_pipeline(sys.argv[1])
+except eb.EigenbankError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(half)], capture_output=True, text=True, check=False)
+    assert "needs a library that is not installed" in done.stdout, done.stderr
+    assert "pip install 'eigenbank[text]'" in done.stdout

@@ -93,3 +93,21 @@ def test_the_command_draws_labelled_directions(tiny_checkpoint: Path, capsys: py
     bank = load("acme/tiny")
     assert len(bank.previews) == len(bank)
     assert bank[mid].record.preview.scales == (-1.0, 0.0, 1.0)  # type: ignore[union-attr]
+
+
+def test_a_preview_brings_the_token_lengths_that_fuse_and_export_need(
+    bank: DirectionSet, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = bank.replaced(
+        bank.manifest.model_copy(
+            update={"layers": tuple(each.model_copy(update={"lengths": {}}) for each in bank.manifest.layers)}
+        )
+    )
+    pipe, first = open_pipeline(tiny_checkpoint), next(iter(bank))
+    made = eb.preview(pipe, without, [first.id], seeds=[0], scales=[-1, 1], steps=1)
+    assert made.layers == eb.measure(pipe, without, steps=1).layers
+    assert all(layer.lengths for layer in made.manifest.layers)
+    assert "2 images × 1 steps × 1 pass, at 8×8, on cpu, and 2 runs without a picture for token lengths" in caplog.text
+    caplog.clear()
+    eb.preview(pipe, made, [first.id], seeds=[0], scales=[-1, 1], steps=1)
+    assert "without a picture" not in caplog.text

@@ -8,6 +8,9 @@ from hub.fixtures import Client
 from hub.server import Hub
 from planned import put, write_plan
 
+from eigenbank.builders.label.statistics import NAMES
+from eigenbank.builders.label.study import LabelSettings, images_for
+
 
 def check(client: Client, plan: Path, *more: str) -> tuple[int, dict[str, Any]]:
     done = client.run("plan", "--check", str(plan), "--format", "json", *more)
@@ -145,5 +148,8 @@ def test_a_pipeline_without_the_prompt_it_needs_is_told_and_its_pictures_are_cou
     directions = 2 * 2 * rows["zoo/sd"]["layers"]
     assert rows["zoo/sd"]["images_to_screen"] == 8 * (1 + 2 * directions)
     assert rows["zoo/sd"]["images_of_previews"] == min(64, directions) * 3 * 9
-    assert rows["zoo/sd"]["passes"] == 50 * 2
+    labelled, previewed = rows["zoo/sd"]["images_to_label"], rows["zoo/sd"]["images_of_previews"]
+    assert labelled == images_for(directions, 2 * rows["zoo/sd"]["layers"], len(NAMES), LabelSettings())
+    assert labelled > 2 * rows["zoo/sd"]["images_to_screen"], "confirmation and qualities count"
+    assert rows["zoo/sd"]["passes"] == 2 * (10 * labelled + 50 * previewed)
     assert rows["zoo/ddpm"]["images"] == 0

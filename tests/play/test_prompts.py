@@ -22,7 +22,7 @@ LABELS: dict[str, Any] = {"warmth": (1, (-1.0, 1.0)), "size": (-1, None)}
 def save(folder: Path) -> None:
     """A Stable Diffusion of random weights, with a tokenizer of letters."""
     pytest.importorskip(
-        "transformers", reason="no prompts: transformers is not installed (pip install 'eigenbank[clip]')"
+        "transformers", reason="no prompts: transformers is not installed (pip install 'eigenbank[text]')"
     )
     from tiny_pipelines import save as save_tiny
 

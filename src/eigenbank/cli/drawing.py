@@ -3,17 +3,13 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import log
 from eigenbank.registry.files import read_bounded
 from eigenbank.schemas.errors import first_problem
-
-if TYPE_CHECKING:
-    from eigenbank.schemas.drawing import Drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,22 +53,17 @@ def _prompts_in(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def log_unused(drawing: "Drawing", images: int) -> None:
-    """Say so where there are more prompts than images to take them."""
-    count = len(drawing.prompts)
-    if count > images:
-        taken = "only the first is drawn" if images == 1 else f"only {images} of them are drawn"
-        log(
-            f"{count} prompts, and seeds for {images} image{'' if images == 1 else 's'} each: {taken}. Give more --seeds"
-        )
-
-
 def drawing_options(command: F) -> F:
     """Add the options of every command that generates pictures; they arrive as one `drawing`, and `checkpoint`."""
 
     @functools.wraps(command)
     def with_drawing(
-        *args: Any, prompts: tuple[str, ...], prompts_file: Path | None, loras: tuple[str, ...], **others: Any
+        *args: Any,
+        prompts: tuple[str, ...],
+        prompts_file: Path | None,
+        loras: tuple[str, ...],
+        unchecked: bool,
+        **others: Any,
     ) -> Any:
         from pydantic import ValidationError
 
@@ -81,6 +72,7 @@ def drawing_options(command: F) -> F:
         fields = {name: others.pop(name) for name in list(others) if name in Drawing.model_fields}
         fields["prompts"] = [*prompts, *(_prompts_in(prompts_file) if prompts_file else ())]
         fields["loras"] = [_as_lora(value) for value in loras]
+        fields["safety_checker"] = not unchecked
         try:
             drawing = Drawing.model_validate(fields)
         except ValidationError as error:
@@ -96,6 +88,7 @@ def drawing_options(command: F) -> F:
             "--checkpoint", metavar="WHERE", shell_complete=complete.models_or_folders,
             help="Checkpoint to use, a folder, file or id [default: the model's own].",
         ),
+        click.option("--no-safety-checker", "unchecked", is_flag=True, help="Open the pipeline without its safety checker."),
         click.option("--variant", metavar="NAME", help="Weights to load if the checkpoint has several, e.g. fp16."),
         click.option(
             "--offload", type=click.Choice(_OFFLOADS), default="none", show_default=True,

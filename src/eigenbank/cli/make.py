@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options, log_unused
+from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.options import SCALES, SEEDS, source_options
-from eigenbank.cli.output import drawing_bar, emit, log, output_options, progress_bar
+from eigenbank.cli.output import emit, log, output_options, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
@@ -269,7 +269,6 @@ def label(
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.api import label as label_directions
-    from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.local import store
@@ -277,9 +276,7 @@ def label(
 
     if out is not None:
         check_new_folder(out)
-    log_unused(drawing, len({seed % max(1, len(drawing.prompts)) for seed in settings["seeds"]}))
-    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
-    check_checkpoint(folder, drawing)
+    model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.study import LabelSettings
@@ -378,19 +375,55 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.drawing import check_checkpoint, cost
-    from eigenbank.loaders.lookup import find_direction, load_without_people_labels
+    from eigenbank.api import preview as generate_previews
+    from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
-    log_unused(drawing, len(seeds))
-    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
-    check_checkpoint(folder, drawing)
+    chosen: list[str] = []
+    model_id, folder = find_checkpoint(
+        model,
+        checkpoint,
+        drawing=drawing,
+        check=lambda model_id: chosen.extend(_to_preview(model_id, names, everything=everything)),
+    )
+    from eigenbank.loaders.pipelines import open_pipeline
+
+    pipe = open_pipeline(folder, drawing)
+    with progress_bar("images") as progress:
+        bank = generate_previews(
+            pipe,
+            load_without_people_labels(model_id),
+            chosen,
+            seeds=seeds,
+            scales=scales,
+            drawing=drawing,
+            progress=progress,
+            log=log,
+        )
+    bank = store(bank, checkpoint=folder, replace=True)
+    log(f"{len(chosen)} previews of {model_id} → {bank.folder}")
+    rows = [
+        {
+            "id": bank[name].full_id,
+            "direction": name,
+            "label": ", ".join(label.text for label in bank[name].labels) or None,
+            "file": preview_name(bank[name].record),
+            "bytes": len(bank.previews[preview_name(bank[name].record)]),
+        }
+        for name in chosen
+    ]
+    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")
+
+
+def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> list[str]:
+    """The ids of the directions of those names, of all, or of the labelled ones. Raises UnknownNameError, SteerError for none."""
+    from eigenbank.loaders.lookup import find_direction, load_without_people_labels
+
     bank = load_without_people_labels(model_id)
     if names:
-        chosen = [find_direction(bank, name)[0] for name in dict.fromkeys(names)]
-    else:
-        chosen = [each for each in bank.sliders if everything or each.labels]
+        return [find_direction(bank, name)[0].id for name in dict.fromkeys(names)]
+    chosen = [each.id for each in bank.sliders if everything or each.labels]
     if not chosen:
         from eigenbank.registry.catalog import Catalog
         from eigenbank.registry.local import people_labels
@@ -404,27 +437,7 @@ def preview(
                 f"this catalog do not count here: name them by their ids, eigenbank preview {model_id} {own[0]}, or give --all"
             )
         raise SteerError(message)
-    from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.loaders.sweep import generate_preview
-
-    pipe = open_pipeline(folder, drawing)
-    made = {}
-    with drawing_bar(cost(pipe, len(chosen) * len(seeds) * len(scales), drawing)) as drawn:
-        for each in chosen:
-            made[each.id] = generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing, drawn=drawn)
-    bank = store(bank.with_previews(made), checkpoint=folder, replace=True)
-    log(f"{len(made)} previews of {model_id} → {bank.folder}")
-    rows = [
-        {
-            "id": bank[name].full_id,
-            "direction": name,
-            "label": ", ".join(label.text for label in bank[name].labels) or None,
-            "file": preview_name(bank[name].record),
-            "bytes": len(picture),
-        }
-        for name, (_, picture) in made.items()
-    ]
-    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")
+    return chosen
 
 
 @click.command()
@@ -442,15 +455,14 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
       eigenbank measure eigenbank/cartoon-faces-32 --steps 10
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.drawing import check_checkpoint, cost
+    from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.lengths import SEEDS as RUNS
     from eigenbank.loaders.lengths import measure as measure_lengths
     from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.registry.local import store
 
-    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
-    check_checkpoint(folder, drawing)
+    model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     pipe = open_pipeline(folder, drawing)
     log(f"{cost(pipe, len(RUNS), drawing)}, undecoded")

@@ -114,6 +114,12 @@ def guard_messages() -> None:
     shown = warnings.formatwarning
     warnings.formatwarning = lambda *found, **more: f"{printable(shown(*found, **more).rstrip())}\n"
     logging.setLogRecordFactory(_PrintableRecord)
+    logging.getLogger("transformers.utils.import_utils").addFilter(_not_of_torchvision)
+
+
+def _not_of_torchvision(record: logging.LogRecord) -> bool:
+    """Transformers says so for each class of pipelines that can read photos, which none does here."""
+    return "requires torchvision" not in record.getMessage()
 
 
 class _PrintableRecord(logging.LogRecord):

@@ -135,7 +135,7 @@ def plan(
     --check compares each line with the Hub (the repository, its licence, whether it is gated, the class of its denoiser,
     whether its weights can be read, whether its pipeline needs a prompt) and pins the commits in the lock file, at which the
     plan then builds. --dry-run tells the cost, from headers alone: to build, bytes to read, seconds, memory; to label and
-    preview, images (to screen directions; names take more to confirm) and passes of the denoiser for each.
+    preview, images and passes of the denoiser, at most (to screen directions alone, where a labeler's words are not known).
 
     Exits with 1 if a checkpoint failed, or is not as the plan says.
 
@@ -244,7 +244,7 @@ def estimate_row(entry: "PlanEntry", found: "Estimate | str") -> dict[str, Any]:
     """Turn an estimate, or the reason why there is none, into a row."""
     fields = (
         "layers", "widths", "bytes_to_read", "bytes_of_weights", "seconds_to_read", "seconds_to_solve", "bytes_of_memory",
-        "read", "weights", "seconds", "memory", "images", "images_to_screen", "images_of_previews", "passes",
+        "read", "weights", "seconds", "memory", "images", "images_to_screen", "images_to_label", "images_of_previews", "passes",
     )  # fmt: skip
     if isinstance(found, str):
         return {"id": entry.id, **dict.fromkeys(fields), "widths": [], "error": found}
@@ -253,7 +253,8 @@ def estimate_row(entry: "PlanEntry", found: "Estimate | str") -> dict[str, Any]:
     values = (
         found.layers, list(found.widths), found.read, found.total, round(seconds[0], 2), round(seconds[1], 2), found.memory,
         megabytes(sizes[0]), megabytes(sizes[1]), round(max(seconds), 1), megabytes(sizes[2]),
-        found.images + found.previews, found.images, found.previews, found.passes,
+        (found.screening if found.images is None else found.images) + found.previews, found.screening, found.images, found.previews,
+        found.passes,
     )  # fmt: skip
     return {"id": entry.id, **dict(zip(fields, values, strict=True)), "error": None}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options, log_unused
+from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.options import (
     SCALES,
     SEEDS,
@@ -89,7 +89,7 @@ def steer(
         raise click.UsageError(message)
     sliders = wanted_sliders(wanted, file, window=window, branch=branch, site=site)
     check_picture(out)
-    log_unused(drawing, len(seeds))
+    drawing = _with_drawn_prompts(drawing, seeds)
     if save_sliders is not None:
         with explaining(outcome="nothing was generated", advice="Choose another --save-sliders"):
             check_out(save_sliders, (".json",), "sliders", SteerError)
@@ -149,7 +149,7 @@ def sweep(
       eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
     """
     check_picture(out)
-    log_unused(drawing, len(seeds))
+    drawing = _with_drawn_prompts(drawing, seeds)
     model_id, wanted = _wanted(first, directions)
     sliders = None if file is None else wanted_sliders({}, file)
     bank, pipe = open_model(model_id, checkpoint, drawing, sliders, wanted)
@@ -221,25 +221,32 @@ def open_model(
     """Open a model's direction set, or the one that the sliders name, and the model's pipeline.
 
     What the pipeline needs and `drawing` lacks, and an unknown name, of the sliders or of `names`, fail before the pipeline
-    is loaded.
+    is fetched or loaded.
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.drawing import check_checkpoint
     from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
 
-    model_id, folder = find_checkpoint(model, checkpoint, variant=drawing.variant)
-    check_checkpoint(folder, drawing)
-    if sliders is None or sliders.model in (None, model_id):
-        bank = load(model_id)
-    else:
-        assert sliders.model is not None
-        bank = set_in_catalog(sliders.model)
-        log(f"the sliders are of {bank.model_id}: applied to {model_id} as far as they match its weights")
-    for key in (*names, *(slider.key for slider in (() if sliders is None else sliders.sliders))):
-        find_direction(bank, key)
+    found: list[Any] = []
+
+    def names_are_known(model_id: str) -> None:
+        if sliders is None or sliders.model in (None, model_id):
+            found.append(load(model_id))
+        else:
+            found.append(set_in_catalog(sliders.model))
+            log(f"the sliders are of {found[0].model_id}: applied to {model_id} as far as they match its weights")
+        for key in (*names, *(slider.key for slider in (() if sliders is None else sliders.sliders))):
+            find_direction(found[0], key)
+
+    _, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=names_are_known)
     from eigenbank.loaders.pipelines import open_pipeline
 
-    return bank, open_pipeline(folder, drawing)
+    return found[0], open_pipeline(folder, drawing)
+
+
+def _with_drawn_prompts(drawing: "Drawing", seeds: tuple[int, ...]) -> "Drawing":
+    from eigenbank.loaders.drawing import drawn_prompts
+
+    return drawn_prompts(drawing, len(seeds), log)
 
 
 def _log_matches(edit: "Steering") -> None:

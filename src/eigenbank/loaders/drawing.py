@@ -3,13 +3,14 @@
 import inspect
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from eigenbank.progress import Log, log_warning
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import DrawingError, first_problem
@@ -119,6 +120,25 @@ def as_drawing(drawing: Drawing | None, call: dict[str, Any], *, steps: int | No
             problem = f"size={given['size']!r}: expected (height, width) in pixels, multiples of 8, as in (512, 768)"
             raise DrawingError(problem) from None
         raise DrawingError(first_problem(error, "the arguments")) from None
+
+
+def unused_prompts(drawing: Drawing, turns: Iterable[int]) -> str | None:
+    """Say that no image takes some of the prompts, of images that take their turns; None where each is taken."""
+    count = len(drawing.prompts)
+    taken = len({turn % count for turn in turns}) if count else 0
+    if taken == count:
+        return None
+    drawn = "only the first is drawn" if taken == 1 else f"only {taken} of them are drawn"
+    return f"{count} prompts, and seeds for {taken} image{'' if taken == 1 else 's'} each: {drawn}. Give more seeds"
+
+
+def drawn_prompts(drawing: Drawing, images: int, log: Log = log_warning) -> Drawing:
+    """Return the drawing without the prompts that none of so many images takes, which is logged."""
+    unused = unused_prompts(drawing, range(images))
+    if unused is None:
+        return drawing
+    log(unused)
+    return drawing.part(range(images))
 
 
 def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,12 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
         yield record
 
 
+def lacks_lengths(directions: DirectionSet) -> bool:
+    """Whether a set lacks the token length of a site that its recipes use."""
+    sites = {(each.layer, each.recipe.site) for each in directions.manifest.directions}
+    return any(site not in directions.layers[layer].lengths for layer, site in sites)
+
+
 def measure(
     pipe: Any, directions: DirectionSet, *, steps: int | None = None, drawing: Drawing | None = None, **call: Any
 ) -> DirectionSet:
@@ -110,8 +116,7 @@ def measure(
     says how to generate; `prompt`, `negative_prompt`, `guidance_scale` and `size` may be given by name, and further arguments
     go to the pipeline. Raises SteerError, and DrawingError for a missing prompt.
     """
-    sites = {(each.layer, each.recipe.site) for each in directions.manifest.directions}
-    if all(site in directions.layers[layer].lengths for layer, site in sites):
+    if not lacks_lengths(directions):
         return directions
     if isinstance(pipe, nn.Module):
         message = "token lengths are measured while a pipeline runs: pass the whole pipeline, not a bare denoiser"

@@ -61,8 +61,8 @@ class PipelineMeasurements:
         target = target_of(self.pipe)
         owner = target.owner
         config = getattr(owner, "config", None)
-        own = [name for name in config if not name.startswith("_")] if isinstance(config, Mapping) else vars(owner)
-        parts = {name: getattr(owner, name, None) for name in own}
+        settings = {name: config[name] for name in config if name[:1] != "_"} if isinstance(config, Mapping) else {}
+        parts = {name: vars(owner).get(name, settings.get(name)) for name in settings or vars(owner)}
         for name in WITHOUT_EFFECT:
             parts.pop(name, None)
         if parts.get("image_encoder") is None:  # then it prepares pictures for the safety checker alone

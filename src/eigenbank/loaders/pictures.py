@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 from eigenbank.schemas.errors import SteerError
 
 NO_SAFETY_CHECKER = (
-    'To leave the safety checker out: pipe.safety_checker = None in Python, or "safety_checker": [null, null] in the '
-    "checkpoint's model_index.json"
+    "To leave the safety checker out: --no-safety-checker, in a plan's drawing safety_checker = false, "
+    "in Python pipe.safety_checker = None"
 )
 FLAGS = ("nsfw_content_detected", "nsfw_detected")
 """Where pipelines say which pictures their safety checker blacked out."""

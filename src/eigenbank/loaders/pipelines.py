@@ -31,6 +31,7 @@ _DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")
 """Components that a pipeline draws without: the last two read pictures, for the first and for IP-Adapters."""
 _DTYPES = {"F32": torch.float32, "F64": torch.float32, "F16": torch.float16}
 """The dtype to compute in for one that weights are stored in; any other, such as 8-bit floats, is computed in bfloat16."""
+_TEXT = "Pipelines that read prompts need transformers, offload accelerate, LoRAs peft: pip install 'eigenbank[text]'"
 _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 """Schedulers of few-step LoRAs: they take the config of any of diffusers' Karras family, which does not list them."""
 UNSCALED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")
@@ -88,6 +89,8 @@ def open_pipeline(
     drawing = drawing or Drawing()
     device = pick_device(drawing.device)
     pipe = _from_file(path, drawing, device, config) if path.is_file() else _from_folder(path, drawing, device, log)
+    if not drawing.safety_checker and getattr(pipe, "safety_checker", None) is not None:
+        pipe.safety_checker = None
     if type(pipe) is diffusers.DDPMPipeline:
         scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
         pipe = diffusers.DDIMPipeline(unet=pipe.unet, scheduler=scheduler)
@@ -107,9 +110,11 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     import diffusers
 
     parts = _components(folder)
-    left_out = [name for name in _DISPENSABLE if name in parts and not _is_whole(folder / name)]
-    if left_out:
-        log(f"{folder} lacks the files of its {' and '.join(left_out)}, which are left out: it draws without")
+    unwanted = [] if drawing.safety_checker else [name for name in parts if name == "safety_checker"]
+    lacking = [name for name in _DISPENSABLE if name in parts and name not in unwanted and not _is_whole(folder / name)]
+    if lacking:
+        log(f"{folder} lacks the files of its {' and '.join(lacking)}, which are left out: it draws without")
+    left_out = lacking + unwanted
     for name in parts:
         if name not in left_out and not (folder / name).is_dir() and not list(folder.glob("*config.json")):
             problem = f"{folder} lacks its {name}"
@@ -128,6 +133,9 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=dtype, variant=variant, local_files_only=True, **given
             )
+        except ImportError as error:
+            problem = f"the pipeline in {folder} needs a library that is not installed: {str(error).strip()}"
+            raise SourceError(problem, outcome="nothing was opened", advice=_TEXT) from error
         except Exception as error:  # diffusers raises whatever its loaders raise
             message = f"diffusers cannot load a pipeline from {folder}: {error}"
             raise SourceError(message) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from eigenbank.loaders.drawing import as_drawing, own_steps
+from eigenbank.loaders.drawing import as_drawing, drawn_prompts, own_steps
 from eigenbank.loaders.lookup import edit_name
 from eigenbank.loaders.memory import batch_size, in_batches
 from eigenbank.loaders.sample import sample
@@ -79,7 +79,7 @@ def sweep(
         raise SteerError(message)
     if isinstance(direction, Path):
         direction = read_sliders(direction)
-    whole = as_drawing(drawing, call)
+    whole = drawn_prompts(as_drawing(drawing, call), len(seeds))
 
     def generate(part: Sequence[tuple[int, float]]) -> Tensor:
         per_sample = torch.tensor([scale for _, scale in part])

@@ -154,8 +154,8 @@ def update_lock(checks: Sequence[EntryCheck], before: Lock | None) -> Lock:
 class Estimate:
     """What a checkpoint costs: `read` of `total` bytes of weights, seconds to read and solve, memory in bytes.
 
-    Labelling generates `images` to screen the directions, and more to confirm names; with at most `previews` for previews.
-    Each takes `passes` of the denoiser, None where the pipeline does not say how many steps it takes.
+    Labelling generates at most `images`, `screening` of them for all directions; None where only opening the labelers would
+    tell. At most `previews` are for previews. `passes` of the denoiser are what all take at most, None where that is unknown.
     """
 
     entry: PlanEntry
@@ -166,7 +166,8 @@ class Estimate:
     read_seconds: float
     solve_seconds: float
     memory: int
-    images: int = 0
+    screening: int = 0
+    images: int | None = 0
     previews: int = 0
     passes: int | None = None
 
@@ -212,10 +213,11 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
         return str(error)
     read = sum(source.layer_size(layer) for layer in chosen)
     directions = sum(min(settings.top_k, layer.width) for layer in chosen) * len(settings.recipes)
-    how, looks = settings.measurement, settings.previews
+    looks = settings.previews
     grid = len(looks.seeds) * len(looks.scales)
     kind = _pipeline_class(entry, source.revision or "", [INDEX] if source.component else [])
-    steps = settings.drawing.steps or (kind and own_steps(kind))
+    screening, images = _images_to_label(settings, directions, len(chosen)) if "label" in settings.steps else (0, 0)
+    previews = min(looks.most, directions) * grid if "preview" in settings.steps else 0
     return Estimate(
         entry,
         layers=len(chosen),
@@ -225,10 +227,45 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
         read_seconds=read / bytes_per_second,
         solve_seconds=sum(_decompositions(settings) * _solve_seconds(layer.width, settings.top_k) for layer in chosen),
         memory=BASE_MEMORY + 4 * max(_attention_bytes(source, layer) for layer in chosen),
-        images=len(how.seeds) * (1 + 2 * directions) if "label" in settings.steps else 0,
-        previews=min(looks.most, directions) * grid if "preview" in settings.steps else 0,
-        passes=steps * passes_of(kind, settings.drawing) if kind and steps else None,
+        screening=screening,
+        images=images,
+        previews=previews,
+        passes=None if kind is None or images is None else _passes(kind, settings, images, previews),
     )
+
+
+def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[int, int | None]:
+    """Images to screen directions, and at most to label them: None where only opening the labelers would tell."""
+    from eigenbank.builders.label.clip import asked_vocabulary
+    from eigenbank.builders.label.statistics import NAMES
+    from eigenbank.builders.label.study import LabelSettings, images_for
+
+    scores = 0
+    how = LabelSettings(**dict(settings.measurement))
+    screening = len(how.seeds) * (1 + 2 * directions)
+    for labeler in settings.asked_labelers:
+        name, _, argument = labeler.partition(":")
+        if name == "statistics":
+            scores += len(NAMES)
+        elif name == "clip":
+            try:
+                scores += len(asked_vocabulary(argument).concepts)
+            except EigenbankError:  # a run says what is wrong
+                return screening, None
+        else:
+            return screening, None
+    return screening, images_for(directions, layers * len(settings.recipes), scores, how)
+
+
+def _passes(kind: type, settings: Settings, images: int, previews: int) -> int | None:
+    """Passes of the denoiser for so many images and previews; None where the pipeline does not say how many steps it takes."""
+    from eigenbank.builders.label.study import LabelSettings
+
+    steps = settings.drawing.steps or own_steps(kind)
+    if steps is None:
+        return None
+    short = settings.drawing.steps or min(LabelSettings.steps, steps)  # as `eigenbank label` does
+    return (images * short + previews * steps) * passes_of(kind, settings.drawing)
 
 
 def _decompositions(settings: Settings) -> int:

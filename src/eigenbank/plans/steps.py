@@ -177,24 +177,15 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
     return _stamped(labelled, without=("preview",), label=keys["label"], **previewed), None
 
 
-def _preview(task: StepTask, folder: Path, progress: Progress, _log: Log) -> "tuple[DirectionSet, int | None]":
-    from eigenbank.loaders.sweep import generate_preview
+def _preview(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
+    from eigenbank.api import preview
 
     directions, previews = _open_set(task, folder), task.settings.previews
-    chosen = [each for each in directions.sliders if each.labels][: previews.most]
-    made = {}
+    chosen = [each.id for each in directions.sliders if each.labels][: previews.most]
     if chosen:
-        pipe = _open_pipeline(task, _fetch(task))
-        for number, each in enumerate(chosen):
-            made[each.id] = generate_preview(
-                pipe,
-                each,
-                seeds=previews.seeds,
-                scales=previews.scales,
-                drawing=task.settings.drawing,
-            )
-            progress("previews", number + 1, len(chosen))
-    return _stamped(directions.with_previews(made), preview=step_keys(task.settings)["preview"]), None
+        pipe, how = _open_pipeline(task, _fetch(task)), {"seeds": previews.seeds, "scales": previews.scales}
+        directions = preview(pipe, directions, chosen, drawing=task.settings.drawing, progress=progress, log=log, **how)
+    return _stamped(directions, preview=step_keys(task.settings)["preview"]), None
 
 
 _STEPS: "dict[str, Callable[[StepTask, Path, Progress, Log], tuple[DirectionSet, int | None]]]" = {

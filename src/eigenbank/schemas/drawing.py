@@ -41,6 +41,7 @@ class Drawing(Model):
     device: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}(:\d{1,3})?$")] = "auto"
     offload: Offload = "none"
     variant: Annotated[str, StringConstraints(pattern=r"^[\w.\-]{1,60}$")] | None = None
+    safety_checker: bool = True
 
     @field_validator("prompts", mode="before")
     @classmethod

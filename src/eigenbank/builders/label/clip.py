@@ -128,12 +128,19 @@ class ClipLabeler:
         return _embedding(self._model.get_text_features(**tokens)).mean(0)
 
 
+def asked_vocabulary(argument: str | None) -> Vocabulary:
+    """The vocabulary of `MODEL@REVISION#VOCABULARY:LANGUAGE`. Raises SourceError or UnknownNameError."""
+    match = _SPEC.fullmatch(argument or "")
+    assert match is not None  # every text matches
+    return load_vocabulary(match["vocabulary"] or "generic")
+
+
 def open_clip(argument: str | None) -> Labeler:
     """Open the labeler that `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out. Raises SourceError."""
     match = _SPEC.fullmatch(argument or "")
     assert match is not None  # every text matches
     name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
-    vocabulary = load_vocabulary(match["vocabulary"] or "generic")
+    vocabulary = asked_vocabulary(argument)
     try:
         import transformers
     except ImportError as error:

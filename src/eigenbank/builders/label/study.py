@@ -105,10 +105,15 @@ class LabelSettings:
 def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
     """How many images labelling generates at most; how many it will be depends on what the first of them show."""
     scores = sum(len(each.names) for each in labelers)
-    singles, composites = min(len(directions), settings.most * scores), scores if settings.parts >= 2 else 0
-    spots = min(singles, len({_spot(each) for each in directions})) + composites
-    first = len(POPULATION) + _images(len(directions), len(settings.seeds))
-    return first + _confirming(settings, singles + composites, spots, len(directions) + composites)
+    return images_for(len(directions), len({_spot(each) for each in directions}), scores, settings)
+
+
+def images_for(directions: int, spots: int, scores: int, settings: LabelSettings) -> int:
+    """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
+    singles, composites = min(directions, settings.most * scores), scores if settings.parts >= 2 else 0
+    spots = min(singles, spots) + composites
+    first = len(POPULATION) + _images(directions, len(settings.seeds))
+    return first + _confirming(settings, singles + composites, spots, directions + composites)
 
 
 def _confirming(settings: LabelSettings, sliders: int, spots: int, measured: int, *, begun: bool = False) -> int:
