@@ -118,8 +118,8 @@ def test_python_does_the_same_in_every_dtype(
     assert said[0] == ("images", 0, 2)
     assert said[-1] == ("images", 2, 2)
     assert len(shown.previews) == 1
-    eb.export(shown, {direction: 1.0}, tmp_path / "lora.safetensors", pipe=pipe)  # with the lengths that it measured
-    with eb.steer(pipe, {direction: 2.0}, bank=shown, fuse=True):
+    eb.export(shown, {direction.id: 1.0}, tmp_path / "lora.safetensors", pipe=pipe)  # with the lengths that it measured
+    with eb.steer(pipe, {direction.id: 2.0}, bank=shown, fuse=True):
         assert (sample(pipe, [0, 1], **how) - plain).abs().max() > 1e-3
 
 

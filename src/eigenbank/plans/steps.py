@@ -183,8 +183,16 @@ def _preview(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tup
     directions, previews = _open_set(task, folder), task.settings.previews
     chosen = [each.id for each in directions.sliders if each.labels][: previews.most]
     if chosen:
-        pipe, how = _open_pipeline(task, _fetch(task)), {"seeds": previews.seeds, "scales": previews.scales}
-        directions = preview(pipe, directions, chosen, drawing=task.settings.drawing, progress=progress, log=log, **how)
+        directions = preview(
+            _open_pipeline(task, _fetch(task)),
+            directions,
+            chosen,
+            seeds=previews.seeds,
+            scales=previews.scales,
+            drawing=task.settings.drawing,
+            progress=progress,
+            log=log,
+        )
     return _stamped(directions, preview=step_keys(task.settings)["preview"]), None
 
 
