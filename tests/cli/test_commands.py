@@ -67,10 +67,13 @@ def test_out_is_looked_at_before_the_work(
     assert "nothing was written" in capsys.readouterr().err
 
 
-def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path) -> None:
+def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steered, swept = tmp_path / "steered.png", tmp_path / "swept.png"
     call = ["--steps", "2", "--seeds", "0,1"]
+    assert run(["steer", built, "--set", f"{MID}=0.0001", "--out", str(steered), *call]) == 0
+    assert "the edit is hardly visible" in capsys.readouterr().err
     assert run(["steer", built, "--set", f"{MID}=1.5", "--out", str(steered), *call]) == 0
+    assert "hardly visible" not in capsys.readouterr().err
     assert run(["sweep", built, MID, f"{built}#{MID[:-1]}1", "--scales=-1,0,1", "--out", str(swept), *call]) == 0
     for path in (steered, swept):
         with Image.open(path) as image:

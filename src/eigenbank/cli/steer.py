@@ -110,6 +110,7 @@ def steer(
         plain = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
         with edit:
             edited = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
+    _log_if_faint(float((edited - plain).square().mean().sqrt()))
     names = [f"{slider.key} {slider.scale:+g}" for slider in sliders.sliders]
     sheet = image_grid([plain, edited], ["unedited", ", ".join(names)], [f"seed {seed}" for seed in seeds])
     save_picture(sheet, out)
@@ -249,6 +250,17 @@ def _with_drawn_prompts(drawing: "Drawing", seeds: tuple[int, ...]) -> "Drawing"
     return drawn_prompts(drawing, len(seeds), log)
 
 
+FAINT = 1 / 255
+"""A root mean square change of all pixels, in [0, 1], that hardly anybody sees: one step of an 8-bit picture."""
+
+
+def _log_if_faint(change: float) -> None:
+    if change < FAINT:
+        log(
+            f"the edit is hardly visible: it changes pixels by {255 * change:.2g} of 255. Raise the scale, or try another name"
+        )
+
+
 def _log_matches(edit: "Steering") -> None:
     """Log which directions do not match the pipeline's weights exactly, and how they do."""
     for term in edit.terms:
@@ -355,6 +367,7 @@ def edit(
         log(f"{photo.name}: {note}")
     if found.poor:
         log(f"warning: {found.poor}")
+    _log_if_faint(found.change)
     save_picture(found.image, out)
     if compare is not None:
         save_picture(found.grid(), compare)
