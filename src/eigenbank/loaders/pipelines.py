@@ -1,5 +1,6 @@
 """Open pipelines as they are asked for, find their denoiser and origin."""
 
+import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -133,12 +134,10 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=dtype, variant=variant, local_files_only=True, **given
             )
-        except ImportError as error:
-            problem = f"the pipeline in {folder} needs a library that is not installed: {str(error).strip()}"
-            raise SourceError(problem, outcome="nothing was opened", advice=_TEXT) from error
         except Exception as error:  # diffusers raises whatever its loaders raise
-            message = f"diffusers cannot load a pipeline from {folder}: {error}"
-            raise SourceError(message) from error
+            problem = f"diffusers cannot load a pipeline from {folder}: {str(error).strip()}"
+            lacks = isinstance(error, ImportError) or importlib.util.find_spec("transformers") is None
+            raise SourceError(problem, advice=_TEXT if lacks else "") from error
     for name in _DENOISERS:
         if stored.get(name) and name not in given:
             _check_filled(getattr(pipe, name), stored[name], folder / name)
