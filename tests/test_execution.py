@@ -180,3 +180,27 @@ def test_a_checkpoint_that_brings_code_is_not_opened(
     with pytest.raises(SourceError, match="none of it was run"):
         open_pipeline(folder)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("scheduler", {"num_train_timesteps": 2_000_000_000}),
+        ("scheduler", {"more": [{"steps": 2**40}]}),
+        ("unet", {"layers_per_block": 1_000_000}),
+        ("unet", {"block_out_channels": [2**30, 2**30]}),
+    ],
+)
+def test_a_config_that_asks_for_more_than_there_can_be_is_refused_before_memory_is_taken(
+    part: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.schemas.errors import SourceError
+
+    shipped = shipped_checkpoint(DEMO_MODEL_ID)
+    assert shipped is not None
+    folder = Path(shutil.copytree(shipped, tmp_path / "model"))
+    (file,) = (folder / part).glob("*config.json")
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **changes}))
+    with pytest.raises(SourceError, match=r"asks for a \w+ of \d+, and at most"):
+        open_pipeline(folder)

@@ -28,6 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import click  # noqa: E402
 from hub.fixtures import Client, Worker  # noqa: E402
 from hub.server import Hub  # noqa: E402
 from hub.sets import files_of  # noqa: E402
@@ -268,6 +269,8 @@ def open_endless(ground: Ground, figures: Figures) -> None:
         def read(reader: str = reader) -> None:
             try:
                 readers[reader](path)
+            except click.BadParameter as error:  # a wrong call: refused
+                raise EigenbankError(error.message) from error
             except OSError as error:
                 if reader != "open_file":  # whose caller has looked whether it is a file
                     raise

@@ -141,6 +141,14 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps the folder a process is in")
+def test_in_a_folder_that_was_deleted_a_command_says_so() -> None:
+    before = "import os, tempfile; gone = tempfile.mkdtemp(); os.chdir(gone); os.rmdir(gone)"
+    done = begin(START.format(args=["build", "."], before=before))
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: the folder you are in was deleted: nothing was done. Change to another"
+
+
 def test_another_oserror_is_a_bug_that_looks_like_one() -> None:
     before = "import eigenbank.registry.sets.bundled as bundled\n"
     before += "def fails(*_): raise OSError(5, 'of a disk')\nbundled.shipped_sets = fails"

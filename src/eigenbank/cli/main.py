@@ -182,6 +182,11 @@ def run(args: list[str]) -> int:
     call = Call()
     guard_messages()
     try:
+        Path.cwd()
+    except FileNotFoundError:  # libraries fail in it in many ways
+        log("error: the folder you are in was deleted: nothing was done. Change to another")
+        return 1
+    try:
         result: Any = cli.main(args, prog_name="eigenbank", standalone_mode=False, obj=call)
         if sys.stdout is not None:
             with printing():

@@ -149,7 +149,7 @@ def progress_bar(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
 
         def update(what: str, done: int, total: int) -> None:
             rate = pace.said(done, unit) if unit else ""
-            bars.update(task, description=what, completed=done, total=total, rate=rate)
+            bars.update(task, description=printable(what), completed=done, total=total, rate=rate)
 
         yield update
 

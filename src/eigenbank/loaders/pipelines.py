@@ -37,6 +37,9 @@ _FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 """Schedulers of few-step LoRAs: they take the config of any of diffusers' Karras family, which does not list them."""
 UNSCALED = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler")
 """Those DDPMPipeline can use: it scales neither the denoiser's input nor the initial noise."""
+_MOST_LAYERS, _MOST = 1_000, 2**24
+"""Largest numbers of a component's config: of layers, which are all made before weights are looked for, and of anything else."""
+_LAYERS = re.compile("layers|blocks|depth")
 _SHORT = {
     "euler_a": "EulerAncestralDiscreteScheduler",
     "dpmpp": "DPMSolverMultistepScheduler",
@@ -120,6 +123,8 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
         if name not in left_out and not (folder / name).is_dir() and not list(folder.glob("*config.json")):
             problem = f"{folder} lacks its {name}"
             raise SourceError(problem, outcome="nothing was opened", advice="Fetch the checkpoint again, whole")
+    for name in parts:
+        _check_sizes(folder / name)
     given: dict[str, Any] = dict.fromkeys(left_out)
     if "safety_checker" in left_out:
         given["requires_safety_checker"] = False
@@ -167,9 +172,28 @@ def _stored(part: Path, variant: str | None) -> dict[str, Path]:
     return stored
 
 
-def _config(part: Path) -> dict[str, Any]:
+def _check_sizes(part: Path) -> None:
+    """Raise SourceError where a component's config asks for more than there can be, before memory is taken for it."""
+    for name in ("config.json", "scheduler_config.json"):
+        left: list[tuple[str, Any]] = [("", _config(part, name))]
+        while left:
+            key, value = left.pop()
+            if isinstance(value, dict):
+                left += value.items()
+            elif isinstance(value, list):
+                left += [(key, each) for each in value]
+            elif (
+                isinstance(value, int)
+                and value > (most := _MOST_LAYERS if _LAYERS.search(key) else _MOST)
+                and "theta" not in key  # of rotary embeddings: sizes nothing
+            ):
+                problem = f"{name} of {part} asks for a {key} of {value}, and at most {most:,} are made"
+                raise SourceError(problem, outcome="nothing was opened")
+
+
+def _config(part: Path, name: str = "config.json") -> dict[str, Any]:
     try:
-        found = parse_json(read_bounded(part / "config.json", 2**24))
+        found = parse_json(read_bounded(part / name, 2**24))
     except (OSError, ValueError):
         return {}  # diffusers says what is wrong
     return found if isinstance(found, dict) else {}
@@ -181,9 +205,12 @@ def _without_prefixes(part: Path, stored: dict[str, Path]) -> nn.Module:
     from safetensors.torch import load_file
 
     kind = getattr(diffusers, str(_config(part).get("_class_name")))
-    model: nn.Module = kind.from_config(kind.load_config(str(part)))
     tensors = {name: tensor for path in set(stored.values()) for name, tensor in load_file(path).items()}
-    model.load_state_dict({unwrapped(plain_name(name)): tensor for name, tensor in tensors.items()}, assign=True)
+    tensors = {unwrapped(plain_name(name)): tensor for name, tensor in tensors.items()}
+    with torch.device("meta"):  # a config may ask for more than there is memory: the file says what there is
+        kind.from_config(kind.load_config(str(part))).load_state_dict(tensors, assign=True)
+    model: nn.Module = kind.from_config(kind.load_config(str(part)))
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
@@ -223,7 +250,8 @@ def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) ->
             if config is None:
                 empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
                 config = str(fetch_diffusers_config(empty)["pretrained_model_name_or_path"])
-            _components(Path(config))  # it names no other code
+            for part in _components(Path(config)):  # it names no other code
+                _check_sizes(Path(config) / part)
             kind = getattr(diffusers, str(diffusers.DiffusionPipeline.load_config(config)["_class_name"]))
             return kind.from_single_file(str(file), config=config, torch_dtype=dtype)
         except SourceError:

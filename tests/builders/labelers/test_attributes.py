@@ -1,6 +1,8 @@
 """Attribute models of several kinds read what they should; their files are checked."""
 
 import json
+import resource
+import shutil
 from pathlib import Path
 
 import onnx
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from eigenbank.builders.label.labeler import ATTRIBUTES as OPENER
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.registry.sets.folder import file_digest
-from eigenbank.schemas.errors import EigenbankError
+from eigenbank.schemas.errors import EigenbankError, SourceError
 from eigenbank.schemas.plan import Settings
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -56,6 +58,19 @@ def test_a_program_with_names_is_a_labeler(kind: str, tmp_path: Path) -> None:
     assert OPENER.open(given, Path()).digest != labeler.digest
     larger = nn.functional.interpolate(IMAGES, (16, 16))
     torch.testing.assert_close(labeler.read(larger), expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("more", [{"size": 1024, "first_channels": 512}, {"first_channels": 40}, {"size": 2048}])
+def test_a_config_that_asks_for_more_than_its_file_holds_takes_no_memory(
+    more: dict[str, int], demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(demo_checkpoint / "attributes", tmp_path / "attributes"))
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps({**config, **more}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError, match="does not fit its config|less than or equal to 1024"):
+        OPENER.open(str(folder), Path())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "KiB"
 
 
 def test_the_demos_own_reads_its_factors(demo_checkpoint: Path) -> None:

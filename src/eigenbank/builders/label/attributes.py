@@ -13,7 +13,7 @@ before), e.g. {"names": ["smile", "age"], "size": 224, "mean": [0.5, 0.5, 0.5], 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -28,6 +28,7 @@ from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem
 
+C = TypeVar("C", bound=Model)
 Positive = Annotated[float, Field(gt=0)]
 MAX_ONNX_BYTES = 2 * 2**30
 """Largest ONNX file, as its format allows in one piece."""
@@ -96,18 +97,15 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     if not config_file.is_file() or not weights.is_file():
         problem = f"{folder} is no attribute model: expected config.json and model.safetensors in it"
         raise SourceError(problem)
-    try:
-        config = parse_as(AttributeConfig, read_bounded(config_file, 2**20))
-    except ValueError as error:
-        problem = f"{config_file} is no attribute model's config: {first_problem(error)}"
-        raise SourceError(problem) from error
-    read_header(weights)
-    model = AttributeModel(config)
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
-    except RuntimeError as error:
+    config = _config(AttributeConfig, config_file)
+    with torch.device("meta"):  # the config may ask for more than there is memory: the file says what there is
+        model = AttributeModel(config)
+    held = {name: info.shape for name, info in read_header(weights).items()}
+    if held != {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}:
         problem = f"{weights} does not fit its config.json"
-        raise SourceError(problem, advice="Its files belong to different models") from error
+        raise SourceError(problem, advice="Its files belong to different models")
+    model.stds = torch.tensor(config.stds)
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()}, assign=True)
     model.source = f"attribute-model:{file_digest(weights)[:16]}"
     return model.eval()
 
@@ -117,7 +115,7 @@ class ProgramConfig(Model):
 
     names: tuple[Text, ...] = Field(min_length=1, max_length=10_000)
     stds: tuple[Positive, ...] | None = None
-    size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    size: Annotated[int, Field(ge=1, le=1024)] | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
 
@@ -149,9 +147,12 @@ class ProgramLabeler:
 
 def _read(images: Tensor, size: int | None, run: Callable[[Tensor], Tensor]) -> Tensor:
     """What a network reads off images resized to its size, a batch at a time."""
-    if size is not None and images.shape[-2:] != (size, size):
-        images = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-    return torch.cat([run(part) for part in images.split(BATCH)])
+    read = []
+    for part in images.split(BATCH):
+        if size is not None and part.shape[-2:] != (size, size):
+            part = nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+        read.append(run(part))
+    return torch.cat(read)
 
 
 def open_attributes(path: Path) -> Labeler:
@@ -164,7 +165,7 @@ def open_attributes(path: Path) -> Labeler:
         if load is None:
             message = f"{path} is no attribute model: expected a folder, or a file .onnx or .pt2"
             raise SourceError(message)
-        return ProgramLabeler(_config(path.parent / "config.json"), file_digest(path), load(path))
+        return ProgramLabeler(_config(ProgramConfig, path.parent / "config.json"), file_digest(path), load(path))
     if not (path / "model.safetensors").is_file():
         if (path / "model.onnx").is_file():
             return open_attributes(path / "model.onnx")
@@ -176,9 +177,9 @@ def open_attributes(path: Path) -> Labeler:
     return load_attribute_model(path)
 
 
-def _config(path: Path) -> ProgramConfig:
+def _config(kind: type[C], path: Path) -> C:
     try:
-        return parse_as(ProgramConfig, read_bounded(path, 2**20))
+        return parse_as(kind, read_bounded(path, 2**20))
     except OSError as error:
         problem = f"{path} cannot be read ({error.strerror})"
         raise SourceError(problem, advice="It must name the model's scores") from error
