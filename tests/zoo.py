@@ -113,6 +113,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 32, "num_layers": 1,
         "in_channels": 4, "time_step_dim": 4, "rope_scaling": {"long_factor": [1, 2], "short_factor": [1, 2]},
     },
+    "MiniMaxMusic3Transformer1DModel": {
+        "in_channels": 8, "condition_dim": 16, "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16,
+        "ff_inner_dim": 32, "rotary_dim": 8, "fourier_embedding_dim": 16,
+    },
+    "StableAudio3DiTModel": {
+        "io_channels": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "cond_token_dim": 16, "global_cond_dim": 16,
+        "local_add_cond_dim": 4, "timestep_features_dim": 16, "num_memory_tokens": 3, "use_differential_attention": False,
+    },
+    "StableAudioDiTModel": {
+        "sample_size": 16, "in_channels": 4, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4,
+        "num_key_value_attention_heads": 2, "out_channels": 4, "cross_attention_dim": 16, "time_proj_dim": 16,
+        "global_states_input_dim": 16, "cross_attention_input_dim": 16,
+    },
 }  # fmt: skip
 
 FAST = (

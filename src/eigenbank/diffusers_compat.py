@@ -155,10 +155,12 @@ def calls_in_turn(owner: Any, denoisers: Iterable[str]) -> bool:
     return any(code.count(f"self.{name}(") > 1 for name in denoisers if name)
 
 
-def running_pipeline() -> tuple[Any, Mapping[str, Any]] | None:
-    """Return the diffusers pipeline that is calling this code, and the local variables of its methods; None where none is.
+def running_pipeline(thread: int | None = None) -> tuple[Any, Mapping[str, Any]] | None:
+    """Return the diffusers pipeline that is calling this code, or that a thread is in, and the local variables of its methods.
 
-    Reads the frames of the call. Relies on pipelines keeping in `__call__` the steps of a run in `timesteps` and the place
+    None where there is none.
+
+    Reads the frames of the call, those of another thread by `sys._current_frames`. Relies on pipelines keeping in `__call__` the steps of a run in `timesteps` and the place
     among them in `i`; in variables named as in `denoiser_calls.py` whether they guide, and their texts.
     """
     base = getattr(sys.modules.get("diffusers.pipelines.pipeline_utils"), "DiffusionPipeline", None)
@@ -166,7 +168,7 @@ def running_pipeline() -> tuple[Any, Mapping[str, Any]] | None:
         return None
     owner: Any = None
     found: dict[str, Any] = {}
-    frame = sys._getframe(1)
+    frame = sys._getframe(1) if thread is None else sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code.co_varnames[:1] == ("self",):
             local = frame.f_locals
@@ -174,5 +176,5 @@ def running_pipeline() -> tuple[Any, Mapping[str, Any]] | None:
                 owner, found = local["self"], {**local, **found}
                 if frame.f_code.co_name == "__call__":
                     break
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None if owner is None else (owner, found)

@@ -232,6 +232,7 @@ STRANGE = {
     "mxfp8": beside("{stem}.weight_scale", lambda each: each.repeat(1, 2).to(torch.float8_e8m0fnu)),
     "an empty scale": beside("{stem}.weight_scale", lambda _each: torch.zeros(0)),
     "of no blocks": beside("{stem}.weight_scale", lambda _each: torch.ones(9, 5)),
+    "of blocks that may be of any size": beside("{stem}.weight_scale", lambda _each: torch.ones(3, 1)),
     "too many": beside("{stem}.weight_scale", lambda each: torch.ones(3 * len(each))),
     "a second one": lambda name, tensor: {**beside("{stem}.weight_scale")(name, tensor), f"{name}_scale_2": torch.ones(())},
     "of half precision": lambda name, tensor: {name: tensor.half(), f"{name}_scale": torch.ones(())},
@@ -251,9 +252,12 @@ def test_weights_with_what_looks_like_a_scale_are_refused_where_it_is_not_unders
     [
         beside("{stem}.scale_weight"),
         beside("{stem}.weight_scale", lambda each: each.flatten()),
+        lambda name, tensor: {
+            name: (tensor / 2).to(torch.float8_e4m3fn), f"{name}_scale": torch.full((len(tensor) // 8, tensor.shape[1] // 8), 2.0),
+        },
         lambda name, tensor: {**beside("{stem}.weight_scale")(name, tensor), f"{name.removesuffix('weight')}input_scale": torch.ones(())},
     ],
-    ids=["scale_weight", "a row", "with an input scale"],
+    ids=["scale_weight", "a row", "a block", "with an input scale"],
 )  # fmt: skip
 def test_scales_that_are_understood_are_applied(change: Callable[[str, Tensor], Tensors], folder: Path) -> None:
     expected = load_file(weights(folder))

@@ -5,8 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import forks
 import pytest
+from click.shell_completion import CompletionItem
+
+from eigenbank.cli.complete import Bash
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 DEMO = "eigenbank/cartoon-faces-32"
@@ -53,3 +57,17 @@ def ask(home: Path):  # type: ignore[no-untyped-def]
 )
 def test_bash_is_offered_words_that_it_can_put_in(ask, line: str, offered: list[str]) -> None:  # type: ignore[no-untyped-def]
     assert ask(f"eigenbank {line}") == offered
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_strangers_label_stays_one_word_whatever_is_in_it(quote: str, tmp_path: Path) -> None:
+    label = "a'; touch x; '\"; touch x; \"$(touch x)`touch x`!touch\\ *? é"
+    bash = Bash(click.Command("eigenbank"), {}, "eigenbank", "_EIGENBANK_COMPLETE")
+    bash._quote, bash._ours = quote, True
+    kind, _, offered = bash.format_completion(CompletionItem(label)).partition(",")
+    done = subprocess.run(
+        ["bash", "--norc", "-c", f"printf %s {quote}{offered}{quote}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (kind, done.stdout, done.stderr) == ("plain", label, "")
+    assert not list(tmp_path.iterdir())

@@ -152,3 +152,15 @@ def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress_bar() as progress:
         progress("drawing", 1, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_progress_bar_shows_what_commands_a_terminal_as_escapes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with output.progress_bar() as progress:
+        progress("evil/\x1b]0;title\x07\u202egnp", 1, 2)
+    shown = capsys.readouterr().err
+    assert r"evil/\x1b]0;title\x07\u202egnp" in shown
+    assert "\x1b]0" not in shown
+    assert "\u202e" not in shown

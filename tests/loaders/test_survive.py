@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -153,6 +154,37 @@ def test_progress_is_that_of_the_pipeline_that_runs_the_shared_denoiser() -> Non
             seen.clear()
             textpipes.draw(each, 1, steps)
             assert sorted(set(seen)) == pytest.approx([step / steps for step in range(steps)])
+
+
+def test_a_second_thread_in_the_run_is_refused_and_the_first_draws_what_it_should(expected: dict[str, Tensor]) -> None:
+    pipe = textpipes.stable_diffusion()
+    other = StableDiffusionPipeline(
+        **{**pipe.components, "scheduler": DDIMScheduler.from_config(pipe.scheduler.config)},
+        requires_safety_checker=False,
+    )
+    other.set_progress_bar_config(disable=True)
+
+    def meanwhile(_pipe: Any, step: int, _time: Any, state: Any) -> Any:
+        if step == 1:
+            with ThreadPoolExecutor(1) as pool, pytest.raises(SteerError, match="another thread is drawing"):
+                pool.submit(textpipes.draw, other, 2, 7).result()
+        return state
+
+    with eb.steer(pipe, dict.fromkeys(textpipes.bank_for(pipe), 0.5), **LATE):
+        same(textpipes.draw(pipe, 2, 4, callback_on_step_end=meanwhile), expected["edited"])
+        with ThreadPoolExecutor(1) as pool:  # one after the other is fine
+            same(pool.submit(textpipes.draw, pipe, 2, 4).result(), expected["edited"])
+
+
+def test_a_denoiser_that_was_replaced_under_an_edit_is_told_of() -> None:
+    pipe = textpipes.stable_diffusion()
+    edit = eb.steer(pipe, {next(iter(textpipes.bank_for(pipe))): 1.0}).attach()
+    pipe.unet = torch.compile(pipe.unet, backend="eager")  # the same one, wrapped
+    edit.remove()
+    edit.attach()
+    pipe.unet = textpipes.stable_diffusion().unet
+    with pytest.warns(UnmetWarning, match="the pipeline's unet was replaced while it was edited"):
+        edit.remove()
 
 
 def test_a_run_of_a_part_of_the_schedule_is_counted_from_its_own_beginning() -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, split_arg_string
 
+from eigenbank.schemas.printable import printable
+
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog
 
@@ -30,7 +32,8 @@ def _offer(find: "Callable[[Catalog, click.Context, str], list[str]]", ctx: clic
 
     try:
         with Catalog.open() as catalog:
-            return [word for word in find(catalog, ctx, begun) if word.startswith(begun)][:MOST]
+            found = (word for word in find(catalog, ctx, begun) if word.startswith(begun))
+            return [word for word in found if word == printable(word)][:MOST]
     except EigenbankError:
         return []
 
@@ -182,8 +185,11 @@ class Bash(BashComplete):
             return super().format_completion(item)
         kind = "open" if item.type == "plain" and item.value.endswith(("=", "#")) else item.type
         value = item.value[self._behind :]
+        # A stranger's label must not end the quotes, or Enter would run what follows in it.
         if self._quote == '"':
-            value = re.sub(r'(["$`\\])', r"\\\1", value)
+            value = re.sub(r'(["$`\\])', r"\\\1", value).replace("!", '"\\!"')
+        elif self._quote == "'":
+            value = value.replace("'", "'\\''")
         elif not self._quote:
             value = _SPECIAL.sub(r"\\\g<0>", value)
         return f"{kind},{value}"

@@ -5,6 +5,7 @@ with steer(pipe, {"smile": 1.5, "mid_block.attentions.0/output-value/3": -0.5}):
 """
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from eigenbank.diffusers_compat import hook_registry
+from eigenbank.diffusers_compat import hook_registry, running_pipeline
 from eigenbank.loaders.denoiser_calls import (
     DenoiserCall,
     DenoiserCallWatcher,
@@ -30,7 +31,7 @@ from eigenbank.loaders.mask import Mask, as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
-from eigenbank.loaders.target import Target, device_and_dtype
+from eigenbank.loaders.target import Target, denoiser_components, device_and_dtype, unwrapped
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas import Layer, TokenCount
 from eigenbank.schemas.errors import FuseError, MatchError, SteerError
@@ -170,6 +171,7 @@ class ActiveEdit:
         self._counters: dict[TokenCount, tuple[TokenCounter, Callable[[], None]]] = {}
         self._number = f"edit-{next(_numbers)}"
         self._watcher: DenoiserCallWatcher | None = None
+        self._thread: int | None = None
         # What the last call was: how far the run, its batch with the rows of each branch, and its spatial shape.
         self._done = 0.0
         self._rows: tuple[int, dict[SingleBranch | None, tuple[float, ...]]] = (1, {})
@@ -290,8 +292,21 @@ class ActiveEdit:
                 )
                 raise SteerError(message)
 
+    def _check_alone(self) -> None:
+        """Raise SteerError while another thread is in a run of this denoiser: what is set for one call would act on the other."""
+        thread, before = threading.get_ident(), self._thread
+        other = running_pipeline(before) if before not in (None, thread) else None
+        if other is not None and self.denoiser in map(unwrapped, denoiser_components(other[0]).values()):
+            message = (
+                "another thread is drawing with this edited denoiser: the edit follows one run at a time. Draw one after the "
+                "other, under a lock"
+            )
+            raise SteerError(message)
+        self._thread = thread
+
     def _called(self, call: DenoiserCall) -> None:
         """Before each call: set what it needs that the last one did not."""
+        self._check_alone()
         self._follow_modules()
         self._refuse_caches()
         done = call.done if self._changing() else 0.0
@@ -435,8 +450,15 @@ class Steering:
     def remove(self) -> None:
         """Take the hooks away; the pipeline is what it was. Harmless when there are none.
 
-        Warns UnmetWarning of directions that no step of the last run met.
+        Warns UnmetWarning of directions that no step of the last run met, and of a denoiser that another took the place of.
         """
+        owner = self.target.owner
+        gone = [
+            part.name for part in self.parts if unwrapped(getattr(owner, part.name, part.denoiser)) is not part.denoiser
+        ]
+        if gone and self._attached:
+            text = f"the pipeline's {' and '.join(gone)} was replaced while it was edited: the new one was not. Steer it anew"
+            warnings.warn(text, UnmetWarning, stacklevel=2)
         for part in self.parts:
             part.remove()
         self._attached = False

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from eigenbank.loaders.photo import MAX_BYTES
 from eigenbank.play import PlayError
 from eigenbank.play.playground import Playground
+from eigenbank.registry.files import parse_json
 from eigenbank.schemas.drawing import Drawing
 
 LOOPBACK = "127.0.0.1"
@@ -45,7 +46,8 @@ CONTENT_POLICY = "; ".join(
     )
 )
 MAX_REQUEST = 2**20
-"""Bytes of a request that is not an upload."""
+MAX_VALUES = 10_000
+"""Bytes of a request that is not an upload, and the values in it."""
 ENVELOPE = 2**16
 """Bytes of an upload besides its file."""
 UPLOADS = 8
@@ -252,11 +254,10 @@ async def _checked(scope: Any, receive: Any) -> Any:
         raise Refused(413, f"a request may have at most {MAX_REQUEST // 2**20} MiB: nothing was done")
     body = await _read(receive)
     try:
-        content = json.loads(body, parse_constant=_finite, parse_float=_finite) if body else None
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "the request is not JSON: nothing was done") from error
-    if _names_address(content):
-        raise Refused(400, "upload files here; addresses are not fetched: nothing was done")
+        content = parse_json(body, values=MAX_VALUES) if body else None
+    except ValueError as error:
+        raise Refused(400, "the request is not JSON, or holds too much: nothing was done") from error
+    _check_values(content)
     if path.endswith("/queue/join") and isinstance(content, dict):
         _check_event(content, scope)
 
@@ -294,24 +295,17 @@ async def _read(receive: Any) -> bytes | None:
     return b"".join(parts)
 
 
-def _finite(text: str) -> float:
-    """Parse a finite number. Raises ValueError for NaN and infinities, which JSON does not have."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _names_address(content: Any) -> bool:
-    """Whether a request names a file by a web address, which Gradio would fetch."""
+def _check_values(content: Any) -> None:
+    """Raise Refused for a number without bounds, and for a file by a web address, which Gradio would fetch."""
     left = [content]
     while left:
         each = left.pop()
+        if isinstance(each, float) and not math.isfinite(each):
+            raise Refused(400, "the request holds a number that is too large: nothing was done")
         if isinstance(each, dict):
             left += each.values()
             path = each.get("path")
             if isinstance(path, str) and _ADDRESS.match(path):
-                return True
+                raise Refused(400, "upload files here; addresses are not fetched: nothing was done")
         elif isinstance(each, list):
             left += each
-    return False

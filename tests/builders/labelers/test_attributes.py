@@ -68,7 +68,7 @@ def test_a_config_that_asks_for_more_than_its_file_holds_takes_no_memory(
     config = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps({**config, **more}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(SourceError, match="does not fit its config|less than or equal to 1024"):
+    with pytest.raises(SourceError, match=r"does not fit its config|less than or equal to 1024"):
         OPENER.open(str(folder), Path())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "KiB"
 

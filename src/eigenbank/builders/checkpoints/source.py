@@ -246,8 +246,9 @@ class WeightSource:
     def _check_scale(self, name: str, scale: str) -> None:
         """Raise SourceError for a scale that is no number, nor one for each row or block of its weight."""
         shape, (dtype, of) = self.headers[name].shape, (self.headers[scale].dtype, self.headers[scale].shape)
+        # Of blocks of 128, as they are made, the last may be smaller: then the number of blocks does not tell their size.
         fits = all(
-            count and -(-extent // -(-extent // count)) == count
+            count and extent % count == 0 and (count == 1 or (extent // count).bit_count() == 1)
             for extent, count in zip(shape, (*of, *[1] * (len(shape) - len(of))), strict=False)
         )
         if dtype not in FLOATS or dtype.startswith("F8") or len(of) > len(shape) or not fits:
@@ -358,7 +359,6 @@ def _dequantised(tensor: "Tensor", piece: Piece, scale: "Tensor | None", info: T
     scale = scale.float()
     if scale.numel() == 1:
         return tensor * scale.reshape(())
-    rows = -(-info.shape[0] // scale.shape[0])
+    rows = info.shape[0] // scale.shape[0]
     scale = scale.reshape(scale.shape[0], -1).repeat_interleave(rows, dim=0)[piece.start : piece.end]
-    columns = -(-tensor.shape[1] // scale.shape[1])
-    return tensor * scale.repeat_interleave(columns, dim=1)[:, : tensor.shape[1]]
+    return tensor * scale.repeat_interleave(tensor.shape[1] // scale.shape[1], dim=1)

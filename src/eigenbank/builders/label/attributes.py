@@ -147,12 +147,13 @@ class ProgramLabeler:
 
 def _read(images: Tensor, size: int | None, run: Callable[[Tensor], Tensor]) -> Tensor:
     """What a network reads off images resized to its size, a batch at a time."""
-    read = []
-    for part in images.split(BATCH):
-        if size is not None and part.shape[-2:] != (size, size):
-            part = nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
-        read.append(run(part))
-    return torch.cat(read)
+
+    def resized(part: Tensor) -> Tensor:
+        if size is None or part.shape[-2:] == (size, size):
+            return part
+        return nn.functional.interpolate(part, (size, size), mode="bilinear", antialias=True)
+
+    return torch.cat([run(resized(part)) for part in images.split(BATCH)])
 
 
 def open_attributes(path: Path) -> Labeler:
