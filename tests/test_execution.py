@@ -53,7 +53,7 @@ ALLOWED = {
     ): "can run code: only a file that was named itself, with a warning",
     (
         "builders/label/attributes.py",
-        "run(part)",
+        "run(resized(part))",
     ): "the network, of ours, ONNX Runtime's or torch.export's, as opened below",
     ("builders/label/attributes.py", "load(path)"): "one of the two below, for the file's ending",
     ("builders/label/attributes.py", "session.run(None, {given: images.cpu().numpy()})"): "the ONNX graph below",
