@@ -43,6 +43,8 @@ ALLOWED = {
     ("builders/build.py", "ctypes.CDLL(None)"): "the C library that is loaded already",
     ("doctor.py", "platform.system()"): "names the system",
     ("plans/transport.py", "call()"): "a function that the caller gave",
+    ("api.py", "call()"): "a function that the caller gave",
+    ("loaders/pipelines.py", "importlib.util.find_spec('transformers')"): "asks whether it is installed",
     # Packages that the user installed.
     ("registry/plugins.py", "entry_points(group=f'eigenbank.{kind}')"): "plugins of installed packages",
     ("registry/plugins.py", "point.load()"): "imports a plugin of an installed package",
