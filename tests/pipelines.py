@@ -386,7 +386,7 @@ _IF = {
     "cross_attention_norm": "group_norm", "resnet_time_scale_shift": "scale_shift", "act_fn": "gelu", "attention_head_dim": 8,
     "block_out_channels": (32, 64), "norm_num_groups": 32,
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "time_embedding_act_fn": "gelu", "only_cross_attention": True,
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "time_embedding_act_fn": "gelu",
 }  # fmt: skip
 _KANDINSKY = {
     "in_channels": 4, "out_channels": 8, "encoder_hid_dim": 16, "encoder_hid_dim_type": "image_proj", "addition_embed_type": "image",
@@ -432,10 +432,11 @@ SPECIALS: list[tuple[str, Special]] = [
     (r"WanAnimate.*", Special(call={key: lambda _: _frames() for key in ("pose_video", "face_video")})),
     (r"SkyReelsV2DiffusionForcing.*", Special(call={"prompt": None})),
     (r"AnyFlow.*|Helios.*", Special(call={"video": OMIT})),
+    (r"AnyFlow.*", Special(call={"guidance_scale": 2.0})),
     (r"Helios.*", Special(call={"image": OMIT})),
     (r".*InstructPix2PixPipeline|Marigold.*", Special(configs={"unet": {"in_channels": 8}})),
     (r"PIAPipeline", Special(configs={"unet": {"in_channels": 9}})),
-    (r"QwenImage.*", Special(call={"true_cfg_scale": 2.0, "control_mask": lambda _: picture(1).convert("L")})),
+    (r"QwenImage.*", Special(call={"control_mask": lambda _: picture(1).convert("L")})),
     (r"StableDiffusion3ControlNetInpainting.*", Special(configs={"controlnet": {"extra_conditioning_channels": 1}}, call={"control_mask": lambda _: picture(1).convert("L")})),
     (r"QwenImageControlNetInpaint.*", Special(configs={"controlnet": {"extra_condition_channels": 4}})),
     (r"StableDiffusion3InpaintPipeline", Special(configs={"transformer": {"in_channels": 16, "out_channels": 16}, "vae": {"latent_channels": 16}})),
@@ -475,6 +476,7 @@ SPECIALS: list[tuple[str, Special]] = [
     (r"LDMSuperResolution.*", Special(configs={"unet": {"in_channels": 6}, "vqvae": {"latent_channels": 3}})),
     (r"Marigold.*", Special(call={"processing_resolution": 0}, after=_wordless)),
     (r"PNDMPipeline", Special(call={"num_inference_steps": 10})),
+    (r"PixArtAlpha.*", Special(parts={"scheduler": lambda: _scheduler("DDIMScheduler")})),
     (r"PixArtSigmaPAG.*", Special(parts={"pag_applied_layers": ["blocks.0"]})),
     (r"Sana(Image|Video).*", Special(parts={"vae": lambda: make("AutoencoderKLWan", {})}, call={"frames": 5})),
     (r"SanaSprint.*", Special(configs={"transformer": {"guidance_embeds": True, "qk_norm": "rms_norm_across_heads"}}, parts={"scheduler": lambda: _scheduler("SCMScheduler")})),
@@ -562,12 +564,17 @@ def make(kind: str, config: dict[str, Any]) -> nn.Module:
 
 def pipeline(name: str) -> Any:
     """A tiny pipeline of that class."""
-    kind, needs = classes()[name], special(name)
+    import diffusers
+
+    kind, needs = getattr(diffusers, name), special(name)
     parts = {}
     for part, options in types(kind).items():
         required = inspect.signature(kind.__init__).parameters[part].default is inspect.Parameter.empty
         if required or part in needs.parts or part in ("transformer", "unet"):
             parts[part] = component(part, options, needs)
+            if parts[part] is None and part in ("transformer", "unet"):
+                message = f"no small {' or '.join(options)} is known"
+                raise LookupError(message)
     if "requires_safety_checker" in inspect.signature(kind.__init__).parameters:
         parts["requires_safety_checker"] = False
     pipe = kind(**parts)
@@ -609,13 +616,17 @@ def arguments(pipe: Any, name: str) -> dict[str, Any]:
         **dict.fromkeys(("negative_prompt_embeds_mask", "negative_prompt_attention_mask"), torch.ones(1, TEXT, dtype=torch.long)),
         "image": picture(), "mask_image": picture(1).convert("L"), "control_image": picture(2), "video": [picture(n) for n in range(5)],
         "height": SIZE, "width": SIZE, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent", "max_sequence_length": TEXT,
-        "class_labels": [1], "strength": 1.0,
+        "class_labels": [1], "strength": 1.0, "true_cfg_scale": 2.0,
     }  # fmt: skip
-    names = inspect.signature(type(pipe).__call__).parameters
+    names = _names(pipe)
     made = {key: value for key, value in pool.items() if key in names}
     given = special(name).call
     made |= {key: value(pipe) if callable(value) else value for key, value in given.items() if key in names}
     return {key: value for key, value in made.items() if value is not OMIT}
+
+
+def _names(pipe: Any) -> Any:
+    return inspect.signature(type(pipe).__call__).parameters
 
 
 _WIDTHS = (
@@ -631,10 +642,13 @@ _WIDTHS = (
 _POOLED = ("pooled_projection_dim",)
 
 
-def call(pipe: Any, name: str) -> Tensor:
-    """What the pipeline makes, as one tensor."""
+def call(pipe: Any, name: str, prompt_seed: int | None = None, prompts: tuple[str, ...] = ()) -> Tensor:
+    """What the pipeline makes, as one tensor; with other `prompts`, or the prompt, where a seed for it is given."""
     given = arguments(pipe, name)
-    if "generator" in inspect.signature(type(pipe).__call__).parameters:
+    if prompt_seed is not None:
+        changed = prompts or [key for key in given if key.startswith(_PROMPT) and "mask" not in key] or ["image"]
+        given |= {key: _other(given[key], prompt_seed) for key in changed if given.get(key) is not None}
+    if "generator" in _names(pipe):
         given["generator"] = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -658,18 +672,14 @@ def tensor(result: Any) -> Tensor:
 RECIPES = ("output-value", "output-value:output")
 
 
-def check(name: str) -> str | None:
-    """Build, steer, call and restore a pipeline: None where all of it works, else what does not.
+def check(name: str, pipe: Any, bank: Any) -> str | None:
+    """Steer, call and restore a pipeline: None where all of it works, else what does not.
 
     Every kind of layer is steered by itself, with both default recipes: something that never acts must not hide behind the
     others.
     """
     import eigenbank as eb
 
-    pipe = pipeline(name)
-    with tempfile.TemporaryDirectory() as folder:
-        denoiser(pipe).save_pretrained(folder)
-        bank = eb.build(folder, top_k=1)
     before, traces = call(pipe, name), attributes(pipe)
     if not torch.equal(call(pipe, name), before):
         return "draws another picture each time"
@@ -688,6 +698,97 @@ def check(name: str) -> str | None:
     return None
 
 
+_banks: dict[str, Any] = {}
+
+
+def built(pipe: Any) -> Any:
+    """The directions of the pipeline's first denoiser. Those of one config have the same weights: see `zoo.make`."""
+    key = repr(sorted(denoiser(pipe).config.items(), key=str))
+    if key not in _banks:
+        _banks[key] = _built(pipe)
+    return _banks[key]
+
+
+def _built(pipe: Any) -> Any:
+    import eigenbank as eb
+
+    with tempfile.TemporaryDirectory() as folder:
+        denoiser(pipe).save_pretrained(folder)
+        return eb.build(folder, top_k=1)
+
+
+def branches(name: str, pipe: Any, bank: Any) -> str:
+    """How a pipeline guides, as far as an edit of one branch moves exactly the rows that the witness says are that branch's.
+
+    The witness: conditional are those rows of the denoiser's batches that another prompt changes.
+    """
+    import eigenbank as eb
+    from eigenbank.schemas.errors import EigenbankError
+
+    plain = passes(pipe, name)
+    conditional = moved(plain, passes(pipe, name, prompt_seed=9))
+    if all(map(all, conditional)) and _NEGATIVE in _names(pipe):
+        # A ControlNet may carry the prompt into both branches: then the negative one tells.
+        negative = moved(plain, passes(pipe, name, prompt_seed=9, prompts=(_NEGATIVE,)))
+        conditional = [[not row for row in rows] for rows in negative]
+    each = [row for rows in conditional for row in rows]
+    if not any(each):
+        return "no prompt"
+    direction = next(iter(bank))
+    found = {}
+    for branch in ("cond", "uncond"):
+        try:
+            with eb.steer(pipe, {direction: 4.0}, branch=branch):  # type: ignore[arg-type]
+                found[branch] = moved(plain, passes(pipe, name))
+        except EigenbankError as error:
+            if not (branch == "uncond" and all(each) and "no unconditional branch" in str(error)):
+                return f"refused: {error}"
+    if all(each):
+        nothing = [[False] * len(rows) for rows in conditional]
+        whole = found["cond"] == conditional and found.get("uncond", nothing) == nothing
+        return "no guidance" if whole else f"wrong: {conditional} {found}"
+    if found != {"cond": conditional, "uncond": [[not row for row in rows] for rows in conditional]}:
+        return f"wrong: {conditional} {found}"
+    way = "batched" if any(any(rows) and not all(rows) for rows in conditional) else "in turn"
+    own = "guider" if hasattr(pipe, "guider") else "true CFG" if "true_cfg_scale" in _names(pipe) else ""
+    return f"{way}, {own}" if own else way
+
+
+_NEGATIVE = "negative_prompt_embeds"
+_PROMPT = ("prompt_embeds", "pooled_prompt_embeds", "class_labels", "image_embeds")
+"""How the arguments begin that a prompt is; without any, a picture is the prompt."""
+
+
+def passes(pipe: Any, name: str, **other: Any) -> list[list[Tensor]]:
+    """What the pipeline's denoiser makes of each row of its batches, call after call. `other` goes to `call`."""
+    seen: list[list[Tensor]] = []
+
+    def listen(_module: nn.Module, _args: Any, output: Any) -> None:
+        first = output if isinstance(output, (Tensor, list)) else output[0]
+        seen.append([row.clone() for row in first])
+
+    hook = denoiser(pipe).register_forward_hook(listen)
+    try:
+        call(pipe, name, **other)
+    finally:
+        hook.remove()
+    return seen
+
+
+def moved(before: list[list[Tensor]], after: list[list[Tensor]]) -> list[list[bool]]:
+    """Which rows of which calls are others now."""
+    return [[not torch.equal(*rows) for rows in zip(*calls, strict=True)] for calls in zip(before, after, strict=True)]
+
+
+def _other(value: Any, seed: int) -> Any:
+    """Another prompt of the same shape."""
+    if isinstance(value, list):
+        return [_other(each, seed) for each in value]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)).to(value.dtype)
+    return picture(seed) if hasattr(value, "convert") else value + 1
+
+
 def _place(path: str) -> tuple[str, str]:
     """Where in a denoiser a layer is, as far as it makes a difference."""
     first, last = path.split(".")[0], path.split(".")[-1]
@@ -699,60 +800,68 @@ def attributes(pipe: Any) -> list[tuple[str, frozenset[str]]]:
     return [(name, frozenset(vars(module))) for name, module in denoiser(pipe).named_modules()]
 
 
-def result(name: str) -> str:
-    """`works`, or why not."""
-    from eigenbank.schemas.errors import EigenbankError
+def tried(name: str) -> tuple[str, str]:
+    """`works`, or why not; and how the branches of its guidance do, as `branches` says."""
+    made: list[Any] = []
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return check(name) or "works"
-    except EigenbankError as error:
-        return f"refused: {error}"
-    except Exception as error:  # whatever a pipeline raises that misses something
-        frames = traceback.extract_tb(error.__traceback__)
-        place = next(
-            (
-                f"{Path(frame.filename).name}:{frame.lineno}"
-                for frame in reversed(frames)
-                if "/torch/" not in frame.filename
-            ),
-            "",
-        )
-        return f"not made here: {type(error).__name__} {str(error).splitlines()[0] if str(error) else ''} ({place})"
+    def verdict(check: Any) -> str:
+        from eigenbank.schemas.errors import EigenbankError
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return check() or "works"
+        except EigenbankError as error:
+            return f"refused: {error}"
+        except Exception as error:  # whatever a pipeline raises that misses something
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+            said = str(error).splitlines()[0] if str(error) else ""
+            return (
+                f"not made here: {type(error).__name__} {said} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+            )
+
+    def first() -> str | None:
+        pipe = pipeline(name)
+        made.extend((pipe, built(pipe)))
+        return check(name, *made)
+
+    found = verdict(first)
+    return found, verdict(lambda: branches(name, *made)) if found == "works" else "–"
 
 
 TABLE = Path(__file__).parent.parent / "docs" / "pipelines.md"
 
 
-def written() -> dict[str, str]:
-    """Class → its verdict in the table as it is."""
+def written() -> dict[str, tuple[str, str]]:
+    """Class → its verdicts in the table as it is."""
     lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
-    return {
-        cells[1].strip(): cells[2].strip()
-        for line in lines
-        if len(cells := line.split("|")) == 4 and "Pipeline" in cells[1]
-    }
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("| ")]
+    return {row[1]: (row[2], row[3]) for row in cells if len(row) > 4 and row[1].endswith("Pipeline")}
 
 
-def write(verdicts: dict[str, str]) -> None:
+def write(verdicts: dict[str, tuple[str, str]]) -> None:
     """Write docs/pipelines.md."""
     import diffusers
 
-    counts = Counter(verdict.partition(":")[0] for verdict in verdicts.values())
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    def counted(column: int) -> str:
+        counts = Counter(re.split("[:,]", row[column])[0] for row in verdicts.values())
+        return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common() if verdict != "–")
+
     text = (
-        f"# Pipelines, class by class\n\nWritten by `python tests/pipelines.py` with diffusers {diffusers.__version__}: {summary}.\n\n"
+        f"# Pipelines, class by class\n\nWritten by `python tests/pipelines.py` with diffusers {diffusers.__version__}: {counted(0)}. "
+        f"Of those that work: {counted(1)}.\n\n"
         "Each class is made from tiny random parts, its denoiser is built, each kind of layer is steered with both default recipes, and the picture "
-        "after removal is compared bit for bit. `refused`: eigenbank says why it cannot. `not made here`: no such pipeline could be made "
-        "offline from small parts, so nothing is known of it.\n\n| class | verdict |\n|---|---|\n"
-        + "".join(f"| {name} | {verdict} |\n" for name, verdict in sorted(verdicts.items()))
+        "after removal is compared bit for bit.\n\n- `refused`: eigenbank says why it cannot.\n- `not made here`: no such pipeline could be made "
+        "offline from small parts, so nothing is known of it.\n- branches: how the pipeline guides. `batched` in one call of its denoiser, or `in "
+        'turn`. `branch="cond"` and `"uncond"` were seen to move exactly the rows of their own branch; where there is `no guidance`, all rows are '
+        "conditional.\n\n| class | verdict | branches |\n|---|---|---|\n"
+        + "".join(f"| {name} | {' | '.join(row)} |\n" for name, row in sorted(verdicts.items()))
     )
     TABLE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Try every class, or those that match a pattern and keep the others' rows, and write the table."""
+    """Try every class that has no row yet, or those that match a pattern, and write the table."""
 
     def too_slow(*_: Any) -> None:
         message = "too slow"
@@ -761,18 +870,13 @@ def main() -> None:
     signal.signal(signal.SIGALRM, too_slow)
     wanted = sys.argv[1:]
     for name in classes():
-        if wanted and not any(re.fullmatch(pattern, name) for pattern in wanted):
+        if not any(re.fullmatch(pattern, name) for pattern in wanted) if wanted else name in written():
             continue
         signal.alarm(300)
-        verdict = result(name)
+        row = tried(name)
         signal.alarm(0)
-        print(f"{name}: {verdict}", flush=True)
-        write(
-            {
-                **{key: value for key, value in written().items() if key in classes()},
-                name: verdict.replace("|", "/")[:200],
-            }
-        )
+        print(f"{name}: {' | '.join(row)}", flush=True)
+        write({**written(), name: tuple(cell.replace("|", "/")[:200] for cell in row)})  # type: ignore[dict-item]
         gc.collect()
 
 

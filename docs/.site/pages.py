@@ -9,7 +9,7 @@ SECTIONS: dict[str, list[str]] = {
     "Make": ["building", "labels", "plans"],
     "Use": ["steering", "photos", "playground", "export"],
     "Find and share": ["catalog", "gallery", "hub"],
-    "Evidence": ["evaluation", "modes", "layers"],
+    "Evidence": ["evaluation", "modes", "layers", "pipelines"],
     "Reference": ["cli", "api", "formats", "versions", "plugins", "discovery"],
 }  # fmt: skip
 LINK = re.compile(r"\]\(\.\./((?!decisions/)[\w./-]+)\)")

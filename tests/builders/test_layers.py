@@ -10,6 +10,7 @@ from eigenbank.builders.discovery.families import Discovery, discover
 from eigenbank.builders.discovery.layers import trace_layers
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.recipe import SITES, Site
 
 UNET = {
     "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
@@ -113,6 +114,108 @@ def test_attention_over_frames_is_temporal() -> None:
     assert kinds["transformer_in.transformer_blocks.0.attn1"] == "temporal"
     assert {kind for name, kind in kinds.items() if ".temp_attentions." in name} == {"temporal"}
     assert {kind for name, kind in kinds.items() if "down_blocks.0.attentions." in name} == {"spatial"}
+
+
+COGVIDEOX = {
+    "activation_fn": "gelu-approximate", "attention_bias": True, "attention_head_dim": 64, "in_channels": 32, "out_channels": 16,
+    "max_text_seq_length": 226, "num_attention_heads": 48, "patch_size": 2, "sample_frames": 49, "sample_height": 60, "sample_width": 90,
+    "spatial_interpolation_scale": 1.875, "text_embed_dim": 4096, "time_embed_dim": 512, "use_learned_positional_embeddings": True,
+    "use_rotary_positional_embeddings": True, "num_layers": 2,
+}  # fmt: skip
+UNCLIP = {
+    "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "sample_size": 96, "use_linear_projection": True,
+    "class_embed_type": "projection", "projection_class_embeddings_input_dim": 2048,
+}  # fmt: skip
+IF = {
+    "act_fn": "gelu", "addition_embed_type": "text", "addition_embed_type_num_heads": 64, "attention_head_dim": 64, "class_embed_type": "timestep",
+    "cross_attention_norm": "group_norm", "encoder_hid_dim": 4096, "in_channels": 6, "out_channels": 6, "resnet_time_scale_shift": "scale_shift",
+    "time_embedding_act_fn": "gelu", "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "block_out_channels": [224, 448, 672, 896],
+    "only_cross_attention": [True, True, True, False],
+    "down_block_types": [*["ResnetDownsampleBlock2D"] * 3, "SimpleCrossAttnDownBlock2D"],
+    "up_block_types": ["SimpleCrossAttnUpBlock2D", *["ResnetUpsampleBlock2D"] * 3],
+}  # fmt: skip
+NCSNPP = {
+    "attention_head_dim": None, "block_out_channels": [128, 128, 256, 256, 256, 256, 256], "sample_size": 256, "time_embedding_type": "fourier",
+    "mid_block_scale_factor": 1.4142135623730951, "norm_num_groups": None, "norm_eps": 1e-06,
+    "down_block_types": [*["SkipDownBlock2D"] * 4, "AttnSkipDownBlock2D", *["SkipDownBlock2D"] * 2],
+    "up_block_types": [*["SkipUpBlock2D"] * 2, "AttnSkipUpBlock2D", *["SkipUpBlock2D"] * 4],
+}  # fmt: skip
+# As the config.json of each says on the Hub; a transformer's two layers are as good as its 42. IF II's (and III's, which is as it is)
+# width of text is not at hand: the class's own.
+PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[tuple[str, int], int]]] = {
+    "zai-org/CogVideoX-5b-I2V": ("CogVideoXTransformer3DModel", COGVIDEOX, {("joint", 3072): 2}),
+    "zai-org/CogVideoX1.5-5B-I2V": (
+        "CogVideoXTransformer3DModel",
+        {
+            **COGVIDEOX, "ofs_embed_dim": 512, "patch_bias": False, "patch_size_t": 2, "sample_frames": 81, "sample_height": 300,
+            "sample_width": 300, "use_learned_positional_embeddings": False,
+        },
+        {("joint", 3072): 2},
+    ),
+    "BestWishYsh/ConsisID-preview": (
+        "ConsisIDTransformer3DModel",
+        {**COGVIDEOX, "is_train_face": True, "cross_attn_interval": 2},
+        {("joint", 3072): 2},
+    ),
+    "stabilityai/stable-diffusion-2-1-unclip": (
+        "UNet2DConditionModel",
+        UNCLIP,
+        {("spatial", 320): 5, ("spatial", 640): 5, ("spatial", 1280): 6},
+    ),
+    "DeepFloyd/IF-II-L-v1.0": ("UNet2DConditionModel", IF, {("joint", 896): 6}),
+    "google/ncsnpp-celebahq-256": ("UNet2DModel", NCSNPP, {("spatial", 256): 4}),
+    # Its defaults are the ones for Stable Diffusion 2.1. The adapter's own layers are narrow.
+    "ControlNet-XS": (
+        "UNetControlNetXSModel",
+        {},
+        {
+            ("spatial", 320): 5, ("spatial", 640): 5, ("spatial", 1280): 6,
+            ("spatial", 4): 2, ("spatial", 8): 2, ("spatial", 16): 3,
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_layer_of_a_published_config_is_decided_and_can_be_steered(name: str) -> None:
+    kind, config, expected = PUBLISHED[name]
+    discovery = found(kind, **config)
+    assert discovery.note is None
+    assert Counter((layer.kind, layer.width) for layer in discovery.layers) == expected
+    assert all(len(layer.sites) == 3 for layer in discovery.layers)
+
+
+@pytest.mark.parametrize("kind", ["timestep", "identity", "projection", "simple_projection"])
+def test_a_unet_is_followed_whatever_it_takes_for_a_class(kind: str) -> None:
+    discovery = found("UNet2DConditionModel", **UNET, class_embed_type=kind, projection_class_embeddings_input_dim=24)
+    assert {layer.kind for layer in discovery.layers} == {"spatial"}
+
+
+OFFERED: dict[str, tuple[dict[str, Any], set[Site]]] = {
+    # A pass shows their image tokens nowhere apart from the text's.
+    "PriorTransformer": ({"num_layers": 1}, set()),
+    "MiniMaxH3Transformer3DModel": ({"num_layers": 1}, set()),
+    # Its output projection lies outside of the attention, whose output has another shape.
+    "LuminaNextDiT2DModel": (
+        {"hidden_size": 24, "num_layers": 1, "num_attention_heads": 3, "num_kv_heads": 1, "cross_attention_dim": 32},
+        {"projection-input", "block-input"},
+    ),
+    "WanVACETransformer3DModel": ({"num_layers": 2, "vace_layers": [0, 1]}, {"projection-input", "block-output", "block-input"}),
+    # Its blocks have the tokens before the samples.
+    "ErnieImageTransformer2DModel": ({"num_layers": 1}, {"projection-input", "block-output"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OFFERED)
+def test_a_layer_is_offered_at_the_sites_where_it_can_be_steered(kind: str) -> None:
+    config, expected = OFFERED[kind]
+    layers = found(kind, **config).layers
+    assert layers
+    for layer in layers:
+        assert {site for site in SITES.values() if layer.can_steer(site)} == expected, layer.name
+    if kind.startswith("WanVACE"):
+        second = next(layer for layer in layers if layer.name == "vace_blocks.1.attn1")
+        assert second.sites["block-input"].argument == "control_hidden_states"
 
 
 def test_linear_attention_is_attention() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import original
 import pytest
 import torch
+import zoo
 from hub.fixtures import Worker
 from hub.server import Hub
 from making import Bomb, write_sparse
+from safetensors.torch import save_file
 
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
@@ -107,6 +109,20 @@ def test_a_flux_file_gives_the_rows_of_its_fused_projections(tmp_path: Path) -> 
         assert all(torch.equal(each, whole[n * 3072 : (n + 1) * 3072]) for n, each in enumerate(got))
         # Of the fused projection of a single block the MLP's rows stay unread.
         assert source.bytes_read - before == 3 * 3072 * 3072 * 2
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "model.diffusion_model."])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
+)
+def test_a_file_of_diffusers_own_names_is_read_whatever_its_class_and_prefix(
+    kind: str, prefix: str, tmp_path: Path
+) -> None:
+    model = zoo.make(kind)
+    save_file({f"{prefix}{name}": each.contiguous() for name, each in model.state_dict().items()}, tmp_path / "it.safetensors")  # fmt: skip
+    source = open_file(tmp_path / "it.safetensors", config=given(tmp_path, {**model.config, "_class_name": kind}))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(read(source, name)[0], Part(tensor=name).take(parameter)), name
 
 
 def stored(source: WeightSource, name: str) -> torch.Tensor:

@@ -149,9 +149,9 @@ def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the
             model(**call, encoder_attention_mask=mask)
 
 
-def test_pipelines_that_guide_in_three_ways_are_not_guessed_at() -> None:
+def test_pipelines_with_rows_of_neither_branch_are_not_guessed_at() -> None:
     pipe = textpipes.stable_diffusion()
-    pipe.__class__ = type("Three", (type(pipe),), {"image_guidance_scale": 1.5})
+    pipe.__class__ = type("Semantic", (type(pipe),), {"enabled_editing_prompts": 1})
     direction = next(iter(textpipes.bank_for(pipe)))
     with (
         pytest.raises(SteerError, match="does not say which"),

@@ -257,3 +257,21 @@ def test_what_is_fused_over_an_edit_stays_when_the_edit_goes() -> None:
         pipe.unet.to(torch.float64).to(torch.float32)
         assert torch.equal(linear.bias, kept)
     torch.testing.assert_close(linear.bias, before + theirs)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_layerwise_casting_outlives_an_edit(before: bool) -> None:
+    cast = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.float32}
+    plain = textpipes.stable_diffusion()
+    plain.unet.enable_layerwise_casting(**cast)
+    expected = textpipes.draw(plain, 2, 4)
+    pipe = textpipes.stable_diffusion()
+    edits = dict.fromkeys(textpipes.bank_for(pipe), 0.5)
+    if before:
+        pipe.unet.enable_layerwise_casting(**cast)
+    with eb.steer(pipe, edits, force=before):
+        if not before:
+            pipe.unet.enable_layerwise_casting(**cast)
+        assert not torch.equal(textpipes.draw(pipe, 2, 4), expected)
+    same(textpipes.draw(pipe, 2, 4), expected)
+    assert pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn

@@ -159,10 +159,6 @@ def branch_of(context: str | None) -> SingleBranch | None:
     return "uncond" if "uncond" in context or "neg" in context else "cond"
 
 
-_THREE_WAYS = ("image_guidance_scale", "enabled_editing_prompts", "pag_scale")
-"""Attributes of pipelines that guide in more than two branches, in orders of their own."""
-
-
 def takes_text(denoiser: nn.Module) -> bool:
     """Whether a denoiser takes a prompt or class, so that pipelines stack the branches of guidance into one batch."""
     names = inspect.signature(type(denoiser).forward).parameters
@@ -224,18 +220,31 @@ def _branches_of(target: Target, call: DenoiserCall) -> tuple[SingleBranch, ...]
     run, guided = _running(target, call), guidance_of(target, call)
     if guided is False:
         return ("cond",)
-    if any(hasattr(run.owner, name) for name in _THREE_WAYS):
-        return None
-    found = _branches_by_text(call)
-    if found is None and (isinstance(run.owner, nn.Module) or (guided and not run.calls_in_turn())):
+    if hasattr(run.owner, "enabled_editing_prompts"):
+        return None  # it edits by rows that are of neither branch
+    in_turn, samples = run.calls_in_turn(), _rows(call.local.get("latents"))
+    found = _branches_by_text(call, alone=in_turn or not guided)
+    bound = any(map(_UNCONDITIONAL.search, call.local))  # to a negative prompt
+    unspoken = not any(re.search("guidance|cfg", name) for name in call.local)
+    if (
+        found is None
+        and call.local
+        and not guided
+        and not bound
+        and (unspoken or (samples == call.batch and not in_turn))
+    ):
+        # One row for each sample, or not a word of guidance: it does not guide.
+        return ("cond",)
+    if found is None and (isinstance(run.owner, nn.Module) or (guided and not in_turn and samples != call.batch)):
         return ("uncond", "cond")
     return found
 
 
-def _branches_by_text(call: DenoiserCall) -> tuple[SingleBranch, ...] | None:
+def _branches_by_text(call: DenoiserCall, *, alone: bool) -> tuple[SingleBranch, ...] | None:
     """Return the branches in the batch, in their order, by the texts that the pipeline gives its rows; None if not told.
 
     The rows are compared with the pipeline's variables: with those named as negative or unconditional, and the others.
+    `alone`: the batch may be of one branch.
     """
     known = {name: value for name, value in call.local.items() if not name.startswith("noise_pred")}
     negative = [value for name, value in known.items() if _UNCONDITIONAL.search(name) and _rows(value)]
@@ -246,14 +255,15 @@ def _branches_by_text(call: DenoiserCall) -> tuple[SingleBranch, ...] | None:
     for value in given:
         if _rows(value) != call.batch:
             continue
-        half = call.batch // 2
-        halves = [] if call.batch % 2 else [value[:half], value[half:]]
-        of_negative = [any(_same(part, each) for each in negative) for part in halves]
-        if of_negative and of_negative[0] != of_negative[1]:
-            return ("uncond", "cond") if of_negative[0] else ("cond", "uncond")
+        # Some guide by a picture too, or by attention that is disturbed: in three parts.
+        for size in [call.batch // parts for parts in (2, 3) if call.batch % parts == 0]:
+            parts = [value[start : start + size] for start in range(0, call.batch, size)]
+            of_negative = [any(_same(part, each) for each in negative) for part in parts]
+            if len(set(of_negative)) == 2:
+                return tuple("uncond" if each else "cond" for each in of_negative)
         is_negative = any(_same(value, each) for each in negative)
-        is_positive = any(value is each for each in positive) and not any(of_negative)
-        if negative and is_negative != is_positive:
+        is_positive = any(value is each for each in positive)
+        if alone and negative and is_negative != is_positive:
             return ("uncond",) if is_negative else ("cond",)
     return None
 
@@ -270,9 +280,12 @@ def _rows(value: Any) -> int:
 def _same(value: Any, other: Any) -> bool:
     """Whether two texts are the same, one or both of which may be lists of samples."""
     if isinstance(value, Tensor) and isinstance(other, Tensor):
-        if value.shape != other.shape or value.device != other.device:
+        # A pipeline may have put an axis of one between.
+        if value.shape[0] != other.shape[0] or value.numel() != other.numel() or value.device != other.device:
             return False
-        return value.data_ptr() == other.data_ptr() or bool(torch.equal(value, other.to(value.dtype)))
+        return value.data_ptr() == other.data_ptr() or bool(
+            torch.equal(value.flatten(), other.to(value.dtype).flatten())
+        )
     if isinstance(value, Tensor) or isinstance(other, Tensor):
         return False
     return len(value) == len(other) > 0 and all(_same(a, b) for a, b in zip(value, other, strict=True))

@@ -38,6 +38,15 @@ def _cosmos_layouts(trial: Trial) -> tuple[str, ...]:
     return ("bcfhw",)
 
 
+def _cogvideox_layouts(trial: Trial) -> tuple[str, ...]:
+    # Positions that were learned are of one size only; they belong to no token of their own.
+    embedder: Any = getattr(trial.model, "patch_embed", None)
+    if embedder is not None:
+        embedder.use_positional_embeddings = embedder.use_learned_positional_embeddings = False
+    # Its forward runs with frames and channels exchanged too, and then counts tokens wrongly.
+    return ("bfchw",)
+
+
 def _layered(trial: Trial, layers: int, width: int) -> Any:
     text = trial.text(width=width)
     return tag(text[:, :, None].expand(-1, -1, layers, -1), tags_of(text)[:, :, None].expand(-1, -1, layers, -1))
@@ -258,8 +267,19 @@ CASES: dict[str, dict[str, Maker]] = {
         "hidden_states": lambda s: s.image(channels=s.number("in_visual_dim", default=64), h=16, w=16),
     },
     "UVit2DModel": {"layouts": lambda s: ("bn",)},
-    # Its forward runs with frames and channels exchanged too, and then counts tokens wrongly.
-    "CogVideoXTransformer3DModel": {"layouts": lambda s: ("bfchw",)},
+    "CogVideoXTransformer3DModel": {
+        "layouts": _cogvideox_layouts,
+        "ofs": lambda s: s.vector() if s.config.get("ofs_embed_dim") else None,
+    },
+    # What it sees of a face is no token of the text or the image.
+    "ConsisIDTransformer3DModel": {
+        "layouts": _cogvideox_layouts,
+        "id_cond": lambda s: s.vector(s.number("LFE_id_dim", default=1280)),
+        "id_vit_hidden": lambda s: (
+            [torch.zeros((1, 5, s.number("LFE_vit_dim", default=1024)))] * s.number("LFE_num_scale", default=5)
+        ),
+    },
+    "UNetControlNetXSModel": {"controlnet_cond": lambda s: torch.zeros((1, 3, 8 * s.sizes.side, 8 * s.sizes.side))},
     "PriorTransformer": {"layouts": lambda s: ("bc",)},
     "TransformerTemporalModel": {
         "layouts": lambda s: ("bchw",),

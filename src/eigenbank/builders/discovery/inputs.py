@@ -161,9 +161,11 @@ def attempts(
         if "layouts" in case
         else _likely(type(model).__name__, names, model)
     )
+    # Seven levels halve a picture six times.
+    sides = (8, 32, 64) if len(config.get("block_out_channels") or ()) > 6 else (8, 32)
     for layout in layouts:
         for text in texts:
-            for side in (4, 8) if layout in ("bnc", "bcn") else (8, 32):
+            for side in (4, 8) if layout in ("bnc", "bcn") else sides:
                 trial = Trial(model, config, layout, TrialSizes(side=side, text=text))
                 for optional in (True, False):
                     yield Attempt(trial, case, optional)
@@ -196,6 +198,18 @@ def _added(trial: Trial) -> dict[str, Any] | None:
     return {"resolution": torch.zeros((1, 2)), "aspect_ratio": torch.zeros((1, 1))}
 
 
+def _class(trial: Trial) -> Tensor | None:
+    """A class's number, or what some U-Nets take for one: an embedding of a picture, a level of noise."""
+    kind, widths = trial.config.get("class_embed_type"), trial.config.get("block_out_channels")
+    if kind == "identity" and widths:
+        return trial.vector(4 * widths[0])
+    if kind:
+        return trial.vector(trial.number("projection_class_embeddings_input_dim", default=0) * ("projection" in kind))
+    if trial.config.get("num_class_embeds") or trial.config.get("norm_type") == "ada_norm_zero":
+        return torch.zeros((1,), dtype=torch.int64)
+    return None
+
+
 _MAKERS: dict[str, Maker] = {
     **dict.fromkeys(("hidden_states", "sample", "x", "input_ids", "context_latents", "image_latents"), Trial.image),
     **dict.fromkeys(
@@ -219,7 +233,7 @@ _MAKERS: dict[str, Maker] = {
     "proj_embedding": lambda s: s.vector(s.number("embedding_dim", default=768)),
     "global_hidden_states": lambda s: torch.zeros((1, 1, s.number("global_states_input_dim", default=1536))),
     "clip_text_pooled": lambda s: torch.zeros((1, 1, 1280)),
-    "class_labels": lambda s: torch.zeros((1,), dtype=torch.int64) if s.config.get("num_class_embeds") or s.config.get("norm_type") == "ada_norm_zero" else None,
+    "class_labels": _class,
     "img_ids": lambda s: torch.zeros((s.tokens, s.rope_axes)),
     "txt_ids": lambda s: torch.zeros((s.sizes.text, s.rope_axes)),
     "position_ids": lambda s: torch.zeros((s.tokens + s.sizes.text, 3)),

@@ -198,7 +198,9 @@ class Tracer(TorchFunctionMode):
                 with torch.no_grad():
                     constant = (args[2] if len(args) > 2 else kwargs.get("mode", "constant")) == "constant"
                     widths = args[1] if len(args) > 1 else kwargs["pad"]
-                    tag(result, F.pad(base, widths) if constant else resampled(base, result.shape))
+                    picture = base.ndim > 3 and sum(map(any, zip(widths[::2], widths[1::2], strict=True))) == 2
+                    # What a filter over a picture makes at its edge is of the token there.
+                    tag(result, F.pad(base, widths) if constant and not picture else resampled(base, result.shape))
             return result
         given = tags_of(value) if isinstance(value, Tensor) else None
         if given is None:
