@@ -839,9 +839,34 @@ def written() -> dict[str, tuple[str, str]]:
     return {row[1]: (row[2], row[3]) for row in cells if len(row) > 4 and row[1].endswith("Pipeline")}
 
 
+_WORDS = (
+    (r"(?:LookupError|TimeoutError) (.*) \(pipelines.py:\d+\)$", r"\1"),
+    (r"TimeoutError.*", "too slow"),
+    (r"TypeError \w+\.__call__\(\) missing \d+ required positional arguments?: (.*?)( \(.*|$)", r"its call needs \1"),
+    (r"TypeError \S+ missing \d+ required positional arguments?: (.*?)( \(.*|$)", r"a part of it needs \1"),
+    (
+        r"(?:AttributeError|TypeError) .*'?NoneType'?.* (\(.*\))$",
+        r"needs a part that is left out here, such as a text encoder \1",
+    ),
+    (r"(?:NameError|ImportError).*", "needs a package that is not installed here, such as torchvision"),
+    (r"a \w+ has no denoiser eigenbank knows.*", "it has no denoiser of tokens"),
+)
+"""Python's words for why no pipeline was made, and plain ones."""
+
+
+def _plain(verdict: str) -> str:
+    kind, colon, why = verdict.partition(": ")
+    if colon:
+        for pattern, words in _WORDS:
+            why = re.sub(f"^{pattern}", words, why)
+    return f"{kind}{colon}{why}".replace("|", "/")[:200]
+
+
 def write(verdicts: dict[str, tuple[str, str]]) -> None:
     """Write docs/pipelines.md."""
     import diffusers
+
+    verdicts = {name: (_plain(row[0]), _plain(row[1])) for name, row in verdicts.items()}
 
     def counted(column: int) -> str:
         counts = Counter(re.split("[:,]", row[column])[0] for row in verdicts.values())
@@ -876,7 +901,7 @@ def main() -> None:
         row = tried(name)
         signal.alarm(0)
         print(f"{name}: {' | '.join(row)}", flush=True)
-        write({**written(), name: tuple(cell.replace("|", "/")[:200] for cell in row)})  # type: ignore[dict-item]
+        write({**written(), name: row})
         gc.collect()
 
 

@@ -284,6 +284,7 @@ JOINT = (
 """Denoisers that have text and image tokens in one sequence; the first few always run."""
 
 
+@pytest.mark.filterwarnings("ignore:In CPU autocast")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow if place > 3 else ()) for place, kind in enumerate(JOINT)]
 )

@@ -31,3 +31,9 @@ def test_a_pipeline_works_as_the_page_says(name: str) -> None:
 
 def test_the_page_says_that_most_classes_work() -> None:
     assert len(TABLE) + len(QUICK) >= 110
+
+
+def test_a_branch_is_refused_where_a_controlnet_runs_the_edited_layers_too() -> None:
+    verdict, branches = pipelines.tried("ZImageControlNetPipeline")
+    assert verdict == "works"
+    assert "controlnet runs the edited layers of its transformer too" in branches

@@ -36,6 +36,7 @@ class DenoiserCall:
         if len(shape) == 5 and not listed and shape[2] == channels:
             space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         self.arguments = arguments
+        self.denoiser = watcher.denoiser
         self.batch: int = len(noisy) if listed else shape[0]
         self.latent: tuple[int, ...] = space if len(space) in (2, 3) else ()
         self.context = context
@@ -204,9 +205,10 @@ _UNCONDITIONAL = re.compile(r"(^|_)(neg|negative|uncond|unconditional|null)(_|$)
 
 def guidance_of(target: Target, call: DenoiserCall) -> bool | None:
     """Whether the run going on uses classifier-free guidance now; None where the pipeline does not say."""
-    said = _running(target, call).guided()
+    # What a run has decided goes before what the pipeline says: of a Panorama pipeline that is always no.
+    said = next((call.local[name] for name in _GUIDED if isinstance(call.local.get(name), bool)), None)
     if said is None:
-        said = next((call.local[name] for name in _GUIDED if isinstance(call.local.get(name), bool)), None)
+        said = _running(target, call).guided()
     return said
 
 
@@ -224,19 +226,16 @@ def _branches_of(target: Target, call: DenoiserCall) -> tuple[SingleBranch, ...]
         return None  # it edits by rows that are of neither branch
     in_turn, samples = run.calls_in_turn(), _rows(call.local.get("latents"))
     found = _branches_by_text(call, alone=in_turn or not guided)
-    bound = any(map(_UNCONDITIONAL.search, call.local))  # to a negative prompt
+    # Nothing negative is named; there is one row for each sample, or not a word of guidance.
+    unnamed = not any(map(_UNCONDITIONAL.search, call.local))
     unspoken = not any(re.search("guidance|cfg", name) for name in call.local)
-    if (
-        found is None
-        and call.local
-        and not guided
-        and not bound
-        and (unspoken or (samples == call.batch and not in_turn))
-    ):
-        # One row for each sample, or not a word of guidance: it does not guide.
-        return ("cond",)
-    if found is None and (isinstance(run.owner, nn.Module) or (guided and not in_turn and samples != call.batch)):
-        return ("uncond", "cond")
+    if unnamed and (unspoken or (samples == call.batch and not in_turn)) and call.local and not guided:
+        return found or (("cond",) if takes_text(call.denoiser) else None)
+    disturbed = getattr(run.owner, "do_perturbed_attention_guidance", False)
+    order: tuple[SingleBranch, ...] = ("uncond", "cond", "cond") if disturbed else ("uncond", "cond")
+    stacked = guided and not in_turn and samples * len(order) in (0, call.batch)
+    if found is None and (isinstance(run.owner, nn.Module) or stacked):
+        return order
     return found
 
 

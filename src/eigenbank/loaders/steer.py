@@ -192,6 +192,7 @@ class ActiveEdit:
             else:
                 self._place(edited, layer, site)
         self._refuse_caches()
+        self._refuse_shared()
         if not self.fuse:
             self._watcher = DenoiserCallWatcher(self.target, self.name, self._called, needed=self._needs_calls())
             self._watcher.attach()
@@ -303,6 +304,22 @@ class ActiveEdit:
             )
             raise SteerError(message)
         self._thread = thread
+
+    def _refuse_shared(self) -> None:
+        """Raise SteerError where another part of the pipeline runs an edited layer, as Z-Image's ControlNet does.
+
+        It does so before the denoiser is called, when nothing says yet which rows are of which branch.
+        """
+        edited = {id(module) for _, module, _ in self._placed} if self._branches() else set()
+        for name, part in vars(self.target.owner).items() if edited else ():
+            if name in self.target.wrappers or not isinstance(part, nn.Module):
+                continue
+            if any(id(module) in edited for module in part.modules()):
+                message = (
+                    f"the pipeline's {name} runs the edited layers of its {self.name} too, and does not say which of its rows are "
+                    f"conditional: branch={self._branches()[0]!r} cannot be carried out, use branch='both'. Nothing was changed"
+                )
+                raise SteerError(message)
 
     def _called(self, call: DenoiserCall) -> None:
         """Before each call: set what it needs that the last one did not."""

@@ -34,7 +34,7 @@ _TENSORS: tuple[tuple[str, re.Pattern[str], str, str], ...] = (
      "Give the checkpoint it was made from"),
     ("any", re.compile(r"\.(qweight|qzeros|g_idx)$"), "quantised (GPTQ, AWQ or SVDQuant)", "Give the checkpoint it was made from"),
     ("all", re.compile(r"^(image_proj|ip_adapter)\."), "an IP-Adapter", "Give the checkpoint it is for"),
-    ("any", re.compile(r"^(control_model|controlnet_\w+|input_hint_block|zero_convs)\."), "a ControlNet", "Give the checkpoint it is for"),
+    ("any", re.compile(r"^(control_model|controlnet_(?!cond_embedding)\w+|input_hint_block|zero_convs)\."), "a ControlNet", "Give the checkpoint it is for"),
     ("all", re.compile(r"^(adapter\.)?(body|conv_in|unshuffle)\b"), "a T2I-Adapter", "Give the checkpoint it is for"),
     ("all", re.compile(r"\.motion_modules\."), "a motion module of AnimateDiff", "Give the checkpoint it is for"),
     ("all", re.compile(r"^(emb_params|clip_[gl]|<.*>|string_to_(param|token)\..*)$"), "an embedding (textual inversion)", "Give the checkpoint it is for"),

@@ -176,7 +176,8 @@ CASES: dict[str, dict[str, Maker]] = {
     "HiDreamImageTransformer2DModel": {
         "layouts": lambda s: ("bchw",),
         "encoder_hidden_states_llama3": lambda s: [
-            s.text() for _ in range(max(s.config.get("llama_layers") or [31]) + 1)
+            s.text(width=(s.config.get("caption_channels") or [4096])[-1])
+            for _ in range(max(s.config.get("llama_layers") or [31]) + 1)
         ],
         "encoder_hidden_states_t5": lambda s: s.text(),
         "img_ids": lambda s: None,
