@@ -52,7 +52,7 @@ def make(folder: Path, dtype: str) -> None:
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         ),
         text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")),
+        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77),
         scheduler=PNDMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
         ),
