@@ -96,11 +96,11 @@ def test_eight_bit_floats_are_scaled(dtype: torch.dtype, scale: torch.Tensor | N
 
 
 def test_a_block_of_an_eight_bit_weight_has_its_own_scale(tmp_path: Path) -> None:
-    stored, scale = noise(4, 6).to(torch.float8_e4m3fn), torch.tensor([[1.0, 2.0], [4.0, 8.0]])
+    stored, scale = noise(4, 8).to(torch.float8_e4m3fn), torch.tensor([[1.0, 2.0], [4.0, 8.0]])
     save_file({"a.weight": stored, "a.weight_scale_inv": scale}, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     (found,) = read(open_folder(tmp_path), "a.weight")
-    assert torch.equal(found, stored.float() * scale.repeat_interleave(2, 0).repeat_interleave(3, 1))
+    assert torch.equal(found, stored.float() * scale.repeat_interleave(2, 0).repeat_interleave(4, 1))
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model.safetensors"])
