@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eigenbank.builders.discovery.families import Discovery
     from eigenbank.builders.label.labeler import Labeler
     from eigenbank.builders.label.study import LabelSettings
-    from eigenbank.loaders.export import Edits, Format, Precision
+    from eigenbank.loaders.export import Edits, ExportTerm, Format, Precision
     from eigenbank.loaders.lora import ReadWeight
     from eigenbank.loaders.match import Match
     from eigenbank.loaders.target import Target
@@ -599,10 +599,7 @@ def export(
     check_expressible(terms)  # before a checkpoint is looked for
     denoiser, read = _denoiser_for(bank, pipe, checkpoint)
     if pipe is not None:
-        from eigenbank.loaders.steer import check_match
-
-        for term in terms:
-            check_match(denoiser, term.direction)
+        _check_matches(denoiser, terms)
     return write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
 
 
@@ -617,7 +614,7 @@ def export_all(
 ) -> tuple[list[Path], dict[str, str]]:
     """Write every named slider of a set into a folder, a file each, as `export` does.
 
-    Returns the files written, and why the other labels have none.
+    Returns the files written, and why the other labels have none. Raises as `export` does, but ExportError of no label.
     """
     from eigenbank.loaders.export import LORA, SUFFIXES, check_expressible, check_format, choose, file_names, write
     from eigenbank.loaders.lookup import load
@@ -639,10 +636,20 @@ def export_all(
             terms = choose(bank, {text: 1.0})
             if format in LORA:
                 check_expressible(terms)
+                if pipe is not None:
+                    _check_matches(denoiser, terms)
             written += write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
         except ExportError as error:
             refused[text] = str(error)
     return written, refused
+
+
+def _check_matches(denoiser: Any, terms: "Iterable[ExportTerm]") -> None:
+    """Raise MatchError for the first direction that is none of the denoiser's weights."""
+    from eigenbank.loaders.steer import check_match
+
+    for term in terms:
+        check_match(denoiser, term.direction)
 
 
 def _denoiser_for(bank: DirectionSet, pipe: Any, checkpoint: str | Path | None) -> "tuple[Any, ReadWeight | None]":

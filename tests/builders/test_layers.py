@@ -140,7 +140,7 @@ NCSNPP = {
     "down_block_types": [*["SkipDownBlock2D"] * 4, "AttnSkipDownBlock2D", *["SkipDownBlock2D"] * 2],
     "up_block_types": [*["SkipUpBlock2D"] * 2, "AttnSkipUpBlock2D", *["SkipUpBlock2D"] * 4],
 }  # fmt: skip
-# As the config.json of each says on the Hub; a transformer's two layers are as good as its 42. IF II's (and III's, which is as it is)
+# As published: CogVideoX's as found in public repositories, other values as they are remembered; a transformer's two layers are as good as its 42. IF II's (and III's, which is as it is)
 # width of text is not at hand: the class's own.
 PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[tuple[str, int], int]]] = {
     "zai-org/CogVideoX-5b-I2V": ("CogVideoXTransformer3DModel", COGVIDEOX, {("joint", 3072): 2}),

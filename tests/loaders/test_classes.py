@@ -4,6 +4,7 @@ Where the image tokens are is found out by a witness that knows nothing of ours:
 not mix, and those that change with the image are the image's.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from eigenbank.loaders.plugins import target_of
 from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import ExportError, FuseError, SourceError
-from eigenbank.schemas.recipe import Recipe
+from eigenbank.schemas.recipe import Recipe, Site
 
 SCALE = 0.75
 KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) for kind in zoo.CONFIGS]
@@ -191,46 +192,35 @@ def test_exactly_the_vector_reaches_every_image_token_and_no_text(kind: str) -> 
     assert target_of(model).owner is model
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
-def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str) -> None:
-    model = zoo.make(kind)
-    bank = zoo.bank_of(model, zoo.layers_of(model))
-    call = pick(model)[0]
-    with torch.no_grad():
-        for direction in bank:
-            try:
-                fused = eb.steer(model, {direction: 0.5}, site="output", fuse=True).attach()
-            except FuseError:
-                continue
-            found = model(**call, return_dict=False)[0]
-            fused.remove()
-            with biased(model, {direction: 0.5}, "block-output"):
-                expected = model(**call, return_dict=False)[0]
-            for one, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+@contextlib.contextmanager
+def as_biases(model: nn.Module, direction: Direction, site: Site) -> Iterator[None]:
+    """The direction as it is fused, or added to queries, keys and values. Raises FuseError."""
+    if site == "block-output":
+        with eb.steer(model, {direction: 0.5}, site="output", fuse=True):
+            yield
+        return
+    maps = input_projections(target_of(model), model, direction.bank.layers[direction.layer])
+    with contextlib.ExitStack() as stack:
+        for linear in maps.values():
+            added = linear.weight @ direction.vector
+            stack.callback(linear.register_forward_hook(lambda _each, _args, out, added=added: out + added).remove)
+        yield
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("site", ["block-output", "projection-input"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_where_biases_of_queries_keys_and_values_are_taken_for_the_edit_they_are_the_edit(kind: str) -> None:
+def test_where_a_bias_is_taken_for_the_edit_it_is_the_edit(kind: str, site: Site) -> None:
     model = zoo.make(kind)
-    bank = zoo.bank_of(model, zoo.layers_of(model))
     call = pick(model)[0]
     with torch.no_grad():
-        for direction in bank:
+        for direction in zoo.bank_of(model, zoo.layers_of(model)):
             try:
-                maps = input_projections(target_of(model), model, bank.layers[direction.layer])
+                with as_biases(model, direction, site):
+                    found = model(**call, return_dict=False)[0]
             except FuseError:
                 continue
-            added = [
-                linear.register_forward_hook(lambda each, _args, out: out + each.weight @ direction.vector)  # noqa: B023
-                for linear in maps.values()
-            ]
-            found = model(**call, return_dict=False)[0]
-            for handle in added:
-                handle.remove()
-            with biased(model, {direction: 0.5}):
+            with biased(model, {direction: 0.5}, site):
                 expected = model(**call, return_dict=False)[0]
             for one, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)

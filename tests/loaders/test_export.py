@@ -439,7 +439,9 @@ def test_a_file_says_what_it_is_where_user_interfaces_look(
 @pytest.mark.parametrize(
     ("config", "name"),
     [({"cross_attention_dim": 768}, "stable-diffusion-v1"), ({"cross_attention_dim": 1024}, "stable-diffusion-v2-512"),
-     ({"cross_attention_dim": 2048}, "stable-diffusion-xl-v1-base"), ({"cross_attention_dim": 16}, None)],
+     ({"cross_attention_dim": 1024, "sample_size": 96}, "stable-diffusion-v2-768-v"), ({"cross_attention_dim": (768,)}, None),
+     ({"cross_attention_dim": 2048}, "stable-diffusion-xl-v1-base"), ({"cross_attention_dim": 16}, None),
+     ({"cross_attention_dim": 2048, "encoder_hid_dim": 4096, "encoder_hid_dim_type": "text_proj"}, None)],
 )  # fmt: skip
 def test_the_architecture_is_said_as_the_base_of_a_lora(config: dict[str, int], name: str | None) -> None:
     from diffusers import UNet2DConditionModel
@@ -516,3 +518,32 @@ def test_all_labels_are_a_file_each_and_what_has_none_is_said(
         "目.safetensors",
     }
     assert list(refused) == ["timed"]
+
+
+def test_what_lies_beside_a_file_is_not_replaced(bank: eb.DirectionSet, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for suffix in (".json", ".png"):
+        (tmp_path / f"a{suffix}").write_text("mine")
+    out = tmp_path / "a.safetensors"
+    assert eb.export(with_lengths(bank), [f"{MID}/{OUT}/0"], out, checkpoint=tiny_checkpoint) == [out]
+    assert {path.read_text() for path in tmp_path.iterdir() if path != out} == {"mine"}
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion"], indirect=True)
+def test_all_labels_are_compared_with_the_pipeline_they_are_for(
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path
+) -> None:
+    from datetime import datetime, timezone
+
+    from eigenbank.schemas import Label
+
+    _, pipe, bank = family
+    label = Label(text="smile", polarity=1, source="human:ann", created=datetime.now(timezone.utc))
+    named = bank.labelled({next(each.id for each in bank if each.recipe.side == "input"): (label,)})
+    assert export_all(named, tmp_path / "own", pipe=pipe)[0]
+    other = pipeline("stable-diffusion")
+    with torch.no_grad():
+        for parameter in other.unet.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    with pytest.raises(MatchError):
+        export_all(named, tmp_path / "other", pipe=other)
+    assert not list((tmp_path / "other").iterdir())

@@ -88,8 +88,12 @@ def export(
     bank = load(model)
     for name in chosen:
         find_direction(bank, name)
-    for path in api.export(bank, chosen or None, out, format=form, checkpoint=checkpoint, dtype=dtype):
+    written = api.export(bank, chosen or None, out, format=form, checkpoint=checkpoint, dtype=dtype)
+    for path in written:
         echo(path)
+    for kept in () if form in ("npz", "json") else (out.with_suffix(".json"), out.with_suffix(".png")):
+        if kept.exists() and kept not in written:
+            log(f"{kept} was there already and stays as it is: delete it to have it written for this slider")
     if form == "diffusers":
         from eigenbank.builders.discovery.fake_weights import denoiser_class
 

@@ -192,8 +192,8 @@ def write(
 ) -> list[Path]:
     """Write the file, and beside a LoRA of one slider its preview, if the set has one, and its JSON; each whole or not at all.
 
-    `read` reads the checkpoint's weights, by default those of `denoiser`. `dtype` is that of a LoRA's tensors. Returns the
-    files written. Raises ExportError, MatchError or SetError; then nothing has changed.
+    `read` reads the checkpoint's weights, by default those of `denoiser`. `dtype` is that of a LoRA's tensors. What lies beside
+    already is somebody's, and stays as it is. Returns the files written. Raises ExportError, MatchError or SetError; then nothing has changed.
     """
     check_format(out, form)
     beside: dict[Path, bytes] = {}
@@ -223,6 +223,7 @@ def write(
         if picture is not None:
             beside[out.with_suffix(".png")] = picture
         beside[out.with_suffix(".json")] = _sidecar(title, list(sliders.values()), None if base is None else base[1])
+        beside = {path: content for path, content in beside.items() if not path.exists()}
     else:
         data = _npz(terms, bank) if form == "npz" else _json(terms, bank)
     try:

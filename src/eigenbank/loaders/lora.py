@@ -198,11 +198,15 @@ def architecture(denoiser: nn.Module) -> tuple[str, str] | None:
     """Return a model's architecture as `modelspec.architecture` has it, and as A1111's metadata do; None where neither is known."""
     kind, config = type(denoiser).__name__, cast("Mapping[str, Any]", denoiser.config)
     if kind == "UNet2DConditionModel":
+        width = config["cross_attention_dim"]
+        if not isinstance(width, int) or config["encoder_hid_dim"]:  # Kolors, IF: as wide, and others
+            return None
+        of_2 = "stable-diffusion-v2-768-v" if config["sample_size"] == 96 else "stable-diffusion-v2-512"
         return {
             768: ("stable-diffusion-v1", "SD1"),
-            1024: ("stable-diffusion-v2-512", "SD2"),
+            1024: (of_2, "SD2"),
             2048: ("stable-diffusion-xl-v1-base", "SDXL"),
-        }.get(config["cross_attention_dim"])
+        }.get(width)
     if kind == "FluxTransformer2DModel":
         return ("flux-1-dev" if config["guidance_embeds"] else "flux-1-schnell", "Other")
     known = {
