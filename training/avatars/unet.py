@@ -16,7 +16,7 @@ from avatars.loop import Schedule, Workers, train
 from avatars.text import WIDTH, token_ids
 from avatars.vae import importance
 
-SCHEDULE = Schedule(steps=22_000, batch=32, rate=1.2e-3, warmup=500)
+SCHEDULE = Schedule(steps=10_000, batch=32, rate=1.2e-3, warmup=500)
 RATES = {"unet": 1.0, "text_encoder": 0.2}
 WITHOUT_CAPTION = 0.1
 """Share of the batch trained on the empty prompt, for classifier-free guidance."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from avatars.loop import Schedule, Workers, train
 from avatars.renders import SIZE, as_input
 
-SCHEDULE = Schedule(steps=10_000, batch=8, rate=1.2e-3, weight_decay=0.0)
+SCHEDULE = Schedule(steps=8_000, batch=8, rate=1.2e-3, weight_decay=0.0)
 
 
 def new_vae(seed: int = 0, channels: tuple[int, ...] = (24, 48, 96)) -> AutoencoderKL:

@@ -1,6 +1,7 @@
 """Watch the calls of a denoiser: which run it is, how far that is, how large the batch, which branch of guidance it is."""
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import re
@@ -17,6 +18,17 @@ from eigenbank.loaders.target import TIMES, Target, arguments_of, denoiser_compo
 from eigenbank.schemas.errors import SteerError
 
 SingleBranch = Literal["cond", "uncond"]
+_FIXED: contextvars.ContextVar[float | None] = contextvars.ContextVar("fixed progress", default=None)
+
+
+@contextlib.contextmanager
+def fixed_progress(done: float) -> Iterator[None]:
+    """Inside, every denoiser call is at the fraction `done` of a run: of a single step drawn by itself."""
+    token = _FIXED.set(done)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
 
 
 class DenoiserCall:
@@ -46,6 +58,8 @@ class DenoiserCall:
     @functools.cached_property
     def done(self) -> float:
         """The fraction of the run that lies behind, in [0, 1). Raises SteerError where nothing says it."""
+        if (fixed := _FIXED.get()) is not None:
+            return fixed
         steps, place = self.local.get("timesteps"), self.local.get("i")
         if isinstance(steps, (Tensor, list, tuple)) and len(steps) and isinstance(place, int):
             return min(max(place / len(steps), 0.0), 1 - 1e-9)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.memory import batch_size, in_batches
 from eigenbank.loaders.pictures import NO_SAFETY_CHECKER, Pictures
 from eigenbank.loaders.plugins import target_of
+from eigenbank.loaders.predicted import PredictedPictures
 from eigenbank.loaders.sample import sample_pictures
 from eigenbank.loaders.steer import steer
 from eigenbank.progress import Count, no_count
@@ -30,6 +32,8 @@ from eigenbank.schemas.errors import SteerError
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
 
+LOOK = 0.2
+"""How far into the run pictures are predicted: the best of those tried, see `benchmarks/screening.py`."""
 VERSION = 1
 """Raised whenever pictures are generated, or readings of them kept, in another way: older readings are then not used."""
 WITHOUT_EFFECT = ("safety_checker", "requires_safety_checker")
@@ -84,7 +88,7 @@ class PipelineMeasurements:
         Raises SteerError where these are blank: a pipeline whose images are has nothing to be named.
         """
         kept = _ReadingCache(cache)
-        missing = kept.lacks([_key(b"unedited", 0.0, seed) for seed in seeds])
+        missing = kept.lacks(_keys_unedited(seeds))
         progress(0, len(missing))
         return self._unedited(read, seeds, kept, lambda done: progress(done, len(missing)))
 
@@ -107,45 +111,108 @@ class PipelineMeasurements:
         with the images generated and all that are to be, at first with none; what was kept is none of them. Raises SteerError.
         """
         kept = _ReadingCache(cache)
-        jobs = [(k, sign, seed) for k in range(len(sliders)) for sign in (1.0, -1.0) for seed in seeds]
-        names = [_name(each) for each in sliders]
-        keys = [_key(names[k], sign * scale, seed) for k, sign, seed in jobs]
-        missing = kept.lacks(keys)
-        own = len(kept.lacks([_key(b"unedited", 0.0, seed) for seed in seeds]))
-        progress(0, own + len(missing))
-        base = self._unedited(read, seeds, kept, lambda done: progress(done, own + len(missing)))
-        done = own
+        edits = _Edits(sliders, scale, seeds)
+        own = len(kept.lacks(_keys_unedited(seeds)))
+        total = own + len(kept.lacks(edits.keys))
+        progress(0, total)
+        base = self._unedited(read, seeds, kept, lambda done: progress(done, total))
+        found = self._edited(edits, read, self._pictures, kept, force, lambda done: progress(own + done, total))
+        return base, *found
+
+    def predicted(
+        self,
+        sliders: Sequence[Direction | Composite],
+        read: Read,
+        *,
+        scale: float,
+        seeds: Sequence[int],
+        force: bool = False,
+        cache: Path | None = None,
+        progress: Count = no_count,
+    ) -> tuple[Tensor, Tensor]:
+        """Changes of readings `(K, n, f)` with each slider at `scale` and at its negative, in pictures of one denoiser pass.
+
+        They are what one step of the unedited run predicts, see `loaders.predicted`: of the steps in a slider's window the one
+        nearest to `LOOK`. Arguments, NaN and errors as for `edited`; SteerError also where pictures cannot be predicted.
+        """
+        kept, done = _ReadingCache(cache), 0
+        steps = [step_to_look_at(each, self.steps) for each in sliders]
+        groups = {
+            at: _Edits(
+                [each for each, step in zip(sliders, steps, strict=True) if step == at], scale, seeds, f" at {at}"
+            )
+            for at in sorted(set(steps))
+        }
+        total = sum(len(kept.lacks([*_keys_unedited(seeds, each.tag), *each.keys])) for each in groups.values())
+        progress(0, total)
+
+        def drawn_after(before: int) -> Callable[[int], None]:
+            return lambda done: progress(before + done, total)
+
+        plus, minus = [], []
+        for at, edits in groups.items():
+            view = PredictedPictures(self.pipe, self.steps, at, self.drawing, self.call)
+            own = kept.lacks(_keys_unedited(seeds, edits.tag))
+            missing = len(own) + len(kept.lacks(edits.keys))
+            for _ in in_batches(view.lacks(seeds) if missing else [], self._batch() if missing else 1, view.follow):
+                pass  # they are kept in the view
+            base = self._unedited(read, seeds, kept, drawn_after(done), view.draw, edits.tag)
+            up, down = self._edited(edits, read, view.draw, kept, force, drawn_after(done + len(own)))
+            plus.append(up - base)
+            minus.append(down - base)
+            done += missing
+        order = torch.tensor([k for at in groups for k, step in enumerate(steps) if step == at]).argsort()
+        return torch.cat(plus)[order], torch.cat(minus)[order]
+
+    def _edited(
+        self,
+        edits: "_Edits",
+        read: Read,
+        draw: Callable[[Sequence[int]], Pictures],
+        kept: "_ReadingCache",
+        force: bool,
+        drawn: Callable[[int], None],
+    ) -> tuple[Tensor, Tensor]:
+        """Readings `(K, n, f)` with each slider at its scale and at its negative, NaN where it broke the picture."""
+        missing, done = kept.lacks(edits.keys), 0
 
         def read_part(numbers: Sequence[int]) -> Tensor:
-            wanted = [jobs[number] for number in numbers]
-            edits = {
-                sliders[k]: torch.tensor([sign * scale if k == job else 0.0 for job, sign, _ in wanted])
+            wanted = [edits.jobs[number] for number in numbers]
+            scales = {
+                edits.sliders[k]: torch.tensor([sign * edits.scale if k == job else 0.0 for job, sign, _ in wanted])
                 for k in sorted({k for k, _, _ in wanted})
             }
-            with steer(self.pipe, edits, force=force):
-                pictures = self._pictures([seed for _, _, seed in wanted])
+            with steer(self.pipe, scales, force=force):
+                pictures = draw([seed for _, _, seed in wanted])
             good = pictures.finite & ~pictures.flat
-            found = torch.full((len(wanted), base.shape[1]), torch.nan)
+            found = torch.full((len(wanted), kept.width), torch.nan)
             if bool(good.any()):
                 found[good] = _readings(pictures.frames[good], read)
             return found
 
         for part, readings in in_batches(missing, self._batch() if missing else 1, read_part):
-            kept.put([keys[number] for number in part], readings)
+            kept.put([edits.keys[number] for number in part], readings)
             done += len(part)
-            progress(done, own + len(missing))
-        table = torch.stack([kept[key] for key in keys]) if keys else torch.empty(0, base.shape[1])
-        table = table.reshape(len(sliders), 2, len(seeds), -1)
-        return base, table[:, 0], table[:, 1]
+            drawn(done)
+        found = [kept[key] for key in edits.keys]
+        table = torch.stack(found) if found else torch.empty(0, kept.width)
+        plus, minus = table.reshape(len(edits.sliders), 2, len(edits.seeds), kept.width).unbind(1)
+        return plus, minus
 
     def _unedited(
-        self, read: Read, seeds: Sequence[int], kept: "_ReadingCache", drawn: Callable[[int], None]
+        self,
+        read: Read,
+        seeds: Sequence[int],
+        kept: "_ReadingCache",
+        drawn: Callable[[int], None],
+        draw: Callable[[Sequence[int]], Pictures] | None = None,
+        tag: str = "",
     ) -> Tensor:
-        keys = [_key(b"unedited", 0.0, seed) for seed in seeds]
+        keys = _keys_unedited(seeds, tag)
         missing, done = kept.lacks(keys), 0
 
         def read_part(numbers: Sequence[int]) -> Tensor:
-            pictures = self._pictures([seeds[number] for number in numbers])
+            pictures = (draw or self._pictures)([seeds[number] for number in numbers])
             if not bool(pictures.finite.all()) or bool(pictures.flat.all()):
                 message = (
                     "the pipeline's unedited images are blank or not finite: no label was given. Generate one and look at it. "
@@ -207,6 +274,11 @@ class _ReadingCache:
     def __getitem__(self, key: bytes) -> Tensor:
         return self._known[key]
 
+    @property
+    def width(self) -> int:
+        """How many readings there are of a picture; 0 before the first."""
+        return len(next(iter(self._known.values()), ()))
+
     def put(self, keys: Sequence[bytes], readings: Tensor) -> None:
         """Keep a batch of readings, `(n, f)`."""
         self._known.update(zip(keys, readings, strict=True))
@@ -221,6 +293,32 @@ class _ReadingCache:
             os.replace(partial, self.folder / f"{name}.safetensors")
 
 
+def step_to_look_at(slider: Direction | Composite, steps: int) -> int:
+    """Return the step whose predicted picture shows best what a slider does: in its window, nearest to `LOOK` of the run."""
+    windows = [part.recipe.window for part, _ in slider.parts]
+    shown = [sum(number / steps in window for window in windows) for number in range(steps)]
+    return min(range(steps), key=lambda number: (-shown[number], abs(number / steps - LOOK)))
+
+
+@dataclass(frozen=True)
+class _Edits:
+    """Pictures to draw with each slider at `scale` and at its negative, on each seed; `tag` says how else they are drawn."""
+
+    sliders: Sequence[Direction | Composite]
+    scale: float
+    seeds: Sequence[int]
+    tag: str = ""
+
+    @cached_property
+    def jobs(self) -> list[tuple[int, float, int]]:
+        return [(k, sign, seed) for k in range(len(self.sliders)) for sign in (1.0, -1.0) for seed in self.seeds]
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        names = [_name(each) for each in self.sliders]
+        return [_key(names[k], sign * self.scale, seed, self.tag) for k, sign, seed in self.jobs]
+
+
 def _name(slider: Direction | Composite) -> bytes:
     """Digest what is added: the vectors, their weights, where and when."""
     digest = hashlib.blake2b(digest_size=16)
@@ -230,5 +328,9 @@ def _name(slider: Direction | Composite) -> bytes:
     return digest.digest()
 
 
-def _key(name: bytes, scale: float, seed: int) -> bytes:
-    return hashlib.blake2b(name + f" {scale!r} {seed}".encode(), digest_size=16).digest()
+def _key(name: bytes, scale: float, seed: int, tag: str = "") -> bytes:
+    return hashlib.blake2b(name + f" {scale!r} {seed}{tag}".encode(), digest_size=16).digest()
+
+
+def _keys_unedited(seeds: Sequence[int], tag: str = "") -> list[bytes]:
+    return [_key(b"unedited", 0.0, seed, tag) for seed in seeds]

@@ -23,7 +23,7 @@ class Criteria:
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
     bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
     same attribute and seeds, of random directions of equal length at the same spot. `doubt`: a confidence further than
-    this from 0 and from 1 is worth more seeds.
+    this from 0 and from 1 is worth more seeds; one of `hopeless` or less on the first, of `unlikely` or less on more, is not.
     """
 
     effect: float = 0.2
@@ -34,6 +34,8 @@ class Criteria:
     confidence: float = 0.95
     null: float = 2.0
     doubt: float = 0.02
+    hopeless: float = 0.1
+    unlikely: float = 0.5
 
     def loosened(self) -> "Criteria":
         """Return criteria for a first look on few seeds, that should lose no direction which would pass on many."""
@@ -163,18 +165,27 @@ def promising(found: Effects, criteria: Criteria, share: float = 0.2, resamples:
     return torch.where(most >= share * resamples, attribute, -1)
 
 
-def shortlist(found: Effects, first: Tensor, most: int) -> list[int]:
-    """The directions worth a second look: of those that `first` gives an attribute, the `most` promising of each.
+def strongest(mean: Tensor, count: int) -> list[int]:
+    """The numbers of `count` directions that move the scores most, in order: by their best rank among the `(K, f)` effects.
+
+    Each score has its turn, so that one that everything moves does not take all places.
+    """
+    ranks = mean.abs().argsort(dim=0, descending=True).argsort(dim=0).amin(dim=1)
+    return sorted(ranks.argsort(stable=True)[:count].tolist())
+
+
+def shortlist(found: Effects, first: Tensor, most: int) -> dict[int, list[int]]:
+    """The directions worth a second look: of those that `first` gives an attribute, the `most` promising of each, best first.
 
     Promising is selective and odd: a direction that does the same at either sign of its scale is no slider.
     """
     promise = found.selectivity / (1 + found.asymmetry)
-    chosen: list[int] = []
+    chosen = {}
     for attribute in sorted(set(first.tolist()) - {-1}):
         rows = (first == attribute).nonzero().flatten()
         order = promise[rows, attribute].argsort(descending=True)
-        chosen.extend(rows[order[:most]].tolist())
-    return sorted(chosen)
+        chosen[attribute] = rows[order[:most]].tolist()
+    return chosen
 
 
 def confidence(

@@ -3,10 +3,13 @@
 Images are generated and read by whatever `Measurements` is handed over (`eigenbank.api.label` hands over a pipeline's).
 """
 
+import math
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from eigenbank.builders.label.criteria import (
     leading,
     promising,
     shortlist,
+    strongest,
     unsettled,
 )
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
@@ -31,14 +35,21 @@ from eigenbank.progress import Count, Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
+from eigenbank.schemas.errors import SteerError
 
-POPULATION = tuple(range(2_000_000, 2_000_064))
+POPULATION = tuple(range(2_000_000, 2_000_032))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
 READABLE = 0.1
 """A score that varies less among a checkpoint's own images, in its stated standard deviations, cannot be read off them."""
 
 VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
+
+Screening = Literal["predicted", "drawn"]
+ROUNDS = ((1, 1), (1 / 2, 1), (1 / 4, 2), (1 / 8, 4))
+"""Screening by predicted images: the share of the directions that is looked at, and on how many eighths of the seeds."""
+PREDICTED = 0.5
+"""An effect in a predicted image says this much of one in the finished image at least: 0.7 on average, see `benchmarks/screening.py`."""
 
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
@@ -48,6 +59,10 @@ Spot = tuple[str, ...]
 
 class Measurements(Protocol):
     """Generates images of one pipeline, always in the same way, and reads them. `cache` is a folder that keeps readings."""
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of an image."""
 
     @property
     def fingerprint(self) -> str:
@@ -75,22 +90,42 @@ class Measurements(Protocol):
         the images generated and all that are to be, at first with none; what was kept is none of them.
         """
 
+    def predicted(
+        self,
+        sliders: Sequence[Direction | Composite],
+        read: Read,
+        *,
+        scale: float,
+        seeds: Sequence[int],
+        force: bool,
+        cache: Path | None,
+        progress: Count,
+    ) -> tuple[Tensor, Tensor]:
+        """Changes of the readings `(K, n, f)` at `scale` and at its negative, in what one step predicts of the image.
+
+        Otherwise as `edited`, each image being a single pass. Raises SteerError where the pipeline's images cannot be predicted.
+        """
+
 
 @dataclass(frozen=True)
 class LabelSettings:
     """How a set is labelled.
 
-    All directions are screened at ± `scale` on `seeds`, with so many denoising `steps`. For each score the `most` promising
-    ones, and a composite of at most `parts` directions, are confirmed on `confirm_seeds`, beside `null` random directions at
-    the same spot. What these seeds do not settle is measured on as many again, and on twice as many, up to `confirm_most` in
-    all; the random ones go along, each on its share of the added seeds, up to `chance_most`. Qualities are measured on the
+    Directions are screened at ± `scale` on `seeds`: in `predicted` images of one pass each, where the less promising half
+    leaves after each of `ROUNDS`, or all of them on all seeds in `drawn` images of so many denoising `steps`. For each score a
+    composite of at most `parts` directions, and the `most` promising single ones, are confirmed one after the other until
+    `per_word` of them have its label: on `confirm_seeds`, beside `null` random directions at the same spot, each on its share
+    of these seeds. What they do not settle is measured on as many again, and on twice as many, up to `confirm_most` in all; the
+    random ones go along up to `chance_most`. Qualities are measured on the
     first `quality_seeds` of `confirm_seeds`, of what got a label, or with `all_qualities` of every direction. A checkpoint
     in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name.
     """
 
     scale: float = 1.0
+    screening: Screening = "predicted"
     seeds: tuple[int, ...] = tuple(range(100, 108))
-    confirm_seeds: tuple[int, ...] = tuple(range(200, 224))
+    confirm_seeds: tuple[int, ...] = tuple(range(200, 208))
+    per_word: int = 1
     confirm_most: int = 48
     chance_most: int = 24
     steps: int = 10
@@ -112,8 +147,32 @@ def images_for(directions: int, spots: int, scores: int, settings: LabelSettings
     """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
     singles, composites = min(directions, settings.most * scores), scores if settings.parts >= 2 else 0
     spots = min(singles, spots) + composites
-    first = len(POPULATION) + _images(directions, len(settings.seeds))
-    return first + _confirming(settings, singles + composites, spots, directions + composites)
+    return (
+        len(POPULATION)
+        + _screening(directions, scores, settings)
+        + _confirming(settings, singles + composites, spots, directions + composites)
+    )
+
+
+def _rounds(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
+    """How many directions are screened in each round, and on which seeds; at no time fewer than are to be confirmed."""
+    if settings.screening == "drawn":
+        return [(directions, settings.seeds)]
+    rounds, seeds, behind = [], settings.seeds, 0
+    for share, eighths in ROUNDS:
+        begin, behind = behind, behind + eighths
+        some = seeds[len(seeds) * begin // 8 : len(seeds) * behind // 8]
+        rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores)), some))
+    return [each for each in rounds if each[1]]
+
+
+def _screening(directions: int, scores: int, settings: LabelSettings) -> int:
+    """Images that screening takes; a predicted one is one of the `steps` passes of an image, its run up to there some more."""
+    rounds = _rounds(directions, scores, settings)
+    if settings.screening == "drawn":
+        return _images(directions, len(settings.seeds))
+    passes = sum(_images(count, len(seeds)) for count, seeds in rounds)
+    return math.ceil(passes / settings.steps) + len(settings.seeds)
 
 
 def _confirming(settings: LabelSettings, sliders: int, spots: int, measured: int, *, begun: bool = False) -> int:
@@ -125,7 +184,7 @@ def _confirming(settings: LabelSettings, sliders: int, spots: int, measured: int
     more = max(0, settings.confirm_most - seeds)
     shared = min(more, max(0, settings.chance_most - seeds))  # among the draws of random sliders
     confirming = _images(sliders, (0 if begun else seeds) + more)
-    chance = _images(settings.null * spots, seeds) + _images(spots, shared) if spots else 0
+    chance = _images(spots, max(seeds, settings.null) + shared) if spots else 0
     return (
         (confirming if sliders else 0) + chance + _qualities(settings, measured if settings.all_qualities else sliders)
     )
@@ -151,6 +210,9 @@ def label(
     log: Callable[[str], None] = lambda _message: None,
 ) -> DirectionSet:
     """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.api.label`."""
+    if cache is None:
+        with tempfile.TemporaryDirectory(prefix="eigenbank-") as folder:
+            return label(directions, measurements, labelers, settings, cache=Path(folder), progress=progress, log=log)
     directions = measurements.calibrated(directions)
     remaining = list(labelers)
     while True:
@@ -225,7 +287,7 @@ class _Study:
         measurements: Measurements,
         ensemble: LabelerEnsemble,
         settings: LabelSettings,
-        cache: Path | None,
+        cache: Path,
         progress: Progress,
         log: Callable[[str], None],
     ) -> None:
@@ -235,11 +297,9 @@ class _Study:
         self.settings = settings
         self.log = log
         self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings))
-        self.cache = None
-        if cache is not None:
-            # Of the same images, read alike.
-            who = [[each.source, each.names, getattr(each, "digest", "")] for each in ensemble.labelers]
-            self.cache = cache / digest_of([measurements.fingerprint, VERSION, who])[:32]
+        # Of the same images, read alike.
+        who = [[each.source, each.names, getattr(each, "digest", "")] for each in ensemble.labelers]
+        self.cache = cache / digest_of([measurements.fingerprint, VERSION, who])[:32]
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first."""
@@ -248,7 +308,7 @@ class _Study:
         def read(images: Tensor) -> Tensor:
             return torch.cat([self.ensemble.read(images), agreement(images)], dim=1)
 
-        cache = None if self.cache is None else self.cache / "agreement"
+        cache = self.cache / "agreement"
         count = self.job.part("unedited images", len(POPULATION))
         population = self.measurements.unedited(read, POPULATION, cache=cache, progress=count)
         agreed = float(population[:, -1].median())
@@ -258,7 +318,7 @@ class _Study:
                 f"{settings.agreement:g} or more. No label was given. Is the checkpoint trained, and are there enough steps?"
             )
             return Findings({}, {}, [])
-        screened = self.measure("screening", list(directions), settings.seeds)
+        left, screened = self.screened(population)
         broken = int(screened.broken.sum())
         if broken:
             self.log(
@@ -267,82 +327,95 @@ class _Study:
             )
         candidates: list[_Candidates] = []
         taken = {each.name for each in directions.manifest.composites}
-        for labeler in self.ensemble.labelers:
-            scores = _Scores(labeler, self.ensemble.columns[labeler.source], population, settings)
-            candidates.append(_Candidates(scores, scores.effects(screened), directions, taken))
+        for scores in self.scores(population):
+            candidates.append(_Candidates(scores, scores.effects(screened), [each.id for each in left], taken))
         new = [record for each in candidates for record in each.composites]
         directions = directions.composed([*directions.manifest.composites, *new])
         everything = list(directions)
-        singles = [everything[k] for k in sorted({k for each in candidates for k in each.singles})]
-        wanted = [*singles, *(directions[record.id] for record in new)]
-        self.job.left = _confirming(
-            settings, len(wanted), len({_spot(each) for each in wanted}), len(everything) + len(new)
-        )
-        labels = self.confirm(candidates, directions, wanted)
+        labels: dict[str, list[Label]] = {}
+        while True:
+            for each in candidates:
+                each.open_next()
+            wanted = [slider for slider in directions.sliders if any(slider.id in each.open for each in candidates)]
+            if not wanted:
+                break
+            waiting = len(wanted) + sum(each.waiting for each in candidates)
+            self.job.left = _confirming(settings, waiting, waiting, len(everything) + len(new))
+            for name, given in self.confirm(candidates, directions, wanted).items():
+                labels.setdefault(name, []).extend(given)
         earned = [record for record in new if record.id in labels]
-        named = everything if settings.all_qualities else [each for each in singles if each.id in labels]
+        named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned)]
         self.job.left = _qualities(settings, len(measured))
-        found = self.qualities(candidates[0].scores, measured)
+        measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
-        return Findings(labels, found, earned)
+        return Findings(labels, measured_qualities, earned)
+
+    def scores(self, population: Tensor) -> "list[_Scores]":
+        """The scores of each labeler."""
+        columns = self.ensemble.columns
+        return [_Scores(each, columns[each.source], population, self.settings) for each in self.ensemble.labelers]
+
+    def screened(self, population: Tensor) -> "tuple[list[Direction], Readings]":
+        """The directions that screening leaves, and what was read of them."""
+        if self.settings.screening == "predicted":
+            try:
+                return self.screened_by_prediction(population)
+            except SteerError as error:
+                self.log(f"{error}: whole images are drawn instead")
+                self.settings = replace(self.settings, screening="drawn")
+        everything = list(self.directions)
+        return everything, self.measure("screening", everything, self.settings.seeds)
+
+    def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":
+        """The same in predicted images, on more seeds for fewer directions."""
+        left, found = list(self.directions), None
+        for count, seeds in _rounds(len(left), self.ensemble.width, self.settings):
+            if found is not None:
+                rows = strongest(torch.cat([each.effects(found).mean for each in self.scores(population)], 1), count)
+                left, found = [left[row] for row in rows], found.rows(rows)
+            more = self.predict(left, seeds)
+            found = more if found is None else found.joined(more)
+        assert found is not None
+        return left, found
 
     def confirm(
         self, candidates: "Sequence[_Candidates]", directions: DirectionSet, wanted: "Sequence[Direction | Composite]"
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
 
-        Chance is measured only in the spots of what holds on the first of these seeds by itself.
+        What is hopeless by itself goes at once; chance is measured only beside what holds by itself.
         """
         labels: dict[str, list[Label]] = {}
-        if not wanted:
-            return labels
+        random = _RandomSliders(directions, self.settings.null, wanted)
         seeds = self.settings.confirm_seeds
         found = self.measure("confirming", wanted, seeds)
-        for each in candidates:
-            each.drop_hopeless([slider.id for slider in wanted], found)
-        hopeful = [k for k, slider in enumerate(wanted) if any(slider.id in each.open for each in candidates)]
-        wanted = [wanted[k] for k in hopeful]
-        if not wanted:
-            return labels
-        spots = len({_spot(each) for each in wanted})
-        self.job.left = _confirming(self.settings, len(wanted), spots, len(directions.sliders), begun=True)
-        random = _RandomSliders(directions, self.settings.null, wanted)
-        confirmation = self.beside_chance(random, wanted, found.rows(hopeful))
         while True:
-            seeds = self.more_seeds(confirmation.found.seeds)
-            for each in candidates:
-                for name, new in each.confirmed(confirmation, last=not seeds).items():
-                    labels.setdefault(name, []).append(new)
-            wanted = [slider for slider in wanted if any(slider.id in each.open for each in candidates)]
-            if not wanted:
+            more = self.more_seeds(found.seeds)
+            ids = [slider.id for slider in wanted]
+            sure = set().union(*(each.sure(ids, found, last=not more) for each in candidates))
+            rows = [row for row, name in enumerate(ids) if name in sure]
+            if rows:
+                confirmation = self.beside_chance(random, [wanted[row] for row in rows], found.rows(rows))
+                for each in candidates:
+                    for name, new in each.confirmed(confirmation, last=not more).items():
+                        labels.setdefault(name, []).append(new)
+            rows = [row for row, name in enumerate(ids) if any(name in each.open for each in candidates)]
+            if not rows:
                 return labels
-            more = self.measure("confirming", wanted, seeds)
-            confirmation = confirmation.joined([each.id for each in wanted], more)
-            confirmation = self.beside_more_chance(random, confirmation, seeds)
+            wanted = [wanted[row] for row in rows]
+            found = found.rows(rows).joined(self.measure("confirming", wanted, more))
 
     def beside_chance(
         self, random: "_RandomSliders", wanted: "Sequence[Direction | Composite]", found: Readings
     ) -> "_Confirmation":
-        """What was read of sliders, and what random ones in their spots do on the same seeds."""
+        """What was read of sliders, and what random ones in their spots do on some of the same seeds, a share for each draw."""
         spots = {each.id: _spot(each) for each in wanted}
-        at = list(dict.fromkeys(spots.values()))
-        chance = self.measure("chance", [each for draw in random.at(at) for each in draw], found.seeds)
-        starts = range(0, len(chance.plus), len(at))
-        return _Confirmation(spots, found, at, [chance.rows(range(start, start + len(at))) for start in starts])
-
-    def beside_more_chance(
-        self, random: "_RandomSliders", confirmation: "_Confirmation", seeds: Sequence[int]
-    ) -> "_Confirmation":
-        """The same with what random ones do on more seeds, each draw on its share of them, as far as the settings go."""
-        room = self.settings.chance_most - (len(confirmation.found.seeds) - len(seeds))
-        draws = self.settings.null
-        shares = [seeds[:room][number::draws] if room > 0 else () for number in range(draws)]
-        chance = [
-            old.joined(self.measure("chance", draw, share)) if share else old
-            for old, draw, share in zip(confirmation.chance, random.at(confirmation.at), shares, strict=True)
-        ]
-        return replace(confirmation, chance=chance)
+        at, draws = list(dict.fromkeys(spots.values())), self.settings.null
+        seeds = found.seeds[: max(self.settings.chance_most, len(self.settings.confirm_seeds))]
+        shares = [seeds[number::draws] or seeds[:1] for number in range(draws)]
+        chance = [self.measure("chance", draw, share) for draw, share in zip(random.at(at), shares, strict=True)]
+        return _Confirmation(spots, found, at, chance)
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the settings go."""
@@ -390,10 +463,25 @@ class _Study:
             scale=times * self.settings.scale,
             seeds=seeds,
             force=what == "chance",
-            cache=None if self.cache is None else self.cache / ("scores" if read is None else what),
+            cache=self.cache / ("scores" if read is None else what),
             progress=self.job.part(what, _images(len(sliders), len(seeds))),
         )
         return Readings(base, plus, minus, tuple(seeds))
+
+    def predict(self, sliders: Sequence[Direction | Composite], seeds: Sequence[int]) -> Readings:
+        """Readings of some sliders in predicted images, less those of the unedited ones."""
+        steps, images = self.settings.steps, _images(len(sliders), len(seeds))
+        count = self.job.part("screening", math.ceil(images / steps) + len(seeds))
+        plus, minus = self.measurements.predicted(
+            sliders,
+            self.ensemble.read,
+            scale=self.settings.scale,
+            seeds=seeds,
+            force=False,
+            cache=self.cache / "scores",
+            progress=lambda done, total: count(done // steps, math.ceil(total / steps)),
+        )
+        return Readings(torch.zeros_like(plus[0]), plus, minus, tuple(seeds))
 
 
 class _Job:
@@ -428,15 +516,6 @@ class _Confirmation:
     at: list[Spot]
     chance: list[Readings]
 
-    def joined(self, names: Sequence[str], more: Readings) -> "_Confirmation":
-        """Of the sliders that were read on more seeds, with what was read then."""
-        own = list(self.spots)
-        found = self.found.rows([own.index(name) for name in names]).joined(more)
-        spots = {name: self.spots[name] for name in names}
-        at = list(dict.fromkeys(spots.values()))
-        rows = [self.at.index(spot) for spot in at]
-        return _Confirmation(spots, found, at, [draw.rows(rows) for draw in self.chance])
-
 
 class _RandomSliders:
     """Random sliders in the spots of others, in several draws: vectors of equal length where a direction's is added, the
@@ -460,21 +539,25 @@ class _RandomSliders:
 class _Candidates:
     """What one labeler's readings on the screening seeds make worth confirming on others.
 
-    `singles` are directions by number, `composites` new ones, whose names join those `taken`; `open` are the ids of what is
-    neither labelled nor settled to have no label.
+    `composites` are new ones, whose names join those `taken`; `open` are the ids of what is being confirmed, and neither
+    labelled nor settled to have no label.
     """
 
-    def __init__(self, scores: "_Scores", screened: Effects, directions: DirectionSet, taken: set[str]) -> None:
+    def __init__(self, scores: "_Scores", screened: Effects, ids: Sequence[str], taken: set[str]) -> None:
         loose, settings = Criteria().loosened(), scores.settings
-        ids = [each.id for each in directions]
+        if settings.screening == "predicted":
+            loose = replace(loose, effect=PREDICTED * loose.effect)
         self.scores = scores
-        self.singles = shortlist(screened, promising(screened, loose), settings.most)
         self.composites: list[CompositeRecord] = []
+        self.open: set[str] = set()
         self._wanted: dict[str, str] = {}
+        self._named: Counter[str] = Counter()
+        names = scores.labeler.names
+        self._queues: dict[str, list[str]] = {text: [] for text in names}
         if settings.parts >= 2:
             weights = fit(screened, settings.parts)
             leads = leading(predicted(screened, weights), loose)
-            for score, text in enumerate(scores.labeler.names):
+            for score, text in enumerate(names):
                 used = weights[score].nonzero().flatten().tolist()
                 if leads[score] != score or len(used) < 2:
                     continue
@@ -483,12 +566,44 @@ class _Candidates:
                 parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
                 self.composites.append(CompositeRecord(name=name, parts=parts))
                 self._wanted[self.composites[-1].id] = text
-        self.open = {ids[k] for k in self.singles} | self._wanted.keys()
+                self._queues[text].append(self.composites[-1].id)
+        for score, rows in shortlist(screened, promising(screened, loose), settings.most).items():
+            self._queues[names[score]] += [ids[row] for row in rows]
 
-    def drop_hopeless(self, names: Sequence[str], found: Readings) -> None:
-        """Close what cannot get a label by what was `found` of it, chance aside. `names` are those of the rows found."""
-        trust = confidence(self.scores.effects(found), Criteria())
-        self.open -= {name for name, share in zip(names, trust.tolist(), strict=True) if share <= Criteria().doubt}
+    @property
+    def waiting(self) -> int:
+        """How many are still to be confirmed at most."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def open_next(self) -> None:
+        """Open the most promising candidates of each score that has too few sliders yet."""
+        for text, queue in self._queues.items():
+            count = max(0, self.scores.settings.per_word - self._named[text])
+            self.open |= set(queue[:count])
+            self._queues[text] = queue[count:] if count else []
+
+    def sure(self, names: Sequence[str], found: Readings, *, last: bool) -> set[str]:
+        """Which of the open ones hold by what was `found` of them, chance aside: after the `last` seeds all that are left.
+
+        Those that hardly will are closed. `names` are those of the rows found.
+        """
+        effects, names_of = self.scores.effects(found), self.scores.labeler.names
+        trust = dict(zip(names, confidence(effects, Criteria()).tolist(), strict=True))
+        leads = dict(zip(names, (names_of[score] for score in effects.mean.abs().argmax(dim=1)), strict=True))
+        first = len(found.seeds) <= len(self.scores.settings.confirm_seeds)
+        hopeless = Criteria().hopeless if first else Criteria().unlikely
+        self.open -= {
+            name
+            for name, share in trust.items()
+            if share <= hopeless
+            or leads[name] != self._wanted.get(name, leads[name])
+            or self._named[leads[name]] >= self.scores.settings.per_word
+        }
+        least = Criteria().confidence if last else 1 - Criteria().doubt
+        holding = {name for name in self.open & trust.keys() if trust[name] >= least}
+        if last:
+            self.open &= holding
+        return holding
 
     def confirmed(self, confirmation: _Confirmation, *, last: bool) -> dict[str, Label]:
         """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for.
@@ -515,12 +630,14 @@ class _Candidates:
             trust=trust,
         )
         doubtful = unsettled(trust, Criteria())
-        self.open = set() if last else {name for name, doubt in zip(ids, doubtful, strict=True) if doubt}
-        return {
+        self.open -= {name for name, doubt in zip(ids, doubtful.tolist(), strict=True) if last or not doubt}
+        labels = {
             name: new
             for name, new in zip(ids, given, strict=True)
             if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
         }
+        self._named.update(new.text for new in labels.values())
+        return labels
 
 
 class _Scores:
