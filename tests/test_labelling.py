@@ -24,6 +24,7 @@ from eigenbank.schemas.errors import SteerError
 
 SETTINGS = LabelSettings(
     scale=2.0,
+    screening="drawn",
     seeds=(0, 1),
     confirm_seeds=(2, 3, 4),
     confirm_most=6,
@@ -154,32 +155,69 @@ def test_what_it_takes_at_most_is_said_first_and_progress_is_that_of_the_whole(
     assert {each[1] for each in reports} == {0}, "what was kept took no time"
 
 
+def test_directions_are_screened_in_predicted_pictures(
+    bank: DirectionSet, pipe: Any, measured: list[Measured], tmp_path: Path
+) -> None:
+    settings = with_settings(screening="predicted", seeds=(0, 1, 20, 21, 22, 23, 24, 25), most=1)
+    passes: list[int] = []
+    counting = pipe.unet.register_forward_pre_hook(lambda _module, args: passes.append(len(args[0])))
+    try:
+        reader, reports = Colours(), []
+        label(pipe, bank, [reader], settings, progress=lambda *at: reports.append(at), cache=tmp_path)
+    finally:
+        counting.remove()
+    assert all(seed not in (0, 1) for each in measured for seed in each.seeds), "no whole picture is drawn to screen"
+    assert [each[0] for each in reports].count("screening") > 0
+    assert sum(passes) < settings.steps * reader.seen, "fewer passes than the pictures that were read would have taken"
+    again = Colours()
+    label(pipe, bank, [again], settings, cache=tmp_path)
+    assert again.seen == 0
+
+
+def test_where_pictures_cannot_be_predicted_they_are_drawn(
+    bank: DirectionSet, pipe: Any, measured: list[Measured], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        message = "its pictures cannot be predicted"
+        raise SteerError(message)
+
+    monkeypatch.setattr(PipelineMeasurements, "predicted", refused)
+    said: list[str] = []
+    label(pipe, bank, [Colours()], with_settings(screening="predicted"), cache=kept, log=said.append)
+    assert any("cannot be predicted: whole images are drawn instead" in line for line in said)
+    assert measured[0].seeds == SETTINGS.seeds
+
+
 def test_what_few_seeds_do_not_settle_is_measured_on_more(
     bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seeds(doubtful: bool, most: int, chance: int = 3) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    def seeds(trust: float, most: int, chance: int = 3) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         measured.clear()
-        monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool))
-        label(pipe, bank, [Colours()], with_settings(confirm_most=most, chance_most=chance), cache=kept)
+        monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
+        settings = with_settings(confirm_most=most, chance_most=chance, parts=0, most=1, per_word=9)
+        label(pipe, bank, [Colours()], settings, cache=kept)
         # The screening comes first.
         return [each.seeds for each in measured if not each.random][1:], [
             each.seeds for each in measured if each.random
         ]
 
-    assert seeds(False, 12)[0] == [(2, 3, 4)]
-    # Random directions are measured on the first seeds alone, or each of two draws on its share of more.
+    # Random directions are measured beside what holds by itself, each of two draws on its share of the seeds.
+    assert seeds(1.0, 12) == ([(2, 3, 4)], [(2, 4), (3,)])
+    assert seeds(0.05, 12) == ([(2, 3, 4)], []), "hopeless"
+    assert seeds(0.4, 12) == ([(2, 3, 4), (5, 6, 7)], []), "not hopeless at first, but unlikely"
     doubtful = [(2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12, 13)]
-    assert seeds(True, 12) == (doubtful, [(2, 3, 4)])
-    assert seeds(True, 12, chance=9) == (doubtful, [(2, 3, 4), (5, 7), (6,), (8, 10), (9,)])
-    assert seeds(True, 5)[0] == [(2, 3, 4), (5, 6)]
-    assert seeds(True, 3)[0] == [(2, 3, 4)]
+    assert seeds(0.9, 12) == (doubtful, [])
+    assert seeds(0.96, 12) == (doubtful, [(2, 4), (3,)]), "enough, where there are no more seeds"
+    assert seeds(0.96, 12, chance=9) == (doubtful, [(2, 4, 6, 8, 10), (3, 5, 7, 9)])
+    assert seeds(0.96, 5)[0] == [(2, 3, 4), (5, 6)]
+    assert seeds(0.96, 3)[0] == [(2, 3, 4)]
 
 
 def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     bank: DirectionSet, pipe: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = iter([True, False])
-    monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), next(looks), dtype=torch.bool))
+    trust = iter([0.9, 1.0, 1.0])
+    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
     seen: list[tuple[int, int]] = []
 
     def labels_from(found: Effects, *_: Any, seeds: tuple[int, ...], **__: Any) -> list[None]:
@@ -187,8 +225,8 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
         return [None] * len(found.odd)
 
     monkeypatch.setattr(study, "labels_from", labels_from)
-    label(pipe, bank, [Colours()], SETTINGS, cache=kept)
-    assert seen == [(3, 3), (6, 6)]
+    label(pipe, bank, [Colours()], with_settings(parts=0, most=1, per_word=9), cache=kept)
+    assert seen == [(6, 6)]
 
 
 def test_the_same_random_directions_stand_in_whatever_is_confirmed(
@@ -196,8 +234,8 @@ def test_the_same_random_directions_stand_in_whatever_is_confirmed(
 ) -> None:
     def random(start: int, step: int) -> frozenset[str]:
         measured.clear()
-        monkeypatch.setattr(study, "shortlist", lambda found, *_: list(range(start, len(found.odd), step)))
-        label(pipe, bank, [Colours()], with_settings(parts=0), cache=kept)
+        monkeypatch.setattr(study, "shortlist", lambda found, *_: {0: list(range(start, len(found.odd), step))})
+        label(pipe, bank, [Colours()], with_settings(parts=0, per_word=99), cache=kept)
         return frozenset().union(*(each.ids for each in measured if each.random))
 
     monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
@@ -206,7 +244,7 @@ def test_the_same_random_directions_stand_in_whatever_is_confirmed(
     assert some <= every
 
 
-@pytest.mark.parametrize(("trust", "random"), [(Criteria().doubt, False), (0.5, True)])
+@pytest.mark.parametrize(("trust", "random"), [(Criteria().hopeless, False), (0.97, True)])
 def test_chance_is_not_measured_for_what_cannot_have_a_label(
     trust: float, random: bool, bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,7 +1,11 @@
 """A label is given where one attribute clearly leads and its sign holds, and nowhere else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eigenbank.builders.label.criteria import (
     Chance,
@@ -13,7 +17,9 @@ from eigenbank.builders.label.criteria import (
     leading,
     promising,
     shortlist,
+    strongest,
 )
+from eigenbank.builders.label.study import LabelSettings, rounds_of
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -103,8 +109,29 @@ def test_only_the_most_promising_directions_of_each_attribute_are_looked_at_agai
     )
     first = leading(found, Criteria())
     assert first.tolist() == [0, 0, 2, 0, -1]
-    assert shortlist(found, first, 2) == [1, 2, 3]
-    assert shortlist(found, first, 9) == [0, 1, 2, 3]
+    assert shortlist(found, first, 2) == {0: [1, 3], 2: [2]}
+    assert shortlist(found, first, 9) == {0: [1, 3, 0], 2: [2]}
+
+
+def test_each_score_has_its_turn_among_the_strongest() -> None:
+    # The first score is moved most by all: the second one's best comes in all the same.
+    mean = torch.tensor([[9.0, 0.1], [8.0, 0.2], [7.0, -0.5], [6.0, 0.0]])
+    assert strongest(mean, 1) == [0]
+    assert strongest(mean, 2) == [0, 2]
+    assert strongest(mean, 3) == [0, 1, 2]
+    assert strongest(mean, 9) == [0, 1, 2, 3]
+
+
+@given(directions=st.integers(1, 500), scores=st.integers(1, 30), count=st.integers(1, 20))
+def test_screening_looks_at_fewer_directions_on_more_seeds(directions: int, scores: int, count: int) -> None:
+    settings = LabelSettings(seeds=tuple(range(count)))
+    rounds = rounds_of(directions, scores, settings)
+    assert [seed for _, seeds in rounds for seed in seeds] == list(range(count)), "each seed once"
+    counts = [each for each, _ in rounds]
+    assert counts[0] == directions
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] >= min(directions, settings.most * scores)
+    assert rounds_of(directions, scores, replace(settings, screening="drawn")) == [(directions, settings.seeds)]
 
 
 def test_a_first_look_loses_nothing_that_would_pass() -> None:

@@ -9,7 +9,7 @@ from hub.server import Hub
 from planned import put, write_plan
 
 from eigenbank.builders.label.statistics import NAMES
-from eigenbank.builders.label.study import LabelSettings, images_for
+from eigenbank.builders.label.study import LabelSettings, images_for, images_to_screen
 
 
 def check(client: Client, plan: Path, *more: str) -> tuple[int, dict[str, Any]]:
@@ -146,7 +146,7 @@ def test_a_pipeline_without_the_prompt_it_needs_is_told_and_its_pictures_are_cou
     done = client.run("plan", "--dry-run", str(plan), "--format", "json")
     rows = {row["id"]: row for row in json.loads(done.stdout)}
     directions = 2 * 2 * rows["zoo/sd"]["layers"]
-    assert rows["zoo/sd"]["images_to_screen"] == 8 * (1 + 2 * directions)
+    assert rows["zoo/sd"]["images_to_screen"] == images_to_screen(directions, len(NAMES), LabelSettings())
     assert rows["zoo/sd"]["images_of_previews"] == min(64, directions) * 3 * 9
     labelled, previewed = rows["zoo/sd"]["images_to_label"], rows["zoo/sd"]["images_of_previews"]
     assert labelled == images_for(directions, 2 * rows["zoo/sd"]["layers"], len(NAMES), LabelSettings())

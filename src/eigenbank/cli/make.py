@@ -206,9 +206,16 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
 @click.option(
     "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
 )
-@click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen all directions on.")
 @click.option(
-    "--confirm-seeds", type=SEEDS, default="200-223", show_default=True, help="Seeds to confirm candidates on."
+    "--screening",
+    type=click.Choice(["predicted", "drawn"]),
+    default="predicted",
+    show_default=True,
+    help="Screen by what one denoiser pass predicts of a picture, or by whole pictures, which takes ten times as long.",
+)
+@click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen directions on.")
+@click.option(
+    "--confirm-seeds", type=SEEDS, default="200-207", show_default=True, help="Seeds to confirm candidates on."
 )
 @click.option(
     "--confirm-most",
@@ -226,6 +233,13 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
 )
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
+)
+@click.option(
+    "--per-word",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Sliders per score: one that has as many takes no more.",
 )
 @click.option(
     "--null",
@@ -259,9 +273,9 @@ def label(
 ) -> None:
     """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
 
-    MODEL is a model id of the catalog. All directions are screened on a few seeds. For each score, the most promising ones
-    and a composite fitted to it are measured again on other seeds; what does not beat random directions stays unnamed. The
-    new set replaces the former one in the catalog. If you interrupt it, run it again: it goes on where it was.
+    MODEL is a model id of the catalog. Directions are screened on a few seeds. For each score, a composite fitted to it and
+    the most promising directions are measured one after the other on other seeds, until one earns the name; what does not
+    beat random directions stays unnamed. The new set replaces the former one in the catalog. If you interrupt it, run it again: it goes on where it was.
 
     \b
     Example:

@@ -238,11 +238,11 @@ def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[
     """Images to screen directions, and at most to label them: None where only opening the labelers would tell."""
     from eigenbank.builders.label.clip import asked_vocabulary
     from eigenbank.builders.label.statistics import NAMES
-    from eigenbank.builders.label.study import LabelSettings, images_for
+    from eigenbank.builders.label.study import LabelSettings, images_for, images_to_screen
 
     scores = 0
     how = LabelSettings(**dict(settings.measurement))
-    screening = len(how.seeds) * (1 + 2 * directions)
+    screening = images_to_screen(directions, scores, how)
     for labeler in settings.asked_labelers:
         name, _, argument = labeler.partition(":")
         if name == "statistics":
@@ -254,6 +254,7 @@ def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[
                 return screening, None
         else:
             return screening, None
+    screening = images_to_screen(directions, scores, how)
     return screening, images_for(directions, layers * len(settings.recipes), scores, how)
 
 

@@ -47,10 +47,12 @@ class MeasurementSettings(Model):
 
     scale: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     seeds: Seeds = tuple(range(100, 108))
-    confirm_seeds: Seeds = tuple(range(200, 224))
+    screening: Literal["predicted", "drawn"] = "predicted"
+    confirm_seeds: Seeds = tuple(range(200, 208))
     confirm_most: Count = 48
     chance_most: Count = 24
     most: Count = 4
+    per_word: Count = 1
     null: Annotated[int, Field(ge=1, le=64)] = 4
     parts: Annotated[int, Field(ge=0, le=1000)] = 32
     quality_seeds: Annotated[int, Field(ge=1, le=10_000)] = 6

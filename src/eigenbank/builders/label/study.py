@@ -149,12 +149,12 @@ def images_for(directions: int, spots: int, scores: int, settings: LabelSettings
     spots = min(singles, spots) + composites
     return (
         len(POPULATION)
-        + _screening(directions, scores, settings)
+        + images_to_screen(directions, scores, settings)
         + _confirming(settings, singles + composites, spots, directions + composites)
     )
 
 
-def _rounds(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
+def rounds_of(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
     """How many directions are screened in each round, and on which seeds; at no time fewer than are to be confirmed."""
     if settings.screening == "drawn":
         return [(directions, settings.seeds)]
@@ -163,12 +163,13 @@ def _rounds(directions: int, scores: int, settings: LabelSettings) -> list[tuple
         begin, behind = behind, behind + eighths
         some = seeds[len(seeds) * begin // 8 : len(seeds) * behind // 8]
         rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores)), some))
-    return [each for each in rounds if each[1]]
+    rounds = [each for each in rounds if each[1]]
+    return [(directions, rounds[0][1]), *rounds[1:]]
 
 
-def _screening(directions: int, scores: int, settings: LabelSettings) -> int:
+def images_to_screen(directions: int, scores: int, settings: LabelSettings) -> int:
     """Images that screening takes; a predicted one is one of the `steps` passes of an image, its run up to there some more."""
-    rounds = _rounds(directions, scores, settings)
+    rounds = rounds_of(directions, scores, settings)
     if settings.screening == "drawn":
         return _images(directions, len(settings.seeds))
     passes = sum(_images(count, len(seeds)) for count, seeds in rounds)
@@ -370,7 +371,7 @@ class _Study:
     def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":
         """The same in predicted images, on more seeds for fewer directions."""
         left, found = list(self.directions), None
-        for count, seeds in _rounds(len(left), self.ensemble.width, self.settings):
+        for count, seeds in rounds_of(len(left), self.ensemble.width, self.settings):
             if found is not None:
                 rows = strongest(torch.cat([each.effects(found).mean for each in self.scores(population)], 1), count)
                 left, found = [left[row] for row in rows], found.rows(rows)
