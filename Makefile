@@ -14,7 +14,7 @@ help: ## List the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing eigenbank with torch and diffusers into $(VENV): minutes on a slow line"
-	$(PIP) -e .
+	$(PIP) -e '.[text]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

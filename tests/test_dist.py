@@ -14,7 +14,7 @@ import pytest
 import eigenbank as eb
 
 ROOT = Path(__file__).parent.parent
-MOST = 12 * 2**20
+MOST = 25 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,9 @@ def test_the_wheel_is_small_and_holds_the_package_and_what_ships(built: tuple[Pa
     assert modules <= names
     assert "eigenbank/py.typed" in names
     assert "eigenbank/catalog/cartoon-faces-32/directions/manifest.json" in names
+    avatars = {"model_index.json", "README.md", "NOTICE", "tokenizer/vocab.json", "tokenizer/merges.txt"}
+    weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")}
+    assert {f"eigenbank/catalog/avatars-64/{name}" for name in avatars | weights} <= names
     assert {name.split("/")[0] for name in names} == {"eigenbank"}
     assert not [name for name in names if "test" in name.split("/")[1]]
 
@@ -56,7 +59,7 @@ def test_the_metadata_says_what_it_is(built: tuple[Path, Path]) -> None:
         found = BytesParser().parsebytes(archive.read(name))
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     assert found["Version"] == eb.__version__
-    assert found["License-Expression"] == "Apache-2.0"
+    assert found["License-Expression"] == "Apache-2.0 AND CC-BY-4.0"
     assert found["Requires-Python"] == ">=3.10"
     assert {"postgres", "clip", "onnx"} <= set(found.get_all("Provides-Extra", []))
     assert {line.partition(",")[0] for line in found.get_all("Project-URL", [])} >= {"Homepage", "Changelog", "Issues"}

@@ -1,6 +1,7 @@
 """Labelling as a job: a labeler that fails, a pipeline that draws nothing, a run cut short, and no names out of noise."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from eigenbank.api import label
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label import study
+from eigenbank.builders.label.budget import Budget, BudgetError, Spending, as_budget
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.builders.label.statistics import StatisticsLabeler
@@ -172,6 +174,48 @@ def test_directions_are_screened_in_predicted_pictures(
     again = Colours()
     label(pipe, bank, [again], settings, cache=tmp_path)
     assert again.seen == 0
+
+
+def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
+    def labelled(images: int | None) -> tuple[int, str]:
+        reader, said = Colours(), []
+        budget = None if images is None else Budget(images=images)
+        settings = with_settings(budget=budget, seeds=(0,), most=4, per_word=9)
+        label(pipe, bank, [reader], settings, cache=tmp_path, log=said.append)
+        return reader.seen, "\n".join(said)
+
+    with pytest.raises(BudgetError, match="too small to screen a single direction"):
+        labelled(33)
+    seen, said = labelled(60)
+    assert len(study.POPULATION) < seen + len(study.POPULATION) <= 60 + 33
+    assert re.search(r"the budget of 60 images is spent: \d+ directions and composites were not examined", said)
+    more, said = labelled(None)
+    assert more > 0
+    assert "budget" not in said
+    assert labelled(None)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "seconds"),
+    [("2000", 2000, None), ("1 image", 1, None), ("90s", None, 90), (" 30m", None, 1800), ("1.5 h", None, 5400)],
+)
+def test_a_budget_is_images_or_a_time(text: str, images: int | None, seconds: float | None) -> None:
+    assert as_budget(text) == Budget(images, seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5", "1.5", "m", "30 minutes of it", "1e9", "９m", "9" * 30])
+def test_anything_else_is_no_budget(text: str) -> None:
+    with pytest.raises(BudgetError, match="no budget"):
+        as_budget(text)
+
+
+def test_a_time_is_kept_by_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    spending = Spending(Budget(seconds=100), started=0)
+    monkeypatch.setattr("time.monotonic", lambda: 20.0)
+    assert spending.room == float("inf"), "nothing drawn yet: the pace is not known"
+    spending.drawn = 40
+    assert spending.room == 160
+    assert Spending(None).room == float("inf")
 
 
 def test_where_pictures_cannot_be_predicted_they_are_drawn(

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from avatars.captions import PHRASES, caption, choose, say
-from avatars.factors import FACTORS, NAMES, VALUES, one_hot, sample_factors, split_scores
+from avatars.factors import FACTORS, NAMES, SLIDERS, VALUES, one_hot, sample_factors, slider_weights, split_scores
 from avatars.loop import Schedule, Workers, steps_done, train
 from avatars.pipeline import assemble, draw, save
-from avatars.reader import accuracy, new_reader, r_squared, read_values, save_reader
+from avatars.reader import accuracy, new_reader, r_squared, read_values, save_reader, slider_reader, write_attributes
 from avatars.renders import load_renders, render_chunks
 from avatars.text import LENGTH, new_text_encoder, save_tokenizer, token_ids, train_tokenizer
 from avatars.unet import new_unet, train_unet
@@ -181,7 +181,16 @@ def test_the_reader_is_an_attribute_model_like_anyones(tmp_path: Path) -> None:
     labeler = open_attributes(tmp_path)
     assert labeler.names == VALUES
     assert torch.allclose(labeler.read(images / 255), reader.read(images / 255), atol=1e-2)
-    assert set(r_squared(reader, images, factors)) == set(VALUES)
+    assert set(r_squared(reader, images, one_hot(factors))) == set(VALUES)
+    sliders = slider_reader(reader, images, factors)
+    write_attributes(sliders, tmp_path / "sliders")
+    labeler = open_attributes(tmp_path / "sliders")
+    assert labeler.names == tuple(SLIDERS)
+    values = reader.read(images / 255)
+    assert torch.allclose(labeler.read(images / 255), values @ slider_weights().T, atol=5e-2)
+    assert set().union(*SLIDERS.values()) <= set(VALUES)
+    drawn = one_hot(sample_factors(20_000, torch.Generator().manual_seed(1))) @ slider_weights().T
+    assert torch.allclose(drawn.std(0), torch.tensor(sliders.config.stds), rtol=0.05)
     assert accuracy(read_values(reader, images / 255), factors).keys() == set(NAMES)
     assert accuracy(factors, factors)["mouth"] == 1
 

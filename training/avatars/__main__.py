@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,11 +107,15 @@ def unet(state: Path, stop: int | None) -> None:
 def save(state: Path, out: Path) -> None:
     """Write the checkpoint as far as it is trained, in Stable Diffusion's layout."""
     from avatars.pipeline import save as write
+    from avatars.reader import slider_reader, write_attributes
     from avatars.unet import SCHEDULE
+    from eigenbank.builders.label.attributes import load_attribute_model
 
     write(_pipeline(state), out, steps_done(state, "unet"), SCHEDULE.steps, len(TRAINING) * CHUNK)
     if (state / "attributes").is_dir():
-        shutil.copytree(state / "attributes", out / "attributes", dirs_exist_ok=True)
+        images, factors = load_renders(state / "renders", HELD_OUT)
+        reader = slider_reader(load_attribute_model(state / "attributes"), images, factors)
+        write_attributes(reader, out / "attributes")
 
 
 @main.command()

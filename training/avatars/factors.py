@@ -124,13 +124,47 @@ NAMES = tuple(factor.name for factor in FACTORS)
 VALUES = tuple(value for factor in FACTORS for value in factor.values)
 """Every value of every factor, in one row: what the factor reader scores."""
 
+SLIDERS: dict[str, dict[str, float]] = {
+    "smile": {"smile": 1, "laughing mouth": 1, "angry mouth": -1},
+    "open mouth": {"open mouth": 1, "laughing mouth": 1},
+    "closed eyes": {"closed eyes": 1, "wink": 0.5},
+    "angry brows": {"angry brows": 1, "worried brows": -1},
+    "raised brows": {"raised brows": 1},
+    "beard": {"moustache": 1 / 3, "short beard": 2 / 3, "long beard": 1},
+    "spiky hair": {"spiky hair": 1},
+    "bun": {"bun": 1},
+    "hair length": {
+        "chin-length hair": 1 / 3,
+        "shoulder-length hair": 2 / 3,
+        "long straight hair": 1,
+        "long wavy hair": 1,
+    },
+    "light hair": {"brown hair": 0.25, "red hair": 0.4, "blond hair": 0.9, "grey hair": 1},
+    "red hair": {"red hair": 1, "brown hair": 0.3},
+    "dark skin": {"tan skin": 1 / 3, "brown skin": 2 / 3, "dark skin": 1},
+    "light clothes": {"white clothes": 1, "yellow clothes": 0.8, "pink clothes": 0.6, "black clothes": -0.5},
+    "red clothes": {"red clothes": 1, "pink clothes": 0.5},
+    "dress": {"dress": 1},
+    "turtleneck": {"turtleneck": 1},
+    "warm background": {"yellow background": 1, "pink background": 1, "blue background": -1, "green background": -0.5},
+}
+"""What a slider can change, as sums of values: more or less of it, where values exclude one another."""
+
+
+def slider_weights() -> Tensor:
+    """`(len(SLIDERS), len(VALUES))`: the sums of values that `SLIDERS` are."""
+    return torch.tensor([[weights.get(value, 0.0) for value in VALUES] for weights in SLIDERS.values()])
+
+
+def value_odds() -> list[Tensor]:
+    """For each factor, how often its values are drawn."""
+    odds = [torch.tensor(factor.odds or (1.0,) * len(factor.values)) for factor in FACTORS]
+    return [each / each.sum() for each in odds]
+
 
 def sample_factors(count: int, generator: torch.Generator) -> Tensor:
     """`(count, 11)` int64: for each avatar, the number of each factor's value, drawn independently."""
-    columns = []
-    for factor in FACTORS:
-        odds = torch.tensor(factor.odds or (1.0,) * len(factor.values))
-        columns.append(torch.multinomial(odds, count, replacement=True, generator=generator))
+    columns = [torch.multinomial(odds, count, replacement=True, generator=generator) for odds in value_odds()]
     return torch.stack(columns, 1)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from avatars.factors import FACTORS, VALUES, one_hot, split_scores
+from avatars.factors import FACTORS, SLIDERS, VALUES, one_hot, slider_weights, split_scores, value_odds
 from avatars.loop import Schedule, Workers, train
 from avatars.renders import SIZE, as_input
 from eigenbank.builders.label.attributes import AttributeConfig, AttributeModel
@@ -22,11 +22,7 @@ SCHEDULE = Schedule(steps=1_500, batch=64, rate=2e-3, weight_decay=1e-3)
 def new_reader(seed: int = 0) -> AttributeModel:
     """A convolutional network that scores every value of every factor; its deviations are those of the renders."""
     torch.manual_seed(seed)
-    stds = []
-    for factor in FACTORS:
-        odds = torch.tensor(factor.odds or (1.0,) * len(factor.values))
-        odds = odds / odds.sum()
-        stds += [round(float(value), 6) for value in (odds * (1 - odds)).sqrt()]
+    stds = [round(float(value), 6) for odds in value_odds() for value in (odds * (1 - odds)).sqrt()]
     return AttributeModel(AttributeConfig(names=VALUES, stds=tuple(stds), size=SIZE, first_channels=24))
 
 
@@ -58,20 +54,44 @@ def _worn(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def save_reader(reader: AttributeModel, images: Tensor, factors: Tensor, folder: Path) -> None:
-    """Write the reader as an attribute model, with the R² of every value on held-out renders."""
+    """Write the reader of values as an attribute model, with their R² on held-out renders."""
     reader = reader.cpu()
-    config = reader.config.model_copy(update={"r2": r_squared(reader, images, factors)})
+    reader.config = reader.config.model_copy(update={"r2": r_squared(reader, images, one_hot(factors))})
+    write_attributes(reader, folder)
+
+
+def write_attributes(reader: AttributeModel, folder: Path) -> None:
+    """Write a reader as an attribute model, in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.half().contiguous() for name, tensor in reader.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(reader.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def r_squared(reader: AttributeModel, images: Tensor, factors: Tensor) -> dict[str, float]:
-    """Share of each value's variance read from uint8 renders."""
-    wanted = one_hot(factors)
+def slider_reader(reader: AttributeModel, images: Tensor, factors: Tensor) -> AttributeModel:
+    """The factor reader as a reader of `SLIDERS`: sums of its scores, folded into its last layer, with their R² on renders."""
+    weights, wanted = slider_weights(), one_hot(factors) @ slider_weights().T
+    variances, start = [], 0
+    for odds in value_odds():
+        part = weights[:, start : start + len(odds)]
+        variances.append((part.square() @ odds) - (part @ odds).square())
+        start += len(odds)
+    stds = tuple(round(float(value), 6) for value in torch.stack(variances).sum(0).sqrt())
+    config = reader.config.model_copy(update={"names": tuple(SLIDERS), "stds": stds, "r2": {}})
+    found, last = AttributeModel(config).eval(), reader.head[-1]
+    state = reader.state_dict()
+    number = len(reader.head) - 1
+    state[f"head.{number}.weight"] = weights @ last.weight.detach()
+    state[f"head.{number}.bias"] = weights @ last.bias.detach()
+    found.load_state_dict(state)
+    found.config = config.model_copy(update={"r2": r_squared(found, images, wanted)})
+    return found
+
+
+def r_squared(reader: AttributeModel, images: Tensor, wanted: Tensor) -> dict[str, float]:
+    """Share of the variance of each `wanted` score `(n, f)` that is read from uint8 renders."""
     residual = (reader.read(images.float() / 255) - wanted).square().mean(0) / wanted.var(0, correction=0)
-    return {name: round(1 - float(value), 4) for name, value in zip(VALUES, residual, strict=True)}
+    return {name: round(1 - float(value), 4) for name, value in zip(reader.config.names, residual, strict=True)}
 
 
 def read_values(reader: AttributeModel, images: Tensor) -> Tensor:

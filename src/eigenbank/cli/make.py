@@ -15,6 +15,7 @@ from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
+    from eigenbank.builders.label.budget import Budget
     from eigenbank.schemas.drawing import Drawing
 
 set_out_option = click.option(
@@ -193,6 +194,15 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
     emit(rows, LAYER_COLUMNS, fmt=fmt, quiet=quiet, key="layer")
 
 
+def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> "Budget | None":
+    from eigenbank.builders.label.budget import BudgetError, as_budget
+
+    try:
+        return None if value is None else as_budget(value)
+    except BudgetError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.option(
@@ -233,6 +243,11 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
 )
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
+)
+@click.option(
+    "--budget",
+    callback=_as_budget,
+    help="Draw at most so much: a number of images, as in 2000, or a time, as in 30m. What there is no room for is said.",
 )
 @click.option(
     "--per-word",

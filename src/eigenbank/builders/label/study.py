@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from eigenbank.builders.label.budget import Budget, BudgetError, Spending
 from eigenbank.builders.label.composites import PARTS, fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
@@ -118,7 +119,8 @@ class LabelSettings:
     of these seeds. What they do not settle is measured on as many again, and on twice as many, up to `confirm_most` in all; the
     random ones go along up to `chance_most`. Qualities are measured on the
     first `quality_seeds` of `confirm_seeds`, of what got a label, or with `all_qualities` of every direction. A checkpoint
-    in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name.
+    in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name. With a
+    `budget`, half of it at most is for screening, and what it leaves no room for is not examined.
     """
 
     scale: float = 1.0
@@ -135,6 +137,7 @@ class LabelSettings:
     quality_seeds: int = 6
     all_qualities: bool = False
     agreement: float = 0.3
+    budget: Budget | None = None
 
 
 def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
@@ -297,7 +300,8 @@ class _Study:
         self.ensemble = ensemble
         self.settings = settings
         self.log = log
-        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings))
+        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings), Spending(settings.budget))
+        self.unexamined = 0
         # Of the same images, read alike.
         who = [[each.source, each.names, getattr(each, "digest", "")] for each in ensemble.labelers]
         self.cache = cache / digest_of([measurements.fingerprint, VERSION, who])[:32]
@@ -340,6 +344,9 @@ class _Study:
             wanted = [slider for slider in directions.sliders if any(slider.id in each.open for each in candidates)]
             if not wanted:
                 break
+            wanted = self.affordable(wanted, candidates)
+            if not wanted:
+                break
             waiting = len(wanted) + sum(each.waiting for each in candidates)
             self.job.left = _confirming(settings, waiting, waiting, len(everything) + len(new))
             for name, given in self.confirm(candidates, directions, wanted).items():
@@ -347,10 +354,32 @@ class _Study:
         earned = [record for record in new if record.id in labels]
         named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned)]
+        if self.job.spending.room < _qualities(settings, len(measured)):
+            self.log(f"the budget of {settings.budget} leaves no room for the qualities of what got a name")
+            measured = []
+        if self.unexamined:
+            self.log(
+                f"the budget of {settings.budget} is spent: {self.unexamined:,} directions and composites were not examined. "
+                "Ask again with more: what was drawn is kept"
+            )
         self.job.left = _qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
         return Findings(labels, measured_qualities, earned)
+
+    def affordable(
+        self, wanted: "list[Direction | Composite]", candidates: "Sequence[_Candidates]"
+    ) -> "list[Direction | Composite]":
+        """Those of the sliders to confirm that there is room for, beside random ones; the others are closed."""
+        seeds = len(self.settings.confirm_seeds)
+        room = (self.job.spending.room - seeds) / (4 * seeds)
+        if room < len(wanted):
+            left = wanted[: max(0, int(room))]
+            self.unexamined += len(wanted) - len(left) + sum(each.waiting for each in candidates)
+            for each in candidates:
+                each.open &= {slider.id for slider in left}
+            return left
+        return wanted
 
     def scores(self, population: Tensor) -> "list[_Scores]":
         """The scores of each labeler."""
@@ -365,12 +394,28 @@ class _Study:
             except SteerError as error:
                 self.log(f"{error}: whole images are drawn instead")
                 self.settings = replace(self.settings, screening="drawn")
+        left = self.within_budget()
+        return left, self.measure("screening", left, self.settings.seeds)
+
+    def within_budget(self) -> list[Direction]:
+        """The directions that half of the budget is enough to screen: of every layer the first."""
         everything = list(self.directions)
-        return everything, self.measure("screening", everything, self.settings.seeds)
+        room, count = self.job.spending.room / 2, len(everything)
+        while count and images_to_screen(count, self.ensemble.width, self.settings) > room:
+            count = count * 9 // 10
+        if not count:
+            message = (
+                f"a budget of {self.settings.budget} is too small to screen a single direction: {len(POPULATION)} images are "
+                "drawn before"
+            )
+            raise BudgetError(message)
+        self.unexamined = len(everything) - count
+        first = sorted(range(len(everything)), key=lambda number: everything[number].rank)[:count]
+        return [everything[number] for number in sorted(first)]
 
     def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":
         """The same in predicted images, on more seeds for fewer directions."""
-        left, found = list(self.directions), None
+        left, found = self.within_budget(), None
         for count, seeds in rounds_of(len(left), self.ensemble.width, self.settings):
             if found is not None:
                 rows = strongest(torch.cat([each.effects(found).mean for each in self.scores(population)], 1), count)
@@ -393,6 +438,8 @@ class _Study:
         found = self.measure("confirming", wanted, seeds)
         while True:
             more = self.more_seeds(found.seeds)
+            if self.job.spending.room < _images(len(wanted), len(more)):
+                more = ()
             ids = [slider.id for slider in wanted]
             sure = set().union(*(each.sure(ids, found, last=not more) for each in candidates))
             rows = [row for row, name in enumerate(ids) if name in sure]
@@ -488,8 +535,9 @@ class _Study:
 class _Job:
     """How far the whole of a study is: `left` is how many images there are at most beside those of the part at work."""
 
-    def __init__(self, progress: Progress, most: int) -> None:
+    def __init__(self, progress: Progress, most: int, spending: Spending) -> None:
         self.progress = progress
+        self.spending = spending
         self.left = most
         self.done = 0
 
@@ -499,7 +547,7 @@ class _Job:
         self.left = max(0, self.left - most)
 
         def count(done: int, total: int) -> None:
-            self.done = before + done
+            self.done = self.spending.drawn = before + done
             self.progress(what, self.done, before + total + self.left)
 
         return count

@@ -14,7 +14,11 @@ PREFIX = "shipped:"
 DEMO_MODEL_ID = "eigenbank/cartoon-faces-32"
 """The demo checkpoint: 32×32 cartoon faces, trained by this project."""
 
-_FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32"}
+AVATARS_MODEL_ID = "eigenbank/avatars-64"
+"""A text-to-image checkpoint in Stable Diffusion's layout, which draws avatars of 64×64, trained by this project."""
+
+_FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32", AVATARS_MODEL_ID: "avatars-64"}
+"""The checkpoints that come with the package, those with a direction set first."""
 DIGESTS = ("41d5e39974c93e6b5da3570cf8d292ada3fbf5024dcd5ca9555feef407debf36",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
@@ -71,5 +75,5 @@ def shipped_sets() -> list[ShippedSet]:
     """Return every direction set that comes with the package."""
     return [
         ShippedSet(model_id, f"{PREFIX}{folder}/directions", f"{PREFIX}{folder}", digest)
-        for (model_id, folder), digest in zip(_FOLDERS.items(), DIGESTS, strict=True)
+        for (model_id, folder), digest in zip(_FOLDERS.items(), DIGESTS, strict=False)
     ]

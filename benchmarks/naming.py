@@ -1,0 +1,91 @@
+"""What names cost: passes of the denoiser for the labels of the demo's faces, and which of the shipped names they find.
+
+    python benchmarks/naming.py --out benchmarks/results/naming.json
+
+The set that ships was labelled exhaustively (`make directions`). Each run here has screening and confirmation seeds of its own.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from common import about, save
+from rich.progress import Progress
+
+from eigenbank.api import find_checkpoint, label
+from eigenbank.builders.label.labeler import open_labelers
+from eigenbank.builders.label.study import LabelSettings
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import DirectionSet
+
+FIRST = 400_000
+"""From here on each run has a thousand seeds that nothing else uses."""
+
+
+@click.command()
+@click.option("--runs", default=3, show_default=True, help="Choices of seeds.")
+@click.option("--screening", default="predicted", show_default=True)
+@click.option("--seeds", default=8, show_default=True, help="Seeds to screen on.")
+@click.option("--most", default=4, show_default=True)
+@click.option("--per-word", default=1, show_default=True)
+@click.option("--confirm-most", default=48, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/naming.json"))
+def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confirm_most: int, out: Path) -> None:
+    """Label the demo's directions anew, and write what it took and what was named."""
+    facts = about()
+    _, folder = find_checkpoint(DEMO_MODEL_ID)
+    shipped = DirectionSet.open(folder / "directions")
+    (labeler,) = open_labelers(["attributes"], folder)
+    known = _words(shipped, labeler.source)
+    bare = shipped.labelled({each.id: () for each in shipped.sliders}).composed([])
+    pipe = open_pipeline(folder)
+    passes = 0
+
+    def count(_module: Any, args: tuple[torch.Tensor, ...]) -> None:
+        nonlocal passes
+        passes += len(args[0])
+
+    pipe.unet.register_forward_pre_hook(count)
+    rows: list[dict[str, Any]] = []
+    with Progress() as bar, tempfile.TemporaryDirectory() as cache:
+        for run in range(runs):
+            task, passes, started = bar.add_task(f"run {run + 1} of {runs}", total=None), 0, time.monotonic()
+            first = FIRST + 1_000 * run
+            settings = LabelSettings(
+                screening=screening, seeds=tuple(range(first, first + seeds)), most=most, per_word=per_word, quality_seeds=0,
+                confirm_seeds=tuple(range(first + 100, first + 108)), confirm_most=confirm_most,
+            )  # fmt: skip
+            found = label(
+                pipe, bare, [labeler], settings, cache=Path(cache) / str(run), log=lambda _: None,
+                progress=lambda _, done, total, task=task: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
+            words = _words(found, labeler.source)
+            selectivity = [
+                each.evidence.selectivity for slider in found.sliders for each in slider.labels if each.evidence
+            ]
+            rows.append(
+                {
+                    "passes": passes, "seconds": round(time.monotonic() - started), "words": sorted(words), "of_shipped": len(words & known),
+                    "labels": len(selectivity), "selectivity": round(sum(selectivity) / max(1, len(selectivity)), 3),
+                }
+            )  # fmt: skip
+    document = {
+        "about": facts, "what": "passes of the denoiser for the labels of the demo's faces", "directions": len(bare),
+        "scores": len(labeler.names), "screening": screening, "shipped": sorted(known), "rows": rows,
+    }  # fmt: skip
+    save(out, document)
+    for row in rows:
+        click.echo(json.dumps(row))
+
+
+def _words(directions: DirectionSet, source: str) -> set[str]:
+    return {each.text for slider in directions.sliders for each in slider.labels if each.source == source}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How much labelling may draw: a number of images, or a time."""
+
+import re
+import time
+from dataclasses import dataclass, field
+
+from eigenbank.schemas.errors import EigenbankError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class BudgetError(EigenbankError):
+    """A text is no budget."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most so many `images`, or `seconds`; one of them is None."""
+
+    images: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.images:,} images" if self.seconds is None else f"{self.seconds / 60:g} minutes"
+
+
+def as_budget(text: str) -> Budget:
+    """`2000`, `2000 images`, `90s`, `30m` or `1.5h` as a budget. Raises BudgetError."""
+    found = re.fullmatch(
+        r"(?P<images>[0-9]{1,9})( ?images?)?|(?P<time>[0-9]{1,6}(\.[0-9]{1,3})?) ?(?P<unit>[smh])", text.strip()
+    )
+    if found is None or not float(found["images"] or found["time"]):
+        message = f"{text!r} is no budget: expected images, as in 2000, or a time, as in 90s, 30m or 1.5h"
+        raise BudgetError(message)
+    if found["images"]:
+        return Budget(images=int(found["images"]))
+    return Budget(seconds=float(found["time"]) * _UNITS[found["unit"]])
+
+
+@dataclass
+class Spending:
+    """What is left of a budget: `drawn` counts the images so far."""
+
+    budget: Budget | None
+    drawn: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def room(self) -> float:
+        """How many images more there may be; of a time, at the pace so far."""
+        if self.budget is None:
+            return float("inf")
+        if self.budget.images is not None:
+            return self.budget.images - self.drawn
+        assert self.budget.seconds is not None
+        passed = time.monotonic() - self.started
+        return (self.budget.seconds - passed) * (self.drawn / passed if self.drawn else float("inf"))
