@@ -347,6 +347,41 @@ def test_what_was_read_for_some_settings_or_recipes_serves_others(
         assert after.seen <= alone.seen - screened
 
 
+class Words(Colours):
+    """Knows words by an embedding, which is an image's colours."""
+
+    features_width = 3
+
+    def __init__(self, words: dict[str, tuple[float, float, float]]) -> None:
+        super().__init__()
+        self.source = "words:x"
+        self.names = tuple(words)  # type: ignore[assignment]
+        self.axes = torch.tensor(list(words.values())).float()
+
+    def features(self, images: Tensor) -> Tensor:
+        return super().read(images)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return features @ self.axes.T
+
+    def read(self, images: Tensor) -> Tensor:
+        return self.scores(self.features(images))
+
+
+def test_other_words_are_read_off_what_was_kept(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
+    settings = with_settings(screening="predicted", seeds=(0, 1), parts=0, most=1)
+    first, second, alone = (
+        Words({"red": (1, 0, 0), "blue": (0, 0, 1)}),
+        Words({"warm": (1, 0, -1)}),
+        Words({"warm": (1, 0, -1)}),
+    )
+    label(pipe, bank, [first], settings, cache=tmp_path)
+    found = label(pipe, bank, [second], settings, cache=tmp_path)
+    expected = label(pipe, bank, [alone], settings, cache=tmp_path / "alone")
+    assert texts(found) == texts(expected)
+    assert second.seen <= alone.seen - len(study.POPULATION) - 2 * len(bank) * len(settings.seeds[:1])
+
+
 def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
     first, *_ = bank
     other = next(iter(bank.randomised(3)))

@@ -25,6 +25,7 @@ from transformers import (
 from eigenbank.builders.label import clip
 from eigenbank.builders.label.clip import load_vocabulary, vocabularies
 from eigenbank.builders.label.labeler import CLIP as OPENER
+from eigenbank.builders.label.labeler import LabelerEnsemble
 from eigenbank.schemas.errors import EigenbankError
 
 WORDS = ["a", "photo", "of", "the", "picture", "bright", "dark", "red", "green", "blue", "face", "smiling"]
@@ -104,7 +105,12 @@ def test_scores_are_cosines_with_the_prompts_difference(kind: str, tmp_path: Pat
     mine.write_text(json.dumps(swapped))
     other = OPENER.open(f"{folder}#{mine}", Path())
     assert (other.source, other.names) == (labeler.source, labeler.names)
-    assert other.digest != labeler.digest
+    assert other.digest == labeler.digest, "the same embeddings are kept"
+    ensemble = LabelerEnsemble([other])
+    features = ensemble.features(images)
+    assert features.shape == (3, ensemble.features_width)
+    torch.testing.assert_close(ensemble.scores(features), -scores, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ensemble.scores(features[:2] - features[1:]), scores[1:] - scores[:2], atol=1e-6, rtol=0)
     torch.testing.assert_close(other.read(images), -scores, atol=1e-6, rtol=0)
 
 

@@ -77,8 +77,8 @@ def load_vocabulary(name: str) -> Vocabulary:
 class ClipLabeler:
     """Scores of a vocabulary's concepts by a `transformers` CLIP or SigLIP model and its processor.
 
-    Of names in other languages, `language` chooses; a concept without one keeps its own name. `digest` is of the weights
-    and of the words: other prompts of the same names read otherwise.
+    Of names in other languages, `language` chooses; a concept without one keeps its own name. What is kept of images is their
+    embeddings, so that other words are read off them later; `digest` is of the weights that make these.
     """
 
     stds: Tensor | None = None
@@ -93,7 +93,7 @@ class ClipLabeler:
         # In float32 even on a GPU: reading takes a hundredth of what generating does, and half precision would be noise.
         self._model = model.float().eval()
         self._processor = processor
-        self.digest = digest_of([model, processor.image_processor, vocabulary.model_dump()])
+        self.digest = digest_of([model, processor.image_processor])
         axes = torch.stack(
             [self._text(concept.positive) - self._text(concept.neutral) for concept in vocabulary.concepts]
         )
@@ -111,14 +111,27 @@ class ClipLabeler:
         return self
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> Tensor:
-        """`(n, 3, h, w)` in [0, 1] → `(n, f)`: cosine with each concept's axis."""
+    def features(self, images: Tensor) -> Tensor:
+        """`(n, 3, h, w)` in [0, 1] → `(n, d)`: unit embeddings."""
         parts = []
         for part in images.cpu().clamp(0, 1).split(BATCH):
             pixels = self._processor.image_processor(images=list(part), do_rescale=False, return_tensors="pt")
             found = self._model.get_image_features(pixel_values=pixels["pixel_values"].to(self._axes.device))
             parts.append(_embedding(found))
-        return torch.cat(parts) @ self._axes.T
+        return torch.cat(parts)
+
+    @property
+    def features_width(self) -> int:
+        """How wide an embedding is."""
+        return self._axes.shape[1]
+
+    def scores(self, features: Tensor) -> Tensor:
+        """`(…, d)` embeddings → `(…, f)`: along each concept's axis, the cosine with it."""
+        return features @ self._axes.T.to(features.device)
+
+    def read(self, images: Tensor) -> Tensor:
+        """`(n, 3, h, w)` in [0, 1] → `(n, f)`: cosine with each concept's axis."""
+        return self.scores(self.features(images))
 
     @torch.no_grad()
     def _text(self, prompts: tuple[str, ...]) -> Tensor:

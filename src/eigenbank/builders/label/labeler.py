@@ -6,8 +6,9 @@ in the group `eigenbank.labelers`. Those that ship are registered the same way. 
 plugin is listed more often than opened.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError, SourceError, explaining, unknown
@@ -37,6 +38,10 @@ class Labeler(Protocol):
 
     Two more are optional. `digest`, a text: readings are kept between runs under `source`, `names` and this, so let it differ
     wherever the same images would be read otherwise (other weights, other prompts). `to(device)`: read there from now on.
+
+    A labeler that knows words by an image's embedding has `features(images)` `(n, d)` and `scores(features)` `(…, d)` → `(…, f)`,
+    linear, such that `read` is one after the other, and says `features_width`, d. Then the features are kept: other words are read off the same images later,
+    and `digest` is of what the features depend on.
     """
 
     source: str
@@ -102,16 +107,30 @@ def checked_scores(labeler: Labeler, images: "Tensor") -> "Tensor":
 
     Raises LabelerError where it raises, or gives another shape, or values that are not finite.
     """
+    return _checked(labeler, images, labeler.read, len(labeler.names))
+
+
+def _embeds(labeler: Any) -> bool:
+    return hasattr(labeler, "features")
+
+
+def _features_of(labeler: Any) -> "tuple[Callable[[Tensor], Tensor], int]":
+    """What reads that of images which is kept, and how wide it is: an embedding, or the scores themselves."""
+    return (labeler.features, labeler.features_width) if _embeds(labeler) else (labeler.read, len(labeler.names))
+
+
+def _checked(labeler: Labeler, images: "Tensor", read: "Callable[[Tensor], Tensor]", width: int) -> "Tensor":
+    """What `read` makes of images, `(n, width)` float32 on the CPU. Raises LabelerError."""
     from torch import OutOfMemoryError, Tensor
 
     try:
-        scores = labeler.read(images)
+        scores = read(images)
     except OutOfMemoryError:  # not the labeler's fault: it is given fewer images
         raise
     except Exception as error:  # a stranger's labeler raises whatever it raises
         message = f"the labeler {labeler.source} failed ({type(error).__name__}: {error})"
         raise LabelerError(message, labeler.source) from error
-    wanted = [len(images), len(labeler.names)]
+    wanted = [len(images), width]
     if not isinstance(scores, Tensor) or list(scores.shape) != wanted:
         got = list(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         message = f"the labeler {labeler.source} gave scores of shape {got}: expected {wanted}"
@@ -139,9 +158,35 @@ class LabelerEnsemble:
 
     def read(self, images: "Tensor") -> "Tensor":
         """`(n, 3, h, w)` in [0, 1] → `(n, f)` of all labelers. Raises LabelerError, which says whose fault it is."""
+        return self.scores(self.features(images))
+
+    def features(self, images: "Tensor") -> "Tensor":
+        """`(n, 3, h, w)` in [0, 1] → `(n, d)`: what is kept of images, of which `scores` makes all labelers' scores."""
         import torch
 
-        return torch.cat([checked_scores(labeler, images) for labeler in self.labelers], dim=1)
+        return torch.cat([_checked(each, images, *_features_of(each)) for each in self.labelers], dim=1)
+
+    def scores(self, features: "Tensor") -> "Tensor":
+        """`(…, d)` features, or differences of them → `(…, f)`."""
+        import torch
+
+        labelers: list[Any] = self.labelers
+        parts = features.split([_features_of(each)[1] for each in labelers], dim=-1)
+        made = [each.scores(part) if _embeds(each) else part for each, part in zip(labelers, parts, strict=True)]
+        return torch.cat(made, dim=-1)
+
+    @property
+    def features_width(self) -> int:
+        """How wide the features are."""
+        return sum(_features_of(each)[1] for each in self.labelers)
+
+    @property
+    def read_as(self) -> list[object]:
+        """What the features depend on: readings are kept under it."""
+        return [
+            [each.source, "features" if _embeds(each) else each.names, getattr(each, "digest", "")]
+            for each in self.labelers
+        ]
 
 
 class AttributesPlugin:

@@ -303,20 +303,20 @@ class _Study:
         self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings), Spending(settings.budget))
         self.unexamined = 0
         # Of the same images, read alike.
-        who = [[each.source, each.names, getattr(each, "digest", "")] for each in ensemble.labelers]
-        self.cache = cache / digest_of([measurements.fingerprint, VERSION, who])[:32]
+        self.cache = cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first."""
         directions, settings = self.directions, self.settings
 
         def read(images: Tensor) -> Tensor:
-            return torch.cat([self.ensemble.read(images), agreement(images)], dim=1)
+            return torch.cat([self.ensemble.features(images), agreement(images)], dim=1)
 
         cache = self.cache / "agreement"
         count = self.job.part("unedited images", len(POPULATION))
         population = self.measurements.unedited(read, POPULATION, cache=cache, progress=count)
         agreed = float(population[:, -1].median())
+        population = self.scored(population)
         if agreed < settings.agreement:
             self.log(
                 f"the unedited images are noise: neighbouring pixels agree at {agreed:.2f}, in pictures at "
@@ -477,7 +477,7 @@ class _Study:
             return {}
 
         def read(images: Tensor) -> Tensor:
-            return torch.cat([self.ensemble.read(images), thumbnails(images)], dim=1)
+            return torch.cat([self.ensemble.features(images), thumbnails(images)], dim=1)
 
         found = {times: self.measure("quality", sliders, seeds, read, times) for times in SCALES}
         made = qualities(
@@ -507,14 +507,19 @@ class _Study:
         """Readings of some sliders on some seeds, at so many times the settings' scale."""
         base, plus, minus = self.measurements.edited(
             sliders,
-            read or self.ensemble.read,
+            read or self.ensemble.features,
             scale=times * self.settings.scale,
             seeds=seeds,
             force=what == "chance",
             cache=self.cache / ("scores" if read is None else what),
             progress=self.job.part(what, _images(len(sliders), len(seeds))),
         )
-        return Readings(base, plus, minus, tuple(seeds))
+        return Readings(self.scored(base), self.scored(plus), self.scored(minus), tuple(seeds))
+
+    def scored(self, readings: Tensor) -> Tensor:
+        """Readings of which the first are features, with the scores in their place."""
+        width = self.ensemble.features_width
+        return torch.cat([self.ensemble.scores(readings[..., :width]), readings[..., width:]], dim=-1)
 
     def predict(self, sliders: Sequence[Direction | Composite], seeds: Sequence[int]) -> Readings:
         """Readings of some sliders in predicted images, less those of the unedited ones."""
@@ -522,13 +527,14 @@ class _Study:
         count = self.job.part("screening", math.ceil(images / steps) + len(seeds))
         plus, minus = self.measurements.predicted(
             sliders,
-            self.ensemble.read,
+            self.ensemble.features,
             scale=self.settings.scale,
             seeds=seeds,
             force=False,
             cache=self.cache / "scores",
             progress=lambda done, total: count(done // steps, math.ceil(total / steps)),
         )
+        plus, minus = self.scored(plus), self.scored(minus)
         return Readings(torch.zeros_like(plus[0]), plus, minus, tuple(seeds))
 
 
