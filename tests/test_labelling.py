@@ -370,16 +370,18 @@ class Words(Colours):
 
 def test_other_words_are_read_off_what_was_kept(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:
     settings = with_settings(screening="predicted", seeds=(0, 1), parts=0, most=1)
-    first, second, alone = (
-        Words({"red": (1, 0, 0), "blue": (0, 0, 1)}),
-        Words({"warm": (1, 0, -1)}),
-        Words({"warm": (1, 0, -1)}),
-    )
+    first = Words({"red": (1, 0, 0), "blue": (0, 0, 1)})
+    second, alone = (Words({"warm": (1, 0, -1), "green": (-1, 2, -1)}) for _ in range(2))
     label(pipe, bank, [first], settings, cache=tmp_path)
     found = label(pipe, bank, [second], settings, cache=tmp_path)
     expected = label(pipe, bank, [alone], settings, cache=tmp_path / "alone")
     assert texts(found) == texts(expected)
     assert second.seen <= alone.seen - len(study.POPULATION) - 2 * len(bank) * len(settings.seeds[:1])
+
+
+def test_a_word_alone_leads_nothing(bank: DirectionSet, pipe: Any) -> None:
+    with pytest.raises(LabelerError, match="has one name, 'red': it is given where its score leads others"):
+        label(pipe, bank, [Words({"red": (1, 0, 0)})], SETTINGS)
 
 
 def test_what_is_added_otherwise_is_another_picture(bank: DirectionSet, pipe: Any, tmp_path: Path) -> None:

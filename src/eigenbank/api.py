@@ -306,7 +306,7 @@ def label(
     from dataclasses import replace
 
     from eigenbank.builders.label import study
-    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.labeler import check_labeler, open_labelers
     from eigenbank.diffusers_compat import execution_device
     from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
     from eigenbank.loaders.measure import PipelineMeasurements
@@ -321,6 +321,7 @@ def label(
     if specs or not opened:
         opened = [*opened, *open_labelers(specs, resolve(origin_of(pipe) or "unknown"))]
     for each in opened:
+        check_labeler(each, each.source)
         if hasattr(each, "to"):
             each.to(execution_device(pipe))
     most = study.images_at_most(directions, opened, settings)

@@ -91,10 +91,13 @@ def open_labelers(specs: list[str], checkpoint: Path) -> list[Labeler]:
 
 
 def check_labeler(labeler: Labeler, name: str) -> None:
-    """Raise LabelerError for a labeler without names, with a name twice, or whose `stds` do not fit them."""
+    """Raise LabelerError for a labeler with less than two names, with a name twice, or whose `stds` do not fit them."""
     names = labeler.names
     if not names or len(set(names)) != len(names):
         message = f"the labeler {name} has {len(names)} names, {len(set(names))} of them different: expected at least one, none twice"
+        raise LabelerError(message)
+    if len(names) == 1:
+        message = f"the labeler {name} has one name, {names[0]!r}: it is given where its score leads others, so give it some beside"
         raise LabelerError(message)
     stds = labeler.stds
     if stds is not None and (stds.shape != (len(names),) or not bool((stds > 0).all())):
