@@ -43,7 +43,7 @@ lint: install ## Check style and types
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
 	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out catalog/cartoon-faces-32 --steps 4500
 
-avatars: install ## Train the text-to-image demo checkpoint (four hours on two cores, minutes on a GPU; resumes)
+avatars: install ## Train the text-to-image demo checkpoint (two hours on two cores, minutes on a GPU; resumes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r training/requirements.txt
 	PYTHONPATH=training OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone \
 	    --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else min(4, os.cpu_count()))") \
