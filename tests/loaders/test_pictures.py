@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import eigenbank as eb
-from eigenbank.api import label
+from eigenbank.api import build, label
 from eigenbank.builders.label import study
 from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.builders.label.study import LabelSettings
@@ -178,6 +178,11 @@ def test_blacked_out_pictures_are_never_measured(checked: Any, caplog: pytest.Lo
     checked.safety_checker.limit = float((pixels * 2 - 1).mean(dim=(1, 2, 3)).quantile(0.7))
     with pytest.raises(SteerError, match=r"blacked out [1-7] of 8 pictures.*pipe\.safety_checker = None"):
         measurements.unedited(colour, range(8))
+    direction = next(iter(build(checked, recipes="output-value", top_k=1)))
+    limit, checked.safety_checker.limit = checked.safety_checker.limit, -math.inf
+    with pytest.raises(SteerError, match="blacked out 8 of 8 pictures"):
+        measurements.predicted([direction], colour, scale=1.0, seeds=range(8))
+    checked.safety_checker.limit = limit
     assert "blacked out" not in caplog.text
     found = sample(checked, range(8), 2, **CALL)
     assert "the safety checker blacked out" in caplog.text

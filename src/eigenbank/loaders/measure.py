@@ -183,7 +183,7 @@ class PipelineMeasurements:
                 for k in sorted({k for k, _, _ in wanted})
             }
             with steer(self.pipe, scales, force=force):
-                pictures = draw([seed for _, _, seed in wanted])
+                pictures = _shown(draw([seed for _, _, seed in wanted]))
             good = pictures.finite & ~pictures.flat
             found = torch.full((len(wanted), kept.width), torch.nan)
             if bool(good.any()):
@@ -212,7 +212,7 @@ class PipelineMeasurements:
         missing, done = kept.lacks(keys), 0
 
         def read_part(numbers: Sequence[int]) -> Tensor:
-            pictures = (draw or self._pictures)([seeds[number] for number in numbers])
+            pictures = _shown((draw or self._pictures)([seeds[number] for number in numbers]))
             if not bool(pictures.finite.all()) or bool(pictures.flat.all()):
                 message = (
                     "the pipeline's unedited images are blank or not finite: no label was given. Generate one and look at it. "
@@ -232,11 +232,15 @@ class PipelineMeasurements:
 
     def _pictures(self, seeds: Sequence[int]) -> Pictures:
         # A picture's prompt depends on its seed alone, as its reading is kept by that.
-        pictures = sample_pictures(self.pipe, seeds, self.steps, drawing=self.drawing.part(seeds), **self.call)
-        if any(pictures.withheld):
-            problem = f"the safety checker blacked out {sum(pictures.withheld)} of {len(seeds)} pictures, which show no effect"
-            raise SteerError(problem, outcome="they were not measured", advice=NO_SAFETY_CHECKER)
-        return pictures
+        return sample_pictures(self.pipe, seeds, self.steps, drawing=self.drawing.part(seeds), **self.call)
+
+
+def _shown(pictures: Pictures) -> Pictures:
+    """The pictures, unless a safety checker blacked some of them out: then raise SteerError."""
+    if any(pictures.withheld):
+        problem = f"the safety checker blacked out {sum(pictures.withheld)} of {len(pictures.withheld)} pictures, which show no effect"
+        raise SteerError(problem, outcome="they were not measured", advice=NO_SAFETY_CHECKER)
+    return pictures
 
 
 def _readings(frames: Tensor, read: Read) -> Tensor:

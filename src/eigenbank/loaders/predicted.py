@@ -10,7 +10,6 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
-from unittest import mock
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -70,8 +69,13 @@ class PredictedPictures:
         with self._scheduler(replay=True), fixed_progress(self.at / self.steps):
             if self._given:
                 return self._generate(seeds, {"latents": latents})
-            with mock.patch.object(sys.modules[type(self.pipe).__module__], "randn_tensor", return_value=latents):
+            # These pipelines take no latents, but draw their noise by a function of their module.
+            module: Any = sys.modules[type(self.pipe).__module__]
+            own, module.randn_tensor = module.randn_tensor, lambda *_, **__: latents
+            try:
                 return self._generate(seeds, {})
+            finally:
+                module.randn_tensor = own
 
     def _generate(self, seeds: Sequence[int], given: dict[str, Any]) -> Pictures:
         call = arguments(self.pipe, self.drawing.part(seeds), seeds, {**self.call, **given})
