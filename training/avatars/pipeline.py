@@ -116,11 +116,11 @@ def draw(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Seque
     return torch.cat(pictures)
 
 
-def image_grid(pipeline: StableDiffusionPipeline, prompts: Sequence[str], columns: int, zoom: int = 2) -> Image.Image:
+def image_grid(pipeline: StableDiffusionPipeline, prompts: Sequence[str], columns: int) -> Image.Image:
     """A row of pictures for each prompt, seeds 0, 1, …, with the prompt above."""
     seeds = [seed for _ in prompts for seed in range(columns)]
     pictures = draw(pipeline, [prompt for prompt in prompts for _ in range(columns)], seeds)
-    side, line = SIZE * zoom, 14
+    side, line = SIZE * max(2, 8 // columns), 14  # wide enough for the prompts
     grid = Image.new("RGB", (columns * side, len(prompts) * (side + line)), "white")
     pen = ImageDraw.Draw(grid)
     for number, picture in enumerate(pictures):
