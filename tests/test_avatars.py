@@ -52,7 +52,7 @@ def test_plain_diffusers_code_draws_with_it_the_same_for_a_seed() -> None:
 @pytest.mark.parametrize(
     ("word", "much", "little"),
     [
-        ("beard", "a person with a long beard", "a person without a beard"),
+        ("beard", "a person with a long beard", "a clean-shaven face"),
         ("dark skin", "a person with dark skin", "a person with pale skin"),
         ("hair length", "a person with long straight hair", "a person with short hair"),
         ("light hair", "a person with grey hair", "a person with black hair"),
