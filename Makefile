@@ -55,7 +55,7 @@ directions: install ## Build, label and draw the demo checkpoint's direction set
 	$(BIN)/eigenbank build $(DEMO) --replace --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
 	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
 	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics \
-	    --seeds 100-115 --most 100 --confirm-most 192 --chance-most 192 && \
+	    --screening drawn --seeds 100-115 --confirm-seeds 200-223 --most 100 --per-word 1000 --confirm-most 192 --chance-most 192 && \
 	$(BIN)/eigenbank preview $(DEMO) && \
 	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
 

@@ -30,7 +30,9 @@ from eigenbank.schemas.drawing import Drawing
 
 HELD = range(100_000, 100_500)
 """Seeds that nothing else uses."""
-AS_SHIPPED: dict[str, int] = {"most": 100, "confirm_most": 192, "chance_most": 192}
+AS_SHIPPED: dict[str, Any] = {
+    "screening": "drawn", "most": 100, "per_word": 1000, "confirm_most": 192, "chance_most": 192,
+}  # fmt: skip
 """How `make directions` labels: all that the screening finds is confirmed, on up to so many seeds, chance likewise."""
 SCREENED = 16
 """On so many seeds it screens."""
