@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from playing import named
 import eigenbank as eb
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.sample import sample
-from eigenbank.play.model import RANGE, LoadedModel, LruCache
+from eigenbank.play.model import RANGE, LoadedModel, LruCache, Superseded
 from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas import SliderSetting
@@ -101,6 +102,15 @@ def test_what_a_session_asks_for_next_ends_what_it_is_having_drawn(
     assert found["long"] is None
     assert found["other"] is not None
     assert playground.model(DEMO_MODEL_ID).cached(long) is None
+
+
+def test_a_picture_cut_short_says_nothing_of_the_steps_it_did_not_come_to(playground: "Playground") -> None:
+    model, calls = playground.model(DEMO_MODEL_ID), iter([True, True, False])
+    with pytest.raises(Superseded):
+        model.sample(asked(steps=20, seed=51, skin_tone=0.9), None, lambda: next(calls))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(asked(steps=10, seed=52, skin_tone=0.9), None, lambda: True)
 
 
 def test_what_is_prepared_is_what_the_first_move_needs(playground: "Playground", session: "Session") -> None:

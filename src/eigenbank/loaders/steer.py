@@ -481,6 +481,10 @@ class Steering:
         self._attached = False
         self._run.end()
 
+    def forget_run(self) -> None:
+        """Forget the run going on, which was cut short: what it did not come to is no fault of the edit."""
+        self._run.forget()
+
     def _anew(self) -> None:
         """Attach again: a scale of another kind may need to be told of every call."""
         for part in self.parts:

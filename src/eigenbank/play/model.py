@@ -223,7 +223,12 @@ class LoadedModel:
             self._attached[2].set_scale(1.0)
             for slider in edit.sliders:
                 self._attached[2].set_scale(slider.scale, slider.key)
-        yield
+        try:
+            yield
+        except BaseException:
+            if self._attached is not None:
+                self._attached[2].forget_run()
+            raise
 
     @contextmanager
     def _interruptible(self, wanted: Callable[[], bool]) -> Iterator[None]:
