@@ -21,7 +21,7 @@ from eigenbank.api import build, find_checkpoint, label
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
-from eigenbank.builders.label.study import LabelSettings
+from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import tiny_pipelines
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from eigenbank.api import label
@@ -17,8 +18,9 @@ from eigenbank.builders.label import study
 from eigenbank.builders.label.budget import Budget, BudgetError, Spending, as_budget
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
+from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.builders.label.statistics import StatisticsLabeler
-from eigenbank.builders.label.study import LabelSettings
+from eigenbank.loaders import measure
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -184,15 +186,43 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pip
         label(pipe, bank, [reader], settings, cache=tmp_path, log=said.append)
         return reader.seen, "\n".join(said)
 
+    population = len(study.POPULATION)
+    with pytest.raises(BudgetError, match="too small: 32 images are drawn before any is edited"):
+        labelled(population)
+    assert not list(tmp_path.rglob("*.safetensors")), "and none was drawn"
     with pytest.raises(BudgetError, match="too small to screen a single direction"):
-        labelled(33)
+        labelled(population + 1)
     seen, said = labelled(60)
-    assert len(study.POPULATION) < seen + len(study.POPULATION) <= 60 + 33
+    assert 0 < seen <= 60
     assert re.search(r"the budget of 60 images is spent: \d+ directions and composites were not examined", said)
     more, said = labelled(None)
     assert more > 0
     assert "budget" not in said
     assert labelled(None)[0] == 0
+
+
+@pytest.mark.parametrize("images", [90, 120, 150, 200])
+def test_no_more_is_drawn_than_the_budget_whatever_is_in_doubt(
+    images: int, bank: DirectionSet, pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all is in doubt, and so wants more seeds and chance on these."""
+    trust = iter(lambda: 0.97, None)
+    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
+    reader = Colours()
+    settings = with_settings(budget=Budget(images=images), seeds=(0,), per_word=9, confirm_most=48, chance_most=48)
+    label(pipe, bank, [reader], settings, cache=tmp_path, log=lambda _: None)
+    assert len(study.POPULATION) < reader.seen <= images
+
+
+def test_what_is_kept_is_read_from_the_disk_once(
+    bank: DirectionSet, pipe: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(pipe, bank, [Colours()], SETTINGS, cache=kept)
+    opened: list[Path] = []
+    monkeypatch.setattr(measure, "load_file", lambda path: opened.append(path) or load_file(path))
+    label(pipe, bank, [Colours()], SETTINGS, cache=kept)
+    assert opened
+    assert len(opened) == len(set(opened))
 
 
 @pytest.mark.parametrize(

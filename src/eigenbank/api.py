@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.discovery.families import Discovery
     from eigenbank.builders.label.labeler import Labeler
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
     from eigenbank.loaders.export import Edits, ExportTerm, Format, Precision
     from eigenbank.loaders.lora import ReadWeight
     from eigenbank.loaders.match import Match
@@ -307,25 +307,27 @@ def label(
 
     from eigenbank.builders.label import study
     from eigenbank.builders.label.labeler import check_labeler, open_labelers
+    from eigenbank.builders.label.settings import POPULATION, LabelSettings, images_at_most
     from eigenbank.diffusers_compat import execution_device
     from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
     from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.loaders.pipelines import origin_of
 
     drawing = as_drawing(drawing, call)
-    settings = settings or study.LabelSettings()
+    settings = settings or LabelSettings()
     steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
     settings = replace(settings, steps=steps)
     specs = [each for each in labelers or () if isinstance(each, str)]
     opened = [each for each in labelers or () if not isinstance(each, str)]
+    for each in opened:
+        check_labeler(each, each.source)
     if specs or not opened:
         opened = [*opened, *open_labelers(specs, resolve(origin_of(pipe) or "unknown"))]
     for each in opened:
-        check_labeler(each, each.source)
         if hasattr(each, "to"):
             each.to(execution_device(pipe))
-    most = study.images_at_most(directions, opened, settings)
-    unused = unused_prompts(drawing, [*study.POPULATION, *settings.seeds, *settings.confirm_seeds])
+    most = images_at_most(directions, opened, settings)
+    unused = unused_prompts(drawing, [*POPULATION, *settings.seeds, *settings.confirm_seeds])
     if unused:
         log(unused)
     log(f"at most {cost(pipe, most, drawing.model_copy(update={'steps': steps}), call)}")

@@ -19,7 +19,7 @@ from eigenbank.builders.label.criteria import (
     shortlist,
     strongest,
 )
-from eigenbank.builders.label.study import LabelSettings, rounds_of
+from eigenbank.builders.label.settings import LabelSettings, rounds_of
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eigenbank.builders.label.study import LabelSettings
+from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.cli.demo import run_demo
 from eigenbank.cli.main import run
 

@@ -9,7 +9,7 @@ import tiny_pipelines
 import torch
 
 import eigenbank as eb
-from eigenbank.builders.label.study import LabelSettings
+from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.drawing import check_checkpoint, cost
 from eigenbank.loaders.sample import sample, sample_in_batches
 from eigenbank.schemas.drawing import Drawing

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import eigenbank as eb
 from eigenbank.api import build, label
 from eigenbank.builders.label import study
+from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.builders.label.statistics import StatisticsLabeler
-from eigenbank.builders.label.study import LabelSettings
 from eigenbank.cli.main import run
 from eigenbank.loaders.edit import PoorReconstructionWarning
 from eigenbank.loaders.measure import PipelineMeasurements

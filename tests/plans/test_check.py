@@ -8,8 +8,8 @@ from hub.fixtures import Client
 from hub.server import Hub
 from planned import put, write_plan
 
+from eigenbank.builders.label.settings import LabelSettings, images_for, images_to_screen
 from eigenbank.builders.label.statistics import NAMES
-from eigenbank.builders.label.study import LabelSettings, images_for, images_to_screen
 
 
 def check(client: Client, plan: Path, *more: str) -> tuple[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ from eigenbank.cli.steer import check_picture
 from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
 
 RECIPES = ("output-value@0-0.5", "output-value@0.3-0.8", "qkv@0.2-0.6")
 TOP_K = 8
@@ -44,7 +44,7 @@ def demo(top_k: int, out: Path) -> None:
     Example:
       eigenbank demo --out demo.png
     """
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
 
     few = LabelSettings(seeds=tuple(range(100, 116)), quality_seeds=0)  # two minutes or three
     check_picture(out)

@@ -308,7 +308,7 @@ def label(
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
 
     opened = open_labelers(list(labelers), folder)

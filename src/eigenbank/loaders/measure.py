@@ -58,6 +58,7 @@ class PipelineMeasurements:
         self.drawing = as_drawing(drawing, call)
         self.batch = batch
         self.call = call
+        self._caches: dict[Path, _ReadingCache] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,7 +88,7 @@ class PipelineMeasurements:
 
         Raises SteerError where these are blank: a pipeline whose images are has nothing to be named.
         """
-        kept = _ReadingCache(cache)
+        kept = self._kept(cache)
         missing = kept.lacks(_keys_unedited(seeds))
         progress(0, len(missing))
         return self._unedited(read, seeds, kept, lambda done: progress(done, len(missing)))
@@ -110,7 +111,7 @@ class PipelineMeasurements:
         these sliders or others, is not generated again. It must be of this `fingerprint` and `read`. `progress` is called
         with the images generated and all that are to be, at first with none; what was kept is none of them. Raises SteerError.
         """
-        kept = _ReadingCache(cache)
+        kept = self._kept(cache)
         edits = _Edits(sliders, scale, seeds)
         own = len(kept.lacks(_keys_unedited(seeds)))
         total = own + len(kept.lacks(edits.keys))
@@ -135,7 +136,7 @@ class PipelineMeasurements:
         They are what one step of the unedited run predicts, see `loaders.predicted`: of the steps in a slider's window the one
         nearest to `LOOK`. Arguments, NaN and errors as for `edited`; SteerError also where pictures cannot be predicted.
         """
-        kept, done = _ReadingCache(cache), 0
+        kept, done = self._kept(cache), 0
         steps = [step_to_look_at(each, self.steps) for each in sliders]
         groups = {
             at: _Edits(
@@ -226,6 +227,14 @@ class PipelineMeasurements:
             done += len(part)
             drawn(done)
         return torch.stack([kept[key] for key in keys])
+
+    def _kept(self, folder: Path | None) -> "_ReadingCache":
+        """What is kept in a folder; its files are read once."""
+        if folder is None:
+            return _ReadingCache(None)
+        if folder not in self._caches:
+            self._caches[folder] = _ReadingCache(folder)
+        return self._caches[folder]
 
     def _batch(self) -> int:
         return self.batch or batch_size(self.pipe, drawing=self.drawing, **self.call)

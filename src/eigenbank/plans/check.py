@@ -237,8 +237,8 @@ def _estimate(entry: PlanEntry, source: "WeightSource", plan: Plan, bytes_per_se
 def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[int, int | None]:
     """Images to screen directions, and at most to label them: None where only opening the labelers would tell."""
     from eigenbank.builders.label.clip import asked_vocabulary
+    from eigenbank.builders.label.settings import LabelSettings, images_for, images_to_screen
     from eigenbank.builders.label.statistics import NAMES
-    from eigenbank.builders.label.study import LabelSettings, images_for, images_to_screen
 
     scores = 0
     how = LabelSettings(**dict(settings.measurement))
@@ -260,7 +260,7 @@ def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[
 
 def _passes(kind: type, settings: Settings, images: int, previews: int) -> int | None:
     """Passes of the denoiser for so many images and previews; None where the pipeline does not say how many steps it takes."""
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
 
     steps = settings.drawing.steps or own_steps(kind)
     if steps is None:

@@ -155,7 +155,7 @@ def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tup
 def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
     from eigenbank.api import label
     from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.study import LabelSettings
+    from eigenbank.builders.label.settings import LabelSettings
     from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)

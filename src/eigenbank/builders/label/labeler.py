@@ -40,8 +40,8 @@ class Labeler(Protocol):
     wherever the same images would be read otherwise (other weights, other prompts). `to(device)`: read there from now on.
 
     A labeler that knows words by an image's embedding has `features(images)` `(n, d)` and `scores(features)` `(…, d)` → `(…, f)`,
-    linear, such that `read` is one after the other, and says `features_width`, d. Then the features are kept: other words are read off the same images later,
-    and `digest` is of what the features depend on.
+    linear, such that `read` is one after the other, and says `features_width`, d. Then the features are kept: other words are
+    read off the same images later, and `digest` is of what the features depend on.
     """
 
     source: str
@@ -94,7 +94,7 @@ def check_labeler(labeler: Labeler, name: str) -> None:
     """Raise LabelerError for a labeler with less than two names, with a name twice, or whose `stds` do not fit them."""
     names = labeler.names
     if not names or len(set(names)) != len(names):
-        message = f"the labeler {name} has {len(names)} names, {len(set(names))} of them different: expected at least one, none twice"
+        message = f"the labeler {name} has {len(names)} names, {len(set(names))} of them different: expected at least two, none twice"
         raise LabelerError(message)
     if len(names) == 1:
         message = f"the labeler {name} has one name, {names[0]!r}: it is given where its score leads others, so give it some beside"

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label.budget import Budget, BudgetError, Spending
-from eigenbank.builders.label.composites import PARTS, fit, name_for, predicted
+from eigenbank.builders.label.budget import BudgetError, Spending
+from eigenbank.builders.label.composites import fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
@@ -31,6 +30,19 @@ from eigenbank.builders.label.criteria import (
 )
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
+from eigenbank.builders.label.readings import Measurements, Read, Readings
+from eigenbank.builders.label.settings import (
+    POPULATION,
+    LabelSettings,
+    Spot,
+    images_at_most,
+    images_of,
+    images_of_qualities,
+    images_to_confirm,
+    images_to_screen,
+    rounds_of,
+    spot_of,
+)
 from eigenbank.digests import digest_of
 from eigenbank.progress import Count, Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
@@ -38,169 +50,14 @@ from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SteerError
 
-POPULATION = tuple(range(2_000_000, 2_000_032))
-"""Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
 READABLE = 0.1
 """A score that varies less among a checkpoint's own images, in its stated standard deviations, cannot be read off them."""
 
 VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
 
-Screening = Literal["predicted", "drawn"]
-ROUNDS = ((1, 1), (1 / 2, 1), (1 / 4, 2), (1 / 8, 4))
-"""Screening by predicted images: the share of the directions that is looked at, and on how many eighths of the seeds."""
 PREDICTED = 0.5
 """An effect in a predicted image says this much of one in the finished image at least: 0.7 on average, see `benchmarks/screening.py`."""
-
-Read = Callable[[Tensor], Tensor]
-"""Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
-Spot = tuple[str, ...]
-"""Where a random direction stands in for another: a layer and a recipe, or a composite."""
-
-
-class Measurements(Protocol):
-    """Generates images of one pipeline, always in the same way, and reads them. `cache` is a folder that keeps readings."""
-
-    @property
-    def steps(self) -> int:
-        """Denoising steps of an image."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Differs for other weights, and for images generated in another way."""
-
-    def calibrated(self, directions: DirectionSet) -> DirectionSet:
-        """The set, with the token length of every site that it uses."""
-
-    def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None, progress: Count) -> Tensor:
-        """Readings `(n, f)` of the pipeline's own images. Raises SteerError where these are blank."""
-
-    def edited(
-        self,
-        sliders: Sequence[Direction | Composite],
-        read: Read,
-        *,
-        scale: float,
-        seeds: Sequence[int],
-        force: bool,
-        cache: Path | None,
-        progress: Count,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Readings `(n, f)` of the unedited images, and `(K, n, f)` with each slider at `scale` and at its negative, NaN of
-        pictures that the edit broke. `force` takes directions that are none of the pipeline's weights. `progress` is called with
-        the images generated and all that are to be, at first with none; what was kept is none of them.
-        """
-
-    def predicted(
-        self,
-        sliders: Sequence[Direction | Composite],
-        read: Read,
-        *,
-        scale: float,
-        seeds: Sequence[int],
-        force: bool,
-        cache: Path | None,
-        progress: Count,
-    ) -> tuple[Tensor, Tensor]:
-        """Changes of the readings `(K, n, f)` at `scale` and at its negative, in what one step predicts of the image.
-
-        Otherwise as `edited`, each image being a single pass. Raises SteerError where the pipeline's images cannot be predicted.
-        """
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """How a set is labelled.
-
-    Directions are screened at ± `scale` on `seeds`: in `predicted` images of one pass each, where the less promising half
-    leaves after each of `ROUNDS`, or all of them on all seeds in `drawn` images of so many denoising `steps`. For each score a
-    composite of at most `parts` directions, and the `most` promising single ones, are confirmed one after the other until
-    `per_word` of them have its label: on `confirm_seeds`, beside `null` random directions at the same spot, each on its share
-    of these seeds. What they do not settle is measured on as many again, and on twice as many, up to `confirm_most` in all; the
-    random ones go along up to `chance_most`. Qualities are measured on the
-    first `quality_seeds` of `confirm_seeds`, of what got a label, or with `all_qualities` of every direction. A checkpoint
-    in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name. With a
-    `budget`, half of it at most is for screening, and what it leaves no room for is not examined.
-    """
-
-    scale: float = 1.0
-    screening: Screening = "predicted"
-    seeds: tuple[int, ...] = tuple(range(100, 108))
-    confirm_seeds: tuple[int, ...] = tuple(range(200, 208))
-    per_word: int = 1
-    confirm_most: int = 48
-    chance_most: int = 24
-    steps: int = 10
-    most: int = 4
-    null: int = 4
-    parts: int = PARTS
-    quality_seeds: int = 6
-    all_qualities: bool = False
-    agreement: float = 0.3
-    budget: Budget | None = None
-
-
-def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
-    """How many images labelling generates at most; how many it will be depends on what the first of them show."""
-    scores = sum(len(each.names) for each in labelers)
-    return images_for(len(directions), len({_spot(each) for each in directions}), scores, settings)
-
-
-def images_for(directions: int, spots: int, scores: int, settings: LabelSettings) -> int:
-    """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
-    singles, composites = min(directions, settings.most * scores), scores if settings.parts >= 2 else 0
-    spots = min(singles, spots) + composites
-    return (
-        len(POPULATION)
-        + images_to_screen(directions, scores, settings)
-        + _confirming(settings, singles + composites, spots, directions + composites)
-    )
-
-
-def rounds_of(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
-    """How many directions are screened in each round, and on which seeds; at no time fewer than are to be confirmed."""
-    if settings.screening == "drawn":
-        return [(directions, settings.seeds)]
-    rounds, seeds, behind = [], settings.seeds, 0
-    for share, eighths in ROUNDS:
-        begin, behind = behind, behind + eighths
-        some = seeds[len(seeds) * begin // 8 : len(seeds) * behind // 8]
-        rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores)), some))
-    rounds = [each for each in rounds if each[1]]
-    return [(directions, rounds[0][1]), *rounds[1:]]
-
-
-def images_to_screen(directions: int, scores: int, settings: LabelSettings) -> int:
-    """Images that screening takes; a predicted one is one of the `steps` passes of an image, its run up to there some more."""
-    rounds = rounds_of(directions, scores, settings)
-    if settings.screening == "drawn":
-        return _images(directions, len(settings.seeds))
-    passes = sum(_images(count, len(seeds)) for count, seeds in rounds)
-    return math.ceil(passes / settings.steps) + len(settings.seeds)
-
-
-def _confirming(settings: LabelSettings, sliders: int, spots: int, measured: int, *, begun: bool = False) -> int:
-    """Images at most from so many candidates in so many spots on; with all qualities, those of `measured` sliders.
-
-    Once `begun`, the first of their seeds are behind.
-    """
-    seeds = len(settings.confirm_seeds)
-    more = max(0, settings.confirm_most - seeds)
-    shared = min(more, max(0, settings.chance_most - seeds))  # among the draws of random sliders
-    confirming = _images(sliders, (0 if begun else seeds) + more)
-    chance = _images(spots, max(seeds, settings.null) + shared) if spots else 0
-    return (
-        (confirming if sliders else 0) + chance + _qualities(settings, measured if settings.all_qualities else sliders)
-    )
-
-
-def _qualities(settings: LabelSettings, sliders: int) -> int:
-    return len(SCALES) * _images(sliders, len(settings.confirm_seeds[: settings.quality_seeds])) if sliders else 0
-
-
-def _images(sliders: int, seeds: int) -> int:
-    """Images of sliders at a scale and at its negative, and of none."""
-    return (2 * sliders + 1) * seeds
 
 
 def label(
@@ -217,6 +74,10 @@ def label(
     if cache is None:
         with tempfile.TemporaryDirectory(prefix="eigenbank-") as folder:
             return label(directions, measurements, labelers, settings, cache=Path(folder), progress=progress, log=log)
+    spending = Spending(settings.budget)
+    if spending.room <= len(POPULATION):
+        message = f"a budget of {settings.budget} is too small: {len(POPULATION)} images are drawn before any is edited"
+        raise BudgetError(message)
     directions = measurements.calibrated(directions)
     remaining = list(labelers)
     while True:
@@ -224,7 +85,9 @@ def label(
         others = [each for each in directions.manifest.composites if not _labelled_only_by(each, sources)]
         try:
             ensemble = LabelerEnsemble(remaining)
-            study = _Study(directions.composed(others), measurements, ensemble, settings, cache, progress, log)
+            study = _Study(
+                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log
+            )
             found = study.findings()
             break
         except LabelerError as error:
@@ -253,35 +116,6 @@ class Findings:
     composites: list[CompositeRecord]
 
 
-@dataclass(frozen=True)
-class Readings:
-    """Readings of f scores for K sliders on n seeds: `base` `(n, f)`; `plus` and `minus` `(K, n, f)`."""
-
-    base: Tensor
-    plus: Tensor
-    minus: Tensor
-    seeds: tuple[int, ...]
-
-    @property
-    def broken(self) -> Tensor:
-        """`(K,)` bool: whether a slider broke a picture, so that it could not be read."""
-        return (self.plus + self.minus).isnan().flatten(1).any(dim=1)
-
-    def rows(self, sliders: Sequence[int]) -> "Readings":
-        """The readings for some of the sliders."""
-        picked = list(sliders)
-        return replace(self, plus=self.plus[picked], minus=self.minus[picked])
-
-    def joined(self, more: "Readings") -> "Readings":
-        """The same, with what was read of just these sliders on more seeds."""
-        return Readings(
-            torch.cat([self.base, more.base]),
-            torch.cat([self.plus, more.plus], dim=1),
-            torch.cat([self.minus, more.minus], dim=1),
-            (*self.seeds, *more.seeds),
-        )
-
-
 class _Study:
     """One run over a set: what its directions, random ones in their spots, and composites of them do to the scores."""
 
@@ -291,6 +125,7 @@ class _Study:
         measurements: Measurements,
         ensemble: LabelerEnsemble,
         settings: LabelSettings,
+        spending: Spending,
         cache: Path,
         progress: Progress,
         log: Callable[[str], None],
@@ -300,7 +135,7 @@ class _Study:
         self.ensemble = ensemble
         self.settings = settings
         self.log = log
-        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings), Spending(settings.budget))
+        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings), spending)
         self.unexamined = 0
         # Of the same images, read alike.
         self.cache = cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
@@ -348,13 +183,13 @@ class _Study:
             if not wanted:
                 break
             waiting = len(wanted) + sum(each.waiting for each in candidates)
-            self.job.left = _confirming(settings, waiting, waiting, len(everything) + len(new))
+            self.job.left = images_to_confirm(settings, waiting, waiting, len(everything) + len(new))
             for name, given in self.confirm(candidates, directions, wanted).items():
                 labels.setdefault(name, []).extend(given)
         earned = [record for record in new if record.id in labels]
         named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned)]
-        if self.job.spending.room < _qualities(settings, len(measured)):
+        if self.job.spending.room < images_of_qualities(settings, len(measured)):
             self.log(f"the budget of {settings.budget} leaves no room for the qualities of what got a name")
             measured = []
         if self.unexamined:
@@ -362,7 +197,7 @@ class _Study:
                 f"the budget of {settings.budget} is spent: {self.unexamined:,} directions and composites were not examined. "
                 "Ask again with more: what was drawn is kept"
             )
-        self.job.left = _qualities(settings, len(measured))
+        self.job.left = images_of_qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
         return Findings(labels, measured_qualities, earned)
@@ -404,10 +239,7 @@ class _Study:
         while count and images_to_screen(count, self.ensemble.width, self.settings) > room:
             count = count * 9 // 10
         if not count:
-            message = (
-                f"a budget of {self.settings.budget} is too small to screen a single direction: {len(POPULATION)} images are "
-                "drawn before"
-            )
+            message = f"a budget of {self.settings.budget} is too small to screen a single direction: {self.job.done} images are drawn"
             raise BudgetError(message)
         self.unexamined = len(everything) - count
         first = sorted(range(len(everything)), key=lambda number: everything[number].rank)[:count]
@@ -438,7 +270,9 @@ class _Study:
         found = self.measure("confirming", wanted, seeds)
         while True:
             more = self.more_seeds(found.seeds)
-            if self.job.spending.room < _images(len(wanted), len(more)):
+            # Beside chance, which may be measured on all of them.
+            dear = images_of(len(wanted), len(more)) + images_of(len(wanted), len(found.seeds) + len(more))
+            if self.job.spending.room < dear:
                 more = ()
             ids = [slider.id for slider in wanted]
             sure = set().union(*(each.sure(ids, found, last=not more) for each in candidates))
@@ -458,7 +292,7 @@ class _Study:
         self, random: "_RandomSliders", wanted: "Sequence[Direction | Composite]", found: Readings
     ) -> "_Confirmation":
         """What was read of sliders, and what random ones in their spots do on some of the same seeds, a share for each draw."""
-        spots = {each.id: _spot(each) for each in wanted}
+        spots = {each.id: spot_of(each) for each in wanted}
         at, draws = list(dict.fromkeys(spots.values())), self.settings.null
         seeds = found.seeds[: max(self.settings.chance_most, len(self.settings.confirm_seeds))]
         shares = [seeds[number::draws] or seeds[:1] for number in range(draws)]
@@ -512,7 +346,7 @@ class _Study:
             seeds=seeds,
             force=what == "chance",
             cache=self.cache / ("scores" if read is None else what),
-            progress=self.job.part(what, _images(len(sliders), len(seeds))),
+            progress=self.job.part(what, images_of(len(sliders), len(seeds))),
         )
         return Readings(self.scored(base), self.scored(plus), self.scored(minus), tuple(seeds))
 
@@ -523,7 +357,7 @@ class _Study:
 
     def predict(self, sliders: Sequence[Direction | Composite], seeds: Sequence[int]) -> Readings:
         """Readings of some sliders in predicted images, less those of the unedited ones."""
-        steps, images = self.settings.steps, _images(len(sliders), len(seeds))
+        steps, images = self.settings.steps, images_of(len(sliders), len(seeds))
         count = self.job.part("screening", math.ceil(images / steps) + len(seeds))
         plus, minus = self.measurements.predicted(
             sliders,
@@ -553,7 +387,8 @@ class _Job:
         self.left = max(0, self.left - most)
 
         def count(done: int, total: int) -> None:
-            self.done = self.spending.drawn = before + done
+            self.spending.drawn += before + done - self.done
+            self.done = before + done
             self.progress(what, self.done, before + total + self.left)
 
         return count
@@ -582,9 +417,9 @@ class _RandomSliders:
             directions.randomised(MAX_RANKS, seed=number).composed(directions.manifest.composites)
             for number in range(draws)
         ]
-        asked = {_spot(each) for each in wanted}
+        asked = {spot_of(each) for each in wanted}
         # By the first slider of a spot: the same random vectors, whatever else is asked about.
-        self._first = {_spot(each): each.id for each in reversed(list(directions.sliders)) if _spot(each) in asked}
+        self._first = {spot_of(each): each.id for each in reversed(list(directions.sliders)) if spot_of(each) in asked}
 
     def at(self, spots: Sequence[Spot]) -> "list[list[Direction | Composite]]":
         """For each draw those in the spots."""
@@ -719,8 +554,3 @@ class _Scores:
         seeds = [torch.tensor([number[seed] for seed in draw.seeds]) for draw in confirmation.chance]
         odd = [self.effects(draw).odd.where(~draw.broken[:, None, None], torch.inf) for draw in confirmation.chance]
         return Chance(odd, seeds)
-
-
-def _spot(slider: Direction | Composite) -> Spot:
-    """Where random directions stand in for a slider: the same ones for all directions of a layer and recipe."""
-    return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)

@@ -1,0 +1,120 @@
+"""How a set is labelled, and how many images that takes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from eigenbank.builders.label.budget import Budget
+from eigenbank.builders.label.composites import PARTS
+from eigenbank.builders.label.labeler import Labeler
+from eigenbank.builders.label.quality import SCALES
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+
+POPULATION = tuple(range(2_000_000, 2_000_032))
+"""Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
+Screening = Literal["predicted", "drawn"]
+ROUNDS = ((1, 1), (1 / 2, 1), (1 / 4, 2), (1 / 8, 4))
+"""Screening by predicted images: the share of the directions that is looked at, and on how many eighths of the seeds."""
+
+Spot = tuple[str, ...]
+"""Where a random direction stands in for another: a layer and a recipe, or a composite."""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How a set is labelled.
+
+    Directions are screened at ± `scale` on `seeds`: in `predicted` images of one pass each, where the less promising half
+    leaves after each of `ROUNDS`, or all of them on all seeds in `drawn` images of so many denoising `steps`. For each score a
+    composite of at most `parts` directions, and the `most` promising single ones, are confirmed one after the other until
+    `per_word` of them have its label: on `confirm_seeds`, beside `null` random directions at the same spot, each on its share
+    of these seeds. What they do not settle is measured on as many again, and on twice as many, up to `confirm_most` in all; the
+    random ones go along up to `chance_most`. Qualities are measured on the
+    first `quality_seeds` of `confirm_seeds`, of what got a label, or with `all_qualities` of every direction. A checkpoint
+    in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name. With a
+    `budget`, half of it at most is for screening, and what it leaves no room for is not examined.
+    """
+
+    scale: float = 1.0
+    screening: Screening = "predicted"
+    seeds: tuple[int, ...] = tuple(range(100, 108))
+    confirm_seeds: tuple[int, ...] = tuple(range(200, 208))
+    per_word: int = 1
+    confirm_most: int = 48
+    chance_most: int = 24
+    steps: int = 10
+    most: int = 4
+    null: int = 4
+    parts: int = PARTS
+    quality_seeds: int = 6
+    all_qualities: bool = False
+    agreement: float = 0.3
+    budget: Budget | None = None
+
+
+def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
+    """How many images labelling generates at most; how many it will be depends on what the first of them show."""
+    scores = sum(len(each.names) for each in labelers)
+    return images_for(len(directions), len({spot_of(each) for each in directions}), scores, settings)
+
+
+def images_for(directions: int, spots: int, scores: int, settings: LabelSettings) -> int:
+    """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
+    singles, composites = min(directions, settings.most * scores), scores if settings.parts >= 2 else 0
+    spots = min(singles, spots) + composites
+    return (
+        len(POPULATION)
+        + images_to_screen(directions, scores, settings)
+        + images_to_confirm(settings, singles + composites, spots, directions + composites)
+    )
+
+
+def rounds_of(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
+    """How many directions are screened in each round, and on which seeds; at no time fewer than are to be confirmed."""
+    if settings.screening == "drawn":
+        return [(directions, settings.seeds)]
+    rounds, seeds, behind = [], settings.seeds, 0
+    for share, eighths in ROUNDS:
+        begin, behind = behind, behind + eighths
+        some = seeds[len(seeds) * begin // 8 : len(seeds) * behind // 8]
+        rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores)), some))
+    rounds = [each for each in rounds if each[1]]
+    return [(directions, rounds[0][1]), *rounds[1:]]
+
+
+def images_to_screen(directions: int, scores: int, settings: LabelSettings) -> int:
+    """Images that screening takes; a predicted one is one of the `steps` passes of an image, its run up to there some more."""
+    rounds = rounds_of(directions, scores, settings)
+    if settings.screening == "drawn":
+        return images_of(directions, len(settings.seeds))
+    passes = sum(images_of(count, len(seeds)) for count, seeds in rounds)
+    return math.ceil(passes / settings.steps) + len(settings.seeds)
+
+
+def images_to_confirm(settings: LabelSettings, sliders: int, spots: int, measured: int) -> int:
+    """Images at most from so many candidates in so many spots on; with all qualities, those of `measured` sliders."""
+    seeds = len(settings.confirm_seeds)
+    more = max(0, settings.confirm_most - seeds)
+    shared = min(more, max(0, settings.chance_most - seeds))  # among the draws of random sliders
+    confirming = images_of(sliders, seeds + more)
+    chance = images_of(spots, max(seeds, settings.null) + shared) if spots else 0
+    return (
+        (confirming if sliders else 0)
+        + chance
+        + images_of_qualities(settings, measured if settings.all_qualities else sliders)
+    )
+
+
+def images_of_qualities(settings: LabelSettings, sliders: int) -> int:
+    return len(SCALES) * images_of(sliders, len(settings.confirm_seeds[: settings.quality_seeds])) if sliders else 0
+
+
+def images_of(sliders: int, seeds: int) -> int:
+    """Images of sliders at a scale and at its negative, and of none."""
+    return (2 * sliders + 1) * seeds
+
+
+def spot_of(slider: Direction | Composite) -> Spot:
+    """Where random directions stand in for a slider: the same ones for all directions of a layer and recipe."""
+    return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)
