@@ -135,17 +135,23 @@ def sample(state: Path, out: Path, prompts: tuple[str, ...], columns: int) -> No
 @main.command()
 @click.option("--count", type=click.IntRange(1), default=256, help="Prompts.")
 @click.option("--seed", type=int, default=10_000)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Read this one's pictures [default: as far as trained]."
+)
+@click.option("--reader", type=click.Path(path_type=Path), help="Folder of the factor reader [default: the state's].")
 @click.pass_obj
-def read(state: Path, count: int, seed: int) -> None:
+def read(state: Path, count: int, seed: int, checkpoint: Path | None = None, reader: Path | None = None) -> None:
     """Print how many of the factors that prompts mention are in the pictures, by the factor reader."""
     from avatars.pipeline import prompts_followed
     from eigenbank.builders.label.attributes import load_attribute_model
+    from eigenbank.loaders.pipelines import open_pipeline
 
-    pairs = prompts_followed(_pipeline(state), load_attribute_model(state / "attributes"), count, seed)
+    pipeline = _pipeline(state) if checkpoint is None else open_pipeline(checkpoint)
+    pairs = prompts_followed(pipeline, load_attribute_model(reader or state / "attributes"), count, seed)
     for name, (right, said) in pairs.items():
         click.echo(f"{name}: {right / max(said, 1):.1%} of {said}")
     right, said = (sum(column) for column in zip(*pairs.values(), strict=True))
-    click.echo(f"all: {right / said:.1%} of {said}, by {count} prompts at step {steps_done(state, 'unet'):,}")
+    click.echo(f"all: {right / said:.1%} of {said}, by {count} prompts")
 
 
 @main.command()

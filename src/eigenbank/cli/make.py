@@ -221,7 +221,7 @@ def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     type=click.Choice(["predicted", "drawn"]),
     default="predicted",
     show_default=True,
-    help="Screen by what one denoiser pass predicts of a picture, or by whole pictures, which takes ten times as long.",
+    help="Screen by what one denoiser pass predicts of a picture, or by whole pictures, which is many times the work.",
 )
 @click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen directions on.")
 @click.option(
