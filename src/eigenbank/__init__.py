@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from eigenbank.api import build, export, label, match, open_pipeline, preview
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
-    from eigenbank.loaders.lookup import load
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
+    from eigenbank.registry.load import load
     from eigenbank.registry.sets.direction_set import Direction, DirectionSet
     from eigenbank.schemas.errors import EigenbankError
 
@@ -50,7 +50,7 @@ _HOMES = {
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
     "label": "eigenbank.api",
-    "load": "eigenbank.loaders.lookup",
+    "load": "eigenbank.registry.load",
     "match": "eigenbank.api",
     "measure": "eigenbank.loaders.lengths",
     "open_pipeline": "eigenbank.api",

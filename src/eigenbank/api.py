@@ -410,8 +410,8 @@ def match(
     `directions` is a set, its folder or model id; `model` a pipeline or checkpoint as `build` takes it. The matches are in
     the set's order. Raises SourceError, SetError or UnknownNameError.
     """
-    from eigenbank.loaders.lookup import load
     from eigenbank.loaders.match import match_stored
+    from eigenbank.registry.load import load
 
     bank = directions if isinstance(directions, DirectionSet) else load(directions)
     if isinstance(model, (str, Path)):
@@ -591,7 +591,7 @@ def export(
     format cannot express (see docs/export.md), UnknownNameError, MatchError, SourceError.
     """
     from eigenbank.loaders.export import LORA, check_expressible, check_format, choose, write
-    from eigenbank.loaders.lookup import load
+    from eigenbank.registry.load import load
 
     out = Path(out)
     check_format(out, format)
@@ -620,7 +620,7 @@ def export_all(
     Returns the files written, and why the other labels have none. Raises as `export` does, but ExportError of no label.
     """
     from eigenbank.loaders.export import LORA, SUFFIXES, check_expressible, check_format, choose, file_names, write
-    from eigenbank.loaders.lookup import load
+    from eigenbank.registry.load import load
 
     bank = model if isinstance(model, DirectionSet) else load(model)
     folder = Path(folder)

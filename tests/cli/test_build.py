@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eigenbank.cli.main import run
-from eigenbank.loaders.lookup import load
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.load import load
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.registry.sets.direction_set import DirectionSet

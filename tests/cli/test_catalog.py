@@ -7,8 +7,8 @@ import pytest
 from registry.catalog.made import label, manifest
 
 from eigenbank.cli.main import run
-from eigenbank.loaders.lookup import load
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.load import load
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 
 Capture = pytest.CaptureFixture[str]

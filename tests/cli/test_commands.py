@@ -10,7 +10,7 @@ from making import make_checkpoint
 from PIL import Image
 
 from eigenbank.cli.main import COMMANDS, run
-from eigenbank.loaders.lookup import load
+from eigenbank.registry.load import load
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.registry.sets.direction_set import DirectionSet
 

@@ -400,6 +400,7 @@ def _resolve(store: Store, request: Request, match: re.Match[str]) -> Answer:
         problem = Problem(404, "EntryNotFound", f"no {path_of(match)}")
         problem.more = {"X-Repo-Commit": found.sha}
         raise problem
+    repo.downloads += path_of(match) == "config.json"  # what the real Hub counts where a library has no rule of its own
     headers = {"X-Repo-Commit": found.sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
     if blob.lfs:
         headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}

@@ -15,9 +15,10 @@ from PIL import Image
 import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.cli.main import run
-from eigenbank.loaders.lookup import SETTLED, OtherModelWarning, load_without_people_labels, set_for_pipeline
+from eigenbank.loaders.lookup import SETTLED, OtherModelWarning, set_for_pipeline
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.load import load_without_people_labels
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.schemas import Label, Sliders, SliderSetting

@@ -12,9 +12,9 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.cli.main import run
 from eigenbank.loaders.export import preview_png
-from eigenbank.loaders.lookup import load
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sweep import generate_preview
+from eigenbank.registry.load import load
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Label

@@ -13,8 +13,8 @@ import eigenbank as eb
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.cli.main import run
 from eigenbank.loaders.lengths import measure
-from eigenbank.loaders.lookup import load
 from eigenbank.loaders.steer import UnmetWarning
+from eigenbank.registry.load import load
 from eigenbank.registry.local import store
 from eigenbank.schemas.errors import ExportError, MatchError, SourceError
 

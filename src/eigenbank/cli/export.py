@@ -69,7 +69,8 @@ def export(
             raise click.UsageError(message)
         chosen[name] = scale
     from eigenbank import api
-    from eigenbank.loaders.lookup import find_direction, load
+    from eigenbank.loaders.lookup import find_direction
+    from eigenbank.registry.load import load
 
     if all_labels is not None:
         if chosen:
@@ -178,7 +179,7 @@ def match(
 
 
 def _compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
-    from eigenbank.loaders.lookup import load
+    from eigenbank.registry.load import load
     from eigenbank.registry.sets.compare import compare_sets, not_shared
 
     banks = load(one), load(other)

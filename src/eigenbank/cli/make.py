@@ -298,8 +298,8 @@ def label(
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.api import label as label_directions
-    from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.registry.files import readings_folder
+    from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.folder import check_new_folder
 
@@ -405,7 +405,7 @@ def preview(
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.api import preview as generate_previews
-    from eigenbank.loaders.lookup import load_without_people_labels
+    from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name
 
@@ -447,7 +447,8 @@ def preview(
 
 def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> list[str]:
     """The ids of the directions of those names, of all, or of the labelled ones. Raises UnknownNameError, SteerError for none."""
-    from eigenbank.loaders.lookup import find_direction, load_without_people_labels
+    from eigenbank.loaders.lookup import find_direction
+    from eigenbank.registry.load import load_without_people_labels
 
     bank = load_without_people_labels(model_id)
     if names:
@@ -487,8 +488,8 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
     from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.lengths import SEEDS as RUNS
     from eigenbank.loaders.lengths import measure as measure_lengths
-    from eigenbank.loaders.lookup import load_without_people_labels
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
 
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)

@@ -225,7 +225,8 @@ def open_model(
     is fetched or loaded.
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.loaders.lookup import find_direction, load, set_in_catalog
+    from eigenbank.loaders.lookup import find_direction, set_in_catalog
+    from eigenbank.registry.load import load
 
     found: list[Any] = []
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.files import catalog_file
-from eigenbank.registry.hub.pull import find_set, folder_for, no_set
-from eigenbank.registry.local import people_labels, sets_of_checkpoint
+from eigenbank.registry.hub.pull import folder_for, no_set
+from eigenbank.registry.load import with_people_labels
+from eigenbank.registry.local import sets_of_checkpoint
 from eigenbank.registry.ranking import label_key
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
@@ -64,37 +65,6 @@ class RequestedDirection:
     window: Window | None = None
     branch: Branch | None = None
     site: Site | None = None
-
-
-def load(
-    model_id: str | os.PathLike[str],
-    *,
-    catalog: str | None = None,
-    revision: str | None = None,
-    repo: str | None = None,
-) -> DirectionSet:
-    """Load the direction set of a checkpoint by its model id; or a set by its folder or its repository on the Hub.
-
-    Looks in the catalog, then in the Hub's cache on this machine, then on the Hub among the repositories tagged
-    `eigenbank` with that base model: a trusted author's first, then the most downloaded. Logs which one it took, and
-    adds it to the catalog, so that the next load returns the same. `repo` names the repository instead, `revision`
-    pins a commit, branch or tag of it. With `HF_HUB_OFFLINE=1` the Hub is not asked.
-
-    Vectors are read on first use; torch is not imported before. `catalog` is a URL or path, by default this machine's
-    catalog. Raises UnknownNameError, with near matches and how to build a set, where there is none, and HubError.
-    """
-    model_id = _text(model_id)
-    # Unlike Path.is_file, this takes names too long for a file system: they are no folder.
-    if os.path.isfile(Path(model_id) / "manifest.json"):  # noqa: PTH113
-        return DirectionSet.open(Path(model_id))
-    with Catalog.open(catalog) as opened:
-        return _with_people_labels(DirectionSet.open(find_set(model_id, opened, revision=revision, repo=repo)), opened)
-
-
-def load_without_people_labels(model_id: str) -> DirectionSet:
-    """Load a set as `load` does, without the labels that people added in this catalog: as it would be published."""
-    with Catalog.open() as opened:
-        return DirectionSet.open(find_set(_text(model_id), opened))
 
 
 def set_for_pipeline(pipe: Any) -> DirectionSet:
@@ -149,7 +119,7 @@ def _set_by_weights(pipe: Any) -> DirectionSet | None:
         found = closest_set(target, itertools.chain(_opened_sets(same), [first], banks))
         if found is None:
             return None
-        bank = _with_people_labels(found[0], catalog)
+        bank = with_people_labels(found[0], catalog)
     if state is not None:
         _fitting[denoiser] = (state, bank)
     if found[1].verdict != "exact":
@@ -205,12 +175,6 @@ def _other_set_with(bank: DirectionSet, key: str) -> str | None:
     return None
 
 
-def _with_people_labels(bank: DirectionSet, catalog: Catalog) -> DirectionSet:
-    """Add the labels that people gave a set's directions in this catalog, which the set itself does not hold."""
-    given = people_labels(bank.manifest, catalog)
-    return bank.replaced(bank.manifest.with_more_labels(given)) if given else bank
-
-
 @dataclass(frozen=True)
 class _FoundSet:
     """What the catalog answered: where a set lies, the set as it lies there, and with people's labels."""
@@ -244,7 +208,7 @@ def _ask_catalog(model_id: str | None, origin: str | None) -> _FoundSet:
             raise no_set(str(model_id), catalog, f"Or fetch one: eigenbank pull {model_id}.")
         folder = folder_for(row)
         stored = _open_cached(folder)
-        return _FoundSet(folder, stored, _with_people_labels(stored, catalog))
+        return _FoundSet(folder, stored, with_people_labels(stored, catalog))
 
 
 @lru_cache(maxsize=16)
@@ -282,16 +246,6 @@ def _signature(paths: tuple[Path, ...]) -> object | None:
             return None
         found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
     return tuple(found)
-
-
-def _text(model_id: object) -> str:
-    """Return the name to load as text. Raises UnknownNameError for what is no name."""
-    if isinstance(model_id, (str, os.PathLike)):
-        text = os.fspath(model_id)
-        if isinstance(text, str) and text.strip() and "\0" not in text:
-            return text
-    message = f"{model_id!r} is no model id: expected one, as in load('org/name'), or the folder of a direction set"
-    raise UnknownNameError(message)
 
 
 def parse_edits(edits: "Edits") -> "Scales | Sliders":

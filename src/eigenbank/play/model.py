@@ -14,12 +14,12 @@ import torch
 from eigenbank.loaders.drawing import guidance_of, takes_prompt
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.invert import Inversion
-from eigenbank.loaders.lookup import load
 from eigenbank.loaders.pipelines import UNSCALED, open_pipeline, with_scheduler
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import Steering, steer
 from eigenbank.play.request import MAX_SLIDERS, ImageRequest
+from eigenbank.registry.load import load
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, SliderSetting

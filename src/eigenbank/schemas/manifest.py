@@ -1,5 +1,6 @@
 """The manifest of a direction set: what manifest.json holds."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -112,6 +113,14 @@ class Manifest(Model):
             for records in (self.directions, self.composites)
         )
         return self.model_copy(update={"directions": directions, "composites": composites})
+
+    def with_files(self, contents: Mapping[str, bytes]) -> "Manifest":
+        """Return a copy that lists files of these contents, by their names, beside or in place of others."""
+        made = {
+            name: FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+            for name, content in contents.items()
+        }
+        return self.model_copy(update={"files": {**self.files, **made}})
 
     def with_more_labels(self, labels: Mapping[str, tuple[Label, ...]]) -> "Manifest":
         """Return a copy with more labels (by id), added behind those that the records have."""

@@ -70,6 +70,53 @@ def test_loading_by_model_id_finds_it_on_the_hub_and_remembers(
     assert f"hub:{REPO}@{hub.head(REPO).sha}" in [row["location"] for row in listed]
 
 
+def test_pulling_is_counted_as_a_download_by_the_hubs_rule(
+    published_set: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    """The Hub counts requests for config.json, which names what the set is, and of which checkpoint."""
+    ok(make_client("first").run("publish", str(published_set), "--repo", REPO))
+    config = json.loads(hub.files(REPO)["config.json"])
+    assert config["library_name"] == "eigenbank"
+    assert config["base_model"] == "acme/faces"
+    assert config["directions"] == len(DirectionSet.open(published_set))
+    assert hub.files(REPO).keys() == {*read_manifest(published_set).files, "manifest.json"}
+    assert hub.store.repos["models", REPO].downloads == 0
+    ok(make_client("second", token=None).run("pull", REPO))
+    assert hub.store.repos["models", REPO].downloads >= 1
+    before = hub.store.repos["models", REPO].downloads
+    ok(make_client("third", token=None).run("sync"))  # reads manifests alone: that is no download
+    assert hub.store.repos["models", REPO].downloads == before
+
+
+PUSH = """
+import eigenbank as eb
+bank = eb.DirectionSet.from_pretrained("acme/built")
+print(bank.push_to_hub("me/pushed", private=True, commit_message="From Python").commit)
+print(bank.push_to_hub("me/pushed").changed, bank.push_to_hub("me/pushed", with_labels=True).changed)
+again = eb.DirectionSet.from_pretrained("me/pushed")
+print(len(again) == len(bank), again.save_pretrained("copy").folder.name)
+"""
+
+
+def test_the_hubs_own_words_do_what_ours_do(
+    tiny_checkpoint: Path, hub: Hub, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ok(client.run("build", str(tiny_checkpoint), "--model-id", "acme/built", "--top-k", "1"))
+    row = json.loads(ok(client.run("search", "--model", "acme/built", "--limit", "1", "--format", "json")).stdout)[0]
+    ok(client.run("labels", "add", row["id"], "my own word", "--by", "ann"))
+    said = ok(client.python(PUSH))
+    first, *others = said.stdout.splitlines()
+    assert others == ["False True", "True copy"]
+    head = hub.head("me/pushed")
+    assert head.sha != first
+    assert "my own word" in hub.files("me/pushed")["manifest.json"].decode()
+    assert "my own word" not in hub.files("me/pushed", revision=first)["manifest.json"].decode()
+    assert "1 labels that people gave in this catalog stay here" in said.stderr
+    assert hub.store.repos["models", "me/pushed"].private
+    assert (tmp_path / "copy" / "config.json").is_file()
+
+
 def test_publishing_twice_uploads_nothing(published_set: Path, hub: Hub, worker: Worker) -> None:
     first = worker.run("publish", str(published_set), "--repo", REPO, "--format", "json")
     assert first.code == 0, first.err
@@ -98,6 +145,7 @@ def test_only_what_changed_is_uploaded(
     (preview,) = [name for name in changes if name.startswith("previews/")]
     assert changes == {
         "directions.safetensors": "keep",
+        "config.json": "keep",
         "README.md": "change",
         "manifest.json": "change",
         preview: "delete",

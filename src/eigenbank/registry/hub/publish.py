@@ -25,9 +25,10 @@ from eigenbank.registry.hub.client import (
 from eigenbank.registry.hub.download import download_manifest
 from eigenbank.registry.hub.pull import folder_for, no_set
 from eigenbank.registry.local import people_labels
-from eigenbank.registry.sets.card import model_card
+from eigenbank.registry.sets.card import hub_config, model_card
 from eigenbank.registry.sets.folder import (
     CARD,
+    CONFIG,
     MANIFEST,
     PREVIEWS,
     VECTORS,
@@ -37,7 +38,7 @@ from eigenbank.registry.sets.folder import (
     read_manifest,
 )
 from eigenbank.registry.sets.validate import check_contents, check_manifest
-from eigenbank.schemas import FileEntry, Label, Manifest
+from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError, explaining
 
 NOTHING = "nothing was published"
@@ -165,7 +166,7 @@ def _prepare(
         check_manifest(manifest, str(folder))
         for name, entry in manifest.files.items():
             path = folder / name
-            if not path.is_file() or (name != CARD and file_digest(path) != entry.sha256):
+            if not path.is_file() or (name not in (CARD, CONFIG) and file_digest(path) != entry.sha256):
                 problem = f"{path} is missing, or not what the manifest says"
                 raise HubError(problem, advice="Build the set again, or pull it again")
         check_contents(folder, manifest)
@@ -174,14 +175,15 @@ def _prepare(
     except EigenbankError as error:
         raise HubError(error.problem, outcome=NOTHING, advice=error.advice) from error
     manifest = manifest.with_more_labels(labels)
-    card = model_card(manifest, repo).encode()
-    entry = FileEntry(sha256=hashlib.sha256(card).hexdigest(), size=len(card))
-    manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: entry}})
-    files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files if name != CARD}
+    made = {CONFIG: hub_config(manifest).encode()}
+    manifest = manifest.with_files(made)
+    made[CARD] = model_card(manifest, repo).encode()
+    manifest = manifest.with_files(made)
+    files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files}
     about_card = f"the model card of {manifest.checkpoint.model_id}"
     advice = "Build the set under an id that can be a repository's (--model-id ORG/NAME)"
     text = manifest_text(manifest).encode()
-    files = {**files, CARD: card, MANIFEST: text}
+    files |= {**made, MANIFEST: text}
     return Upload(repo=repo, files=files, what="the set", card=(about_card, advice)), manifest
 
 
@@ -241,7 +243,7 @@ def _check_parent(upload: Upload, remote: RemoteRepo, branch: str, parent: str |
     names = {
         name
         for name in (*upload.files, *remote.files)
-        if name in (MANIFEST, VECTORS, CARD) or name.startswith(PREVIEWS)
+        if name in (MANIFEST, VECTORS, CARD, CONFIG) or name.startswith(PREVIEWS)
     }
     if before is None or any(before.files.get(name) != remote.files.get(name) for name in names):
         problem = (

@@ -69,6 +69,21 @@ checkpoint's weights alone: no images, no training.
 """
 
 
+def hub_config(manifest: Manifest) -> str:
+    """Make the set's config.json. The Hub counts the requests for it as the downloads of the repository."""
+    checkpoint = manifest.checkpoint
+    facts = {
+        "library_name": "eigenbank",
+        "format": manifest.format,
+        "base_model": checkpoint.model_id,
+        "denoiser": checkpoint.denoiser,
+        "layers": len(manifest.layers),
+        "directions": len(manifest.directions),
+        "composites": len(manifest.composites),
+    }
+    return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
+
+
 def snippet(manifest: Manifest, repo: str | None = None) -> str:
     """Make the Python example: it loads the checkpoint and the set, and edits with the best labelled direction."""
     checkpoint = manifest.checkpoint

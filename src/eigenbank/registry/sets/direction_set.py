@@ -1,5 +1,7 @@
 """A direction set in memory: the directions and composites of one checkpoint; vectors are read when first used."""
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,8 @@ from eigenbank.schemas.errors import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from eigenbank.registry.hub.publish import PublishResult
 
 R = TypeVar("R", DirectionRecord, CompositeRecord)
 
@@ -307,6 +311,51 @@ class DirectionSet:
         """Write the set to a new folder, which appears by one atomic move. Returns the set, opened there."""
         written = write_set(folder, self.manifest, self.vectors, self.previews)
         return DirectionSet(written, folder=folder)
+
+    # What the Hub's own libraries call these three.
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None) -> "DirectionSet":
+        """Load a set by its repository on the Hub, its folder, or its checkpoint's model id: `eigenbank.load`."""
+        from eigenbank.registry.load import load
+
+        return load(name, revision=revision)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> "DirectionSet":
+        """Write the set to a new folder, as `save` does."""
+        return self.save(Path(folder))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        with_labels: bool = False,
+        private: bool = False,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> "PublishResult":
+        """Publish the set on the Hub as one commit, as `eigenbank publish` does; a set that is there already is left alone.
+
+        `repo` is `ORG/NAME`, made if needed, `private` or not; `revision` a branch. The labels that people gave in this
+        machine's catalog go along only `with_labels`. Raises HubError; ConflictError where somebody else pushed meanwhile.
+        """
+        from eigenbank.progress import log_warning
+        from eigenbank.registry.catalog import Catalog
+        from eigenbank.registry.hub.publish import publish_set
+        from eigenbank.registry.load import without_people_labels
+
+        with tempfile.TemporaryDirectory(prefix="eigenbank-") as work, Catalog.open() as catalog:
+            folder = without_people_labels(self, catalog).save(Path(work) / "set").folder
+            return publish_set(
+                str(folder),
+                repo,
+                catalog,
+                with_labels=with_labels,
+                private=private,
+                revision=revision,
+                message=commit_message,
+                log=log_warning,
+            )
 
     def _bare(self, key: str) -> str:
         return key.removeprefix(f"{self.model_id}#")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eigenbank.registry.files import open_regular, parse_json, read_bounded
-from eigenbank.registry.sets.card import model_card
+from eigenbank.registry.sets.card import hub_config, model_card
 from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 VECTORS = "directions.safetensors"
 CARD = "README.md"
+CONFIG = "config.json"
 PREVIEWS = "previews/"
 MAX_PREVIEW_BYTES = 8 * 2**20
 MAX_PREVIEW_SIDE = 4096
@@ -167,6 +168,8 @@ def write_set(
         for name, picture in sorted((previews or {}).items()):
             (work / name).write_bytes(picture)
             files[name] = _entry(work / name)
+        (work / CONFIG).write_text(hub_config(manifest), encoding="utf-8")
+        files[CONFIG] = _entry(work / CONFIG)
         manifest = manifest.model_copy(update={"files": files})
         (work / CARD).write_text(model_card(manifest), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: _entry(work / CARD)}})

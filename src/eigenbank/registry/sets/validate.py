@@ -6,6 +6,7 @@ from pathlib import Path
 from eigenbank.registry.files import is_device
 from eigenbank.registry.sets.folder import (
     CARD,
+    CONFIG,
     MANIFEST,
     MAX_PREVIEW_BYTES,
     PREVIEWS,
@@ -20,6 +21,7 @@ from eigenbank.schemas.errors import SetError
 from eigenbank.schemas.printable import PRINTABLE
 
 MAX_CARD_BYTES = 32 * 2**20
+MAX_CONFIG_BYTES = 2**16
 SPARE_BYTES = 64 * 2**20
 """How much longer a vectors file may be than its directions need: the header, and rows that are not listed."""
 
@@ -65,7 +67,7 @@ def _check_files(manifest: Manifest, where: str) -> None:
     for record in manifest.directions:
         name = f"{record.layer}/{record.recipe.basis}"
         needed[name] = max(needed.get(name, 0), (record.rank + 1) * widths[record.layer] * 4)
-    bounds = {VECTORS: sum(needed.values()) + SPARE_BYTES, CARD: MAX_CARD_BYTES}
+    bounds = {VECTORS: sum(needed.values()) + SPARE_BYTES, CARD: MAX_CARD_BYTES, CONFIG: MAX_CONFIG_BYTES}
     if VECTORS not in manifest.files:
         message = f"the manifest of {where} lists no {VECTORS}: the set is incomplete"
         raise SetError(message)
@@ -73,7 +75,7 @@ def _check_files(manifest: Manifest, where: str) -> None:
     for name, entry in manifest.files.items():
         problem = None
         if name not in bounds and not _PREVIEW.fullmatch(name):
-            problem = f"lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD} and {PREVIEWS}*.webp"
+            problem = f"lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD}, {CONFIG} and {PREVIEWS}*.webp"
         elif (same := by_folded_name.setdefault(name.casefold(), name)) != name:
             problem = f"lists the file {name[:100]!r}, which differs from {same[:100]!r} only in case"
         elif is_device(name.removeprefix(PREVIEWS)):
