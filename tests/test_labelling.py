@@ -14,7 +14,7 @@ from torch import Tensor
 from eigenbank.api import label
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
-from eigenbank.builders.label import study
+from eigenbank.builders.label import candidates, study
 from eigenbank.builders.label.budget import Budget, BudgetError, Spending, as_budget
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
@@ -135,7 +135,7 @@ def test_what_it_takes_at_most_is_said_first_and_progress_is_that_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(study, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool))
+    monkeypatch.setattr(candidates, "unsettled", lambda trust, _: torch.full((len(trust),), doubtful, dtype=torch.bool))
     reports: list[tuple[str, int, int]] = []
     said: list[str] = []
 
@@ -207,7 +207,7 @@ def test_no_more_is_drawn_than_the_budget_whatever_is_in_doubt(
 ) -> None:
     """Also where all is in doubt, and so wants more seeds and chance on these."""
     trust = iter(lambda: 0.97, None)
-    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
     reader = Colours()
     settings = with_settings(budget=Budget(images=images), seeds=(0,), per_word=9, confirm_most=48, chance_most=48)
     label(pipe, bank, [reader], settings, cache=tmp_path, log=lambda _: None)
@@ -267,7 +267,7 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
 ) -> None:
     def seeds(trust: float, most: int, chance: int = 3) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         measured.clear()
-        monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
+        monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
         settings = with_settings(confirm_most=most, chance_most=chance, parts=0, most=1, per_word=9)
         label(pipe, bank, [Colours()], settings, cache=kept)
         # The screening comes first.
@@ -291,14 +291,14 @@ def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     bank: DirectionSet, pipe: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust = iter([0.9, 1.0, 1.0])
-    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), next(trust)))
     seen: list[tuple[int, int]] = []
 
     def labels_from(found: Effects, *_: Any, seeds: tuple[int, ...], **__: Any) -> list[None]:
         seen.append((found.odd.shape[1], len(seeds)))
         return [None] * len(found.odd)
 
-    monkeypatch.setattr(study, "labels_from", labels_from)
+    monkeypatch.setattr(candidates, "labels_from", labels_from)
     label(pipe, bank, [Colours()], with_settings(parts=0, most=1, per_word=9), cache=kept)
     assert seen == [(6, 6)]
 
@@ -308,11 +308,11 @@ def test_the_same_random_directions_stand_in_whatever_is_confirmed(
 ) -> None:
     def random(start: int, step: int) -> frozenset[str]:
         measured.clear()
-        monkeypatch.setattr(study, "shortlist", lambda found, *_: {0: list(range(start, len(found.odd), step))})
+        monkeypatch.setattr(candidates, "shortlist", lambda found, *_: {0: list(range(start, len(found.odd), step))})
         label(pipe, bank, [Colours()], with_settings(parts=0, per_word=99), cache=kept)
         return frozenset().union(*(each.ids for each in measured if each.random))
 
-    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
     every, some = random(0, 1), random(1, 2)
     assert some
     assert some <= every
@@ -323,7 +323,7 @@ def test_chance_is_not_measured_for_what_cannot_have_a_label(
     trust: float, random: bool, bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(study, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.full((len(found.odd),), trust))
     label(pipe, bank, [Colours()], SETTINGS, cache=kept)
     assert any(each.random for each in measured) is random
 

@@ -12,7 +12,7 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eigenbank.api import build, export, label, match, open_pipeline, preview
+    from eigenbank.api import build, export, find, label, match, open_pipeline, preview
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
     from eigenbank.loaders.schedule import ramp, windowed
@@ -30,6 +30,7 @@ __all__ = [
     "build",
     "edit",
     "export",
+    "find",
     "label",
     "load",
     "match",
@@ -49,6 +50,7 @@ _HOMES = {
     "build": "eigenbank.api",
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
+    "find": "eigenbank.api",
     "label": "eigenbank.api",
     "load": "eigenbank.registry.load",
     "match": "eigenbank.api",

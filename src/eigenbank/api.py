@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from eigenbank.builders.discovery.families import Discovery
     from eigenbank.builders.label.labeler import Labeler
     from eigenbank.builders.label.settings import LabelSettings
+    from eigenbank.builders.label.study import Found
     from eigenbank.loaders.export import Edits, ExportTerm, Format, Precision
     from eigenbank.loaders.lora import ReadWeight
     from eigenbank.loaders.match import Match
+    from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.loaders.target import Target
     from eigenbank.schemas import Part
     from eigenbank.schemas.drawing import Drawing, Dtype, Offload
@@ -303,22 +305,84 @@ def label(
     from there. `log` is told first what it takes at most, by default a warning of the logger `eigenbank`. A labeler that fails is left out, which is logged; what it gave
     before is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
     """
+    from eigenbank.builders.label import study
+    from eigenbank.builders.label.settings import LabelSettings
+
+    opened = _opened_labelers(labelers or (), pipe)
+    measurements, settings, announce = _asked(pipe, settings or LabelSettings(), drawing, call, log)
+    return study.label(
+        directions, measurements, opened, settings, cache=cache, progress=progress, log=log, announce=announce
+    )
+
+
+def find(
+    pipe: Any,
+    directions: DirectionSet,
+    text: str,
+    *,
+    without: str | None = None,
+    labeler: "Labeler | str" = "clip",
+    settings: "LabelSettings | None" = None,
+    confirm: bool = True,
+    drawing: "Drawing | None" = None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    log: Log = log_warning,
+    **call: Any,
+) -> "Found":
+    """Find the slider for any words: the direction or composite that moves a pipeline's images towards them.
+
+    `text` is what there should be more of, as a prompt says it ("wearing a hat"), `without` what there is instead, by default
+    nothing. An image-text model reads both, beside its vocabulary, whose words are not to move: `labeler` is `"clip:MODEL#VOCABULARY"`
+    or such a labeler opened. The `prompts` of `call` are put before both.
+
+    Where `label` or `find` screened before with the same pipeline, prompts, settings and `cache`, what they kept is taken and
+    nothing is drawn to screen. Then the best candidates are drawn and have to earn the name as for `label`: the result's
+    `directions` is the set with the label, `slider` what has it; None where nothing does it, and the set as it was. `nearest` is
+    what screening expects to come nearest, and all there is without `confirm`. Raises LabelerError for a labeler that does not
+    know words, SourceError for words that it cannot tell apart, or that are no label's.
+    """
     from dataclasses import replace
 
+    from pydantic import TypeAdapter, ValidationError
+
     from eigenbank.builders.label import study
+    from eigenbank.builders.label.labeler import LabelerError
+    from eigenbank.builders.label.settings import FINDING
+    from eigenbank.loaders.drawing import as_drawing
+    from eigenbank.schemas.common import Text
+
+    try:
+        text, other = TypeAdapter(tuple[Text, Text]).validate_python((text, without or text))
+    except ValidationError as error:
+        problem = f"no slider has such a name: {first_problem(error, 'the words')}"
+        raise SourceError(problem) from None
+    (opened,) = _opened_labelers([labeler], pipe)
+    if not hasattr(opened, "asking"):
+        message = f"the labeler {opened.source} reads scores of its own and knows no words"
+        raise LabelerError(message, opened.source)
+    drawing = as_drawing(drawing, call)
+    prompts = drawing.prompts or ("a picture",)
+    asking = opened.asking(
+        text, [f"{prompt}, {text}" for prompt in prompts],
+        [f"{prompt}, {other}" if without else prompt for prompt in prompts],
+    )  # fmt: skip
+    settings = replace(settings or FINDING, words=(text,), confirm=confirm)
+    measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
+    return study.find(
+        directions, measurements, asking, settings, cache=cache, progress=progress, log=log,
+        announce=announce,
+    )  # fmt: skip
+
+
+def _opened_labelers(labelers: "Sequence[Labeler | str]", pipe: Any) -> "list[Labeler | Any]":
+    """Open the labelers that are names, by default the checkpoint's own; all read on the pipeline's device, where they can."""
     from eigenbank.builders.label.labeler import check_labeler, open_labelers
-    from eigenbank.builders.label.settings import POPULATION, LabelSettings, images_at_most
     from eigenbank.diffusers_compat import execution_device
-    from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
-    from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.loaders.pipelines import origin_of
 
-    drawing = as_drawing(drawing, call)
-    settings = settings or LabelSettings()
-    steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
-    settings = replace(settings, steps=steps)
-    specs = [each for each in labelers or () if isinstance(each, str)]
-    opened = [each for each in labelers or () if not isinstance(each, str)]
+    specs = [each for each in labelers if isinstance(each, str)]
+    opened = [each for each in labelers if not isinstance(each, str)]
     for each in opened:
         check_labeler(each, each.source)
     if specs or not opened:
@@ -326,13 +390,34 @@ def label(
     for each in opened:
         if hasattr(each, "to"):
             each.to(execution_device(pipe))
-    most = images_at_most(directions, opened, settings)
+    return opened
+
+
+def _asked(
+    pipe: Any,
+    settings: "LabelSettings",
+    drawing: "Drawing | None",
+    call: dict[str, Any],
+    log: Log,
+) -> "tuple[PipelineMeasurements, LabelSettings, Callable[[int], None]]":
+    """Make what labelling measures with: the settings as well, and what says how much so many images are at most."""
+    from dataclasses import replace
+
+    from eigenbank.builders.label.settings import POPULATION
+    from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
+    from eigenbank.loaders.measure import PipelineMeasurements
+
+    drawing = as_drawing(drawing, call)
+    steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
+    settings = replace(settings, steps=steps)
     unused = unused_prompts(drawing, [*POPULATION, *settings.seeds, *settings.confirm_seeds])
     if unused:
         log(unused)
-    log(f"at most {cost(pipe, most, drawing.model_copy(update={'steps': steps}), call)}")
-    measurements = PipelineMeasurements(pipe, steps, drawing=drawing, **call)
-    return study.label(directions, measurements, opened, settings, cache=cache, progress=progress, log=log)
+
+    def announce(images: int) -> None:
+        log(f"at most {cost(pipe, images, drawing.model_copy(update={'steps': steps}), call)}")
+
+    return PipelineMeasurements(pipe, steps, drawing=drawing, **call), settings, announce
 
 
 def preview(

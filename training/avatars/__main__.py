@@ -119,6 +119,32 @@ def save(state: Path, out: Path) -> None:
 
 
 @main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of the saved checkpoint.")
+@click.option("--stop", type=click.IntRange(1), default=None, help="Stop at this step; the schedule stays the same.")
+@click.pass_obj
+def words(state: Path, checkpoint: Path, stop: int | None) -> None:
+    """Train the image-text model, and write it into the checkpoint's folder as `clip`."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from avatars.words import CHUNKS, save_words, share_found, train_words
+
+    workers = Workers.join()
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32)
+    render_chunks(state / "renders", 0, [*CHUNKS, HELD_OUT.start])
+    renders = load_renders(state / "renders", CHUNKS)
+    model = train_words(tokenizer, encoder, *renders, state, workers, stop=stop)
+    if workers.first:
+        by_picture, by_text = share_found(
+            model, tokenizer, *load_renders(state / "renders", range(HELD_OUT.start, HELD_OUT.start + 1))
+        )
+        click.echo(
+            f"words: of 16 captions a held-out render finds its own in {by_picture:.1%}, a caption its render in {by_text:.1%}"
+        )
+        save_words(model, tokenizer, checkpoint / "clip")
+
+
+@main.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A PNG file.")
 @click.option(
     "--prompt", "prompts", multiple=True, help="Again for each row; by default the checkpoint card's prompts."
@@ -163,6 +189,7 @@ def all(context: click.Context, out: Path) -> None:
         context.invoke(command)
     if Workers.join().first:
         context.invoke(save, out=out)
+        context.invoke(words, checkpoint=out)
         context.invoke(sample, out=out / "samples.png")
         context.invoke(read)
 

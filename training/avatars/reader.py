@@ -35,7 +35,7 @@ def train_reader(
 
     def loss(_step: int, generator: torch.Generator, batch: int) -> Tensor:
         chosen = torch.randint(len(images), (batch,), generator=generator)
-        inputs = _worn(as_input(images[chosen]), generator).to(workers.device)
+        inputs = worn(as_input(images[chosen]), generator).to(workers.device)
         error: Tensor = (reader(inputs).float() - one_hot(factors[chosen]).to(workers.device)) / stds
         return error.square().mean()
 
@@ -43,7 +43,7 @@ def train_reader(
     return reader
 
 
-def _worn(images: Tensor, generator: torch.Generator) -> Tensor:
+def worn(images: Tensor, generator: torch.Generator) -> Tensor:
     batch = len(images)
     right, down = (int(torch.randint(-1, 2, (1,), generator=generator)) for _ in range(2))
     images = images.roll((down, right), (2, 3))

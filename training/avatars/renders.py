@@ -7,6 +7,7 @@ SVG, no network.
 import io
 import json
 import os
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Renderer:
             return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
-def render_chunks(folder: Path, seed: int, chunks: range) -> None:
+def render_chunks(folder: Path, seed: int, chunks: Iterable[int]) -> None:
     """Write the data set's chunks, `CHUNK` avatars each, but those that are there. Chunk i depends on (seed, i) alone."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in chunks if not (folder / f"{number:03d}.npz").is_file()]

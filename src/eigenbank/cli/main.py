@@ -23,6 +23,7 @@ GROUPS = {
     "Make directions": {
         "build": ("cli.make:build", "Compute a checkpoint's directions from its weights."),
         "label": ("cli.make:label", "Name directions by what they do to the images."),
+        "find": ("cli.find:find", "Find the slider for any words."),
         "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
         "measure": ("cli.make:measure", "Measure token lengths, which fuse and export need."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),

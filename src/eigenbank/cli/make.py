@@ -203,6 +203,13 @@ def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) 
         raise click.BadParameter(str(error)) from None
 
 
+budget_option = click.option(
+    "--budget",
+    callback=_as_budget,
+    help="Draw at most so much: a number of images, as in 2000, or a time, as in 30m. What there is no room for is said.",
+)
+
+
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.option(
@@ -244,11 +251,7 @@ def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
 )
-@click.option(
-    "--budget",
-    callback=_as_budget,
-    help="Draw at most so much: a number of images, as in 2000, or a time, as in 30m. What there is no room for is said.",
-)
+@budget_option
 @click.option(
     "--per-word",
     type=click.IntRange(1, 1000),

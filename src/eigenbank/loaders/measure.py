@@ -120,6 +120,17 @@ class PipelineMeasurements:
         found = self._edited(edits, read, self._pictures, kept, force, lambda done: progress(own + done, total))
         return base, *found
 
+    def predicted_before(
+        self, sliders: Sequence[Direction], *, scale: float, seeds: Sequence[int], cache: Path | None
+    ) -> list[int]:
+        """The numbers of the sliders for which all that `predicted` reads on these seeds is kept in the folder `cache`."""
+        kept, found = self._kept(cache), []
+        for number, slider in enumerate(sliders):
+            edits = _Edits([slider], scale, seeds, _tag(step_to_look_at(slider, self.steps)))
+            if not kept.lacks([*_keys_unedited(seeds, edits.tag), *edits.keys]):
+                found.append(number)
+        return found
+
     def predicted(
         self,
         sliders: Sequence[Direction | Composite],
@@ -139,9 +150,7 @@ class PipelineMeasurements:
         kept, done = self._kept(cache), 0
         steps = [step_to_look_at(each, self.steps) for each in sliders]
         groups = {
-            at: _Edits(
-                [each for each, step in zip(sliders, steps, strict=True) if step == at], scale, seeds, f" at {at}"
-            )
+            at: _Edits([each for each, step in zip(sliders, steps, strict=True) if step == at], scale, seeds, _tag(at))
             for at in sorted(set(steps))
         }
         total = sum(len(kept.lacks([*_keys_unedited(seeds, each.tag), *each.keys])) for each in groups.values())
@@ -343,6 +352,11 @@ def _name(slider: Direction | Composite) -> bytes:
 
 def _key(name: bytes, scale: float, seed: int, tag: str = "") -> bytes:
     return hashlib.blake2b(name + f" {scale!r} {seed}{tag}".encode(), digest_size=16).digest()
+
+
+def _tag(at: int) -> str:
+    """What tells readings of pictures predicted at a step from others."""
+    return f" at {at}"
 
 
 def _keys_unedited(seeds: Sequence[int], tag: str = "") -> list[bytes]:

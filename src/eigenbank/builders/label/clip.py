@@ -8,7 +8,9 @@ is how far it moves in that direction. Several prompts a side are averaged. `:de
 names in German where the vocabulary has them. Needs transformers (extra `clip`).
 """
 
+import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ from eigenbank.schemas.common import Model, Text
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+SAME = 0.8
+"""Cosine of two words' axes from which on they mean the same."""
+LEAST = 1e-4
+"""Distance of two groups of prompts below which they are one to a model."""
 MAX_VOCABULARY_BYTES = 16 * 2**20
 _SPEC = re.compile(
     r"(?P<model>[^@#]*)(@(?P<revision>[^#]*))?(#(?P<vocabulary>.*?)(:(?P<language>[\w-]{2,20}))?)?", re.DOTALL
@@ -94,21 +100,44 @@ class ClipLabeler:
         self._model = model.float().eval()
         self._processor = processor
         self.digest = digest_of([model, processor.image_processor])
-        axes = torch.stack(
-            [self._text(concept.positive) - self._text(concept.neutral) for concept in vocabulary.concepts]
-        )
-        lengths = axes.norm(dim=1)
-        if float(lengths.min()) < 1e-4:
-            name = vocabulary.concepts[int(lengths.argmin())].name
-            problem = f"the prompts of {name!r} are all one to {source}"
-            raise SourceError(problem, advice="Word them differently")
-        self._axes: Tensor = axes / lengths[:, None]
+        axes = [self._axis(concept.name, concept.positive, concept.neutral) for concept in vocabulary.concepts]
+        self._axes: Tensor = torch.stack(axes)
 
     def to(self, device: torch.device | str) -> "ClipLabeler":
         """Read on another device from now on."""
         self._model.to(device)
         self._axes = self._axes.to(device)
         return self
+
+    def asking(self, text: str, positive: Sequence[str], neutral: Sequence[str]) -> "ClipLabeler":
+        """The same labeler with one more name, `text`, in the first place: prompts with what it means, prompts without.
+
+        Of the others those that mean the same go, their axes nearer than `SAME`; the rest are asked about what they mean beside
+        it: words that often go together would otherwise move together in any picture. Raises SourceError.
+        """
+        axis = self._axis(text, positive, neutral)
+        cosines = self._axes @ axis
+        left = (cosines.abs() < SAME).nonzero().flatten().tolist()
+        others = self._axes[left] - cosines[left, None] * axis
+        asked = copy.copy(self)
+        asked.names = (text, *(name for number, name in enumerate(self.names) if number in left and name != text))
+        kept = [row for row, number in enumerate(left) if self.names[number] != text]
+        asked._axes = torch.cat([axis[None], torch.nn.functional.normalize(others[kept], dim=1)])
+        return asked
+
+    def _axis(self, name: str, positive: Sequence[str], neutral: Sequence[str]) -> Tensor:
+        """Return the unit difference `(d,)` of two groups of prompts. Raises SourceError where they are one to the model."""
+        longest = self._processor.tokenizer.model_max_length
+        for prompt in positive:
+            if len(self._processor.tokenizer(prompt).input_ids) > longest:
+                problem = f"{self.source} reads {longest} tokens, {prompt[:60]!r}… has more"
+                raise SourceError(problem, advice="Use fewer words")
+        axis = self._text(tuple(positive)) - self._text(tuple(neutral))
+        if float(axis.norm()) < LEAST:
+            problem = f"the prompts of {name!r} are all one to {self.source}"
+            raise SourceError(problem, advice="Word them differently")
+        unit: Tensor = axis / axis.norm()
+        return unit.to(self._model.device)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -142,16 +171,24 @@ class ClipLabeler:
 
 
 def asked_vocabulary(argument: str | None) -> Vocabulary:
-    """The vocabulary of `MODEL@REVISION#VOCABULARY:LANGUAGE`. Raises SourceError or UnknownNameError."""
+    """The vocabulary of `MODEL@REVISION#VOCABULARY:LANGUAGE`, by default the model's own, if its folder has a vocabulary.json.
+
+    Raises SourceError or UnknownNameError.
+    """
     match = _SPEC.fullmatch(argument or "")
     assert match is not None  # every text matches
-    return load_vocabulary(match["vocabulary"] or "generic")
+    own = Path(match["model"] or ".") / "vocabulary.json"
+    return load_vocabulary(match["vocabulary"] or (str(own) if match["model"] and own.is_file() else "generic"))
 
 
-def open_clip(argument: str | None) -> Labeler:
-    """Open the labeler that `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out. Raises SourceError."""
+def open_clip(argument: str | None, own: Path | None = None) -> Labeler:
+    """Open the labeler that `MODEL@REVISION#VOCABULARY:LANGUAGE` names; each part may be left out: then the model is that in
+    the folder `own`, if it is there. Raises SourceError.
+    """
     match = _SPEC.fullmatch(argument or "")
     assert match is not None  # every text matches
+    if not match["model"] and own is not None and (own / "config.json").is_file():
+        return open_clip(f"{own}{argument or ''}")
     name, revision = match["model"] or DEFAULT_MODEL, match["revision"] or None
     vocabulary = asked_vocabulary(argument)
     try:
@@ -161,8 +198,10 @@ def open_clip(argument: str | None) -> Labeler:
         raise SourceError(problem, advice="Install it: pip install 'eigenbank[clip]'") from error
     try:
         library: Any = transformers  # some of its names are without types
-        model = library.AutoModel.from_pretrained(name, revision=revision, use_safetensors=True)
-        processor = library.AutoProcessor.from_pretrained(name, revision=revision)
+        model = library.AutoModel.from_pretrained(
+            name, revision=revision, use_safetensors=True, trust_remote_code=False
+        )
+        processor = library.AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
         problem = f"{name} cannot be loaded as a CLIP or SigLIP model ({error})"
         raise SourceError(problem) from error

@@ -207,17 +207,19 @@ class AttributesPlugin:
 
 
 class ClipPlugin:
-    """Offers `clip:MODEL@REVISION#VOCABULARY:LANGUAGE`; each part may be left out. Used only when asked for."""
+    """Offers `clip:MODEL@REVISION#VOCABULARY:LANGUAGE`; each part may be left out, the model where the checkpoint has a folder
+    `clip`. Used only when asked for.
+    """
 
     name = "clip"
 
     def applies(self, _checkpoint: Path) -> bool:
         return False
 
-    def open(self, argument: str | None, _checkpoint: Path) -> Labeler:
+    def open(self, argument: str | None, checkpoint: Path) -> Labeler:
         from eigenbank.builders.label.clip import open_clip
 
-        return open_clip(argument)
+        return open_clip(argument, checkpoint / "clip")
 
 
 class StatisticsPlugin:

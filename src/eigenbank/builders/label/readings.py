@@ -48,6 +48,11 @@ class Measurements(Protocol):
         the images generated and all that are to be, at first with none; what was kept is none of them.
         """
 
+    def predicted_before(
+        self, sliders: Sequence[Direction], *, scale: float, seeds: Sequence[int], cache: Path | None
+    ) -> list[int]:
+        """The numbers of the sliders for which all that `predicted` reads on these seeds is kept."""
+
     def predicted(
         self,
         sliders: Sequence[Direction | Composite],

@@ -33,7 +33,9 @@ class LabelSettings:
     random ones go along up to `chance_most`. Qualities are measured on the
     first `quality_seeds` of `confirm_seeds`, of what got a label, or with `all_qualities` of every direction. A checkpoint
     in whose own images neighbouring pixels agree less than `agreement` generates noise, and nothing there gets a name. With a
-    `budget`, half of it at most is for screening, and what it leaves no room for is not examined.
+    `budget`, half of it at most is for screening, and what it leaves no room for is not examined. With `words` only these of the
+    labelers' names are given, and what is kept of earlier screenings is taken for this one, if there is anything.
+    Without `confirm` screening is all.
     """
 
     scale: float = 1.0
@@ -51,23 +53,35 @@ class LabelSettings:
     all_qualities: bool = False
     agreement: float = 0.3
     budget: Budget | None = None
+    words: tuple[str, ...] | None = None
+    confirm: bool = True
+
+    def asks_for(self, text: str) -> bool:
+        """Whether a labeler's name may be given."""
+        return self.words is None or text in self.words
 
 
-def images_at_most(directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings) -> int:
-    """How many images labelling generates at most; how many it will be depends on what the first of them show."""
-    scores = sum(len(each.names) for each in labelers)
-    return images_for(len(directions), len({spot_of(each) for each in directions}), scores, settings)
+FINDING = LabelSettings(most=2, confirm_most=24, chance_most=16, quality_seeds=3)
+"""How the slider for one word is found: screened as by default, so that what was kept fits, and confirmed on fewer images."""
 
 
-def images_for(directions: int, spots: int, scores: int, settings: LabelSettings) -> int:
+def images_at_most(
+    directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings, *, screened: bool = False
+) -> int:
+    """How many images labelling generates at most, `screened` before or not; how many it will be depends on what the first show."""
+    scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
+    return images_for(len(directions), spots, scores, settings, screened=screened)
+
+
+def images_for(directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False) -> int:
     """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
-    singles, composites = min(directions, settings.most * scores), scores if settings.parts >= 2 else 0
+    asked = scores if settings.words is None else len(settings.words)
+    singles, composites = min(directions, settings.most * asked), asked if settings.parts >= 2 else 0
     spots = min(singles, spots) + composites
-    return (
-        len(POPULATION)
-        + images_to_screen(directions, scores, settings)
-        + images_to_confirm(settings, singles + composites, spots, directions + composites)
-    )
+    screening = 0 if screened else len(POPULATION) + images_to_screen(directions, scores, settings)
+    if not settings.confirm:
+        return screening
+    return screening + images_to_confirm(settings, singles + composites, spots, directions + composites)
 
 
 def rounds_of(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:

@@ -5,7 +5,6 @@ Images are generated and read by whatever `Measurements` is handed over (`eigenb
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,19 +13,9 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.budget import BudgetError, Spending
-from eigenbank.builders.label.composites import fit, name_for, predicted
+from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
 from eigenbank.builders.label.criteria import (
-    Chance,
-    Criteria,
-    Effects,
-    confidence,
-    effects,
-    labels_from,
-    leading,
-    promising,
-    shortlist,
     strongest,
-    unsettled,
 )
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
@@ -46,18 +35,44 @@ from eigenbank.builders.label.settings import (
 from eigenbank.digests import digest_of
 from eigenbank.progress import Count, Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
-from eigenbank.schemas import CompositeRecord, Label, Quality, Weighted
+from eigenbank.schemas import CompositeRecord, Label, Quality
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SteerError
-
-READABLE = 0.1
-"""A score that varies less among a checkpoint's own images, in its stated standard deviations, cannot be read off them."""
 
 VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
 
-PREDICTED = 0.5
-"""An effect in a predicted image says this much of one in the finished image at least: 0.7 on average, see `benchmarks/screening.py`."""
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for a word: the set, with `slider` and its `label` where one earned it, and what comes nearest."""
+
+    directions: DirectionSet
+    slider: Direction | Composite | None
+    label: Label | None
+    nearest: tuple[Nearest, ...]
+
+
+def find(
+    directions: DirectionSet,
+    measurements: Measurements,
+    labeler: Labeler,
+    settings: LabelSettings,
+    *,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    log: Callable[[str], None] = lambda _message: None,
+    announce: Callable[[int], None] = lambda _images: None,
+) -> Found:
+    """The best slider for one word, the labeler's first name; see `eigenbank.api.find`."""
+    word = labeler.names[0]
+    settings = replace(settings, words=(word,))
+    labelled, found = _labelled(directions, measurements, [labeler], settings, cache, progress, log, announce)
+    given = [(name, each) for name, labels in found.labels.items() for each in labels]
+    if not given:
+        return Found(directions, None, None, found.nearest)
+    name, label = max(given, key=lambda pair: pair[1].worth)
+    return Found(labelled, labelled[name], label, found.nearest)
 
 
 def label(
@@ -69,24 +84,51 @@ def label(
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
+    announce: Callable[[int], None] = lambda _images: None,
 ) -> DirectionSet:
     """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.api.label`."""
+    return _labelled(directions, measurements, labelers, settings, cache, progress, log, announce)[0]
+
+
+def _labelled(
+    directions: DirectionSet,
+    measurements: Measurements,
+    labelers: Sequence[Labeler],
+    settings: LabelSettings,
+    cache: Path | None,
+    progress: Progress,
+    log: Callable[[str], None],
+    announce: Callable[[int], None],
+) -> "tuple[DirectionSet, Findings]":
     if cache is None:
         with tempfile.TemporaryDirectory(prefix="eigenbank-") as folder:
-            return label(directions, measurements, labelers, settings, cache=Path(folder), progress=progress, log=log)
+            return _labelled(directions, measurements, labelers, settings, Path(folder), progress, log, announce)
     spending = Spending(settings.budget)
     if spending.room <= len(POPULATION):
         message = f"a budget of {settings.budget} is too small: {len(POPULATION)} images are drawn before any is edited"
         raise BudgetError(message)
     directions = measurements.calibrated(directions)
     remaining = list(labelers)
+    said: list[int] = []
+
+    def say(images: int) -> None:
+        if not said:  # a labeler that fails later is no new job
+            said.append(images)
+            announce(images)
+
     while True:
         sources = {labeler.source for labeler in remaining}
-        others = [each for each in directions.manifest.composites if not _labelled_only_by(each, sources)]
+
+        def replaced(old: Label, sources: Collection[str] = sources) -> bool:
+            return old.source in sources and settings.asks_for(old.text)
+
+        others = [
+            each for each in directions.manifest.composites if not (each.labels and all(map(replaced, each.labels)))
+        ]
         try:
             ensemble = LabelerEnsemble(remaining)
             study = _Study(
-                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log
+                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log, say
             )
             found = study.findings()
             break
@@ -97,23 +139,21 @@ def label(
                 raise LabelerError(message, error.source) from error
             log(f"{error}: it gave no label, the other labelers go on")
     directions = directions.composed([*others, *found.composites])
-    kept = {each.id: tuple(old for old in each.labels if old.source not in sources) for each in directions.sliders}
+    kept = {each.id: tuple(old for old in each.labels if not replaced(old)) for each in directions.sliders}
     labels = {name: (*before, *found.labels.get(name, ())) for name, before in kept.items()}
-    return directions.labelled(labels).measured(found.qualities)
-
-
-def _labelled_only_by(composite: CompositeRecord, sources: Collection[str]) -> bool:
-    """Whether a composite has labels, and all of them are the sources'."""
-    return bool(composite.labels) and all(each.source in sources for each in composite.labels)
+    return directions.labelled(labels).measured(found.qualities), found
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found: labels and qualities by id, and the composites that earned their label."""
+    """What a study found: labels and qualities by id, the composites that earned their label, and what comes nearest to the
+    words asked for, as far as screening tells.
+    """
 
     labels: dict[str, list[Label]]
     qualities: dict[str, Quality]
     composites: list[CompositeRecord]
+    nearest: tuple[Nearest, ...] = ()
 
 
 class _Study:
@@ -129,19 +169,23 @@ class _Study:
         cache: Path,
         progress: Progress,
         log: Callable[[str], None],
+        announce: Callable[[int], None],
     ) -> None:
         self.directions = directions
         self.measurements = measurements
         self.ensemble = ensemble
         self.settings = settings
         self.log = log
-        self.job = _Job(progress, images_at_most(directions, ensemble.labelers, settings), spending)
         self.unexamined = 0
         # Of the same images, read alike.
         self.cache = cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
+        self.known = self.screened_before()
+        most = images_at_most(directions, ensemble.labelers, settings, screened=bool(self.known))
+        self.job = _Job(progress, most, spending)
+        announce(most)
 
     def findings(self) -> Findings:
-        """The labels of all labelers, and the qualities by the scores of the first."""
+        """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
         directions, settings = self.directions, self.settings
 
         def read(images: Tensor) -> Tensor:
@@ -165,10 +209,15 @@ class _Study:
                 f"{broken} of {len(screened.plus)} directions break pictures at ±{settings.scale:g}, which come out as one "
                 "colour or not finite: these get no name"
             )
-        candidates: list[_Candidates] = []
+        candidates: list[Candidates] = []
         taken = {each.name for each in directions.manifest.composites}
         for scores in self.scores(population):
-            candidates.append(_Candidates(scores, scores.effects(screened), [each.id for each in left], taken))
+            candidates.append(Candidates(scores, scores.effects(screened), [each.id for each in left], taken))
+        nearest = tuple(
+            found for each in candidates for word in settings.words or () for found in each.nearest_to(word)
+        )
+        if not settings.confirm:
+            return Findings({}, {}, [], nearest)
         new = [record for each in candidates for record in each.composites]
         directions = directions.composed([*directions.manifest.composites, *new])
         everything = list(directions)
@@ -200,10 +249,10 @@ class _Study:
         self.job.left = images_of_qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
-        return Findings(labels, measured_qualities, earned)
+        return Findings(labels, measured_qualities, earned, nearest)
 
     def affordable(
-        self, wanted: "list[Direction | Composite]", candidates: "Sequence[_Candidates]"
+        self, wanted: "list[Direction | Composite]", candidates: "Sequence[Candidates]"
     ) -> "list[Direction | Composite]":
         """Those of the sliders to confirm that there is room for, beside random ones; the others are closed."""
         seeds = len(self.settings.confirm_seeds)
@@ -216,10 +265,10 @@ class _Study:
             return left
         return wanted
 
-    def scores(self, population: Tensor) -> "list[_Scores]":
+    def scores(self, population: Tensor) -> "list[Scores]":
         """The scores of each labeler."""
         columns = self.ensemble.columns
-        return [_Scores(each, columns[each.source], population, self.settings) for each in self.ensemble.labelers]
+        return [Scores(each, columns[each.source], population, self.settings) for each in self.ensemble.labelers]
 
     def screened(self, population: Tensor) -> "tuple[list[Direction], Readings]":
         """The directions that screening leaves, and what was read of them."""
@@ -231,6 +280,15 @@ class _Study:
                 self.settings = replace(self.settings, screening="drawn")
         left = self.within_budget()
         return left, self.measure("screening", left, self.settings.seeds)
+
+    def screened_before(self) -> list[Direction]:
+        """The directions of which all screening readings are kept, where a word is asked for."""
+        settings, everything = self.settings, list(self.directions)
+        if settings.words is None or settings.screening == "drawn":
+            return []
+        where = self.cache / "scores"
+        before = self.measurements.predicted_before(everything, scale=settings.scale, seeds=settings.seeds, cache=where)
+        return [everything[row] for row in before]
 
     def within_budget(self) -> list[Direction]:
         """The directions that half of the budget is enough to screen: of every layer the first."""
@@ -246,7 +304,12 @@ class _Study:
         return [everything[number] for number in sorted(first)]
 
     def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":
-        """The same in predicted images, on more seeds for fewer directions."""
+        """The same in predicted images, on more seeds for fewer directions; or, for a new word, in those that were read before."""
+        if self.known:
+            self.log(
+                f"screened on what is kept of {len(self.known):,} of {len(self.directions):,} directions: nothing is drawn for it"
+            )
+            return self.known, self.predict(self.known, self.settings.seeds)
         left, found = self.within_budget(), None
         for count, seeds in rounds_of(len(left), self.ensemble.width, self.settings):
             if found is not None:
@@ -258,7 +321,7 @@ class _Study:
         return left, found
 
     def confirm(
-        self, candidates: "Sequence[_Candidates]", directions: DirectionSet, wanted: "Sequence[Direction | Composite]"
+        self, candidates: "Sequence[Candidates]", directions: DirectionSet, wanted: "Sequence[Direction | Composite]"
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
 
@@ -290,21 +353,21 @@ class _Study:
 
     def beside_chance(
         self, random: "_RandomSliders", wanted: "Sequence[Direction | Composite]", found: Readings
-    ) -> "_Confirmation":
+    ) -> "Confirmation":
         """What was read of sliders, and what random ones in their spots do on some of the same seeds, a share for each draw."""
         spots = {each.id: spot_of(each) for each in wanted}
         at, draws = list(dict.fromkeys(spots.values())), self.settings.null
         seeds = found.seeds[: max(self.settings.chance_most, len(self.settings.confirm_seeds))]
         shares = [seeds[number::draws] or seeds[:1] for number in range(draws)]
         chance = [self.measure("chance", draw, share) for draw, share in zip(random.at(at), shares, strict=True)]
-        return _Confirmation(spots, found, at, chance)
+        return Confirmation(spots, found, at, chance)
 
     def more_seeds(self, used: Sequence[int]) -> tuple[int, ...]:
         """As many seeds again as were used, that are not used for anything else, as far as the settings go."""
         first = max(*used, *self.settings.seeds) + 1
         return tuple(range(first, first + min(len(used), self.settings.confirm_most - len(used))))
 
-    def qualities(self, scores: "_Scores", sliders: Sequence[Direction | Composite]) -> dict[str, Quality]:
+    def qualities(self, scores: "Scores", sliders: Sequence[Direction | Composite]) -> dict[str, Quality]:
         """The quality of each slider, by id, by one labeler's scores."""
         seeds = self.settings.confirm_seeds[: self.settings.quality_seeds]
         if not sliders or not seeds:
@@ -394,19 +457,6 @@ class _Job:
         return count
 
 
-@dataclass(frozen=True)
-class _Confirmation:
-    """What was read of sliders to confirm them, and of random ones in their spots, for each draw of these.
-
-    `spots` has each slider's, by its id. `at` lists the spots of a draw; each draw was read on some of the same seeds.
-    """
-
-    spots: dict[str, Spot]
-    found: Readings
-    at: list[Spot]
-    chance: list[Readings]
-
-
 class _RandomSliders:
     """Random sliders in the spots of others, in several draws: vectors of equal length where a direction's is added, the
     same for all of that spot, and a composite's weights on such vectors.
@@ -424,133 +474,3 @@ class _RandomSliders:
     def at(self, spots: Sequence[Spot]) -> "list[list[Direction | Composite]]":
         """For each draw those in the spots."""
         return [[draw[self._first[spot]] for spot in spots] for draw in self._draws]
-
-
-class _Candidates:
-    """What one labeler's readings on the screening seeds make worth confirming on others.
-
-    `composites` are new ones, whose names join those `taken`; `open` are the ids of what is being confirmed, and neither
-    labelled nor settled to have no label.
-    """
-
-    def __init__(self, scores: "_Scores", screened: Effects, ids: Sequence[str], taken: set[str]) -> None:
-        loose, settings = Criteria().loosened(), scores.settings
-        if settings.screening == "predicted":
-            loose = replace(loose, effect=PREDICTED * loose.effect)
-        self.scores = scores
-        self.composites: list[CompositeRecord] = []
-        self.open: set[str] = set()
-        self._wanted: dict[str, str] = {}
-        self._named: Counter[str] = Counter()
-        names = scores.labeler.names
-        self._queues: dict[str, list[str]] = {text: [] for text in names}
-        if settings.parts >= 2:
-            weights = fit(screened, settings.parts)
-            leads = leading(predicted(screened, weights), loose)
-            for score, text in enumerate(names):
-                used = weights[score].nonzero().flatten().tolist()
-                if leads[score] != score or len(used) < 2:
-                    continue
-                name = name_for(text, taken)
-                taken.add(name)
-                parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
-                self.composites.append(CompositeRecord(name=name, parts=parts))
-                self._wanted[self.composites[-1].id] = text
-                self._queues[text].append(self.composites[-1].id)
-        for score, rows in shortlist(screened, promising(screened, loose), settings.most).items():
-            self._queues[names[score]] += [ids[row] for row in rows]
-
-    @property
-    def waiting(self) -> int:
-        """How many are still to be confirmed at most."""
-        return sum(len(queue) for queue in self._queues.values())
-
-    def open_next(self) -> None:
-        """Open the most promising candidates of each score that has too few sliders yet."""
-        for text, queue in self._queues.items():
-            count = max(0, self.scores.settings.per_word - self._named[text])
-            self.open |= set(queue[:count])
-            self._queues[text] = queue[count:] if count else []
-
-    def sure(self, names: Sequence[str], found: Readings, *, last: bool) -> set[str]:
-        """Which of the open ones hold by what was `found` of them, chance aside: after the `last` seeds all that are left.
-
-        Those that hardly will are closed. `names` are those of the rows found.
-        """
-        effects, names_of = self.scores.effects(found), self.scores.labeler.names
-        trust = dict(zip(names, confidence(effects, Criteria()).tolist(), strict=True))
-        leads = dict(zip(names, (names_of[score] for score in effects.mean.abs().argmax(dim=1)), strict=True))
-        first = len(found.seeds) <= len(self.scores.settings.confirm_seeds)
-        hopeless = Criteria().hopeless if first else Criteria().unlikely
-        self.open -= {
-            name
-            for name, share in trust.items()
-            if share <= hopeless
-            or leads[name] != self._wanted.get(name, leads[name])
-            or self._named[leads[name]] >= self.scores.settings.per_word
-        }
-        least = Criteria().confidence if last else 1 - Criteria().doubt
-        holding = {name for name in self.open & trust.keys() if trust[name] >= least}
-        if last:
-            self.open &= holding
-        return holding
-
-    def confirmed(self, confirmation: _Confirmation, *, last: bool) -> dict[str, Label]:
-        """The labels that readings on other seeds justify, by id; a composite's only where it is the one it was made for.
-
-        What they settle is closed, and after the `last` everything.
-        """
-        ids = [name for name in confirmation.spots if name in self.open]
-        if not ids:
-            return {}
-        rows = [number for number, name in enumerate(confirmation.spots) if name in self.open]
-        found = self.scores.effects(confirmation.found).rows(rows)
-        at = [confirmation.at.index(confirmation.spots[name]) for name in ids]
-        chance = self.scores.chance(confirmation).rows(at)
-        trust = confidence(found, Criteria(), chance)
-        given = labels_from(
-            found,
-            self.scores.labeler.names,
-            Criteria(),
-            source=self.scores.labeler.source,
-            scale=self.scores.settings.scale,
-            seeds=confirmation.found.seeds,
-            steps=self.scores.settings.steps,
-            chance=chance,
-            trust=trust,
-        )
-        doubtful = unsettled(trust, Criteria())
-        self.open -= {name for name, doubt in zip(ids, doubtful.tolist(), strict=True) if last or not doubt}
-        labels = {
-            name: new
-            for name, new in zip(ids, given, strict=True)
-            if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
-        }
-        self._named.update(new.text for new in labels.values())
-        return labels
-
-
-class _Scores:
-    """One labeler's scores among the ensemble's readings: their columns, deviations, and which can be read at all."""
-
-    def __init__(self, labeler: Labeler, columns: slice, population: Tensor, settings: LabelSettings) -> None:
-        varied = population[:, columns].std(dim=0)
-        self.labeler = labeler
-        self.columns = columns
-        self.settings = settings
-        self.stds = varied.clamp_min(1e-6) if labeler.stds is None else labeler.stds
-        self.readable = (varied >= READABLE * self.stds) & (varied > 1e-6)
-
-    def effects(self, found: Readings) -> Effects:
-        """What the sliders do to these scores, none where they cannot be read, or a slider broke pictures."""
-        base, plus, minus = (each[..., self.columns] for each in (found.base, found.plus, found.minus))
-        measured = effects(base, plus, minus, self.stds, self.settings.scale).of(self.readable)
-        whole = ~found.broken[:, None, None]
-        return Effects(measured.odd.where(whole, 0.0), measured.even.where(whole, 0.0))
-
-    def chance(self, confirmation: _Confirmation) -> Chance:
-        """What random sliders do in each spot; anything where they break pictures, so that nothing there beats them."""
-        number = {seed: position for position, seed in enumerate(confirmation.found.seeds)}
-        seeds = [torch.tensor([number[seed] for seed in draw.seeds]) for draw in confirmation.chance]
-        odd = [self.effects(draw).odd.where(~draw.broken[:, None, None], torch.inf) for draw in confirmation.chance]
-        return Chance(odd, seeds)

@@ -1,0 +1,107 @@
+"""`eigenbank find`: the slider for any words."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from eigenbank.cli import complete
+from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.make import LABEL_COLUMNS, budget_option, label_rows
+from eigenbank.cli.output import emit, log, output_options, progress_bar
+
+if TYPE_CHECKING:
+    from eigenbank.builders.label.budget import Budget
+    from eigenbank.builders.label.candidates import Nearest
+    from eigenbank.schemas.drawing import Drawing
+
+NEAREST_COLUMNS = ["direction", "effect", "selectivity", "also_moves"]
+
+
+@click.command()
+@click.argument("model", shell_complete=complete.models_or_folders)
+@click.argument("text")
+@click.option("--not", "without", metavar="TEXT", help="What there is instead, e.g. bare-headed [default: nothing].")
+@click.option(
+    "--labeler",
+    default="clip",
+    show_default=True,
+    metavar="clip:MODEL@REVISION#VOCABULARY",
+    help="The image-text model that reads the words, and the words that are not to move.",
+)
+@click.option("--no-confirm", is_flag=True, help="Say what comes nearest, name nothing.")
+@budget_option
+@drawing_options
+@output_options
+def find(
+    model: str,
+    text: str,
+    without: str | None,
+    labeler: str,
+    no_confirm: bool,
+    budget: "Budget | None",
+    drawing: "Drawing",
+    checkpoint: str | None,
+    fmt: str,
+    quiet: bool,
+) -> int:
+    """Find the slider for any words, as a prompt says them, and give it their name.
+
+    MODEL is a model id of the catalog. An image-text model, by default the checkpoint's own or CLIP, reads the words off the pictures
+    that `label` or an earlier `find` with the same drawing options kept; without any, directions are screened first. Then the best
+    candidates are drawn: the one that moves these words, hardly others, more than random directions do, and on nearly all
+    seeds gets the name. Exits with 1 where nothing does.
+
+    \b
+    Example:
+      eigenbank find eigenbank/avatars-64 "long hair" --not "short hair" --prompt "a person" --no-confirm
+    """
+    from dataclasses import replace
+
+    from eigenbank.api import find as find_slider
+    from eigenbank.api import find_checkpoint
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.settings import FINDING
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.registry.files import readings_folder
+    from eigenbank.registry.load import load_without_people_labels
+    from eigenbank.registry.local import store
+
+    model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
+    bank = load_without_people_labels(model_id)
+    (opened,) = open_labelers([labeler], folder)
+    with progress_bar("images") as progress:
+        found = find_slider(
+            open_pipeline(folder, drawing),
+            bank,
+            text,
+            without=without,
+            labeler=opened,
+            settings=replace(FINDING, budget=budget),
+            confirm=not no_confirm,
+            drawing=drawing,
+            cache=readings_folder(),
+            progress=progress,
+            log=log,
+        )
+    if found.slider is not None:
+        bank = store(found.directions, checkpoint=folder, replace=True)
+        rows = [row for row in label_rows(bank) if row["direction"] == found.slider.id and row["label"] == text]
+        log(f"{found.slider.id} is now called {text!r} → {bank.folder}")
+        emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+        return 0
+    rows = [_nearest_row(each) for each in found.nearest]
+    if not no_confirm:
+        log(f"no direction or composite of {model_id} earned the name {text!r}{'; nearest come' if rows else ''}")
+    elif not rows:
+        log(f"nothing moves {text!r} at all")
+    emit(rows, NEAREST_COLUMNS, fmt=fmt, quiet=quiet, key="direction")
+    return 0 if no_confirm and rows else 1
+
+
+def _nearest_row(found: "Nearest") -> dict[str, object]:
+    return {
+        "direction": found.id or f"a composite of {found.parts}, once it is confirmed",
+        "effect": found.effect,
+        "selectivity": found.selectivity,
+        "also_moves": f"{found.also} {found.also_effect:+.2f}",
+    }
