@@ -350,10 +350,10 @@ def find(
     from eigenbank.builders.label.labeler import LabelerError
     from eigenbank.builders.label.settings import FINDING
     from eigenbank.loaders.drawing import as_drawing
-    from eigenbank.schemas.common import Text
+    from eigenbank.schemas.common import Word
 
     try:
-        text, other = TypeAdapter(tuple[Text, Text]).validate_python((text, without or text))
+        text, other = TypeAdapter(tuple[Word, Word]).validate_python((text, text if without is None else without))
     except ValidationError as error:
         problem = f"no slider has such a name: {first_problem(error, 'the words')}"
         raise SourceError(problem) from None
@@ -365,7 +365,7 @@ def find(
     prompts = drawing.prompts or ("a picture",)
     asking = opened.asking(
         text, [f"{prompt}, {text}" for prompt in prompts],
-        [f"{prompt}, {other}" if without else prompt for prompt in prompts],
+        [prompt if without is None else f"{prompt}, {other}" for prompt in prompts],
     )  # fmt: skip
     settings = replace(settings or FINDING, words=(text,), confirm=confirm)
     measurements, settings, announce = _asked(pipe, settings, drawing, call, log)

@@ -33,7 +33,16 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        message = "blank"
+        raise ValueError(message)
+    return text
+
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)]
+Word = Annotated[Text, AfterValidator(_not_blank)]
+"""A text that is not blank."""
 Note = Annotated[str, StringConstraints(max_length=10_000)]
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\w][\w.\-]*(/[\w][\w.\-]*)?$")]
 ModulePath = Annotated[str, StringConstraints(max_length=300, pattern=r"^(\w+(\.\w+)*)?$")]

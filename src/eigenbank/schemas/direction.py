@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
-from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Share, Steps, Text
+from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Share, Steps, Text, Word
 from eigenbank.schemas.recipe import Recipe
 
 
@@ -54,7 +54,7 @@ class Label(Model):
     the source has none.
     """
 
-    text: Text
+    text: Word
     polarity: Literal[-1, 1] = 1
     confidence: Rate | None = None
     source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]

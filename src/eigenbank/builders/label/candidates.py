@@ -123,6 +123,8 @@ class Candidates:
         for score, rows in shortlist(screened, promising(screened, loose), settings.most).items():
             if settings.asks_for(names[score]):
                 self._queues[names[score]] += [ids[row] for row in rows]
+                if settings.words is not None:  # what turns out to be something else was not asked for
+                    self._wanted |= {ids[row]: names[score] for row in rows}
 
     def nearest_to(self, word: str, count: int = 3) -> list[Nearest]:
         """What should move a word most by itself: the composite for it, if one is expected to earn the name, and single directions."""

@@ -22,7 +22,7 @@ from eigenbank.builders.label.labeler import BATCH, Labeler
 from eigenbank.digests import digest_of
 from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.sets.bundled import data_folder
-from eigenbank.schemas.common import Model, Text
+from eigenbank.schemas.common import Model, Text, Word
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -39,7 +39,7 @@ _SPEC = re.compile(
 class Concept(Model):
     """A word for something that can be more or less: prompts with it, prompts without, its name in other languages."""
 
-    name: Text
+    name: Word
     positive: tuple[Text, ...] = Field(min_length=1, max_length=100)
     neutral: tuple[Text, ...] = Field(min_length=1, max_length=100)
     names: dict[Text, Text] = Field(default={}, max_length=200)
@@ -48,7 +48,7 @@ class Concept(Model):
 class Vocabulary(Model):
     """The concepts to ask about for a kind of picture. `name` is the file's; names of concepts are distinct."""
 
-    name: Text
+    name: Word
     concepts: tuple[Concept, ...] = Field(min_length=1, max_length=10_000)
 
     @model_validator(mode="after")

@@ -1,0 +1,220 @@
+"""The slider for any words: screened on what is kept, confirmed by drawing, named with its evidence; or nothing, in words."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_pipelines
+import torch
+from builders.labelers.test_clip import VOCABULARY
+from builders.labelers.test_clip import tiny as tiny_clip
+from torch import Tensor
+
+import eigenbank as eb
+from eigenbank.api import label
+from eigenbank.builders.build import build
+from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.builders.label import candidates
+from eigenbank.builders.label.criteria import Criteria
+from eigenbank.builders.label.labeler import LabelerError
+from eigenbank.builders.label.settings import LabelSettings
+from eigenbank.cli.main import run
+from eigenbank.loaders.measure import PipelineMeasurements
+from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.schemas.errors import SourceError
+
+SETTINGS = LabelSettings(
+    scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4, 5), confirm_most=8, chance_most=4, steps=2, null=2, quality_seeds=1,
+    parts=3, agreement=-1.0,
+)  # fmt: skip
+
+
+class Colours:
+    """Knows words as directions among an image's mean colours. A word not in `known` means what `axis` says."""
+
+    source = "words:x"
+    names: tuple[str, ...] = ("light", "warm")
+    stds: Tensor | None = None
+    features_width = 3
+
+    def __init__(self, axis: Tensor | None = None, *, alone: bool = False) -> None:
+        self.alone = alone  # then nothing else is to be seen beside the word
+        self.axes = torch.tensor([[1.0, 1, 1], [1, 0, -1]])
+        self.axis = torch.tensor([0.0, 1, 0]) if axis is None else axis
+        self.seen = 0
+        self.asked: list[Sequence[str]] = []
+
+    def features(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return images.mean(dim=(2, 3))
+
+    def scores(self, features: Tensor) -> Tensor:
+        return features @ self.axes.T
+
+    def read(self, images: Tensor) -> Tensor:
+        return self.scores(self.features(images))
+
+    def asking(self, text: str, positive: Sequence[str], neutral: Sequence[str]) -> "Colours":
+        self.asked += [positive, neutral]
+        new = copy.copy(self)
+        new.names = (text, *self.names)
+        others = self.axes - (self.axes @ self.axis)[:, None] * self.axis
+        new.axes = torch.cat([self.axis[None], 0 * others if self.alone else others])
+        new.features = self.features  # type: ignore[method-assign]  # so that it counts here
+        return new
+
+
+@pytest.fixture(scope="module")
+def bank(tiny_checkpoint: Path) -> DirectionSet:
+    return build(open_folder(tiny_checkpoint), "a/b", recipes=["output-value:output"], top_k=2)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_checkpoint: Path) -> Any:
+    return open_pipeline(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def moved(bank: DirectionSet, pipe: Any) -> Tensor:
+    """The colour in which the set's first direction moves pictures, of length 1."""
+    _, plus, minus = PipelineMeasurements(pipe, 2).edited(
+        [next(iter(bank))], Colours().features, scale=2.0, seeds=range(20, 24)
+    )
+    change = (plus - minus)[0].mean(0)
+    return change / change.norm()
+
+
+@pytest.fixture
+def easy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever leads a little gets the name: the tiny checkpoint draws noise, in which nothing leads."""
+    easy = Criteria(
+        effect=0, selectivity=0, lead=0, consistency=0, asymmetry=1e9, confidence=0.2, null=0, hopeless=0, unlikely=0
+    )
+    monkeypatch.setattr(candidates, "Criteria", lambda: easy)
+
+
+@pytest.mark.usefixtures("easy")
+def test_a_word_is_screened_on_what_labelling_kept_and_drawn_to_confirm(
+    bank: DirectionSet, pipe: Any, moved: Tensor, tmp_path: Path
+) -> None:
+    label(pipe, bank, [Colours()], SETTINGS, cache=tmp_path)
+    reader, said = Colours(moved, alone=True), []
+    looked = eb.find(
+        pipe, bank, "wearing a hat", labeler=reader, settings=SETTINGS, confirm=False, cache=tmp_path, log=said.append
+    )
+    assert reader.seen == 0
+    assert any("nothing is drawn for it" in line for line in said)
+    assert any(line.startswith("at most 0 images") for line in said)
+    assert looked.slider is None
+    assert looked.directions is bank
+    assert [each.effect for each in looked.nearest]
+
+    found = eb.find(pipe, bank, "wearing a hat", labeler=reader, settings=SETTINGS, cache=tmp_path, log=said.append)
+    assert found.slider is not None
+    assert found.label is not None
+    assert found.label.text == "wearing a hat"
+    assert found.label.source == "words:x"
+    assert found.label.evidence is not None
+    assert found.label.evidence.seeds[:4] == SETTINGS.confirm_seeds
+    assert found.slider.quality is not None
+    assert found.directions["wearing a hat"].id == found.slider.id
+    most = next(int(line.split()[2]) for line in reversed(said) if line.startswith("at most "))
+    assert 0 < reader.seen <= most
+    with eb.steer(pipe, {"wearing a hat": 1.0}, bank=found.directions):
+        pass
+
+
+@pytest.mark.usefixtures("easy")
+def test_what_had_a_name_keeps_it(bank: DirectionSet, pipe: Any, moved: Tensor, tmp_path: Path) -> None:
+    first = eb.find(pipe, bank, "hat", labeler=Colours(moved, alone=True), settings=SETTINGS, cache=tmp_path)
+    assert first.slider is not None
+    second = eb.find(pipe, first.directions, "cap", labeler=Colours(-moved, alone=True), settings=SETTINGS, cache=tmp_path)
+    assert second.slider is not None
+    hat, cap = (second.directions.named(word) for word in ("hat", "cap"))
+    assert hat[0].polarity == -cap[0].polarity or hat[1].id != cap[1].id
+    again = eb.find(pipe, second.directions, "hat", labeler=Colours(moved, alone=True), settings=SETTINGS, cache=tmp_path)
+    assert sorted(again.directions.labels) == ["cap", "hat"]
+    assert len(again.directions.composites) <= len(second.directions.composites)
+
+
+def test_where_nothing_does_it_the_set_stays_and_what_comes_nearest_is_told(
+    bank: DirectionSet, pipe: Any, tmp_path: Path
+) -> None:
+    weak = dataclasses.replace(SETTINGS, scale=1e-3)  # random directions do as much
+    found = eb.find(pipe, bank, "a hat", labeler=Colours(), settings=weak, cache=tmp_path)
+    if found.slider is None:
+        assert found.directions is bank
+        assert found.label is None
+        assert all(each.also in Colours.names for each in found.nearest)
+    hopeless = Colours(torch.zeros(3))  # a word that nothing can move
+    nothing = eb.find(pipe, bank, "a ghost", labeler=hopeless, settings=SETTINGS, cache=tmp_path)
+    assert nothing.slider is None
+    assert nothing.nearest == ()
+    assert nothing.directions is bank
+
+
+def test_the_prompts_are_put_before_the_words(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = eb.open_pipeline(str(tiny_pipelines.save("sd", tmp_path / "sd")))
+    bank = eb.build(pipe, top_k=1)
+    reader = Colours()
+    few = dataclasses.replace(SETTINGS, seeds=(0,), confirm_seeds=(1,), confirm_most=1, chance_most=1)
+    eb.find(
+        pipe, bank, "a hat", without="no hat", labeler=reader, settings=few, confirm=False, prompts=["a man", "a woman"]
+    )
+    assert reader.asked == [["a man, a hat", "a woman, a hat"], ["a man, no hat", "a woman, no hat"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "x" * 10_000, "a\u200bb", "tab\there"], ids=["empty", "blank", "long", "hidden", "tab"]
+)
+def test_what_is_no_name_is_refused_before_anything_is_drawn(text: str, bank: DirectionSet, pipe: Any) -> None:
+    reader = Colours()
+    with pytest.raises(SourceError, match="no slider has such a name"):
+        eb.find(pipe, bank, text, labeler=reader, settings=SETTINGS)
+    with pytest.raises(SourceError, match="no slider has such a name"):
+        eb.find(pipe, bank, "a hat", without=text, labeler=reader, settings=SETTINGS)
+    assert reader.seen == 0
+
+
+def test_a_labeler_that_knows_no_words_is_told_of(bank: DirectionSet, pipe: Any) -> None:
+    with pytest.raises(LabelerError, match="knows no words"):
+        eb.find(pipe, bank, "a hat", labeler="statistics")
+
+
+def test_the_command_names_what_it_finds_or_says_what_comes_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a CLIP of random weights, which finds nothing, and whose words must differ."""
+    folder = tiny_pipelines.save("sd", tmp_path / "checkpoint")
+    vocabulary = tmp_path / "mine.json"
+    vocabulary.write_text(json.dumps(VOCABULARY))
+    clip = f"clip:{tiny_clip(tmp_path / 'clip', 'clip')}#{vocabulary}"
+    assert run(["build", str(folder), "--model-id", "me/sd", "--top-k", "1"]) == 0
+    call = ["find", "me/sd", "a face", "--labeler", clip, "--prompt", "zz", "--steps", "2", "--format", "json"]
+    capsys.readouterr()
+    assert run([*call, "--no-confirm"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)[0]["effect"]
+    assert run([*call, "--no-confirm"]) == 0
+    again = capsys.readouterr()
+    assert "nothing is drawn for it" in again.err
+    for before, after in zip(json.loads(said.out), json.loads(again.out), strict=True):
+        assert after == {
+            **before,
+            "effect": pytest.approx(before["effect"], rel=1e-4),
+            "selectivity": after["selectivity"],
+        }
+    code = run([*call, "--budget", "60"])
+    confirmed = capsys.readouterr()
+    assert code in (0, 1)
+    assert ("earned the name 'a face'" in confirmed.err) == (code == 1)
+    assert run([*call, "--not", "a face"]) == 1
+    assert "are all one to" in capsys.readouterr().err
+    assert run(["find", "me/sd", "a face", "--labeler", clip]) == 2  # it needs a prompt
+    assert run(["find", "me/sd", "", "--labeler", clip, "--prompt", "zz"]) == 1
+    assert "no slider has such a name" in capsys.readouterr().err
