@@ -133,13 +133,38 @@ def test_a_word_is_screened_on_what_labelling_kept_and_drawn_to_confirm(
 def test_what_had_a_name_keeps_it(bank: DirectionSet, pipe: Any, moved: Tensor, tmp_path: Path) -> None:
     first = eb.find(pipe, bank, "hat", labeler=Colours(moved, alone=True), settings=SETTINGS, cache=tmp_path)
     assert first.slider is not None
-    second = eb.find(pipe, first.directions, "cap", labeler=Colours(-moved, alone=True), settings=SETTINGS, cache=tmp_path)
+    second = eb.find(
+        pipe, first.directions, "cap", labeler=Colours(-moved, alone=True), settings=SETTINGS, cache=tmp_path
+    )
     assert second.slider is not None
     hat, cap = (second.directions.named(word) for word in ("hat", "cap"))
     assert hat[0].polarity == -cap[0].polarity or hat[1].id != cap[1].id
-    again = eb.find(pipe, second.directions, "hat", labeler=Colours(moved, alone=True), settings=SETTINGS, cache=tmp_path)
+    again = eb.find(
+        pipe, second.directions, "hat", labeler=Colours(moved, alone=True), settings=SETTINGS, cache=tmp_path
+    )
     assert sorted(again.directions.labels) == ["cap", "hat"]
     assert len(again.directions.composites) <= len(second.directions.composites)
+
+
+@pytest.mark.usefixtures("easy")
+def test_what_is_named_in_windows_alone_gets_a_slider_without_them_too(
+    tiny_checkpoint: Path, pipe: Any, moved: Tensor, tmp_path: Path
+) -> None:
+    """Only that fits into a file for other programs, which is what `export` then takes of the two."""
+    recipes = ["output-value:output", "output-value:output@0-0.5"]
+    both = build(open_folder(tiny_checkpoint), "a/b", recipes=recipes, top_k=2)
+    settings = dataclasses.replace(SETTINGS, parts=32)
+    found = eb.find(pipe, both, "hat", labeler=Colours(moved, alone=True), settings=settings, cache=tmp_path).directions
+    named = found.search('"hat"')
+    windows = [{part.recipe.window.whole for part, _ in each.parts} for each in named]
+    assert {True} in windows
+    assert any(False in each for each in windows)
+    written, refused = eb.api.export_all(found, tmp_path / "sliders", pipe=pipe)
+    assert [path.name for path in written if path.suffix == ".safetensors"] == ["hat.safetensors"]
+    assert not refused
+    plain = build(open_folder(tiny_checkpoint), "a/b", recipes=recipes[:1], top_k=2)
+    again = eb.find(pipe, plain, "hat", labeler=Colours(moved, alone=True), settings=settings, cache=tmp_path)
+    assert len(again.directions.search('"hat"')) == 1
 
 
 def test_where_nothing_does_it_the_set_stays_and_what_comes_nearest_is_told(

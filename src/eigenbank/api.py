@@ -700,7 +700,7 @@ def export_all(
     checkpoint: str | Path | None = None,
     dtype: "Precision" = "float16",
 ) -> tuple[list[Path], dict[str, str]]:
-    """Write every named slider of a set into a folder, a file each, as `export` does.
+    """Write every named slider of a set into a folder, a file each, as `export` does; of several of a name the best that fits.
 
     Returns the files written, and why the other labels have none. Raises as `export` does, but ExportError of no label.
     """
@@ -720,15 +720,20 @@ def export_all(
     for text, stem in file_names(bank).items():
         out = folder / f"{stem}{SUFFIXES.get(format, '')}"
         check_format(out, format)
-        try:
-            terms = choose(bank, {text: 1.0})
-            if format in LORA:
-                check_expressible(terms)
-                if pipe is not None:
-                    _check_matches(denoiser, terms)
-            written += write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
-        except ExportError as error:
-            refused[text] = str(error)
+        refusals: list[str] = []
+        for label, slider in bank.all_named(text):
+            try:
+                terms = choose(bank, {text: 1.0}, {text: (slider, label.polarity)})
+                if format in LORA:
+                    check_expressible(terms)
+                    if pipe is not None:
+                        _check_matches(denoiser, terms)
+                written += write(terms, bank, out, format, denoiser, read=read, dtype=dtype)
+                break
+            except ExportError as error:
+                refusals.append(str(error))
+        else:
+            refused[text] = refusals[0]
     return written, refused
 
 

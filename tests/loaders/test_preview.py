@@ -11,6 +11,7 @@ from torch import Tensor
 
 import eigenbank as eb
 from eigenbank.cli.main import run
+from eigenbank.loaders import sweep
 from eigenbank.loaders.export import preview_png
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sweep import generate_preview
@@ -73,10 +74,23 @@ def test_previews_are_files_of_the_set_and_survive_a_label(
     assert not (tmp_path / "three").exists()
 
 
-def test_a_preview_too_large_is_refused(bank: DirectionSet, tiny_checkpoint: Path) -> None:
-    pipe, scales = open_pipeline(tiny_checkpoint), [number / 300 for number in range(600)]
+def test_a_preview_too_large_is_refused_before_anything_is_drawn(bank: DirectionSet, tiny_checkpoint: Path) -> None:
+    pipe, scales, drawn = open_pipeline(tiny_checkpoint), [number / 300 for number in range(600)], []
     with pytest.raises(SetError, match="take fewer"):
-        generate_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1)
+        generate_preview(pipe, next(iter(bank)), seeds=(0,), scales=scales, steps=1, drawn=drawn.append)
+    assert not drawn
+
+
+def test_many_images_are_reduced_to_the_room_there_is(
+    bank: DirectionSet, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "MAX_PREVIEW_SIDE", 48)
+    monkeypatch.setattr(sweep, "LEAST_CELL", 4)
+    _, made = generate_preview(
+        open_pipeline(tiny_checkpoint), next(iter(bank)), seeds=range(12), scales=[-1.0, 1.0], steps=1
+    )
+    with Image.open(io.BytesIO(made)) as grid:
+        assert grid.size == (8, 48)
 
 
 def test_the_command_draws_labelled_directions(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

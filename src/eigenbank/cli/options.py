@@ -64,8 +64,11 @@ class Numbers(NumbersType):
             return [number]
         first, dash, last = part.partition("-")
         low, high = int(first), int(last if dash else first)
-        if not 0 <= low <= high < 2**63 or high - low >= self.most:
+        if not 0 <= low <= high < 2**63:
             raise ValueError
+        if high - low >= self.most:
+            message = f"{high - low + 1} values, expected 1 to {self.most}"
+            raise click.BadParameter(message)
         return list(range(low, high + 1))
 
 

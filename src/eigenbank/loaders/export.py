@@ -39,6 +39,7 @@ Edits = (
     | Mapping[str | Direction, float]
     | Mapping[str | Direction | Composite, float]
 )
+Meanings = Mapping[str, tuple[Direction | Composite, int]]
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ class ExportTerm:
         return (self.direction.vector.double() * (self.weight * self.scale * self.length)).float()
 
 
-def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) -> list[ExportTerm]:
+def choose(
+    bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None, meanings: Meanings | None = None
+) -> list[ExportTerm]:
     """Return the terms of an edit: labels, ids or directions with their scales, or without, then 1; None is all of the bank.
 
-    Raises UnknownNameError, with near matches, or ExportError for what is no scale.
+    `meanings` says what some labels stand for, and the sign; the others what `bank.find` says. Raises UnknownNameError, with near matches, or ExportError for what is no scale.
     """
     if edits is None:
         edits = dict.fromkeys(bank, 1.0)
@@ -81,7 +84,7 @@ def choose(bank: DirectionSet, edits: Edits | Iterable[str | Direction] | None) 
             name, named, polarity = key.id, key, 1
         else:
             name = key
-            named, polarity = bank.find(key)
+            named, polarity = (meanings or {}).get(key) or bank.find(key)
         if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
             message = (
                 f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SCALES = (-2.0, -1.0, 0.0, 1.0, 2.0)
 PREVIEW_SCALES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 PREVIEW_CELL = 128
-"""Largest side of one image in a preview; larger ones are reduced to it."""
+"""Largest side of one image in a preview; larger ones are reduced to it, or to what so many images leave room for."""
+LEAST_CELL = 16
 
 
 @dataclass(frozen=True)
@@ -117,25 +118,28 @@ def generate_preview(
     """Generate a direction's preview. Returns how it was made, and the grid as a WebP image.
 
     A row per seed, a column per scale, such that a positive scale is more of the direction's first label, if it has one.
-    `drawn` and `call` as for `sweep`. Raises as `sweep` does, and SetError for a grid of more than 4,096 pixels a side.
+    `drawn` and `call` as for `sweep`. Raises as `sweep` does, and SetError for more images than a grid of 4,096 pixels a side has room for.
     """
     from eigenbank.loaders.image_grid import to_image
 
+    rows, columns = len(seeds), len(scales)
+    room = MAX_PREVIEW_SIDE // max(rows, columns, 1)
+    if room < LEAST_CELL:
+        message = f"a preview of {rows} seeds and {columns} scales is larger than {MAX_PREVIEW_SIDE} pixels a side: take fewer"
+        raise SetError(message)
     sign = direction.labels[0].polarity if direction.labels else 1
     stored = [float(sign * scale) for scale in scales]
     drawing = as_drawing(drawing, call, steps=steps)
     pixels = sweep(pipe, direction, stored, seeds=seeds, drawing=drawing, drawn=drawn, **call).pixels
     longest = max(pixels.shape[-2:])
-    cell = PREVIEW_CELL * (2 if pixels.shape[-1] > 2 * pixels.shape[-2] else 1)  # a video's frames, side by side
+    # A video's frames lie side by side.
+    cell = min(room, PREVIEW_CELL * (2 if pixels.shape[-1] > 2 * pixels.shape[-2] else 1))
     if longest > cell:
         flat = nn.functional.interpolate(
             pixels.flatten(0, 1), scale_factor=cell / longest, mode="bilinear", antialias=True
         )
         pixels = flat.unflatten(0, pixels.shape[:2])
-    rows, columns, _, height, width = pixels.shape
-    if max(rows * height, columns * width) > MAX_PREVIEW_SIDE:
-        message = f"a preview of {rows} seeds and {columns} scales is larger than {MAX_PREVIEW_SIDE} pixels a side: take fewer"
-        raise SetError(message)
+    height, width = pixels.shape[-2:]
     grid = pixels.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
     file = io.BytesIO()
     # Small pictures are kept exactly: at 32 pixels a side, what compression loses can be seen.

@@ -1,7 +1,7 @@
 """What one labeler's readings make worth confirming, and which of it they confirm."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -92,7 +92,9 @@ class Candidates:
     labelled nor settled to have no label.
     """
 
-    def __init__(self, scores: "Scores", screened: Effects, ids: Sequence[str], taken: set[str]) -> None:
+    def __init__(
+        self, scores: "Scores", screened: Effects, ids: Sequence[str], taken: set[str], windowed: Collection[str] = ()
+    ) -> None:
         loose, settings = Criteria().loosened(), scores.settings
         self._ids, self._screened = list(ids), screened
         if settings.screening == "predicted":
@@ -103,28 +105,47 @@ class Candidates:
         self._wanted: dict[str, str] = {}
         self._expected: dict[str, tuple[int, Effects]] = {}
         self._named: Counter[str] = Counter()
+        self._in_windows_alone: dict[str, bool] = {}
+        self._extra: set[str] = set()
         names = scores.labeler.names
         self._queues: dict[str, list[str]] = {text: [] for text in names}
-        if settings.parts >= 2:
-            weights = fit(screened, settings.parts)
-            whole = predicted(screened, weights)
-            leads = leading(whole, loose)
-            for score, text in enumerate(names):
-                used = weights[score].nonzero().flatten().tolist()
-                if leads[score] != score or len(used) < 2 or not settings.asks_for(text):
-                    continue
-                name = name_for(text, taken)
-                taken.add(name)
-                parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
-                self.composites.append(CompositeRecord(name=name, parts=parts))
-                self._wanted[self.composites[-1].id] = text
-                self._expected[text] = (len(used), whole.rows([score]))
-                self._queues[text].append(self.composites[-1].id)
+        self._windowed = set(windowed)
+        self._without_window: dict[str, str] = {}
+        steady = [row for row, name in enumerate(ids) if name not in self._windowed]
+        for text, record, expected in self._composites(screened, ids, loose, taken):
+            self._expected[text] = (len(record.parts), expected)
+            self._queues[text].append(record.id)
+            if any(part.direction in self._windowed for part in record.parts):
+                self._windowed.add(record.id)
+        if self._windowed and steady:
+            for text, record, _ in self._composites(screened.rows(steady), [ids[row] for row in steady], loose, taken):
+                self._without_window[text] = record.id
         for score, rows in shortlist(screened, promising(screened, loose), settings.most).items():
             if settings.asks_for(names[score]):
                 self._queues[names[score]] += [ids[row] for row in rows]
                 if settings.words is not None:  # what turns out to be something else was not asked for
                     self._wanted |= {ids[row]: names[score] for row in rows}
+
+    def _composites(
+        self, screened: Effects, ids: Sequence[str], loose: Criteria, taken: set[str]
+    ) -> Iterator[tuple[str, CompositeRecord, Effects]]:
+        """Composites fitted to the scores that these directions should move: the score, the composite, what it should do."""
+        names, settings = self.scores.labeler.names, self.scores.settings
+        if settings.parts < 2:
+            return
+        weights = fit(screened, settings.parts)
+        whole = predicted(screened, weights)
+        leads = leading(whole, loose)
+        for score, text in enumerate(names):
+            used = weights[score].nonzero().flatten().tolist()
+            if leads[score] != score or len(used) < 2 or not settings.asks_for(text):
+                continue
+            name = name_for(text, taken)
+            taken.add(name)
+            parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
+            self.composites.append(CompositeRecord(name=name, parts=parts))
+            self._wanted[self.composites[-1].id] = text
+            yield text, self.composites[-1], whole.rows([score])
 
     def nearest_to(self, word: str, count: int = 3) -> list[Nearest]:
         """What should move a word most by itself: the composite for it, if one is expected to earn the name, and single directions."""
@@ -143,14 +164,21 @@ class Candidates:
     @property
     def waiting(self) -> int:
         """How many are still to be confirmed at most."""
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(len(queue) for queue in self._queues.values()) + len(self._without_window)
 
     def open_next(self) -> None:
-        """Open the most promising candidates of each score that has too few sliders yet."""
+        """Open the most promising candidates of each score that has too few sliders yet; once it has some, none of which acts in all
+        steps, the composite that does: only that fits into a file for other programs.
+        """
         for text, queue in self._queues.items():
             count = max(0, self.scores.settings.per_word - self._named[text])
             self.open |= set(queue[:count])
             self._queues[text] = queue[count:] if count else []
+            if not self._queues[text] and not count and text in self._without_window:
+                last = self._without_window.pop(text)
+                if self._in_windows_alone[text]:
+                    self.open.add(last)
+                    self._extra.add(last)
 
     def sure(self, names: Sequence[str], found: Readings, *, last: bool) -> set[str]:
         """Which of the open ones hold by what was `found` of them, chance aside: after the `last` seeds all that are left.
@@ -167,7 +195,7 @@ class Candidates:
             for name, share in trust.items()
             if share <= hopeless
             or leads[name] != self._wanted.get(name, leads[name])
-            or self._named[leads[name]] >= self.scores.settings.per_word
+            or (self._named[leads[name]] >= self.scores.settings.per_word and name not in self._extra)
         }
         least = Criteria().confidence if last else 1 - Criteria().doubt
         holding = {name for name in self.open & trust.keys() if trust[name] >= least}
@@ -207,6 +235,8 @@ class Candidates:
             if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
         }
         self._named.update(new.text for new in labels.values())
+        for name, new in labels.items():
+            self._in_windows_alone[new.text] = self._in_windows_alone.get(new.text, True) and name in self._windowed
         return labels
 
 

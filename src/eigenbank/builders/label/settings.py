@@ -70,13 +70,19 @@ def images_at_most(
 ) -> int:
     """How many images labelling generates at most, `screened` before or not; how many it will be depends on what the first show."""
     scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
-    return images_for(len(directions), spots, scores, settings, screened=screened)
+    windows = len({each.recipe.window.whole for each in directions}) == 2
+    return images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
 
 
-def images_for(directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False) -> int:
-    """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores."""
+def images_for(
+    directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False, windows: bool = False
+) -> int:
+    """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores.
+
+    Where there are `windows`, composites without one are tried beside those that may hold some.
+    """
     asked = scores if settings.words is None else len(settings.words)
-    singles, composites = min(directions, settings.most * asked), asked if settings.parts >= 2 else 0
+    singles, composites = min(directions, settings.most * asked), (1 + windows) * asked if settings.parts >= 2 else 0
     spots = min(singles, spots) + composites
     screening = 0 if screened else len(POPULATION) + images_to_screen(directions, scores, settings)
     if not settings.confirm:

@@ -209,10 +209,12 @@ class _Study:
                 f"{broken} of {len(screened.plus)} directions break pictures at ±{settings.scale:g}, which come out as one "
                 "colour or not finite: these get no name"
             )
+        ids = [each.id for each in left]
+        windowed = {each.id for each in left if not each.recipe.window.whole}
         candidates: list[Candidates] = []
         taken = {each.name for each in directions.manifest.composites}
         for scores in self.scores(population):
-            candidates.append(Candidates(scores, scores.effects(screened), [each.id for each in left], taken))
+            candidates.append(Candidates(scores, scores.effects(screened), ids, taken, windowed))
         nearest = tuple(
             found for each in candidates for word in settings.words or () for found in each.nearest_to(word)
         )

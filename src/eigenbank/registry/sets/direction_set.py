@@ -234,7 +234,7 @@ class DirectionSet:
         """The best direction or composite labelled `text`, and that label, whose polarity says which way is more of it. It is the
         first answer of `search(text)`. Raises UnknownNameError, with near matches, where nothing has that label.
         """
-        found = self._by_label.get(label_key(text))
+        found = self.all_named(text)
         if not found:
             if text.count("/") >= 2:
                 raise unknown(kind=f"direction in {self.model_id}:", name=text, known=self._by_id)
@@ -242,6 +242,10 @@ class DirectionSet:
             hint = f"See all: eigenbank list --model {self.model_id}"
             raise unknown(kind=f"label in {self.model_id}:", name=text, known=labels, hint=hint)
         return found[0]
+
+    def all_named(self, text: str) -> "list[tuple[Label, Direction | Composite]]":
+        """All that is labelled `text`, with that label, the best first; nothing where there is none."""
+        return self._by_label.get(label_key(text), [])
 
     @property
     def labels(self) -> list[str]:
