@@ -19,8 +19,8 @@ from torch import Tensor
 from eigenbank.api import find_checkpoint, open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.loaders.invert import UnconditionalPipeline
-from eigenbank.registry.load import load
 from eigenbank.loaders.steer import steer
+from eigenbank.registry.load import load
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 

@@ -38,26 +38,30 @@ def make(folder: Path, dtype: str) -> None:
     words += ["<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
+    before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
-    text = CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768,
-        bos_token_id=52, eos_token_id=53, pad_token_id=53,
-    )  # fmt: skip
-    StableDiffusionPipeline(
-        unet=UNet2DConditionModel(
-            sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-        ),
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        ),
-        text_encoder=CLIPTextModel(text),
-        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77),
-        scheduler=PNDMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-        ),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    try:
+        text = CLIPTextConfig(
+            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768,
+            bos_token_id=52, eos_token_id=53, pad_token_id=53,
+        )  # fmt: skip
+        StableDiffusionPipeline(
+            unet=UNet2DConditionModel(
+                sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+            ),
+            vae=AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512,
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            ),
+            text_encoder=CLIPTextModel(text),
+            tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77),
+            scheduler=PNDMScheduler(
+                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+            ),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        ).save_pretrained(folder)  # fmt: skip
+    finally:
+        torch.set_default_dtype(before)
 
 
 OPENING = """

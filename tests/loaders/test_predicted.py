@@ -109,3 +109,9 @@ def test_measuring_predicts_each_direction_in_its_window_and_keeps_readings(tmp_
     again, _ = found(directions[::-1])
     assert counts[-1] == (0, 0), "nothing is drawn twice"
     assert torch.equal(again, plus.flip(0))
+
+
+def test_of_two_denoisers_whole_pictures_are_drawn_as_a_pass_shows_one_alone(tmp_path: Path) -> None:
+    pipe = open_pipeline(tiny_pipelines.save("wan", tmp_path / "wan"))
+    with pytest.raises(SteerError, match="2 denoisers, and a single pass shows one of them"):
+        PipelineMeasurements(pipe, 6).predicted([], _some, scale=1.0, seeds=SEEDS)

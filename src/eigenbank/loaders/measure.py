@@ -147,6 +147,10 @@ class PipelineMeasurements:
         They are what one step of the unedited run predicts, see `loaders.predicted`: of the steps in a slider's window the one
         nearest to `LOOK`. Arguments, NaN and errors as for `edited`; SteerError also where pictures cannot be predicted.
         """
+        denoisers = target_of(self.pipe).denoisers
+        if len(denoisers) > 1:
+            message = f"this pipeline has {len(denoisers)} denoisers, and a single pass shows one of them at work"
+            raise SteerError(message)
         kept, done = self._kept(cache), 0
         steps = [step_to_look_at(each, self.steps) for each in sliders]
         groups = {

@@ -43,6 +43,10 @@ VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
 
 
+def _nothing(_images: int) -> None:
+    """Take note of nothing."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found for a word: the set, with `slider` and its `label` where one earned it, and what comes nearest."""
@@ -62,7 +66,7 @@ def find(
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
-    announce: Callable[[int], None] = lambda _images: None,
+    announce: Callable[[int], None] = _nothing,
 ) -> Found:
     """The best slider for one word, the labeler's first name; see `eigenbank.api.find`."""
     word = labeler.names[0]
@@ -84,7 +88,7 @@ def label(
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
-    announce: Callable[[int], None] = lambda _images: None,
+    announce: Callable[[int], None] = _nothing,
 ) -> DirectionSet:
     """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.api.label`."""
     return _labelled(directions, measurements, labelers, settings, cache, progress, log, announce)[0]
@@ -109,13 +113,6 @@ def _labelled(
         raise BudgetError(message)
     directions = measurements.calibrated(directions)
     remaining = list(labelers)
-    said: list[int] = []
-
-    def say(images: int) -> None:
-        if not said:  # a labeler that fails later is no new job
-            said.append(images)
-            announce(images)
-
     while True:
         sources = {labeler.source for labeler in remaining}
 
@@ -128,7 +125,7 @@ def _labelled(
         try:
             ensemble = LabelerEnsemble(remaining)
             study = _Study(
-                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log, say
+                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log, announce
             )
             found = study.findings()
             break
@@ -137,6 +134,7 @@ def _labelled(
             if not remaining or error.source is None:
                 message = f"{error}: no label was given"
                 raise LabelerError(message, error.source) from error
+            announce = _nothing  # what is left is no new job
             log(f"{error}: it gave no label, the other labelers go on")
     directions = directions.composed([*others, *found.composites])
     kept = {each.id: tuple(old for old in each.labels if not replaced(old)) for each in directions.sliders}
@@ -180,6 +178,7 @@ class _Study:
         # Of the same images, read alike.
         self.cache = cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
         self.known = self.screened_before()
+        self.announce = announce
         most = images_at_most(directions, ensemble.labelers, settings, screened=bool(self.known))
         self.job = _Job(progress, most, spending)
         announce(most)
@@ -280,6 +279,8 @@ class _Study:
             except SteerError as error:
                 self.log(f"{error}: whole images are drawn instead")
                 self.settings = replace(self.settings, screening="drawn")
+                self.job.left = images_at_most(self.directions, self.ensemble.labelers, self.settings) - len(POPULATION)
+                self.announce(self.job.left)
         left = self.within_budget()
         return left, self.measure("screening", left, self.settings.seeds)
 
