@@ -80,7 +80,9 @@ def test_every_command_works(kind: str, tmp_path: Path, capsys: Capture) -> None
     assert lora.stat().st_size > 0
 
     playground = Playground({model: folder}, Drawing(size=tiny_pipelines.SIZE.get(kind)))
-    moved = parse_request(model=model, steps=int(steps), prompt="abc", sliders=[SliderSetting(key=direction, scale=2.0)])
+    moved = parse_request(
+        model=model, steps=int(steps), prompt="abc", sliders=[SliderSetting(key=direction, scale=2.0)]
+    )
     shown = playground.sample(Session(), moved)
     assert shown is not None
     assert shown.edited.tobytes() != shown.unedited.tobytes()

@@ -6,7 +6,14 @@ import pytest
 import survey
 
 CLASSES = survey.classes()
-QUICK = ("DiTTransformer2DModel", "HunyuanDiT2DModel", "LatteTransformer3DModel", "PriorTransformer", "UNet2DModel")
+QUICK = (
+    "DiTTransformer2DModel",
+    "HunyuanDiT2DModel",
+    "LatteTransformer3DModel",
+    "PriorTransformer",
+    "UNet2DModel",
+    "UVit2DModel",
+)
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -14,6 +14,7 @@ import torch
 import zoo
 from comfyui_real import call_qwen
 from comfyui_standin import Base, Patcher
+from PIL import Image
 from torch import Tensor
 
 import eigenbank as eb
@@ -310,6 +311,10 @@ def test_the_lists_show_what_lies_in_the_models_folder_and_the_catalog(pack: Any
 )
 def test_the_example_workflows_fit_the_nodes(pack: Any, path: Path) -> None:
     workflow = json.loads(path.read_text())
+    with Image.open(
+        path.with_suffix(".png")
+    ) as picture:  # `python docs/tools/workflows.py comfyui/example_workflows` draws it
+        assert json.loads(picture.info["workflow"]) == workflow
     nodes = {node["id"]: node for node in workflow["nodes"]}
     ours = [node for node in nodes.values() if node["type"] in pack.NODE_CLASS_MAPPINGS]
     assert len(ours) >= 2

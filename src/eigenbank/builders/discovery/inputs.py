@@ -6,7 +6,7 @@ sequence, a list) is declared nowhere, so the candidates are tried in turn.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,7 +162,8 @@ def attempts(
         else _likely(type(model).__name__, names, model)
     )
     # Seven levels halve a picture six times.
-    sides = (8, 32, 64) if len(config.get("block_out_channels") or ()) > 6 else (8, 32)
+    levels = config.get("block_out_channels")
+    sides = (8, 32, 64) if isinstance(levels, Sequence) and len(levels) > 6 else (8, 32)
     for layout in layouts:
         for text in texts:
             for side in (4, 8) if layout in ("bnc", "bcn") else sides:
