@@ -1,5 +1,6 @@
 """CLIP and SigLIP plumbing, on tiny models made on the spot, and the vocabularies that ship."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -176,3 +177,33 @@ def test_it_reads_on_the_device_it_is_brought_to(tmp_path: Path, mine: Path) -> 
     labeler = OPENER.open(f"{tiny(tmp_path / 'model', 'clip')}#{mine}", Path())
     labeler.to("meta")
     assert labeler.read(torch.rand(70, 3, 16, 16)).device.type == "meta"
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_a_model_that_brings_code_runs_none_and_asks_nothing(
+    file: str, tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word on it, transformers asks at the terminal whether to run it."""
+    folder = Path(tiny(tmp_path / "model", "clip"))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    path = folder / file
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    kinds = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor", "AutoTokenizer")
+    config |= {"auto_map": dict.fromkeys(kinds, "theirs.Theirs")} | (
+        {"model_type": "theirs"} if file == "config.json" else {"image_processor_type": "Theirs"}
+    )
+    path.write_text(json.dumps(config))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(str(prompt)) or "y")
+    with contextlib.suppress(EigenbankError):
+        OPENER.open(f"{folder}#{mine}", Path())
+    assert not asked
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoints_own_model_is_the_default(tmp_path: Path, mine: Path) -> None:
+    tiny(tmp_path / "clip", "clip")
+    own = OPENER.open(f"#{mine}", tmp_path)
+    assert own.source == f"clip:{tmp_path / 'clip'}@local"
+    (tmp_path / "clip" / "vocabulary.json").write_text(mine.read_text())
+    assert OPENER.open(None, tmp_path).names == own.names
