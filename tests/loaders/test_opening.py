@@ -218,3 +218,30 @@ except eb.EigenbankError as error:
     done = subprocess.run([sys.executable, "-c", code, str(half)], capture_output=True, text=True, check=False)
     assert "diffusers cannot load a pipeline" in done.stdout, done.stderr
     assert "pip install 'eigenbank[text]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("component", "kind", "file"),
+    [
+        ("text_encoder", "AutoModel", "config.json"),
+        ("tokenizer", "AutoTokenizer", "tokenizer_config.json"),
+        ("tokenizer", "AutoProcessor", "preprocessor_config.json"),
+    ],
+)
+def test_a_component_that_brings_code_by_an_auto_class_is_refused_and_nothing_is_asked(
+    component: str, kind: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_pipelines.save("sd", tmp_path / "sd")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, component: ["transformers", kind]}))
+    (folder / component / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    path = folder / component / file
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    theirs = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor"), "theirs.Theirs")
+    path.write_text(json.dumps({**config, "model_type": "theirs", "tokenizer_class": "Theirs", "auto_map": theirs}))
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(str(prompt)) or "y")
+    with pytest.raises(EigenbankError):
+        eb.open_pipeline(str(folder))
+    assert not asked
+    assert not (tmp_path / "ran").exists()
