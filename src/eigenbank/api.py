@@ -282,6 +282,7 @@ def label(
     labelers: "Sequence[Labeler | str] | None" = None,
     settings: "LabelSettings | None" = None,
     *,
+    carry: DirectionSet | None = None,
     drawing: "Drawing | None" = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
@@ -295,6 +296,9 @@ def label(
     that hardly varies among the unedited images names nothing. For each score a composite of directions is tried too; one
     that does not earn that score's label is dropped. Whatever got a label also gets its quality, by the first labeler's
     scores. Earlier labels of these labelers are replaced.
+
+    `carry` is the labelled set of a relative, such as a distilled checkpoint that draws in a few steps: then nothing is screened, and
+    what has a name there is looked for here by its vectors and confirmed.
 
     `labelers` are objects or what `--labeler` takes, as in `"clip:openai/clip-vit-base-patch32#people"`; without any those of
     the checkpoint itself, else image statistics. They read on the pipeline's device, where they can.
@@ -311,7 +315,15 @@ def label(
     opened = _opened_labelers(labelers or (), pipe)
     measurements, settings, announce = _asked(pipe, settings or LabelSettings(), drawing, call, log)
     return study.label(
-        directions, measurements, opened, settings, cache=cache, progress=progress, log=log, announce=announce
+        directions,
+        measurements,
+        opened,
+        settings,
+        carry=carry,
+        cache=cache,
+        progress=progress,
+        log=log,
+        announce=announce,
     )
 
 

@@ -274,6 +274,13 @@ budget_option = click.option(
     help="Most directions in a composite; 0 for no composites.",
 )
 @click.option(
+    "--from",
+    "carry",
+    metavar="MODEL",
+    shell_complete=complete.models_or_folders,
+    help="Confirm what has a name in this set, of a distilled checkpoint or another relative; screen nothing.",
+)
+@click.option(
     "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
 )
 @drawing_options
@@ -282,6 +289,7 @@ budget_option = click.option(
 def label(
     model: str,
     labelers: tuple[str, ...],
+    carry: str | None,
     drawing: "Drawing",
     checkpoint: str | None,
     out: Path | None,
@@ -302,7 +310,7 @@ def label(
     from eigenbank.api import find_checkpoint
     from eigenbank.api import label as label_directions
     from eigenbank.registry.files import readings_folder
-    from eigenbank.registry.load import load_without_people_labels
+    from eigenbank.registry.load import load, load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.folder import check_new_folder
 
@@ -310,6 +318,7 @@ def label(
         check_new_folder(out)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
+    relative = None if carry is None else load(carry)
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.settings import LabelSettings
     from eigenbank.loaders.pipelines import open_pipeline
@@ -322,6 +331,7 @@ def label(
             bank,
             opened,
             LabelSettings(**settings),
+            carry=relative,
             drawing=drawing,
             cache=readings_folder(),
             progress=progress,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from eigenbank.builders.label.carry import Carried
 from eigenbank.builders.label.composites import fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
@@ -86,19 +87,13 @@ class Scores:
 
 
 class Candidates:
-    """What one labeler's readings on the screening seeds make worth confirming on others.
+    """What one labeler's readings on the screening seeds (`screen`), or another set's labels (`carry`), make worth confirming.
 
     `composites` are new ones, whose names join those `taken`; `open` are the ids of what is being confirmed, and neither
     labelled nor settled to have no label.
     """
 
-    def __init__(
-        self, scores: "Scores", screened: Effects, ids: Sequence[str], taken: set[str], windowed: Collection[str] = ()
-    ) -> None:
-        loose, settings = Criteria().loosened(), scores.settings
-        self._ids, self._screened = list(ids), screened
-        if settings.screening == "predicted":
-            loose = replace(loose, effect=PREDICTED * loose.effect)
+    def __init__(self, scores: "Scores") -> None:
         self.scores = scores
         self.composites: list[CompositeRecord] = []
         self.open: set[str] = set()
@@ -107,10 +102,26 @@ class Candidates:
         self._named: Counter[str] = Counter()
         self._in_windows_alone: dict[str, bool] = {}
         self._extra: set[str] = set()
-        names = scores.labeler.names
-        self._queues: dict[str, list[str]] = {text: [] for text in names}
-        self._windowed = set(windowed)
+        self._queues: dict[str, list[str]] = {text: [] for text in scores.labeler.names}
+        self._windowed: set[str] = set()
         self._without_window: dict[str, str] = {}
+
+    def carry(self, carried: Carried) -> None:
+        """Take the labels of another set for a start, as far as they are names of this labeler."""
+        wanted = {text: ids for text, ids in carried.ids.items() if text in self._queues}
+        self._queues |= wanted
+        self._wanted |= {name: text for text, ids in wanted.items() for name in ids}
+        used = {name for ids in wanted.values() for name in ids}
+        self.composites += [each for each in carried.composites if each.id in used]
+
+    def screen(self, screened: Effects, ids: Sequence[str], taken: set[str], windowed: Collection[str] = ()) -> None:
+        """Take what moves a score on the screening seeds: of the directions `ids`, those `windowed` act in a part of the run."""
+        loose, settings = Criteria().loosened(), self.scores.settings
+        if settings.screening == "predicted":
+            loose = replace(loose, effect=PREDICTED * loose.effect)
+        self._ids, self._screened = list(ids), screened
+        names = self.scores.labeler.names
+        self._windowed = set(windowed)
         steady = [row for row, name in enumerate(ids) if name not in self._windowed]
         for text, record, expected in self._composites(screened, ids, loose, taken):
             self._expected[text] = (len(record.parts), expected)

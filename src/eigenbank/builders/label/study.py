@@ -5,15 +5,18 @@ Images are generated and read by whatever `Measurements` is handed over (`eigenb
 
 import math
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eigenbank.builders.label.budget import BudgetError, Spending
 from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
+from eigenbank.builders.label.carry import Carried, carried
 from eigenbank.builders.label.criteria import (
     strongest,
 )
@@ -71,7 +74,8 @@ def find(
     """The best slider for one word, the labeler's first name; see `eigenbank.api.find`."""
     word = labeler.names[0]
     settings = replace(settings, words=(word,))
-    labelled, found = _labelled(directions, measurements, [labeler], settings, cache, progress, log, announce)
+    with _work(cache, progress, log, announce) as work:
+        labelled, found = _labelled(directions, measurements, [labeler], settings, work)
     given = [(name, each) for name, labels in found.labels.items() for each in labels]
     if not given:
         return Found(directions, None, None, found.nearest)
@@ -85,13 +89,39 @@ def label(
     labelers: Sequence[Labeler],
     settings: LabelSettings,
     *,
+    carry: DirectionSet | None = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
     announce: Callable[[int], None] = _nothing,
 ) -> DirectionSet:
     """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.api.label`."""
-    return _labelled(directions, measurements, labelers, settings, cache, progress, log, announce)[0]
+    candidates = None if carry is None else carried(carry, directions)
+    if candidates is not None and candidates.lost:
+        log(f"not found again among these directions: {', '.join(candidates.lost)}")
+    with _work(cache, progress, log, announce, candidates) as work:
+        return _labelled(directions, measurements, labelers, settings, work)[0]
+
+
+@dataclass
+class _Work:
+    """What a study works with: where readings are kept, whom it tells, and the candidates that were carried over, if any."""
+
+    cache: Path
+    progress: Progress
+    log: Callable[[str], None]
+    announce: Callable[[int], None]
+    carried: Carried | None = None
+
+
+@contextmanager
+def _work(cache: Path | None, *how: Any) -> Iterator[_Work]:
+    """Work with a folder for readings, for a while where none is given."""
+    if cache is not None:
+        yield _Work(cache, *how)
+        return
+    with tempfile.TemporaryDirectory(prefix="eigenbank-") as folder:
+        yield _Work(Path(folder), *how)
 
 
 def _labelled(
@@ -99,14 +129,8 @@ def _labelled(
     measurements: Measurements,
     labelers: Sequence[Labeler],
     settings: LabelSettings,
-    cache: Path | None,
-    progress: Progress,
-    log: Callable[[str], None],
-    announce: Callable[[int], None],
+    work: _Work,
 ) -> "tuple[DirectionSet, Findings]":
-    if cache is None:
-        with tempfile.TemporaryDirectory(prefix="eigenbank-") as folder:
-            return _labelled(directions, measurements, labelers, settings, Path(folder), progress, log, announce)
     spending = Spending(settings.budget)
     if spending.room <= len(POPULATION):
         message = f"a budget of {settings.budget} is too small: {len(POPULATION)} images are drawn before any is edited"
@@ -124,18 +148,15 @@ def _labelled(
         ]
         try:
             ensemble = LabelerEnsemble(remaining)
-            study = _Study(
-                directions.composed(others), measurements, ensemble, settings, spending, cache, progress, log, announce
-            )
-            found = study.findings()
+            found = _Study(directions.composed(others), measurements, ensemble, settings, spending, work).findings()
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
             if not remaining or error.source is None:
                 message = f"{error}: no label was given"
                 raise LabelerError(message, error.source) from error
-            announce = _nothing  # what is left is no new job
-            log(f"{error}: it gave no label, the other labelers go on")
+            work.announce = _nothing  # what is left is no new job
+            work.log(f"{error}: it gave no label, the other labelers go on")
     directions = directions.composed([*others, *found.composites])
     kept = {each.id: tuple(old for old in each.labels if not replaced(old)) for each in directions.sliders}
     labels = {name: (*before, *found.labels.get(name, ())) for name, before in kept.items()}
@@ -164,24 +185,25 @@ class _Study:
         ensemble: LabelerEnsemble,
         settings: LabelSettings,
         spending: Spending,
-        cache: Path,
-        progress: Progress,
-        log: Callable[[str], None],
-        announce: Callable[[int], None],
+        work: _Work,
     ) -> None:
+        self.carried = work.carried
         self.directions = directions
         self.measurements = measurements
         self.ensemble = ensemble
         self.settings = settings
-        self.log = log
+        self.log = work.log
         self.unexamined = 0
         # Of the same images, read alike.
-        self.cache = cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
+        self.cache = work.cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
         self.known = self.screened_before()
-        self.announce = announce
+        self.announce = work.announce
         most = images_at_most(directions, ensemble.labelers, settings, screened=bool(self.known))
-        self.job = _Job(progress, most, spending)
-        announce(most)
+        if work.carried is not None:
+            count = work.carried.count
+            most = len(POPULATION) + images_to_confirm(settings, count, count, count)
+        self.job = _Job(work.progress, most, spending)
+        work.announce(most)
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
@@ -201,19 +223,7 @@ class _Study:
                 f"{settings.agreement:g} or more. No label was given. Is the checkpoint trained, and are there enough steps?"
             )
             return Findings({}, {}, [])
-        left, screened = self.screened(population)
-        broken = int(screened.broken.sum())
-        if broken:
-            self.log(
-                f"{broken} of {len(screened.plus)} directions break pictures at ±{settings.scale:g}, which come out as one "
-                "colour or not finite: these get no name"
-            )
-        ids = [each.id for each in left]
-        windowed = {each.id for each in left if not each.recipe.window.whole}
-        candidates: list[Candidates] = []
-        taken = {each.name for each in directions.manifest.composites}
-        for scores in self.scores(population):
-            candidates.append(Candidates(scores, scores.effects(screened), ids, taken, windowed))
+        candidates = self.candidates(population)
         nearest = tuple(
             found for each in candidates for word in settings.words or () for found in each.nearest_to(word)
         )
@@ -251,6 +261,27 @@ class _Study:
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
         return Findings(labels, measured_qualities, earned, nearest)
+
+    def candidates(self, population: Tensor) -> list[Candidates]:
+        """What is worth confirming for each labeler: what screening shows, or what another set calls so."""
+        found = [Candidates(each) for each in self.scores(population)]
+        if self.carried is not None:
+            for each in found:
+                each.carry(self.carried)
+            return found
+        left, screened = self.screened(population)
+        broken = int(screened.broken.sum())
+        if broken:
+            self.log(
+                f"{broken} of {len(screened.plus)} directions break pictures at ±{self.settings.scale:g}, which come out as one "
+                "colour or not finite: these get no name"
+            )
+        ids = [each.id for each in left]
+        windowed = {each.id for each in left if not each.recipe.window.whole}
+        taken = {each.name for each in self.directions.manifest.composites}
+        for each in found:
+            each.screen(each.scores.effects(screened), ids, taken, windowed)
+        return found
 
     def affordable(
         self, wanted: "list[Direction | Composite]", candidates: "Sequence[Candidates]"
