@@ -108,6 +108,21 @@ def test_diffusers_keeps_hooks_in_a_registry_on_the_module() -> None:
     assert list(registry.hooks) == ["theirs"], changed(diffusers, compat.hook_registry)
 
 
+def test_modular_pipelines_say_where_their_run_is_and_what_their_guider_asks_for(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[text]')")
+    from loaders.test_modular import draw, modular
+
+    pipe, _ = modular("sdxl", tmp_path / "sdxl")
+    found: list[Any] = []
+    pipe.unet.register_forward_pre_hook(lambda *_: found.append(compat.running_pipeline()))
+    draw(pipe)
+    assert [owner is pipe for owner, _ in found] == [True] * 8, changed(diffusers, compat.running_pipeline)
+    where = [(local["i"], len(local["timesteps"])) for _, local in found]
+    assert where == [(step, 4) for step in range(4) for _ in range(2)], changed(diffusers, compat.running_pipeline)
+    asked = [compat.guider_branch(local) for _, local in found]
+    assert asked == ["pred_cond", "pred_uncond"] * 4, changed(diffusers, compat.guider_branch)
+
+
 def test_diffusers_pipelines_say_where_their_run_is() -> None:
     assert compat.running_pipeline() is None
     pipe = textpipes.stable_diffusion()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eigenbank.api import build, export, find, label, match, open_pipeline, preview
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
+    from eigenbank.loaders.modular import with_sliders
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
@@ -41,6 +42,7 @@ __all__ = [
     "steer",
     "sweep",
     "windowed",
+    "with_sliders",
 ]
 
 _HOMES = {
@@ -61,6 +63,7 @@ _HOMES = {
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",
     "windowed": "eigenbank.loaders.schedule",
+    "with_sliders": "eigenbank.loaders.modular",
 }
 
 

@@ -161,11 +161,14 @@ def running_pipeline(thread: int | None = None) -> tuple[Any, Mapping[str, Any]]
     None where there is none.
 
     Reads the frames of the call, those of another thread by `sys._current_frames`. Relies on pipelines keeping in `__call__` the steps of a run in `timesteps` and the place
-    among them in `i`; in variables named as in `denoiser_calls.py` whether they guide, and their texts.
+    among them in `i`; in variables named as in `denoiser_calls.py` whether they guide, and their texts. The blocks of a
+    modular pipeline, which `components` is in their `__call__`, keep the same in their `block_state`.
     """
     base = getattr(sys.modules.get("diffusers.pipelines.pipeline_utils"), "DiffusionPipeline", None)
     if base is None:
         return None
+    modular = sys.modules.get("diffusers.modular_pipelines.modular_pipeline")
+    blocks = getattr(modular, "ModularPipelineBlocks", ())
     owner: Any = None
     found: dict[str, Any] = {}
     frame = sys._getframe(1) if thread is None else sys._current_frames().get(thread)
@@ -176,5 +179,19 @@ def running_pipeline(thread: int | None = None) -> tuple[Any, Mapping[str, Any]]
                 owner, found = local["self"], {**local, **found}
                 if frame.f_code.co_name == "__call__":
                     break
+            elif isinstance(local.get("self"), blocks) and "components" in local:
+                state: dict[str, Any] = getattr(local.get("block_state"), "as_dict", dict)()
+                owner, found = local["components"], {**state, **local, **found}
+                if "i" in found and "timesteps" in found:
+                    break
         frame = frame.f_back
     return None if owner is None else (owner, found)
+
+
+def guider_branch(local: Mapping[str, Any]) -> str | None:
+    """Return which prediction of a guider a modular pipeline asks for, `pred_cond` or another, by the variables of its block.
+
+    Guiders call the denoiser once per condition and mark each set of inputs with it.
+    """
+    name = getattr(local.get("guider_state_batch"), "__guidance_identifier__", None)
+    return name if isinstance(name, str) else None

@@ -1,7 +1,8 @@
 """An image-text model of avatars, in CLIP's classes: it tells how well a picture and a text fit, for any text.
 
-The text tower begins as the checkpoint's text encoder, which knows the words; the image tower learns from renders and their
-captions which is whose, and beside that to name the factors. It never sees what the checkpoint draws.
+The text tower is the checkpoint's text encoder, which knows the words, and stays as it is but for its projection; the image tower
+learns from renders and their captions which is whose. Beside that one set of heads names the factors off both embeddings, so that
+what is said and what is shown of a factor lie in the same direction. It never sees what the checkpoint draws.
 """
 
 import random
@@ -19,8 +20,8 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from avatars.captions import caption
-from avatars.factors import FACTORS
+from avatars.captions import caption, choose, say
+from avatars.factors import FACTORS, NAMES
 from avatars.loop import Schedule, Workers, train
 from avatars.reader import worn
 from avatars.renders import SIZE, as_input
@@ -28,7 +29,7 @@ from avatars.text import save_tokenizer, token_ids
 
 CHUNKS = range(9)
 """Chunks of renders to train on."""
-SCHEDULE = Schedule(steps=2_000, batch=64, rate=1e-3)
+SCHEDULE = Schedule(steps=2_400, batch=64, rate=1.5e-3)
 
 
 def new_model(encoder: CLIPTextModel, seed: int = 0) -> CLIPModel:
@@ -62,19 +63,26 @@ def train_words(
     model = new_model(encoder)
     heads = nn.ModuleList(nn.Linear(model.config.projection_dim, len(factor.values)) for factor in FACTORS)
     rows = factors.tolist()
+    for parameter in model.text_model.parameters():
+        parameter.requires_grad_(False)  # train would leave it untouched, having no gradient
 
     def loss(_step: int, generator: torch.Generator, batch: int) -> Tensor:
         chosen = torch.randint(len(images), (batch,), generator=generator)
         draw = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [caption(rows[number], draw) for number in chosen.tolist()]
+        said = [choose(draw) for _ in chosen]
+        texts = [say(rows[number], names, draw) for number, names in zip(chosen.tolist(), said, strict=True)]
         pixels = worn(as_input(images[chosen]), generator).to(workers.device)
         found = model(input_ids=token_ids(tokenizer, texts).to(workers.device), pixel_values=pixels, return_loss=True)
         wanted = factors[chosen].to(workers.device)
+        silent = torch.tensor([[name not in names for name in NAMES] for names in said], device=workers.device)
+        told = wanted.masked_fill(silent, -100)  # what a caption does not say, nobody can read off it
         named = [
-            functional.cross_entropy(head(found.image_embeds).float() * 10, column)
-            for head, column in zip(heads, wanted.T, strict=True)
+            functional.cross_entropy(head(embeds).float() * 10, column)
+            for embeds, columns in ((found.image_embeds, wanted), (found.text_embeds, told))
+            for head, column in zip(heads, columns.T, strict=True)
+            if bool((column >= 0).any())
         ]
-        total: Tensor = found.loss + torch.stack(named).mean()
+        total: Tensor = found.loss + 3 * torch.stack(named).mean()
         return total
 
     train("words", {"model": model, "heads": heads}, loss, SCHEDULE, state, workers, stop=stop)

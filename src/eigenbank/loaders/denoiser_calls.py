@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from eigenbank.diffusers_compat import compiled_call, running_pipeline, set_compiled_call
+from eigenbank.diffusers_compat import compiled_call, guider_branch, running_pipeline, set_compiled_call
 from eigenbank.loaders.hooks import NotCopyable
 from eigenbank.loaders.target import TIMES, Target, arguments_of, denoiser_components
 from eigenbank.schemas.errors import SteerError
@@ -35,7 +35,7 @@ class DenoiserCall:
     """One call of a denoiser: its `arguments` by name, and the `batch` of rows.
 
     `owner` is the pipeline that runs, `local` what it knows at that moment: the local variables of its methods. `context` is
-    the name of the `cache_context` of the call. `latent` is the spatial shape of the denoiser's input, where that is a picture or
+    the name of the `cache_context` of the call, or the prediction that a guider asks for. `latent` is the spatial shape of the denoiser's input, where that is a picture or
     a video: (h, w) or (frames, h, w).
     """
 
@@ -51,8 +51,8 @@ class DenoiserCall:
         self.denoiser = watcher.denoiser
         self.batch: int = len(noisy) if listed else shape[0]
         self.latent: tuple[int, ...] = space if len(space) in (2, 3) else ()
-        self.context = context
         self.owner, self.local = running_pipeline() or (watcher.target.owner, {})
+        self.context = context or guider_branch(self.local)
         self._watcher = watcher
 
     @functools.cached_property
