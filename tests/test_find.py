@@ -12,6 +12,7 @@ import tiny_pipelines
 import torch
 from builders.labelers.test_clip import VOCABULARY
 from builders.labelers.test_clip import tiny as tiny_clip
+from safetensors.torch import save_file
 from torch import Tensor
 
 import eigenbank as eb
@@ -25,8 +26,13 @@ from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.cli.main import run
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.registry.local import store
 from eigenbank.registry.sets.direction_set import DirectionSet
-from eigenbank.schemas.errors import SourceError
+from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements
+from eigenbank.registry.sets.folder import manifest_text, read_manifest
+from eigenbank.registry.sets.validate import check_set
+from eigenbank.schemas import DisplacementRecord
+from eigenbank.schemas.errors import SetError, SourceError
 
 SETTINGS = LabelSettings(
     scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4, 5), confirm_most=8, chance_most=4, steps=2, null=2, quality_seeds=1,
@@ -45,7 +51,7 @@ class Colours:
     def __init__(self, axis: Tensor | None = None, *, alone: bool = False) -> None:
         self.alone = alone  # then nothing else is to be seen beside the word
         self.axes = torch.tensor([[1.0, 1, 1], [1, 0, -1]])
-        self.axis = torch.tensor([0.0, 1, 0]) if axis is None else axis
+        self.word = torch.tensor([0.0, 1, 0]) if axis is None else axis
         self.seen = 0
         self.asked: list[Sequence[str]] = []
 
@@ -59,12 +65,15 @@ class Colours:
     def read(self, images: Tensor) -> Tensor:
         return self.scores(self.features(images))
 
+    def axis(self, *_: Any) -> Tensor:
+        return self.word
+
     def asking(self, text: str, positive: Sequence[str], neutral: Sequence[str]) -> "Colours":
         self.asked += [positive, neutral]
         new = copy.copy(self)
         new.names = (text, *self.names)
-        others = self.axes - (self.axes @ self.axis)[:, None] * self.axis
-        new.axes = torch.cat([self.axis[None], 0 * others if self.alone else others])
+        others = self.axes - (self.axes @ self.word)[:, None] * self.word
+        new.axes = torch.cat([self.word[None], 0 * others if self.alone else others])
         new.features = self.features  # type: ignore[method-assign]  # so that it counts here
         return new
 
@@ -165,6 +174,67 @@ def test_what_is_named_in_windows_alone_gets_a_slider_without_them_too(
     plain = build(open_folder(tiny_checkpoint), "a/b", recipes=recipes[:1], top_k=2)
     again = eb.find(pipe, plain, "hat", labeler=Colours(moved, alone=True), settings=settings, cache=tmp_path)
     assert len(again.directions.search('"hat"')) == 1
+
+
+def test_what_was_seen_is_kept_in_the_set_and_searched_with_nothing_drawn(
+    bank: DirectionSet, pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = label(pipe, bank, [Colours()], SETTINGS, cache=tmp_path / "kept")
+    moved = labelled.displacements
+    assert moved is not None
+    assert moved.mean.shape == (len(bank), 3)
+    assert (moved.mean.norm(dim=1) > 0).any()
+    stored = store(labelled)
+    assert stored.displacements is not None
+    torch.testing.assert_close(stored.displacements.mean, moved.mean, atol=1e-3, rtol=1e-3)
+    axis = moved.mean[0] / moved.mean[0].norm()
+    effects, purity = stored.displacements.towards(axis)
+    assert int((effects.abs() * purity).argmax()) == 0 or purity[0] > 0.99
+    reader, said = Colours(), []
+    reader.word = axis
+    found = eb.like("anything", labeler=reader, log=said.append)
+    assert found[0].direction.bank.model_id == "a/b"
+    assert found == sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)
+    assert reader.seen == 0
+    assert "eigenbank/cartoon-faces-32 keeps nothing of the kind" in said[0]
+    reader.source = "words:other"
+    assert eb.like("anything", model="a/*", labeler=reader, log=said.append) == []
+    assert "a/b keeps what words:x saw: it cannot be looked in with words:other" in said[-1]
+    assert run(["search", "--like", "x", "smile"]) == 2
+    assert "not with text" in capsys.readouterr().err
+    assert run(["search", "--like", "x", "--labeler", "statistics"]) == 1
+    assert "knows no words" in capsys.readouterr().err
+    # Other labels, previews and composites leave it; random vectors have none.
+    assert stored.labelled({}).composed([]).displacements is not None
+    assert stored.randomised(1).displacements is None
+
+
+@pytest.mark.parametrize("what", ["missing", "other shape", "not finite", "other type", "changed"])
+def test_displacements_that_are_not_what_they_should_be_are_refused(
+    what: str, bank: DirectionSet, tmp_path: Path
+) -> None:
+    record = DisplacementRecord(source="clip:x", scale=1.0, seeds=(0,), steps=2)
+    folder = (
+        bank.with_displacements(Displacements(record, torch.randn(len(bank), 4), torch.randn(5, 4)))
+        .save(tmp_path / "set")
+        .folder
+    )
+    assert folder is not None
+    check_set(folder)
+    rows, dtype = len(bank) - (what == "other shape"), torch.float32 if what == "other type" else torch.float16
+    mean = torch.full((rows, 4), torch.inf if what == "not finite" else 1.0)
+    path, manifest = folder / DISPLACEMENTS, read_manifest(folder)
+    save_file({"mean": mean.to(dtype), "unedited": torch.zeros(5, 4).to(dtype)}, path)
+    if what != "changed":
+        manifest = manifest.with_files({DISPLACEMENTS: path.read_bytes()})
+    if what == "missing":
+        path.unlink()
+        manifest = manifest.model_copy(
+            update={"files": {name: each for name, each in manifest.files.items() if name != DISPLACEMENTS}}
+        )
+    (folder / "manifest.json").write_text(manifest_text(manifest))
+    with pytest.raises(SetError, match=r"lacks|should hold|not finite|its manifest says"):
+        check_set(folder)
 
 
 def test_where_nothing_does_it_the_set_stays_and_what_comes_nearest_is_told(

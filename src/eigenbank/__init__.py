@@ -12,7 +12,7 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eigenbank.api import build, export, find, label, match, open_pipeline, preview
+    from eigenbank.api import build, export, find, label, like, match, open_pipeline, preview
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
     from eigenbank.loaders.modular import with_sliders
@@ -33,6 +33,7 @@ __all__ = [
     "export",
     "find",
     "label",
+    "like",
     "load",
     "match",
     "measure",
@@ -54,6 +55,7 @@ _HOMES = {
     "export": "eigenbank.api",
     "find": "eigenbank.api",
     "label": "eigenbank.api",
+    "like": "eigenbank.api",
     "load": "eigenbank.registry.load",
     "match": "eigenbank.api",
     "measure": "eigenbank.loaders.lengths",

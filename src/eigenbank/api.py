@@ -356,19 +356,12 @@ def find(
     """
     from dataclasses import replace
 
-    from pydantic import TypeAdapter, ValidationError
-
     from eigenbank.builders.label import study
     from eigenbank.builders.label.labeler import LabelerError
     from eigenbank.builders.label.settings import FINDING
     from eigenbank.loaders.drawing import as_drawing
-    from eigenbank.schemas.common import Word
 
-    try:
-        text, other = TypeAdapter(tuple[Word, Word]).validate_python((text, text if without is None else without))
-    except ValidationError as error:
-        problem = f"no slider has such a name: {first_problem(error, 'the words')}"
-        raise SourceError(problem) from None
+    _check_words(text, without)
     (opened,) = _opened_labelers([labeler], pipe)
     if not hasattr(opened, "asking"):
         message = f"the labeler {opened.source} reads scores of its own and knows no words"
@@ -377,7 +370,7 @@ def find(
     prompts = drawing.prompts or ("a picture",)
     asking = opened.asking(
         text, [f"{prompt}, {text}" for prompt in prompts],
-        [prompt if without is None else f"{prompt}, {other}" for prompt in prompts],
+        [prompt if without is None else f"{prompt}, {without}" for prompt in prompts],
     )  # fmt: skip
     settings = replace(settings or FINDING, words=(text,), confirm=confirm)
     measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
@@ -385,6 +378,76 @@ def find(
         directions, measurements, asking, settings, cache=cache, progress=progress, log=log,
         announce=announce,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A direction that moves pictures towards some words: by `effect` standard deviations per unit of scale, negative where the
+    opposite scale does, which is the share `purity` of its whole movement in the embedding.
+    """
+
+    direction: Direction
+    effect: float
+    purity: float
+
+
+def like(
+    text: str,
+    *,
+    without: str | None = None,
+    model: str = "*",
+    labeler: "Labeler | str" = "clip",
+    limit: int = 20,
+    log: Log = log_warning,
+) -> list[Likeness]:
+    """Look for any words in the catalog's sets, by what an image-text model saw when they were labelled. Nothing is drawn.
+
+    `text` and `without` are as for `find`, `model` a glob of model ids. Only sets that keep what this `labeler` saw can be
+    looked in; of the others `log` is told. The best `limit` are returned. What they do is an estimate from single passes of the denoiser;
+    `find` confirms it. Raises SourceError for words that the model cannot tell apart.
+    """
+    from fnmatch import fnmatchcase
+
+    from eigenbank.builders.label.labeler import LabelerError, open_labelers
+    from eigenbank.registry.hub.client import folder_of
+    from eigenbank.registry.hub.pull import folder_for
+    from eigenbank.registry.sets.folder import read_manifest
+
+    _check_words(text, without)
+    (opened,) = open_labelers([labeler], Path()) if isinstance(labeler, str) else [labeler]
+    if not hasattr(opened, "axis"):
+        message = f"the labeler {opened.source} reads scores of its own and knows no words"
+        raise LabelerError(message, opened.source)
+    start = "a picture"
+    axis = opened.axis(text, [f"{start}, {text}"], [start if without is None else f"{start}, {without}"]).cpu()
+    found: list[Likeness] = []
+    with Catalog.open() as catalog:
+        rows = [row for row in catalog.sets() if fnmatchcase(row.model_id, model)]
+        for row in rows:
+            kept = read_manifest(folder_of(row.location)).displacements
+            if kept is None or kept.source != opened.source:
+                what = "nothing of the kind" if kept is None else f"what {kept.source} saw"
+                log(f"{row.model_id} keeps {what}: it cannot be looked in with {opened.source}")
+                continue
+            bank = DirectionSet.open(folder_for(row))  # of a published set only the manifest may be here
+            moved = bank.displacements
+            assert moved is not None
+            effects, purities = moved.towards(axis)
+            found += [Likeness(*each) for each in zip(bank, effects.tolist(), purities.tolist(), strict=True)]
+    return sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)[:limit]
+
+
+def _check_words(*texts: str | None) -> None:
+    """Raise SourceError for what is no label's text."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from eigenbank.schemas.common import Word
+
+    try:
+        TypeAdapter(tuple[Word, ...]).validate_python(tuple(text for text in texts if text is not None))
+    except ValidationError as error:
+        problem = f"no slider has such a name: {first_problem(error, 'the words')}"
+        raise SourceError(problem) from None
 
 
 def _opened_labelers(labelers: "Sequence[Labeler | str]", pipe: Any) -> "list[Labeler | Any]":

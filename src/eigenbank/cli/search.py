@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import MODEL_COLUMNS, emit_page, emit_rows, log, model_row, output_options
+from eigenbank.cli.output import MODEL_COLUMNS, emit, emit_page, emit_rows, log, model_row, output_options
 from eigenbank.registry.ranking import SORTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,6 +107,26 @@ _FILTERS = (
 )  # fmt: skip
 
 
+LIKE_COLUMNS = ["id", "effect", "purity", "labels"]
+
+
+def _search_like(
+    text: str, without: str | None, model: str, labeler: str, limit: int, *, fmt: str, quiet: bool
+) -> None:
+    from eigenbank.api import like
+
+    rows = [
+        {
+            "id": each.direction.full_id,
+            "effect": each.effect,
+            "purity": each.purity,
+            "labels": ", ".join(label.text for label in each.direction.labels),
+        }
+        for each in like(text, without=without, model=model, labeler=labeler, limit=limit, log=log)
+    ]
+    emit(rows, LIKE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+
+
 def _filter_options(command: F) -> F:
     for option in reversed(_FILTERS):
         command = option(command)
@@ -115,10 +135,28 @@ def _filter_options(command: F) -> F:
 
 @click.command()
 @click.argument("text", required=False, shell_complete=complete.words)
+@click.option(
+    "--like",
+    metavar="TEXT",
+    help="Look for any words, by what an image-text model saw when the sets were labelled; of the filters only --model.",
+)
+@click.option("--not", "without", metavar="TEXT", help="With --like: what there is instead [default: nothing].")
+@click.option("--labeler", default="clip", metavar="clip:MODEL@REVISION", help="With --like: the image-text model.")
 @_filter_options
 @output_options
+@click.pass_context
 def search(
-    text: str | None, least: Mapping[str, float], most: Mapping[str, float], fmt: str, quiet: bool, **filters: Any
+    context: click.Context,
+    /,
+    text: str | None,
+    like: str | None,
+    without: str | None,
+    labeler: str,
+    least: Mapping[str, float],
+    most: Mapping[str, float],
+    fmt: str,
+    quiet: bool,
+    **filters: Any,
 ) -> None:
     """Search the directions of all models by labels, layers and model ids; the best match first.
 
@@ -130,10 +168,22 @@ def search(
     Example:
       eigenbank search smile --model 'eigenbank/*' --format json
       eigenbank search --min selectivity=0.5 --max drift=0.2 --sort effect
+      eigenbank search --like "a foggy morning" --model 'acme/*'
       eigenbank search smile -q | eigenbank labels add - grin --by ann
     """
     from eigenbank.registry.catalog import Catalog
 
+    if like is not None:
+        allowed = ("like", "without", "labeler", "model", "limit", "fmt", "quiet")
+        given = [
+            name for name in context.params
+            if name not in allowed and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        ]  # fmt: skip
+        if given:
+            message = f"--like goes with --model and --limit alone, not with {', '.join(given)}"
+            raise click.UsageError(message)
+        _search_like(like, without, filters["model"] or "*", labeler, filters["limit"], fmt=fmt, quiet=quiet)
+        return
     filters = {**filters, **least, **most}
     with Catalog.open() as catalog:
         page = catalog.search(text, **filters)

@@ -10,7 +10,7 @@ from eigenbank.schemas.direction import (
     Weighted,
 )
 from eigenbank.schemas.layer import HookPoint, Layer, Norm, Part, TokenCount, TokenLength
-from eigenbank.schemas.manifest import Checkpoint, FileEntry, Manifest
+from eigenbank.schemas.manifest import Checkpoint, DisplacementRecord, FileEntry, Manifest
 from eigenbank.schemas.recipe import Recipe, Window
 from eigenbank.schemas.sliders import Sliders, SliderSetting
 
@@ -18,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "CompositeRecord",
     "DirectionRecord",
+    "DisplacementRecord",
     "Evidence",
     "FileEntry",
     "HookPoint",

@@ -10,12 +10,15 @@ from eigenbank.schemas.common import (
     MAX_COMPOSITES,
     MAX_DIRECTIONS,
     MAX_LAYERS,
+    MAX_SCALE,
     Component,
     Model,
     ModelId,
     Moment,
     Revision,
+    Seeds,
     Sha256,
+    Steps,
     Text,
 )
 from eigenbank.schemas.direction import CompositeRecord, DirectionRecord, Label
@@ -39,6 +42,15 @@ class FileEntry(Model):
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0, le=64 * 2**30)]
+
+
+class DisplacementRecord(Model):
+    """How displacements.safetensors was measured: by which image-text model, at ± which scale, on which seeds."""
+
+    source: Annotated[str, StringConstraints(pattern=r"^[\w-]+(:[^\x00-\x1f\x7f]+)?$", max_length=300)]
+    scale: Annotated[float, Field(gt=0, le=MAX_SCALE)]
+    seeds: Seeds
+    steps: Steps
 
 
 FileName = Annotated[str, StringConstraints(pattern=r"^(previews/)?[\w][\w.\-]{0,200}$")]
@@ -65,6 +77,7 @@ class Manifest(Model):
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
     composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)
+    displacements: DisplacementRecord | None = None
     files: Annotated[dict[FileName, FileEntry], BeforeValidator(_first_bad_entry)] = Field(
         default={}, max_length=100_000
     )

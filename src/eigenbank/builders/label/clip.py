@@ -100,7 +100,7 @@ class ClipLabeler:
         self._model = model.float().eval()
         self._processor = processor
         self.digest = digest_of([model, processor.image_processor])
-        axes = [self._axis(concept.name, concept.positive, concept.neutral) for concept in vocabulary.concepts]
+        axes = [self.axis(concept.name, concept.positive, concept.neutral) for concept in vocabulary.concepts]
         self._axes: Tensor = torch.stack(axes)
 
     def to(self, device: torch.device | str) -> "ClipLabeler":
@@ -115,7 +115,7 @@ class ClipLabeler:
         Of the others those that mean the same go, their axes nearer than `SAME`; the rest are asked about what they mean beside
         it: words that often go together would otherwise move together in any picture. Raises SourceError.
         """
-        axis = self._axis(text, positive, neutral)
+        axis = self.axis(text, positive, neutral)
         cosines = self._axes @ axis
         left = (cosines.abs() < SAME).nonzero().flatten().tolist()
         others = self._axes[left] - cosines[left, None] * axis
@@ -125,7 +125,7 @@ class ClipLabeler:
         asked._axes = torch.cat([axis[None], torch.nn.functional.normalize(others[kept], dim=1)])
         return asked
 
-    def _axis(self, name: str, positive: Sequence[str], neutral: Sequence[str]) -> Tensor:
+    def axis(self, name: str, positive: Sequence[str], neutral: Sequence[str]) -> Tensor:
         """Return the unit difference `(d,)` of two groups of prompts. Raises SourceError where they are one to the model."""
         longest = self._processor.tokenizer.model_max_length
         for prompt in positive:
@@ -166,7 +166,11 @@ class ClipLabeler:
     def _text(self, prompts: tuple[str, ...]) -> Tensor:
         """Return the mean embedding of the prompts, `(d,)`."""
         tokens = self._processor.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
-        tokens = {name: value for name, value in tokens.items() if name in ("input_ids", "attention_mask")}
+        tokens = {
+            name: value.to(self._model.device)
+            for name, value in tokens.items()
+            if name in ("input_ids", "attention_mask")
+        }
         return _embedding(self._model.get_text_features(**tokens)).mean(0)
 
 

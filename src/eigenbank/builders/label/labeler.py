@@ -184,6 +184,17 @@ class LabelerEnsemble:
         return sum(_features_of(each)[1] for each in self.labelers)
 
     @property
+    def embedding(self) -> slice | None:
+        """Where the embedding of the first labeler that has one is among the features; None where none has."""
+        start = 0
+        for each in self.labelers:
+            width = _features_of(each)[1]
+            if _embeds(each):
+                return slice(start, start + width)
+            start += width
+        return None
+
+    @property
     def read_as(self) -> list[object]:
         """What the features depend on: readings are kept under it."""
         return [

@@ -38,7 +38,8 @@ from eigenbank.builders.label.settings import (
 from eigenbank.digests import digest_of
 from eigenbank.progress import Count, Progress, no_progress
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
-from eigenbank.schemas import CompositeRecord, Label, Quality
+from eigenbank.registry.sets.displacements import Displacements
+from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Quality
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import SteerError
 
@@ -160,7 +161,10 @@ def _labelled(
     directions = directions.composed([*others, *found.composites])
     kept = {each.id: tuple(old for old in each.labels if not replaced(old)) for each in directions.sliders}
     labels = {name: (*before, *found.labels.get(name, ())) for name, before in kept.items()}
-    return directions.labelled(labels).measured(found.qualities), found
+    directions = directions.labelled(labels).measured(found.qualities)
+    if found.displacements is not None and (settings.words is None or directions.manifest.displacements is None):
+        directions = directions.with_displacements(found.displacements)
+    return directions, found
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Findings:
     qualities: dict[str, Quality]
     composites: list[CompositeRecord]
     nearest: tuple[Nearest, ...] = ()
+    displacements: Displacements | None = None
 
 
 class _Study:
@@ -194,6 +199,8 @@ class _Study:
         self.settings = settings
         self.log = work.log
         self.unexamined = 0
+        self.embedding = ensemble.embedding
+        self.moved: dict[str, list[Tensor]] = {}
         # Of the same images, read alike.
         self.cache = work.cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
         self.known = self.screened_before()
@@ -216,6 +223,7 @@ class _Study:
         count = self.job.part("unedited images", len(POPULATION))
         population = self.measurements.unedited(read, POPULATION, cache=cache, progress=count)
         agreed = float(population[:, -1].median())
+        unedited = population[:, self.embedding] if self.embedding is not None else None
         population = self.scored(population)
         if agreed < settings.agreement:
             self.log(
@@ -227,8 +235,9 @@ class _Study:
         nearest = tuple(
             found for each in candidates for word in settings.words or () for found in each.nearest_to(word)
         )
+        displacements = None if unedited is None or not self.moved else self.displacements(unedited)
         if not settings.confirm:
-            return Findings({}, {}, [], nearest)
+            return Findings({}, {}, [], nearest, displacements)
         new = [record for each in candidates for record in each.composites]
         directions = directions.composed([*directions.manifest.composites, *new])
         everything = list(directions)
@@ -260,7 +269,7 @@ class _Study:
         self.job.left = images_of_qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
-        return Findings(labels, measured_qualities, earned, nearest)
+        return Findings(labels, measured_qualities, earned, nearest, displacements)
 
     def candidates(self, population: Tensor) -> list[Candidates]:
         """What is worth confirming for each labeler: what screening shows, or what another set calls so."""
@@ -445,7 +454,27 @@ class _Study:
             cache=self.cache / ("scores" if read is None else what),
             progress=self.job.part(what, images_of(len(sliders), len(seeds))),
         )
+        if what == "screening":
+            self.note(sliders, plus, minus)
         return Readings(self.scored(base), self.scored(plus), self.scored(minus), tuple(seeds))
+
+    def note(self, sliders: Sequence[Direction | Composite], plus: Tensor, minus: Tensor) -> None:
+        """Note how far sliders move the embedding that is kept of pictures, `(K, n, f)` at the scale and at its negative."""
+        if self.embedding is None:
+            return
+        odd = (plus - minus)[..., self.embedding].nan_to_num() / (2 * self.settings.scale)
+        for slider, moved in zip(sliders, odd, strict=True):
+            self.moved.setdefault(slider.id, []).extend(moved)
+
+    def displacements(self, unedited: Tensor) -> Displacements:
+        """The mean of what was noted of each direction, zero where it is nothing."""
+        settings, zero = self.settings, torch.zeros(unedited.shape[1])
+        mean = torch.stack(
+            [torch.stack(self.moved[each.id]).mean(0) if each.id in self.moved else zero for each in self.directions]
+        )
+        source = next(each.source for each in self.ensemble.labelers if hasattr(each, "features"))
+        record = DisplacementRecord(source=source, scale=settings.scale, seeds=settings.seeds, steps=settings.steps)
+        return Displacements(record, mean, unedited)
 
     def scored(self, readings: Tensor) -> Tensor:
         """Readings of which the first are features, with the scores in their place."""
@@ -465,6 +494,7 @@ class _Study:
             cache=self.cache / "scores",
             progress=lambda done, total: count(done // steps, math.ceil(total / steps)),
         )
+        self.note(sliders, plus, minus)
         plus, minus = self.scored(plus), self.scored(minus)
         return Readings(torch.zeros_like(plus[0]), plus, minus, tuple(seeds))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from eigenbank.registry.ranking import Query, label_key
 from eigenbank.registry.sets.card import preview_name
+from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements, read_displacements
 from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_previews, read_vectors, write_set
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Manifest, Preview, Quality, Recipe
 from eigenbank.schemas.errors import unknown
@@ -123,6 +124,7 @@ class DirectionSet:
         folder: Path | None = None,
         vectors: "dict[str, Tensor] | None" = None,
         previews: Mapping[str, bytes] | None = None,
+        displacements: Displacements | None = None,
     ):
         if (folder is None) == (vectors is None):
             message = "a direction set has either a folder to read its vectors from, or the vectors"
@@ -131,6 +133,7 @@ class DirectionSet:
         self.folder = folder
         self._given = vectors
         self._new_previews = dict(previews or {})
+        self._new_displacements = displacements
 
     @classmethod
     def open(cls, folder: Path) -> "DirectionSet":
@@ -161,6 +164,19 @@ class DirectionSet:
         held = {} if self.folder is None else read_previews(self.folder, self.manifest)
         named = {preview_name(each.record) for each in self.sliders}
         return {name: picture for name, picture in {**held, **self._new_previews}.items() if name in named}
+
+    @property
+    def displacements(self) -> Displacements | None:
+        """What its directions do to an image-text model's embedding of pictures, if that was kept. Raises SetError."""
+        if self._new_displacements is not None or self.folder is None:
+            return self._new_displacements
+        return read_displacements(self.folder, self.manifest)
+
+    def with_displacements(self, found: Displacements) -> "DirectionSet":
+        """Return the set with what its directions do to an embedding."""
+        made = self.replaced(self.manifest.model_copy(update={"displacements": found.record}))
+        made._new_displacements = found
+        return made
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -270,15 +286,21 @@ class DirectionSet:
 
     def replaced(self, manifest: Manifest) -> "DirectionSet":
         """Return a set of the same vectors with another manifest (new labels, new token lengths)."""
-        return DirectionSet(manifest, folder=self.folder, vectors=self._given, previews=self._new_previews)
+        return DirectionSet(
+            manifest,
+            folder=self.folder,
+            vectors=self._given,
+            previews=self._new_previews,
+            displacements=self._new_displacements,
+        )
 
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "DirectionSet":
         """Return the set with previews (by id): how each was generated, and the WebP picture."""
         pictures = {preview_name(self[name].record): picture for name, (_, picture) in previews.items()}
         manifest = self.manifest.with_records("preview", {name: how for name, (how, _) in previews.items()})
-        return DirectionSet(
-            manifest, folder=self.folder, vectors=self._given, previews={**self._new_previews, **pictures}
-        )
+        made = self.replaced(manifest)
+        made._new_previews |= pictures
+        return made
 
     def randomised(self, ranks: int, seed: int = 0) -> "DirectionSet":
         """Return random unit vectors in place of the first `ranks` of each layer and recipe: a null to compare with.
@@ -295,7 +317,8 @@ class DirectionSet:
         }
         unlabelled = tuple(record.model_copy(update={"labels": ()}) for record in records)
         return DirectionSet(
-            self.manifest.model_copy(update={"directions": unlabelled, "composites": ()}), vectors=vectors
+            self.manifest.model_copy(update={"directions": unlabelled, "composites": (), "displacements": None}),
+            vectors=vectors,
         )
 
     def composed(self, composites: Sequence[CompositeRecord]) -> "DirectionSet":
@@ -313,7 +336,9 @@ class DirectionSet:
 
     def save(self, folder: Path) -> "DirectionSet":
         """Write the set to a new folder, which appears by one atomic move. Returns the set, opened there."""
-        written = write_set(folder, self.manifest, self.vectors, self.previews)
+        found = self.displacements
+        more = {} if found is None else {DISPLACEMENTS: found.content()}
+        written = write_set(folder, self.manifest, self.vectors, {**self.previews, **more})
         return DirectionSet(written, folder=folder)
 
     # What the Hub's own libraries call these three.

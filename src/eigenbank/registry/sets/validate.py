@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from eigenbank.registry.files import is_device
+from eigenbank.registry.sets.displacements import DISPLACEMENTS, check_displacements, most_bytes
 from eigenbank.registry.sets.folder import (
     CARD,
     CONFIG,
@@ -68,6 +69,7 @@ def _check_files(manifest: Manifest, where: str) -> None:
         name = f"{record.layer}/{record.recipe.basis}"
         needed[name] = max(needed.get(name, 0), (record.rank + 1) * widths[record.layer] * 4)
     bounds = {VECTORS: sum(needed.values()) + SPARE_BYTES, CARD: MAX_CARD_BYTES, CONFIG: MAX_CONFIG_BYTES}
+    bounds[DISPLACEMENTS] = most_bytes(manifest)
     if VECTORS not in manifest.files:
         message = f"the manifest of {where} lists no {VECTORS}: the set is incomplete"
         raise SetError(message)
@@ -75,7 +77,7 @@ def _check_files(manifest: Manifest, where: str) -> None:
     for name, entry in manifest.files.items():
         problem = None
         if name not in bounds and not _PREVIEW.fullmatch(name):
-            problem = f"lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD}, {CONFIG} and {PREVIEWS}*.webp"
+            problem = f"lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD}, {CONFIG}, {DISPLACEMENTS} and {PREVIEWS}*.webp"
         elif (same := by_folded_name.setdefault(name.casefold(), name)) != name:
             problem = f"lists the file {name[:100]!r}, which differs from {same[:100]!r} only in case"
         elif is_device(name.removeprefix(PREVIEWS)):
@@ -104,6 +106,8 @@ def _check_texts(manifest: Manifest, where: str) -> None:
 def check_contents(folder: Path, manifest: Manifest) -> None:
     """Raise SetError unless the vectors are finite, of unit length and as listed, and the previews are WebP."""
     check_vectors_file(folder, manifest)
+    if manifest.displacements is not None:
+        check_displacements(folder, manifest)
     for name in manifest.files:
         if name.startswith(PREVIEWS):
             with (folder / name).open("rb") as file:
