@@ -17,13 +17,14 @@ from rich.progress import Progress
 from torch import Tensor
 from ways import untrained
 
-from eigenbank.api import build, find_checkpoint, label
+from eigenbank.api import build, find_checkpoint
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.naming import label
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.drawing import Drawing

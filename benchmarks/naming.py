@@ -16,10 +16,11 @@ import torch
 from common import about, save
 from rich.progress import Progress
 
-from eigenbank.api import find_checkpoint, label
+from eigenbank.api import find_checkpoint
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.naming import label
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 

@@ -10,13 +10,13 @@ import torch
 from making import make_checkpoint
 from test_find import SETTINGS, Colours, easy  # noqa: F401  # a fixture
 
-from eigenbank.api import label
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label.carry import carried
 from eigenbank.cli.main import run
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.naming import label
 from eigenbank.registry.load import load
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Weighted

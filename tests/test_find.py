@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.api import label
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label import candidates
@@ -26,6 +25,7 @@ from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.cli.main import run
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.naming import label
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements

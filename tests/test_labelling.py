@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eigenbank.api import label
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label import candidates, study
@@ -23,6 +22,7 @@ from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.loaders import measure
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
+from eigenbank.naming import label
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
 

@@ -66,11 +66,11 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 def test_loaders_and_builders_do_not_know_each_other() -> None:
     for package, forbidden in {
-        "schemas": {"registry", "builders", "loaders", "gallery", "play", "plans", "cli", "api"},
-        "registry": {"builders", "loaders", "gallery", "play", "plans", "cli", "api"},
-        "builders": {"loaders", "gallery", "play", "plans", "cli", "api"},
-        "loaders": {"builders", "gallery", "play", "plans", "cli", "api"},
-        "gallery": {"builders", "loaders", "play", "plans", "cli", "api"},
+        "schemas": {"registry", "builders", "loaders", "gallery", "play", "plans", "cli", "api", "naming"},
+        "registry": {"builders", "loaders", "gallery", "play", "plans", "cli", "api", "naming"},
+        "builders": {"loaders", "gallery", "play", "plans", "cli", "api", "naming"},
+        "loaders": {"builders", "gallery", "play", "plans", "cli", "api", "naming"},
+        "gallery": {"builders", "loaders", "play", "plans", "cli", "api", "naming"},
         "plans": {"gallery", "play", "cli"},
     }.items():
         for path in (ROOT / "src" / "eigenbank" / package).rglob("*.py"):

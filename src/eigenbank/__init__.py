@@ -12,13 +12,14 @@ Names are imported when first used, so that `import eigenbank` is instant and do
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eigenbank.api import build, export, find, label, like, match, open_pipeline, preview
+    from eigenbank.api import build, export, match, open_pipeline
     from eigenbank.loaders.edit import edit
     from eigenbank.loaders.lengths import measure
     from eigenbank.loaders.modular import with_sliders
     from eigenbank.loaders.schedule import ramp, windowed
     from eigenbank.loaders.steer import steer
     from eigenbank.loaders.sweep import sweep
+    from eigenbank.naming import find, label, like, preview
     from eigenbank.registry.load import load
     from eigenbank.registry.sets.direction_set import Direction, DirectionSet
     from eigenbank.schemas.errors import EigenbankError
@@ -53,14 +54,14 @@ _HOMES = {
     "build": "eigenbank.api",
     "edit": "eigenbank.loaders.edit",
     "export": "eigenbank.api",
-    "find": "eigenbank.api",
-    "label": "eigenbank.api",
-    "like": "eigenbank.api",
+    "find": "eigenbank.naming",
+    "label": "eigenbank.naming",
+    "like": "eigenbank.naming",
     "load": "eigenbank.registry.load",
     "match": "eigenbank.api",
     "measure": "eigenbank.loaders.lengths",
     "open_pipeline": "eigenbank.api",
-    "preview": "eigenbank.api",
+    "preview": "eigenbank.naming",
     "ramp": "eigenbank.loaders.schedule",
     "steer": "eigenbank.loaders.steer",
     "sweep": "eigenbank.loaders.sweep",

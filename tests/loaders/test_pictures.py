@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import eigenbank as eb
-from eigenbank.api import build, label
+from eigenbank.api import build
 from eigenbank.builders.label import study
 from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.builders.label.statistics import StatisticsLabeler
@@ -26,6 +26,7 @@ from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pictures import pictures_of
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample, sample_pictures
+from eigenbank.naming import label
 from eigenbank.schemas.errors import SteerError
 
 PIXELS = torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(0))

@@ -56,9 +56,10 @@ def demo(top_k: int, out: Path) -> None:
 
 def run_demo(top_k: int, out: Path, settings: "LabelSettings", layers: str = "*") -> None:
     """Go through all steps in the catalog of EIGENBANK_HOME, with so many directions a layer and recipe."""
-    from eigenbank.api import build, find_checkpoint, label
+    from eigenbank.api import build, find_checkpoint
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.naming import label
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 

@@ -57,11 +57,11 @@ def find(
     """
     from dataclasses import replace
 
-    from eigenbank.api import find as find_slider
     from eigenbank.api import find_checkpoint
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.settings import FINDING
     from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.naming import find as find_slider
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store

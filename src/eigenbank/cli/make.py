@@ -308,7 +308,7 @@ def label(
       eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.api import label as label_directions
+    from eigenbank.naming import label as label_directions
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.load import load, load_without_people_labels
     from eigenbank.registry.local import store
@@ -417,7 +417,7 @@ def preview(
       eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
     """
     from eigenbank.api import find_checkpoint
-    from eigenbank.api import preview as generate_previews
+    from eigenbank.naming import preview as generate_previews
     from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.card import preview_name

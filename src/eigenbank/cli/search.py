@@ -113,7 +113,7 @@ LIKE_COLUMNS = ["id", "effect", "purity", "labels"]
 def _search_like(
     text: str, without: str | None, model: str, labeler: str, limit: int, *, fmt: str, quiet: bool
 ) -> None:
-    from eigenbank.api import like
+    from eigenbank.naming import like
 
     rows = [
         {

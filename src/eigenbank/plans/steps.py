@@ -153,9 +153,9 @@ def _build(task: StepTask, _folder: Path, progress: Progress, _log: Log) -> "tup
 
 
 def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
-    from eigenbank.api import label
     from eigenbank.builders.label.labeler import open_labelers
     from eigenbank.builders.label.settings import LabelSettings
+    from eigenbank.naming import label
     from eigenbank.registry.files import readings_folder
 
     settings, keys = task.settings, step_keys(task.settings)
@@ -178,7 +178,7 @@ def _label(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple
 
 
 def _preview(task: StepTask, folder: Path, progress: Progress, log: Log) -> "tuple[DirectionSet, int | None]":
-    from eigenbank.api import preview
+    from eigenbank.naming import preview
 
     directions, previews = _open_set(task, folder), task.settings.previews
     chosen = [each.id for each in directions.sliders if each.labels][: previews.most]

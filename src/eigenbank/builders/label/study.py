@@ -1,6 +1,6 @@
 """Labelling a direction set: measure what directions do to images, compare with chance, confirm. Labels come out, or none.
 
-Images are generated and read by whatever `Measurements` is handed over (`eigenbank.api.label` hands over a pipeline's).
+Images are generated and read by whatever `Measurements` is handed over (`eigenbank.naming.label` hands over a pipeline's).
 """
 
 import math
@@ -72,7 +72,7 @@ def find(
     log: Callable[[str], None] = lambda _message: None,
     announce: Callable[[int], None] = _nothing,
 ) -> Found:
-    """The best slider for one word, the labeler's first name; see `eigenbank.api.find`."""
+    """The best slider for one word, the labeler's first name; see `eigenbank.naming.find`."""
     word = labeler.names[0]
     settings = replace(settings, words=(word,))
     with _work(cache, progress, log, announce) as work:
@@ -96,7 +96,7 @@ def label(
     log: Callable[[str], None] = lambda _message: None,
     announce: Callable[[int], None] = _nothing,
 ) -> DirectionSet:
-    """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.api.label`."""
+    """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.naming.label`."""
     candidates = None if carry is None else carried(carry, directions)
     if candidates is not None and candidates.lost:
         log(f"not found again among these directions: {', '.join(candidates.lost)}")

@@ -1,0 +1,285 @@
+"""Name directions by name: `label`, `find`, `like` and `preview`, where builders, loaders and the registry meet. Nothing here computes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eigenbank.progress import Log, Progress, log_warning, no_progress
+from eigenbank.registry.catalog import Catalog
+from eigenbank.registry.sets.bundled import resolve
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet
+from eigenbank.schemas.errors import SourceError, first_problem
+
+if TYPE_CHECKING:
+    from eigenbank.builders.label.labeler import Labeler
+    from eigenbank.builders.label.settings import LabelSettings
+    from eigenbank.builders.label.study import Found
+    from eigenbank.loaders.measure import PipelineMeasurements
+    from eigenbank.schemas.drawing import Drawing
+
+
+def label(
+    pipe: Any,
+    directions: DirectionSet,
+    labelers: "Sequence[Labeler | str] | None" = None,
+    settings: "LabelSettings | None" = None,
+    *,
+    carry: DirectionSet | None = None,
+    drawing: "Drawing | None" = None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    log: Log = log_warning,
+    **call: Any,
+) -> DirectionSet:
+    """Name directions by what they do to a pipeline's images: the set with the labels that the labelers' readings justify.
+
+    A label is given where one score clearly leads a direction's effect, on seeds it was not found with: with one sign on
+    nearly all of them, and several times as much as random directions of equal length move it at the same spot. A score
+    that hardly varies among the unedited images names nothing. For each score a composite of directions is tried too; one
+    that does not earn that score's label is dropped. Whatever got a label also gets its quality, by the first labeler's
+    scores. Earlier labels of these labelers are replaced.
+
+    `carry` is the labelled set of a relative, such as a distilled checkpoint that draws in a few steps: then nothing is screened, and
+    what has a name there is looked for here by its vectors and confirmed.
+
+    `labelers` are objects or what `--labeler` takes, as in `"clip:openai/clip-vit-base-patch32#people"`; without any those of
+    the checkpoint itself, else image statistics. They read on the pipeline's device, where they can.
+
+    `call` is how to generate: `prompts`, which consecutive seeds take in turn (a seed's is always the same), `negative_prompt`, `guidance_scale`, `size`,
+    and whatever else the pipeline takes; the pipeline's own where it is not given. The steps are those of `drawing`, else of
+    `settings`, but no more than the pipeline's own. `cache` is a folder that keeps readings: an interrupted run continues
+    from there. `log` is told first what it takes at most, by default a warning of the logger `eigenbank`. A labeler that fails is left out, which is logged; what it gave
+    before is kept. Raises LabelerError when none is left, SteerError for a pipeline whose images are blank.
+    """
+    from eigenbank.builders.label import study
+    from eigenbank.builders.label.settings import LabelSettings
+
+    opened = _opened_labelers(labelers or (), pipe)
+    measurements, settings, announce = _asked(pipe, settings or LabelSettings(), drawing, call, log)
+    return study.label(
+        directions,
+        measurements,
+        opened,
+        settings,
+        carry=carry,
+        cache=cache,
+        progress=progress,
+        log=log,
+        announce=announce,
+    )
+
+
+def find(
+    pipe: Any,
+    directions: DirectionSet,
+    text: str,
+    *,
+    without: str | None = None,
+    labeler: "Labeler | str" = "clip",
+    settings: "LabelSettings | None" = None,
+    confirm: bool = True,
+    drawing: "Drawing | None" = None,
+    cache: Path | None = None,
+    progress: Progress = no_progress,
+    log: Log = log_warning,
+    **call: Any,
+) -> "Found":
+    """Find the slider for any words: the direction or composite that moves a pipeline's images towards them.
+
+    `text` is what there should be more of, as a prompt says it ("wearing a hat"), `without` what there is instead, by default
+    nothing. An image-text model reads both, beside its vocabulary, whose words are not to move: `labeler` is `"clip:MODEL#VOCABULARY"`
+    or such a labeler opened. The `prompts` of `call` are put before both.
+
+    Where `label` or `find` screened before with the same pipeline, prompts, settings and `cache`, what they kept is taken and
+    nothing is drawn to screen. Then the best candidates are drawn and have to earn the name as for `label`: the result's
+    `directions` is the set with the label, `slider` what has it; None where nothing does it, and the set as it was. `nearest` is
+    what screening expects to come nearest, and all there is without `confirm`. Raises LabelerError for a labeler that does not
+    know words, SourceError for words that it cannot tell apart, or that are no label's.
+    """
+    from dataclasses import replace
+
+    from eigenbank.builders.label import study
+    from eigenbank.builders.label.labeler import LabelerError
+    from eigenbank.builders.label.settings import FINDING
+    from eigenbank.loaders.drawing import as_drawing
+
+    _check_words(text, without)
+    (opened,) = _opened_labelers([labeler], pipe)
+    if not hasattr(opened, "asking"):
+        message = f"the labeler {opened.source} reads scores of its own and knows no words"
+        raise LabelerError(message, opened.source)
+    drawing = as_drawing(drawing, call)
+    prompts = drawing.prompts or ("a picture",)
+    asking = opened.asking(
+        text, [f"{prompt}, {text}" for prompt in prompts],
+        [prompt if without is None else f"{prompt}, {without}" for prompt in prompts],
+    )  # fmt: skip
+    settings = replace(settings or FINDING, words=(text,), confirm=confirm)
+    measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
+    return study.find(
+        directions, measurements, asking, settings, cache=cache, progress=progress, log=log,
+        announce=announce,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A direction that moves pictures towards some words: by `effect` standard deviations per unit of scale, negative where the
+    opposite scale does, which is the share `purity` of its whole movement in the embedding.
+    """
+
+    direction: Direction
+    effect: float
+    purity: float
+
+
+def like(
+    text: str,
+    *,
+    without: str | None = None,
+    model: str = "*",
+    labeler: "Labeler | str" = "clip",
+    limit: int = 20,
+    log: Log = log_warning,
+) -> list[Likeness]:
+    """Look for any words in the catalog's sets, by what an image-text model saw when they were labelled. Nothing is drawn.
+
+    `text` and `without` are as for `find`, `model` a glob of model ids. Only sets that keep what this `labeler` saw can be
+    looked in; of the others `log` is told. The best `limit` are returned. What they do is an estimate from single passes of the denoiser;
+    `find` confirms it. Raises SourceError for words that the model cannot tell apart.
+    """
+    from fnmatch import fnmatchcase
+
+    from eigenbank.builders.label.labeler import LabelerError, open_labelers
+    from eigenbank.registry.hub.client import folder_of
+    from eigenbank.registry.hub.pull import folder_for
+    from eigenbank.registry.sets.folder import read_manifest
+
+    _check_words(text, without)
+    (opened,) = open_labelers([labeler], Path()) if isinstance(labeler, str) else [labeler]
+    if not hasattr(opened, "axis"):
+        message = f"the labeler {opened.source} reads scores of its own and knows no words"
+        raise LabelerError(message, opened.source)
+    start = "a picture"
+    axis = opened.axis(text, [f"{start}, {text}"], [start if without is None else f"{start}, {without}"]).cpu()
+    found: list[Likeness] = []
+    with Catalog.open() as catalog:
+        rows = [row for row in catalog.sets() if fnmatchcase(row.model_id, model)]
+        for row in rows:
+            kept = read_manifest(folder_of(row.location)).displacements
+            if kept is None or kept.source != opened.source:
+                what = "nothing of the kind" if kept is None else f"what {kept.source} saw"
+                log(f"{row.model_id} keeps {what}: it cannot be looked in with {opened.source}")
+                continue
+            bank = DirectionSet.open(folder_for(row))  # of a published set only the manifest may be here
+            moved = bank.displacements
+            assert moved is not None
+            effects, purities = moved.towards(axis)
+            found += [Likeness(*each) for each in zip(bank, effects.tolist(), purities.tolist(), strict=True)]
+    return sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)[:limit]
+
+
+def _check_words(*texts: str | None) -> None:
+    """Raise SourceError for what is no label's text."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from eigenbank.schemas.common import Word
+
+    try:
+        TypeAdapter(tuple[Word, ...]).validate_python(tuple(text for text in texts if text is not None))
+    except ValidationError as error:
+        problem = f"no slider has such a name: {first_problem(error, 'the words')}"
+        raise SourceError(problem) from None
+
+
+def _opened_labelers(labelers: "Sequence[Labeler | str]", pipe: Any) -> "list[Labeler | Any]":
+    """Open the labelers that are names, by default the checkpoint's own; all read on the pipeline's device, where they can."""
+    from eigenbank.builders.label.labeler import check_labeler, open_labelers
+    from eigenbank.diffusers_compat import execution_device
+    from eigenbank.loaders.pipelines import origin_of
+
+    specs = [each for each in labelers if isinstance(each, str)]
+    opened = [each for each in labelers if not isinstance(each, str)]
+    for each in opened:
+        check_labeler(each, each.source)
+    if specs or not opened:
+        opened = [*opened, *open_labelers(specs, resolve(origin_of(pipe) or "unknown"))]
+    for each in opened:
+        if hasattr(each, "to"):
+            each.to(execution_device(pipe))
+    return opened
+
+
+def _asked(
+    pipe: Any,
+    settings: "LabelSettings",
+    drawing: "Drawing | None",
+    call: dict[str, Any],
+    log: Log,
+) -> "tuple[PipelineMeasurements, LabelSettings, Callable[[int], None]]":
+    """Make what labelling measures with: the settings as well, and what says how much so many images are at most."""
+    from dataclasses import replace
+
+    from eigenbank.builders.label.settings import POPULATION
+    from eigenbank.loaders.drawing import as_drawing, cost, own_steps, unused_prompts
+    from eigenbank.loaders.measure import PipelineMeasurements
+
+    drawing = as_drawing(drawing, call)
+    steps = drawing.steps or min(settings.steps, own_steps(pipe) or settings.steps)
+    settings = replace(settings, steps=steps)
+    unused = unused_prompts(drawing, [*POPULATION, *settings.seeds, *settings.confirm_seeds])
+    if unused:
+        log(unused)
+
+    def announce(images: int) -> None:
+        log(f"at most {cost(pipe, images, drawing.model_copy(update={'steps': steps}), call)}")
+
+    return PipelineMeasurements(pipe, steps, drawing=drawing, **call), settings, announce
+
+
+def preview(
+    pipe: Any,
+    directions: DirectionSet,
+    names: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    scales: Sequence[float] | None = None,
+    drawing: "Drawing | None" = None,
+    progress: Progress = no_progress,
+    log: Log = log_warning,
+    **call: Any,
+) -> DirectionSet:
+    """Generate previews, seeds by scales: the set with those of `names` (labels or ids), by default of all labelled ones.
+
+    The set also gets the typical token lengths that it lacks, from two runs without a picture, as `measure` does. `call` is
+    what else `sweep` takes, such as `prompt`. `log` is told first what it takes, by default a warning of the logger
+    `eigenbank`. Raises as `sweep` does, and UnknownNameError.
+    """
+    from eigenbank.loaders.drawing import as_drawing, cost, drawn_prompts
+    from eigenbank.loaders.lengths import lacks_lengths, measure
+    from eigenbank.loaders.sweep import PREVIEW_SCALES, generate_preview
+
+    chosen = (
+        [each for each in directions.sliders if each.labels] if names is None else [directions[name] for name in names]
+    )
+    scales = PREVIEW_SCALES if scales is None else scales
+    drawing = drawn_prompts(as_drawing(drawing, call, steps=call.pop("steps", None)), len(seeds), log)
+    if not chosen:
+        return directions
+    images, done = len(chosen) * len(seeds) * len(scales), 0
+    lacking = lacks_lengths(directions)
+    log(f"{cost(pipe, images, drawing, call)}{', and 2 runs without a picture for token lengths' if lacking else ''}")
+
+    def drawn(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("images", done, images)
+
+    measured = measure(pipe, directions, drawing=drawing, **call) if lacking else directions
+    progress("images", 0, images)
+    made = {
+        each.id: generate_preview(pipe, each, seeds=seeds, scales=scales, drawing=drawing, drawn=drawn, **call)
+        for each in chosen
+    }
+    return measured.with_previews(made)
