@@ -2,15 +2,19 @@
 
 import asyncio
 import gc
+import json
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from playing import controls
 
 import eigenbank as eb
 from eigenbank.play.request import MAX_SLIDERS
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.schemas.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from eigenbank.play.page import PlayPage
@@ -95,3 +99,41 @@ def test_a_sliders_file_of_another_model_or_none_is_refused(
         assert word in found
         assert str(tmp_path) not in found
     assert session.sliders == before
+
+
+def test_words_that_nothing_is_called_get_the_nearest_direction_and_are_told_so(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed (pip install 'eigenbank[text]')")
+    import tiny_pipelines
+    from builders.labelers.test_clip import VOCABULARY, tiny
+
+    from eigenbank.builders.build import build
+    from eigenbank.builders.checkpoints.folder import open_folder
+    from eigenbank.builders.label.clip import open_clip
+    from eigenbank.play.model import LoadedModel
+    from eigenbank.play.page import _named
+    from eigenbank.registry.local import store
+    from eigenbank.registry.sets.displacements import Displacements
+    from eigenbank.schemas import DisplacementRecord
+
+    folder = tiny_pipelines.save("sd", tmp_path / "sd")
+    tiny(folder / "clip", "clip")
+    (folder / "clip" / "vocabulary.json").write_text(json.dumps(VOCABULARY))
+    reader = open_clip(None, folder / "clip")
+    bank = build(open_folder(folder), "me/words", top_k=1)
+    axis = reader.axis("smiling", ["a picture, smiling"], ["a picture"])
+    mean = torch.zeros(len(bank), 12)
+    mean[2] = -0.1 * axis
+    record = DisplacementRecord(source=reader.source, scale=1.0, seeds=(0,), steps=2)
+    store(bank.with_displacements(Displacements(record, mean, torch.randn(8, 12))), checkpoint=folder)
+    model = LoadedModel("me/words", folder)
+    key, said = _named(model, "smiling")
+    assert key == list(bank)[2].id
+    assert (
+        f"nothing is called 'smiling'; nearest, by what an image-text model saw, comes its negative side of {key}"
+        in said
+    )
+    assert "purity 1.00" in said
+    assert _named(model, key) == (key, f"added a slider for {key}")
+    store(bank, checkpoint=folder, replace=True)  # without what a model saw there is no telling
+    with pytest.raises(UnknownNameError):
+        _named(LoadedModel("me/words", folder), "smiling")

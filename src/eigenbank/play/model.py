@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from eigenbank.builders.label.clip import open_clip
 from eigenbank.loaders.drawing import guidance_of, takes_prompt
 from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.invert import Inversion
@@ -18,6 +19,7 @@ from eigenbank.loaders.pipelines import UNSCALED, open_pipeline, with_scheduler
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import Steering, steer
+from eigenbank.naming import like
 from eigenbank.play.request import MAX_SLIDERS, ImageRequest
 from eigenbank.registry.load import load
 from eigenbank.registry.sets.direction_set import DirectionSet
@@ -28,6 +30,8 @@ from eigenbank.schemas.errors import SteerError, unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from eigenbank.naming import Likeness
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -85,6 +89,8 @@ class LoadedModel:
     def __init__(self, model_id: str, folder: Path, drawing: Drawing | None = None) -> None:
         """Load the set and the pipeline, as `drawing` says. Raises UnknownNameError, SetError or SourceError."""
         self.model_id = model_id
+        self.folder = folder
+        self._reader: Any = None
         self.directions: DirectionSet = load(model_id)
         self.drawing = drawing or Drawing()
         self.pipe = open_pipeline(folder, self.drawing)
@@ -141,6 +147,18 @@ class LoadedModel:
         measured = found is not None and low < high
         low, high = (min(low, 0.0), max(high, 0.0)) if measured else RANGE
         return SliderRange(key.removeprefix(f"{self.model_id}#"), low, high, measured)
+
+    def nearest(self, text: str) -> "Likeness | None":
+        """Return the direction that moves pictures most towards words that nothing is called, by what the checkpoint's own image-text
+        model saw when the set was labelled; None without that. Raises SourceError for words that it cannot tell apart.
+        """
+        own = self.folder / "clip"
+        if self.directions.manifest.displacements is None or not (own / "config.json").is_file():
+            return None
+        if self._reader is None:
+            self._reader = open_clip(None, own)
+        found = like(text, model=self.model_id, labeler=self._reader, limit=1, log=lambda _message: None)
+        return found[0] if found else None
 
     def cached(self, request: ImageRequest) -> "Image | None":
         """Return the image of a request, if it was sampled lately."""

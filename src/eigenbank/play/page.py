@@ -25,7 +25,7 @@ from eigenbank.play.request import (
     parse_sliders,
 )
 from eigenbank.schemas import SliderSetting
-from eigenbank.schemas.errors import EigenbankError, SteerError
+from eigenbank.schemas.errors import EigenbankError, SteerError, UnknownNameError
 
 MAX_SAMPLING = 4
 """How many requests for images are worked on at once: one samples, the others wait until their tab asks for newer ones."""
@@ -208,7 +208,7 @@ class PlayPage:
                 message = "name a label or a direction's id: the list shows matches as you type"
                 raise SteerError(message)
             model = self.playground.model(str(model_id))
-            key = model.slider_range(str(name)).key
+            key, said = _named(model, str(name).strip())
             present = parse_sliders(session.sliders, session.ranges, values)
             if key in [each.key for each in present]:
                 message = f"{key!r} has a slider already"
@@ -219,7 +219,7 @@ class PlayPage:
             shown = self._show_sliders(session, model, [*present, SliderSetting(key=key, scale=0.0)])
         except EigenbankError as error:
             return [*[gr.skip()] * (2 + 2 * MAX_SLIDERS), note(str(error), problem=True)]
-        return [*shown, gr.Dropdown(value=None), note(f"added a slider for {key}")]
+        return [*shown, gr.Dropdown(value=None), note(said)]
 
     def remove_slider(self, event: gr.EventData, session: Session | None, model_id: str, *values: float) -> list[Any]:
         """Remove a slider."""
@@ -268,6 +268,28 @@ class PlayPage:
         if session is not None:
             session.photo = None
         return ""
+
+
+def _named(model: LoadedModel, name: str) -> tuple[str, str]:
+    """Return the key of the slider for a name, and what to say: for words that nothing is called the nearest direction's.
+
+    Raises UnknownNameError where there is no telling what is near.
+    """
+    try:
+        key = model.slider_range(name).key
+    except UnknownNameError:
+        near = model.nearest(name)
+        if near is None:
+            raise
+        side = "its positive side" if near.effect > 0 else "its negative side"
+        text = (
+            f"nothing is called {name!r}; nearest, by what an image-text model saw, comes {side} of {near.direction.id}"
+        )
+        return (
+            near.direction.id,
+            f"{text} ({abs(near.effect):.2f} a unit, purity {near.purity:.2f}). eigenbank find confirms it",
+        )
+    return key, f"added a slider for {key}"
 
 
 def check_session(session: Session | None) -> Session:

@@ -92,7 +92,7 @@ def test_scores_are_cosines_with_the_prompts_difference(kind: str, tmp_path: Pat
     folder = tiny(tmp_path / "model", kind)
     labeler = OPENER.open(f"{folder}#{mine}", Path())
     assert labeler.names == ("brightness", "red")
-    assert labeler.source == f"clip:{folder}@local"
+    assert labeler.source == f"clip:model@{labeler.digest[:12]}"
     images = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     scores = labeler.read(images)
     assert scores.shape == (3, 2)
@@ -204,6 +204,6 @@ def test_a_model_that_brings_code_runs_none_and_asks_nothing(
 def test_a_checkpoints_own_model_is_the_default(tmp_path: Path, mine: Path) -> None:
     tiny(tmp_path / "clip", "clip")
     own = OPENER.open(f"#{mine}", tmp_path)
-    assert own.source == f"clip:{tmp_path / 'clip'}@local"
+    assert own.source == f"clip:clip@{own.digest[:12]}"
     (tmp_path / "clip" / "vocabulary.json").write_text(mine.read_text())
     assert OPENER.open(None, tmp_path).names == own.names

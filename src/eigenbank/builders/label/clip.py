@@ -212,8 +212,11 @@ def open_clip(argument: str | None, own: Path | None = None) -> Labeler:
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         problem = f"{name} is a {type(model).__name__}, which does not know images and texts"
         raise SourceError(problem)
-    at = revision or _cached_commit(name) or "local"
-    return ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
+    at = revision or _cached_commit(name)
+    labeler = ClipLabeler(model, processor, vocabulary, f"clip:{name}@{at}", match["language"])
+    if at is None:  # a folder: known by its weights, wherever it lies
+        labeler.source = f"clip:{Path(name).name}@{labeler.digest[:12]}"
+    return labeler
 
 
 def _cached_commit(name: str) -> str | None:
