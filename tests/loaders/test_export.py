@@ -1,5 +1,6 @@
 """An exported file, loaded where it is meant to go, does what `steer` does; what it could not do is refused."""
 
+import copy
 import json
 import re
 from contextlib import nullcontext
@@ -133,6 +134,29 @@ def test_comfyuis_loader_adds_each_direction_as_long_as_a_token(
     finally:
         pipe.unet.load_state_dict(weights)
     assert torch.equal(draw_image(pipe, name), before)
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion", "sdxl"], indirect=True)
+def test_lycoris_itself_adds_each_direction_as_long_as_a_token(
+    family: tuple[str, Any, eb.DirectionSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LyCORIS' own modules, merged into the layers as its loaders do."""
+    wrapper: Any = pytest.importorskip("lycoris.wrapper", reason="LyCORIS is not installed (pip install lycoris-lora)")
+    monkeypatch.setattr(wrapper.LycorisNetwork, "LORA_PREFIX", "lora_unet")  # as in files of kohya and A1111
+    name, pipe, bank = family
+    with biased(pipe, dict.fromkeys(bank, 0.4)):
+        steered = draw_image(pipe, name)
+    file = eb.export(
+        bank, dict.fromkeys(bank, 0.8), tmp_path / "edit.safetensors", format="lycoris", pipe=pipe, dtype="float32"
+    )[0]
+    own, pipe.unet = pipe.unet, copy.deepcopy(pipe.unet)
+    try:
+        network, _ = wrapper.create_lycoris_from_weights(0.5, str(file), pipe.unet)
+        assert {type(each).__name__ for each in network.loras} >= {"FullModule", "NormModule"}
+        network.merge_to(0.5)
+        torch.testing.assert_close(draw_image(pipe, name), steered, atol=1e-5, rtol=0)
+    finally:
+        pipe.unet = own
 
 
 class _Everything(dict[str, Tensor]):
