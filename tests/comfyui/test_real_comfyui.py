@@ -10,9 +10,13 @@ from typing import Any
 import comfyui_real as real
 import pytest
 import torch
+from safetensors.torch import load_file
+from textpipes import biased
 from torch import Tensor
 
 import eigenbank as eb
+from eigenbank.schemas.errors import ExportError
+from eigenbank.schemas.layer import TokenLength
 
 pytestmark = pytest.mark.skipif(not real.CHECKOUT, reason="COMFYUI names no checkout of ComfyUI: make test-comfyui")
 
@@ -207,3 +211,54 @@ def test_a_set_of_two_denoisers_acts_on_each_with_its_own(folder: Path) -> None:
     both = dataclasses.replace(held, labels={"both": dataclasses.replace(held.find(direction.id), parts=lambda: parts)})
     _, ((given, output),) = mine.sample(nodes.apply(mine.patcher, both, {"both": 4.0}), steps=1)
     close(output, steered(mine, {direction: 4.0}, given), mine.call(given))
+
+
+@pytest.mark.parametrize("form", ["comfyui", "lycoris"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux", "qwen", "wan"])
+def test_exported_files_are_taken_whole_by_its_own_loader(
+    name: str, form: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As its node *LoraLoader* does: every key is used, the effect is that of the biases, linear in strength, and gone when unpatched."""
+    mine, own = family(name), bank(name)
+    import comfy.sd  # found once `family` has started ComfyUI
+
+    layers = tuple(
+        each.model_copy(
+            update={"lengths": {site: TokenLength(length=4.0, source="calibration") for site in each.sites}}
+        )
+        for each in own.manifest.layers
+    )
+    measured = own.replaced(own.manifest.model_copy(update={"layers": layers}))
+    terms, refused = [], []
+    for each in (one for one in measured if one.recipe.slug != "query-key"):
+        try:
+            terms.append(each)
+            eb.export(measured, [each], tmp_path / "one.safetensors", format=form, pipe=mine.theirs)
+        except ExportError as error:
+            refused.append((terms.pop().id, str(error)))
+    if form == "lycoris" and name not in ("sd", "sdxl"):
+        assert not terms
+        return
+    # Single blocks of FLUX, and Qwen-Image's and Wan's layers whose names or biases ComfyUI has not.
+    assert not refused or name == "flux", refused
+    file = eb.export(
+        measured,
+        dict.fromkeys(terms, 1.0),
+        tmp_path / "all.safetensors",
+        format=form,
+        pipe=mine.theirs,
+        dtype="float32",
+    )[0]
+    plain = mine.patcher
+    weights = {key: value.clone() for key, value in plain.model.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        loaded, _ = comfy.sd.load_lora_for_models(plain, None, load_file(file), 0.5, 0)
+    assert not [line for line in caplog.messages if "not loaded" in line]
+    _, ((given, output),) = mine.sample(loaded, steps=1)
+    with biased(mine.theirs, dict.fromkeys(terms, 0.5)):
+        expected = mine.call(given)
+    effect = float((expected - mine.call(given)).abs().max())
+    assert effect > 0.01
+    assert float((output - expected).abs().max()) <= 1e-4 * effect
+    loaded.unpatch_model()
+    assert all(torch.equal(value, weights[key]) for key, value in plain.model.state_dict().items())
