@@ -97,7 +97,7 @@ def test_commands_and_code_stand_in_blocks_that_run(page: Path) -> None:
     assert loose(page) == []
     for block in blocks(page):
         if page.name != "cli.md":
-            assert block.language in ("sh", "python", "json", "toml", "bibtex"), (block.language, block.text[:60])
+            assert block.language in ("sh", "python", "json", "toml", "bibtex", "ts"), (block.language, block.text[:60])
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((DOCS / "decisions").glob("*.md"))], ids=lambda page: page.stem)

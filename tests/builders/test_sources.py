@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import textpipes
 import torch
-from making import Bomb, rewrite_json
+from making import Bomb, make_checkpoint, rewrite_json
 from safetensors.torch import load_file, save_file
 
 from eigenbank.builders.build import build
@@ -279,3 +279,12 @@ def test_a_second_denoiser_is_opened_beside_the_first(tmp_path: Path) -> None:
     textpipes.wan(two=True).save_pretrained(tmp_path)
     assert [each.component for each in open_folder(tmp_path).all] == ["transformer", "transformer_2"]
     assert [each.component for each in open_folder(tmp_path, subfolder="transformer_2").all] == ["transformer_2"]
+
+
+def test_an_empty_weight_is_called_that(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "checkpoint") / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = "mid_block.attentions.0.to_v.weight"
+    save_file({**weights, name: weights[name][:0]}, path)
+    with pytest.raises(SourceError, match=rf"{name} in .* has shape \[0, 32\]: it is empty"):
+        build(open_folder(tmp_path / "checkpoint"), "a/b")

@@ -19,7 +19,9 @@ from avatars.renders import load_renders, render_chunks
 from avatars.text import LENGTH, new_text_encoder, save_tokenizer, token_ids, train_tokenizer
 from avatars.unet import new_unet, train_unet
 from avatars.vae import encode, importance, new_vae, psnr, standardise
+from avatars.words import save_words, share_found, train_words
 from eigenbank.builders.label.attributes import open_attributes
+from eigenbank.builders.label.clip import open_clip
 
 ALONE = Workers(0, 1, torch.device("cpu"))
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -221,3 +223,34 @@ def _tiny_pipeline(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     assert token_ids(tokenizer, ["a person"]).shape == (1, LENGTH)
     unet = new_unet(channels=(16, 16, 32), text_width=32)
     return assemble(new_vae(channels=(8, 16, 16)).eval(), encoder.eval(), tokenizer, unet.eval())
+
+
+def test_the_image_text_model_learns_goes_on_and_opens_as_a_labeler(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    factors = sample_factors(64, torch.Generator().manual_seed(0))
+    images = torch.randint(256, (64, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def trained(state: Path, stop: int) -> list[torch.Tensor]:
+        encoder = new_text_encoder(tokenizer)
+        model = train_words(tokenizer, encoder, images, factors, state, ALONE, stop=stop)
+        text = model.text_model.state_dict()
+        assert all(
+            torch.equal(text[name.removeprefix("text_model.")], each) for name, each in encoder.state_dict().items()
+        )
+        return [each.detach() for each in model.parameters()]
+
+    trained(tmp_path / "cut", 1)
+    resumed, whole = trained(tmp_path / "cut", 2), trained(tmp_path / "whole", 2)
+    assert all(torch.equal(one, other) for one, other in zip(resumed, whole, strict=True))
+    model = train_words(tokenizer, new_text_encoder(tokenizer), images, factors, tmp_path / "whole", ALONE, stop=2)
+    assert all(0 <= share <= 1 for share in share_found(model, tokenizer, images, factors))
+    save_words(model, tokenizer, tmp_path / "clip")
+    vocabulary = {
+        "name": "mine",
+        "concepts": [
+            {"name": name, "positive": [f"with {name}"], "neutral": ["a person"]} for name in ("red hair", "a smile")
+        ],
+    }
+    (tmp_path / "clip" / "vocabulary.json").write_text(json.dumps(vocabulary))
+    labeler = open_clip(None, tmp_path / "clip")
+    assert labeler.names == ("red hair", "a smile")
+    assert labeler.read(images[:2].float() / 255).shape == (2, 2)

@@ -289,6 +289,9 @@ class SafetensorsSource(WeightSource):
                     problem = f"{key} ends before {piece.stored} does"
                     raise SourceError(problem, advice="Fetch it again")
                 info = self.headers[piece.stored]
+                if not data:
+                    problem = f"{piece.stored} in {key} has shape {list(info.shape)}: it is empty"
+                    raise SourceError(problem, advice="Save the checkpoint again")
                 shape = (piece.end - piece.start, *info.shape[1:]) if info.shape else ()
                 tensor = torch.frombuffer(
                     data if isinstance(data, bytearray) else bytearray(data), dtype=getattr(torch, FLOATS[info.dtype])
