@@ -124,7 +124,7 @@ class WeightSource:
             return None
         name = self._stored_as[plain]
         shape = self.headers[name].shape
-        return [Piece(name, 0, max(1, shape[0]) if shape else 1)]
+        return [Piece(name, 0, shape[0] if shape else 1)]
 
     def shape(self, parameter: str) -> tuple[int, ...] | None:
         """The shape of a parameter of the denoiser as it is stored; None where it is not."""
