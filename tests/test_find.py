@@ -196,13 +196,13 @@ def test_what_was_seen_is_kept_in_the_set_and_searched_with_nothing_drawn(
     assert found[0].direction.bank.model_id == "a/b"
     assert found == sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)
     assert reader.seen == 0
-    assert "eigenbank/cartoon-faces-32 keeps nothing of the kind" in said[0]
+    assert "eigenbank/cartoon-faces-32 keeps nothing that an image-text model saw" in said[0]
     reader.source = "words:other"
     assert eb.like("anything", model="a/*", labeler=reader, log=said.append) == []
     assert "a/b keeps what words:x saw: it cannot be looked in with words:other" in said[-1]
     assert run(["search", "--like", "x", "smile"]) == 2
     assert "not with text" in capsys.readouterr().err
-    assert run(["search", "--like", "x", "--labeler", "statistics"]) == 1
+    assert run(["search", "--like", "x", "--model", "a/*", "--labeler", "statistics"]) == 1
     assert "knows no words" in capsys.readouterr().err
     # Other labels, previews and composites leave it; random vectors have none.
     assert stored.labelled({}).composed([]).displacements is not None

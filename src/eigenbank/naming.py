@@ -139,45 +139,71 @@ def like(
     *,
     without: str | None = None,
     model: str = "*",
-    labeler: "Labeler | str" = "clip",
+    labeler: "Labeler | str | None" = None,
     limit: int = 20,
     log: Log = log_warning,
 ) -> list[Likeness]:
     """Look for any words in the catalog's sets, by what an image-text model saw when they were labelled. Nothing is drawn.
 
-    `text` and `without` are as for `find`, `model` a glob of model ids. Only sets that keep what this `labeler` saw can be
-    looked in; of the others `log` is told. The best `limit` are returned. What they do is an estimate from single passes of the denoiser;
-    `find` confirms it. Raises SourceError for words that the model cannot tell apart.
+    `text` and `without` are as for `find`, `model` a glob of model ids. Without a `labeler` the checkpoint's own image-text model
+    reads the words, where it has one, else CLIP. Only sets that keep what that model saw can be looked in; of the others `log` is told.
+    The best `limit` are returned. What they do is an estimate from single passes of the denoiser; `find` confirms it. Raises SourceError
+    for words that the model cannot tell apart.
     """
     from fnmatch import fnmatchcase
 
-    from eigenbank.builders.label.labeler import LabelerError, open_labelers
     from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.hub.pull import folder_for
     from eigenbank.registry.sets.folder import read_manifest
 
     _check_words(text, without)
-    (opened,) = open_labelers([labeler], Path()) if isinstance(labeler, str) else [labeler]
-    if not hasattr(opened, "axis"):
-        message = f"the labeler {opened.source} reads scores of its own and knows no words"
-        raise LabelerError(message, opened.source)
-    start = "a picture"
-    axis = opened.axis(text, [f"{start}, {text}"], [start if without is None else f"{start}, {without}"]).cpu()
+    readers = _Readers(labeler)
     found: list[Likeness] = []
     with Catalog.open() as catalog:
         rows = [row for row in catalog.sets() if fnmatchcase(row.model_id, model)]
         for row in rows:
             kept = read_manifest(folder_of(row.location)).displacements
-            if kept is None or kept.source != opened.source:
-                what = "nothing of the kind" if kept is None else f"what {kept.source} saw"
-                log(f"{row.model_id} keeps {what}: it cannot be looked in with {opened.source}")
+            if kept is None:
+                log(f"{row.model_id} keeps nothing that an image-text model saw")
                 continue
+            reader = readers.of(None if row.checkpoint_path is None else resolve(row.checkpoint_path))
+            if kept.source != reader.source:
+                log(f"{row.model_id} keeps what {kept.source} saw: it cannot be looked in with {reader.source}")
+                continue
+            axis = reader.axis(
+                text, [f"a picture, {text}"], ["a picture" if without is None else f"a picture, {without}"]
+            )
             bank = DirectionSet.open(folder_for(row))  # of a published set only the manifest may be here
             moved = bank.displacements
             assert moved is not None
-            effects, purities = moved.towards(axis)
+            effects, purities = moved.towards(axis.cpu())
             found += [Likeness(*each) for each in zip(bank, effects.tolist(), purities.tolist(), strict=True)]
     return sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)[:limit]
+
+
+class _Readers:
+    """Image-text models, each opened once: the one asked for, else a checkpoint's own, else CLIP."""
+
+    def __init__(self, asked: "Labeler | str | None") -> None:
+        self.asked = asked
+        self._opened: dict[Path | None, Any] = {}
+
+    def of(self, checkpoint: Path | None) -> Any:
+        """Return the one for a checkpoint's set. Raises LabelerError for one that does not know words, SourceError."""
+        from eigenbank.builders.label.labeler import LabelerError, open_labelers
+
+        own = None if checkpoint is None or not (checkpoint / "clip" / "config.json").is_file() else checkpoint
+        place = None if self.asked is not None else own
+        if place not in self._opened:
+            asked = "clip" if self.asked is None else self.asked
+            self._opened[place] = (
+                open_labelers([asked], place or Path("unknown"))[0] if isinstance(asked, str) else asked
+            )
+        reader = self._opened[place]
+        if not hasattr(reader, "axis"):
+            message = f"the labeler {reader.source} reads scores of its own and knows no words"
+            raise LabelerError(message, reader.source)
+        return reader
 
 
 def _check_words(*texts: str | None) -> None:

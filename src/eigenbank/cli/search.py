@@ -111,7 +111,7 @@ LIKE_COLUMNS = ["id", "effect", "purity", "labels"]
 
 
 def _search_like(
-    text: str, without: str | None, model: str, labeler: str, limit: int, *, fmt: str, quiet: bool
+    text: str, without: str | None, model: str, labeler: str | None, limit: int, *, fmt: str, quiet: bool
 ) -> None:
     from eigenbank.naming import like
 
@@ -141,7 +141,11 @@ def _filter_options(command: F) -> F:
     help="Look for any words, by what an image-text model saw when the sets were labelled; of the filters only --model.",
 )
 @click.option("--not", "without", metavar="TEXT", help="With --like: what there is instead [default: nothing].")
-@click.option("--labeler", default="clip", metavar="clip:MODEL@REVISION", help="With --like: the image-text model.")
+@click.option(
+    "--labeler",
+    metavar="clip:MODEL@REVISION",
+    help="With --like: the image-text model [default: the checkpoint's own, else CLIP].",
+)
 @_filter_options
 @output_options
 @click.pass_context
@@ -151,7 +155,7 @@ def search(
     text: str | None,
     like: str | None,
     without: str | None,
-    labeler: str,
+    labeler: str | None,
     least: Mapping[str, float],
     most: Mapping[str, float],
     fmt: str,
