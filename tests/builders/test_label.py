@@ -204,3 +204,20 @@ def test_what_cannot_be_read_has_no_effect() -> None:
     found = effects(*_readings([[0.8, 0.5, 0.1]]), STD, 1.0).of(torch.tensor([False, True, True]))
     assert found.mean[0, 0] == 0
     assert leading(found, Criteria()).tolist() == [1]
+
+
+@pytest.mark.parametrize("scores", [2, 11, 21, 61])
+def test_a_slider_keeps_its_name_however_many_words_are_asked_about(scores: int) -> None:
+    """Others that move a fifth as much on average are just allowed; fewer than eleven may not move more than a third leaves."""
+    others = torch.full((scores - 1,), 0.2 if scores >= 11 else 0.9)
+    effect = torch.cat([torch.ones(1), others])
+    for factor, passes in ((0.99, True), (1.02, scores < 11)):
+        mean = torch.cat([effect[:1], effect[1:] * factor])
+        found = Effects(mean.expand(1, 6, -1).clone(), torch.zeros(1, 6, scores))
+        lead = leading(found, replace(Criteria(), lead=1.0))
+        assert (lead.tolist() == [0]) == passes
+    assert Criteria().least_share(11) == pytest.approx(1 / 3)
+    # What cannot be read does not count.
+    padded = torch.cat([effect * torch.tensor([1.0, *[0.99] * (scores - 1)]), torch.zeros(40)])
+    found = Effects(padded.expand(1, 6, -1).clone(), torch.zeros(1, 6, scores + 40))
+    assert leading(found, replace(Criteria(), lead=1.0)).tolist() == [0]

@@ -14,11 +14,16 @@ from torch import Tensor
 from eigenbank.schemas import Evidence, Label
 
 
+_OF_ELEVEN = 3.0
+"""1 + ten others at a fifth each: with eleven scores a third of all change is asked."""
+
+
 @dataclass(frozen=True)
 class Criteria:
     """What it takes to get a label.
 
-    `effect`: least change in population standard deviations per unit scale; `selectivity`: least share of all change;
+    `effect`: least change in population standard deviations per unit scale; `selectivity`: least share of all change, among more
+    than eleven scores correspondingly less (see `least_share`);
     `lead`: how many times the next attribute's change; `consistency`: least share of seeds that agree in sign;
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
     bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
@@ -36,6 +41,12 @@ class Criteria:
     doubt: float = 0.02
     hopeless: float = 0.1
     unlikely: float = 0.5
+
+    def least_share(self, scores: int) -> float:
+        """The least share of all change among so many scores: a third where the ten others of eleven move a fifth as much on average,
+        and where more others do, what that leaves. Else the same slider would lose its name by more words being asked about.
+        """
+        return self.selectivity * min(1.0, _OF_ELEVEN / (1 + (scores - 1) / 5))
 
     def loosened(self) -> "Criteria":
         """Return criteria for a first look on few seeds, that should lose no direction which would pass on many."""
@@ -140,10 +151,11 @@ def leading(found: Effects, criteria: Criteria, chance: Chance | None = None) ->
     strength, order = found.mean.abs().sort(dim=1, descending=True)
     first = order[:, 0]
     rows = torch.arange(len(first))
+    scores = int((found.mean.abs().amax(dim=0) > 0).sum())  # those that can be read
     clear = (
         (strength[:, 0] >= criteria.effect)
         & (strength[:, 0] >= criteria.lead * strength[:, 1])
-        & (found.selectivity[rows, first] >= criteria.selectivity)
+        & (found.selectivity[rows, first] >= criteria.least_share(scores))
         & (found.consistency[rows, first] >= criteria.consistency)
         & (found.asymmetry[rows, first] <= criteria.asymmetry)
     )
