@@ -13,7 +13,6 @@ from torch import Tensor
 
 from eigenbank.schemas import Evidence, Label
 
-
 _OF_ELEVEN = 3.0
 """1 + ten others at a fifth each: with eleven scores a third of all change is asked."""
 
