@@ -127,8 +127,10 @@ def _is_ours(file: str, node: ast.Call) -> bool:
 
 
 def _is_safe_pretrained(node: ast.Call) -> bool:
-    """Whether it is a `from_pretrained` that passes no trust_remote_code and no pipeline of somebody's own."""
-    given = {each.arg for each in node.keywords}
+    """Whether it is a `from_pretrained` that trusts no code, and passes no pipeline of somebody's own."""
+    given = {
+        each.arg for each in node.keywords if (each.arg, ast.unparse(each.value)) != ("trust_remote_code", "False")
+    }
     return ast.unparse(node.func).endswith((".from_pretrained", ".load_lora_weights")) and not given & {
         "trust_remote_code", "custom_pipeline", "code_revision",
     }  # fmt: skip
@@ -140,7 +142,9 @@ def test_no_source_asks_for_code_or_pickles() -> None:
         tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword):
-                assert node.arg not in ("trust_remote_code", "custom_pipeline", "allow_pickle"), path
+                assert node.arg not in ("custom_pipeline", "allow_pickle"), path
+                # Unsaid, transformers asks at the terminal.
+                assert not (node.arg == "trust_remote_code" and ast.unparse(node.value) != "False"), path
                 assert not (node.arg == "weights_only" and ast.unparse(node.value) != "True"), path
                 assert not (node.arg == "shell" and ast.unparse(node.value) != "False"), path
             if isinstance(node, (ast.Import, ast.ImportFrom)):

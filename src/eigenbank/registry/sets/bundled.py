@@ -19,7 +19,7 @@ AVATARS_MODEL_ID = "eigenbank/avatars-64"
 
 _FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32", AVATARS_MODEL_ID: "avatars-64"}
 """The checkpoints that come with the package, those with a direction set first."""
-DIGESTS = ("41d5e39974c93e6b5da3570cf8d292ada3fbf5024dcd5ca9555feef407debf36",)
+DIGESTS = ("073c35eb53753433114e0e6462b3d9c462f325f9c9fdc1f335f6f38e3120178f",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 
