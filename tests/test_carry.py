@@ -13,6 +13,7 @@ from test_find import SETTINGS, Colours, easy  # noqa: F401  # a fixture
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label.carry import carried
+from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.cli.main import run
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
@@ -21,6 +22,7 @@ from eigenbank.registry.load import load
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import CompositeRecord, Label, Weighted
 
+NAMES = ("warm", "light")
 WARM = Label(text="warm", source="clip:other", created="2026-11-30T00:00:00Z")  # type: ignore[arg-type]
 
 
@@ -43,7 +45,7 @@ def bank(tiny_checkpoint: Path) -> DirectionSet:
 
 
 def test_the_same_directions_are_found_whatever_their_order_and_sign(bank: DirectionSet) -> None:
-    found = carried(relative(bank), bank)
+    found = carried(relative(bank), bank, NAMES)
     first, second, *others = bank
     assert found.lost == ()
     assert found.ids["warm"] == [second.id]  # which of two is first was changed
@@ -55,13 +57,13 @@ def test_the_same_directions_are_found_whatever_their_order_and_sign(bank: Direc
 
 def test_what_is_not_there_is_told(bank: DirectionSet) -> None:
     other = bank.randomised(2)
-    found = carried(relative(bank), other)
+    found = carried(relative(bank), other, NAMES)
     assert found.count == 0
     assert len(found.lost) == 2
     some = DirectionSet(
         bank.manifest.model_copy(update={"directions": tuple(each.record for each in bank)[:2]}), vectors=bank.vectors
     )
-    assert carried(relative(bank), some).ids.keys() == {"warm"}
+    assert carried(relative(bank), some, NAMES).ids.keys() == {"warm"}
 
 
 @pytest.mark.usefixtures("easy")
@@ -69,22 +71,43 @@ def test_nothing_is_screened_and_the_same_criteria_decide(
     bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe, said = open_pipeline(tiny_checkpoint), []
+    reader = Colours()
+    warm = bank[carried(relative(bank), bank, NAMES).ids["warm"][0]]
+    _, plus, minus = PipelineMeasurements(pipe, 2).edited([warm], reader.features, scale=2.0, seeds=range(20, 24))
+    moved = (plus - minus)[0].mean(0)
+    reader.axes, reader.seen = torch.stack([torch.zeros(3), moved / moved.norm()]), 0  # "warm" is what it does
 
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr(PipelineMeasurements, "predicted", refused)
-    reader = Colours()
     other = relative(bank)
     unknown = WARM.model_copy(update={"text": "of no labeler"})
     other = other.labelled({other["warm"].id: (WARM, unknown)})
     settings = dataclasses.replace(SETTINGS, confirm_most=4)
     found = label(pipe, bank, [reader], settings, carry=other, cache=tmp_path, log=said.append)
-    assert set(found.labels) <= {"warm", "light"}
+    assert found.labels == ["warm"]
     for text in found.labels:
-        assert {each.id for each in found.search(f'"{text}"')} <= set(carried(other, bank).ids[text])
+        assert {each.id for each in found.search(f'"{text}"')} <= set(carried(other, bank, NAMES).ids[text])
     most = next(int(line.split()[2]) for line in said if line.startswith("at most "))
     assert 0 < reader.seen <= most
+
+
+@pytest.mark.usefixtures("easy")
+def test_what_is_not_carried_keeps_its_name_and_nothing_to_carry_is_told_before_anything_is_drawn(
+    bank: DirectionSet, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pipe, last = open_pipeline(tiny_checkpoint), list(bank)[-1]
+    reader = Colours()
+    own = bank.labelled({last.id: (WARM.model_copy(update={"text": "light", "source": reader.source}),)})
+    only_warm = relative(bank).composed([])
+    found = label(pipe, own, [reader], dataclasses.replace(SETTINGS, confirm_most=4), carry=only_warm, cache=tmp_path)
+    assert [each.text for each in found[last.id].labels] == ["light"]
+    reader = Colours()
+    for nothing in (bank, relative(bank).labelled({each.id: () for each in relative(bank).sliders})):
+        with pytest.raises(LabelerError, match="nothing that these labelers know has a name in the set of a/b"):
+            label(pipe, own, [reader], SETTINGS, carry=nothing)
+    assert reader.seen == 0
 
 
 def test_the_command_carries_labels_to_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

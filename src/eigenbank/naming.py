@@ -9,7 +9,7 @@ from eigenbank.progress import Log, Progress, log_warning, no_progress
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.sets.bundled import resolve
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import SourceError, first_problem
+from eigenbank.schemas.errors import HubError, SetError, SourceError, first_problem
 
 if TYPE_CHECKING:
     from eigenbank.builders.label.labeler import Labeler
@@ -100,7 +100,7 @@ def find(
     from dataclasses import replace
 
     from eigenbank.builders.label import study
-    from eigenbank.builders.label.labeler import LabelerError
+    from eigenbank.builders.label.labeler import LabelerError, check_labeler
     from eigenbank.builders.label.settings import FINDING
     from eigenbank.loaders.drawing import as_drawing
 
@@ -115,6 +115,7 @@ def find(
         text, [f"{prompt}, {text}" for prompt in prompts],
         [prompt if without is None else f"{prompt}, {without}" for prompt in prompts],
     )  # fmt: skip
+    check_labeler(asking, opened.source)  # a word beside which nothing is left to lead would always lead
     settings = replace(settings or FINDING, words=(text,), confirm=confirm)
     measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
     return study.find(
@@ -159,25 +160,32 @@ def like(
     _check_words(text, without)
     readers = _Readers(labeler)
     found: list[Likeness] = []
+    without_any: list[str] = []
     with Catalog.open() as catalog:
         rows = [row for row in catalog.sets() if fnmatchcase(row.model_id, model)]
-        for row in rows:
+    for row in rows:
+        try:
             kept = read_manifest(folder_of(row.location)).displacements
             if kept is None:
-                log(f"{row.model_id} keeps nothing that an image-text model saw")
+                without_any.append(row.model_id)
                 continue
-            reader = readers.of(None if row.checkpoint_path is None else resolve(row.checkpoint_path))
-            if kept.source != reader.source:
-                log(f"{row.model_id} keeps what {kept.source} saw: it cannot be looked in with {reader.source}")
+            reader = readers.of(None if row.checkpoint_path is None else resolve(row.checkpoint_path), kept.source)
+            if reader is None or kept.source != reader.source:
+                how = "name that model" if reader is None else f"it cannot be looked in with {reader.source}"
+                log(f"{row.model_id} keeps what {kept.source} saw: {how}")
                 continue
-            axis = reader.axis(
-                text, [f"a picture, {text}"], ["a picture" if without is None else f"a picture, {without}"]
-            )
             bank = DirectionSet.open(folder_for(row))  # of a published set only the manifest may be here
             moved = bank.displacements
-            assert moved is not None
-            effects, purities = moved.towards(axis.cpu())
-            found += [Likeness(*each) for each in zip(bank, effects.tolist(), purities.tolist(), strict=True)]
+        except (SetError, HubError) as error:  # one that cannot be read stops no search
+            log(f"{row.model_id} was passed over: {error}")
+            continue
+        assert moved is not None
+        axis = reader.axis(text, [f"a picture, {text}"], ["a picture" if without is None else f"a picture, {without}"])
+        effects, purities = moved.towards(axis.cpu())
+        found += [Likeness(*each) for each in zip(bank, effects.tolist(), purities.tolist(), strict=True)]
+    if without_any:
+        some = f"{', '.join(without_any[:3])}{', …' if len(without_any) > 3 else ''}"
+        log(f"{len(without_any)} sets keep nothing that an image-text model saw: {some}")
     return sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)[:limit]
 
 
@@ -186,20 +194,26 @@ class _Readers:
 
     def __init__(self, asked: "Labeler | str | None") -> None:
         self.asked = asked
-        self._opened: dict[Path | None, Any] = {}
+        self._opened: dict[tuple[Path, str], Any] = {}
 
-    def of(self, checkpoint: Path | None) -> Any:
-        """Return the one for a checkpoint's set. Raises LabelerError for one that does not know words, SourceError."""
+    def of(self, checkpoint: Path | None, source: str) -> Any:
+        """Return the one for a checkpoint's set, which keeps what the model `source` saw; None where only that one would do, and it
+        is a stranger's, so that it has to be named. Raises LabelerError for one that does not know words, SourceError.
+        """
+        from eigenbank.builders.label.clip import DEFAULT_MODEL
         from eigenbank.builders.label.labeler import LabelerError, open_labelers
 
-        own = None if checkpoint is None or not (checkpoint / "clip" / "config.json").is_file() else checkpoint
-        place = None if self.asked is not None else own
-        if place not in self._opened:
-            asked = "clip" if self.asked is None else self.asked
-            self._opened[place] = (
-                open_labelers([asked], place or Path("unknown"))[0] if isinstance(asked, str) else asked
-            )
-        reader = self._opened[place]
+        place, asked = Path("unknown"), self.asked
+        if asked is None:
+            own = checkpoint is not None and (checkpoint / "clip" / "config.json").is_file()
+            place = checkpoint if checkpoint is not None and own else place
+            asked = "clip" if own else source
+            if not own and not source.startswith(f"clip:{DEFAULT_MODEL}@"):
+                return None
+        key = (place, asked if isinstance(asked, str) else "")
+        if key not in self._opened:
+            self._opened[key] = open_labelers([asked], place)[0] if isinstance(asked, str) else asked
+        reader = self._opened[key]
         if not hasattr(reader, "axis"):
             message = f"the labeler {reader.source} reads scores of its own and knows no words"
             raise LabelerError(message, reader.source)

@@ -19,7 +19,7 @@ from avatars.renders import load_renders, render_chunks
 from avatars.text import LENGTH, new_text_encoder, save_tokenizer, token_ids, train_tokenizer
 from avatars.unet import new_unet, train_unet
 from avatars.vae import encode, importance, new_vae, psnr, standardise
-from avatars.words import save_words, share_found, train_words
+from avatars.words import save_words, share_found, train_words, values_read
 from eigenbank.builders.label.attributes import open_attributes
 from eigenbank.builders.label.clip import open_clip
 
@@ -243,6 +243,7 @@ def test_the_image_text_model_learns_goes_on_and_opens_as_a_labeler(tokenizer: C
     assert all(torch.equal(one, other) for one, other in zip(resumed, whole, strict=True))
     model = train_words(tokenizer, new_text_encoder(tokenizer), images, factors, tmp_path / "whole", ALONE, stop=2)
     assert all(0 <= share <= 1 for share in share_found(model, tokenizer, images, factors))
+    assert values_read(model, tokenizer, images, factors).keys() == set(NAMES)
     save_words(model, tokenizer, tmp_path / "clip")
     vocabulary = {
         "name": "mine",

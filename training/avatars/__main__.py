@@ -126,7 +126,7 @@ def words(state: Path, checkpoint: Path, stop: int | None) -> None:
     """Train the image-text model, and write it into the checkpoint's folder as `clip`."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from avatars.words import CHUNKS, save_words, share_found, train_words
+    from avatars.words import CHUNKS, save_words, share_found, train_words, values_read
 
     workers = Workers.join()
     tokenizer = CLIPTokenizer.from_pretrained(checkpoint / "tokenizer")
@@ -135,9 +135,10 @@ def words(state: Path, checkpoint: Path, stop: int | None) -> None:
     renders = load_renders(state / "renders", CHUNKS)
     model = train_words(tokenizer, encoder, *renders, state, workers, stop=stop)
     if workers.first:
-        by_picture, by_text = share_found(
-            model, tokenizer, *load_renders(state / "renders", range(HELD_OUT.start, HELD_OUT.start + 1))
-        )
+        held_out = load_renders(state / "renders", range(HELD_OUT.start, HELD_OUT.start + 1))
+        for name, share in values_read(model, tokenizer, *held_out).items():
+            click.echo(f"words: {name} {share:.1%} of {len(held_out[0]):,} held-out renders")
+        by_picture, by_text = share_found(model, tokenizer, *held_out)
         click.echo(
             f"words: of 16 captions a held-out render finds its own in {by_picture:.1%}, a caption its render in {by_text:.1%}"
         )
@@ -187,9 +188,12 @@ def all(context: click.Context, out: Path) -> None:
     """Do everything in turn, or go on with it."""
     for command in (render, vae, text, reader, unet):
         context.invoke(command)
-    if Workers.join().first:
+    workers = Workers.join()
+    if workers.first:
         context.invoke(save, out=out)
-        context.invoke(words, checkpoint=out)
+    workers.wait()
+    context.invoke(words, checkpoint=out)  # by all of them: it trains
+    if workers.first:
         context.invoke(sample, out=out / "samples.png")
         context.invoke(read)
 

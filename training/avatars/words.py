@@ -103,6 +103,23 @@ def share_found(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, fact
     return float((fits.argmax(2) == own).float().mean()), float((fits.argmax(1) == own).float().mean())
 
 
+@torch.no_grad()
+def values_read(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, factors: Tensor) -> dict[str, float]:
+    """For each factor the share of uint8 renders for which, of texts that say one value each, the right one fits best."""
+    draw, shares = random.Random(0), {}
+    shown = functional.normalize(model.get_image_features(pixel_values=as_input(images)).pooler_output, dim=-1)
+    for column, factor in enumerate(FACTORS):
+        said = []
+        for number in range(len(factor.values)):
+            row = [0] * len(FACTORS)
+            row[column] = number
+            ids = token_ids(tokenizer, [say(row, {factor.name}, draw) for _ in range(8)])
+            said.append(functional.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1).mean(0))
+        best = (shown @ torch.stack(said).T).argmax(dim=1)
+        shares[factor.name] = float((best == factors[:, column]).float().mean())
+    return shares
+
+
 def save_words(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write model and processor, in float16."""
     model.cpu().half().save_pretrained(folder)

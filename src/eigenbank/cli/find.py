@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eigenbank.builders.label.candidates import Nearest
     from eigenbank.schemas.drawing import Drawing
 
-NEAREST_COLUMNS = ["direction", "effect", "selectivity", "also_moves"]
+NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
 
 
 @click.command()
@@ -89,18 +89,19 @@ def find(
         log(f"{found.slider.id} is now called {text!r} → {bank.folder}")
         emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
         return 0
-    rows = [_nearest_row(each) for each in found.nearest]
+    rows = [_nearest_row(each) for each in found.nearest if each.id or not quiet]
     if not no_confirm:
         log(f"no direction or composite of {model_id} earned the name {text!r}{'; nearest come' if rows else ''}")
-    elif not rows:
+    elif not found.nearest:
         log(f"nothing moves {text!r} at all")
     emit(rows, NEAREST_COLUMNS, fmt=fmt, quiet=quiet, key="direction")
-    return 0 if no_confirm and rows else 1
+    return 0 if no_confirm and found.nearest else 1
 
 
 def _nearest_row(found: "Nearest") -> dict[str, object]:
     return {
-        "direction": found.id or f"a composite of {found.parts}, once it is confirmed",
+        "direction": found.id or None,  # a composite is none of the set's before it is confirmed
+        "parts": found.parts,
         "effect": found.effect,
         "selectivity": found.selectivity,
         "also_moves": f"{found.also} {found.also_effect:+.2f}",

@@ -188,6 +188,9 @@ def search(
             raise click.UsageError(message)
         _search_like(like, without, filters["model"] or "*", labeler, filters["limit"], fmt=fmt, quiet=quiet)
         return
+    if without is not None or labeler is not None:
+        message = "--not and --labeler go with --like"
+        raise click.UsageError(message)
     filters = {**filters, **least, **most}
     with Catalog.open() as catalog:
         page = catalog.search(text, **filters)

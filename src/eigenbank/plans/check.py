@@ -255,7 +255,8 @@ def _images_to_label(settings: Settings, directions: int, layers: int) -> tuple[
         else:
             return screening, None
     screening = images_to_screen(directions, scores, how)
-    return screening, images_for(directions, layers * len(settings.recipes), scores, how)
+    windows = len({"@" in recipe for recipe in settings.recipes}) == 2
+    return screening, images_for(directions, layers * len(settings.recipes), scores, how, windows=windows)
 
 
 def _passes(kind: type, settings: Settings, images: int, previews: int) -> int | None:

@@ -17,8 +17,9 @@ from hub.store import card_problems
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.registry.sets.folder import read_manifest
-from eigenbank.schemas import Manifest
+from eigenbank.schemas import DisplacementRecord, Manifest
 
 REPO = "me/faces-directions"
 IMAGES = """
@@ -154,6 +155,20 @@ def test_only_what_changed_is_uploaded(
     assert hub.head(REPO).title == "Another label"
     assert "frown" in hub.files(REPO)["README.md"].decode()
     assert preview not in hub.files(REPO)
+
+
+def test_what_a_model_saw_goes_along_and_goes_when_the_set_no_longer_has_it(
+    published_set: Path, tmp_path: Path, hub: Hub, worker: Worker
+) -> None:
+    bank = DirectionSet.open(published_set)
+    record = DisplacementRecord(source="clip:x", scale=1.0, seeds=(0,), steps=2)
+    seen = bank.with_displacements(Displacements(record, torch.randn(len(bank), 4), torch.randn(5, 4)))
+    seen.save(tmp_path / "seen")
+    assert worker.run("publish", str(tmp_path / "seen"), "--repo", REPO).code == 0
+    assert "displacements.safetensors" in hub.files(REPO)
+    assert worker.run("pull", REPO).code == 0
+    assert worker.run("publish", str(published_set), "--repo", REPO).code == 0
+    assert "displacements.safetensors" not in hub.files(REPO)
 
 
 def test_the_catalog_remembers_where_a_set_is_published(

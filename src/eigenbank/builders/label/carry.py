@@ -1,6 +1,6 @@
 """Labels of a distilled checkpoint, or another relative, as candidates for its base: the same directions by their vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from eigenbank.builders.label.composites import name_for
@@ -26,8 +26,8 @@ class Carried:
         return sum(len(ids) for ids in self.ids.values())
 
 
-def carried(source: DirectionSet, target: DirectionSet) -> Carried:
-    """The labelled sliders of one set, in the directions of another: for each part the direction of the same layer and recipe
+def carried(source: DirectionSet, target: DirectionSet, names: Collection[str]) -> Carried:
+    """What has one of the `names` in one set, in the directions of another: for each part the direction of the same layer and recipe
     that is most like it, with its sign. Vectors are read.
     """
     ids: dict[str, list[str]] = {}
@@ -37,7 +37,7 @@ def carried(source: DirectionSet, target: DirectionSet) -> Carried:
     for each in target:
         places.setdefault((each.layer, each.recipe.slug), []).append(each)
     taken = {each.name for each in target.manifest.composites}
-    for text in source.labels:
+    for text in (each for each in source.labels if each in names):
         for label, slider in source.all_named(text):
             weights: dict[str, float] = {}
             found = 0.0

@@ -97,9 +97,16 @@ def label(
     announce: Callable[[int], None] = _nothing,
 ) -> DirectionSet:
     """The set with the labels that the labelers' readings justify, and qualities; see `eigenbank.naming.label`."""
-    candidates = None if carry is None else carried(carry, directions)
-    if candidates is not None and candidates.lost:
-        log(f"not found again among these directions: {', '.join(candidates.lost)}")
+    candidates = None
+    if carry is not None:
+        names = {name for each in labelers for name in each.names}
+        candidates = carried(carry, directions, names)
+        if candidates.lost:
+            log(f"not found again among these directions: {', '.join(candidates.lost)}")
+        if not candidates.count:
+            message = f"nothing that these labelers know has a name in the set of {carry.model_id} and is found again here: no label was given"
+            raise LabelerError(message)
+        settings = replace(settings, words=tuple(candidates.ids))  # what else has a name keeps it
     with _work(cache, progress, log, announce, candidates) as work:
         return _labelled(directions, measurements, labelers, settings, work)[0]
 
@@ -232,9 +239,8 @@ class _Study:
             )
             return Findings({}, {}, [])
         candidates = self.candidates(population)
-        nearest = tuple(
-            found for each in candidates for word in settings.words or () for found in each.nearest_to(word)
-        )
+        asked = () if self.carried is not None else settings.words or ()
+        nearest = tuple(found for each in candidates for word in asked for found in each.nearest_to(word))
         displacements = None if unedited is None or not self.moved else self.displacements(unedited)
         if not settings.confirm:
             return Findings({}, {}, [], nearest, displacements)
@@ -327,7 +333,7 @@ class _Study:
     def screened_before(self) -> list[Direction]:
         """The directions of which all screening readings are kept, where a word is asked for."""
         settings, everything = self.settings, list(self.directions)
-        if settings.words is None or settings.screening == "drawn":
+        if settings.words is None or self.carried is not None or settings.screening == "drawn":
             return []
         where = self.cache / "scores"
         before = self.measurements.predicted_before(everything, scale=settings.scale, seeds=settings.seeds, cache=where)

@@ -26,6 +26,7 @@ from eigenbank.registry.hub.download import download_manifest
 from eigenbank.registry.hub.pull import folder_for, no_set
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import hub_config, model_card
+from eigenbank.registry.sets.displacements import DISPLACEMENTS
 from eigenbank.registry.sets.folder import (
     CARD,
     CONFIG,
@@ -140,7 +141,7 @@ def publish_set(
             remote = _create_repo(repo, revision, private=private)
         changes = upload.changes(remote)
         if remote is not None:
-            changes |= _removed_previews(upload, remote, _check_target(manifest, remote, log))
+            changes |= _removed_files(upload, remote, _check_target(manifest, remote, log))
         result = PublishResult(repo, None if remote is None else remote.commit, changes, upload.sizes)
         if result.changed and remote is not None:
             _check_parent(upload, remote, branch, parent)
@@ -187,10 +188,15 @@ def _prepare(
     return Upload(repo=repo, files=files, what="the set", card=(about_card, advice)), manifest
 
 
-def _removed_previews(upload: Upload, remote: RemoteRepo, old: Manifest | None) -> dict[str, str]:
-    """The previews of the set that is there which the new one does not have: to be deleted."""
-    names = [] if old is None else [name for name in old.files if name.startswith(PREVIEWS) and name in remote.files]
+def _removed_files(upload: Upload, remote: RemoteRepo, old: Manifest | None) -> dict[str, str]:
+    """What the set that is there has beside its vectors, and the new one does not: to be deleted."""
+    names = [] if old is None else [name for name in old.files if _beside(name) and name in remote.files]
     return {name: "delete" for name in names if name not in upload.files}
+
+
+def _beside(name: str) -> bool:
+    """Whether a set may have the file or not."""
+    return name == DISPLACEMENTS or name.startswith(PREVIEWS)
 
 
 def _create_repo(repo: str, revision: str | None, *, private: bool) -> RemoteRepo:
@@ -241,9 +247,7 @@ def _check_parent(upload: Upload, remote: RemoteRepo, branch: str, parent: str |
     except HubError:
         before = None  # the branch was rewritten: its history is gone
     names = {
-        name
-        for name in (*upload.files, *remote.files)
-        if name in (MANIFEST, VECTORS, CARD, CONFIG) or name.startswith(PREVIEWS)
+        name for name in (*upload.files, *remote.files) if name in (MANIFEST, VECTORS, CARD, CONFIG) or _beside(name)
     }
     if before is None or any(before.files.get(name) != remote.files.get(name) for name in names):
         problem = (

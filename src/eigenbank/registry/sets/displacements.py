@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eigenbank.registry.files import read_bounded
+from eigenbank.registry.sets.folder import file_mismatch
 from eigenbank.registry.sets.tensors import read_header
 from eigenbank.schemas import DisplacementRecord, Manifest
 from eigenbank.schemas.errors import SetError
@@ -64,6 +65,10 @@ def check_displacements(folder: Path, manifest: Manifest) -> None:
     path = folder / DISPLACEMENTS
     if DISPLACEMENTS not in manifest.files or not path.is_file():
         message = f"{folder} lacks {DISPLACEMENTS}, which its manifest speaks of"
+        raise SetError(message)
+    wrong = file_mismatch(path, manifest.files[DISPLACEMENTS])
+    if wrong is not None:
+        message = f"{path} {wrong}"
         raise SetError(message)
     header = read_header(path)
     shapes = {name: (info.dtype, *info.shape) for name, info in header.items()}
