@@ -57,8 +57,8 @@ independent of the others.
 Trained by the eigenbank project (`training/`) on {renders:,} renders; weights are float16, averaged over training.
 U-Net steps: {step:,} of {steps_planned:,}. `unet/diffusion_pytorch_model.safetensors` sha256: `{digest}`
 
-`attributes/` reads seventeen sliders off pictures. `clip/` is a small image-text model of the same renders (1.6 M parameters, CLIP's classes), for
-`eigenbank find` and `--labeler clip`, with twenty words; `python -m avatars words` trains it and prints how well it reads. It does not read eyebrows.
+`attributes/` reads seventeen sliders off pictures. `clip/` is a small image-text model of the same renders (CLIP's classes), for
+`eigenbank find` and `--labeler clip`, with twenty words; `python -m avatars words` trains it and prints how well it reads: all but eyebrows.
 
 ## Licences
 
