@@ -41,7 +41,7 @@ lint: install ## Check style and types
 	$(BIN)/mypy
 
 faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
-	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out catalog/cartoon-faces-32 --steps 4500
+	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out benchmarks/checkpoints/cartoon-faces-32 --steps 4500
 
 avatars: install ## Train the text-to-image demo checkpoint (two hours on two cores, minutes on a GPU; resumes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r training/requirements.txt
@@ -49,15 +49,15 @@ avatars: install ## Train the text-to-image demo checkpoint (two hours on two co
 	    --nproc-per-node $$($(BIN)/python -c "import os, torch; print(1 if torch.cuda.is_available() else min(4, os.cpu_count()))") \
 	    -m avatars --state .train/avatars all --out .train/avatars-64
 
-DEMO := eigenbank/cartoon-faces-32
-directions: install ## Build, label and draw the demo checkpoint's direction set anew (two hours)
+DEMO := eigenbank/avatars-64
+ASK := --prompt 'a person' --prompt 'an avatar of a person' --prompt 'a cartoon face'
+directions: install ## Build the demo checkpoint's direction set anew, find its sliders, draw them (ten minutes)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
-	$(BIN)/eigenbank build $(DEMO) --replace --top-k 8 --recipe output-value --recipe output-value:output --recipe qkv \
-	    --recipe output-value@0-0.5 --recipe output-value@0.3-0.8 --recipe qkv@0.2-0.6 && \
-	$(BIN)/eigenbank label $(DEMO) --labeler attributes --labeler statistics \
-	    --screening drawn --seeds 100-115 --confirm-seeds 200-223 --most 100 --per-word 1000 --confirm-most 192 --chance-most 192 && \
-	$(BIN)/eigenbank preview $(DEMO) && \
-	rm -rf catalog/cartoon-faces-32/directions && mv $$home/sets/*/* catalog/cartoon-faces-32/directions && rm -rf $$home
+	$(BIN)/eigenbank build $(DEMO) --replace --top-k 16 --recipe output-value --recipe output-value:output && \
+	$(BIN)/eigenbank find $(DEMO) 'with blond hair' --not 'with black hair' $(ASK) && \
+	$(BIN)/eigenbank find $(DEMO) 'on a yellow background' --not 'on a blue background' $(ASK) && \
+	$(BIN)/eigenbank preview $(DEMO) $(ASK) --steps 10 && \
+	rm -rf catalog/avatars-64/directions && mv $$home/sets/*/* catalog/avatars-64/directions && rm -rf $$home
 
 screenshots: install ## Take the docs' screenshots of the gallery and the playground anew; NAMES='gallery-front' for some
 	$(BIN)/python tests/screenshots.py $(NAMES)

@@ -23,8 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = str(ROOT / "src" / "eigenbank") + os.sep
-DEMO = "eigenbank/cartoon-faces-32"
-CHECKPOINT = ROOT / "catalog" / "cartoon-faces-32"
+DEMO = "eigenbank/avatars-64"
+CHECKPOINT = ROOT / "catalog" / "avatars-64"
 FOLDED = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
 
 
@@ -74,7 +74,14 @@ def command(*args: str) -> None:
 
 def create_catalog() -> None:
     """Make this home's catalog exist, as the first change does."""
-    command("labels", "add", f"{DEMO}#mid_block.attentions.0/output-value/0", "grin", "--by", "ann")
+    command(
+        "labels",
+        "add",
+        f"{DEMO}#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0",
+        "grin",
+        "--by",
+        "ann",
+    )
 
 
 def search(trace: Trace) -> None:
@@ -90,15 +97,16 @@ def _steer(trace: Trace, warm: int) -> None:
     import eigenbank as eb
 
     pipe = diffusers.DiffusionPipeline.from_pretrained(CHECKPOINT)
+    label = eb.load(DEMO).labels[0]
     for _ in range(warm):
-        with eb.steer(pipe, {"skin tone": 1}):
+        with eb.steer(pipe, {label: 1}):
             pass
-    with traced(trace), eb.steer(pipe, {"skin tone": 1}):
+    with traced(trace), eb.steer(pipe, {label: 1}):
         pass
 
 
 def steer_cold(trace: Trace) -> None:
-    """The first `eb.steer(pipe, {"skin tone": 1})` of a process, attach and remove; no picture is generated."""
+    """The first `eb.steer(pipe, {label: 1})` of a process, attach and remove; no picture is generated."""
     create_catalog()
     _steer(trace, 0)
 

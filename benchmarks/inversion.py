@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from faces.render import render, sample_factors
 from torch import Tensor
 
-from eigenbank.api import find_checkpoint, open_pipeline
+from eigenbank.api import open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.loaders.invert import UnconditionalPipeline
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.load import load
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 WAYS: tuple[int | None, ...] = (None, 0, 2, 5)
@@ -75,8 +74,8 @@ def edits(
 @torch.no_grad()
 def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
     """All rows of the table."""
-    pipe, bank = open_pipeline(DEMO_MODEL_ID), load(DEMO_MODEL_ID)
-    model = load_attribute_model(find_checkpoint(DEMO_MODEL_ID)[1] / "attributes")
+    pipe, bank = open_pipeline(str(faces.FOLDER)), DirectionSet.open(faces.SET)
+    model = load_attribute_model(faces.FOLDER / "attributes")
     images = render(sample_factors(photos, torch.Generator().manual_seed(2024)))
     rows = []
     for count in steps:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from rich.progress import Progress
 from torch import Tensor
 from ways import untrained
 
-from eigenbank.api import build, find_checkpoint
+from eigenbank.api import build
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.builders.label.criteria import Criteria, Effects, confidence, effects, leading
 from eigenbank.builders.label.labeler import open_labelers
@@ -25,7 +26,6 @@ from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
 from eigenbank.schemas.drawing import Drawing
 
@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Check the labels of the demo's set, and write what was found."""
     facts = about()
-    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    checkpoint = faces.FOLDER
     bank = DirectionSet.open(directions or checkpoint / "directions")
     pipe = open_pipeline(checkpoint, Drawing(device=device))
     if bfloat16:

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from rich.progress import Progress
 
-from eigenbank.api import find_checkpoint
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 FIRST = 400_000
@@ -39,7 +38,7 @@ FIRST = 400_000
 def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confirm_most: int, out: Path) -> None:
     """Label the demo's directions anew, and write what it took and what was named."""
     facts = about()
-    _, folder = find_checkpoint(DEMO_MODEL_ID)
+    folder = faces.FOLDER
     shipped = DirectionSet.open(folder / "directions")
     (labeler,) = open_labelers(["attributes"], folder)
     known = _words(shipped, labeler.source)

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import faces
 import torch
 from common import RESULTS, about, save, spread
 from ways import jacobian, principal
 
 from eigenbank.api import build, open_pipeline
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 LORA_STEPS = 1000
 """Training steps of one slider: what Concept Sliders' training takes by its own configuration, as far as known here."""
@@ -55,9 +55,9 @@ def lora_steps(pipe: Any, steps: int) -> float:
 
 def measure(per_layer: int, samples: int, steps: int) -> dict[str, dict[str, float]]:
     """Seconds and denoiser passes of every way, once."""
-    pipe = open_pipeline(DEMO_MODEL_ID)
+    pipe = open_pipeline(str(faces.FOLDER))
     begun = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=per_layer)
+    bank = build(str(faces.FOLDER), recipes=["output-value"], top_k=per_layer)
     found = {"eigenvectors": {"seconds": time.perf_counter() - begun, "passes": 0.0}}
     count = len(bank)
     for name, method in (

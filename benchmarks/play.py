@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import httpx
 from common import about, save, spread
-
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 
 LABEL = "skin tone"
 LIMIT = 0.5
@@ -44,15 +43,13 @@ def drawing(moves: int, dragging: int) -> dict[str, Any]:
     from eigenbank.schemas import SliderSetting
 
     torch.set_num_threads(1)
-    folder = shipped_checkpoint(DEMO_MODEL_ID)
-    assert folder is not None
-    playground, session = Playground({DEMO_MODEL_ID: folder}), Session()
-    model = playground.model(DEMO_MODEL_ID)
-    playground.prepare(session, parse_request(model=DEMO_MODEL_ID), dragging)
+    playground, session = Playground({faces.MODEL_ID: faces.FOLDER}), Session()
+    model = playground.model(faces.MODEL_ID)
+    playground.prepare(session, parse_request(model=faces.MODEL_ID), dragging)
 
     def move(number: int) -> None:
         slider = SliderSetting(key=LABEL, scale=(number + 1) / (moves + 1))
-        found = playground.sample(session, parse_request(model=DEMO_MODEL_ID, sliders=[slider]), dragging=dragging)
+        found = playground.sample(session, parse_request(model=faces.MODEL_ID, sliders=[slider]), dragging=dragging)
         assert found is not None
         assert found.seconds > 0
 
@@ -95,8 +92,9 @@ def serving() -> Iterator[str]:
             "GRADIO_TEMP_DIR": f"{home}/gradio",
             "OMP_NUM_THREADS": "1",
         }
+        faces.add_to_catalog(Path(home) / "catalog.db")
         process = subprocess.Popen(
-            [sys.executable, "-m", "eigenbank", "play", DEMO_MODEL_ID, "--port", str(port)],
+            [sys.executable, "-m", "eigenbank", "play", faces.MODEL_ID, "--port", str(port)],
             env=environment, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -150,14 +148,16 @@ def server(url: str, moves: int, dragging: int) -> dict[str, float]:
         if [None, "load"] in each["targets"] or each["targets"][0][1] == "load"
     )
     client.ids["page"] = load["targets"][0][0]
-    place = slot(client.ask(("page", "load"), [None, DEMO_MODEL_ID]), LABEL)
+    place = slot(client.ask(("page", "load"), [None, faces.MODEL_ID]), LABEL)
     slots = sum(name is not None and name.startswith("slider-") for name in client.ids)
     times = []
     for number in range(-1, moves):
         values = [0.0] * slots
         values[place] = round((number + 2) / (moves + 2), 4)
         begun = time.perf_counter()
-        found = client.ask((f"slider-{place}", "input"), [None, DEMO_MODEL_ID, 0, 20, "DDIM", "", 1, dragging, *values])
+        found = client.ask(
+            (f"slider-{place}", "input"), [None, faces.MODEL_ID, 0, 20, "DDIM", "", 1, dragging, *values]
+        )
         picture = found[2]["value"] if found[2].get("__type__") == "update" else found[2]
         client.http.get(picture["url"]).raise_for_status()
         if number >= 0:  # the first draws the unedited picture too, which the page has had prepared
@@ -283,6 +283,7 @@ def main(moves: int, dragging: int, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="eigenbank-benchmark-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
+        faces.add_to_catalog(Path(home) / "catalog.db")
         document: dict[str, Any] = {"about": facts, "drawing": drawing(moves, dragging)}
     with serving() as url:
         document["server"] = server(url, moves, dragging)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from faces.render import render
@@ -47,13 +48,12 @@ from ways import (
     untrained,
 )  # fmt: skip
 
-from eigenbank.api import build, find_checkpoint, open_pipeline
+from eigenbank.api import build, open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
 from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Effects, effects
 from eigenbank.loaders.lengths import measure as measure_lengths
 from eigenbank.loaders.sample import sample
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 SCALE = 0.7
@@ -290,7 +290,7 @@ def measured(
     """
     steps = measure.steps
     started = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=["output-value"], top_k=4096, device="cpu")
+    bank = build(str(faces.FOLDER), recipes=["output-value"], top_k=4096, device="cpu")
     seconds = time.perf_counter() - started
     home = measure_lengths(pipe, bank)
 
@@ -398,9 +398,9 @@ def draw_all(
     """Measure every method: what is told of the run, and what the directions did."""
     facts = {"about": about(), "per_layer": per_layer, "seeds": seeds, "find": find, "draws": draws, "steps": steps}
     cache.mkdir(parents=True, exist_ok=True)
-    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    checkpoint = faces.FOLDER
     model = load_attribute_model(checkpoint / "attributes")
-    pipe = open_pipeline(DEMO_MODEL_ID, device=device)
+    pipe = open_pipeline(str(faces.FOLDER), device=device)
     found: Found = {}
     costs = {}
     with Progress() as progress:

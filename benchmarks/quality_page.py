@@ -23,7 +23,7 @@ def as_markdown(document: dict[str, Any], legend: str) -> str:
     lines = [
         "# Eigen-directions against chance, and against methods that sample",
         "",
-        f"Measured on the demo checkpoint by `python benchmarks/quality.py --seeds {document['seeds']} --find "
+        f"Measured on the cartoon faces by `python benchmarks/quality.py --seeds {document['seeds']} --find "
         f"{document['find']} --draws {document['draws']}` on {where}: {document['rows'][0]['directions']} directions of every "
         f"method, {document['seeds']} seeds, {document['steps']} DDIM steps, all at the same length relative to what they are "
         "added to; the eigenvectors are the default recipe's, `output-value`. In brackets the 5th and 95th percentile over "

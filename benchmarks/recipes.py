@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from quality import BATCH, COVERED, Measure, figures
@@ -22,11 +23,10 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from ways import Method, of_bank
 
-from eigenbank.api import build, find_checkpoint, open_pipeline
+from eigenbank.api import build, open_pipeline
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.pipelines import denoiser_of
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 
 DEFAULT = "output-value"
@@ -145,7 +145,7 @@ def methods(pipe: Any, model_id: str, recipes: tuple[str, ...], per_layer: int) 
 
 
 @click.command()
-@click.option("--model", "model_id", default=DEMO_MODEL_ID, show_default=True, help="A checkpoint of cartoon faces.")
+@click.option("--model", "model_id", default=str(faces.FOLDER), help="A checkpoint of cartoon faces.")
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES, metavar="RECIPE", help="Recipes to measure.")
 @click.option("--per-layer", default=4, show_default=True)
 @click.option("--seeds", default=8, show_default=True, help="Seeds to tell of.")
@@ -161,7 +161,7 @@ def main(
     """Measure every recipe against chance, and write the figures and their table."""
     facts = about()
     cache.mkdir(parents=True, exist_ok=True)
-    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    checkpoint = faces.FOLDER
     model = load_attribute_model(checkpoint / "attributes")
     pipe = open_pipeline(model_id, device=device)
     rows = []
@@ -174,7 +174,7 @@ def main(
     document = {
         "about": facts,
         "what": "recipes and variations against random vectors",
-        "model": model_id,
+        "model": faces.MODEL_ID if Path(model_id) == faces.FOLDER else model_id,
         "directions": method.count,
         "per_layer": per_layer,
         "search": find,
@@ -189,7 +189,7 @@ def main(
 
 def as_markdown(document: dict[str, Any]) -> str:
     """The figures of a run as Markdown."""
-    model = "" if document["model"] == DEMO_MODEL_ID else f" --model {document['model']}"
+    model = "" if document["model"] == faces.MODEL_ID else f" --model {document['model']}"
     lines = [
         f"# Which eigenvectors make the best sliders of {document['model'].rpartition('/')[2]}?",
         "",

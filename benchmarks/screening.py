@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import about, save
 from rich.progress import Progress
@@ -23,7 +24,6 @@ from eigenbank.loaders import measure
 from eigenbank.loaders.drawing import passes_of
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.drawing import Drawing
 
@@ -32,7 +32,9 @@ BEST, LISTED = 3, 10
 
 
 @click.command()
-@click.option("--model", default=DEMO_MODEL_ID, show_default=True, help="A model id, or a checkpoint's folder.")
+@click.option(
+    "--model", default=str(faces.FOLDER), help="A model id, or a checkpoint's folder; the cartoon faces otherwise."
+)
 @click.option("--directions", default=48, show_default=True, help="Directions to look at, drawn by lot.")
 @click.option("--recipe", "recipes", multiple=True, help="Build these recipes instead of opening the set that ships.")
 @click.option("--labeler", "labelers", multiple=True, help="As for `eigenbank label`.")

@@ -61,17 +61,18 @@ import torch
 import eigenbank as eb
 import eigenbank.loaders.steer
 torch.set_num_threads(1)
-pipe = eb.open_pipeline("eigenbank/cartoon-faces-32")
-noise = torch.zeros(1, 3, 32, 32)
+pipe = eb.open_pipeline("eigenbank/avatars-64")
+label = eb.load("eigenbank/avatars-64").labels[0]
+noise, text = torch.zeros(1, 4, 16, 16), torch.zeros(1, 48, 128)
 def seconds(work, times):
     begun = time.perf_counter()
     for _ in range(times):
         work()
     return (time.perf_counter() - begun) / times
-steer = lambda: eb.steer(pipe, {{"skin tone": 1.0}})
+steer = lambda: eb.steer(pipe, {{label: 1.0}})
 with torch.no_grad():
     first = seconds(steer, 1)
-    pairs = [(seconds(steer, 20), seconds(lambda: pipe.unet(noise, 10), 20)) for _ in range({runs} + 1)][1:]
+    pairs = [(seconds(steer, 20), seconds(lambda: pipe.unet(noise, 10, text), 20)) for _ in range({runs} + 1)][1:]
 print(json.dumps({{"first": first, "pairs": pairs}}))
 """
     with tempfile.TemporaryDirectory() as home:

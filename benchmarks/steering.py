@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import faces
 import torch
 from common import Spread, about, save, spread
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.api import find_checkpoint, open_pipeline
+from eigenbank.api import open_pipeline
 from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.label.attributes import load_attribute_model
 from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.sample import sample
 from eigenbank.registry.recipes import CASTS, gram, weights_digest
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import Checkpoint, DirectionRecord, Manifest, Recipe, TokenLength
 
@@ -311,7 +311,7 @@ def evaluations(shared: dict[str, Any], steps: int) -> dict[str, dict[str, list[
 
 def sweeps(steps: int, rounds: int) -> float:
     """The time of a sweep of 5 scales on 4 seeds as one batch by that of its twenty single calls, on the demo."""
-    pipe, bank = open_pipeline(DEMO_MODEL_ID), eb.load(DEMO_MODEL_ID)
+    pipe, bank = open_pipeline(str(faces.FOLDER)), DirectionSet.open(faces.SET)
     direction = next(direction for direction in bank if direction.labels)
     scales, seeds = (-2.0, -1.0, 0.0, 1.0, 2.0), (0, 1, 2, 3)
 
@@ -330,9 +330,9 @@ def sweeps(steps: int, rounds: int) -> float:
 
 def growth(steps: int) -> dict[str, Any]:
     """How the effect grows with the scale, and how edits add up, on the demo."""
-    pipe = open_pipeline(DEMO_MODEL_ID)
-    bank = measure(pipe, eb.load(DEMO_MODEL_ID))
-    model = load_attribute_model(find_checkpoint(DEMO_MODEL_ID)[1] / "attributes")
+    pipe = open_pipeline(str(faces.FOLDER))
+    bank = measure(pipe, DirectionSet.open(faces.SET))
+    model = load_attribute_model(faces.FOLDER / "attributes")
     # For three labels the single direction that moves most, all through the run.
     named: dict[str, Any] = {}
     for direction in bank:

@@ -24,7 +24,7 @@ from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.label.settings import FINDING, LabelSettings
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import find, label
-from eigenbank.registry.sets.bundled import AVATARS_MODEL_ID
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 PROMPTS = ("a person", "an avatar of a person", "a cartoon face")
 WORDS = {
@@ -44,7 +44,7 @@ STEPS, BRANCHES = 10, 2
 def main(recipes: tuple[str, ...], top_k: int, scale: float, out: Path) -> None:
     """Label the avatars' directions, and look for further words."""
     facts = about()
-    _, folder = find_checkpoint(AVATARS_MODEL_ID)
+    _, folder = find_checkpoint(DEMO_MODEL_ID)
     bank = build(folder, recipes=recipes, top_k=top_k)
     pipe = open_pipeline(folder)
     (labeler,) = open_labelers(["clip"], folder)

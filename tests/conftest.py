@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a home of their own for every test, tiny checkpoints, the demo checkpoint."""
+"""Fixtures shared by all tests: a home of their own for every test, tiny checkpoints, the cartoon faces."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faces
 import pytest
 from huggingface_hub import constants
 from hypothesis import HealthCheck, settings
@@ -93,8 +94,30 @@ def home(_leaves_no_trace: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def demo_checkpoint() -> Path:
-    """The folder of the shipped checkpoint."""
-    return data_folder() / "cartoon-faces-32"
+    """The folder of the checkpoint that ships."""
+    return data_folder() / "avatars-64"
+
+
+@pytest.fixture(scope="session")
+def faces_checkpoint() -> Path:
+    """The folder of the cartoon faces' checkpoint."""
+    return faces.FOLDER
+
+
+@pytest.fixture(scope="session")
+def faces_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog that has the cartoon faces' set beside what ships. Not to be changed."""
+    path = tmp_path_factory.mktemp("faces") / "catalog.db"
+    faces.add_to_catalog(path)
+    return path
+
+
+@pytest.fixture
+def with_faces(home: Path, faces_catalog: Path) -> Path:
+    """The home of a test whose catalog has the cartoon faces."""
+    home.mkdir(exist_ok=True)
+    shutil.copyfile(faces_catalog, home / "catalog.db")
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 DOCS = Path(__file__).parents[1] / "docs"
-MODEL = "eigenbank/cartoon-faces-32"
+MODEL = "eigenbank/avatars-64"
+SLIDERS = (("with blond hair", "1"), ("on a yellow background", "-1"))
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Shot:
 GALLERY = (
     Shot("gallery-front", "", 1200, 1130),
     Shot("gallery-checkpoint", f"#model={MODEL}", 1200, 1240),
-    Shot("gallery-composite", f"#direction={MODEL}%23composite/hair-length&scale=1.5", 1200, 1240),
-    Shot("gallery-dark", f"#direction={MODEL}%23up_blocks.1.attentions.0/qkv@0.2-0.6/2&scale=1", 1200, 1240, "dark"),
+    Shot("gallery-composite", f"#direction={MODEL}%23composite/with-blond-hair&scale=1", 1200, 1240),
+    Shot("gallery-dark", f"#direction={MODEL}%23composite/on-a-yellow-background&scale=-1", 1200, 1240, "dark"),
     Shot("gallery-phone", "#q=hair", 390, 844),
 )
 PLAYGROUND = Shot("playground", "", 1200, 900)
@@ -84,13 +85,14 @@ def gallery(browser: Any, wanted: set[str], folder: Path) -> None:
 def playground(browser: Any) -> None:
     """The playground, with two sliders moved."""
     from eigenbank.play import launch
+    from eigenbank.schemas.drawing import Drawing
 
-    served = launch(MODEL, wait=False)
+    served = launch(MODEL, drawing=Drawing(prompts=("a smiling person",), guidance_scale=4.0), wait=False)
     page = browser.new_page(viewport={"width": PLAYGROUND.width, "height": PLAYGROUND.height}, color_scheme="light")
     page.goto(served.local_url)
     page.locator("#picture-edited img").wait_for()
     page.locator("#status", has_text="20 steps").wait_for()
-    for label, value in (("hair length", "1.5"), ("beard", "1")):
+    for label, value in SLIDERS:
         number = page.locator(".slider-row", has_text=label).first.locator("input[type=number]")
         number.fill(value)
         number.press("Enter")

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from eigenbank.builders.label.attributes import open_attributes
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
-from eigenbank.registry.sets.bundled import AVATARS_MODEL_ID, shipped_checkpoint
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 from eigenbank.schemas.drawing import Drawing
 
-FOLDER = shipped_checkpoint(AVATARS_MODEL_ID) or Path()
+FOLDER = shipped_checkpoint(DEMO_MODEL_ID) or Path()
 
 
 @pytest.fixture(scope="module")

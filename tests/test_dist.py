@@ -45,7 +45,7 @@ def test_the_wheel_is_small_and_holds_the_package_and_what_ships(built: tuple[Pa
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src" / "eigenbank").rglob("*.py")}
     assert modules <= names
     assert "eigenbank/py.typed" in names
-    assert "eigenbank/catalog/cartoon-faces-32/directions/manifest.json" in names
+    assert "eigenbank/catalog/avatars-64/directions/manifest.json" in names
     avatars = {"model_index.json", "README.md", "NOTICE", "tokenizer/vocab.json", "tokenizer/merges.txt"}
     weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")}
     assert {f"eigenbank/catalog/avatars-64/{name}" for name in avatars | weights} <= names
@@ -73,7 +73,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: tuple[Path, Path]) 
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "src/eigenbank/__init__.py"} <= names
-    assert any(name.endswith("catalog/cartoon-faces-32/directions/manifest.json") for name in names)
+    assert any(name.endswith("catalog/avatars-64/directions/manifest.json") for name in names)
 
 
 def test_the_citation_is_of_this_version() -> None:

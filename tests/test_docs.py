@@ -30,10 +30,10 @@ STAND_INS = {"stabilityai/stable-diffusion-xl-base-1.0": "sdxl", "black-forest-l
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Path:
+def ready(tmp_path_factory: pytest.TempPathFactory, faces_checkpoint: Path) -> Path:
     """A folder with what the pages speak of: a checkpoint `acme-faces`, its set `acme/faces` in a catalog, a photo."""
     folder = tmp_path_factory.mktemp("ready")
-    shutil.copytree(demo_checkpoint, folder / "acme-faces", ignore=shutil.ignore_patterns("directions"))
+    shutil.copytree(faces_checkpoint, folder / "acme-faces", ignore=shutil.ignore_patterns("directions"))
     code = """
 import torch
 from PIL import Image

@@ -9,10 +9,10 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import faces
 import pytest
 
 import eigenbank
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 
 SRC = Path(eigenbank.__file__).parent
 
@@ -170,9 +170,7 @@ def test_a_checkpoint_that_brings_code_is_not_opened(
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.schemas.errors import SourceError
 
-    shipped = shipped_checkpoint(DEMO_MODEL_ID)
-    assert shipped is not None
-    folder = Path(shutil.copytree(shipped, tmp_path / "model"))
+    folder = Path(shutil.copytree(faces.FOLDER, tmp_path / "model"))
     found = json.loads((folder / "model_index.json").read_bytes())
     (folder / "model_index.json").write_text(json.dumps({**found, **index}))
     ran = tmp_path / "ran"
@@ -203,9 +201,7 @@ def test_a_config_that_asks_for_more_than_there_can_be_is_refused_before_memory_
     from eigenbank.loaders.pipelines import open_pipeline
     from eigenbank.schemas.errors import SourceError
 
-    shipped = shipped_checkpoint(DEMO_MODEL_ID)
-    assert shipped is not None
-    folder = Path(shutil.copytree(shipped, tmp_path / "model"))
+    folder = Path(shutil.copytree(faces.FOLDER, tmp_path / "model"))
     (file,) = (folder / part).glob("*config.json")
     file.write_text(json.dumps({**json.loads(file.read_bytes()), **changes}))
     with pytest.raises(SourceError, match=r"asks for a \w+ of \d+, and at most"):

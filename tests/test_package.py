@@ -21,7 +21,7 @@ def check(what):
 
 import eigenbank
 check("import")
-eigenbank.load("eigenbank/cartoon-faces-32")
+eigenbank.load("eigenbank/avatars-64")
 check("load")
 from eigenbank.cli.main import run
 for args in json.loads(sys.argv[1]):
@@ -35,10 +35,10 @@ def test_starting_and_asking_does_not_import_torch() -> None:
     calls = [
         ["--help"],
         ["list"],
-        ["list", "--model", "eigenbank/cartoon-faces-32", "-q"],
+        ["list", "--model", "eigenbank/avatars-64", "-q"],
         ["search", "hair", "--format", "json"],
         ["doctor"],
-        ["show", "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"],
+        ["show", "eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0"],
         *([name, "--help"] for name in COMMANDS),
     ]
     done = subprocess.run(

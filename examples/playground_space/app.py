@@ -10,4 +10,4 @@ It shows the demo checkpoint that ships with eigenbank. For a checkpoint and a d
 from eigenbank.play import launch
 
 if __name__ == "__main__":
-    launch("eigenbank/cartoon-faces-32")
+    launch("eigenbank/avatars-64")

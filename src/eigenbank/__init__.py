@@ -2,8 +2,8 @@
 
     import eigenbank as eb
 
-    bank = eb.load("eigenbank/cartoon-faces-32")
-    with eb.steer(pipe, {"skin tone": 1.5}):
+    bank = eb.load("eigenbank/avatars-64")
+    with eb.steer(pipe, {"with blond hair": 1.5}):
         images = pipe().images
 
 Names are imported when first used, so that `import eigenbank` is instant and does not import torch.

@@ -17,8 +17,8 @@ ALL_RECIPES = ("value", "output-value", "output-value:output", "query-key", "que
 
 
 @pytest.mark.parametrize("slug", ALL_RECIPES)
-def test_every_direction_is_an_eigenvector_of_the_shipped_checkpoint(slug: str, demo_checkpoint: Path) -> None:
-    source = open_folder(demo_checkpoint)
+def test_every_direction_is_an_eigenvector_of_the_shipped_checkpoint(slug: str, faces_checkpoint: Path) -> None:
+    source = open_folder(faces_checkpoint)
     bank = build(source, "a/b", recipes=[slug], top_k=8)
     weights = {layer.name: read_weights(source, layer) for layer in find_layers(source).layers}
     assert len(bank) == 7 * 8
@@ -169,8 +169,8 @@ def test_a_missing_cuda_device_is_said(tiny_checkpoint: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cpu_and_gpu_give_the_same_directions(demo_checkpoint: Path) -> None:
-    cpu, gpu = (build(open_folder(demo_checkpoint), "a/b", device=device) for device in ("cpu", "cuda"))
+def test_cpu_and_gpu_give_the_same_directions(faces_checkpoint: Path) -> None:
+    cpu, gpu = (build(open_folder(faces_checkpoint), "a/b", device=device) for device in ("cpu", "cuda"))
     for direction in cpu:
         if direction.record.gap and direction.record.gap > 1e-4:
             assert direction.vector @ gpu[direction.id].vector >= 1 - 1e-6

@@ -1,11 +1,22 @@
 """Composites: found where directions can be added up to one thing, and worth no more than was measured."""
 
+import datetime
+
 import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label.composites import NORM, fit, name_for, predicted
+from eigenbank.builders.label.composites import (
+    NORM,
+    fit,
+    in_own_unit,
+    label_in_own_unit,
+    name_for,
+    predicted,
+    quality_in_own_unit,
+)
 from eigenbank.builders.label.criteria import Criteria, Effects, leading
+from eigenbank.schemas import CompositeRecord, Evidence, Label, Quality, Weighted
 
 SEEDS = 6
 
@@ -64,3 +75,50 @@ def test_many_directions_and_one_seed_are_fitted_too() -> None:
 )
 def test_names(text: str, taken: tuple[str, ...], name: str) -> None:
     assert name_for(text, taken) == name
+
+
+def test_a_composites_scale_of_one_is_the_scale_it_was_measured_at() -> None:
+    record = CompositeRecord(
+        name="smile", parts=(Weighted(direction="a/b/0", weight=0.4), Weighted(direction="a/b/1", weight=-0.3))
+    )
+    evidence = Evidence(
+        effect=2.0, runner_up="beard", runner_up_effect=-1.0, null=0.5, selectivity=0.4, consistency=1.0, scale=0.25, seeds=(1,), steps=2
+    )  # fmt: skip
+    label = Label(
+        text="smile",
+        source="statistics",
+        polarity=1,
+        confidence=1.0,
+        evidence=evidence,
+        created=datetime.datetime.now(datetime.timezone.utc),
+    )
+    quality = Quality(
+        source="statistics",
+        effect=2.0,
+        drift=1.0,
+        linearity=0.9,
+        recommended_range=(-0.25, 0.5),
+        scale=0.25,
+        seeds=(1,),
+        steps=2,
+    )
+    assert [part.weight for part in in_own_unit(record, 0.25).parts] == [0.1, -0.075]
+    found = label_in_own_unit(label, 0.25).evidence
+    assert found is not None
+    assert (found.effect, found.runner_up_effect, found.null, found.selectivity, found.scale) == (
+        0.5,
+        -0.25,
+        0.125,
+        0.4,
+        1.0,
+    )
+    scaled = quality_in_own_unit(quality, 0.25)
+    assert (scaled.effect, scaled.drift, scaled.linearity, scaled.recommended_range, scaled.scale) == (
+        0.5,
+        0.25,
+        0.9,
+        (-1.0, 2.0),
+        1.0,
+    )
+    # What one unit does is the same in both units.
+    assert found.effect * 1.0 == label.evidence.effect * 0.25  # type: ignore[union-attr]

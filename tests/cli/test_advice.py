@@ -6,6 +6,8 @@ import pytest
 
 from eigenbank.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 DEMO = "eigenbank/cartoon-faces-32"
 BARE = "mid_block.attentions.0/output-value/0"
 
@@ -79,7 +81,7 @@ def test_what_was_named_by_nobody_can_be_looked_at(
     assert "nothing earned a name" in printed.err
     assert "eigenbank labels add --model acme/tiny" in printed.err
     assert run(["gallery", "--out", str(tmp_path / "site")]) == 0
-    assert "no direction of acme/tiny has pictures: eigenbank preview acme/tiny" in capsys.readouterr().err
+    assert "no direction of acme/tiny and 1 more has pictures: eigenbank preview acme/tiny" in capsys.readouterr().err
     assert run(["labels", "add", "--model", "acme/tiny", BARE, "grin"]) == 0
     assert run(["preview", "acme/tiny"]) == 1
     said = capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_the_shipped_set_is_not_replaced_unasked(
     for more in ((), ("--out", str(tmp_path / "set"))):
         assert run(["build", DEMO, *MIDDLE, *more]) == 1
         error = capsys.readouterr().err
-        assert f"the catalog's set of {DEMO}, at shipped:cartoon-faces-32/directions, has " in error
+        assert f"the catalog's set of {DEMO}, at shipped:avatars-64/directions, has " in error
         for part in (
             "labels by labelers",
             "composites and",

@@ -48,7 +48,7 @@ def test_files_deletes_a_folder_of_eigenbanks_own(built: Path, home: Path, capsy
 def test_files_deletes_no_other_folder(tmp_path: Path, tiny_checkpoint: Path, capsys: Capture) -> None:
     out = tmp_path / "set"
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1", "--out", str(out)]) == 0
-    for model, where in (("acme/tiny", out), (DEMO, "cartoon-faces-32")):
+    for model, where in (("acme/tiny", out), (DEMO, "avatars-64")):
         assert run(["catalog", "rm", model, "--files"]) == 1
         error = capsys.readouterr().err
         assert str(where) in error
@@ -82,7 +82,7 @@ def test_what_ships_stays_away_once_removed_and_is_added_again_as_removal_says(
     capsys.readouterr()
     assert run(["show", DEMO, "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["location"], row["checkpoint"]) == ("shipped:cartoon-faces-32/directions", "shipped:cartoon-faces-32")
+    assert (row["location"], row["checkpoint"]) == ("shipped:avatars-64/directions", "shipped:avatars-64")
 
 
 def test_unknown_names_get_near_matches(built: Path, capsys: Capture) -> None:

@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from faces import MODEL_ID as DEMO
 from making import make_checkpoint
 from PIL import Image
 
 from eigenbank.cli.main import COMMANDS, run
 from eigenbank.registry.load import load
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
 from eigenbank.registry.sets.direction_set import DirectionSet
+
+pytestmark = pytest.mark.usefixtures("with_faces")
 
 MID = "mid_block.attentions.0/output-value/0"
 
@@ -80,6 +82,20 @@ def test_steer_and_sweep_write_pictures(built: str, tmp_path: Path, capsys: pyte
             assert image.format == "PNG"
             assert len(image.getcolors(100_000) or []) > 50
     assert sorted(path.name for path in tmp_path.glob("*.png*")) == ["steered.png", "swept.png"]
+
+
+def test_a_sweep_of_many_seeds_goes_on_below_and_draws_what_is_unedited_once(
+    built: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = []
+    for seeds in ("0-2", "0-3"):
+        call = ["--steps", "1", "--seeds", seeds, "--scales=-1,0,1", "--out", str(tmp_path / "swept.png")]
+        assert run(["sweep", built, MID, *call]) == 0
+        count = 3 if seeds == "0-2" else 4
+        assert f"{3 * count} images × 1 steps" in capsys.readouterr().err  # unedited, -1 and +1 for each
+        with Image.open(tmp_path / "swept.png") as image:
+            sizes.append(image.size)
+    assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
 
 
 def test_ids_of_a_search_are_piped_into_a_sweep(

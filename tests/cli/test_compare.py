@@ -14,7 +14,7 @@ MID = "mid_block.attentions.0"
 
 
 @pytest.fixture
-def built(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def built(with_faces: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The sets of a checkpoint, and of another of the same shape, which has one recipe more."""
     other = make_checkpoint(tmp_path / "other", seed=1)
     more = ["--recipe", "output-value", "--recipe", "qkv"]

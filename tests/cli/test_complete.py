@@ -24,7 +24,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.fixture
-def ask(home: Path):  # type: ignore[no-untyped-def]
+def ask(with_faces: Path):  # type: ignore[no-untyped-def]
     """Complete a line; returns what is offered, and `option NAME` for what is asked of bash."""
     environment = {**os.environ, "PATH": f"{forks.programs()}{os.pathsep}{os.environ['PATH']}"}
 
@@ -49,8 +49,10 @@ def ask(home: Path):  # type: ignore[no-untyped-def]
         ("build --recipe out", ["output-value", "output-value:output"]),
         ("build --recipe output-value:o", ["output"]),
         (f"build {DEMO} --layers mid", ["mid_block.attentions.0"]),
-        ("build ei", [DEMO, "option plusdirs"]),
-        ("show eigen", [f"{DEMO}#", "option nospace"]),
+        ("build eigenbank/avatars-64 --layers mid", ["mid_block.attentions.0.transformer_blocks.0.attn1"]),
+        ("steer eigenbank/avatars-64 --set skin", [""]),
+        ("build eigenbank/c", [DEMO, "option plusdirs"]),
+        ("show eigenbank/c", [f"{DEMO}#", "option nospace"]),
         ("labels l", ["ls"]),
         ("search --min eff", ["effect=", "option nospace"]),
     ],

@@ -6,26 +6,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.cli.demo import run_demo
 from eigenbank.cli.main import run
 
 
-def test_the_demo_builds_labels_loads_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_builds_finds_loads_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo.png"
-    few = LabelSettings(
-        seeds=(100, 101), confirm_seeds=tuple(range(200, 208)), confirm_most=8, most=2, null=1, parts=0, quality_seeds=0
-    )
-    run_demo(1, out, few, layers="up_blocks.1.attentions.0")
+    few = {"seeds": (100, 101, 102, 103), "steps": 4, "confirm_most": 16, "chance_most": 8, "null": 2}
+    run_demo(2, out, {"on a yellow background": "on a blue background"}, **few)
     table, story = capfd.readouterr()
-    assert "3 directions of 1 layers" in story
-    labels = int(re.search(r"(\d+) labels", story)[1])  # type: ignore[index]
-    assert labels == len(table.splitlines()) - 1 >= 1
+    assert "28 directions of 7 layers" in story
+    assert "1 of 1 words have a slider" in story
+    assert re.search(r"on a yellow background +\S+ +[\d.]+", table)
     with Image.open(out) as image:
-        assert image.height > labels * 64
+        assert image.height > 2 * 64  # two prompts, one below the other
 
 
 @pytest.mark.slow
 def test_the_command_leaves_the_users_own_catalog_alone(tmp_path: Path, home: Path) -> None:
-    assert run(["demo", "--top-k", "1", "--out", str(tmp_path / "demo.png")]) == 0
+    assert run(["demo", "--out", str(tmp_path / "demo.png")]) == 0
     assert not home.exists()

@@ -8,9 +8,11 @@ import pytest
 from hub.fixtures import Client
 from hub.server import Hub
 
+import eigenbank as eb
 from eigenbank.cli.main import run
 from eigenbank.registry.catalog.tables import VERSION
 from eigenbank.registry.plugins import KINDS
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 CHECKS = {"eigenbank", "python", "libraries", "extras", "device", "home", "catalog", "cache", "hub"} | set(KINDS)
 Capture = pytest.CaptureFixture[str]
@@ -37,7 +39,9 @@ def test_a_fresh_installation_is_well_and_nothing_is_made(home: Path, capsys: Ca
 def test_the_catalog_is_counted_and_not_changed(home: Path, capsys: Capture) -> None:
     assert run(["catalog", "reindex"]) == 0
     before = (home / "catalog.db").read_bytes()
-    assert findings(capsys)["catalog"]["found"].endswith(f"version {VERSION}: 1 models, 336 directions")
+    assert findings(capsys)["catalog"]["found"].endswith(
+        f"version {VERSION}: 1 models, {len(eb.load(DEMO_MODEL_ID))} directions"
+    )
     assert (home / "catalog.db").read_bytes() == before
 
 

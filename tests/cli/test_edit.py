@@ -12,6 +12,7 @@ from eigenbank.cli.main import run
 from eigenbank.loaders.image_grid import to_image
 
 DEMO = "eigenbank/cartoon-faces-32"
+pytestmark = pytest.mark.usefixtures("with_faces")
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 import eigenbank as eb
 from eigenbank.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 DEMO = "eigenbank/cartoon-faces-32"
 OUTPUT = "down_blocks.1.attentions.0/output-value:output/0"
 
 
-def test_a_lora_of_the_demo_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lora_of_the_faces_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.safetensors"
     assert run(["export", DEMO, "--set", f"{OUTPUT}=-2", "--out", str(out)]) == 0
     printed = capsys.readouterr()

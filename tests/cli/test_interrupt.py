@@ -22,6 +22,14 @@ def begin(code: str, **options: object) -> "subprocess.CompletedProcess[str]":
         signal.signal(signal.SIGINT, heeded)
 
 
+STEER = (
+    "steer",
+    "eigenbank/avatars-64",
+    "--set",
+    "mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0=1",
+    "--prompt",
+    "a person",
+)
 START = "import sys; sys.argv = ['eigenbank', *{args!r}]\n{before}\nfrom eigenbank.cli.start import main; main()"
 
 
@@ -64,7 +72,7 @@ def test_an_interrupt_is_told_as_one(before: str) -> None:
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.4, 1.6])
 def test_an_interrupt_at_any_moment_leaves_no_traceback(moment: float, tmp_path: Path) -> None:
-    steer = ["steer", "eigenbank/cartoon-faces-32", "--set", "skin tone=1", "--out", str(tmp_path / "x.png")]
+    steer = [*STEER, "--out", str(tmp_path / "x.png")]
     before = "import os, signal, threading, time\nfrom eigenbank.cli import start; start.listen()\n"
     before += f"threading.Thread(target=lambda: (time.sleep({moment}), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()"
     done = begin(START.format(args=steer, before=before))
@@ -104,11 +112,7 @@ def test_too_little_memory_is_one_line(error: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_process_that_may_use_little_memory_says_so() -> None:
     before = "import resource; resource.setrlimit(resource.RLIMIT_AS, (500 * 2**20, 500 * 2**20))"
-    done = begin(
-        START.format(
-            args=["steer", "eigenbank/cartoon-faces-32", "--set", "skin tone=1", "--out", "x.png"], before=before
-        )
-    )
+    done = begin(START.format(args=[*STEER, "--out", "x.png"], before=before))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "not enough memory" in done.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from eigenbank.cli.main import run
 
-SOME = "eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0"
+SOME = "eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0"
 Capture = pytest.CaptureFixture[str]
 
 

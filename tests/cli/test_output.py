@@ -14,6 +14,8 @@ from eigenbank.cli import output
 from eigenbank.cli.main import run
 from eigenbank.loaders.drawing import DrawingCost
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 SRC = Path(output.__file__).parent.parent
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202e\u200b\U000e0041z"
 LOOKS = r"a\x1b]0;owned\x07\x9b2J\u202e\u200b\U000e0041z"

@@ -12,6 +12,8 @@ from PIL import Image
 
 from eigenbank.cli.main import run
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 DEMO = "eigenbank/cartoon-faces-32"
 MID = "mid_block.attentions.0/output-value/0"
 LORA = "down_blocks.1.attentions.0/output-value:output/0"

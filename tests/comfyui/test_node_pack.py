@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faces
 import pytest
 import torch
 import zoo
@@ -20,7 +21,6 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.registry.local import store
 from eigenbank.registry.recipes import MATRICES
-from eigenbank.registry.sets.bundled import data_folder
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ["output-value", "output-value:output", "qkv", "query-key", "query-key:output", "value.h1"]
@@ -221,13 +221,13 @@ def test_a_model_that_is_not_known_is_refused_by_name(pack: Any, directions: Any
 
 
 def test_a_set_of_another_class_is_refused_by_name(pack: Any, patcher: Any) -> None:
-    faces = pack.nodes.load(data_folder() / "cartoon-faces-32" / "directions")
+    found = pack.nodes.load(faces.SET)
     with pytest.raises(ValueError, match="UNet2DModel"):
-        pack.nodes.EigenSlider().slide(patcher, faces, "smile", 0.5)
+        pack.nodes.EigenSlider().slide(patcher, found, "smile", 0.5)
 
 
 def test_the_shipped_set_reads_as_eigenbank_reads_it(pack: Any) -> None:
-    folder = data_folder() / "cartoon-faces-32" / "directions"
+    folder = faces.SET
     found, bank = pack.nodes.load(folder), eb.DirectionSet.open(folder)
     assert [*found.ids] == [each.id for each in bank.sliders]
     assert sorted(found.labels) == sorted(bank.labels)
@@ -245,7 +245,7 @@ def test_the_shipped_set_reads_as_eigenbank_reads_it(pack: Any) -> None:
 
 
 def test_an_exported_json_holds_the_same_sliders(pack: Any, tmp_path: Path) -> None:
-    bank = eb.DirectionSet.open(data_folder() / "cartoon-faces-32" / "directions")
+    bank = eb.DirectionSet.open(faces.SET)
     eb.export(bank, {"smile": 0.5, "hair length": -1.0}, tmp_path / "two.json", format="json")
     found, whole = pack.nodes.load(tmp_path / "two.json"), pack.nodes.load(bank.folder)
     for key in ("smile", "hair length"):
@@ -258,13 +258,13 @@ def test_an_exported_json_holds_the_same_sliders(pack: Any, tmp_path: Path) -> N
 
 
 def test_a_name_that_is_not_there_is_refused_with_near_ones(pack: Any) -> None:
-    found = pack.nodes.load(data_folder() / "cartoon-faces-32" / "directions")
+    found = pack.nodes.load(faces.SET)
     with pytest.raises(ValueError, match="Did you mean smile"):
         found.find("smil")
 
 
 def test_a_strength_out_of_the_recommended_range_is_refused(pack: Any) -> None:
-    found = pack.nodes.load(data_folder() / "cartoon-faces-32" / "directions")
+    found = pack.nodes.load(faces.SET)
     low, high = found.find("smile").range
     with pytest.raises(ValueError, match=f"smile was found to work from {low:g} to {high:g}"):
         pack.nodes.apply(None, found, {"smile": high + 0.5})

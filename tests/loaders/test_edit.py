@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from faces import FOLDER
 from faces.render import NAMES, render, sample_factors
 from textpipes import CALLS, PROMPT, embeddings, latent_diffusion, pipeline
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ from eigenbank.loaders.sample import sample
 from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import EigenbankError, SteerError
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 DEMO = "eigenbank/cartoon-faces-32"
 
 
 @pytest.fixture(scope="module")
 def demo() -> Any:
-    return eb.open_pipeline(DEMO)
+    return eb.open_pipeline(str(FOLDER))
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +36,9 @@ def faces() -> Tensor:
 
 
 def test_a_rendered_face_comes_back_and_its_edit_keeps_the_person(
-    demo: Any, faces: Tensor, demo_checkpoint: Path
+    demo: Any, faces: Tensor, faces_checkpoint: Path
 ) -> None:
-    read = load_attribute_model(demo_checkpoint / "attributes").read
+    read = load_attribute_model(faces_checkpoint / "attributes").read
     stays = [NAMES.index(name) for name in ("smile", "head width", "head position", "hair length", "gaze")]
     skin = NAMES.index("skin tone")
     for face in faces:

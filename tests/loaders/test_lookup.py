@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from faces import MODEL_ID as DEMO
 from making import make_checkpoint
 from PIL import Image
 
@@ -20,9 +21,11 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.load import load_without_people_labels
 from eigenbank.registry.local import store
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID as DEMO
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas import Label, Sliders, SliderSetting
 from eigenbank.schemas.errors import SourceError, UnknownNameError
+
+pytestmark = pytest.mark.usefixtures("with_faces")
 
 
 def test_by_model_id_and_by_folder(kept: eb.DirectionSet) -> None:
@@ -108,22 +111,23 @@ def test_a_checkpoint_that_was_moved_away_is_said(kept: eb.DirectionSet, tmp_pat
 
 def test_of_several_sets_of_one_checkpoint_the_one_it_was_opened_as(demo_checkpoint: Path) -> None:
     few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
-    store(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
-    for model_id in (DEMO, "me/middle"):
+    store(eb.build(DEMO_MODEL_ID, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    for model_id in (DEMO_MODEL_ID, "me/middle"):
         assert set_for_pipeline(eb.open_pipeline(model_id)).model_id == model_id
     for where in (demo_checkpoint, str(demo_checkpoint)):
-        assert set_for_pipeline(open_pipeline(Path(where))).model_id == DEMO
-    assert set_for_pipeline(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO
-    pipe = eb.open_pipeline(DEMO)
-    eb.steer(pipe, {"skin tone": 1.0})
-    assert eb.sweep(pipe, "skin tone", [1.0], steps=4).name == "skin tone"
+        assert set_for_pipeline(open_pipeline(Path(where))).model_id == DEMO_MODEL_ID
+    assert set_for_pipeline(eb.open_pipeline(str(demo_checkpoint)).unet).model_id == DEMO_MODEL_ID
+    pipe = eb.open_pipeline(DEMO_MODEL_ID)
+    label = eb.load(DEMO_MODEL_ID).labels[0]
+    eb.steer(pipe, {label: 1.0})
+    assert eb.sweep(pipe, label, [1.0], steps=4, prompt="a person").name == label
 
 
 def test_a_word_of_another_set_of_the_checkpoint_says_which(
-    demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faces_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = {"layers": "mid_block.*", "recipes": ["value"], "top_k": 1}
-    store(eb.build(DEMO, model_id="me/middle", **few), checkpoint=demo_checkpoint)  # type: ignore[arg-type]
+    store(eb.build(DEMO, model_id="me/middle", **few), checkpoint=faces_checkpoint)  # type: ignore[arg-type]
     pipe, message = eb.open_pipeline("me/middle"), "The set eigenbank/cartoon-faces-32 of the same checkpoint has it"
     tried: list[Callable[[], object]] = [
         lambda: eb.steer(pipe, {"Skin Tone": 1.0}),
@@ -159,14 +163,14 @@ def test_among_sets_of_a_folder_its_own_name_goes_first(tiny_checkpoint: Path) -
 
 
 def test_what_ships_is_there_from_the_start(demo_checkpoint: Path) -> None:
-    bank = eb.load("eigenbank/cartoon-faces-32")
+    bank = eb.load(DEMO_MODEL_ID)
     assert bank.labels
-    assert find_checkpoint("eigenbank/cartoon-faces-32")[1] == demo_checkpoint
+    assert find_checkpoint(DEMO_MODEL_ID)[1] == demo_checkpoint
     assert set_for_pipeline(open_pipeline(demo_checkpoint)).labels == bank.labels
 
 
 def test_a_set_is_found_by_the_weights_where_the_name_is_not_known(
-    kept: eb.DirectionSet, tiny_checkpoint: Path, demo_checkpoint: Path, tmp_path: Path
+    kept: eb.DirectionSet, tiny_checkpoint: Path, faces_checkpoint: Path, tmp_path: Path
 ) -> None:
     copied = shutil.copytree(tiny_checkpoint, tmp_path / "renamed")
     assert set_for_pipeline(open_pipeline(copied)).model_id == "acme/tiny"

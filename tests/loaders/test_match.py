@@ -22,10 +22,10 @@ from eigenbank.schemas.errors import MatchError, SourceError, SteerError
 
 
 @pytest.fixture(scope="module")
-def bank(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
+def bank(faces_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> eb.DirectionSet:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EIGENBANK_HOME", str(tmp_path_factory.mktemp("home")))
-        return eb.build(str(demo_checkpoint), recipes=["output-value", "qkv"], top_k=2)
+        return eb.build(str(faces_checkpoint), recipes=["output-value", "qkv"], top_k=2)
 
 
 def perturb(module: nn.Module, size: float) -> None:
@@ -42,10 +42,10 @@ def verdicts(pipe: Any, bank: eb.DirectionSet) -> list[Any]:
     return match(target, target.denoisers["unet"], bank)
 
 
-def test_the_score_of_a_fine_tune_falls_with_its_distance(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
+def test_the_score_of_a_fine_tune_falls_with_its_distance(faces_checkpoint: Path, bank: eb.DirectionSet) -> None:
     scores = []
     for size in (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
-        pipe = open_pipeline(demo_checkpoint)
+        pipe = open_pipeline(faces_checkpoint)
         perturb(pipe.unet, size)
         found = verdicts(pipe, bank)
         assert {each.verdict for each in found} == {"exact"} if size == 0 else all(each.score < 1 for each in found)
@@ -57,8 +57,8 @@ def test_the_score_of_a_fine_tune_falls_with_its_distance(demo_checkpoint: Path,
     assert {each.verdict for each in verdicts(pipe, bank)} != {"transfer"}
 
 
-def test_every_direction_has_a_score_of_its_own(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
-    pipe = open_pipeline(demo_checkpoint)
+def test_every_direction_has_a_score_of_its_own(faces_checkpoint: Path, bank: eb.DirectionSet) -> None:
+    pipe = open_pipeline(faces_checkpoint)
     perturb(pipe.unet, 0.05)
     found = verdicts(pipe, bank)
     assert len({each.score for each in found}) == len(bank)
@@ -68,9 +68,9 @@ def test_every_direction_has_a_score_of_its_own(demo_checkpoint: Path, bank: eb.
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_pipeline_in_half_precision_is_exact(
-    dtype: torch.dtype, demo_checkpoint: Path, bank: eb.DirectionSet
+    dtype: torch.dtype, faces_checkpoint: Path, bank: eb.DirectionSet
 ) -> None:
-    pipe = open_pipeline(demo_checkpoint).to(dtype=dtype)
+    pipe = open_pipeline(faces_checkpoint).to(dtype=dtype)
     assert {each.verdict for each in verdicts(pipe, bank)} == {"exact"}
 
 
@@ -182,11 +182,11 @@ def test_a_stored_checkpoint_in_whole_numbers_is_matched_by_structure(tiny_check
     assert {each.verdict for each in match(str(tmp_path / "set"), str(tmp_path / "int8"))} == {"structure"}
 
 
-def test_a_score_is_that_of_the_whole_gram_matrix(demo_checkpoint: Path, bank: eb.DirectionSet) -> None:
+def test_a_score_is_that_of_the_whole_gram_matrix(faces_checkpoint: Path, bank: eb.DirectionSet) -> None:
     from eigenbank.loaders.match import live_weights, transfer_score
     from eigenbank.registry.recipes import gram
 
-    pipe = open_pipeline(demo_checkpoint)
+    pipe = open_pipeline(faces_checkpoint)
     perturb(pipe.unet, 0.3)
     for direction in list(bank)[:6]:
         layer = bank.layers[direction.layer]

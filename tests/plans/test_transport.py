@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faces
 import forks
 import pytest
 from hub.fixtures import Client
@@ -13,25 +14,24 @@ from hub.server import Hub
 from planned import put
 
 from eigenbank.plans.transport import missing_part, pack, unpack
-from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.schemas.errors import SetError
 
-SHIPPED = data_folder() / "cartoon-faces-32" / "directions"
+FACES = faces.SET
 
 
 def test_a_set_arrives_as_it_was(tmp_path: Path) -> None:
-    packed = pack(SHIPPED)
+    packed = pack(FACES)
     folder = unpack(packed, tmp_path / "set")
     assert {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     } == packed
-    assert len(DirectionSet.open(folder).vectors) == len(DirectionSet.open(SHIPPED).vectors)
+    assert len(DirectionSet.open(folder).vectors) == len(DirectionSet.open(FACES).vectors)
 
 
 def test_a_damaged_one_leaves_nothing(tmp_path: Path) -> None:
-    packed = pack(SHIPPED)
+    packed = pack(FACES)
     changed = {**packed, VECTORS: packed[VECTORS][:-1] + bytes([packed[VECTORS][-1] ^ 1])}
     lacking = {name: data for name, data in packed.items() if name != VECTORS}
     hostile = {**packed, MANIFEST: packed[MANIFEST].replace(b'"directions.safetensors":', b'"../outside":', 1)}

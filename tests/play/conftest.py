@@ -1,13 +1,14 @@
-"""The demo's playground: as an object, and served, with a browser that looks at it."""
+"""The playground of the cartoon faces: as an object, and served, with a browser that looks at it."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import faces
 import pytest
 from browser import Watch
 from playing import Served, start
-
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID, shipped_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -16,19 +17,30 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def playground() -> "Playground":
-    """The demo's, without a page. Its models stay loaded over all tests."""
-    from eigenbank.play.playground import Playground
+def faces_home(tmp_path_factory: pytest.TempPathFactory, faces_catalog: Path) -> Path:
+    """A home whose catalog has the cartoon faces."""
+    home = tmp_path_factory.mktemp("served")
+    shutil.copyfile(faces_catalog, home / "catalog.db")
+    return home
 
-    folder = shipped_checkpoint(DEMO_MODEL_ID)
-    assert folder is not None
-    return Playground({DEMO_MODEL_ID: folder})
+
+@pytest.fixture(autouse=True)
+def _with_faces(with_faces: Path) -> None:
+    """Every test's own home has them too."""
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The demo's playground, served by the command. It is not to reach for anything outside, whatever the tests do."""
-    found = start(tmp_path_factory.mktemp("served"), DEMO_MODEL_ID)
+def playground() -> "Playground":
+    """That of the cartoon faces, without a page. Its models stay loaded over all tests."""
+    from eigenbank.play.playground import Playground
+
+    return Playground({faces.MODEL_ID: faces.FOLDER})
+
+
+@pytest.fixture(scope="session")
+def served(faces_home: Path) -> Iterator[Served]:
+    """The cartoon faces' playground, served by the command. It is not to reach for anything outside, whatever the tests do."""
+    found = start(faces_home, faces.MODEL_ID)
     yield found
     found.process.terminate()
     found.process.wait(timeout=30)

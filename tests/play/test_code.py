@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from faces import MODEL_ID as FACES
 from PIL import Image
 
 from eigenbank.cli.main import run
 from eigenbank.play.request import ImageRequest, as_command, as_json, as_python, parse_request
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.recipe import Window
@@ -42,8 +42,8 @@ def test_the_python_draws_the_picture(
     sampler: str,
     sliders: tuple[SliderSetting, ...],
 ) -> None:
-    wanted = parse_request(model=DEMO_MODEL_ID, seed=4, steps=3, sampler=sampler, sliders=sliders)
-    code = as_python(playground.model(DEMO_MODEL_ID), wanted)
+    wanted = parse_request(model=FACES, seed=4, steps=3, sampler=sampler, sliders=sliders)
+    code = as_python(playground.model(FACES), wanted)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     assert Image.open(tmp_path / "edited.png").tobytes() == shown(playground, wanted).tobytes()
@@ -53,10 +53,10 @@ def test_the_python_draws_the_picture(
 def test_the_python_of_a_photo_draws_its_edit(
     playground: "Playground", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = parse_request(model=DEMO_MODEL_ID, seed=4, steps=3)
+    plain = parse_request(model=FACES, seed=4, steps=3)
     shown(playground, plain).save(tmp_path / "photo.png")
     wanted = plain.model_copy(update={"sliders": SLIDERS, "photo": "0" * 64})
-    code = as_python(playground.model(DEMO_MODEL_ID), wanted)
+    code = as_python(playground.model(FACES), wanted)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "snippet", "exec"), {})
     edited = shown(playground, wanted, tmp_path / "photo.png")
@@ -68,17 +68,15 @@ def test_the_command_and_the_file_are_the_edit(
 ) -> None:
     import shlex
 
-    wanted = parse_request(
-        model=DEMO_MODEL_ID, seed=4, steps=2, sliders=[*SLIDERS, SliderSetting(key="beard", scale=0.0)]
-    )
-    line = as_command(playground.model(DEMO_MODEL_ID), wanted)
+    wanted = parse_request(model=FACES, seed=4, steps=2, sliders=[*SLIDERS, SliderSetting(key="beard", scale=0.0)])
+    line = as_command(playground.model(FACES), wanted)
     (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     args = shlex.split(line)
-    assert args[:3] == ["eigenbank", "steer", DEMO_MODEL_ID]
+    assert args[:3] == ["eigenbank", "steer", FACES]
     monkeypatch.chdir(tmp_path)
     assert run([*args[1:-1], "said.png"]) == 0
     file = ["--sliders", "sliders.json", "--seeds", "4", "--steps", "2", "--out", "file.png"]
-    assert run(["steer", DEMO_MODEL_ID, *file]) == 0
+    assert run(["steer", FACES, *file]) == 0
     edited = shown(playground, wanted)
     for name in ("said.png", "file.png"):
         # The sheet enlarges small pictures by whole factors: the edited one is at the bottom right.
@@ -98,8 +96,8 @@ def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground
 
     names = ["it's; rm -rf ~", '"""', "$(id)", "`id`", "a=b", "\\", "{x}", "-"]
     sliders = [SliderSetting(key=name, scale=1.0) for name in names]
-    wanted = parse_request(model=DEMO_MODEL_ID, sliders=sliders)
-    model = playground.model(DEMO_MODEL_ID)
+    wanted = parse_request(model=FACES, sliders=sliders)
+    model = playground.model(FACES)
     with_item = next(
         node
         for node in ast.walk(ast.parse(as_python(model, wanted.model_copy(update={"sliders": wanted.sliders[:-1]}))))
@@ -114,8 +112,8 @@ def test_hostile_names_are_words_to_python_and_the_shell(playground: "Playground
 
 def test_windows_and_sites_stay_in_the_file(playground: "Playground", tmp_path: Path) -> None:
     slider = SliderSetting(key="skin tone", scale=1.0, window=Window(start=0.25, end=1.0), branch="cond")
-    wanted = parse_request(model=DEMO_MODEL_ID, sliders=[slider])
+    wanted = parse_request(model=FACES, sliders=[slider])
     (tmp_path / "sliders.json").write_text(as_json(wanted), encoding="utf-8")
     assert read_sliders(tmp_path / "sliders.json").sliders == (slider,)
-    assert playground.model(DEMO_MODEL_ID).read_sliders(tmp_path / "sliders.json") == [slider]
-    assert "'sliders.json'" in as_python(playground.model(DEMO_MODEL_ID), wanted)
+    assert playground.model(FACES).read_sliders(tmp_path / "sliders.json") == [slider]
+    assert "'sliders.json'" in as_python(playground.model(FACES), wanted)

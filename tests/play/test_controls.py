@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from faces import MODEL_ID as FACES
 from playing import controls
 
 import eigenbank as eb
 from eigenbank.play.request import MAX_SLIDERS
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def page(playground: "Playground") -> "PlayPage":
         from eigenbank.play.page import Layout, PlayPage
 
         with gradio.Blocks(analytics_enabled=False) as blocks:
-            made = PlayPage(playground, Layout([DEMO_MODEL_ID], DEMO_MODEL_ID), blocks)
+            made = PlayPage(playground, Layout([FACES], FACES), blocks)
         asyncio.set_event_loop(None)
         gc.collect()
     return made
@@ -39,13 +39,13 @@ def page(playground: "Playground") -> "PlayPage":
 @pytest.fixture
 def session(page: "PlayPage") -> "Session":
     """A session that has opened the demo."""
-    opened: Session = page.open(None, DEMO_MODEL_ID)[0]
+    opened: Session = page.open(None, FACES)[0]
     return opened
 
 
 def said(**changes: Any) -> list[Any]:
     """What the controls send, two steps and all sliders at zero unless said otherwise."""
-    return controls(DEMO_MODEL_ID, **{"steps": 2, **changes})[1:]
+    return controls(FACES, **{"steps": 2, **changes})[1:]
 
 
 def problem(found: list[Any]) -> str:
@@ -60,7 +60,7 @@ def test_pictures_and_texts_come_together(page: "PlayPage", session: "Session") 
     assert not photo.visible
     assert unedited.value != edited.value
     assert "2 steps" in status
-    first = eb.load(DEMO_MODEL_ID).labels[0]
+    first = eb.load(FACES).labels[0]
     assert first in python
     assert f"--set '{first}=0.5'" in command
     assert '"scale": 0.5' in sliders
@@ -68,20 +68,20 @@ def test_pictures_and_texts_come_together(page: "PlayPage", session: "Session") 
 
 def test_a_session_the_server_has_forgotten_is_told_to_reload(page: "PlayPage") -> None:
     assert "reload" in problem(page.sample(None, *said()))
-    assert "reload" in page.add_slider(None, DEMO_MODEL_ID, "beard")[-1]
-    assert "reload" in page.read_sliders(None, DEMO_MODEL_ID, "x.json")[-1]
+    assert "reload" in page.add_slider(None, FACES, "beard")[-1]
+    assert "reload" in page.read_sliders(None, FACES, "x.json")[-1]
     assert "reload" in page.read_photo(None, "x.png")[0]
 
 
 def test_there_is_room_for_so_many_sliders_and_no_more(page: "PlayPage", session: "Session") -> None:
-    names = [name for name in page.playground.model(DEMO_MODEL_ID).names if "/" in name]
+    names = [name for name in page.playground.model(FACES).names if "/" in name]
     for name in names[: MAX_SLIDERS - len(session.sliders)]:
-        assert "added a slider for" in page.add_slider(session, DEMO_MODEL_ID, name, *[0.0] * MAX_SLIDERS)[-1]
+        assert "added a slider for" in page.add_slider(session, FACES, name, *[0.0] * MAX_SLIDERS)[-1]
     assert len(session.sliders) == MAX_SLIDERS
-    assert "remove one first" in page.add_slider(session, DEMO_MODEL_ID, names[-1], *[0.0] * MAX_SLIDERS)[-1]
-    assert "has a slider already" in page.add_slider(session, DEMO_MODEL_ID, "beard", *[0.0] * MAX_SLIDERS)[-1]
+    assert "remove one first" in page.add_slider(session, FACES, names[-1], *[0.0] * MAX_SLIDERS)[-1]
+    assert "has a slider already" in page.add_slider(session, FACES, "beard", *[0.0] * MAX_SLIDERS)[-1]
     for empty in (None, "", "  "):
-        assert "name a label" in page.add_slider(session, DEMO_MODEL_ID, empty, *[0.0] * MAX_SLIDERS)[-1]
+        assert "name a label" in page.add_slider(session, FACES, empty, *[0.0] * MAX_SLIDERS)[-1]
 
 
 def test_a_sliders_file_of_another_model_or_none_is_refused(
@@ -95,7 +95,7 @@ def test_a_sliders_file_of_another_model_or_none_is_refused(
         '{"format": 1, "sliders": []}': "is no valid sliders file",
     }.items():
         (tmp_path / "sliders.json").write_text(text, encoding="utf-8")
-        found = page.read_sliders(session, DEMO_MODEL_ID, str(tmp_path / "sliders.json"))[-1]
+        found = page.read_sliders(session, FACES, str(tmp_path / "sliders.json"))[-1]
         assert word in found
         assert str(tmp_path) not in found
     assert session.sliders == before

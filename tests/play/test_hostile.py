@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faces import MODEL_ID as FACES
 from playing import Served, Visitor, controls
 
 from eigenbank.loaders.photo import MAX_BYTES
 from eigenbank.play import server
 from eigenbank.play.request import MAX_SLIDERS
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 LONG = "x" * 100_000
 DEEP = "[" * 100_000
@@ -24,7 +24,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}, "orig_name": "x.png"}
 def tab(served: Served) -> Iterator[Visitor]:
     """A tab that has opened the demo."""
     found = Visitor(served.url)
-    assert found.open(DEMO_MODEL_ID)["success"]
+    assert found.open(FACES)["success"]
     yield found
     found.close()
 
@@ -33,7 +33,7 @@ def tab(served: Served) -> Iterator[Visitor]:
 def visitor(tab: Visitor, served: Served) -> Iterator[Visitor]:
     """The tab. After the test the server still samples for it, and has reached nothing outside."""
     yield tab
-    sampled = tab.ask("seed", "change", controls(DEMO_MODEL_ID))
+    sampled = tab.ask("seed", "change", controls(FACES))
     assert sampled["success"]
     assert "1 step" in json.dumps(sampled["output"]["data"])
     assert served.process.poll() is None
@@ -78,7 +78,7 @@ def test_values_that_no_control_gives_get_a_word(visitor: Visitor, changes: dict
     for name, what in (("seed", "change"), ("slider-0", "input")):
         if what == "change" and "dragging" in changes:
             continue
-        found = visitor.ask(name, what, controls(DEMO_MODEL_ID, **changes))
+        found = visitor.ask(name, what, controls(FACES, **changes))
         assert found["success"], found
         said = found["output"]["data"][3]
         if word is None:
@@ -93,7 +93,7 @@ def test_values_that_no_control_gives_get_a_word(visitor: Visitor, changes: dict
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_have_are_refused(visitor: Visitor, value: float) -> None:
     for changes in ({"seed": value}, {"guidance": value}, {"sliders": sliders(value)}):
-        found = visitor.post(controls(DEMO_MODEL_ID, **changes), visitor.event("seed", "change"))
+        found = visitor.post(controls(FACES, **changes), visitor.event("seed", "change"))
         assert (found.status_code, found.json()) == (
             400,
             {"detail": "the request is not JSON, or holds too much: nothing was done"},
@@ -102,7 +102,7 @@ def test_numbers_that_json_does_not_have_are_refused(visitor: Visitor, value: fl
 
 @pytest.mark.parametrize("count", [0, 3, 31, 500])
 def test_a_wrong_count_of_values_draws_nothing_and_harms_nothing(visitor: Visitor, count: int) -> None:
-    data = [*controls(DEMO_MODEL_ID), *[0.0] * 500][:count]
+    data = [*controls(FACES), *[0.0] * 500][:count]
     found = visitor.ask("seed", "change", data)
     if count < 32:
         assert not found["success"]
@@ -113,7 +113,7 @@ def test_a_wrong_count_of_values_draws_nothing_and_harms_nothing(visitor: Visito
     "name", ["beardd", LONG, "<b>x</b>", 7, None, ["a"], {"path": "/etc/passwd"}, "a\0b", "../../x"]
 )
 def test_directions_that_are_not_there_get_near_matches_or_a_word(visitor: Visitor, name: Any) -> None:
-    found = visitor.ask("add", "click", [None, DEMO_MODEL_ID, name, *[0.0] * MAX_SLIDERS])
+    found = visitor.ask("add", "click", [None, FACES, name, *[0.0] * MAX_SLIDERS])
     assert found["success"], found
     said = found["output"]["data"][-1]
     assert 'role="alert"' in said
@@ -139,7 +139,7 @@ def test_files_outside_are_neither_read_nor_fetched(visitor: Visitor, served: Se
         str(secret), "/etc/passwd", "/proc/self/environ", f"{gradio}/../../etc/passwd", "../../../../etc/passwd", "", "\0", LONG,
         "file:///etc/passwd", "http://127.0.0.1:1/x", "https://example.com/x.png", " HTTP://example.com/x.png",
     ):  # fmt: skip
-        for name, data in (("load", [None, DEMO_MODEL_ID]), ("upload", [None])):
+        for name, data in (("load", [None, FACES]), ("upload", [None])):
             for payload in ({**FILE, "path": path}, {"path": path}, [{**FILE, "path": path}], path):
                 found = visitor.ask(name, "upload", [*data, payload])
                 assert not found["success"], (name, payload)
@@ -259,16 +259,17 @@ def test_a_websocket_is_refused(visitor: Visitor, served: Served) -> None:
 def test_old_uploads_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_KEPT", 250)
     monkeypatch.setattr(server, "MAX_FILES", 3)
+    kept = tmp_path / "kept"
     for number, size in enumerate([100, 100, 100, 100, 10, 10]):
-        (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}" / "x.png").write_bytes(bytes(size))
-        os.utime(tmp_path / f"{number}" / "x.png", (number, number))
-    server.make_room(tmp_path)
-    assert sorted(path.parent.name for path in tmp_path.rglob("*.png")) == ["3", "4", "5"]
-    (tmp_path / "3" / "x.png").write_bytes(bytes(300))
-    os.utime(tmp_path / "3" / "x.png", (3, 3))
-    server.make_room(tmp_path)
-    assert sorted(path.parent.name for path in tmp_path.rglob("*.png")) == ["4", "5"]
+        (kept / f"{number}").mkdir(parents=True)
+        (kept / f"{number}" / "x.png").write_bytes(bytes(size))
+        os.utime(kept / f"{number}" / "x.png", (number, number))
+    server.make_room(kept)
+    assert sorted(path.parent.name for path in kept.rglob("*.png")) == ["3", "4", "5"]
+    (kept / "3" / "x.png").write_bytes(bytes(300))
+    os.utime(kept / "3" / "x.png", (3, 3))
+    server.make_room(kept)
+    assert sorted(path.parent.name for path in kept.rglob("*.png")) == ["4", "5"]
 
 
 def test_a_file_of_more_than_the_bound_is_refused_before_it_is_sent(visitor: Visitor, served: Served) -> None:

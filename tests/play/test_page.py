@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import Watch
+from faces import MODEL_ID as FACES
 from PIL import Image
 from playing import Served, named, start
-
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -184,7 +183,7 @@ def test_what_is_taken_along_is_what_is_shown(visit: "Visit", served: Served, tm
     saved.value.save_as(file)
     found = json.loads(file.read_text(encoding="utf-8"))
     value = float(page.input_value(f"{slider(page, 'beard')} input[type=number]"))
-    assert found["model"] == DEMO_MODEL_ID
+    assert found["model"] == FACES
     assert {each["key"]: each["scale"] for each in found["sliders"] if each["scale"]} == {"beard": value}
     edited = picture(page)
     fresh = visit(served)

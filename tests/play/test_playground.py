@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from faces import MODEL_ID as FACES
 from playing import named
 
 import eigenbank as eb
@@ -14,7 +15,6 @@ from eigenbank.loaders.image_grid import to_image
 from eigenbank.loaders.sample import sample
 from eigenbank.play.model import RANGE, LoadedModel, LruCache, Superseded
 from eigenbank.play.request import MAX_SEED, MAX_SLIDERS, MAX_STEPS, ImageRequest, parse_request
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas import SliderSetting
 from eigenbank.schemas.errors import PhotoError, SteerError, UnknownNameError
 
@@ -27,7 +27,7 @@ UNLABELLED = "mid_block.attentions.0/output-value/3"
 def asked(steps: int = 2, seed: int = 0, photo: str | None = None, **scales: float) -> ImageRequest:
     """A request for the demo; a slider's key with spaces is written with underscores."""
     sliders = [SliderSetting(key=key.replace("_", " "), scale=scale) for key, scale in scales.items()]
-    return parse_request(model=DEMO_MODEL_ID, steps=steps, seed=seed, photo=photo, sliders=sliders)
+    return parse_request(model=FACES, steps=steps, seed=seed, photo=photo, sliders=sliders)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def session() -> "Session":
 def test_an_edited_picture_is_the_one_steer_makes(playground: "Playground", session: "Session") -> None:
     shown = playground.sample(session, asked(seed=7, skin_tone=0.8, beard=-0.5))
     assert shown is not None
-    pipe, bank = eb.open_pipeline(DEMO_MODEL_ID), eb.load(DEMO_MODEL_ID)
+    pipe, bank = eb.open_pipeline(FACES), eb.load(FACES)
     plain = sample(pipe, [7], 2)[0]
     with eb.steer(pipe, {"skin tone": 0.8, "beard": -0.5}, bank=bank):
         edited = sample(pipe, [7], 2)[0]
@@ -54,7 +54,7 @@ def test_other_scales_other_sliders_and_back_leave_nothing_behind(
 ) -> None:
     def edited(**scales: float) -> bytes:
         # What is kept would hide what is left attached.
-        monkeypatch.setattr(playground.model(DEMO_MODEL_ID), "_images", LruCache(0))
+        monkeypatch.setattr(playground.model(FACES), "_images", LruCache(0))
         shown = playground.sample(session, asked(seed=11, **scales))
         assert shown is not None
         return shown.edited.tobytes()
@@ -101,11 +101,11 @@ def test_what_a_session_asks_for_next_ends_what_it_is_having_drawn(
     elsewhere.join()
     assert found["long"] is None
     assert found["other"] is not None
-    assert playground.model(DEMO_MODEL_ID).cached(long) is None
+    assert playground.model(FACES).cached(long) is None
 
 
 def test_a_picture_cut_short_says_nothing_of_the_steps_it_did_not_come_to(playground: "Playground") -> None:
-    model, calls = playground.model(DEMO_MODEL_ID), iter([True, True, False])
+    model, calls = playground.model(FACES), iter([True, True, False])
     with pytest.raises(Superseded):
         model.sample(asked(steps=20, seed=51, skin_tone=0.9), None, lambda: next(calls))
     with warnings.catch_warnings():
@@ -116,8 +116,8 @@ def test_a_picture_cut_short_says_nothing_of_the_steps_it_did_not_come_to(playgr
 def test_what_is_prepared_is_what_the_first_move_needs(playground: "Playground", session: "Session") -> None:
     wanted = asked(steps=3, seed=41)
     playground.prepare(session, wanted, 1)
-    assert playground.model(DEMO_MODEL_ID).cached(asked(steps=1, seed=41)) is not None
-    assert playground.model(DEMO_MODEL_ID).cached(wanted) is None
+    assert playground.model(FACES).cached(asked(steps=1, seed=41)) is not None
+    assert playground.model(FACES).cached(wanted) is None
 
 
 @pytest.mark.filterwarnings("ignore::eigenbank.loaders.edit.PoorReconstructionWarning")
@@ -128,7 +128,7 @@ def test_a_photo_is_edited_as_edit_does(playground: "Playground", session: "Sess
     photo = playground.read_photo(session, tmp_path / "face.png")
     edited = playground.sample(session, asked(steps=4, photo=photo.digest, skin_tone=0.7))
     assert edited is not None
-    found = eb.edit(eb.open_pipeline(DEMO_MODEL_ID), tmp_path / "face.png", {"skin tone": 0.7}, steps=4)
+    found = eb.edit(eb.open_pipeline(FACES), tmp_path / "face.png", {"skin tone": 0.7}, steps=4)
     assert edited.edited.tobytes() == found.image.tobytes()
     assert edited.error == pytest.approx(found.error)
     assert edited.photo is not None
@@ -147,9 +147,9 @@ def test_a_photo_of_another_session_or_none_is_refused(
 
 
 def test_a_slider_can_be_had_for_every_direction_by_name(playground: "Playground") -> None:
-    model = playground.model(DEMO_MODEL_ID)
-    assert [each.key for each in model.first_sliders()] == eb.load(DEMO_MODEL_ID).labels
-    assert model.slider_range(f" {DEMO_MODEL_ID}#{UNLABELLED} ").key == UNLABELLED
+    model = playground.model(FACES)
+    assert [each.key for each in model.first_sliders()] == eb.load(FACES).labels
+    assert model.slider_range(f" {FACES}#{UNLABELLED} ").key == UNLABELLED
     with pytest.raises(UnknownNameError, match="did you mean 'hair length'"):
         model.slider_range("hair lenght")
     with pytest.raises(UnknownNameError, match=r"did you mean 'mid_block\.attentions\.0/output-value/"):
@@ -194,14 +194,14 @@ def test_ranges_are_the_recommended_ones_the_way_the_label_says(tmp_path: Path) 
 )
 def test_what_is_out_of_bounds_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(SteerError, match=rf"^{field}.*Nothing was sampled"):
-        parse_request(**{"model": DEMO_MODEL_ID, field: value})
+        parse_request(**{"model": FACES, field: value})
 
 
 def test_unknown_models_and_samplers_get_what_is_near(playground: "Playground", session: "Session") -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'eigenbank/cartoon-faces-32'"):
         playground.sample(session, parse_request(model="eigenbank/cartoon-faces-23"))
     with pytest.raises(UnknownNameError, match=r"no sampler of .* 'DDIN': did you mean 'DDIM'"):
-        playground.sample(session, parse_request(model=DEMO_MODEL_ID, sampler="DDIN"))
+        playground.sample(session, parse_request(model=FACES, sampler="DDIN"))
 
 
 def test_what_is_kept_is_bounded_and_the_least_used_goes_first() -> None:

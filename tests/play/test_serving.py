@@ -4,10 +4,10 @@ import socket
 import sys
 
 import pytest
+from faces import MODEL_ID as FACES
 from playing import Served, answers
 
 from eigenbank.cli.main import run
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 
 def test_without_gradio_it_says_how_to_get_it(
@@ -21,7 +21,7 @@ def test_without_gradio_it_says_how_to_get_it(
 def test_a_port_that_is_taken_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert run(["play", DEMO_MODEL_ID, "--port", str(port)]) == 1
+        assert run(["play", FACES, "--port", str(port)]) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 

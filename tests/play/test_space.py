@@ -11,10 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from faces import MODEL_ID as FACES
 from PIL import Image
 from playing import AUDIT, Visitor, answers, controls, free_port
-
-from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "playground_space"
 
@@ -63,10 +62,10 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
         assert sys.platform != "linux" or answers("127.0.0.2", url)
         visitor = Visitor(url)
         assert visitor.config["space_id"] == "me/playground"
-        assert visitor.open(DEMO_MODEL_ID)["success"]
+        assert visitor.open(FACES)["success"]
         pictures = {}
         for scale in (0.0, 1.0):
-            answer = visitor.ask("seed", "change", controls(DEMO_MODEL_ID, steps=2, sliders=[scale, *[0.0] * 23]))
+            answer = visitor.ask("seed", "change", controls(FACES, steps=2, sliders=[scale, *[0.0] * 23]))
             assert answer["success"], said.read_text(encoding="utf-8")
             edited = answer["output"]["data"][2]["value"]
             pictures[scale] = visitor.http.get(edited["url"]).raise_for_status().content

@@ -14,6 +14,7 @@ import eigenbank as eb
 from eigenbank.api import find_checkpoint
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.local import add_folders, checkpoint_id, remove_set, sets_of_checkpoint, store
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas import Label
 from eigenbank.schemas.errors import CatalogError, ReplaceError, SetError
@@ -79,7 +80,7 @@ def test_two_sets_of_one_name_are_refused(shares: list[Path], tmp_path: Path) ->
 
 
 def test_a_labelled_set_is_replaced_only_when_asked(demo_checkpoint: Path, tmp_path: Path, shares: list[Path]) -> None:
-    demo = eb.load("eigenbank/cartoon-faces-32")
+    demo = eb.load(DEMO_MODEL_ID)
     bare = eb.build(str(demo_checkpoint), layers="mid_block.*", top_k=1, model_id=demo.model_id)
     bare.save(tmp_path / "bare")
     with Catalog.open() as catalog:
@@ -88,7 +89,7 @@ def test_a_labelled_set_is_replaced_only_when_asked(demo_checkpoint: Path, tmp_p
         assert catalog.model_ids() == [demo.model_id]
         (one,) = add_folders(catalog, [tmp_path / "bare"], replace=True)
         assert one.before is not None
-        assert one.before.location == "shipped:cartoon-faces-32/directions"
+        assert one.before.location == "shipped:avatars-64/directions"
         # What ships is a folder like another, and knows its checkpoint.
         catalog.remove_set(demo.model_id, None, digest=catalog.sets()[0].digest)
         add_folders(catalog, [demo_checkpoint / "directions"])
@@ -120,7 +121,7 @@ def test_the_folder_of_another_set_is_never_deleted(tiny_checkpoint: Path, home:
 @pytest.mark.parametrize(
     ("location", "found"),
     [
-        ("shipped:cartoon-faces-32", "eigenbank/cartoon-faces-32"),
+        ("shipped:avatars-64", DEMO_MODEL_ID),
         ("shipped:other", "local/shipped-other"),
         ("/data/my faces", "local/my-faces"),
         (f"/c/models--google--ddpm-celebahq-256/snapshots/{'a1' * 20}", "google/ddpm-celebahq-256"),

@@ -59,6 +59,7 @@ U-Net steps: {step:,} of {steps_planned:,}. `unet/diffusion_pytorch_model.safete
 
 `attributes/` reads seventeen sliders off pictures. `clip/` is a small image-text model of the same renders (CLIP's classes), for
 `eigenbank find` and `--labeler clip`, with twenty words; `python -m avatars words` trains it and prints how well it reads: all but eyebrows.
+`directions/` is its direction set as eigenbank made it (`make directions`).
 
 ## Licences
 

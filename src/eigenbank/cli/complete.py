@@ -126,6 +126,9 @@ def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 def _model(ctx: click.Context) -> str | None:
     given = next((ctx.params[name] for name in ("model", "first", "names") if ctx.params.get(name)), None)
     model = given[0] if isinstance(given, tuple) else given
+    if model is None:  # click stops at an option that waits for its value, and has not read what stands before it
+        words = split_arg_string(os.environ.get("COMP_LINE") or os.environ.get("COMP_WORDS", ""))
+        model = next((word for word in words[1:] if "/" in word and not word.startswith("-")), None)
     return model if isinstance(model, str) and not any(sign in model for sign in "*?[") else None
 
 

@@ -57,7 +57,7 @@ def export(
 
     \b
     Example:
-      eigenbank export eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --format json --out skin.json
+      eigenbank export eigenbank/avatars-64 --set 'with blond hair=1.5' --format comfyui --out skin.safetensors
     """
     if (out is None) == (all_labels is None):
         message = "say where to: --out FILE for one file, or --all-labels FOLDER for a file of each named slider"
@@ -153,8 +153,8 @@ def match(
 
     \b
     Example:
-      eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --format csv
-      eigenbank match eigenbank/cartoon-faces-32 eigenbank/cartoon-faces-32 --with-set
+      eigenbank match eigenbank/avatars-64 eigenbank/avatars-64 --format csv
+      eigenbank match eigenbank/avatars-64 eigenbank/avatars-64 --with-set
     """
     if with_set:
         _compare(directions, model, layer, recipe, limit, fmt, quiet)

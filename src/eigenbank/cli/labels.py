@@ -45,7 +45,7 @@ def labels() -> None:
 
     \b
     Example:
-      eigenbank labels ls --model eigenbank/cartoon-faces-32
+      eigenbank labels ls --model eigenbank/avatars-64
     """
 
 
@@ -112,7 +112,7 @@ def add(
 
     \b
     Example:
-      eigenbank labels add 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0' grin --by ann
+      eigenbank labels add 'eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0' grin --by ann
     """
     from pydantic import ValidationError
 
@@ -143,7 +143,7 @@ def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
 
     \b
     Example:
-      eigenbank labels rm 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0' grin --by ann
+      eigenbank labels rm 'eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0' grin --by ann
     """
     from eigenbank.registry.catalog import Catalog
 

@@ -90,8 +90,8 @@ def build(
 
     \b
     Example:
-      eigenbank build eigenbank/cartoon-faces-32 --dry-run
-      eigenbank build eigenbank/cartoon-faces-32 --layers 'mid_block.*' --model-id me/middle
+      eigenbank build eigenbank/avatars-64 --dry-run
+      eigenbank build eigenbank/avatars-64 --layers 'mid_block.*' --model-id me/middle
     """
     from eigenbank.api import build as build_bank
     from eigenbank.api import check_model_id, open_source
@@ -305,7 +305,7 @@ def label(
 
     \b
     Example:
-      eigenbank label eigenbank/cartoon-faces-32 --labeler attributes --labeler statistics
+      eigenbank label eigenbank/avatars-64 --labeler attributes --prompt 'a person' --prompt 'a cartoon face'
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.naming import label as label_directions
@@ -414,7 +414,7 @@ def preview(
 
     \b
     Example:
-      eigenbank preview eigenbank/cartoon-faces-32 'skin tone' --steps 10
+      eigenbank preview eigenbank/avatars-64 'with blond hair' --prompt 'a person' --steps 10
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.naming import preview as generate_previews
@@ -495,7 +495,7 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
 
     \b
     Example:
-      eigenbank measure eigenbank/cartoon-faces-32 --steps 10
+      eigenbank measure eigenbank/avatars-64 --prompt 'a person' --steps 10
     """
     from eigenbank.api import find_checkpoint
     from eigenbank.loaders.drawing import cost

@@ -38,7 +38,7 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
 
     \b
     Example:
-      eigenbank list --model eigenbank/cartoon-faces-32
+      eigenbank list --model eigenbank/avatars-64
     """
     from eigenbank.registry.catalog import Catalog
 

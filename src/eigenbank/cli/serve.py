@@ -44,7 +44,7 @@ def play(
 
     \b
     Example:
-      eigenbank play eigenbank/cartoon-faces-32 --open
+      eigenbank play eigenbank/avatars-64 --prompt 'a person' --open
     """
     from eigenbank.play import launch
 

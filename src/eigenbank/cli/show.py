@@ -48,8 +48,8 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
 
     \b
     Example:
-      eigenbank show 'eigenbank/cartoon-faces-32#mid_block.attentions.0/output-value/0'
-      eigenbank show eigenbank/cartoon-faces-32
+      eigenbank show 'eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0'
+      eigenbank show eigenbank/avatars-64
     """
     from eigenbank.registry.catalog import Catalog
 

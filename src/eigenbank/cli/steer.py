@@ -76,8 +76,8 @@ def steer(
 
     \b
     Example:
-      eigenbank steer eigenbank/cartoon-faces-32 --set 'skin tone=1.5' --out steered.png
-      eigenbank search 'skin tone' -q --limit 1 | eigenbank steer - --set -=1.5 --out steered.png
+      eigenbank steer eigenbank/avatars-64 --set 'with blond hair=1.5' --prompt 'a person' --out steered.png
+      eigenbank search 'with blond hair' -q --limit 1 | eigenbank steer - --set -=1.5 --prompt 'a person' --out steered.png
     """
     wanted = parse_sets(edits)
     if "-" in wanted:
@@ -138,7 +138,7 @@ def sweep(
     force: bool,
     out: Path,
 ) -> None:
-    """Generate a grid of images: a row per direction; for each seed, the unedited image and one per scale.
+    """Generate a grid of images: a row per direction; for each seed, one per scale and the unedited image.
 
     NAMEs are labels or direction ids; without any, the best direction of every label. Instead of MODEL you can give a full
     id (MODEL#LAYER/RECIPE/RANK); - reads ids from stdin, one a line, as `search -q` prints them. The sliders of a file are
@@ -147,7 +147,7 @@ def sweep(
 
     \b
     Example:
-      eigenbank sweep eigenbank/cartoon-faces-32 'skin tone' --out sweep.png
+      eigenbank sweep eigenbank/avatars-64 'with blond hair' --prompt 'a person' --out sweep.png
     """
     check_picture(out)
     drawing = _with_drawn_prompts(drawing, seeds)
@@ -157,7 +157,7 @@ def sweep(
     import torch
 
     from eigenbank.loaders.drawing import cost
-    from eigenbank.loaders.image_grid import image_grid
+    from eigenbank.loaders.image_grid import image_grid, stack
     from eigenbank.loaders.sample import sample_in_batches
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
@@ -166,17 +166,31 @@ def sweep(
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
     rows, names, notes, effects = [], [], [], []
-    with drawing_bar(cost(pipe, len(seeds) * (1 + len(chosen) * len(scales)), drawing)) as drawn:
+    shown = scales if 0 in scales else (0.0, *scales)  # a scale of 0 is the unedited image
+    edited = tuple(scale for scale in dict.fromkeys(scales) if scale) or (0.0,)
+    with drawing_bar(cost(pipe, len(seeds) * (1 + len(chosen) * len(edited)), drawing)) as drawn:
         plain = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
         for each in chosen:
             name = each if isinstance(each, str) else str(file)
-            swept = sweep_pipe(pipe, each, scales, seeds=seeds, bank=bank, drawing=drawing, drawn=drawn, force=force)
-            rows.append(torch.cat([plain[:, None], swept.pixels], dim=1).flatten(0, 1))
+            swept = sweep_pipe(pipe, each, edited, seeds=seeds, bank=bank, drawing=drawing, drawn=drawn, force=force)
+            at = {0.0: plain, **dict(zip(edited, swept.pixels.unbind(1), strict=True))}
+            rows.append(torch.stack([at[scale] for scale in shown], dim=1))
             names.append(name)
             effects.append(_effect(bank, each) if name is each else None)
             notes.append(swept.name if name is not each else bank[name].id if name not in bank[name].id else "")
-    columns = ["unedited", *[f"{scale:+g}" if scale else "0" for scale in scales]] * len(seeds)
-    sheet = image_grid(rows, names, columns, notes=notes, effects=effects, group=len(scales) + 1, cell=64)
+    columns = [f"{scale:+g}" if scale else "unedited" for scale in shown]
+    prompts = drawing.prompts or ("",)
+    turns = sorted(range(len(seeds)), key=lambda number: number % len(prompts))  # those of a prompt beside each other
+    heads = [", ".join(filter(None, (f"seed {seeds[number]}", prompts[number % len(prompts)]))) for number in turns]
+    grids = [
+        image_grid(
+            [torch.cat([row[number] for number in turns[first : first + ACROSS]]) for row in rows],
+            names, columns * len(turns[first : first + ACROSS]), notes=notes, effects=effects, group=len(shown),
+            group_names=heads[first : first + ACROSS], cell=64,
+        )
+        for first in range(0, len(turns), ACROSS)
+    ]  # fmt: skip
+    sheet = stack(grids)
     save_picture(sheet, out)
 
 
@@ -251,6 +265,8 @@ def _with_drawn_prompts(drawing: "Drawing", seeds: tuple[int, ...]) -> "Drawing"
     return drawn_prompts(drawing, len(seeds), log)
 
 
+ACROSS = 3
+"""Seeds beside each other in the picture of a sweep; more are drawn below."""
 FAINT = 1 / 255
 """A root mean square change of all pixels, in [0, 1], that hardly anybody sees: one step of an 8-bit picture."""
 
@@ -333,7 +349,7 @@ def edit(
 
     \b
     Example:
-      eigenbank edit face.png --model eigenbank/cartoon-faces-32 --set 'skin tone=1' --steps 20 --out edited.png
+      eigenbank edit face.png --model eigenbank/avatars-64 --set 'with blond hair=1' --prompt 'a person' --steps 20 --out edited.png
     """
     sliders = wanted_sliders(parse_sets(edits), file)
     check_picture(out)

@@ -2,7 +2,7 @@
 
     from eigenbank.play import launch
 
-    launch("eigenbank/cartoon-faces-32")
+    launch("eigenbank/avatars-64")
 
 Only `page.py` and `server.py` know Gradio; `playground.py` is what the page can do, `request.py` what it can ask for, and
 `model.py` a pipeline at work. Importing this package imports neither Gradio nor torch.

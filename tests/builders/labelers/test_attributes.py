@@ -62,9 +62,9 @@ def test_a_program_with_names_is_a_labeler(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [{"size": 1024, "first_channels": 512}, {"first_channels": 40}, {"size": 2048}])
 def test_a_config_that_asks_for_more_than_its_file_holds_takes_no_memory(
-    more: dict[str, int], demo_checkpoint: Path, tmp_path: Path
+    more: dict[str, int], faces_checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(demo_checkpoint / "attributes", tmp_path / "attributes"))
+    folder = Path(shutil.copytree(faces_checkpoint / "attributes", tmp_path / "attributes"))
     config = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps({**config, **more}))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -73,8 +73,8 @@ def test_a_config_that_asks_for_more_than_its_file_holds_takes_no_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "KiB"
 
 
-def test_the_demos_own_reads_its_factors(demo_checkpoint: Path) -> None:
-    labeler = OPENER.open(None, demo_checkpoint)
+def test_the_demos_own_reads_its_factors(faces_checkpoint: Path) -> None:
+    labeler = OPENER.open(None, faces_checkpoint)
     assert "smile" in labeler.names
     assert labeler.stds is not None
     assert labeler.read(torch.rand(2, 3, 32, 32)).shape == (2, len(labeler.names))

@@ -25,8 +25,8 @@ class Colours:
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_what_is_used_by_default_depends_on_the_checkpoint(demo_checkpoint: Path, tmp_path: Path) -> None:
-    (own,) = open_labelers([], demo_checkpoint)
+def test_what_is_used_by_default_depends_on_the_checkpoint(faces_checkpoint: Path, tmp_path: Path) -> None:
+    (own,) = open_labelers([], faces_checkpoint)
     assert own.source.startswith("attribute-model:")
     (other,) = open_labelers([], tmp_path)
     assert other.source == "statistics"

@@ -7,6 +7,8 @@ import pytest
 from hub.fixtures import Client, Worker
 from hub.server import Hub
 
+pytestmark = pytest.mark.usefixtures("with_faces")
+
 MODEL = "eigenbank/cartoon-faces-32"
 
 

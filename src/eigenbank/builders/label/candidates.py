@@ -156,7 +156,7 @@ class Candidates:
             parts = tuple(Weighted(direction=ids[k], weight=float(weights[score, k])) for k in used)
             self.composites.append(CompositeRecord(name=name, parts=parts))
             self._wanted[self.composites[-1].id] = text
-            yield text, self.composites[-1], whole.rows([score])
+            yield text, self.composites[-1], whole.rows([score]).times(settings.scale)
 
     def nearest_to(self, word: str, count: int = 3) -> list[Nearest]:
         """What should move a word most by itself: the composite for it, if one is expected to earn the name, and single directions."""

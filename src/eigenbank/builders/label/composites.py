@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.criteria import Effects
+from eigenbank.schemas import CompositeRecord, Label, Quality
 
 PARTS = 32
 """Most directions in a composite."""
@@ -62,3 +63,36 @@ def name_for(text: str, taken: Collection[str]) -> str:
     while name in taken:
         name, number = f"{plain}-{number}", number + 1
     return name
+
+
+def in_own_unit(record: CompositeRecord, scale: float) -> CompositeRecord:
+    """The composite such that its scale of 1 is the `scale` that it was measured at."""
+    parts = tuple(part.model_copy(update={"weight": scale * part.weight}) for part in record.parts)
+    return record.model_copy(update={"parts": parts})
+
+
+def label_in_own_unit(label: Label, scale: float) -> Label:
+    """A composite's label as it is of `in_own_unit`: effects per scale of 1 are `scale` times those measured."""
+    evidence = label.evidence
+    if evidence is None:
+        return label
+    effects = {name: getattr(evidence, name) for name in ("effect", "runner_up_effect", "null")}
+    changed = {name: None if value is None else scale * value for name, value in effects.items()}
+    return label.model_copy(
+        update={"evidence": evidence.model_copy(update={**changed, "scale": evidence.scale / scale})}
+    )
+
+
+def quality_in_own_unit(quality: Quality, scale: float) -> Quality:
+    """The same for a quality."""
+    changed = {
+        name: None if (value := getattr(quality, name)) is None else scale * value for name in ("effect", "drift")
+    }
+    between = quality.recommended_range
+    return quality.model_copy(
+        update={
+            **changed,
+            "recommended_range": None if between is None else (between[0] / scale, between[1] / scale),
+            "scale": quality.scale / scale,
+        }
+    )

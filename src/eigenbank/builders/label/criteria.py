@@ -78,6 +78,10 @@ class Effects:
         """Return the effects on some of the seeds, `(m,)` long; one may be named more than once."""
         return Effects(self.odd[:, seeds], self.even[:, seeds])
 
+    def times(self, factor: float) -> "Effects":
+        """Return the same per so many units of scale."""
+        return Effects(self.odd * factor, self.even * factor)
+
     def of(self, readable: Tensor) -> "Effects":
         """Return the same with no effect on the attributes that cannot be read, `readable` being `(f,)` bool."""
         return Effects(self.odd * readable, self.even * readable)

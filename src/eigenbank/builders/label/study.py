@@ -17,9 +17,8 @@ from torch import Tensor
 from eigenbank.builders.label.budget import BudgetError, Spending
 from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
 from eigenbank.builders.label.carry import Carried, carried
-from eigenbank.builders.label.criteria import (
-    strongest,
-)
+from eigenbank.builders.label.composites import in_own_unit, label_in_own_unit, quality_in_own_unit
+from eigenbank.builders.label.criteria import strongest
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
 from eigenbank.builders.label.readings import Measurements, Read, Readings
@@ -275,7 +274,14 @@ class _Study:
         self.job.left = images_of_qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
-        return Findings(labels, measured_qualities, earned, nearest, displacements)
+        scale = settings.scale
+        for record in earned:
+            labels[record.id] = [label_in_own_unit(each, scale) for each in labels[record.id]]
+            if record.id in measured_qualities:
+                measured_qualities[record.id] = quality_in_own_unit(measured_qualities[record.id], scale)
+        return Findings(
+            labels, measured_qualities, [in_own_unit(each, scale) for each in earned], nearest, displacements
+        )
 
     def candidates(self, population: Tensor) -> list[Candidates]:
         """What is worth confirming for each labeler: what screening shows, or what another set calls so."""

@@ -11,15 +11,12 @@ from pathlib import Path
 from eigenbank.registry.sets.folder import MANIFEST
 
 PREFIX = "shipped:"
-DEMO_MODEL_ID = "eigenbank/cartoon-faces-32"
-"""The demo checkpoint: 32×32 cartoon faces, trained by this project."""
+DEMO_MODEL_ID = "eigenbank/avatars-64"
+"""The demo: a text-to-image checkpoint in Stable Diffusion's layout, which draws avatars of 64×64, trained by this project."""
 
-AVATARS_MODEL_ID = "eigenbank/avatars-64"
-"""A text-to-image checkpoint in Stable Diffusion's layout, which draws avatars of 64×64, trained by this project."""
-
-_FOLDERS = {DEMO_MODEL_ID: "cartoon-faces-32", AVATARS_MODEL_ID: "avatars-64"}
-"""The checkpoints that come with the package, those with a direction set first."""
-DIGESTS = ("073c35eb53753433114e0e6462b3d9c462f325f9c9fdc1f335f6f38e3120178f",)
+_FOLDERS = {DEMO_MODEL_ID: "avatars-64"}
+"""The checkpoints that come with the package."""
+DIGESTS = ("ed5380e9551afba39182ab4c02438ca2ba0e46e66664da0ededbd0c91f70f18b",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 
