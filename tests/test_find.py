@@ -199,7 +199,9 @@ def test_what_was_seen_is_kept_in_the_set_and_searched_with_nothing_drawn(
     assert found[0].direction.bank.model_id == "a/b"
     assert found == sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)
     assert reader.seen == 0
-    assert said == ["1 sets keep nothing that an image-text model saw: eigenbank/avatars-64"]
+    assert [line.partition(" saw:")[0].partition("@")[0] for line in said] == [
+        "eigenbank/avatars-64 keeps what clip:clip"
+    ]
     reader.source = "words:other"
     assert eb.like("anything", model="a/*", labeler=reader, log=said.append) == []
     assert "a/b keeps what words:x saw: it cannot be looked in with words:other" in said[-1]

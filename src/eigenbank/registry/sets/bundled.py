@@ -16,7 +16,7 @@ DEMO_MODEL_ID = "eigenbank/avatars-64"
 
 _FOLDERS = {DEMO_MODEL_ID: "avatars-64"}
 """The checkpoints that come with the package."""
-DIGESTS = ("ed5380e9551afba39182ab4c02438ca2ba0e46e66664da0ededbd0c91f70f18b",)
+DIGESTS = ("6228bb69f27314ac9cb854d2bcc29e2a8d325b070e052997d1c2fdb60a151dc1",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 

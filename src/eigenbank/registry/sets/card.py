@@ -21,6 +21,9 @@ _LICENCES = """
 LICENCES = frozenset(_LICENCES.split())
 """The licence names that the Hub's validator accepts; any other becomes `other` in the header, and is named in the text."""
 
+WITHOUT_PROMPT = frozenset({"UNet2DModel"})
+"""Denoisers whose pipelines read no text, so that the card's code passes no prompt."""
+
 
 def preview_name(record: DirectionRecord | CompositeRecord) -> str:
     """Return the name, in a set's folder, of the preview of a direction or composite.
@@ -91,13 +94,14 @@ def snippet(manifest: Manifest, repo: str | None = None) -> str:
     key = best[0][0].text if best else manifest.directions[0].id if manifest.directions else "…"
     revision = f", revision={checkpoint.revision!r}" if checkpoint.revision else ""
     source = f", repo={repo!r}" if repo else ""
+    prompt = "" if checkpoint.denoiser in WITHOUT_PROMPT else "'a prompt of yours', "
     return f"""import eigenbank as eb
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({checkpoint.model_id!r}{revision})
 bank = eb.load({checkpoint.model_id!r}{source})
 with eb.steer(pipe, {{{key!r}: 1.5}}, bank=bank):
-    images = pipe(num_inference_steps=50).images"""
+    images = pipe({prompt}num_inference_steps=50).images"""
 
 
 def _facts(manifest: Manifest, recipes: str) -> str:
