@@ -107,6 +107,8 @@ def test_a_prompt_is_typed_and_a_slider_moved_and_the_picture_follows(page: "Pag
     image = page.locator("#picture-edited img")
     image.wait_for()
     page.locator("#status", has_text="20 steps").wait_for()
+    for name in ("Prompt", "Negative prompt"):  # neither was given to the command
+        assert page.get_by_role("textbox", name=name, exact=True).input_value() in ("", "a picture")
 
     def changed(by: Callable[[], object]) -> bytes:
         before = image.get_attribute("src")

@@ -46,6 +46,11 @@ def build_page(playground: Playground, first: str) -> gr.Blocks:
     return blocks
 
 
+def _text_box(visible: bool, value: str | None) -> gr.Textbox:
+    """The change of a text box: with that value, or the one it has where it is None."""
+    return gr.Textbox(visible=visible) if value is None else gr.Textbox(visible=visible, value=value)
+
+
 class PlayPage:
     """What the page's controls do."""
 
@@ -188,8 +193,8 @@ class PlayPage:
             *self._show_sliders(session, model, model.first_sliders()),
             gr.Dropdown(choices=samplers, value=samplers[0]),
             gr.Dropdown(choices=model.names[:MAX_NAMES], value=None),
-            gr.Textbox(visible=reads, value=drawing.prompts[0] if reads and drawing.prompts else gr.skip()),
-            gr.Textbox(visible=reads, value=drawing.negative_prompt or gr.skip()),
+            _text_box(reads, drawing.prompts[0] if reads and drawing.prompts else None),
+            _text_box(reads, drawing.negative_prompt),
             gr.Slider(visible=reads, value=model.guidance),
             gr.Number(visible=reads, value=width),
             gr.Number(visible=reads, value=height),
