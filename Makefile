@@ -40,7 +40,7 @@ lint: install ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-faces: install ## Train the demo checkpoint anew (an hour on two cores; resumes)
+faces: install ## Train the cartoon faces anew (an hour on two cores; resumes)
 	PYTHONPATH=benchmarks $(BIN)/python -m faces.train --out benchmarks/checkpoints/cartoon-faces-32 --steps 4500
 
 avatars: install ## Train the text-to-image demo checkpoint (two hours on two cores, minutes on a GPU; resumes)
@@ -51,7 +51,7 @@ avatars: install ## Train the text-to-image demo checkpoint (two hours on two co
 
 DEMO := eigenbank/avatars-64
 ASK := --prompt 'a person' --prompt 'an avatar of a person' --prompt 'a cartoon face'
-directions: install ## Build the demo checkpoint's direction set anew, find its sliders, draw them (ten minutes)
+directions: install ## Build the demo checkpoint's direction set anew, find its sliders, draw them (some minutes)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
 	$(BIN)/eigenbank build $(DEMO) --replace --top-k 16 --recipe output-value --recipe output-value:output && \
 	$(BIN)/eigenbank find $(DEMO) 'with blond hair' --not 'with black hair' $(ASK) && \

@@ -2,7 +2,7 @@
 
     python benchmarks/inversion.py
 
-diffusers' own DDIMInverseScheduler beside ours without and with repeats, on the demo checkpoint.
+diffusers' own DDIMInverseScheduler beside ours without and with repeats, on the cartoon faces' checkpoint.
 """
 
 import json
@@ -107,7 +107,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# How well do photos come back from their noise?",
         "",
-        f"Measured on the demo checkpoint by `python benchmarks/inversion.py`, on {document['photos']} faces drawn by the "
+        f"Measured on the cartoon faces' checkpoint by `python benchmarks/inversion.py`, on {document['photos']} faces drawn by the "
         "renderer, which the checkpoint did not generate..",
         "",
         "- **error**: root mean square difference of the unedited reconstruction from the photo, of a range of 1; mean, and worst photo",

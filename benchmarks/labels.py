@@ -1,4 +1,4 @@
-"""Do the demo's labels hold? On hundreds of fresh seeds, in blind reruns, and not at all where there is nothing to name.
+"""Do the cartoon faces' labels hold? On hundreds of fresh seeds, in blind reruns, and not at all where there is nothing to name.
 
     python benchmarks/labels.py --out benchmarks/results/labels.json
 
@@ -46,7 +46,7 @@ Kind = Direction | Composite
 
 
 @click.command()
-@click.option("--directions", type=click.Path(path_type=Path), help="Set to check [default: the one that ships].")
+@click.option("--directions", type=click.Path(path_type=Path), help="Set to check [default: theirs].")
 @click.option("--held", default=500, show_default=True, help="Fresh seeds for each label's best direction.")
 @click.option("--calibration-seeds", default=48, show_default=True, help="Seeds for everything that has a label.")
 @click.option("--reruns", default=1, show_default=True, help="Blind reruns of labelling, each with seeds of its own.")
@@ -64,7 +64,7 @@ def main(
     cache: Path,
     out: Path,
 ) -> None:
-    """Check the labels of the demo's set, and write what was found."""
+    """Check the labels of the faces' set, and write what was found."""
     facts = about()
     checkpoint = faces.FOLDER
     bank = DirectionSet.open(directions or checkpoint / "directions")
@@ -79,7 +79,7 @@ def main(
     )
     named = [(each, found) for each in bank.sliders for found in each.labels if found.source == source]
     document: dict[str, Any] = {
-        "about": facts, "what": "whether the demo's labels hold", "labels": len(named), "source": source,
+        "about": facts, "what": "whether the cartoon faces' labels hold", "labels": len(named), "source": source,
         "bfloat16": bfloat16,
     }  # fmt: skip
     with Progress() as progress:
@@ -241,7 +241,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     lines = [
         "# Do the labels hold?",
         "",
-        f"Checked on the demo's {document['labels']} labels by `python benchmarks/labels.py --reruns {len(document['reruns'])}"
+        f"Checked on the cartoon faces' {document['labels']} labels by `python benchmarks/labels.py --reruns {len(document['reruns'])}"
         f"{' --bfloat16' if document['bfloat16'] else ''}` on "
         f"{document['about']['accelerator'] or 'the processor'}; this file is written by that command.",
         "",

@@ -1,4 +1,4 @@
-"""What names cost: passes of the denoiser for the labels of the demo's faces, and which of the shipped names they find.
+"""What names cost: passes of the denoiser for the labels of the cartoon faces, and which of the shipped names they find.
 
     python benchmarks/naming.py --out benchmarks/results/naming.json
 
@@ -36,7 +36,7 @@ FIRST = 400_000
 @click.option("--confirm-most", default=48, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/naming.json"))
 def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confirm_most: int, out: Path) -> None:
-    """Label the demo's directions anew, and write what it took and what was named."""
+    """Label the faces' directions anew, and write what it took and what was named."""
     facts = about()
     folder = faces.FOLDER
     shipped = DirectionSet.open(folder / "directions")
@@ -75,7 +75,7 @@ def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confir
                 }
             )  # fmt: skip
     document = {
-        "about": facts, "what": "passes of the denoiser for the labels of the demo's faces", "directions": len(bare),
+        "about": facts, "what": "passes of the denoiser for the labels of the cartoon faces", "directions": len(bare),
         "scores": len(labeler.names), "screening": screening, "shipped": sorted(known), "rows": rows,
     }  # fmt: skip
     save(out, document)

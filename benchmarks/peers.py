@@ -1,4 +1,4 @@
-"""What others must do to get as many directions of the demo checkpoint: passes of the denoiser, and seconds.
+"""What others must do to get as many directions of the cartoon faces' checkpoint: passes of the denoiser, and seconds.
 
     python benchmarks/peers.py [--runs 5] [--samples 64] [--steps 20]
 

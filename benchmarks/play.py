@@ -1,4 +1,4 @@
-"""How soon does a move of a slider show its picture? Measured on the demo checkpoint, drawing alone and end to end.
+"""How soon does a move of a slider show its picture? Measured on the cartoon faces' checkpoint, drawing alone and end to end.
 
     python benchmarks/play.py --out benchmarks/results/play.json
 
@@ -254,7 +254,7 @@ def as_page(document: dict[str, Any]) -> str:
     lines = [
         "# How soon the playground shows a move",
         "",
-        f"Written by `python benchmarks/play.py`: the demo checkpoint, {document['dragging']} steps while dragging, one thread, "
+        f"Written by `python benchmarks/play.py`: the cartoon faces' checkpoint, {document['dragging']} steps while dragging, one thread, "
         f"{document['moves']} moves each. The machine: {document['about']['machine']}; its load was "
         f"{document['load'][0]} at the beginning, {document['load'][1]} at the end. Set out: at most {LIMIT:g} s on two cores.",
         "",

@@ -4,7 +4,7 @@
     python benchmarks/quality.py --device cuda --seeds 192 --find 32 --draws 4 --cache FOLDER --readings FILE
     python benchmarks/quality.py --read FILE           # the page again, of readings that were kept
 
-The demo checkpoint's factors are known, and each of its pictures can be read. Every method gives the same number of
+The cartoon faces' factors are known, and each of its pictures can be read. Every method gives the same number of
 directions, added at the same relative length, drawn from the same held-out seeds. What a direction does is found out on some
 of them and told of others. A run cut short goes on.
 """
@@ -376,7 +376,7 @@ def main(
     per_layer: int, seeds: int, find: int, draws: int, steps: int, samples: int, device: str, cache: Path,
     readings: Path | None, again: Path | None, out: Path, folder: Path,
 ) -> None:  # fmt: skip
-    """Measure every method on the demo's factors, and write the figures, their table and their pictures."""
+    """Measure every method on the faces' factors, and write the figures, their table and their pictures."""
     if again is not None:
         facts, found = kept(again)
     else:

@@ -310,7 +310,7 @@ def evaluations(shared: dict[str, Any], steps: int) -> dict[str, dict[str, list[
 
 
 def sweeps(steps: int, rounds: int) -> float:
-    """The time of a sweep of 5 scales on 4 seeds as one batch by that of its twenty single calls, on the demo."""
+    """The time of a sweep of 5 scales on 4 seeds as one batch by that of its twenty single calls, on the cartoon faces."""
     pipe, bank = open_pipeline(str(faces.FOLDER)), DirectionSet.open(faces.SET)
     direction = next(direction for direction in bank if direction.labels)
     scales, seeds = (-2.0, -1.0, 0.0, 1.0, 2.0), (0, 1, 2, 3)
@@ -329,7 +329,7 @@ def sweeps(steps: int, rounds: int) -> float:
 
 
 def growth(steps: int) -> dict[str, Any]:
-    """How the effect grows with the scale, and how edits add up, on the demo."""
+    """How the effect grows with the scale, and how edits add up, on the cartoon faces."""
     pipe = open_pipeline(str(faces.FOLDER))
     bank = measure(pipe, DirectionSet.open(faces.SET))
     model = load_attribute_model(faces.FOLDER / "attributes")
@@ -491,10 +491,10 @@ def as_page(document: dict[str, Any]) -> str:
         "",
         *WHAT_CAN_BE_REACHED,
         "",
-        f"A sweep of 5 scales on 4 seeds as one batch takes {document['sweep']:.2f} of the time of twenty single calls on the demo "
+        f"A sweep of 5 scales on 4 seeds as one batch takes {document['sweep']:.2f} of the time of twenty single calls on the cartoon faces "
         "(set out: at most 0.60).",
         "",
-        "## Growth on the demo",
+        "## Growth on the cartoon faces",
         "",
         "Change of the factor that a direction moves most, in standard deviations of the population, over seven scales from −0.4 to 0.4 "
         f"({document['growth']['seeds']} seeds); R² of the straight line.",

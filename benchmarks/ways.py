@@ -116,7 +116,7 @@ def rotation(mean: Tensor, rounds: int = 300, starts: int = 8) -> Tensor:
 
 
 def untrained(pipe: Any, gaussian: bool, folder: Path, seed: int = 0) -> Path:
-    """A checkpoint of the demo's shape that has learned nothing: as initialised, or its attention weights normal."""
+    """A checkpoint of the cartoon faces' shape that has learned nothing: as initialised, or its attention weights normal."""
     torch.manual_seed(seed)
     unet = UNet2DModel.from_config(pipe.unet.config)
     if gaussian:

@@ -46,6 +46,7 @@ def test_the_wheel_is_small_and_holds_the_package_and_what_ships(built: tuple[Pa
     assert modules <= names
     assert "eigenbank/py.typed" in names
     assert "eigenbank/catalog/avatars-64/directions/manifest.json" in names
+    assert not [name for name in names if "cartoon-faces" in name]
     avatars = {"model_index.json", "README.md", "NOTICE", "tokenizer/vocab.json", "tokenizer/merges.txt"}
     weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae")}
     assert {f"eigenbank/catalog/avatars-64/{name}" for name in avatars | weights} <= names

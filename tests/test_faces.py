@@ -1,4 +1,4 @@
-"""Faces are what their factors say, and the shipped checkpoint is a pipeline whose faces, and factors, can be read."""
+"""Faces are what their factors say, and their checkpoint is a pipeline whose faces, and factors, can be read."""
 
 import hashlib
 import json

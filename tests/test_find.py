@@ -21,6 +21,7 @@ from eigenbank.api import export_all
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label import candidates
+from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Criteria
 from eigenbank.builders.label.labeler import LabelerError
 from eigenbank.builders.label.settings import LabelSettings
@@ -169,6 +170,9 @@ def test_what_is_named_in_windows_alone_gets_a_slider_without_them_too(
     named = found.search('"hat"')
     windows = [{part.recipe.window.whole for part, _ in each.parts} for each in named]
     assert {True} in windows
+    for each in found.composites:  # a scale of 1 is what it was measured at
+        assert sum(weight**2 for _, weight in each.parts) ** 0.5 == pytest.approx(NORM * SETTINGS.scale)
+        assert [label.evidence and label.evidence.scale for label in each.labels] == [1.0]
     assert any(False in each for each in windows)
     written, refused = export_all(found, tmp_path / "sliders", pipe=pipe)
     assert [path.name for path in written if path.suffix == ".safetensors"] == ["hat.safetensors"]
@@ -178,6 +182,7 @@ def test_what_is_named_in_windows_alone_gets_a_slider_without_them_too(
     assert len(again.directions.search('"hat"')) == 1
 
 
+@pytest.mark.usefixtures("with_faces")
 def test_what_was_seen_is_kept_in_the_set_and_searched_with_nothing_drawn(
     bank: DirectionSet, pipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,8 +205,10 @@ def test_what_was_seen_is_kept_in_the_set_and_searched_with_nothing_drawn(
     assert found == sorted(found, key=lambda each: abs(each.effect) * each.purity, reverse=True)
     assert reader.seen == 0
     assert [line.partition(" saw:")[0].partition("@")[0] for line in said] == [
-        "eigenbank/avatars-64 keeps what clip:clip"
+        "eigenbank/avatars-64 keeps what clip:clip",
+        "1 sets keep nothing that an image-text model",
     ]
+    assert said[1].endswith(" saw: eigenbank/cartoon-faces-32")
     reader.source = "words:other"
     assert eb.like("anything", model="a/*", labeler=reader, log=said.append) == []
     assert "a/b keeps what words:x saw: it cannot be looked in with words:other" in said[-1]

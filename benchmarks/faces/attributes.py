@@ -1,4 +1,4 @@
-"""Training and scoring the demo's attribute model, a network that reads the factors back from a picture of a face."""
+"""Training and scoring the cartoon faces' attribute model, a network that reads the factors back from a picture of a face."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Train the demo checkpoint: a diffusers DDPMPipeline of cartoon faces, and the attribute model beside it.
+"""Train the cartoon faces' checkpoint: a diffusers DDPMPipeline of cartoon faces, and the attribute model beside it.
 
     make faces
 
@@ -47,7 +47,7 @@ DDIM and 15 or more steps.
 
 
 def new_denoiser(seed: int) -> UNet2DModel:
-    """The demo's U-Net, freshly initialised: self-attention at 16×16, at 8×8 and in the middle.
+    """The faces' U-Net, freshly initialised: self-attention at 16×16, at 8×8 and in the middle.
 
     Eight groups to a norm rather than 32: with two channels to a group, half of what an edit adds would be removed as
     the group's mean.
@@ -119,7 +119,7 @@ def write_checkpoint(
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 def main(out: Path, state: Path, steps: int, attribute_steps: int, batch: int, seed: int, device: str) -> None:
-    """Train the demo checkpoint and write it to OUT, ready for diffusers."""
+    """Train the checkpoint and write it to OUT, ready for diffusers."""
     scheduler = new_scheduler()
     with bars() as progress:
         denoiser = train(

@@ -8,6 +8,7 @@ It shows the demo checkpoint that ships with eigenbank. For a checkpoint and a d
 """
 
 from eigenbank.play import launch
+from eigenbank.schemas.drawing import Drawing
 
 if __name__ == "__main__":
-    launch("eigenbank/avatars-64")
+    launch("eigenbank/avatars-64", drawing=Drawing(prompts=("a smiling person",), guidance_scale=4))

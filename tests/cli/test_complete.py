@@ -51,6 +51,7 @@ def ask(with_faces: Path):  # type: ignore[no-untyped-def]
         (f"build {DEMO} --layers mid", ["mid_block.attentions.0"]),
         ("build eigenbank/avatars-64 --layers mid", ["mid_block.attentions.0.transformer_blocks.0.attn1"]),
         ("steer eigenbank/avatars-64 --set skin", [""]),
+        (f"steer --out a/b.png {DEMO} --set sk", ["option nospace", r"skin\ tone="]),
         ("build eigenbank/c", [DEMO, "option plusdirs"]),
         ("show eigenbank/c", [f"{DEMO}#", "option nospace"]),
         ("labels l", ["ls"]),

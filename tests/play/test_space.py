@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faces import MODEL_ID as FACES
 from PIL import Image
 from playing import AUDIT, Visitor, answers, controls, free_port
+
+from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "playground_space"
 
@@ -62,14 +63,16 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
         assert sys.platform != "linux" or answers("127.0.0.2", url)
         visitor = Visitor(url)
         assert visitor.config["space_id"] == "me/playground"
-        assert visitor.open(FACES)["success"]
+        assert visitor.open(DEMO_MODEL_ID)["success"]
         pictures = {}
         for scale in (0.0, 1.0):
-            answer = visitor.ask("seed", "change", controls(FACES, steps=2, sliders=[scale, *[0.0] * 23]))
+            answer = visitor.ask(
+                "seed", "change", controls(DEMO_MODEL_ID, steps=2, prompt="a person", sliders=[scale, *[0.0] * 23])
+            )
             assert answer["success"], said.read_text(encoding="utf-8")
             edited = answer["output"]["data"][2]["value"]
             pictures[scale] = visitor.http.get(edited["url"]).raise_for_status().content
-        assert Image.open(io.BytesIO(pictures[0.0])).size == (32, 32)
+        assert Image.open(io.BytesIO(pictures[0.0])).size == (64, 64)
         assert pictures[0.0] != pictures[1.0]
         visitor.close()
     finally:

@@ -52,7 +52,7 @@ def sliders(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
     """Offer labels, directions and composites of the model given earlier on the line; all labels where there is none."""
 
     def find(catalog: "Catalog", ctx: click.Context, begun: str) -> list[str]:
-        model = _model(ctx)
+        model = _model(ctx, catalog)
         names = catalog.label_texts(model)
         # Thousands of directions only once it is plain that one is meant.
         if model in catalog.model_ids() and begun and not any(name.startswith(begun) for name in names):
@@ -69,17 +69,17 @@ def scaled(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 def words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Offer label texts."""
-    return _offer(lambda catalog, ctx, _begun: catalog.label_texts(_model(ctx)), ctx, incomplete)
+    return _offer(lambda catalog, ctx, _begun: catalog.label_texts(_model(ctx, catalog)), ctx, incomplete)
 
 
 def layers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Offer layer names."""
-    return _offer(lambda catalog, ctx, _begun: catalog.layer_names(_model(ctx)), ctx, incomplete)
+    return _offer(lambda catalog, ctx, _begun: catalog.layer_names(_model(ctx, catalog)), ctx, incomplete)
 
 
 def recipes(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Offer the recipes of the model given earlier, or of all."""
-    return _offer(lambda catalog, ctx, _begun: catalog.recipe_slugs(_model(ctx)), ctx, incomplete)
+    return _offer(lambda catalog, ctx, _begun: catalog.recipe_slugs(_model(ctx, catalog)), ctx, incomplete)
 
 
 def bounds(names: tuple[str, ...]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -91,7 +91,7 @@ def revisions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
     """Offer the revisions of the model given earlier on the line."""
 
     def find(catalog: "Catalog", ctx: click.Context, _begun: str) -> list[str]:
-        model = _model(ctx)
+        model = _model(ctx, catalog)
         return [row.revision for row in catalog.sets() if row.model_id == model and row.revision]
 
     return _offer(find, ctx, incomplete)
@@ -123,12 +123,14 @@ def directions(ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
     return _offer(find, ctx, incomplete)
 
 
-def _model(ctx: click.Context) -> str | None:
+def _model(ctx: click.Context, catalog: "Catalog") -> str | None:
+    """The model given earlier on the line."""
     given = next((ctx.params[name] for name in ("model", "first", "names") if ctx.params.get(name)), None)
     model = given[0] if isinstance(given, tuple) else given
     if model is None:  # click stops at an option that waits for its value, and has not read what stands before it
         words = split_arg_string(os.environ.get("COMP_LINE") or os.environ.get("COMP_WORDS", ""))
-        model = next((word for word in words[1:] if "/" in word and not word.startswith("-")), None)
+        known = set(catalog.model_ids())
+        model = next((word for word in words[1:] if word in known), None)
     return model if isinstance(model, str) and not any(sign in model for sign in "*?[") else None
 
 

@@ -221,7 +221,11 @@ budget_option = click.option(
     "checkpoint's attributes/ if it has them, else statistics].",
 )
 @click.option(
-    "--scale", type=click.FloatRange(0.01, 10), default=1.0, show_default=True, help="Measure at ± this scale."
+    "--scale",
+    type=click.FloatRange(0.01, 10),
+    default=1.0,
+    show_default=True,
+    help="Measure at ± this scale, which is a composite's scale of 1 then.",
 )
 @click.option(
     "--screening",

@@ -15,6 +15,7 @@ from typing import Any
 from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_words, source_kind, source_words
 from eigenbank.registry.catalog import SetRow
 from eigenbank.registry.ranking import UNSPACED, words
+from eigenbank.registry.sets.card import WITHOUT_PROMPT
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Evidence, Label, Layer, Manifest, Quality
 
 Record = DirectionRecord | CompositeRecord
@@ -165,6 +166,7 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
         "revision": checkpoint.revision,
         "newest": shown.newest,
         "denoiser": checkpoint.denoiser,
+        "readsText": checkpoint.denoiser not in WITHOUT_PROMPT,
         "licence": checkpoint.licence,
         "setLicence": manifest.licence,
         "builder": manifest.builder,

@@ -274,7 +274,7 @@ class _Study:
         self.job.left = images_of_qualities(settings, len(measured))
         measured_qualities = self.qualities(candidates[0].scores, measured)
         self.job.part("labels", 0)(0, 0)
-        scale = settings.scale
+        scale = settings.scale if self.carried is None else 1.0  # what was carried over has a unit already
         for record in earned:
             labels[record.id] = [label_in_own_unit(each, scale) for each in labels[record.id]]
             if record.id in measured_qualities:

@@ -162,7 +162,7 @@
       const stored = Number((scale * found.polarity).toFixed(4));
       python.update(pythonText(found, stored));
       const model = shell(card.model);
-      const prompt = found.set.card.denoiser === "UNet2DModel" ? "" : " --prompt 'a prompt of yours'";
+      const prompt = card.readsText ? " --prompt 'a prompt of yours'" : "";
       line.update(`eigenbank steer ${model}${prompt} --set ${shell(`${found.id}=${stored}`)} --out edited.png`);
       const edit = stored === 0 ? shell(found.id) : `--set ${shell(`${found.id}=${stored}`)}`;
       file.update(found.recipe.exportable ? `eigenbank export ${model} ${edit} --out slider.safetensors` : `eigenbank export ${model} ${edit} --format json --out slider.json`);
@@ -182,7 +182,7 @@
     return [
       "import eigenbank as eb", ...(local ? [] : ["from diffusers import DiffusionPipeline"]), "",
       `pipe = ${opened}`, `bank = eb.load(${text(card.model)}${source})`,
-      `with eb.steer(pipe, {${text(found.id)}: ${stored}}, bank=bank):${says}`, `    images = pipe(${card.denoiser === "UNet2DModel" ? "" : '"a prompt of yours", '}num_inference_steps=50).images`,
+      `with eb.steer(pipe, {${text(found.id)}: ${stored}}, bank=bank):${says}`, `    images = pipe(${card.readsText ? '"a prompt of yours", ' : ""}num_inference_steps=50).images`,
     ].join("\n");
   }
 
