@@ -14,7 +14,7 @@ import pytest
 import eigenbank as eb
 
 ROOT = Path(__file__).parent.parent
-MOST = 25 * 2**20
+MOST = 25_000_000
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
-"""The callbacks through which long work reports to its caller: how far it is, and messages for the user."""
+"""How long work reports to its caller: how far it is, messages for the user, and no bars of the libraries' own."""
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from eigenbank.schemas.printable import printable
 
@@ -26,3 +28,26 @@ def no_count(_done: int, _total: int) -> None:
 def log_warning(message: str) -> None:
     """Log a message as a warning of the logger `eigenbank`: on stderr unless logging is set up."""
     logging.getLogger("eigenbank").warning("%s", printable(message))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Load something without the progress bars of diffusers and transformers, and their quarrel over the name of the dtype."""
+    from diffusers.utils import is_transformers_available
+    from diffusers.utils import logging as diffusers_logging
+
+    libraries = [diffusers_logging]
+    if is_transformers_available():
+        from transformers.utils import logging as transformers_logging
+
+        libraries.append(transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()

@@ -36,7 +36,7 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
     app = shutil.copytree(EXAMPLE, tmp_path / "app")
     (tmp_path / "watch").mkdir()
     (tmp_path / "watch/sitecustomize.py").write_text(AUDIT, encoding="utf-8")
-    (tmp_path / "home").mkdir()
+    (tmp_path / "visitor").mkdir()
     port = free_port()
     # What Hugging Face sets, and nothing of ours: no EIGENBANK_HOME, another HOME, another folder.
     dropped = ("EIGENBANK", "GRADIO", "HF_", "XDG_")
@@ -44,7 +44,7 @@ def test_the_example_runs_as_a_space_and_draws(tmp_path: Path) -> None:
         "SYSTEM": "spaces", "SPACE_ID": "me/playground", "SPACE_AUTHOR_NAME": "me", "SPACE_REPO_NAME": "playground",
         "SPACE_HOST": "me-playground.hf.space", "SPACE_TITLE": "playground", "GRADIO_SERVER_NAME": "0.0.0.0",
         "GRADIO_SERVER_PORT": str(port), "GRADIO_ALLOW_FLAGGING": "never", "GRADIO_NUM_PORTS": "1",
-        "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "REACHED": str(tmp_path / "reached"),
+        "HOME": str(tmp_path / "visitor"), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "REACHED": str(tmp_path / "reached"),
         "PYTHONPATH": os.pathsep.join([str(tmp_path / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }  # fmt: skip
     with (tmp_path / "log").open("wb") as log:

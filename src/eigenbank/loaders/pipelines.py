@@ -2,9 +2,7 @@
 
 import importlib.util
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from eigenbank.devices import pick_device
 from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
-from eigenbank.progress import Log, log_warning
+from eigenbank.progress import Log, log_warning, quietly
 from eigenbank.registry.file_kinds import kind_of_tensors, plain_name, unwrapped
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
@@ -131,7 +129,7 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
     dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
     stored = {name: _stored(folder / name, variant) for name in parts if name not in left_out}
-    with _quietly():
+    with quietly():
         try:
             for name in _DENOISERS:
                 if any(unwrapped(plain_name(each)) != each for each in stored.get(name, ())):
@@ -245,7 +243,7 @@ def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) ->
     if config is None and (file.parent / "model_index.json").is_file():
         config = str(file.parent)
     dtype = _dtype(drawing, device, lambda: _computed_in(header.values()))
-    with _quietly():
+    with quietly():
         try:
             if config is None:
                 empty = {name: torch.empty(info.shape, device="meta") for name, info in header.items()}
@@ -350,28 +348,6 @@ def _computed_in(stored: Iterable[TensorInfo]) -> torch.dtype:
     for info in stored:
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
     return _DTYPES.get(max(sizes, key=sizes.__getitem__), torch.bfloat16)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the progress bars of diffusers and transformers, and their quarrel over the name of the dtype."""
-    from diffusers.utils import is_transformers_available, logging
-
-    libraries = [logging]
-    if is_transformers_available():
-        from transformers.utils import logging as transformers_logging
-
-        libraries.append(transformers_logging)
-    shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    for library in shown:
-        library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-            yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()
 
 
 def with_scheduler(pipe: Any, name: str) -> Any:

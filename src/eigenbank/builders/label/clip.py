@@ -20,6 +20,7 @@ from torch import Tensor
 
 from eigenbank.builders.label.labeler import BATCH, Labeler
 from eigenbank.digests import digest_of
+from eigenbank.progress import quietly
 from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.sets.bundled import data_folder
 from eigenbank.schemas.common import Model, Text, Word
@@ -202,10 +203,11 @@ def open_clip(argument: str | None, own: Path | None = None) -> Labeler:
         raise SourceError(problem, advice="Install it: pip install 'eigenbank[clip]'") from error
     try:
         library: Any = transformers  # some of its names are without types
-        model = library.AutoModel.from_pretrained(
-            name, revision=revision, use_safetensors=True, trust_remote_code=False
-        )
-        processor = library.AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+        with quietly():
+            model = library.AutoModel.from_pretrained(
+                name, revision=revision, use_safetensors=True, trust_remote_code=False
+            )
+            processor = library.AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # the library raises whatever the Hub, the disk or the file makes it raise
         problem = f"{name} cannot be loaded as a CLIP or SigLIP model ({error})"
         raise SourceError(problem) from error
