@@ -354,7 +354,7 @@ def local_pipelines() -> dict[str, Path]:
 
 
 def open_pipeline(
-    model: str,
+    model: str | Path,
     *,
     device: str = "auto",
     dtype: "Dtype" = "auto",
@@ -397,7 +397,7 @@ def open_pipeline(
         )
     except ValidationError as error:
         raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
-    model_id, place = _to_draw(model, revision)
+    model_id, place = _to_draw(str(model), revision)
     path = place if isinstance(place, Path) else place.fetch(variant)
     return open_drawing_pipeline(path, drawing, model_id=model_id, config=config)
 

@@ -26,6 +26,7 @@ GROUPS = {
         "find": ("cli.find:find", "Find the slider for any words."),
         "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
         "measure": ("cli.make:measure", "Measure token lengths, which fuse and export need."),
+        "import-lora": ("cli.lora:import_lora", "Hold a LoRA slider beside the directions, to compare."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },
     "Find them": {
@@ -91,7 +92,7 @@ class GroupedCommands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in GROUPS.items():
             with formatter.section(heading):
-                formatter.write_dl([(f"{name:10}", text) for name, (_, text) in commands.items()])
+                formatter.write_dl([(f"{name:11}", text) for name, (_, text) in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

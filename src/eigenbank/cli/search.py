@@ -89,7 +89,7 @@ _FILTERS = (
     click.option("--source", metavar="GLOB", help="Who says the label: 'human', 'human:ann', 'clip:*'."),
     click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
     click.option(
-        "--composites/--no-composites", default=None, help="Only composites of directions, or only single directions."
+        "--composites/--no-composites", default=None, help="Only composites and LoRAs, or only single directions."
     ),
     click.option(
         "--min", "least", multiple=True, metavar="NAME=X", callback=_bounds("min", LEAST),

@@ -43,7 +43,7 @@ _APART = ("evidence", "labels", "confidence", "quality")
 def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str, quiet: bool) -> None:
     """Show everything known of directions, or of models.
 
-    NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, or a MODEL_ID alone, which shows its
+    NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, a LoRA, MODEL_ID#lora/NAME, or a MODEL_ID alone, which shows its
     layers, recipes and labels. `-` reads names from standard input, one a line.
 
     \b
@@ -135,7 +135,7 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
     from eigenbank.registry.sets.folder import MANIFEST, read_manifest
     from eigenbank.schemas.errors import SetError
 
-    if row.composite is None:
+    if row.composite is None or row.composite.startswith("lora/"):
         return None
     folder = folder_of(row.location)
     if not (folder / MANIFEST).is_file():

@@ -106,6 +106,11 @@ class Candidates:
         self._windowed: set[str] = set()
         self._without_window: dict[str, str] = {}
 
+    def compare(self, loras: Collection[str]) -> None:
+        """Open LoRAs, whose names take nothing from the directions: each is confirmed, whatever it leads."""
+        self.open |= set(loras)
+        self._extra |= set(loras)
+
     def carry(self, carried: Carried) -> None:
         """Take the labels of another set for a start, as far as they are names of this labeler."""
         wanted = {text: ids for text, ids in carried.ids.items() if text in self._queues}
@@ -245,8 +250,9 @@ class Candidates:
             for name, new in zip(ids, given, strict=True)
             if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
         }
-        self._named.update(new.text for new in labels.values())
-        for name, new in labels.items():
+        labels_of_directions = {name: new for name, new in labels.items() if not name.startswith("lora/")}
+        self._named.update(new.text for new in labels_of_directions.values())
+        for name, new in labels_of_directions.items():
             self._in_windows_alone[new.text] = self._in_windows_alone.get(new.text, True) and name in self._windowed
         return labels
 

@@ -9,7 +9,7 @@ from eigenbank.builders.label.budget import Budget
 from eigenbank.builders.label.composites import PARTS
 from eigenbank.builders.label.labeler import Labeler
 from eigenbank.builders.label.quality import SCALES
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora, Slider
 
 POPULATION = tuple(range(2_000_000, 2_000_032))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
@@ -71,7 +71,14 @@ def images_at_most(
     """How many images labelling generates at most, `screened` before or not; how many it will be depends on what the first show."""
     scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
     windows = len({each.recipe.window.whole for each in directions}) == 2
-    return images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
+    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
+    loras = len(compared(directions, settings))
+    return most + (images_to_confirm(settings, loras, loras, loras) if loras and settings.confirm else 0)
+
+
+def compared(directions: DirectionSet, settings: LabelSettings) -> tuple[Lora, ...]:
+    """The LoRAs that are measured beside the directions: all of the set, unless single words are asked for."""
+    return directions.loras if settings.words is None else ()
 
 
 def images_for(
@@ -135,6 +142,6 @@ def images_of(sliders: int, seeds: int) -> int:
     return (2 * sliders + 1) * seeds
 
 
-def spot_of(slider: Direction | Composite) -> Spot:
+def spot_of(slider: Slider) -> Spot:
     """Where random directions stand in for a slider: the same ones for all directions of a layer and recipe."""
     return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)

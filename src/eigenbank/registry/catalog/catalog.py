@@ -20,11 +20,11 @@ from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.database import Database, run
 from eigenbank.registry.catalog.index import PEOPLE, SetEntry, path_key
 from eigenbank.registry.catalog.search import (
-    COMPOSITE,
     DirectionName,
     DirectionRow,
     Filters,
     Page,
+    bare_name,
     directions,
     label_sources,
     search,
@@ -42,7 +42,7 @@ P = ParamSpec("P")
 
 MAX_LIMIT = 10_000
 """Most directions of a page."""
-_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK or MODEL_ID#composite/NAME."
+_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK, MODEL_ID#composite/NAME or MODEL_ID#lora/NAME."
 _MOST_TEXTS = 100_000
 """So many texts are looked through for near matches."""
 _NEWEST = "(SELECT id FROM sets WHERE model_id = :model_id ORDER BY created DESC, id DESC LIMIT 1)"
@@ -72,7 +72,10 @@ class SetRow:
 
 @dataclass(frozen=True)
 class Overwritten:
-    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost."""
+    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost.
+
+    LoRAs count among the composites.
+    """
 
     labels: int = 0
     composites: int = 0
@@ -606,7 +609,7 @@ def _unknown_direction(connection: Connection, full_id: str) -> UnknownNameError
     statement = f"SELECT t.text, p.recipe, max(d.rank) FROM {places} AND p.set_id = {_NEWEST} GROUP BY t.text, p.recipe"
     rows = run(connection, statement, model_id=model_id).all()
     if name.composite is not None:
-        known = [f"{model_id}#{COMPOSITE}{text}" for text, recipe, _ in rows if recipe is None]
+        known = [f"{model_id}#{bare_name(text)}" for text, recipe, _ in rows if recipe is None]
         return unknown(kind="composite", name=full_id[:800], known=known, hint=_HINT)
     last = {(layer, recipe): rank for layer, recipe, rank in rows if recipe is not None}
     if (name.layer, name.recipe) in last:  # only the rank is wrong
@@ -652,7 +655,7 @@ def _overwritten(connection: Connection, model_id: str, revision: str | None, ne
             for record in former.sliders
             for label in record.labels
         ),
-        composites=len({record.id for record in former.composites} - {record.id for record in records}),
+        composites=len({each.id for each in former.sliders[len(former.directions) :]} - {each.id for each in records}),
         previews=len({record.id for record in former.sliders if record.preview is not None} - pictured),
     )
 

@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
 from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
-from eigenbank.registry.catalog.search import COMPOSITE, DirectionName, Document, pack, unpack
+from eigenbank.registry.catalog.search import LORA, DirectionName, Document, bare_name, pack, unpack
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe
@@ -191,9 +191,10 @@ class Indexer:
         elif before is not None:
             entry = replace(entry, checkpoint_path=before[1])
         records = list(map(plain, (*manifest["directions"], *manifest.get("composites", ()))))
+        records += ({**each, "name": f"{LORA}{each['name']}"} for each in map(plain, manifest.get("loras", ())))
         spectra = list(map(_spectrum_key(), records))
         names = [
-            f"{COMPOSITE}{record['name']}" if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
+            bare_name(record["name"]) if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
             for record, key in zip(records, spectra, strict=True)
         ]
         labels: list[Sequence[Document]] = [list(map(plain, record["labels"])) for record in records]
@@ -231,11 +232,11 @@ class Indexer:
         rows = []
         for number, record, key, own in zip(count(first), records, spectra, labels, strict=False):
             facts = map(record.get, ("rank", "eigenvalue", "share", "gap"))
-            named = texts[record["name"]] if key is None else None
+            own_name = texts[record["name"]] if key is None else None
             quality = record["quality"] and plain(record["quality"])
             measured = map(quality.get, MEASURES) if quality else (None,) * len(MEASURES)
             confidence = own[0]["confidence"] if own else None
-            rows.append((number, numbers[key], *facts, named, len(own), confidence, *measured, pack(own, quality)))
+            rows.append((number, numbers[key], *facts, own_name, len(own), confidence, *measured, pack(own, quality)))
         insert(self.connection, tables.DirectionTable, rows)
         self._put_labels((number, label) for number, own in enumerate(labels, first) for label in own)
 

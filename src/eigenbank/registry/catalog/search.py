@@ -36,7 +36,8 @@ _ASCENDING = ("rank", "drift")
 _BOUNDED = (*MEASURES, "drift")
 """Columns of directions that a filter can bound."""
 COMPOSITE = "composite/"
-"""What the name of a composite begins with."""
+"""What the name of a composite begins with; a LoRA's, `lora/`, is kept with its name."""
+LORA = "lora/"
 Document = dict[str, Any]
 """A label, or another part of a manifest: the fields of a model, or plain JSON. What stands inside may be models either way."""
 
@@ -46,7 +47,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class DirectionName:
-    """A direction's full name taken apart; a composite's has `composite` alone."""
+    """A direction's full name taken apart; a composite's or LoRA's has `composite` alone."""
 
     model_id: str
     layer: str = ""
@@ -57,20 +58,27 @@ class DirectionName:
     @property
     def bare(self) -> str:
         """The name within the model."""
-        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else bare_name(self.composite)
 
     @classmethod
     def parse(cls, text: str) -> "DirectionName | None":
-        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+        """Read `MODEL_ID#LAYER/RECIPE/RANK`, `MODEL_ID#composite/NAME` or `MODEL_ID#lora/NAME`; None for what is of no such form."""
         found = _NAME.fullmatch(text) if storable(text) else None
         if found is None:
             return None
-        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), found["composite"])
+        own = found["lora"] or found["composite"]
+        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), own)
+
+
+def bare_name(own: str) -> str:
+    """Return the name, within its model, of a composite or LoRA, by the one it is kept under."""
+    return own if own.startswith(LORA) else f"{COMPOSITE}{own}"
 
 
 # A rank has one written form: '03', '+3' and '³' name nothing.
 _NAME = re.compile(
-    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))", re.DOTALL
+    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<lora>lora/[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))",
+    re.DOTALL,
 )
 
 
@@ -119,8 +127,8 @@ def unpack(packed: bytes | None) -> bytes:
 
 @dataclass(frozen=True)
 class DirectionRow:
-    """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
-    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
+    """A direction, composite or LoRA with everything the catalog knows of it. A composite has its name for `composite`, a LoRA
+    its own, `lora/NAME`, and both None for layer, kind, width, recipe, rank, eigenvalue, share and gap.
     """
 
     model_id: str
@@ -167,9 +175,9 @@ class DirectionRow:
 
     @property
     def name(self) -> str:
-        """The name within its model, `LAYER/RECIPE/RANK` or `composite/NAME`."""
+        """The name within its model, `LAYER/RECIPE/RANK`, `composite/NAME` or `lora/NAME`."""
         if self.composite is not None:
-            return f"{COMPOSITE}{self.composite}"
+            return bare_name(self.composite)
         return f"{self.layer}/{self.recipe}/{self.rank}"
 
     @property
