@@ -108,7 +108,7 @@ def drawing_options(command: F) -> F:
         click.option("--prompts-file", type=path, metavar="FILE", help="File of prompts, one a line."),
         click.option(
             "--prompt", "prompts", multiple=True, metavar="TEXT",
-            help="What to generate; images take several in turn.",
+            help="What to generate; repeatable, images take them in turn.",
         ),
     ):  # fmt: skip
         with_drawing = decorate(with_drawing)

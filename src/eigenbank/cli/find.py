@@ -20,15 +20,15 @@ NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.argument("text")
-@click.option("--not", "without", metavar="TEXT", help="What there is instead, e.g. bare-headed [default: nothing].")
+@click.option("--not", "without", metavar="TEXT", help="The opposite, e.g. bare-headed [default: nothing].")
 @click.option(
     "--labeler",
     default="clip",
     show_default=True,
     metavar="clip:MODEL@REVISION#VOCABULARY",
-    help="The image-text model that reads the words, and the words that are not to move.",
+    help="Image-text model, and the vocabulary whose words must stay where they are.",
 )
-@click.option("--no-confirm", is_flag=True, help="Say what comes nearest, name nothing.")
+@click.option("--no-confirm", is_flag=True, help="Only list what comes nearest; draw and name nothing.")
 @budget_option
 @drawing_options
 @output_options
@@ -44,12 +44,13 @@ def find(
     fmt: str,
     quiet: bool,
 ) -> int:
-    """Find the slider for any words, as a prompt says them, and give it their name.
+    """Find the slider that moves pictures towards any words, and name it after them.
 
-    MODEL is a model id of the catalog. An image-text model, by default the checkpoint's own or CLIP, reads the words off the pictures
-    that `label` or an earlier `find` with the same drawing options kept; without any, directions are screened first. Then the best
-    candidates are drawn: the one that moves these words, hardly others, more than random directions do, and on nearly all
-    seeds gets the name. Exits with 1 where nothing does.
+    MODEL is a model id of the catalog. Write TEXT as in a prompt. An image-text model, by default the checkpoint's own
+    or CLIP, looks for it in the pictures that `label` or an earlier `find` with the same drawing options kept; without
+    any, directions are screened first. Then the best candidates are drawn. The name goes to one that moves these words
+    on nearly all seeds, moves other words little, and acts more than random directions do. Exits with 1 if there is
+    none.
 
     \b
     Example:

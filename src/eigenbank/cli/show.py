@@ -30,9 +30,7 @@ _APART = ("evidence", "labels", "confidence", "quality")
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
-@click.option(
-    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
-)
+@click.option("--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names.")
 @click.option(
     "--revision",
     metavar="REVISION",
