@@ -9,20 +9,20 @@ from eigenbank.cli.output import emit, log, output_options
 @click.command("import-lora")
 @click.argument("source", metavar="FILE|REPO|ID")
 @click.option(
-    "--model", required=True, metavar="ID", shell_complete=complete.models, help="Model whose set takes it in."
+    "--model", required=True, metavar="ID", shell_complete=complete.models, help="Model whose set to add it to."
 )
-@click.option("--label", "text", metavar="TEXT", help="What its author says that it does.")
+@click.option("--label", "text", metavar="TEXT", help="What its author says it does.")
 @click.option("--name", metavar="NAME", help="Last part of its id, lora/NAME [default: made of the label].")
-@click.option("--remove", is_flag=True, help="Take the LoRA of that ID out of the set again.")
+@click.option("--remove", is_flag=True, help="Remove the LoRA with that ID from the set.")
 @output_options
 def import_lora(
     source: str, model: str, text: str | None, name: str | None, remove: bool, fmt: str, quiet: bool
 ) -> None:
-    """Hold a LoRA slider beside a set's directions, to use, measure and compare it with the same evidence and controls.
+    """Add a LoRA slider to a set, to use, measure and compare it beside the set's directions.
 
-    FILE is a .safetensors file, of which a copy is kept, or REPO a repository on the Hub, or REPO/FILE. Every command takes its
-    label or its id, lora/NAME, as it takes a direction's; a scale is the adapter's weight. `label` measures it beside LoRAs of random
-    weights as large. A published set names the file by its origin and digest, and does not hold it.
+    FILE is a .safetensors file, of which a copy is kept; REPO is a repository on the Hub, or a file there (REPO/FILE). Every
+    command takes its label or its id, lora/NAME, as it takes a direction's; a scale is the adapter's weight. `label` compares it
+    with LoRAs of random weights that are as large. A published set names the file by its origin and digest, and does not hold it.
 
     \b
     Example:

@@ -26,7 +26,7 @@ GROUPS = {
         "find": ("cli.find:find", "Find the slider for any words."),
         "preview": ("cli.make:preview", "Generate preview pictures of a set's directions."),
         "measure": ("cli.make:measure", "Measure token lengths for `steer --fuse` and `export`."),
-        "import-lora": ("cli.lora:import_lora", "Keep a LoRA slider beside a set's directions, to compare."),
+        "import-lora": ("cli.lora:import_lora", "Add a LoRA slider to a set, to compare."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },
     "Find them": {
