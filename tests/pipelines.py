@@ -205,6 +205,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "clip_image_in_channels": 16, "clip_text_in_channels": 16, "clip_text_pooled_in_channels": 16,
         "block_types_per_layer": (("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),) * 2,
     },
+    "BriaFibo2Transformer2DModel": {
+        "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "cap_feat_dim": 16, "injection_layer_ids": (1,),
+        "perceiver_num_layers": 1, "min_num_gist_tokens": 4, "max_num_gist_tokens": 8, "gist_step": 2, "gist_min_text_len": 4,
+        "gist_max_text_len": 16, "axes_dims": (8, 4, 4), "axes_lens": (64, 64, 64),
+    },
+    "Cosmos3OmniTransformer": {
+        "head_dim": 16, "hidden_size": 32, "intermediate_size": 32, "latent_channel": 4, "patch_latent_dim": 16, "num_attention_heads": 2,
+        "num_hidden_layers": 1, "num_key_value_heads": 1, "vocab_size": 64, "rope_axes_dim": (4, 2, 2),
+    },
+    "Flux3Transformer2DModel": {
+        **_ROPE, "in_channels": 4, "cond_in_channels": 4, "attention_head_dim": 16, "joint_attention_dim": 16, "timestep_channels": 16,
+        "axes_dims_rope": (4, 4, 4, 4),
+    },
+    "JoyImageEditPlusTransformer3DModel": {
+        "in_channels": 4, "hidden_size": 32, "num_attention_heads": 2, "text_dim": 16, "num_layers": 1, "rope_dim_list": [4, 6, 6],
+    },
+    "QwenImage21Transformer2DModel": {
+        "in_channels": 4, "out_channels": 4, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "context_in_dim": 16,
+        "axes_dims_rope": (4, 6, 6),
+    },
     # Coders
     "AutoencoderKL": {
         "block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16, "scaling_factor": 1.0, "shift_factor": 0.0,

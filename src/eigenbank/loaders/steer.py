@@ -367,13 +367,20 @@ class ActiveEdit:
         for edited in self.sites:
             for addition in edited.additions:
                 addition.samples = call.batch
+                if addition.point.image == "all":
+                    continue
+                # Shorter texts end in padding, which some denoisers move behind the image.
                 if addition.point.image == "last" and call.ragged():
-                    # Shorter texts end in padding, which some denoisers move behind the image.
-                    message = (
-                        f"the texts of this batch have different lengths, so {edited.terms[0].direction.layer}'s image tokens "
-                        "cannot be told from the text's: generate one prompt at a time. Nothing was changed"
-                    )
-                    raise MatchError(message)
+                    why, do = "the texts of this batch have different lengths", "generate one prompt at a time"
+                elif call.illustrated():
+                    why, do = "pictures were given along with the prompt", "generate without them"
+                else:
+                    continue
+                message = (
+                    f"{why}, so {edited.terms[0].direction.layer}'s image tokens cannot be told from the text's: {do}. "
+                    "Nothing was changed"
+                )
+                raise MatchError(message)
 
     def _moves(self, term: EditTerm, done: float) -> bool:
         """Whether a term's scale may be another at `done` than it was at the last call."""
