@@ -11,6 +11,7 @@ from eigenbank.loaders.lengths import measure
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
+from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SteerError
 
 
@@ -50,3 +51,34 @@ def test_calibration_fills_in_what_no_norm_tells(tiny_checkpoint: Path) -> None:
     assert measure(pipe, calibrated) is calibrated
     again = measure(pipe, bank)
     assert again.layers == calibrated.layers
+
+
+def test_a_direction_taken_before_lengths_were_measured_has_them_in_the_set_that_measure_returns(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    bank = eb.build(str(tiny_checkpoint), recipes=["output-value:output"], top_k=2)
+    pipe = open_pipeline(tiny_checkpoint)
+    early = next(each for each in bank if each.layer == "down_blocks.1.attentions.0")
+    with pytest.raises(SteerError, match="has no token length"):
+        eb.steer(pipe, {early: 1.0}, fuse=True)
+    measured = eb.measure(pipe, bank)
+    files = [
+        eb.export(measured, {key: 1.0}, tmp_path / name, pipe=pipe)[0]
+        for name, key in (("early.safetensors", early), ("late.safetensors", early.id))
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    plain = sample(pipe, [1], 2)
+    drawn = []
+    for key in (early, early.id):
+        with eb.steer(pipe, {key: 2.0}, fuse=True, bank=measured):
+            drawn.append(sample(pipe, [1], 2))
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0], plain)
+
+
+def test_a_direction_of_other_weights_stays_that_direction(tiny_checkpoint: Path) -> None:
+    one = eb.build(str(tiny_checkpoint), recipes="output-value", top_k=1)
+    direction = next(iter(one))
+    assert (again := one.replaced(one.manifest)).own(direction) is again[direction.id]
+    other = DirectionSet(one.manifest, vectors={name: -vectors for name, vectors in one.vectors.items()})
+    assert other.own(direction) is direction

@@ -76,7 +76,7 @@ def choose(
     for key, scale in edits.items():
         named: Slider
         if isinstance(key, Slider):
-            name, named, polarity = key.id, key, 1
+            name, named, polarity = key.id, bank.own(key), 1
         else:
             name = key
             named, polarity = (meanings or {}).get(key) or bank.find(key)

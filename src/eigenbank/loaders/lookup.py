@@ -277,7 +277,8 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
     find: Find | None = None if bank is None else bank.find
     for key, scale in edits.items():
         if isinstance(key, Slider):
-            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in _apart(key))
+            given = key if bank is None else bank.own(key)
+            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in _apart(given))
             continue
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"

@@ -711,7 +711,7 @@ def _check_fusable(terms: Sequence[EditTerm], masked: bool) -> None:
         elif term.site not in term.direction.bank.layers[term.direction.layer].lengths:
             why = (
                 "a bias is a constant, and the set has no token length for it: measure it once with "
-                f"`eigenbank measure {term.direction.bank.model_id}`, or eb.measure(pipe, set)"
+                f"`eigenbank measure {term.direction.bank.model_id}`, or eb.measure(pipe, set), and give the set that it returns as bank="
             )
         if why is not None:
             raise FuseError(repr(term.key), why, elsewhere=term.site != "block-output")

@@ -283,6 +283,20 @@ class DirectionSet:
         """
         return self.find(key)[0]
 
+    def own(self, slider: Slider) -> Slider:
+        """Return this set's slider where it is the given one, of an older form of the set: with the token lengths known since.
+
+        Another set's slider comes back as it is.
+        """
+        import torch
+
+        mine = self._by_name(slider.id)
+        if mine is None or isinstance(mine, Lora) or mine.bank is slider.bank or len(mine.parts) != len(slider.parts):
+            return slider
+        pairs = zip(mine.parts, slider.parts, strict=True)
+        same = all(one.id == two.id and a == b and torch.equal(one.vector, two.vector) for (one, a), (two, b) in pairs)
+        return mine if same else slider
+
     def find(self, key: str) -> tuple[Slider, int]:
         """Return what has that id, or is the best of that label, and the sign that makes it more of what was asked for.
 
