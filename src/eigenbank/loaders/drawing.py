@@ -183,12 +183,14 @@ def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[s
         if name == "true_cfg_scale" and drawing.guidance_scale > 1:
             # Without a negative prompt these pipelines leave guidance out; a blank one is what their authors advise.
             found.setdefault("negative_prompt", [" "] * len(seeds))
-    if "class_labels" in parameters and "batch_size" not in parameters:
-        classes = _denoiser(pipe).config.num_embeds_ada_norm
-        found.setdefault("class_labels", [seed % classes for seed in seeds])
-        if classes == 1:  # nothing to be guided away from
+    if "class_labels" in parameters:
+        config = _denoiser(pipe).config
+        classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
+        if classes:
+            found.setdefault("class_labels", [seed % classes for seed in seeds])
+        if classes == 1 and "guidance_scale" in parameters:  # nothing to be guided away from
             found.setdefault("guidance_scale", 1.0)
-    elif "batch_size" in parameters:
+    if "batch_size" in parameters:
         found.setdefault("batch_size", len(seeds))
     elif not drawing.prompts:
         for name in {"num_images_per_prompt", "num_videos_per_prompt"} & set(parameters):
