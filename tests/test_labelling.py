@@ -25,6 +25,7 @@ from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
 from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import SteerError
 
 SETTINGS = LabelSettings(
@@ -200,6 +201,31 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pip
     assert more > 0
     assert "budget" not in said
     assert labelled(None)[0] == 0
+
+
+def test_directions_that_cannot_act_are_screened_last(
+    bank: DirectionSet, pipe: Any, measured: list[Measured], tmp_path: Path
+) -> None:
+    known = PipelineMeasurements(pipe, 2).calibrated(bank)
+    weak = known.manifest.layers[0]
+    endless = TokenLength(length=1e8, source="calibration")
+    changed = weak.model_copy(update={"lengths": {**weak.lengths, "block-input": endless}})
+    layers = (changed, *known.manifest.layers[1:])
+    known = known.replaced(known.manifest.model_copy(update={"layers": layers}))
+
+    def screened(images: int | None) -> tuple[frozenset[str], str]:
+        said: list[str] = []
+        measured.clear()
+        budget = None if images is None else Budget(images=images)
+        label(pipe, known, [Colours()], with_settings(budget=budget, seeds=(0,)), cache=tmp_path, log=said.append)
+        return measured[0].ids, "\n".join(said)
+
+    idle = {each.id for each in known if each.layer == weak.name}
+    few, said = screened(len(study.POPULATION) + 28)
+    assert few
+    assert not few & idle
+    assert f"{len(idle)} of {len(known)} directions hardly reach the picture" in said
+    assert screened(None)[0] == {each.id for each in known}
 
 
 @pytest.mark.parametrize("images", [90, 120, 150, 200])

@@ -53,7 +53,9 @@ def test_a_class_conditional_pipeline_draws_a_class_by_seed(tmp_path: Path) -> N
 def test_a_consistency_models_class_is_told_by_the_seed_too(tmp_path: Path) -> None:
     blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
     torch.manual_seed(0)
-    unet = UNet2DModel(8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, num_class_embeds=10, **blocks)
+    unet = UNet2DModel(
+        8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, num_class_embeds=10, **blocks
+    )
     torch.nn.init.normal_(unet.class_embedding.weight, std=5.0)
     ConsistencyModelPipeline(unet, CMStochasticIterativeScheduler()).save_pretrained(tmp_path)
     pipe = open_pipeline(tmp_path)

@@ -16,6 +16,7 @@ from eigenbank.schemas.errors import SourceError, SteerError, explaining
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.label.budget import Budget
+    from eigenbank.registry.sets.direction_set import Direction
     from eigenbank.schemas.drawing import Drawing
 
 set_out_option = click.option(
@@ -497,6 +498,9 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
     `export` and `steer --fuse` need it, because they write constants. It takes two runs without a picture. `label` and
     `preview` measure it, too. MODEL is a model id of the catalog.
 
+    REACH is how long what the site's strongest direction adds to the residual stream is against the stream itself, at a scale
+    of 1. Where it is tiny, directions cannot act: these sites are listed last, and `label` screens them last.
+
     \b
     Example:
       eigenbank measure eigenbank/avatars-64 --prompt 'a person' --steps 10
@@ -519,9 +523,15 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
     else:
         measured = store(measured, checkpoint=folder, replace=True)
         log(f"token lengths of {model_id} → {measured.folder}")
-    rows = [
-        {"layer": layer.name, "site": site, "length": found.length, "source": found.source}
-        for layer in measured.manifest.layers
-        for site, found in layer.lengths.items()
-    ]
-    emit(rows, ["layer", "site", "length", "source"], fmt=fmt, quiet=quiet, key="layer")
+    strongest: dict[tuple[str, str], Direction] = {}
+    for each in sorted(measured, key=lambda each: each.reach or 0.0):
+        strongest[each.layer, each.recipe.site] = each
+    rows = []
+    for layer in measured.manifest.layers:
+        for site, found in layer.lengths.items():
+            best = strongest.get((layer.name, site))
+            row = {"layer": layer.name, "site": site, "length": found.length, "source": found.source}
+            rows.append((best is not None and not best.acts, {**row, "reach": best and best.reach}))
+    rows.sort(key=lambda row: row[0])
+    columns = ["layer", "site", "length", "source", "reach"]
+    emit([row for _, row in rows], columns, fmt=fmt, quiet=quiet, key="layer")

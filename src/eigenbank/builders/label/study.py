@@ -37,7 +37,7 @@ from eigenbank.builders.label.settings import (
 )
 from eigenbank.digests import digest_of
 from eigenbank.progress import Count, Progress, no_progress
-from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Slider
+from eigenbank.registry.sets.direction_set import LEAST_REACH, Direction, DirectionSet, Slider
 from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Quality
 from eigenbank.schemas.common import MAX_RANKS
@@ -346,8 +346,14 @@ class _Study:
         return [everything[row] for row in before]
 
     def within_budget(self) -> list[Direction]:
-        """The directions that half of the budget is enough to screen: of every layer the first."""
-        everything = list(self.directions)
+        """The directions that half of the budget is enough to screen: of every layer the first. Those that cannot act come last."""
+        everything = sorted(self.directions, key=lambda each: not each.acts)
+        idle = sum(not each.acts for each in everything)
+        if idle:
+            self.log(
+                f"{idle:,} of {len(everything):,} directions hardly reach the picture: what a scale of 1 adds is less than {LEAST_REACH:g} of "
+                "what it is added to. They are screened last"
+            )
         room, count = self.job.spending.room / 2, len(everything)
         while count and images_to_screen(count, self.ensemble.width, self.settings) > room:
             count = count * 9 // 10
@@ -355,7 +361,7 @@ class _Study:
             message = f"a budget of {self.settings.budget} is too small to screen a single direction: {self.job.done} images are drawn"
             raise BudgetError(message)
         self.unexamined = len(everything) - count
-        first = sorted(range(len(everything)), key=lambda number: everything[number].rank)[:count]
+        first = sorted(range(len(everything)), key=lambda at: (not everything[at].acts, everything[at].rank))[:count]
         return [everything[number] for number in sorted(first)]
 
     def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":

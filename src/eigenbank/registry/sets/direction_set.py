@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from eigenbank.registry.hub.publish import PublishResult
 
 R = TypeVar("R", DirectionRecord, CompositeRecord, LoraRecord)
+LEAST_REACH = 1e-3
+"""A direction whose reach is smaller moves no picture at a scale that anybody would give: see `benchmarks/reach.py`."""
 
 
 class Steerable(Generic[R]):
@@ -111,6 +113,25 @@ class Direction(Steerable[DirectionRecord]):
     def vector(self) -> "Tensor":
         """The unit vector, `(d,)` float32, its largest-magnitude entry positive."""
         return self.bank.vectors[f"{self.layer}/{self.recipe.basis}"][self.rank]
+
+    @property
+    def reach(self) -> float | None:
+        """How long what a scale of 1 adds to the residual stream is, in lengths of that stream's tokens; None where it is not known.
+
+        A vector added after the norm comes into the stream by way of W_O·W_V, which makes an eigenvector √eigenvalue times as long;
+        for other matrices than that one it is not known. Token lengths are those that `measure` finds.
+        """
+        lengths = self.bank.layers[self.layer].lengths
+        added, stream = lengths.get(self.recipe.site), lengths.get("block-input")
+        read = self.recipe.site == "projection-input"
+        if added is None or stream is None or (read and self.recipe.matrix != "output-value"):
+            return None
+        return added.length / stream.length * (float(self.eigenvalue**0.5) if read else 1.0)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it can move a picture at all, as far as its `reach` is known."""
+        return self.reach is None or self.reach >= LEAST_REACH
 
     @property
     def parts(self) -> "tuple[tuple[Direction, float], ...]":
