@@ -29,6 +29,11 @@ NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
     help="Image-text model, and the vocabulary whose words must stay where they are.",
 )
 @click.option("--no-confirm", is_flag=True, help="Only list what comes nearest; draw and name nothing.")
+@click.option(
+    "--no-draw",
+    is_flag=True,
+    help="Make the slider of the words alone, by the checkpoint's text encoder and text weights; nothing is measured.",
+)
 @budget_option
 @drawing_options
 @output_options
@@ -38,6 +43,7 @@ def find(
     without: str | None,
     labeler: str,
     no_confirm: bool,
+    no_draw: bool,
     budget: "Budget | None",
     drawing: "Drawing",
     checkpoint: str | None,
@@ -51,6 +57,9 @@ def find(
     any, directions are screened first. Then the best candidates are drawn. The name goes to one that moves these words
     on nearly all seeds, moves other words little, and acts more than random directions do. Exits with 1 if there is
     none.
+
+    One candidate is made of the words alone: what they write into the image through the checkpoint's text attention, in the set's
+    output-side directions. With --no-draw it is saved as it is, as a composite without a label.
 
     \b
     Example:
@@ -67,6 +76,8 @@ def find(
     from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
 
+    if no_draw:
+        return _without_drawing(model, text, without, drawing, checkpoint, fmt=fmt, quiet=quiet)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     (opened,) = open_labelers([labeler], folder)
@@ -97,6 +108,33 @@ def find(
         log(f"nothing moves {text!r} at all")
     emit(rows, NEAREST_COLUMNS, fmt=fmt, quiet=quiet, key="direction")
     return 0 if no_confirm and found.nearest else 1
+
+
+def _without_drawing(
+    model: str, text: str, without: str | None, drawing: "Drawing", checkpoint: str | None, *, fmt: str, quiet: bool
+) -> int:
+    """Save the slider of the words alone, read from the checkpoint's text encoders and a few of its weights, wherever it is."""
+    from eigenbank.api import open_source
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.loaders.prompts import open_text_side
+    from eigenbank.naming import look_through
+    from eigenbank.registry.load import load_without_people_labels
+    from eigenbank.registry.local import store
+
+    bank = load_without_people_labels(model)
+    _, source, path = open_source(checkpoint or model, variant=drawing.variant)
+    if path is not None and path.is_file():
+        pipe = open_pipeline(path, drawing)
+    else:
+        pipe = open_text_side(path or checkpoint or model, revision=source.revision, variant=drawing.variant)
+    found = look_through(pipe, bank, text, source=source, without=without, prompts=drawing.prompts, log=log)
+    assert found.slider is not None
+    store(found.directions, checkpoint=path, replace=True)
+    rows = [{"direction": part.id, "weight": weight} for part, weight in found.slider.parts]
+    rows.sort(key=lambda row: -abs(row["weight"]))
+    log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
+    emit(rows, ["direction", "weight"], fmt=fmt, quiet=quiet, key="direction")
+    return 0
 
 
 def _nearest_row(found: "Nearest") -> dict[str, object]:

@@ -66,12 +66,19 @@ FINDING = LabelSettings(most=2, confirm_most=24, chance_most=16, quality_seeds=3
 
 
 def images_at_most(
-    directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings, *, screened: bool = False
+    directions: DirectionSet,
+    labelers: Sequence[Labeler],
+    settings: LabelSettings,
+    *,
+    screened: bool = False,
+    proposed: int = 0,
 ) -> int:
-    """How many images labelling generates at most, `screened` before or not; how many it will be depends on what the first show."""
+    """How many images labelling generates at most, `screened` before or not, with so many composites `proposed` beside its own; how
+    many it will be depends on what the first show.
+    """
     scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
     windows = len({each.recipe.window.whole for each in directions}) == 2
-    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
+    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows, proposed=proposed)
     loras = len(compared(directions, settings))
     return most + (images_to_confirm(settings, loras, loras, loras) if loras and settings.confirm else 0)
 
@@ -82,7 +89,14 @@ def compared(directions: DirectionSet, settings: LabelSettings) -> tuple[Lora, .
 
 
 def images_for(
-    directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False, windows: bool = False
+    directions: int,
+    spots: int,
+    scores: int,
+    settings: LabelSettings,
+    *,
+    screened: bool = False,
+    windows: bool = False,
+    proposed: int = 0,
 ) -> int:
     """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores.
 
@@ -90,6 +104,7 @@ def images_for(
     """
     asked = scores if settings.words is None else len(settings.words)
     singles, composites = min(directions, settings.most * asked), (1 + windows) * asked if settings.parts >= 2 else 0
+    composites += proposed
     spots = min(singles, spots) + composites
     screening = 0 if screened else len(POPULATION) + images_to_screen(directions, scores, settings)
     if not settings.confirm:

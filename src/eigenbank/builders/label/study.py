@@ -67,15 +67,16 @@ def find(
     labeler: Labeler,
     settings: LabelSettings,
     *,
+    proposed: CompositeRecord | None = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
     announce: Callable[[int], None] = _nothing,
 ) -> Found:
-    """The best slider for one word, the labeler's first name; see `eigenbank.naming.find`."""
+    """The best slider for one word, the labeler's first name, of which `proposed` may be one; see `eigenbank.naming.find`."""
     word = labeler.names[0]
     settings = replace(settings, words=(word,))
-    with _work(cache, progress, log, announce) as work:
+    with _work(cache, progress, log, announce, None, proposed) as work:
         labelled, found = _labelled(directions, measurements, [labeler], settings, work)
     given = [(name, each) for name, labels in found.labels.items() for each in labels]
     if not given:
@@ -113,13 +114,16 @@ def label(
 
 @dataclass
 class _Work:
-    """What a study works with: where readings are kept, whom it tells, and the candidates that were carried over, if any."""
+    """What a study works with: where readings are kept, whom it tells, the candidates that were carried over, and the composite that
+    is proposed for the first labeler's first name, if any.
+    """
 
     cache: Path
     progress: Progress
     log: Callable[[str], None]
     announce: Callable[[int], None]
     carried: Carried | None = None
+    proposed: CompositeRecord | None = None
 
 
 @contextmanager
@@ -200,6 +204,7 @@ class _Study:
         work: _Work,
     ) -> None:
         self.carried = work.carried
+        self.proposed = work.proposed
         self.directions = directions
         self.measurements = measurements
         self.ensemble = ensemble
@@ -212,12 +217,17 @@ class _Study:
         self.cache = work.cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
         self.known = self.screened_before()
         self.announce = work.announce
-        most = images_at_most(directions, ensemble.labelers, settings, screened=bool(self.known))
+        most = self.images_at_most(screened=bool(self.known))
         if work.carried is not None:
             count = work.carried.count
             most = len(POPULATION) + images_to_confirm(settings, count, count, count)
         self.job = _Job(work.progress, most, spending)
         work.announce(most)
+
+    def images_at_most(self, *, screened: bool = False) -> int:
+        """How many images this takes at most."""
+        more = int(self.proposed is not None)
+        return images_at_most(self.directions, self.ensemble.labelers, self.settings, screened=screened, proposed=more)
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
@@ -304,6 +314,8 @@ class _Study:
         for each in found:
             each.screen(each.scores.effects(screened), ids, taken, windowed)
             each.compare([lora.id for lora in compared(self.directions, self.settings)])
+        if self.proposed is not None and self.settings.words:
+            found[0].propose(self.settings.words[0], self.proposed, taken)
         return found
 
     def affordable(self, wanted: "list[Slider]", candidates: "Sequence[Candidates]") -> "list[Slider]":
@@ -331,7 +343,7 @@ class _Study:
             except SteerError as error:
                 self.log(f"{error}: whole images are drawn instead")
                 self.settings = replace(self.settings, screening="drawn")
-                self.job.left = images_at_most(self.directions, self.ensemble.labelers, self.settings) - len(POPULATION)
+                self.job.left = self.images_at_most() - len(POPULATION)
                 self.announce(self.job.left)
         left = self.within_budget()
         return left, self.measure("screening", left, self.settings.seeds)
