@@ -179,7 +179,7 @@ def _lens(
     from eigenbank.loaders.prompts import encode_prompts
 
     made = encode_prompts(pipe, [*positive, *neutral])
-    weights = source or source_of(pipe)
+    weights = source or source_of(pipe)[1]
     return lens(directions, weights, text, made[: len(positive)], made[len(positive) :])
 
 
@@ -295,7 +295,8 @@ def _check_words(*texts: str | None) -> None:
     from eigenbank.schemas.common import Word
 
     try:
-        TypeAdapter(tuple[Word, ...]).validate_python(tuple(text for text in texts if text is not None))
+        for text in texts:
+            TypeAdapter(Word | None).validate_python(text)
     except ValidationError as error:
         problem = f"no slider has such a name: {first_problem(error, 'the words')}"
         raise SourceError(problem) from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eigenbank.builders.label.composites import NORM, name_for
+from eigenbank.registry.recipes import form
 from eigenbank.schemas import CompositeRecord, Layer, Part, Recipe, Weighted
 from eigenbank.schemas.errors import SourceError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.registry.sets.direction_set import DirectionSet
+    from eigenbank.schemas.layer import Role
 
 RECIPE = Recipe.parse("output-value:output")
 """The recipe whose directions are what a layer writes most, an orthonormal basis."""
@@ -43,12 +45,14 @@ def lens(
     text: str,
     positive: "Sequence[Tensor]",
     neutral: "Sequence[Tensor]",
+    *,
+    most: int = PARTS,
 ) -> Lens:
     """Make the composite for a text of what its prompts write into the image: `positive` are their tokens `(n, e)`, as the
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
-    Reads the text weights of the set's layers and nothing else. A composite has the norm `NORM`, all its layers an equal part
-    of it. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
+    Reads the text weights of the set's layers, and what they write tokens with where their length is not known. Layers take part
+    by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and `most` parts. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
     """
     import torch
@@ -66,31 +70,40 @@ def lens(
         raise SourceError(problem, advice=f"Build it with the recipe {RECIPE.slug}")
     coefficients: dict[str, Tensor] = {}
     spanned: dict[str, float] = {}
+    changes: dict[tuple[str, bool], Tensor] = {}
     for name, ids in held.items():
         layer = directions.layers[name]
         own = source.of(layer.component) or source
-        parts = text_path(own, layer)
-        if parts is None:
+        path = text_path(own, layer)
+        if path is None:
             continue
-        written = _written(own, parts, positive) - _written(own, parts, neutral)
+        key = own.component, path.normalised
+        if key not in changes:
+            seen, unseen = (_seen(own, texts, normalised=path.normalised) for texts in (positive, neutral))
+            changes[key] = seen - unseen
+        value, output = (each.double() for each in own.read([path.value, path.output]))
+        if len(changes[key]) != value.shape[1]:
+            problem = f"text tokens are {len(changes[key])} wide, and {path.value.tensor} reads {value.shape[1]}: it is not known what lies between"
+            raise SourceError(problem, advice="Draw to find the slider")
+        written = output @ (value @ changes[key])
         found = torch.stack([directions.direction(each).vector for each in ids]).double() @ written
-        share = float(found.square().sum() / written.square().sum().clamp_min(1e-300))
-        if share > 0:
-            coefficients[name], spanned[name] = found / found.norm(), share
+        if bool(found.any()):
+            coefficients[name] = found / _length(own, layer)
+            spanned[name] = float(found.square().sum() / written.square().sum())
     if not coefficients:
         problem = f"it is not known how text gets into the image of this {source.config.get('_class_name')}"
         raise SourceError(problem, advice="Draw to find the slider")
-    return Lens(_composite(text, coefficients, held, directions), spanned)
+    return Lens(_composite(text, coefficients, held, directions, most), spanned)
 
 
 def _composite(
-    text: str, coefficients: "dict[str, Tensor]", held: dict[str, list[str]], directions: "DirectionSet"
+    text: str, coefficients: "dict[str, Tensor]", held: dict[str, list[str]], directions: "DirectionSet", most: int
 ) -> CompositeRecord:
-    """The composite of these coefficients, the largest `PARTS` of them, of norm `NORM`; one that is there already keeps its name."""
+    """The composite of these coefficients, the largest `most` of them, of norm `NORM`; one that is there already keeps its name."""
     flat = sorted(
         ((name, value) for layer, found in coefficients.items() for name, value in zip(held[layer], found.tolist(), strict=True)),
         key=lambda each: -abs(each[1]),
-    )[:PARTS]  # fmt: skip
+    )[:most]  # fmt: skip
     norm = sum(value**2 for _, value in flat) ** 0.5
     kept = {name: NORM * value / norm for name, value in flat}
     parts = tuple(Weighted(direction=each, weight=kept[each]) for ids in held.values() for each in ids if each in kept)
@@ -98,6 +111,20 @@ def _composite(
     return CompositeRecord(
         name=there or name_for(text, {each.name for each in directions.manifest.composites}), parts=parts
     )
+
+
+def _length(source: "WeightSource", layer: Layer) -> float:
+    """The length of a token that a layer writes: as measured, or that of W_O·W_V·x for an x fresh from the norm, which is the same but
+    for what attention averages out.
+    """
+    known = layer.lengths.get(RECIPE.site)
+    if known is not None:
+        return known.length
+    roles: list[Role] = [role for role in ("value", "output", "norm") if role in layer.tensors]
+    read = source.read([layer.tensors[role] for role in roles])
+    weights = {role: tensor.double() for role, tensor in zip(roles, read, strict=True)}
+    matrix = form(RECIPE, weights, layer)
+    return float((matrix * weights.get("norm", 1.0)).norm())
 
 
 @dataclass(frozen=True)
@@ -116,7 +143,7 @@ def text_path(source: "WeightSource", layer: Layer) -> TextPath | None:
     `add_v_proj`, and goes through the same attention and projection.
     """
     joint, crossed = f"{layer.path}.add_v_proj.weight", f"{layer.path.removesuffix('1')}2"
-    if source.stored(joint) is not None and "output" in layer.tensors:
+    if source.stored(joint) is not None and "output" in layer.tensors and layer.kv_heads is None:
         return TextPath(Part(tensor=joint), layer.tensors["output"], normalised=True)
     names = f"{crossed}.to_v.weight", f"{crossed}.to_out.0.weight"
     if layer.path.endswith("attn1") and all(source.stored(name) is not None for name in names):
@@ -124,24 +151,17 @@ def text_path(source: "WeightSource", layer: Layer) -> TextPath | None:
     return None
 
 
-def _written(source: "WeightSource", path: TextPath, texts: "Sequence[Tensor]") -> "Tensor":
-    """What texts write into the image, `(d,)` float64: the mean over their tokens, and over the texts.
+def _seen(source: "WeightSource", texts: "Sequence[Tensor]", *, normalised: bool) -> "Tensor":
+    """Texts as blocks see them, `(e,)` float64: the mean over their tokens, and over the texts.
 
     A joint block's text changes from block to block; here it is what enters the first, normalised without the block's modulation.
     """
     import torch
 
-    value, output = (each.double() for each in source.read([path.value, path.output]))
-    means = []
-    for text in texts:
-        tokens = _entered(source, text.double())
-        if tokens.shape[1] != value.shape[1]:
-            problem = f"text tokens are {tokens.shape[1]} wide, and {path.value.tensor} reads {value.shape[1]}: it is not known what lies between"
-            raise SourceError(problem, advice="Draw to find the slider")
-        if path.normalised:
-            tokens = torch.nn.functional.layer_norm(tokens, tokens.shape[1:])
-        means.append(tokens.mean(0))
-    return output @ (value @ torch.stack(means).mean(0))
+    streams = [_entered(source, text.double()) for text in texts]
+    if normalised:
+        streams = [torch.nn.functional.layer_norm(each, each.shape[1:]) for each in streams]
+    return torch.stack([each.mean(0) for each in streams]).mean(0)
 
 
 def _entered(source: "WeightSource", tokens: "Tensor") -> "Tensor":

@@ -77,6 +77,9 @@ def find(
     from eigenbank.registry.local import store
 
     if no_draw:
+        if no_confirm or budget is not None:
+            message = "--no-draw draws nothing: --no-confirm and --budget say what to draw"
+            raise click.UsageError(message)
         return _without_drawing(model, text, without, drawing, checkpoint, fmt=fmt, quiet=quiet)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
@@ -130,8 +133,8 @@ def _without_drawing(
     found = look_through(pipe, bank, text, source=source, without=without, prompts=drawing.prompts, log=log)
     assert found.slider is not None
     store(found.directions, checkpoint=path, replace=True)
-    rows = [{"direction": part.id, "weight": weight} for part, weight in found.slider.parts]
-    rows.sort(key=lambda row: -abs(row["weight"]))
+    parts = sorted(found.slider.parts, key=lambda each: -abs(each[1]))
+    rows = [{"direction": part.id, "weight": weight} for part, weight in parts]
     log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
     emit(rows, ["direction", "weight"], fmt=fmt, quiet=quiet, key="direction")
     return 0
