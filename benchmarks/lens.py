@@ -54,8 +54,9 @@ REPORT = 7_000
 
 @click.command()
 @click.option("--seeds", default=3, show_default=True)
+@click.option("--kept", type=click.Path(path_type=Path), help="Folder that keeps readings: a run cut short goes on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/lens.json"))
-def main(seeds: int, out: Path) -> None:
+def main(seeds: int, kept: Path | None, out: Path) -> None:
     """Draw every way's slider for every word, and read what it moved."""
     facts = about()
     _, folder = find_checkpoint(DEMO_MODEL_ID)
@@ -84,7 +85,7 @@ def main(seeds: int, out: Path) -> None:
     )
 
     def measured(sliders: Sequence[Composite]) -> Effects:
-        read = measurements.edited(sliders, labeler.read, scale=SCALE, seeds=report, force=True)
+        read = measurements.edited(sliders, labeler.read, scale=SCALE, seeds=report, force=True, cache=kept)
         return effects(*read, labeler.stds, SCALE)
 
     def of_weights(rows: Sequence[dict[str, float]], among: DirectionSet = bank) -> Effects:
@@ -100,7 +101,7 @@ def main(seeds: int, out: Path) -> None:
     }  # fmt: skip
     for name, (ranks, screening) in SCREENED.items():
         some = [each for each in bank if each.rank < ranks]
-        plus, minus = measurements.predicted(some, labeler.read, scale=SCALE, seeds=screening)
+        plus, minus = measurements.predicted(some, labeler.read, scale=SCALE, seeds=screening, cache=kept)
         found = effects(torch.zeros_like(plus[0]), plus, minus, labeler.stds, SCALE)
         pictures = round(len(some) * 2 * len(screening) / STEPS + len(screening))
         ids = [each.id for each in some]
@@ -112,6 +113,7 @@ def main(seeds: int, out: Path) -> None:
                 [moved(found, ids, each, score, sign) for each, score, sign in zip(own, scores, signs, strict=True)]
             ),
         )  # fmt: skip
+    ways["the lens, less the other words'"] = 0, lambda: of_weights(apart(own, scores))
     rows = []
     for name, (pictures, draw) in ways.items():
         rows.append({"way": name, "pictures": pictures, **figures(draw(), scores, signs)})
@@ -178,6 +180,18 @@ def moved(found: Effects, ids: list[str], own: dict[str, float], score: int, sig
     """The lens, corrected by the readings."""
     before = sign * torch.tensor([own[name] for name in ids])
     return {**own, **dict(zip(ids, (sign * corrected(found, before, score)).tolist(), strict=True))}
+
+
+def apart(own: Sequence[dict[str, float]], scores: list[int]) -> list[dict[str, float]]:
+    """Each lens without what the words of other scores write too: less its ridge regression on their lenses."""
+    ids = list(own[0])
+    every = torch.tensor([[weights[name] for name in ids] for weights in own])
+    found = []
+    for row, score in zip(every, scores, strict=True):
+        others = every[torch.tensor([each != score for each in scores])]
+        inner = others @ others.T + 0.1 * NORM**2 * torch.eye(len(others))
+        found.append(dict(zip(ids, (row - others.T @ torch.linalg.solve(inner, others @ row)).tolist(), strict=True)))
+    return found
 
 
 def by_embedding(

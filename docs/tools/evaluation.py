@@ -151,6 +151,26 @@ def steering() -> str:
     return table(["edit", "time"], ([name, f"{overhead[name]:.2f}"] for name in STEERING))
 
 
+def lens() -> str:
+    found = results("lens")
+    most = len(found["words"])
+    return table(
+        ["way", "pictures", f"right of {most}", "rank", "leads", "purity", "effect"],
+        (
+            [
+                row["way"],
+                str(row["pictures"]),
+                str(row["right"]),
+                f"{row['rank']:g}",
+                str(row["leads"]),
+                f"{row['purity']:.2f}",
+                f"{row['effect']:.2f}",
+            ]
+            for row in found["rows"]
+        ),
+    )
+
+
 TABLES = {each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering)}
 
 
