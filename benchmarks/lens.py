@@ -208,7 +208,9 @@ def by_embedding(
     unwanted = embedded([""] * len(report))
 
     def read(tokens: Tensor) -> Tensor:
-        found: Tensor = labeler.read(sample(pipe, report, STEPS, prompt_embeds=tokens, negative_prompt_embeds=unwanted))
+        found: Tensor = labeler.read(
+            sample(pipe, report, STEPS, prompt_embeds=tokens, negative_prompt_embeds=unwanted, num_images_per_prompt=1)
+        )
         return found
 
     base = embedded([PROMPTS[turn] for turn in turns])
