@@ -157,6 +157,10 @@ def test_loras_are_loaded_with_their_weights(official: Path, tmp_path: Path) -> 
     torch.testing.assert_close(pictures[0], plain, atol=1e-5, rtol=0)
     assert (pictures[1] - plain).abs().max() > 1e-3
     assert (pictures[2] - pictures[1]).abs().max() > 1e-3
+    other = {f"transformer.blocks.0.attn.to_q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(SourceError, match=r"no weight in it is of a StableDiffusionXLPipeline"):
+        eb.open_pipeline(str(official), loras={str(tmp_path / "other.safetensors"): 1.0})
     for nowhere in (str(tmp_path / "nowhere.safetensors"), "nowhere", "folder/nowhere.safetensors"):
         with pytest.raises(SourceError, match=r"LoRA .*nowhere.* there is no such file"):
             eb.open_pipeline(str(official), loras={nowhere: 1.0})

@@ -408,7 +408,7 @@ def _short(name: str) -> str:
 
 def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
     """Load LoRAs, each as an adapter with its weight. Only safetensors files are read. Raises SourceError."""
-    names = {}
+    weights = {}
     for number, lora in enumerate(loras):
         path = Path(lora.file).expanduser()
         deep = lora.file.count("/")
@@ -424,6 +424,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
                 message = f"a {type(pipe).__name__} takes none"
                 raise TypeError(message)
             pipe.load_lora_weights(where, adapter_name=f"lora_{number}", use_safetensors=True, **named)
+            if not any(f"lora_{number}" in names for names in pipe.get_list_adapters().values()):
+                message = f"no weight in it is of a {type(pipe).__name__}"
+                raise TypeError(message)
         except Exception as error:  # diffusers and PEFT raise whatever the file makes them
             problem = f"the LoRA {lora.file} cannot be loaded: {error}"
             raise SourceError(
@@ -431,9 +434,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
                 outcome="nothing was drawn",
                 advice="Give a .safetensors LoRA of this model, one on the Hub as OWNER/NAME/FILE",
             ) from error
-        names[f"lora_{number}"] = lora.weight
-    if names:
-        pipe.set_adapters(list(names), list(names.values()))
+        weights[f"lora_{number}"] = lora.weight
+    if weights:
+        pipe.set_adapters(list(weights), list(weights.values()))
 
 
 def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:
