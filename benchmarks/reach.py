@@ -21,6 +21,7 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
+from eigenbank.registry.sets.direction_set import LEAST_REACH
 
 RECIPES = ("output-value", "output-value:output")
 MODELS = (("avatars", DEMO_MODEL_ID, {"prompt": "a person"}), ("cartoon faces", str(faces.FOLDER), {}))
@@ -62,12 +63,14 @@ def changes(model: str, steps: int, seeds: range, scale: float, call: dict[str, 
 
 
 def correlations(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's, of reach and change, for each recipe and for both."""
+    """Spearman's, of reach and change, for each recipe and for both; and of what layers read, without those that cannot act."""
     found = {}
     for recipe in (*RECIPES, None):
         some = [row for row in rows if recipe in (row["recipe"], None)]
         found[recipe or "both"] = rank_correlation([row["reach"] for row in some], [row["change"] for row in some])
-    return found
+    some = [row for row in rows if row["recipe"] == RECIPES[0] and row["reach"] >= LEAST_REACH]
+    acting = rank_correlation([row["reach"] for row in some], [row["change"] for row in some])
+    return {**found, "those that act": acting}
 
 
 def rank_correlation(one: list[float], other: list[float]) -> float:
