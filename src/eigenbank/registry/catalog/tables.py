@@ -132,19 +132,24 @@ class DirectionTable(Base):
     consistency: Mapped[float | None]
     linearity: Mapped[float | None]
     locality: Mapped[float | None]
-    drift: Mapped[float | None] = mapped_column(index=True)
+    drift: Mapped[float | None]
     details: Mapped[bytes | None] = mapped_column(LargeBinary)
     __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 
-MEASURES = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
-"""Columns of directions of which the largest comes first."""
+QUALITY = ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
+"""Columns of directions that come from their quality."""
+MEASURES = ("eigenvalue", "share", "gap", "confidence", *QUALITY)
+"""Columns of directions that a search can bound, and be ordered by."""
+RISING = ("rank", "drift")
+"""Columns of directions of which the smallest comes first in a search; of the others, the largest."""
 
-for _column in MEASURES:
-    # The largest first, as searches have them. A rank has much the same eigenvalue everywhere: with it in the index, those of other
-    # ranks are passed over without a look at their rows.
-    _more = (DirectionTable.rank,) if _column in ("eigenvalue", "share") else ()
-    Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc(), *_more)
+for _measure in MEASURES:
+    _column = getattr(DirectionTable, _measure)
+    # A rank has much the same eigenvalue everywhere: with it in the index, those of other ranks are passed over without a look at
+    # their rows.
+    _more = (DirectionTable.rank,) if _measure in ("eigenvalue", "share") else ()
+    Index(f"ix_directions_{_measure}", _column if _measure in RISING else _column.desc(), *_more)
 
 
 class SourceTable(Base):

@@ -18,8 +18,8 @@ from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import is_catalog, run
+from eigenbank.registry.catalog.directions import Document
 from eigenbank.registry.catalog.index import SetEntry
-from eigenbank.registry.catalog.search import Document
 from eigenbank.registry.files import open_regular, parse_as, replacing
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
@@ -114,8 +114,12 @@ def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
         message = f"{path} exists: nothing was written. Choose another name, or remove it first."
         raise CatalogError(message)
     try:
-        with replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:
-            return catalog.ask(_write_lines, file, progress)
+        with (
+            catalog.reading() as connection,
+            replacing(path) as work,
+            work.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            return _write_lines(connection, file, progress)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
         raise CatalogError(message) from error
@@ -170,8 +174,9 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
     if begins != _SQLITE:
-        return catalog.change(_take_over, _read_lines(path, progress))
-    is_catalog(path, "Nothing was imported. Check the path")
+        with catalog.writing() as connection:
+            return _take_over(connection, _read_lines(path, progress))
+    is_catalog(path, "Nothing was imported. Check the path.")
     with Catalog.open(path, shipped=False) as source:
         return merge(catalog, source)
 
@@ -184,16 +189,16 @@ def merge(catalog: Catalog, other: Catalog) -> tuple[Counts, list[Difference]]:
     if catalog.place == other.place:
         message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
         raise CatalogError(message)
-    return other.ask(lambda source: catalog.change(_take_over, _held(source)))
+    with other.reading() as source, catalog.writing() as connection:
+        return _take_over(connection, _held(source))
 
 
 def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, list[Difference]]:
     """Put foreign sets and labels into a catalog."""
-    indexer = index.Indexer(connection)
     found: list[Difference] = []
     sets = directions = composites = 0
     labels: list[tuple[index.Name, Document]] = []
-    with index.filling(connection):
+    with index.filling(connection) as indexer:
         for item in items:
             if isinstance(item, SetEntry):
                 assert isinstance(item.manifest, Manifest)
