@@ -5,7 +5,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,7 +47,6 @@ class Catalog:
         self._shipped = shipped
         self._opened: Database | None = None
         self._memory: Database | None = None
-        self._copied: object = None
         self._writable = False
         self._lock = threading.RLock()
 
@@ -111,15 +110,11 @@ class Catalog:
         """The database to ask: the catalog's own, or one in memory where that is not there, or lacks something and is not to be
         written to.
         """
-        if self._opened is not None:
-            return self._opened
-        seen = self._state()
-        if self._memory is not None:
-            if seen == self._copied:
-                return self._memory
-            self._memory.close()
+        known = self._opened or self._memory
+        if known is not None:
+            return known
         if isinstance(self._at, Path) and not db.is_catalog(self._at):
-            self._memory, self._copied = self._in_memory(None), seen
+            self._memory = self._in_memory(None)
             return self._memory
         database = Database(self._at, self.place)
         try:
@@ -130,14 +125,11 @@ class Catalog:
                 self._opened = database
                 return database
             if version is None or lacking or not self._may_write():
-                self._memory, self._copied = self._in_memory(None if version is None else database), seen
+                self._memory = self._in_memory(None if version is None else database)
+        finally:
+            if database is not self._opened:
                 database.close()
-                return self._memory
-        except BaseException:
-            database.close()
-            raise
-        database.close()
-        return self._changeable()  # an earlier version is indexed again
+        return self._memory or self._changeable()  # an earlier version is indexed again
 
     def _in_memory(self, source: Database | None) -> Database:
         """A catalog in memory: a copy of another one, or of none, brought up to date."""
@@ -154,15 +146,6 @@ class Catalog:
         with database.writing() as writing:
             self._bring_up_to_date(writing)
         return database
-
-    def _state(self) -> object:
-        """What tells whether the file has changed since a copy of it was made; nothing does on a server."""
-        if isinstance(self._at, URL):
-            return object()
-        with suppress(OSError):
-            found = self._at.stat()
-            return found.st_ino, found.st_mtime_ns, found.st_size
-        return None
 
     def _lacking(self, connection: Connection) -> set[str]:
         """The digests of the sets that come with eigenbank and were never put in."""
@@ -225,15 +208,12 @@ class Catalog:
         with self.reading() as connection:
             return sets.select(connection, "checkpoint_path = :path", path=path_key(checkpoint_path))
 
-    def sets_with_layers(self, digests: Iterable[str]) -> list[SetRow]:
-        """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do: those of the most such layers
-        first, then the newest.
-        """
-        counts = "SELECT set_id, count(DISTINCT layer) FROM layer_digests WHERE digest IN :digests* GROUP BY set_id"
+    def sets_with_layer(self, digest: str) -> list[SetRow]:
+        """Return the sets that have a layer whose weights have a digest, as a pipeline's layer may, the newest first."""
         with self.reading() as connection:
-            counted = dict(run(connection, counts, digests=list(digests)).all())
-            rows = sets.select(connection, "id IN :numbers*", numbers=list(counted))
-        return sorted(rows, key=lambda row: -counted[row.number])
+            return sets.select(
+                connection, "id IN (SELECT set_id FROM layer_digests WHERE digest = :layer)", layer=digest
+            )
 
     def sets(self) -> list[SetRow]:
         """Return all sets, by model id, the newest first within one."""
@@ -394,11 +374,11 @@ class Catalog:
                 index.remove(connection, found[0].number)
             return index.waiting(connection, model_id)
 
-    def set_published(self, digest: str, repo: str, commit: str) -> bool:
-        """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
+    def set_published(self, digest: str, repo: str, commit: str) -> None:
+        """Note where the set of a manifest digest was published, if the catalog has it."""
         statement = 'UPDATE sets SET repo = :repo, "commit" = :head WHERE digest = :digest'
         with self.writing() as connection:
-            return bool(run(connection, statement, repo=repo, head=commit, digest=digest).rowcount)
+            run(connection, statement, repo=repo, head=commit, digest=digest)
 
     def overwritten(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Overwritten:
         """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.files import home, open_regular
-from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.errors import CatalogError, first_problem
 from eigenbank.schemas.printable import printable
 
 APPLICATION_ID = 0x45694243
@@ -446,6 +447,17 @@ _SERVER_ERRORS = {
     "3D000": "there is no such database. Create it with createdb, or check the URL.",
 }
 """What PostgreSQL's error codes mean, by how they begin."""
+
+
+@contextlib.contextmanager
+def holding(what: str) -> Iterator[None]:
+    """Raise CatalogError where the block cannot read something that a catalog holds: it is damaged, or somebody changed it."""
+    try:
+        yield
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = first_problem(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        message = f"the catalog holds {what} that cannot be read ({problem}). {AGAIN}"
+        raise CatalogError(message) from error
 
 
 def _explain(error: DBAPIError | sqlite3.Error, name: str) -> CatalogError | None:

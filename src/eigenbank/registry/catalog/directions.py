@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.database import run
+from eigenbank.registry.catalog.database import holding, run
 from eigenbank.schemas import Label, Quality
-from eigenbank.schemas.errors import CatalogError, UnknownNameError, first_problem, unknown
+from eigenbank.schemas.errors import UnknownNameError, unknown
 
 COMPOSITE = "composite/"
 """What the name of a composite begins with."""
@@ -38,11 +37,6 @@ class DirectionName:
     recipe: str = ""
     rank: int = 0
     composite: str | None = None
-
-    @property
-    def bare(self) -> str:
-        """The name within the model."""
-        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
 
     @classmethod
     def parse(cls, text: str) -> "DirectionName | None":
@@ -81,13 +75,15 @@ class DirectionRow:
     @cached_property
     def labels(self) -> tuple[Label, ...]:
         """The labels, the most confident first, those without a confidence last. Raises CatalogError for what is damaged."""
-        return tuple(_checked(Label, each) for each in self._known["labels"])
+        with holding("labels of a direction"):
+            return tuple(map(Label.model_validate, self._known["labels"]))
 
     @cached_property
     def quality(self) -> Quality | None:
         """What was measured of it as a slider, None for nothing. Raises CatalogError for what is damaged."""
         found = self._known["quality"]
-        return None if found is None else _checked(Quality, found)
+        with holding("a direction's quality"):
+            return None if found is None else Quality.model_validate(found)
 
     @property
     def label_texts(self) -> list[str]:
@@ -109,19 +105,6 @@ class DirectionRow:
     def id(self) -> str:
         """The full name: `MODEL_ID#`, and the name within the model."""
         return f"{self.model_id}#{self.name}"
-
-
-def _checked(kind: Any, found: Document) -> Any:
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        raise _unreadable(first_problem(error)) from error
-
-
-def _unreadable(problem: object) -> CatalogError:
-    return CatalogError(
-        f"the catalog holds a direction whose labels cannot be read ({problem}). Run: eigenbank catalog reindex"
-    )
 
 
 def read(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
@@ -164,7 +147,7 @@ def known_name(connection: Connection, full_id: str) -> tuple[str, str]:
     name = DirectionName.parse(full_id)
     if name is None or number_of(connection, name) is None:
         raise unknown_direction(connection, full_id)
-    return name.model_id, name.bare
+    return name.model_id, full_id.partition("#")[2]
 
 
 def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
@@ -224,8 +207,6 @@ def unpack(packed: bytes | None) -> Document:
     """Return what was packed: `labels` and `quality`. Raises CatalogError for what is damaged."""
     if packed is None:
         return {"labels": [], "quality": None}
-    try:
+    with holding("labels of a direction"):
         found: Document = json.loads(zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS))
-    except (zlib.error, TypeError, ValueError) as error:
-        raise _unreadable(error) from error
-    return found
+        return found

@@ -4,36 +4,32 @@ A set's own labels come from its manifest, those of people (`human:…`) from th
 manifest is taken over into that table once, when the set is added. A manifest is validated where it comes in; here it is plain JSON.
 """
 
-import json
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from itertools import count
 from operator import itemgetter
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
-from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
+from eigenbank.registry.catalog.database import add_words, create_tables, drop_tables, holding, insert, run
 from eigenbank.registry.catalog.directions import COMPOSITE, DirectionName, Document, named, pack, unpack
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.direction import label_worth
-from eigenbank.schemas.errors import CatalogError
 
 PEOPLE = "human:"
 """What the source of a person's label begins with."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 _URL = re.compile(r"[a-z]{2,}:")
 Name = tuple[str, str]
 """A direction: its model's id, and its name within the model."""
@@ -63,46 +59,41 @@ def path_key(path: str) -> str:
 
 # What is kept as JSON
 
-_FIELDS = {
-    "manifest": ("checkpoint", "layers", "directions", "created", "builder"),
-    "label": ("text", "source", "confidence", "evidence", "created"),
-}
 
-
-def read_document(text: str, kind: str) -> Document:
-    """Return a manifest or a label that the catalog keeps, parsed within bounds. Raises CatalogError for what is none."""
-    try:
+def _read(text: str, kind: str, *fields: str) -> Document:
+    with holding(kind):
         found: Document = parse_json(text.encode())
-        itemgetter(*_FIELDS[kind])(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"the catalog holds a {kind} that is none ({type(error).__name__}: {error}). {AGAIN}"
-        raise CatalogError(message) from error
-    return found
+        itemgetter(*fields)(found)
+        return found
+
+
+def read_manifest(text: str) -> Document:
+    """Parse a manifest that the catalog keeps, within bounds. Raises CatalogError for what is none."""
+    return _read(text, "a manifest", "checkpoint", "layers", "directions", "composites", "created", "builder")
+
+
+def read_label(text: str) -> Document:
+    """The same for a person's label."""
+    return _read(text, "a label", "text", "source", "confidence", "evidence", "created")
 
 
 def unpack_manifest(packed: bytes) -> str:
     """Return the text of a manifest that the catalog keeps. Raises CatalogError for what is too large or damaged."""
-    try:
+    with holding("a manifest"):
         opened = zlib.decompressobj()
         text = opened.decompress(packed, MAX_MANIFEST_BYTES)
         if not opened.eof:
             message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
-            raise zlib.error(message)
+            raise ValueError(message)
         return text.decode()
-    except (zlib.error, TypeError, UnicodeDecodeError) as error:
-        message = f"the catalog holds a manifest that cannot be read ({error}). {AGAIN}"
-        raise CatalogError(message) from error
 
 
-def microseconds(moment: str) -> int:
-    """Return a point in time, as it is written in JSON, as microseconds since 1970; without a zone it is in UTC."""
-    found = datetime.fromisoformat(moment[:-1] + "+00:00" if moment.endswith("Z") else moment)
-    return ((found if found.tzinfo else found.replace(tzinfo=timezone.utc)) - _EPOCH) // _MICROSECOND
-
-
-def moment(since: int) -> datetime:
-    """Return the point in time that is so many microseconds after 1970, in UTC."""
-    return _EPOCH + _MICROSECOND * since
+def moment(written: str) -> str:
+    """Return the one written form of a point in time, in UTC, in which the later one sorts last; without a zone it is in UTC."""
+    found = datetime.fromisoformat(written[:-1] + "+00:00" if written.endswith("Z") else written)
+    return (
+        found.replace(tzinfo=found.tzinfo or timezone.utc).astimezone(timezone.utc).isoformat(timespec="microseconds")
+    )
 
 
 def by_confidence(labels: Sequence[Document]) -> Sequence[Document]:
@@ -120,9 +111,9 @@ def by_confidence(labels: Sequence[Document]) -> Sequence[Document]:
     )
 
 
-def _age(label: Document) -> tuple[int, str]:
+def _age(label: Document) -> tuple[str, str]:
     """A key that puts the newer label last; where both are as new, their contents decide."""
-    return microseconds(label["created"]), to_json(label).decode()
+    return moment(label["created"]), to_json(label).decode()
 
 
 def _merged(labelers: Iterable[Document], people: Iterable[Document]) -> Sequence[Document]:
@@ -159,10 +150,10 @@ class Indexer:
         become this catalog's; where the same person said so before, the newer label stays.
         """
         if isinstance(entry.manifest, str):
-            text, manifest = entry.manifest, read_document(entry.manifest, "manifest")
+            text, manifest = entry.manifest, read_manifest(entry.manifest)
         else:
             text = entry.manifest.model_dump_json()
-            manifest = json.loads(text)
+            manifest = from_json(text)
         checkpoint, layers = manifest["checkpoint"], manifest["layers"]
         model_id, revision = checkpoint["model_id"], checkpoint.get("revision") or ""
         statement = "SELECT id, checkpoint_path FROM sets WHERE model_id = :model_id AND revision = :revision"
@@ -173,7 +164,7 @@ class Indexer:
             entry = replace(entry, checkpoint_path=path_key(entry.checkpoint_path))
         elif before is not None:
             entry = replace(entry, checkpoint_path=before[1])
-        composites = manifest.get("composites", ())
+        composites = manifest["composites"]
         records = [*manifest["directions"], *composites]
         # A layer and a recipe; None for composites.
         spectra = [*map(_spectrum(), manifest["directions"]), *(None for _ in composites)]
@@ -197,7 +188,7 @@ class Indexer:
         set_id = self._take(tables.SetTable)
         insert(self.connection, tables.SetTable, [(
             set_id, model_id, revision, entry.location, entry.digest, entry.checkpoint_path, entry.repo, entry.commit,
-            microseconds(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
+            moment(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
             texts[model_id], len(layers), len(manifest["directions"]), sum(map(len, labels)), zlib.compress(text.encode(), 3),
         )])  # fmt: skip
         digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer["digests"].values()}
@@ -311,7 +302,7 @@ def people_labels(connection: Connection, model_id: str, direction: str | None =
     own = "model_id = :model_id" + ("" if direction is None else " AND direction = :direction")
     statement = f"SELECT direction, label FROM people_labels WHERE {own} ORDER BY direction, text, source"
     for name, text in run(connection, statement, model_id=model_id, direction=direction):
-        found.setdefault(name, []).append(read_document(text, "label"))
+        found.setdefault(name, []).append(read_label(text))
     return found
 
 
@@ -331,7 +322,7 @@ def take_labels(
         key = {"model_id": model_id, "direction": direction, "text": label["text"], "source": label["source"]}
         text = to_json(label).decode()
         before = run(connection, f"SELECT label {ONE_LABEL}", **key).scalar()
-        if before == text or (newer and before is not None and _age(read_document(before, "label")) >= _age(label)):
+        if before == text or (newer and before is not None and _age(read_label(before)) >= _age(label)):
             continue
         run(connection, f"DELETE {ONE_LABEL}", **key)
         insert(connection, tables.PeopleLabelTable, [(*key.values(), text)])

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import index
-from eigenbank.registry.catalog.database import AGAIN, run
+from eigenbank.registry.catalog.database import holding, run
 from eigenbank.registry.files import parse_as
 from eigenbank.schemas import Manifest
-from eigenbank.schemas.errors import CatalogError, ReplaceError, first_problem
+from eigenbank.schemas.errors import ReplaceError
 
 OF_REVISION = "model_id = :model_id AND revision = :revision"
 
@@ -60,7 +60,9 @@ def select(connection: Connection, conditions: str = "1 = 1", **values: Any) -> 
         "SELECT model_id, nullif(revision, ''), location, digest, checkpoint_path, created, directions, labels, repo, \"commit\", "
         f"denoiser, licence, builder, id FROM sets WHERE {conditions} ORDER BY created DESC, id DESC"
     )
-    return [SetRow(*(*row[:5], index.moment(row[5]), *row[6:])) for row in run(connection, statement, **values)]
+    return [
+        SetRow(*(*row[:5], datetime.fromisoformat(row[5]), *row[6:])) for row in run(connection, statement, **values)
+    ]
 
 
 def model_ids(connection: Connection) -> list[str]:
@@ -72,11 +74,8 @@ def read_manifest(connection: Connection, own: str, **values: Any) -> Manifest |
     packed = run(connection, f"SELECT manifest FROM sets WHERE {own}", **values).scalar()
     if packed is None:
         return None
-    try:
+    with holding("a manifest"):
         return parse_as(Manifest, index.unpack_manifest(packed).encode())
-    except ValueError as error:
-        message = f"the catalog holds a manifest that is none ({first_problem(error)}). {AGAIN}"
-        raise CatalogError(message) from error
 
 
 def overwritten(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> Overwritten:

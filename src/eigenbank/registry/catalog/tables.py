@@ -11,7 +11,7 @@ within a set the order of its manifest. Nothing here is declared to refer to any
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 VERSION = 1
@@ -36,7 +36,7 @@ def _number() -> Any:
 
 
 class SetTable(Base):
-    """A direction set. `revision` is '' where there is none; `created` is in microseconds since 1970. From `created` on,
+    """A direction set. `revision` is '' where there is none; `created` is in the form of `index.moment`. From `created` on,
     everything is taken from the manifest.
     """
 
@@ -49,7 +49,7 @@ class SetTable(Base):
     checkpoint_path: Mapped[str | None] = mapped_column(Text, index=True)
     repo: Mapped[str | None] = mapped_column(String(200))
     commit: Mapped[str | None] = mapped_column(String(200))
-    created: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(_name(40))
     denoiser: Mapped[str] = mapped_column(String(100))
     licence: Mapped[str | None] = mapped_column(String(500))
     builder: Mapped[str] = mapped_column(String(500))
