@@ -14,11 +14,11 @@ from sqlalchemy import URL, Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import database as db
-from eigenbank.registry.catalog import directions, index, sets
+from eigenbank.registry.catalog import index, sets
 from eigenbank.registry.catalog.database import Database, run
-from eigenbank.registry.catalog.directions import DirectionName, DirectionRow
 from eigenbank.registry.catalog.index import ONE_LABEL, PEOPLE, SetEntry, path_key
-from eigenbank.registry.catalog.search import Filters, Page, label_sources, search
+from eigenbank.registry.catalog.names import NEWEST, DirectionName, known_name, number_of, unknown_direction
+from eigenbank.registry.catalog.search import DirectionRow, Filters, Page, label_sources, read, search
 from eigenbank.registry.catalog.sets import Overwritten, SetRow
 from eigenbank.registry.catalog.tables import VERSION, BundledTable
 from eigenbank.registry.ranking import SORTS, Query, Sort, words
@@ -222,7 +222,7 @@ class Catalog:
 
     def manifest(self, model_id: str, revision: str | None = None) -> Manifest | None:
         """Return the manifest of a model's set, the newest one if no revision is named. It is validated anew."""
-        own = f"id = {directions.NEWEST}" if revision is None else sets.OF_REVISION
+        own = f"id = {NEWEST}" if revision is None else sets.OF_REVISION
         with self.reading() as connection:
             return sets.read_manifest(connection, own, model_id=model_id, revision=revision)
 
@@ -287,13 +287,13 @@ class Catalog:
         of its model.
         """
         with self.reading() as connection:
-            number = directions.number_of(connection, DirectionName.parse(full_id))
-            return None if number is None else directions.read(connection, [number])[0]
+            number = number_of(connection, DirectionName.parse(full_id))
+            return None if number is None else read(connection, [number])[0]
 
     def unknown_direction(self, full_id: str) -> UnknownNameError:
         """Return the error for a direction that is not there, with near matches."""
         with self.reading() as connection:
-            return directions.unknown_direction(connection, full_id)
+            return unknown_direction(connection, full_id)
 
     def search(
         self,
@@ -423,7 +423,7 @@ class Catalog:
             raise CatalogError(message)
         document = label.model_dump(mode="json")
         with self.writing() as connection:
-            names = [directions.known_name(connection, full_id) for full_id in full_ids]
+            names = [known_name(connection, full_id) for full_id in full_ids]
             index.take_labels(connection, ((name, document) for name in names), newer=False)
             indexer = index.Indexer(connection)
             for name in names:
@@ -437,7 +437,7 @@ class Catalog:
         with self.writing() as connection:
             keys = {}
             for full_id in full_ids:
-                model_id, direction = directions.known_name(connection, full_id)
+                model_id, direction = known_name(connection, full_id)
                 keys[full_id] = {"model_id": model_id, "direction": direction, "text": text, "source": source}
             missing = [
                 full_id for full_id, key in keys.items() if run(connection, f"SELECT 1 {ONE_LABEL}", **key).first() is None
@@ -454,7 +454,7 @@ class Catalog:
 
 def _of_newest(model_id: str | None) -> str:
     """The condition that a set s is a model's newest; any set where no model is named."""
-    return "1 = 1" if model_id is None else f"s.id = {directions.NEWEST}"
+    return "1 = 1" if model_id is None else f"s.id = {NEWEST}"
 
 
 def _label_counts(

@@ -21,7 +21,8 @@ from sqlalchemy import Connection
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
 from eigenbank.registry.catalog.database import add_words, create_tables, drop_tables, holding, insert, run
-from eigenbank.registry.catalog.directions import COMPOSITE, DirectionName, Document, named, pack, unpack
+from eigenbank.registry.catalog.names import DirectionName, named
+from eigenbank.registry.catalog.search import COMPOSITE, Document, pack, unpack
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe

@@ -12,23 +12,101 @@ one before.
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog import directions
-from eigenbank.registry.catalog.database import by_index, run, texts_with
-from eigenbank.registry.catalog.directions import DirectionRow
+from eigenbank.registry.catalog.database import by_index, holding, run, texts_with
 from eigenbank.registry.catalog.tables import MEASURES, RISING
 from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
+from eigenbank.schemas import Label, Quality
 from eigenbank.schemas.errors import CatalogError, unknown
 
+COMPOSITE = "composite/"
+"""What the name of a composite begins with."""
+Document = dict[str, Any]
+"""A manifest, or a part of one, as plain JSON."""
 FEW = 1_500
 """Up to so many directions are sorted rather than met on a walk."""
 STEP = 4
 """More than any worth."""
+
+
+@dataclass(frozen=True)
+class DirectionRow:
+    """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
+    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
+    """
+
+    model_id: str
+    revision: str | None
+    location: str
+    layer: str | None
+    kind: str | None
+    width: int | None
+    recipe: str | None
+    rank: int | None
+    eigenvalue: float | None
+    share: float | None
+    gap: float | None
+    composite: str | None
+    details: bytes | None
+    """Labels and quality, compressed: read when they are asked for."""
+
+    @cached_property
+    def _known(self) -> Document:
+        return unpack(self.details)
+
+    @cached_property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels, the most confident first, those without a confidence last. Raises CatalogError for what is damaged."""
+        with holding("labels of a direction"):
+            return tuple(map(Label.model_validate, self._known["labels"]))
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """What was measured of it as a slider, None for nothing. Raises CatalogError for what is damaged."""
+        found = self._known["quality"]
+        with holding("a direction's quality"):
+            return None if found is None else Quality.model_validate(found)
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The labels' texts, the most confident first."""
+        return [label["text"] for label in self._known["labels"]]
+
+    @property
+    def confidence(self) -> float | None:
+        """The highest confidence of any label; None where none says one."""
+        labels = self._known["labels"]
+        return labels[0]["confidence"] if labels else None
+
+    @property
+    def name(self) -> str:
+        """The name within its model, `LAYER/RECIPE/RANK` or `composite/NAME`."""
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
+
+    @property
+    def id(self) -> str:
+        """The full name: `MODEL_ID#`, and the name within the model."""
+        return f"{self.model_id}#{self.name}"
+
+
+def read(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
+    """Return directions in the order of the numbers given."""
+    statement = (
+        "SELECT d.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, d.eigenvalue, "
+        "d.share, d.gap, composite.text, d.details FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
+        "JOIN sets s ON s.id = p.set_id LEFT JOIN texts layer ON layer.id = p.name_id "
+        "LEFT JOIN texts composite ON composite.id = d.name_id WHERE d.id IN :numbers*"
+    )
+    rows = {row[0]: DirectionRow(*row[1:]) for row in run(connection, statement, numbers=list(numbers))}
+    return [rows[number] for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -100,7 +178,7 @@ def search(connection: Connection, filters: Filters, limit: int, cursor: str | N
     after = None if cursor is None else _read_cursor(cursor, digest)
     found = _Search(connection, filters, after, limit + 1).find()
     more = json.dumps([digest, *found[limit - 1]]).encode() if len(found) > limit else None
-    rows = directions.read(connection, [position.direction for position in found[:limit]])
+    rows = read(connection, [position.direction for position in found[:limit]])
     return Page(rows, None if more is None else base64.urlsafe_b64encode(more).decode().rstrip("="))
 
 
@@ -423,3 +501,37 @@ def _bounded(number: int) -> int:
 
 def _short(name: str) -> str:
     return name if len(name) <= 200 else name[:200] + "…"
+
+
+# Labels and quality, compressed
+
+_LIKELY = (
+    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
+    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
+    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
+    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
+    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
+    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
+    b'110,111,112,113,114,115],"steps":20}'
+)
+"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
+_COMPRESSOR = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+"""Copied for each direction. A small window and little memory: setting them up would take longer than the work."""
+_MAX_DETAILS = 64 * 2**20
+
+
+def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
+    """Compress what is kept with a direction; None for nothing."""
+    if not labels and quality is None:
+        return None
+    compressor = _COMPRESSOR.copy()
+    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
+
+
+def unpack(packed: bytes | None) -> Document:
+    """Return what was packed: `labels` and `quality`. Raises CatalogError for what is damaged."""
+    if packed is None:
+        return {"labels": [], "quality": None}
+    with holding("labels of a direction"):
+        found: Document = json.loads(zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS))
+        return found

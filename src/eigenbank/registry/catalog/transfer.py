@@ -18,8 +18,8 @@ from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import is_catalog, run
-from eigenbank.registry.catalog.directions import Document
 from eigenbank.registry.catalog.index import SetEntry
+from eigenbank.registry.catalog.search import Document
 from eigenbank.registry.catalog.sets import OF_REVISION
 from eigenbank.registry.files import open_regular, parse_as, parse_json, replacing
 from eigenbank.schemas import Label, Manifest
