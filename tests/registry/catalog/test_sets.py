@@ -1,4 +1,3 @@
-import sqlite3
 import time
 import warnings
 from collections.abc import Callable
@@ -60,15 +59,6 @@ def test_a_rebuilt_set_takes_the_place_of_the_old_one(catalog: Catalog) -> None:
     assert len(catalog.search()) == 8
     assert len(catalog.search("smile")) == 0
     assert len(catalog.search("mid")) == 4
-
-
-def test_a_persons_label_outlives_a_rebuild(catalog: Catalog) -> None:
-    catalog.add_set(manifest(labels={MID: [label("smile", 0.5)]}), location="a", digest="1")
-    catalog.add_labels([f"acme/faces#{MID}"], label("grin", source="human:ann"))
-    catalog.add_set(manifest(labels={MID: [label("laugh", 0.6)]}), location="a", digest="2")
-    found = catalog.get_direction(f"acme/faces#{MID}")
-    assert found is not None
-    assert [(item.text, item.source) for item in found.labels] == [("laugh", "statistics"), ("grin", "human:ann")]
 
 
 def test_a_persons_label_waits_while_its_direction_is_left_out(catalog: Catalog) -> None:
@@ -283,15 +273,6 @@ def test_a_set_put_in_twice_at_once_leaves_nothing_of_the_first(catalog: Catalog
     assert verify(catalog) == []
     found = {name: stats(catalog)[name] for name in ("sets", "layers", "labels", "directions")}
     assert found == {"sets": 1, "layers": 1, "labels": 0, "directions": len(second.manifest.directions)}
-
-
-def test_a_second_program_sees_what_the_first_wrote(catalog: Catalog, path: Path) -> None:
-    with Catalog.open(path, shipped=False) as other:
-        catalog.add_set(manifest(), location="a", digest="1")
-        assert other.model_ids() == ["acme/faces"]
-    plain = sqlite3.connect(path)
-    assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    plain.close()
 
 
 def test_where_a_set_was_published_is_noted_by_its_digest(catalog: Catalog) -> None:

@@ -301,14 +301,18 @@ class _Search:
             self.where.append(f"d.labels {'>' if filters.labelled else '='} 0")
         if filters.source is not None:
             self.values["sources"] = label_sources(self.connection, filters.source)
-            self.of_label.append("b.source_id IN :sources*")
+            self.of_label.append("source_id IN :sources*")
             self.ways.append("SELECT direction_id AS id FROM labels WHERE source_id IN :sources*")
         if filters.min_confidence is not None:
-            self.of_label.append("b.confidence >= :min_confidence")
+            self.of_label.append("confidence >= :min_confidence")
 
     def _labelled(self) -> str:
         """The condition that a direction has a label that meets the filters."""
-        return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(['b.direction_id = d.id', *self.of_label])})"
+        return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(self._of_label('b', 'direction_id = d.id'))})"
+
+    def _of_label(self, name: str, *more: str) -> list[str]:
+        """The conditions that a label, by the name of its table, meets the filters, and some more."""
+        return [f"{name}.{condition}" for condition in (*more, *self.of_label)]
 
     # The text
 
@@ -348,7 +352,7 @@ class _Search:
                 by_names = f"CASE WHEN {' AND '.join(conditions)} THEN {STEP * level} END"
         if not cases:
             return by_names
-        own = " AND ".join(["b.direction_id = d.id", *self.of_label])
+        own = " AND ".join(self._of_label("b", "direction_id = d.id"))
         return f"coalesce((SELECT max(CASE {' '.join(cases)} END) FROM labels b WHERE {own}), {by_names})"
 
     def _named(self, terms: Iterable[int], where: str = "d") -> list[str]:
@@ -465,8 +469,8 @@ class _Search:
         """The next directions of which a label of some texts is the best, by its worth."""
         score = f"{STEP * level} + l.worth"
         begin = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
-        conditions = [f"l.text_id IN :{key}*", "d.id = l.direction_id", *self._named(lacks), f"{score} = {self.score}"]
-        conditions += [condition.replace("b.", "l.", 1) for condition in self.of_label]
+        conditions = self._of_label("l", f"text_id IN :{key}*", "direction_id = d.id")
+        conditions += [*self._named(lacks), f"{score} = {self.score}"]
         below = ""
         if self.after is not None and self.after.value is not None and self.after.value < STEP * (level + 1):
             self.values["most"] = self.after.value - STEP * level + 1e-6

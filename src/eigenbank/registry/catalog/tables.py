@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-VERSION = 1
+VERSION = 2
 """Number of this layout. A catalog of a lower one is indexed again when it is opened; one of a higher one is refused."""
 
 
@@ -114,7 +114,7 @@ class DirectionTable(Base):
     """A direction; or a composite, which has a name (`name_id`) instead of a rank, an eigenvalue, a share and a gap.
 
     `labels` is how many labels it has, `confidence` the highest of theirs; from `effect` on its quality. `details` holds labels
-    and quality as they are in the manifest, compressed (`index.pack`): as rows of their own they would take three times the room.
+    and quality as they are in the manifest, compressed (`search.pack`): as rows of their own they would take three times the room.
     """
 
     __tablename__ = "directions"
