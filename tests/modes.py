@@ -313,12 +313,14 @@ def _short(cell: str) -> str:
 
 HEAD = f"""# Steering, mode by mode
 
-Written by `python tests/modes.py`; tests run every row and compare. Tiny pipelines with random weights (Stable Diffusion's
-layout where nothing else is said), {STEPS} steps, two samples, guidance on, three directions at once. `works` means: the edit
-changes the picture, as it does outside of the mode where the mode computes the same; at scale 0 and after removal the
-picture is bit for bit the unedited one of that mode; nothing is left on the modules. A refusal is an error before or in the
-first pass, and the pipeline is what it was; – was not run. Compiling is tested with the backend `aot_eager`; changing a scale does not
-recompile (`tests/loaders/test_compile.py`). Offload is tested between CPU and CPU.
+Written by `python tests/modes.py`; tests run every row and compare. Tiny pipelines with random weights (Stable Diffusion's layout unless another is named), {STEPS} steps, two samples,
+guidance on, three directions at once.
+
+- `works`: the edit changes the picture, by the same as outside of the mode if the mode computes the same; at scale 0 and after removal the picture is bit for bit the unedited one of
+  that mode; nothing is left on the modules.
+- `refused`: an error before or in the first pass, and the pipeline is what it was. `–`: not run.
+
+Compiling is tested with the backend `aot_eager`; changing a scale does not recompile (`tests/loaders/test_compile.py`). Offload is tested between CPU and CPU.
 
 | mode | how | {" | ".join(edit.name for edit in EDITS)} |
 |---|---|{"---|" * len(EDITS)}

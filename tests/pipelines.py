@@ -14,7 +14,6 @@ import tempfile
 import traceback
 import typing
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,6 +204,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "up_num_layers_per_block": (1, 1), "down_blocks_repeat_mappers": (1, 1), "up_blocks_repeat_mappers": (1, 1), "switch_level": (False,),
         "clip_image_in_channels": 16, "clip_text_in_channels": 16, "clip_text_pooled_in_channels": 16,
         "block_types_per_layer": (("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),) * 2,
+    },
+    "BriaFibo2Transformer2DModel": {
+        "in_channels": 4, "dim": 32, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "cap_feat_dim": 16, "injection_layer_ids": (1,),
+        "perceiver_num_layers": 1, "min_num_gist_tokens": 4, "max_num_gist_tokens": 8, "gist_step": 2, "gist_min_text_len": 4,
+        "gist_max_text_len": 16, "axes_dims": (8, 4, 4), "axes_lens": (64, 64, 64),
+    },
+    "Cosmos3OmniTransformer": {
+        "head_dim": 16, "hidden_size": 32, "intermediate_size": 32, "latent_channel": 4, "patch_latent_dim": 16, "num_attention_heads": 2,
+        "num_hidden_layers": 1, "num_key_value_heads": 1, "vocab_size": 64, "rope_axes_dim": (4, 2, 2),
+    },
+    "Flux3Transformer2DModel": {
+        **_ROPE, "in_channels": 4, "cond_in_channels": 4, "attention_head_dim": 16, "joint_attention_dim": 16, "timestep_channels": 16,
+        "axes_dims_rope": (4, 4, 4, 4),
+    },
+    "JoyImageEditPlusTransformer3DModel": {
+        "in_channels": 4, "hidden_size": 32, "num_attention_heads": 2, "text_dim": 16, "num_layers": 1, "rope_dim_list": [4, 6, 6],
+    },
+    "QwenImage21Transformer2DModel": {
+        "in_channels": 4, "out_channels": 4, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2, "context_in_dim": 16,
+        "axes_dims_rope": (4, 6, 6),
     },
     # Coders
     "AutoencoderKL": {
@@ -835,52 +854,53 @@ TABLE = Path(__file__).parent.parent / "docs" / "pipelines.md"
 def written() -> dict[str, tuple[str, str]]:
     """Class → its verdicts in the table as it is."""
     lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
-    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("| ")]
-    return {row[1]: (row[2], row[3]) for row in cells if len(row) > 4 and row[1].endswith("Pipeline")}
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| ")]
+    return {
+        name: (row[0], row[1]) for row in rows if len(row) == 3 for name in row[2].split(", ") if "Pipeline" in name
+    }
 
 
 _WORDS = (
-    (r"(?:LookupError|TimeoutError) (.*) \(pipelines.py:\d+\)$", r"\1"),
-    (r"TimeoutError.*", "too slow"),
-    (r"TypeError \w+\.__call__\(\) missing \d+ required positional arguments?: (.*?)( \(.*|$)", r"its call needs \1"),
-    (r"TypeError \S+ missing \d+ required positional arguments?: (.*?)( \(.*|$)", r"a part of it needs \1"),
+    (r"not made here: .*", "not made here"),  # why is printed when the class is tried
+    (r"refused: a \w+ has no denoiser eigenbank knows.*", "refused: it has no denoiser of tokens"),
+    (r"refused: a pass of this denoiser does not show.*", "refused: a pass does not show which tokens are the image's"),
     (
-        r"(?:AttributeError|TypeError) .*'?NoneType'?.* (\(.*\))$",
-        r"needs a part that is left out here, such as a text encoder \1",
+        r"refused: it could not be decided which layers.*",
+        "refused: which layers are self-attention could not be decided",
     ),
-    (r"(?:NameError|ImportError).*", "needs a package that is not installed here, such as torchvision"),
-    (r"a \w+ has no denoiser eigenbank knows.*", "it has no denoiser of tokens"),
+    (
+        r"refused: the pipeline's controlnet runs the edited layers.*",
+        "refused: a ControlNet runs the edited layers, too",
+    ),
+    (r"refused: a \w+ does not say which of its calls.*", "refused: its calls do not say which is conditional"),
 )
-"""Python's words for why no pipeline was made, and plain ones."""
+"""Verdicts as they are printed, and as they stand in the page."""
 
 
-def _plain(verdict: str) -> str:
-    kind, colon, why = verdict.partition(": ")
-    if colon:
-        for pattern, words in _WORDS:
-            why = re.sub(f"^{pattern}", words, why)
-    return f"{kind}{colon}{why}".replace("|", "/")[:200]
+def plain(verdict: str) -> str:
+    """A verdict as it stands in the page."""
+    for pattern, words in _WORDS:
+        verdict = re.sub(f"^{pattern}$", words, verdict, flags=re.DOTALL)
+    return verdict.replace("|", "/")
 
 
 def write(verdicts: dict[str, tuple[str, str]]) -> None:
-    """Write docs/pipelines.md."""
+    """Write docs/pipelines.md: the classes of each verdict."""
     import diffusers
 
-    verdicts = {name: (_plain(row[0]), _plain(row[1])) for name, row in verdicts.items()}
-
-    def counted(column: int) -> str:
-        counts = Counter(re.split("[:,]", row[column])[0] for row in verdicts.values())
-        return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common() if verdict != "–")
-
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, row in sorted(verdicts.items()):
+        groups.setdefault((plain(row[0]), plain(row[1])), []).append(name)
+    order = sorted(groups, key=lambda row: (row[0] != "works", row[0] == "not made here", -len(groups[row])))
+    works = sum(len(names) for row, names in groups.items() if row[0] == "works")
     text = (
-        f"# Pipelines, class by class\n\nWritten by `python tests/pipelines.py` with diffusers {diffusers.__version__}: {counted(0)}. "
-        f"Of those that work: {counted(1)}.\n\n"
-        "Each class is made from tiny random parts, its denoiser is built, each kind of layer is steered with both default recipes, and the picture "
-        "after removal is compared bit for bit.\n\n- `refused`: eigenbank says why it cannot.\n- `not made here`: no such pipeline could be made "
-        "offline from small parts, so nothing is known of it.\n- branches: how the pipeline guides. `batched` in one call of its denoiser, or `in "
-        'turn`. `branch="cond"` and `"uncond"` were seen to move exactly the rows of their own branch; where there is `no guidance`, all rows are '
-        "conditional.\n\n| class | verdict | branches |\n|---|---|---|\n"
-        + "".join(f"| {name} | {' | '.join(row)} |\n" for name, row in sorted(verdicts.items()))
+        f"# Pipelines, class by class\n\nWritten by `python tests/pipelines.py` with diffusers {diffusers.__version__}: {works} of {len(verdicts)} classes work. "
+        "Each is made from tiny random parts, its denoiser is built, each kind of layer is steered with both default recipes, and the picture after "
+        "removal is compared bit for bit. `not made here`: no such pipeline could be made offline from small parts, so nothing is known of it.\n\n"
+        "*Branches* says how the pipeline guides: `batched`, both branches in one call of its denoiser, or `in turn`. "
+        '`branch="cond"` and `"uncond"` move exactly the rows of their own branch; where there is `no guidance`, all rows are conditional.\n\n'
+        "| verdict | branches | classes |\n|---|---|---|\n"
+        + "".join(f"| {' | '.join(row)} | {', '.join(groups[row])} |\n" for row in order)
     )
     TABLE.write_text(text, encoding="utf-8")
 

@@ -209,10 +209,9 @@ def write(rows: list[str]) -> None:
     head = ["| class | self-attention layers | widths | the witness |", "|---|---|---|---|"]
     text = (
         f"# Self-attention, class by class\n\nWritten by `python tests/survey.py` with diffusers {diffusers.__version__}: "
-        f"{summary}.\n\nDiscovery runs the class's own forward on a model without weights and follows its tokens. The witness "
-        "only counts them. A class whose forward could not be followed lists its layers as `undecided`; they are built "
-        "when named. "
-        f"Stacks of equal layers are looked at {MOST_LAYERS} deep.\n\n" + "\n".join([*head, *rows]) + "\n"
+        f"{summary}.\n\n[Discovery](discovery.md) traces the class's own forward on fake weights; the witness, a second and simpler "
+        "method, only counts tokens. A class whose forward could not be followed lists its layers as `undecided`: name them to build them. "
+        f"Of a stack of equal layers, {MOST_LAYERS} were looked at.\n\n" + "\n".join([*head, *rows]) + "\n"
     )
     TABLE.write_text(text, encoding="utf-8")
 

@@ -135,6 +135,26 @@ def test_diffusers_pipelines_say_where_their_run_is() -> None:
     assert "negative_prompt_embeds" in found[0][1], changed(diffusers, compat.running_pipeline)
 
 
+def test_peft_s_layers_are_named_and_forgotten() -> None:
+    peft = pytest.importorskip("peft")
+    unet = textpipes.stable_diffusion().unet
+    before = sorted(vars(unet))
+    unet.add_adapter(peft.LoraConfig(r=1, target_modules=["to_q"]), adapter_name="one")
+    layers = [each for each in unet.modules() if hasattr(each, "adapter_layer_names")]
+    assert all("one" in each.lora_A and each.active_adapters == ["one"] for each in layers), changed(
+        peft, compat.forget_adapters
+    )
+    for each in layers:
+        each.set_scale("one", 2.0)
+        assert each.scaling["one"] == 2.0 * each.lora_alpha["one"] / each.r["one"]
+        each.set_adapter([])
+        each.delete_adapter("one")
+        assert isinstance(each.get_base_layer(), nn.Linear)
+    compat.forget_adapters(unet)
+    assert layers
+    assert sorted(vars(unet)) == before, changed(peft, compat.forget_adapters)
+
+
 def test_diffusers_says_where_it_loaded_from(tiny_checkpoint: Path, unet: Any) -> None:
     pipe = diffusers.DDPMPipeline.from_pretrained(tiny_checkpoint)
     assert compat.loaded_from(pipe) == str(tiny_checkpoint), changed(diffusers, compat.loaded_from)

@@ -359,3 +359,89 @@ def test_the_command_names_what_it_finds_or_says_what_comes_nearest(
     assert run(["find", "me/sd", "a face", "--labeler", clip]) == 2  # it needs a prompt
     assert run(["find", "me/sd", "", "--labeler", clip, "--prompt", "zz"]) == 1
     assert "no slider has such a name" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def text_pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return eb.open_pipeline(str(tiny_pipelines.save("sd", tmp_path_factory.mktemp("text") / "sd")))
+
+
+def test_without_drawing_the_words_alone_make_a_composite_that_nothing_has_measured(text_pipe: Any) -> None:
+    bank, said, passes = eb.build(text_pipe, top_k=2), [], 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    hook = text_pipe.unet.register_forward_pre_hook(count)
+    found = eb.find(text_pipe, bank, "a hat", without="a cap", draw=False, prompts=["a man"], log=said.append)
+    hook.remove()
+    assert passes == 0
+    assert found.label is None
+    assert found.slider is not None
+    assert found.slider.id == "composite/a-hat"
+    assert found.directions["composite/a-hat"].labels == ()
+    assert {part.recipe.slug for part, _ in found.slider.parts} == {"output-value:output"}
+    assert "Nothing was drawn or measured" in said[0]
+    with eb.steer(text_pipe, {"composite/a-hat": 1.0}, bank=found.directions):
+        pass
+    again = eb.find(
+        text_pipe, found.directions, "a hat", without="a cap", draw=False, prompts=["a man"], log=said.append
+    )
+    assert again.directions.manifest.composites == found.directions.manifest.composites
+    other = eb.find(text_pipe, found.directions, "a hat", draw=False, prompts=["a man"], log=said.append)
+    assert [each.id for each in other.directions.composites] == ["composite/a-hat", "composite/a-hat-2"]
+    for text, without in (("", None), ("x" * 10_000, None), ("a b " * 100, None), ("a cap", "a cap")):
+        with pytest.raises(SourceError, match=r"no slider has such a name|reads prompts of 77|makes no difference"):
+            eb.find(text_pipe, bank, text, without=without, draw=False, prompts=["a man"])
+
+
+@pytest.mark.usefixtures("easy")
+def test_the_words_own_composite_is_the_first_to_be_confirmed(text_pipe: Any, tmp_path: Path) -> None:
+    bank, reader = eb.build(text_pipe, top_k=2, recipes="output-value:output"), Colours(alone=True)
+    alone = eb.find(text_pipe, bank, "a hat", draw=False, prompts=["a man"], log=lambda _: None).slider
+    said: list[str] = []
+    kept = dataclasses.replace(SETTINGS, scale=0.5)
+    found = eb.find(
+        text_pipe, bank, "a hat", labeler=reader, settings=kept, cache=tmp_path, prompts=["a man"], log=said.append
+    )
+    assert alone is not None
+    assert found.slider is not None
+    # Of the lens's directions, with other weights: what was screened has corrected them.
+    assert {part.id for part, _ in found.slider.parts} == {part.id for part, _ in alone.parts}
+    assert [weight for _, weight in found.slider.parts] != [weight for _, weight in alone.parts]
+    most = next(int(line.split()[2].replace(",", "")) for line in said if line.startswith("at most "))
+    assert 0 < reader.seen <= most
+    inputs = eb.build(text_pipe, top_k=1, recipes="value")
+    eb.find(
+        text_pipe,
+        inputs,
+        "a hat",
+        labeler=reader,
+        settings=kept,
+        confirm=False,
+        cache=tmp_path,
+        prompts=["a man"],
+        log=said.append,
+    )
+    assert any(line.startswith("no slider from the words alone: the set of") for line in said)
+
+
+def test_the_command_stops_at_the_words_and_says_that_nothing_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_pipelines.save("sd", tmp_path / "checkpoint")
+    assert run(["build", str(folder), "--model-id", "me/lens", "--top-k", "1"]) == 0
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()  # nothing could be drawn
+    capsys.readouterr()
+    call = ["find", "me/lens", "a hat", "--prompt", "a man", "--no-draw"]
+    assert run([*call, "--format", "json"]) == 0
+    said = capsys.readouterr()
+    assert "Nothing was drawn or measured" in said.err
+    rows = json.loads(said.out)
+    kept = eb.load("me/lens")["composite/a-hat"]
+    assert {row["direction"]: row["weight"] for row in rows} == {part.id: weight for part, weight in kept.parts}
+    assert run([*call, "--not", "a hat"]) == 1
+    assert "makes no difference" in capsys.readouterr().err
+    assert run([*call, "--no-confirm"]) == 2
+    assert run([*call, "--budget", "60"]) == 2

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import pytest
 import tiny_pipelines
 import torch
+from loras import lora_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
-from eigenbank.builders.label import candidates, study
+from eigenbank.builders.label import candidates, criteria, study
 from eigenbank.builders.label.budget import Budget, BudgetError, Spending, as_budget
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
@@ -24,6 +25,7 @@ from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
 from eigenbank.registry.sets.direction_set import DirectionSet
+from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import SteerError
 
 SETTINGS = LabelSettings(
@@ -199,6 +201,31 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pip
     assert more > 0
     assert "budget" not in said
     assert labelled(None)[0] == 0
+
+
+def test_directions_that_cannot_act_are_screened_last(
+    bank: DirectionSet, pipe: Any, measured: list[Measured], tmp_path: Path
+) -> None:
+    known = PipelineMeasurements(pipe, 2).calibrated(bank)
+    weak = known.manifest.layers[0]
+    endless = TokenLength(length=1e8, source="calibration")
+    changed = weak.model_copy(update={"lengths": {**weak.lengths, "block-input": endless}})
+    layers = (changed, *known.manifest.layers[1:])
+    known = known.replaced(known.manifest.model_copy(update={"layers": layers}))
+
+    def screened(images: int | None) -> tuple[frozenset[str], str]:
+        said: list[str] = []
+        measured.clear()
+        budget = None if images is None else Budget(images=images)
+        label(pipe, known, [Colours()], with_settings(budget=budget, seeds=(0,)), cache=tmp_path, log=said.append)
+        return measured[0].ids, "\n".join(said)
+
+    idle = {each.id for each in known if each.layer == weak.name}
+    few, said = screened(len(study.POPULATION) + 28)
+    assert few
+    assert not few & idle
+    assert f"{len(idle)} of {len(known)} directions hardly reach the picture" in said
+    assert screened(None)[0] == {each.id for each in known}
 
 
 @pytest.mark.parametrize("images", [90, 120, 150, 200])
@@ -514,3 +541,30 @@ def test_prompts_are_spread_over_the_seeds_and_labelers_are_given_by_name(tmp_pa
             torch.testing.assert_close(part[..., 0, :], whole[..., seed - 3, :], atol=1e-3, rtol=0)
     labelled = label(pipe, directions, ["statistics"], SETTINGS, cache=tmp_path / "kept", **call)
     assert texts(label(pipe, directions, None, SETTINGS, cache=tmp_path / "kept", **call)) == texts(labelled)
+
+
+def test_loras_are_measured_beside_the_directions_and_take_no_name_from_them(
+    tmp_path: Path, measured: list[Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    pipe = open_pipeline(tiny_pipelines.save("sd", tmp_path / "sd"))
+    plain = build(open_folder(tmp_path / "sd" / "unet"), "a/b", recipes=["output-value"], top_k=1)
+    with_lora = plain.import_lora(lora_of(pipe.unet, "unet", tmp_path / "a.safetensors"), "smile")
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_, **__: torch.ones(len(found.odd)))
+    monkeypatch.setattr(criteria, "leading", lambda found, *_: found.mean.abs().argmax(dim=1))
+    settings = with_settings(quality_seeds=2, parts=0, per_word=1)
+    without = label(pipe, plain, [Colours()], settings, cache=tmp_path / "kept", prompts=["a"])
+    found = label(pipe, with_lora, [Colours()], settings, cache=tmp_path / "kept", prompts=["a"])
+    (lora,) = found.loras
+    assert texts(found) == texts(without)
+    assert [each.source for each in lora.labels] == ["author:a.safetensors", "colours:x"]
+    evidence = lora.labels[1].evidence
+    assert evidence is not None
+    assert evidence.null is not None
+    assert evidence.null > 0  # of LoRAs of random weights
+    assert lora.quality is not None
+    assert any(each.random and "lora/smile" in each.ids for each in measured)
+    # A word asked for is looked for among the directions.
+    measured.clear()
+    label(pipe, with_lora, [Colours()], dataclasses.replace(settings, words=("red",)), prompts=["a"])
+    assert not any("lora/smile" in each.ids for each in measured)

@@ -7,7 +7,7 @@ from typing import Any
 SECTIONS: dict[str, list[str]] = {
     "Start": ["index", "guide", "how-it-works", "glossary"],
     "Make": ["building", "labels", "plans"],
-    "Use": ["steering", "photos", "playground", "export"],
+    "Use": ["steering", "large-models", "photos", "playground", "export", "loras"],
     "Find and share": ["catalog", "gallery", "hub"],
     "Evidence": ["evaluation", "modes", "layers", "pipelines"],
     "Reference": ["cli", "api", "formats", "versions", "plugins", "discovery"],

@@ -56,16 +56,15 @@ def quality() -> str:
         (
             [
                 name,
-                *(spread(rows[name][key]) for key in ("covered", "picked", "effect", "selectivity")),
-                passes(rows[name]),
+                spread(rows[name]["covered"]),
+                f"{rows[name]['picked'][0]:.2f}",
+                spread(rows[name]["effect"]),
+                f"{rows[name]['selectivity'][0]:.2f}",
+                f"{rows[name]['evaluations']:,}",
             ]
             for name in METHODS
         ),
     )
-
-
-def passes(row: dict[str, Any]) -> str:
-    return f"{row['evaluations']:,}"
 
 
 def recipes() -> str:
@@ -93,18 +92,19 @@ def recipes() -> str:
 
 
 def names() -> str:
-    return table(
-        ["name", "sign agrees", "effect", "stated"],
-        (
-            [row["label"], f"{row['sign_agreement']:.1%}", f"{row['effect']:.2f}", f"{row['stated_effect']:.2f}"]
-            for row in results("labels")["held"]
-        ),
+    held = results("labels")["held"]
+    agree = [row["sign_agreement"] for row in held]
+    off = max(abs(row["effect"] - row["stated_effect"]) for row in held)
+    return (
+        f"Each of the {len(held)} names was tried at ±1 on 500 seeds that nothing else used: its score moves the right way on {min(agree):.1%} to "
+        f"{max(agree):.1%} of them, and its effect ({min(row['effect'] for row in held):.2f} to {max(row['effect'] for row in held):.2f}) differs from "
+        f"what the set says by at most {off:.2f}."
     )
 
 
 def confidence() -> str:
     return table(
-        ["confidence", "pairs", "the same label"],
+        ["confidence", "pairs", "same label"],
         (
             [f"{row['from']:.2f}–{row['to']:.2f}", str(row["pairs"]), f"{row['same']:.0%}"]
             for row in results("labels")["calibration"]
@@ -118,7 +118,7 @@ def reruns() -> str:
     again, all_names = len(rerun["found_again"]), len(rerun["texts"])
     untrained = found["untrained"]
     return (
-        f"In a blind rerun on other seeds {again} of {all_names} names are found again. An untrained copy of the checkpoint gets "
+        f"Labelled again blind, on other seeds, {again} of {all_names} names come back. An untrained copy of the checkpoint gets "
         f"{len(untrained['labels'])} labels on {untrained['directions']} directions."
     )
 
@@ -149,6 +149,26 @@ def inversion() -> str:
 def steering() -> str:
     overhead = results("steering")["overhead"]
     return table(["edit", "time"], ([name, f"{overhead[name]:.2f}"] for name in STEERING))
+
+
+def lens() -> str:
+    found = results("lens")
+    most = len(found["words"])
+    return table(
+        ["way", "pictures", f"right of {most}", "rank", "leads", "purity", "effect"],
+        (
+            [
+                row["way"],
+                str(row["pictures"]),
+                str(row["right"]),
+                f"{row['rank']:g}",
+                str(row["leads"]),
+                f"{row['purity']:.2f}",
+                f"{row['effect']:.2f}",
+            ]
+            for row in found["rows"]
+        ),
+    )
 
 
 TABLES = {each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering)}

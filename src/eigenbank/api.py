@@ -227,7 +227,7 @@ def build(
     elif isinstance(model, WeightSource):
         found_id, source = "local/checkpoint", model
     else:
-        found_id, source = _source_of(model, component)
+        found_id, source = source_of(model, component)
     if isinstance(recipes, str):
         recipes = [recipes]
     return build_bank(
@@ -241,7 +241,7 @@ def build(
     )
 
 
-def _source_of(pipe: Any, component: str | None = None) -> "tuple[str, WeightSource]":
+def source_of(pipe: Any, component: str | None = None) -> "tuple[str, WeightSource]":
     """Return a pipeline's model id, and the weights of its denoisers, or of one of them, as a source.
 
     Raises SteerError for what is no pipeline, SourceError for one without that component.
@@ -307,7 +307,7 @@ def match(
     if isinstance(model, (str, Path)):
         _, source, _ = open_source(str(model), revision=revision, variant=variant, config=config)
     else:
-        _, source = _source_of(model)
+        _, source = source_of(model)
     by_layer: dict[str, list[Direction]] = {}
     for direction in bank:
         by_layer.setdefault(direction.layer, []).append(direction)
@@ -354,7 +354,7 @@ def local_pipelines() -> dict[str, Path]:
 
 
 def open_pipeline(
-    model: str,
+    model: str | Path,
     *,
     device: str = "auto",
     dtype: "Dtype" = "auto",
@@ -397,7 +397,7 @@ def open_pipeline(
         )
     except ValidationError as error:
         raise SourceError(first_problem(error, "the options"), outcome="nothing was opened") from None
-    model_id, place = _to_draw(model, revision)
+    model_id, place = _to_draw(str(model), revision)
     path = place if isinstance(place, Path) else place.fetch(variant)
     return open_drawing_pipeline(path, drawing, model_id=model_id, config=config)
 

@@ -128,6 +128,15 @@ def unpacked_latents(pipe: Any, latents: "Tensor", height: int, width: int) -> "
     return unpacked
 
 
+def forget_adapters(module: "nn.Module") -> None:
+    """Make a model whose adapters were all taken away one that never had any.
+
+    Relies on diffusers and transformers keeping in its dictionary `peft_config` and `_hf_peft_config_loaded`.
+    """
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        module.__dict__.pop(name, None)
+
+
 def loaded_from(owner: Any) -> str | None:
     """Return the folder or model id that a pipeline or model was loaded from, None where it does not say.
 

@@ -12,9 +12,11 @@ from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import HubError, SetError, SourceError, first_problem
 
 if TYPE_CHECKING:
+    from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.label.labeler import Labeler
     from eigenbank.builders.label.settings import LabelSettings
     from eigenbank.builders.label.study import Found
+    from eigenbank.builders.lens import Lens
     from eigenbank.loaders.measure import PipelineMeasurements
     from eigenbank.schemas.drawing import Drawing
 
@@ -79,6 +81,7 @@ def find(
     labeler: "Labeler | str" = "clip",
     settings: "LabelSettings | None" = None,
     confirm: bool = True,
+    draw: bool = True,
     drawing: "Drawing | None" = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
@@ -96,6 +99,11 @@ def find(
     `directions` is the set with the label, `slider` what has it; None where nothing does it, and the set as it was. `nearest` is
     what screening expects to come nearest, and all there is without `confirm`. Raises LabelerError for a labeler that does not
     know words, SourceError for words that it cannot tell apart, or that are no label's.
+
+    One of the candidates is the text lens: the composite that the words themselves write into the image, through the pipeline's own
+    text encoder and the weights of its text attention, corrected by what was screened. With `draw=False` it is all there is: nothing
+    is drawn, measured or labelled, no labeler is asked, and `slider` is that composite. It raises SourceError for a pipeline or set that it
+    cannot be made of; with drawing it is then left out.
     """
     from dataclasses import replace
 
@@ -105,23 +113,83 @@ def find(
     from eigenbank.loaders.drawing import as_drawing
 
     _check_words(text, without)
+    drawing = as_drawing(drawing, call)
+    if not draw:
+        return look_through(pipe, directions, text, without=without, prompts=drawing.prompts, log=log)
     (opened,) = _opened_labelers([labeler], pipe)
     if not hasattr(opened, "asking"):
         message = f"the labeler {opened.source} reads scores of its own and knows no words"
         raise LabelerError(message, opened.source)
-    drawing = as_drawing(drawing, call)
-    prompts = drawing.prompts or ("a picture",)
-    asking = opened.asking(
-        text, [f"{prompt}, {text}" for prompt in prompts],
-        [prompt if without is None else f"{prompt}, {without}" for prompt in prompts],
-    )  # fmt: skip
+    positive, neutral = _prompted(drawing.prompts, text, without)
+    asking = opened.asking(text, positive, neutral)
     check_labeler(asking, opened.source)  # a word beside which nothing is left to lead would always lead
     settings = replace(settings or FINDING, words=(text,), confirm=confirm)
+    try:
+        proposed = _lens(pipe, None, directions, text, positive, neutral).record if drawing.prompts else None
+    except SourceError as error:
+        log(f"no slider from the words alone: {error.problem}")
+        proposed = None
     measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
     return study.find(
-        directions, measurements, asking, settings, cache=cache, progress=progress, log=log,
+        directions, measurements, asking, settings, proposed=proposed, cache=cache, progress=progress, log=log,
         announce=announce,
     )  # fmt: skip
+
+
+def look_through(
+    pipe: Any,
+    directions: DirectionSet,
+    text: str,
+    *,
+    source: "WeightSource | None" = None,
+    without: str | None = None,
+    prompts: Sequence[str] = (),
+    log: Log = log_warning,
+) -> "Found":
+    """The text lens alone, as `find` with `draw=False` gives it: `slider` is a composite that nothing has measured.
+
+    `pipe` needs no more than its text encoders, where the `source` of its denoiser's weights is given.
+    """
+    from eigenbank.builders.label.study import Found
+
+    _check_words(text, without)
+    found = _lens(pipe, source, directions, text, *_prompted(prompts, text, without))
+    kept = tuple(each for each in directions.manifest.composites if each.id != found.record.id)
+    named = next((each for each in directions.manifest.composites if each.id == found.record.id), found.record)
+    directions = directions.composed((*kept, named))
+    share = sum(found.spanned.values()) / len(found.spanned)
+    log(
+        f"{found.record.id}: {len(found.record.parts)} directions of {len(found.spanned)} layers, from the words alone. Nothing was drawn "
+        f"or measured, so it has no label. The set's directions span {share:.0%} of what the words write"
+    )
+    return Found(directions, directions[found.record.id], None, ())
+
+
+def _lens(
+    pipe: Any,
+    source: "WeightSource | None",
+    directions: DirectionSet,
+    text: str,
+    positive: Sequence[str],
+    neutral: Sequence[str],
+) -> "Lens":
+    """Make the text lens of a pipeline's text encoders, and of the weights of its denoiser. Raises SourceError."""
+    from eigenbank.api import source_of
+    from eigenbank.builders.lens import lens
+    from eigenbank.loaders.prompts import encode_prompts
+
+    made = encode_prompts(pipe, [*positive, *neutral])
+    weights = source or source_of(pipe)[1]
+    return lens(directions, weights, text, made[: len(positive)], made[len(positive) :])
+
+
+def _prompted(prompts: Sequence[str], text: str, without: str | None) -> tuple[list[str], list[str]]:
+    """Put prompts before the words, and before what there is instead."""
+    prompts = prompts or ("a picture",)
+    return (
+        [f"{prompt}, {text}" for prompt in prompts],
+        [prompt if without is None else f"{prompt}, {without}" for prompt in prompts],
+    )
 
 
 @dataclass(frozen=True)
@@ -227,7 +295,8 @@ def _check_words(*texts: str | None) -> None:
     from eigenbank.schemas.common import Word
 
     try:
-        TypeAdapter(tuple[Word, ...]).validate_python(tuple(text for text in texts if text is not None))
+        for text in texts:
+            TypeAdapter(Word | None).validate_python(text)
     except ValidationError as error:
         problem = f"no slider has such a name: {first_problem(error, 'the words')}"
         raise SourceError(problem) from None

@@ -56,6 +56,7 @@ CALLS = [
     ([*STEER, "--set", f"{MID}=1", "--branch", "cond"], 1, "use branch='both'"),
     ([*STEER, "--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
     ([*STEER, "--set", f"{MID}=1", "--fuse"], 1, "cannot be fused"),
+    ([*STEER, "--set", f"{MID}=1", "--lora", "a.safetensors=x"], 2, "'x' is no weight"),
     ([*STEER, "--set", f"{MID}=1e9"], 2, "less than or equal to 10000"),
     (["sweep", "acme/tiny", "--out", "OUT"], 1, "no labelled direction"),
     (["sweep", "acme/tiny", MID, "--scales", "1,x", "--out", "OUT"], 2, "expected numbers"),

@@ -35,12 +35,16 @@ KINDS = [pytest.param(kind, marks=() if kind in zoo.FAST else pytest.mark.slow) 
 
 
 class Reading(TorchFunctionMode):
-    """Keeps what the first call of each watched linear weight reads; with `mute`, every token attends to itself alone."""
+    """Keeps what the first call of each watched linear weight reads; with `mute`, every token attends to itself alone.
 
-    def __init__(self, weights: dict[int, str], *, mute: bool = False) -> None:
+    Where there are keys of others too, `own` says whether a token's own ones are the first or the last; without, there are none.
+    """
+
+    def __init__(self, weights: dict[int, str], *, mute: bool = False, own: str = "") -> None:
         super().__init__()
         self.weights = weights
         self.mute = mute
+        self.own = own
         self.read: dict[str, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,10 +53,19 @@ class Reading(TorchFunctionMode):
             self.read.setdefault(role, args[0].clone())
         if self.mute and name == "scaled_dot_product_attention":
             query, value = (args[i] if len(args) > i else kwargs[key] for i, key in ((0, "query"), (2, "value")))
+            if self.own and value.shape[-2] > (tokens := query.shape[-2]):
+                value = value[..., :tokens, :] if self.own == "first" else value[..., -tokens:, :]
             if value.shape[-2] != query.shape[-2]:
                 return query.new_zeros((*query.shape[:-1], value.shape[-1]))
             return value.repeat_interleave(query.shape[1] // value.shape[1], 1)  # one key may serve several queries
         return func(*args, **(kwargs or {}))
+
+
+OWN_KEYS = {
+    "StableCascadeUNet": "first",
+    "QwenImage21Transformer2DModel": "last",
+    "Cosmos3OmniTransformer": "last",
+}
 
 
 class Seen:
@@ -67,10 +80,12 @@ class Seen:
         self.outputs: list[Tensor] = []
         listening = model.get_submodule(layer.name).register_forward_hook(self._out)
         self.entering: list[Tensor] = []
-        block = model.get_submodule(layer.sites["block-input"].modules[0])
+        entering = layer.sites.get("block-input")
+        block = model.get_submodule(entering.modules[0] if entering else layer.name)
         inside = block.register_forward_pre_hook(self._entering, with_kwargs=True)  # after the edit's
         try:
-            with torch.no_grad(), Reading(weights, mute=mute) as reading:
+            own = OWN_KEYS.get(type(model).__name__, "")
+            with torch.no_grad(), Reading(weights, mute=mute, own=own) as reading:
                 self.result = model(**{name: _copied(value) for name, value in arguments.items()}, return_dict=False)
         finally:
             listening.remove()
@@ -115,7 +130,8 @@ def pick(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def rows_of(arguments: dict[str, Any]) -> int:
     """How many samples a call is for."""
-    return len(next(iter(arguments.values())))
+    first = next(iter(arguments.values()))
+    return 1 if isinstance(first, Tensor) and first.ndim == 1 else len(first)
 
 
 def lengths(tokens: Tensor, image: Tensor, samples: int) -> Tensor:
@@ -269,7 +285,9 @@ JOINT = (
     "HunyuanImageTransformer2DModel", "HunyuanVideo15Transformer3DModel", "OmniGenTransformer2DModel",
     "OvisImageTransformer2DModel", "LongCatImageTransformer2DModel", "MotifVideoTransformer3DModel", "Krea2Transformer2DModel",
     "GlmImageTransformer2DModel", "NucleusMoEImageTransformer2DModel", "PRXTransformer2DModel", "JoyImageEditTransformer3DModel",
-    "HiDreamImageTransformer2DModel", "MochiTransformer3DModel",
+    "HiDreamImageTransformer2DModel", "MochiTransformer3DModel", "ConsisIDTransformer3DModel", "EasyAnimateTransformer3DModel",
+    "ErnieImageTransformer2DModel", "StableCascadeUNet", "BriaFibo2Transformer2DModel", "Cosmos3OmniTransformer",
+    "Flux3Transformer2DModel", "JoyImageEditPlusTransformer3DModel", "QwenImage21Transformer2DModel",
 )  # fmt: skip
 """Denoisers that have text and image tokens in one sequence; the first few always run."""
 

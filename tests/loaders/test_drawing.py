@@ -75,6 +75,18 @@ def test_what_is_needed_or_not_taken_is_said_by_the_index_alone(
         check_checkpoint(tmp_path, Drawing.model_validate(how))
 
 
+@pytest.mark.parametrize(
+    ("kind", "how", "message"),
+    [
+        ("flux", {"size": (32, 24)}, r"sides are multiples of 16. The nearest size is 32×32"),
+        ("sd", {"steps": 1001}, r"1001 steps are more than the 1000 .* DDIMScheduler"),
+    ],
+)
+def test_sides_and_steps_that_a_pipeline_cannot_make_are_refused(kind: str, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(DrawingError, match=message):
+        sample(tiny_pipelines.make(kind), [0], prompt="abc", **how)
+
+
 @pytest.mark.parametrize("kind", ["FluxKontextPipeline", "Flux2Pipeline", "WanPipeline", "StableDiffusionXLPipeline"])
 def test_an_optional_picture_may_be_left_out(kind: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))

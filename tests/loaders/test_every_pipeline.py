@@ -26,7 +26,7 @@ def test_a_pipeline_is_built_steered_and_left_as_it_was_and_each_branch_edited_a
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_a_pipeline_works_as_the_page_says(name: str) -> None:
-    assert pipelines.tried(name) == TABLE[name]
+    assert tuple(map(pipelines.plain, pipelines.tried(name))) == TABLE[name]
 
 
 def test_the_page_says_that_most_classes_work() -> None:

@@ -149,6 +149,40 @@ def test_texts_of_different_lengths_in_one_batch_are_refused_where_they_hide_the
             model(**call, encoder_attention_mask=mask)
 
 
+@pytest.mark.parametrize(
+    "kind", ["QwenImage21Transformer2DModel", "ZImageTransformer2DModel", "Flux3Transformer2DModel"]
+)
+def test_pictures_among_the_words_are_refused_where_they_hide_the_image(kind: str) -> None:
+    import pipelines
+    import zoo
+
+    from eigenbank.builders.discovery.families import discover
+
+    model = zoo.make(kind, pipelines.CONFIGS[kind])
+    found = discover({"_class_name": kind, **pipelines.CONFIGS[kind]}).layers
+    direction = zoo.bank_of(model, found)[f"{found[-1].name}/value/0"]
+    if kind.startswith("Qwen"):  # four tokens of a given picture, two words, four of the image
+        given = torch.tensor([[False, True, False, False, True]])
+        shared = {"timestep": torch.ones(1), "encoder_hidden_states": torch.randn(1, 4, 16)}
+        plain = {**shared, "hidden_states": torch.randn(1, 4, 4), "img_shapes": [[(1, 2, 2)]]}
+        plain["img_mask"] = torch.tensor([[False] * 4 + [True]])
+        more = {**shared, "hidden_states": torch.randn(1, 8, 4), "img_shapes": [[(1, 2, 2)] * 2], "img_mask": given}
+    elif kind.startswith("Flux3"):
+        plain = next(zoo.calls(model))
+        cond = {"image_cond_hidden_states": torch.randn(1, 3, 4), "image_cond_ids": torch.zeros(3, 4)}
+        plain, more = {**plain, **dict.fromkeys(cond)}, {**plain, **cond}
+    else:
+        plain = {"x": [torch.randn(4, 1, 8, 8)], "t": torch.ones(1), "cap_feats": [torch.randn(6, 16)]}
+        more = {**plain, "x": [[torch.randn(4, 1, 8, 8)] * 2], "cap_feats": [[torch.randn(6, 16)] * 3]}
+        more |= {"siglip_feats": [None], "image_noise_mask": [[0, 1]]}
+    with torch.no_grad():
+        model(**more)
+        with eb.steer(model, {direction: 1.0}):
+            model(**plain)
+            with pytest.raises(MatchError, match="pictures were given along with the prompt"):
+                model(**more)
+
+
 def test_pipelines_with_rows_of_neither_branch_are_not_guessed_at() -> None:
     pipe = textpipes.stable_diffusion()
     pipe.__class__ = type("Semantic", (type(pipe),), {"enabled_editing_prompts": 1})

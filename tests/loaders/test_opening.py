@@ -76,6 +76,22 @@ def test_two_sets_of_weights_of_which_one_is_incomplete_are_not_guessed(half: Pa
     eb.open_pipeline(str(folder), variant="fp16")
 
 
+def test_a_variant_that_is_not_there_is_said_with_those_that_are(half: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no variant 'bf16': it has fp16; nothing was opened"):
+        eb.open_pipeline(str(half), variant="bf16")
+
+
+def test_a_cpu_takes_half_precision_without_a_warning(half: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.enable_propagation()
+    try:
+        assert dtypes(eb.open_pipeline(str(half), device="cpu", dtype="float16")) == {torch.float16}
+    finally:
+        diffusers_logging.disable_propagation()
+    assert "cannot run with `cpu`" not in caplog.text
+
+
 @pytest.mark.parametrize("left", [[], ["config.json"]], ids=["no folder", "no weights"])
 def test_a_missing_safety_checker_is_left_out_with_a_word(left: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "sd"
@@ -141,8 +157,9 @@ def test_loras_are_loaded_with_their_weights(official: Path, tmp_path: Path) -> 
     torch.testing.assert_close(pictures[0], plain, atol=1e-5, rtol=0)
     assert (pictures[1] - plain).abs().max() > 1e-3
     assert (pictures[2] - pictures[1]).abs().max() > 1e-3
-    with pytest.raises(SourceError, match=r"LoRA .*nowhere"):
-        eb.open_pipeline(str(official), loras={str(tmp_path / "nowhere.safetensors"): 1.0})
+    for nowhere in (str(tmp_path / "nowhere.safetensors"), "nowhere", "folder/nowhere.safetensors"):
+        with pytest.raises(SourceError, match=r"LoRA .*nowhere.* there is no such file"):
+            eb.open_pipeline(str(official), loras={nowhere: 1.0})
 
 
 @pytest.mark.parametrize("offload", ["model", "group", "sequential"])

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    ConsistencyModelPipeline,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    UNet2DModel,
+)
 from faces.train import new_scheduler
 from faces.train_latent import new_autoencoder
 
@@ -40,6 +47,22 @@ def test_a_class_conditional_pipeline_draws_a_class_by_seed(tmp_path: Path) -> N
     torch.testing.assert_close(both[1:], sample(pipe, (8,), 3, guidance_scale=1.0), atol=1e-5, rtol=0)
     named = sample(pipe, (4, 8), 3, class_labels=[1, 0], guidance_scale=1.0)
     torch.testing.assert_close(named[0], both[0], atol=1e-5, rtol=0)  # 4 is of class 1, and 8 of class 2
+    assert (named[1] - both[1]).abs().max() > 1e-3
+
+
+def test_a_consistency_models_class_is_told_by_the_seed_too(tmp_path: Path) -> None:
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, num_class_embeds=10, **blocks
+    )
+    torch.nn.init.normal_(unet.class_embedding.weight, std=5.0)
+    ConsistencyModelPipeline(unet, CMStochasticIterativeScheduler()).save_pretrained(tmp_path)
+    pipe = open_pipeline(tmp_path)
+    both = sample(pipe, (4, 18), 1)
+    torch.testing.assert_close(sample(pipe, (18,), 1), both[1:], atol=1e-5, rtol=0)
+    named = sample(pipe, (4, 18), 1, class_labels=[4, 2])
+    torch.testing.assert_close(named[0], both[0], atol=1e-5, rtol=0)
     assert (named[1] - both[1]).abs().max() > 1e-3
 
 

@@ -52,13 +52,13 @@ def stats(fmt: str, quiet: bool) -> None:
     metavar="FOLDER",
     help="Folder of the checkpoint they were computed from, to generate with.",
 )
-@click.option("--replace", is_flag=True, help="Replace sets with labels, composites or previews, which are lost.")
+@click.option("--replace", is_flag=True, help="Replace sets even if their labels, composites or previews are lost.")
 @output_options
 def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: str, quiet: bool) -> None:
     """Add the direction sets of FOLDERs, built elsewhere, to the catalog: all of them or none. They stay where they are.
 
-    Every file is checked as one from the Hub would be. A set of the same id and revision is replaced; one with labels by
-    labelers, composites or previews that the new one lacks only with --replace.
+    Every file is checked as one from the Hub would be. A set of the same id and revision is replaced. If it has labels
+    by labelers, composites or previews that the new one lacks, say --replace.
 
     \b
     Example:
@@ -91,14 +91,14 @@ def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: 
 @catalog.command(short_help="Take a model's set out of the catalog.")
 @click.argument("model", metavar="MODEL_ID", shell_complete=complete.models)
 @click.option(
-    "--revision", metavar="REVISION", shell_complete=complete.revisions, help="Which of its sets, where it has several."
+    "--revision", metavar="REVISION", shell_complete=complete.revisions, help="Which of its sets, if it has several."
 )
-@click.option("--files", is_flag=True, help="Delete the set's folder, too; one that eigenbank made among its own sets.")
+@click.option("--files", is_flag=True, help="Delete the set's folder, too, if eigenbank made it in its home.")
 def rm(model: str, revision: str | None, files: bool) -> None:
     """Take a model's set out of the catalog: its directions and the labels that labelers gave them.
 
-    What people labelled waits until a set has its directions again. The folder on disk is left, without --files. Where the
-    set had taken the place of one that ships with eigenbank, that one is back.
+    People's labels wait until a set has their directions again. The folder on disk stays, unless you say --files. If
+    the set had taken the place of one that ships with eigenbank, that one is back.
 
     \b
     Example:
@@ -151,13 +151,13 @@ def export(file: Path) -> None:
     log(f"{found} → {file}")
 
 
-@catalog.command("import", short_help="Bring in an export or another catalog.")
+@catalog.command("import", short_help="Add an export or another catalog.")
 @click.argument("source", metavar="FILE|URL")
 @format_option
 def import_(source: str, fmt: str) -> None:
-    """Bring in everything from an export, another catalog's file or its URL, and print what differed: all of it or nothing.
+    """Add everything from an export, another catalog's file or its URL, and print what differed: all of it or nothing.
 
-    People's labels of both sides are kept. Where both have a set of the same model and revision, this catalog's stays. The
+    People's labels of both sides are kept. If both have a set of the same model and revision, this catalog's stays. The
     other catalog is not changed.
 
     \b
@@ -212,8 +212,8 @@ def reindex() -> None:
 def verify(model: str | None, files: bool, repair: bool, fmt: str) -> int:
     """Check that the catalog says what the sets' manifests say, and print what is wrong.
 
-    With --files, every file of the sets on this machine is hashed and compared with its manifest, and the manifest with the
-    catalog; with MODEL, those of that model's sets alone. Exits with 1 if anything is wrong and was not repaired.
+    With --files, every file of the sets on this machine is hashed and compared with its manifest, and the manifest with
+    the catalog; with MODEL, only that model's sets. Exits with 1 if anything is wrong and was not repaired.
 
     \b
     Example:

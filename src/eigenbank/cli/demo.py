@@ -45,7 +45,8 @@ SEEDS = "1-6"
     help="PNG to write.",
 )
 def demo(top_k: int, out: Path) -> None:
-    """Build, find sliders for words, catalog, load and steer on the checkpoint that ships, a small text-to-image model; some minutes on two cores.
+    """Run everything on the checkpoint that ships, a small text-to-image model: build, find sliders for words, catalog,
+    load, steer. It takes some minutes on two cores.
 
     It uses a temporary catalog and leaves yours alone.
 

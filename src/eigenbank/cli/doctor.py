@@ -16,10 +16,10 @@ COLUMNS = ["check", "status", "found"]
 def doctor(ctx: click.Context, devices: bool, fmt: str, quiet: bool) -> None:
     """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
 
-    A problem keeps eigenbank from working: the exit code is then 1. A warning concerns part of it. With -q, only the names of
-    checks with a problem or a warning are printed. Plugins are listed by kind: families find a checkpoint's layers, recipes
-    say which matrix is decomposed, labelers name directions, loaders make pipelines steerable; each that was skipped has a
-    line of its own, with the reason.
+    A problem keeps eigenbank from working, and the exit code is 1; a warning concerns part of it. With -q, only the
+    names of checks with a problem or a warning are printed. Plugins are listed by kind: families find a checkpoint's
+    layers, recipes say which matrix is decomposed, labelers name directions, loaders make pipelines steerable. Each
+    plugin that was skipped has a line of its own, with the reason.
 
     \b
     Example:

@@ -36,8 +36,11 @@ def _as_lora(value: str) -> dict[str, Any]:
     name, equals, weight = value.rpartition("=")
     try:
         return {"file": name, "weight": float(weight)} if equals else {"file": value}
-    except ValueError:  # an equals sign of the file's own name
-        return {"file": value}
+    except ValueError:
+        if Path(value).exists():  # an equals sign of the file's own name
+            return {"file": value}
+        message = f"{value!r}: {weight!r} is no weight, as in --lora lcm.safetensors=0.8"
+        raise click.BadParameter(message, param_hint="--lora") from None
 
 
 def _prompts_in(file: Path) -> list[str]:
@@ -108,7 +111,7 @@ def drawing_options(command: F) -> F:
         click.option("--prompts-file", type=path, metavar="FILE", help="File of prompts, one a line."),
         click.option(
             "--prompt", "prompts", multiple=True, metavar="TEXT",
-            help="What to generate; images take several in turn.",
+            help="What to generate; repeatable, images take them in turn.",
         ),
     ):  # fmt: skip
         with_drawing = decorate(with_drawing)

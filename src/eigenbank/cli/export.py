@@ -29,10 +29,14 @@ FORMATS = ("diffusers", "comfyui", "lycoris", "npz", "json")
     "--format", "form", type=click.Choice(FORMATS), default="diffusers", show_default=True, help="Kind of file."
 )
 @click.option(
-    "--checkpoint", metavar="WHERE", help="Checkpoint it is to fit [default: the one the set was built from]."
+    "--checkpoint", metavar="WHERE", help="Checkpoint the file is for [default: the one the set was built from]."
 )
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Of a LoRA."
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Precision of a LoRA file.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
 @click.option(
@@ -50,10 +54,10 @@ def export(
 ) -> int:
     """Write sliders as files that other programs load, and print their paths.
 
-    SET is a set's folder, MODEL a model id; DIRECTIONs are labels or ids, each at scale 1. diffusers, comfyui and lycoris
-    (for A1111, Forge and InvokeAI) write one LoRA whose strength is the slider, for edits that act in every step, and beside it
-    the preview and a JSON with the recommended range. npz and json hold the vectors with all that is known of them; without
-    DIRECTIONs, those of the whole set.
+    SET is a set's folder, MODEL a model id; DIRECTIONs are labels or ids, each at scale 1. diffusers, comfyui and
+    lycoris (for A1111, Forge and InvokeAI) write one LoRA whose strength is the slider, and beside it the preview and a
+    JSON with the recommended range; the edit must act in every step. npz and json hold the vectors with all that is
+    known of them; without DIRECTIONs, those of the whole set.
 
     \b
     Example:
@@ -140,16 +144,16 @@ def match(
     fmt: str,
     quiet: bool,
 ) -> int:
-    """Check how the directions of a set match a checkpoint's weights, or another set. Only attention tensors are read.
+    """Check how well a set's directions match a checkpoint's weights, or another set. Only attention tensors are read.
 
     SET is a set's folder or a model id; CHECKPOINT a folder, file or model id, as `build` takes it. `exact`: the same
     weights; `transfer`: other weights of which a direction is still an eigenvector, with cos∠(M′v, v) as its score;
     `structure`: quantised weights, of which only shapes can be compared; `foreign` and `incompatible`: steer refuses
     them. Exits with 1 if no direction can be applied.
 
-    --with-set: for every direction the nearest of the other SET at the same layer and recipe, and their cosine; near 1 or −1 it
-    is the same axis. Those that moved most come first, --limit of them: what a fine-tune changed. What only one of the sets
-    has is named on stderr.
+    --with-set finds for every direction the nearest of the other SET at the same layer and recipe, and prints their
+    cosine: near 1 or −1 it is the same axis. Those that differ most come first, --limit of them: what a fine-tune
+    changed. What only one of the sets has is named on stderr.
 
     \b
     Example:

@@ -20,15 +20,20 @@ NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @click.argument("text")
-@click.option("--not", "without", metavar="TEXT", help="What there is instead, e.g. bare-headed [default: nothing].")
+@click.option("--not", "without", metavar="TEXT", help="The opposite, e.g. bare-headed [default: nothing].")
 @click.option(
     "--labeler",
     default="clip",
     show_default=True,
     metavar="clip:MODEL@REVISION#VOCABULARY",
-    help="The image-text model that reads the words, and the words that are not to move.",
+    help="Image-text model, and the vocabulary whose words must stay where they are.",
 )
-@click.option("--no-confirm", is_flag=True, help="Say what comes nearest, name nothing.")
+@click.option("--no-confirm", is_flag=True, help="Only list what comes nearest; draw and name nothing.")
+@click.option(
+    "--no-draw",
+    is_flag=True,
+    help="Make the slider of the words alone, by the checkpoint's text encoder and text weights; nothing is measured.",
+)
 @budget_option
 @drawing_options
 @output_options
@@ -38,18 +43,23 @@ def find(
     without: str | None,
     labeler: str,
     no_confirm: bool,
+    no_draw: bool,
     budget: "Budget | None",
     drawing: "Drawing",
     checkpoint: str | None,
     fmt: str,
     quiet: bool,
 ) -> int:
-    """Find the slider for any words, as a prompt says them, and give it their name.
+    """Find the slider that moves pictures towards any words, and name it after them.
 
-    MODEL is a model id of the catalog. An image-text model, by default the checkpoint's own or CLIP, reads the words off the pictures
-    that `label` or an earlier `find` with the same drawing options kept; without any, directions are screened first. Then the best
-    candidates are drawn: the one that moves these words, hardly others, more than random directions do, and on nearly all
-    seeds gets the name. Exits with 1 where nothing does.
+    MODEL is a model id of the catalog. Write TEXT as in a prompt. An image-text model, by default the checkpoint's own
+    or CLIP, looks for it in the pictures that `label` or an earlier `find` with the same drawing options kept; without
+    any, directions are screened first. Then the best candidates are drawn. The name goes to one that moves these words
+    on nearly all seeds, moves other words little, and acts more than random directions do. Exits with 1 if there is
+    none.
+
+    One candidate is made of the words alone: what they write into the image through the checkpoint's text attention, in the set's
+    output-side directions. With --no-draw it is saved as it is, as a composite without a label.
 
     \b
     Example:
@@ -66,6 +76,11 @@ def find(
     from eigenbank.registry.load import load_without_people_labels
     from eigenbank.registry.local import store
 
+    if no_draw:
+        if no_confirm or budget is not None:
+            message = "--no-draw draws nothing: --no-confirm and --budget say what to draw"
+            raise click.UsageError(message)
+        return _without_drawing(model, text, without, drawing, checkpoint, fmt=fmt, quiet=quiet)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     (opened,) = open_labelers([labeler], folder)
@@ -96,6 +111,33 @@ def find(
         log(f"nothing moves {text!r} at all")
     emit(rows, NEAREST_COLUMNS, fmt=fmt, quiet=quiet, key="direction")
     return 0 if no_confirm and found.nearest else 1
+
+
+def _without_drawing(
+    model: str, text: str, without: str | None, drawing: "Drawing", checkpoint: str | None, *, fmt: str, quiet: bool
+) -> int:
+    """Save the slider of the words alone, read from the checkpoint's text encoders and a few of its weights, wherever it is."""
+    from eigenbank.api import open_source
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.loaders.prompts import open_text_side
+    from eigenbank.naming import look_through
+    from eigenbank.registry.load import load_without_people_labels
+    from eigenbank.registry.local import store
+
+    bank = load_without_people_labels(model)
+    _, source, path = open_source(checkpoint or model, variant=drawing.variant)
+    if path is not None and path.is_file():
+        pipe = open_pipeline(path, drawing)
+    else:
+        pipe = open_text_side(path or checkpoint or model, revision=source.revision, variant=drawing.variant)
+    found = look_through(pipe, bank, text, source=source, without=without, prompts=drawing.prompts, log=log)
+    assert found.slider is not None
+    store(found.directions, checkpoint=path, replace=True)
+    parts = sorted(found.slider.parts, key=lambda each: -abs(each[1]))
+    rows = [{"direction": part.id, "weight": weight} for part, weight in parts]
+    log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
+    emit(rows, ["direction", "weight"], fmt=fmt, quiet=quiet, key="direction")
+    return 0
 
 
 def _nearest_row(found: "Nearest") -> dict[str, object]:

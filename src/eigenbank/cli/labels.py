@@ -19,7 +19,7 @@ def _by(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
         try:
             value = getpass.getuser()
         except (KeyError, OSError):
-            message = "who says so? Give a name with --by"
+            message = "it is not known who gives the label: say --by NAME"
             raise click.UsageError(message) from None
     name = value.removeprefix("human:").strip()
     if not _NAME.fullmatch(name):
@@ -29,10 +29,10 @@ def _by(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
 
 
 by_option = click.option(
-    "--by", "source", metavar="NAME", callback=_by, help="Who says so [default: this user's name]."
+    "--by", "source", metavar="NAME", callback=_by, help="Who gives the label [default: your user name]."
 )
 model_option = click.option(
-    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
+    "--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names."
 )
 directions_argument = click.argument(
     "directions", nargs=-1, required=True, metavar="DIRECTION... TEXT", shell_complete=complete.directions
@@ -41,7 +41,7 @@ directions_argument = click.argument(
 
 @click.group(short_help="List, add and remove labels.")
 def labels() -> None:
-    """List, add and remove labels. A person's labels are theirs: nobody else's command removes them.
+    """List, add and remove labels. You can remove only labels that you added.
 
     \b
     Example:
@@ -55,12 +55,12 @@ def labels() -> None:
     "--model",
     metavar="ID",
     shell_complete=complete.models,
-    help="Only the texts of this model's set; model of a bare DIRECTION.",
+    help="Only labels of this model; also the model of a DIRECTION that does not name one.",
 )
 @click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
 @output_options
 def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: str, quiet: bool) -> None:
-    """List the label texts in the catalog with how often they are used, or, of DIRECTIONs, their labels.
+    """List the labels in the catalog and how often each is used, or the labels of DIRECTIONs.
 
     `-` reads directions from standard input, one a line.
 
@@ -96,8 +96,8 @@ def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: 
 @model_option
 @by_option
 @click.option("--note", metavar="TEXT", help="Why, or what was seen.")
-@click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure [default: not said].")
-@click.option("--reverse", is_flag=True, help="The direction as stored moves against the word.")
+@click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure you are [default: unknown].")
+@click.option("--reverse", is_flag=True, help="The stored direction moves away from what the word says.")
 def add(
     directions: tuple[str, ...],
     model: str | None,
@@ -106,9 +106,9 @@ def add(
     confidence: float | None,
     reverse: bool,
 ) -> None:
-    """Give directions a label of your own. One of the same text and person is replaced; all others stay.
+    """Label directions by hand. A label of the same text and person is replaced; all others stay.
 
-    `-` in the place of DIRECTION reads them from standard input, one a line. All are labelled, or none.
+    `-` instead of DIRECTION reads them from standard input, one a line. All are labelled, or none.
 
     \b
     Example:
@@ -132,14 +132,14 @@ def add(
     log(f"{len(names)} labelled {text!r} by {source}")
 
 
-@labels.command(short_help="Take your own label off directions.")
+@labels.command(short_help="Remove your own label from directions.")
 @directions_argument
 @model_option
 @by_option
 def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
-    """Take a label of your own off directions. What others say of them stays.
+    """Remove a label that you added to directions. Other people's labels stay.
 
-    `-` in the place of DIRECTION reads them from standard input, one a line. From all of them, or from none.
+    `-` instead of DIRECTION reads them from standard input, one a line. It is removed from all, or from none.
 
     \b
     Example:

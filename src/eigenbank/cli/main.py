@@ -24,8 +24,9 @@ GROUPS = {
         "build": ("cli.make:build", "Compute a checkpoint's directions from its weights."),
         "label": ("cli.make:label", "Name directions by what they do to the images."),
         "find": ("cli.find:find", "Find the slider for any words."),
-        "preview": ("cli.make:preview", "Generate the preview pictures of a set."),
-        "measure": ("cli.make:measure", "Measure token lengths, which fuse and export need."),
+        "preview": ("cli.make:preview", "Generate preview pictures of a set's directions."),
+        "measure": ("cli.make:measure", "Measure token lengths for `steer --fuse` and `export`."),
+        "import-lora": ("cli.lora:import_lora", "Add a LoRA slider to a set, to compare."),
         "plan": ("cli.plan:plan", "Build, label and publish many checkpoints."),
     },
     "Find them": {
@@ -33,23 +34,23 @@ GROUPS = {
         "list": ("cli.search:list_", "List the models in the catalog, or the directions of one."),
         "show": ("cli.show:show", "Show directions or models, with the evidence for their labels."),
         "labels": ("cli.labels:labels", "List, add and remove labels."),
-        "match": ("cli.export:match", "Tell how a set's directions match a checkpoint, or another set."),
+        "match": ("cli.export:match", "Check how well a set's directions match a checkpoint, or another set."),
     },
     "Use them": {
         "steer": ("cli.steer:steer", "Generate images with directions added."),
         "sweep": ("cli.steer:sweep", "Generate a grid: directions by scales."),
         "edit": ("cli.steer:edit", "Edit a photo."),
-        "play": ("cli.serve:play", "Move sliders and see the picture."),
+        "play": ("cli.serve:play", "Move sliders in a browser and see the picture."),
         "export": ("cli.export:export", "Write directions as a LoRA, npz or json file."),
     },
     "Share them": {
         "publish": ("cli.share:publish", "Publish a direction set on the Hub."),
         "pull": ("cli.share:pull", "Fetch a published direction set."),
-        "sync": ("cli.share:sync", "Bring the catalog up to date with the Hub."),
-        "gallery": ("cli.serve:gallery", "Write, serve or publish a page of the catalog's directions."),
+        "sync": ("cli.share:sync", "Add every published set to the catalog."),
+        "gallery": ("cli.serve:gallery", "Write, serve or publish a website of the catalog's directions."),
     },
     "Look after it": {
-        "catalog": ("cli.catalog:catalog", "Add and remove sets, export, import, reindex: the catalog itself."),
+        "catalog": ("cli.catalog:catalog", "Look after the catalog: add, remove, export, import, reindex."),
         "verify": ("cli.catalog:verify", "Check the catalog and the files of sets."),
         "doctor": ("cli.doctor:doctor", "Check this installation and its plugins."),
         "demo": ("cli.demo:demo", "Run the whole thing on the shipped checkpoint."),
@@ -91,7 +92,7 @@ class GroupedCommands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in GROUPS.items():
             with formatter.section(heading):
-                formatter.write_dl([(f"{name:10}", text) for name, (_, text) in commands.items()])
+                formatter.write_dl([(f"{name:11}", text) for name, (_, text) in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -136,7 +137,7 @@ def _go_offline(_ctx: click.Context, _param: click.Parameter, value: bool) -> No
     is_flag=True,
     expose_value=False,
     callback=_go_offline,
-    help="Ask the Hub nothing [env: HF_HUB_OFFLINE].",
+    help="Never ask the Hub [env: HF_HUB_OFFLINE].",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback for every error.")
 @click.version_option(eigenbank.__version__, "-V", "--version", prog_name="eigenbank")

@@ -16,6 +16,7 @@ from eigenbank.schemas.errors import SourceError, SteerError, explaining
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.builders.label.budget import Budget
+    from eigenbank.registry.sets.direction_set import Direction
     from eigenbank.schemas.drawing import Drawing
 
 set_out_option = click.option(
@@ -51,10 +52,8 @@ set_out_option = click.option(
     help="Id to give the set [default: the catalog's or Hub's, local/NAME-DIGEST for a folder].",
 )
 @set_out_option
-@click.option("--replace", is_flag=True, help="Replace a set with labels, composites or previews, which are lost.")
-@click.option(
-    "--component", metavar="NAME", help="The one denoiser to build, where a pipeline has several [default: all]."
-)
+@click.option("--replace", is_flag=True, help="Replace a set even if its labels, composites or previews are lost.")
+@click.option("--component", metavar="NAME", help="Build only this one of a pipeline's denoisers [default: all].")
 @click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
 @source_options
 @output_options
@@ -80,13 +79,13 @@ def build(
     MODEL is a diffusers folder, a single .safetensors file, a model id of the catalog or of the Hub, or a file there
     (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
-    Where a pipeline has several denoisers, as Wan 2.2 has, one set holds the directions of all: its layers are named
-    COMPONENT.LAYER, and each direction edits the denoiser it is of.
+    If a pipeline has several denoisers, as Wan 2.2 has, one set holds the directions of all: its layers are named
+    COMPONENT.LAYER, and each direction edits its own denoiser.
 
-    A set of the same id and revision is replaced; one with labels by labelers, composites or previews only with --replace.
+    A set of the same id and revision is replaced. If it has labels by labelers, composites or previews, say --replace.
 
-    With --dry-run nothing is built: the layers are listed, from the headers of the weights. `undecided` layers are built
-    only when you name them; where `out` is no, the layer has no out projection, and value stands in for output-value.
+    --dry-run lists the layers, from the headers of the weights, and builds nothing. `undecided` layers are built only
+    when you name them. If `out` is no, the layer has no out projection, and value stands in for output-value.
 
     \b
     Example:
@@ -206,7 +205,7 @@ def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 budget_option = click.option(
     "--budget",
     callback=_as_budget,
-    help="Draw at most so much: a number of images, as in 2000, or a time, as in 30m. What there is no room for is said.",
+    help="Draw at most this much: a number of images, as in 2000, or a time, as in 30m.",
 )
 
 
@@ -225,7 +224,7 @@ budget_option = click.option(
     type=click.FloatRange(0.01, 10),
     default=1.0,
     show_default=True,
-    help="Measure at ± this scale, which is a composite's scale of 1 then.",
+    help="Measure at ± this scale, which becomes a composite's scale of 1.",
 )
 @click.option(
     "--screening",
@@ -243,14 +242,14 @@ budget_option = click.option(
     type=click.IntRange(1, 1000),
     default=48,
     show_default=True,
-    help="Most seeds to confirm on, where --confirm-seeds do not settle it.",
+    help="Most seeds to confirm on, if --confirm-seeds do not settle it.",
 )
 @click.option(
     "--chance-most",
     type=click.IntRange(1, 1000),
     default=24,
     show_default=True,
-    help="Most of those further seeds that random directions are measured on, too.",
+    help="Most seeds on which random directions are measured, too.",
 )
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
@@ -261,14 +260,14 @@ budget_option = click.option(
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Sliders per score: one that has as many takes no more.",
+    help="Sliders to name per score.",
 )
 @click.option(
     "--null",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Random directions per layer, which a labelled one must beat.",
+    help="Random directions per layer that a labelled one must beat.",
 )
 @click.option(
     "--parts",
@@ -282,10 +281,10 @@ budget_option = click.option(
     "carry",
     metavar="MODEL",
     shell_complete=complete.models_or_folders,
-    help="Confirm what has a name in this set, of a distilled checkpoint or another relative; screen nothing.",
+    help="Skip screening: confirm the names of this set, of a distilled checkpoint or another relative.",
 )
 @click.option(
-    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not of the labelled alone."
+    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not only of the labelled ones."
 )
 @drawing_options
 @set_out_option
@@ -301,11 +300,13 @@ def label(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Name directions by what they do: labelers read edited images; a clear, steady leader becomes the label.
+    """Name directions by what they do: labelers read scores off edited images, and a score that clearly and steadily
+    leads becomes the label.
 
-    MODEL is a model id of the catalog. Directions are screened on a few seeds. For each score, a composite fitted to it and
-    the most promising directions are measured one after the other on other seeds, until one earns the name; what does not
-    beat random directions stays unnamed. The new set replaces the former one in the catalog. If you interrupt it, run it again: it goes on where it was.
+    MODEL is a model id of the catalog. Directions are screened on a few seeds. For each score, a composite fitted to it
+    and the most promising directions are measured one after the other on other seeds, until one earns the name; what
+    does not beat random directions stays unnamed. The new set replaces the former one in the catalog. If you interrupt
+    the command, run it again to continue.
 
     \b
     Example:
@@ -411,7 +412,7 @@ def preview(
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Generate a strip of pictures for each direction, seeds by scales, and keep them in the set as WebP.
+    """Generate a strip of pictures for each direction, seeds by scales, and keep it in the set.
 
     MODEL is a model id of the catalog; NAMEs are labels or direction ids, by default all labelled directions. The new set,
     with the previews it had before, replaces the former one in the catalog.
@@ -494,8 +495,11 @@ def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> l
 def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, quiet: bool) -> None:
     """Measure how long a typical token is at each site of a set, and keep it in the set.
 
-    `export` and `steer --fuse` need it, since what they write is a constant; steering does not. Two seeds are run, without
-    decoding a picture. MODEL is a model id of the catalog. `label` measures it too.
+    `export` and `steer --fuse` need it, because they write constants. It takes two runs without a picture. `label` and
+    `preview` measure it, too. MODEL is a model id of the catalog.
+
+    REACH is how long what the site's strongest direction adds to the residual stream is against the stream itself, at a scale
+    of 1. Where it is tiny, directions cannot act: these sites are listed last, and `label` screens them last.
 
     \b
     Example:
@@ -519,9 +523,15 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
     else:
         measured = store(measured, checkpoint=folder, replace=True)
         log(f"token lengths of {model_id} → {measured.folder}")
-    rows = [
-        {"layer": layer.name, "site": site, "length": found.length, "source": found.source}
-        for layer in measured.manifest.layers
-        for site, found in layer.lengths.items()
-    ]
-    emit(rows, ["layer", "site", "length", "source"], fmt=fmt, quiet=quiet, key="layer")
+    strongest: dict[tuple[str, str], Direction] = {}
+    for each in sorted(measured, key=lambda each: each.reach or 0.0):
+        strongest[each.layer, each.recipe.site] = each
+    rows = []
+    for layer in measured.manifest.layers:
+        for site, found in layer.lengths.items():
+            best = strongest.get((layer.name, site))
+            row = {"layer": layer.name, "site": site, "length": found.length, "source": found.source}
+            rows.append((best is not None and not best.acts, {**row, "reach": best and best.reach}))
+    rows.sort(key=lambda row: row[0])
+    columns = ["layer", "site", "length", "source", "reach"]
+    emit([row for _, row in rows], columns, fmt=fmt, quiet=quiet, key="layer")

@@ -112,7 +112,7 @@ sliders_option = click.option(
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Sliders file: names, scales, and when and where they act.",
+    help="Sliders file to read: names, scales, and when and where they act.",
 )
 
 
@@ -135,7 +135,7 @@ def _as_window(_ctx: click.Context, _param: click.Parameter, value: tuple[float,
 def steering_options(command: F) -> F:
     """Add `--window`, `--branch`, `--site`, `--mask` and `--fuse`: when, where and how the directions act."""
     for decorate in (
-        click.option("--fuse", is_flag=True, help="Fuse the edit into the layers' biases: it then costs no time."),
+        click.option("--fuse", is_flag=True, help="Fuse the edit into the layers' biases, so that it costs no time."),
         click.option(
             "--mask",
             type=click.Path(path_type=Path, dir_okay=False),

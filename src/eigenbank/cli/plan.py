@@ -91,7 +91,7 @@ class CheckpointBars:
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--only", multiple=True, metavar="GLOB", help="Only checkpoints whose id matches; repeatable.")
 @click.option("--check", is_flag=True, help="Compare the plan with the Hub and pin its revisions; build nothing.")
-@click.option("--dry-run", is_flag=True, help="Tell what it would cost; with --check, write no lock file.")
+@click.option("--dry-run", is_flag=True, help="Tell what it would take; with --check, write no lock file.")
 @click.option(
     "--mbit",
     type=click.FloatRange(0.001, 1e6),
@@ -127,17 +127,17 @@ def plan(
     fmt: str,
     quiet: bool,
 ) -> int:
-    """Build, label, preview and publish the checkpoints of a plan; what is done already is skipped.
+    """Build, label, preview and publish the checkpoints of a plan, and skip what is done already.
 
-    FILE is a TOML file, see docs/plans.md; without it, the plan that comes with eigenbank is used. A checkpoint that fails
-    does not stop the others. If you interrupt it, run it again: it goes on where it was.
+    FILE is a TOML file, see docs/plans.md [default: the plan that ships with eigenbank]. A checkpoint that fails does
+    not stop the others. If you interrupt the command, run it again to continue.
 
-    --check compares each line with the Hub (the repository, its licence, whether it is gated, the class of its denoiser,
-    whether its weights can be read, whether its pipeline needs a prompt) and pins the commits in the lock file, at which the
-    plan then builds. --dry-run tells the cost, from headers alone: to build, bytes to read, seconds, memory; to label and
-    preview, images and passes of the denoiser, at most (to screen directions alone, where a labeler's words are not known).
+    --check compares each checkpoint with the Hub (repository, licence, gated or not, class of the denoiser, readable
+    weights, whether its pipeline needs a prompt) and pins its commit in the lock file. --dry-run tells what it would
+    take: bytes, seconds and memory to build; images and denoiser passes, at most, to label and preview (only to screen,
+    for labelers that have to be opened to know their scores).
 
-    Exits with 1 if a checkpoint failed, or is not as the plan says.
+    Exits with 1 if a checkpoint failed or differs from the plan.
 
     \b
     Example:

@@ -20,7 +20,9 @@ _RATES = ("confidence", "selectivity", "consistency", "linearity", "locality")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print."
 )
-cursor_option = click.option("--cursor", metavar="CURSOR", help="Go on after the page that printed this cursor.")
+cursor_option = click.option(
+    "--cursor", metavar="CURSOR", help="Print the page after the one that printed this cursor."
+)
 
 
 @click.command("list")
@@ -34,7 +36,7 @@ cursor_option = click.option("--cursor", metavar="CURSOR", help="Go on after the
 @cursor_option
 @output_options
 def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bool) -> None:
-    """List the models that have a direction set, or with --model the directions of one and then its composites.
+    """List the models that have a direction set or, with --model, the directions and composites of one.
 
     \b
     Example:
@@ -86,10 +88,10 @@ _FILTERS = (
     click.option("--width", type=int, metavar="N", help="Width of the layer."),
     click.option("--recipe", metavar="GLOB", shell_complete=complete.recipes, help="Recipe, e.g. output-value:output."),
     click.option("--rank", type=int, metavar="N", help="Rank in the spectrum; 0 has the largest eigenvalue."),
-    click.option("--source", metavar="GLOB", help="Who says the label: 'human', 'human:ann', 'clip:*'."),
+    click.option("--source", metavar="GLOB", help="Who gave the label: 'human', 'human:ann', 'clip:*'."),
     click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
     click.option(
-        "--composites/--no-composites", default=None, help="Only composites of directions, or only single directions."
+        "--composites/--no-composites", default=None, help="Only composites and LoRAs, or only single directions."
     ),
     click.option(
         "--min", "least", multiple=True, metavar="NAME=X", callback=_bounds("min", LEAST),
@@ -138,9 +140,9 @@ def _filter_options(command: F) -> F:
 @click.option(
     "--like",
     metavar="TEXT",
-    help="Look for any words, by what an image-text model saw when the sets were labelled; of the filters only --model.",
+    help="Look for any words, in what an image-text model saw when the sets were labelled; goes with --model and --limit only.",
 )
-@click.option("--not", "without", metavar="TEXT", help="With --like: what there is instead [default: nothing].")
+@click.option("--not", "without", metavar="TEXT", help="With --like: the opposite [default: nothing].")
 @click.option(
     "--labeler",
     metavar="clip:MODEL@REVISION",
@@ -164,9 +166,9 @@ def search(
 ) -> None:
     """Search the directions of all models by labels, layers and model ids; the best match first.
 
-    Words match the beginnings of words, and all must be there. A phrase "in double quotes" matches as it stands. The first
-    answer is what TEXT alone stands for in `steer`. Without TEXT, all directions that meet the filters. No match is an empty
-    result, exit code 0.
+    Words match the beginnings of words, and all must match; a phrase "in double quotes" matches as it stands. The first
+    result is the direction that `steer` takes for TEXT. Without TEXT, all directions that meet the filters are listed.
+    No match is an empty result, with exit code 0.
 
     \b
     Example:

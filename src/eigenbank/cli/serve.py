@@ -39,7 +39,7 @@ def play(
 ) -> None:
     """Serve a page with a model's sliders beside its picture, until Ctrl-C.
 
-    MODEL is a model of the catalog, or a checkpoint's folder; the page offers the others, too. Only this machine can reach
+    MODEL is a model of the catalog, or a checkpoint's folder; you can change it on the page. Only this machine can reach
     it, unless you set --host: it has no password. Needs `pip install 'eigenbank[play]'`.
 
     \b
@@ -69,7 +69,7 @@ GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reaso
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the site to.")
-@click.option("--serve", is_flag=True, help="Serve it to this machine and open a browser, until Ctrl-C.")
+@click.option("--serve", is_flag=True, help="Serve it on this machine and open a browser, until Ctrl-C.")
 @click.option(
     "--publish", metavar="ORG/NAME", help="Publish it on the Hub as a static Space; created if it does not exist."
 )
@@ -95,10 +95,10 @@ def gallery(
     fmt: str,
     quiet: bool,
 ) -> None:
-    """Write a page to browse the catalog's directions by eye: a folder that works on any server, and from a disk.
+    """Write a website to browse the catalog's directions by eye: a folder to open from disk or put on any web server.
 
-    It shows the sets of the catalog with the pictures of `eigenbank preview`, and with --with-labels what people called
-    them in this catalog. A missing or damaged set is reported and left out. A site that was written to --out before is
+    It shows the sets of the catalog with the pictures of `eigenbank preview` and, with --with-labels, the labels that
+    people gave. A missing or damaged set is reported and left out. A site that was written to --out before is
     replaced. Without --out, --serve and --publish use a temporary folder.
 
     \b

@@ -48,8 +48,8 @@ def publish(
 ) -> None:
     """Publish a direction set on the Hugging Face Hub, as one commit.
 
-    SET|MODEL is a set's folder, or a model id of the catalog. The login is the Hub client's own: hf auth login, or
-    HF_TOKEN. Files that the repository already has are not uploaded again. If somebody else pushed since your last pull,
+    SET|MODEL is a set's folder, or a model id of the catalog. Log in with `hf auth login` or HF_TOKEN. Files that the
+    repository already has are not uploaded again. If somebody else pushed since your last pull,
     nothing is published until you have seen it: pull, or give --parent.
 
     \b
@@ -93,8 +93,8 @@ def publish(
 def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
     """Fetch a published direction set, verify every file, and add it to the catalog.
 
-    REPO|MODEL is the repository of a set, or the model id of a checkpoint: then the Hub is searched for its sets, and
-    a trusted author's or the most downloaded one is pulled.
+    REPO|MODEL is the repository of a set, or the model id of a checkpoint. For a checkpoint the Hub is searched, and a
+    trusted author's set or the most downloaded one is pulled.
 
     \b
     Example:
@@ -122,10 +122,10 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
 @click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
 @output_options
 def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> int:
-    """Add every published direction set to the catalog. Their tensors are fetched when a set is first loaded.
+    """Add every published direction set to the catalog. Vectors are fetched when you first load a set.
 
-    Only what changed since the last sync is read. A set that was built here is never replaced. Prints what changed, and
-    what was refused and why; exits with 1 where a set could not be read this time.
+    Only what changed since the last sync is read. Sets that you built are never replaced. Prints what changed, and what
+    was refused and why; exits with 1 if a set could not be read this time.
 
     \b
     Example:

@@ -19,7 +19,7 @@ from eigenbank.cli.output import (
     output_options,
     quality_facts,
 )
-from eigenbank.schemas.errors import unknown
+from eigenbank.schemas.errors import EigenbankError, SetError, unknown
 
 if TYPE_CHECKING:
     from eigenbank.registry.catalog import Catalog, DirectionRow
@@ -30,9 +30,7 @@ _APART = ("evidence", "labels", "confidence", "quality")
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
-@click.option(
-    "--model", metavar="ID", shell_complete=complete.models, help="Model of a bare LAYER/RECIPE/RANK or composite/NAME."
-)
+@click.option("--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names.")
 @click.option(
     "--revision",
     metavar="REVISION",
@@ -43,7 +41,7 @@ _APART = ("evidence", "labels", "confidence", "quality")
 def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str, quiet: bool) -> None:
     """Show everything known of directions, or of models.
 
-    NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, or a MODEL_ID alone, which shows its
+    NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, a LoRA, MODEL_ID#lora/NAME, or a MODEL_ID alone, which shows its
     layers, recipes and labels. `-` reads names from standard input, one a line.
 
     \b
@@ -67,7 +65,7 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
             return
         found = [_one(catalog, name) for name in given]
     if fmt != "table" or quiet:
-        rows = [direction_row(row) | {"parts": _parts(row)} for row in found]
+        rows = [direction_row(row) | {"parts": _parts(row), "reach": _reach(row)} for row in found]
         emit_rows("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")
         return
     for number, row in enumerate(found):
@@ -79,7 +77,11 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
 def _show_direction(row: "DirectionRow") -> None:
     """Print a direction as tables: what it is, its parts, its quality, its labels."""
     apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
-    facts({key: value for key, value in direction_row(row).items() if key not in apart})
+    from eigenbank.registry.sets.direction_set import LEAST_REACH
+
+    reach = _reach(row)
+    known = {} if reach is None else {"reach": f"{reach:.2g}" + ("" if reach >= LEAST_REACH else ", too little to act")}
+    facts({key: value for key, value in direction_row(row).items() if key not in apart} | known)
     if parts := _parts(row):
         echo()
         emit(parts, ["direction", "weight"], fmt="table", quiet=False, key="direction")
@@ -96,6 +98,22 @@ def _show_direction(row: "DirectionRow") -> None:
                 for key, value in label.evidence.model_dump().items()
             }
         facts(shown)
+
+
+def _reach(row: "DirectionRow") -> float | None:
+    """Look up a direction's reach in its set; None where it is not known, or the set cannot be read."""
+    from eigenbank.registry.hub.client import folder_of
+    from eigenbank.registry.sets.direction_set import DirectionSet
+    from eigenbank.registry.sets.folder import MANIFEST
+
+    folder = folder_of(row.location)
+    if row.composite is not None or not (folder / MANIFEST).is_file():
+        return None
+    try:
+        return DirectionSet.open(folder).direction(row.id).reach
+    except EigenbankError as error:
+        log(str(error))
+        return None
 
 
 def _model(catalog: "Catalog", name: str, revision: str | None) -> dict[str, Any]:
@@ -133,9 +151,8 @@ def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
     """List a composite's parts, the heaviest first. None for a direction; also where the set cannot be read, which is logged."""
     from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import MANIFEST, read_manifest
-    from eigenbank.schemas.errors import SetError
 
-    if row.composite is None:
+    if row.composite is None or row.composite.startswith("lora/"):
         return None
     folder = folder_of(row.location)
     if not (folder / MANIFEST).is_file():

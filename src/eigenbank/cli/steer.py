@@ -45,7 +45,7 @@ STRUCTURE = " (the weights are quantised: only their shapes could be compared)"
 @sliders_option
 @steering_options
 @click.option(
-    "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Sliders file to write: this edit."
+    "--save-sliders", type=click.Path(path_type=Path, dir_okay=False), help="Write this edit to a sliders file."
 )
 @click.option("--seeds", type=SEEDS, default="0-3", show_default=True, help="One image per seed.")
 @drawing_options
@@ -67,12 +67,12 @@ def steer(
     force: bool,
     out: Path,
 ) -> None:
-    """Generate images with directions added, below the same images without them.
+    """Generate images with directions added, and above them the same images without.
 
-    MODEL is a model id of the catalog; NAMEs are its labels or direction ids. A label at a scale above 0 means more of what
-    it says, whichever way its direction is stored; an id is added as it is stored. The name - stands for ids read from
-    stdin, one a line, as `search -q` prints them, all at that scale; MODEL - is then the model they belong to. A sliders file
-    of another model is applied as far as its directions match MODEL's weights.
+    MODEL is a model id of the catalog; NAMEs are its labels or direction ids. A label at a scale above 0 gives more of
+    what it says; an id is added as it is stored. The name - stands for ids read from stdin, one a line, as `search -q`
+    prints them, all at that scale; MODEL - is then the model they belong to. A sliders file of another model applies if
+    its directions match MODEL's weights.
 
     \b
     Example:
@@ -138,12 +138,13 @@ def sweep(
     force: bool,
     out: Path,
 ) -> None:
-    """Generate a grid of images: a row per direction; for each seed, one per scale and the unedited image.
+    """Generate a grid of images: a row per direction and, for each seed, a column per scale and one for the unedited
+    image.
 
-    NAMEs are labels or direction ids; without any, the best direction of every label. Instead of MODEL you can give a full
-    id (MODEL#LAYER/RECIPE/RANK); - reads ids from stdin, one a line, as `search -q` prints them. The sliders of a file are
-    one more row: all at once, each scale times their own. A bar shows how much a scale of 1 changes what the direction is
-    named after, in standard deviations, where that was measured.
+    NAMEs are labels or direction ids; without any, the best direction of every label. Instead of MODEL you can give a
+    full id (MODEL#LAYER/RECIPE/RANK); - reads ids from stdin, one a line, as `search -q` prints them. A sliders file is
+    one more row: all its sliders at once, at each scale times their own. If it was measured, a bar shows how much a
+    scale of 1 changes what the direction is named after, in standard deviations.
 
     \b
     Example:
@@ -343,9 +344,9 @@ def edit(
 ) -> None:
     """Edit a photo: invert it to noise, then generate it again with directions added.
 
-    The photo is cropped to its middle and scaled to the model's size. --prompt says what it shows. Without --steps there are
-    50 each way, without --guidance-scale it is 1: above, inversion is less faithful. The error of the reconstruction without
-    any edit is printed, too: what the model cannot reconstruct, it cannot edit.
+    The photo is cropped to its middle and scaled to the model's size. Say with --prompt what it shows. The defaults are
+    50 steps each way and a guidance scale of 1: above 1, inversion is less faithful. The error of the reconstruction
+    without any edit is printed, too: what the model cannot reconstruct, it cannot edit.
 
     \b
     Example:

@@ -16,9 +16,8 @@ from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_word
 from eigenbank.registry.catalog import SetRow
 from eigenbank.registry.ranking import UNSPACED, words
 from eigenbank.registry.sets.card import WITHOUT_PROMPT
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Evidence, Label, Layer, Manifest, Quality
+from eigenbank.schemas import DirectionRecord, Evidence, Label, Layer, Manifest, Quality, SliderRecord
 
-Record = DirectionRecord | CompositeRecord
 PICKS = 4
 """How many strips a checkpoint's card shows."""
 FIRST_CARDS = 64_000
@@ -134,6 +133,11 @@ def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
         ]
         for number, composite in enumerate(manifest.composites)
     ]
+    first = len(numbers) + len(composites)
+    composites += [
+        [lora.id, _words(lora.id), [], False, *_common(lora, cells.get(first + number), tables)]
+        for number, lora in enumerate(manifest.loras)
+    ]
     return {
         "layers": [_layer(layer) for layer in manifest.layers],
         "recipes": [
@@ -156,7 +160,13 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
     labels = [label for record in manifest.sliders for label in record.labels]
     texts = Counter(label.text for label in labels)
     names = [layer.name for layer in manifest.layers]
-    searched = [checkpoint.model_id, *names, *(each.name for each in manifest.composites), *texts]
+    searched = [
+        checkpoint.model_id,
+        *names,
+        *(each.name for each in manifest.composites),
+        *(each.id for each in manifest.loras),
+        *texts,
+    ]
     data = {
         "slug": shown.slug,
         "name": shown.name,
@@ -174,7 +184,7 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
         "repo": row.repo,
         "commit": row.commit,
         "directions": len(manifest.directions),
-        "composites": len(manifest.composites),
+        "composites": len(manifest.composites) + len(manifest.loras),
         "named": sum(bool(record.labels) for record in manifest.sliders),
         "pictures": len(cells),
         "layers": len(names),
@@ -242,7 +252,7 @@ _CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def _worth(record: Record) -> float:
+def _worth(record: SliderRecord) -> float:
     """Return the worth of the best label; -1 without one."""
     return max((label.worth for label in record.labels), default=-1.0)
 
@@ -285,7 +295,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _common(record: Record, cell: Cell | None, tables: _Tables) -> list[Any]:
+def _common(record: SliderRecord, cell: Cell | None, tables: _Tables) -> list[Any]:
     """Return the fields of directions and composites alike: labels, quality, preview."""
     preview = None if cell is None else tables.previews.position(_grid(record, cell))
     return [[_label(label, tables) for label in record.labels], _quality(record.quality, tables), preview]
@@ -320,7 +330,7 @@ def _words(text: str) -> str:
     return " ".join(words(text))
 
 
-def _grid(record: Record, cell: Cell) -> dict[str, Any]:
+def _grid(record: SliderRecord, cell: Cell) -> dict[str, Any]:
     assert record.preview is not None
     return {
         "seeds": list(record.preview.seeds),

@@ -29,7 +29,7 @@ from eigenbank.registry.hub.client import folder_of, parse_location
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.folder import open_preview, read_manifest, read_preview
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Manifest
+from eigenbank.schemas import Manifest, SliderRecord
 from eigenbank.schemas.errors import GalleryError, SetError
 
 ASSETS = "assets"
@@ -214,9 +214,7 @@ def _copy_pictures(manifest: Manifest, folder: Path, target: Path) -> tuple[dict
     return cells, damaged
 
 
-def _read_picture(
-    folder: Path, manifest: Manifest, record: DirectionRecord | CompositeRecord
-) -> tuple[Cell, bytes] | None:
+def _read_picture(folder: Path, manifest: Manifest, record: SliderRecord) -> tuple[Cell, bytes] | None:
     """Read a preview and the size of its cells; None where the set has none.
 
     Raises SetError for one that is missing, altered, no WebP picture, or not the grid that its record describes.

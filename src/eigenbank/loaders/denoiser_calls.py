@@ -42,6 +42,10 @@ class DenoiserCall:
     def __init__(self, watcher: "DenoiserCallWatcher", arguments: Mapping[str, Any], context: str | None) -> None:
         noisy: Any = next(iter(arguments.values()), None)
         listed = isinstance(noisy, (list, tuple))
+        while (
+            listed and noisy and isinstance(noisy[0], (list, tuple))
+        ):  # of each sample, the pictures that it is given and its own
+            noisy = [each[-1] for each in noisy]
         shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
         space = shape[1:] if listed else shape[2:]
         channels = getattr(getattr(watcher.denoiser, "config", None), "in_channels", None)
@@ -49,7 +53,7 @@ class DenoiserCall:
             space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         self.arguments = arguments
         self.denoiser = watcher.denoiser
-        self.batch: int = len(noisy) if listed else shape[0]
+        self.batch: int = len(noisy) if listed else shape[0] if len(shape) > 1 else 1  # a row of words is one sample
         self.latent: tuple[int, ...] = space if len(space) in (2, 3) else ()
         self.owner, self.local = running_pipeline() or (watcher.target.owner, {})
         self.context = context or guider_branch(self.local)
@@ -74,6 +78,15 @@ class DenoiserCall:
                 if bool((lengths != lengths[0]).any()):
                     return True
         return False
+
+    def illustrated(self) -> bool:
+        """Whether other pictures come among the tokens: in an argument of theirs, in lists beside the image, or between the words."""
+        if self.arguments.get("image_cond_hidden_states") is not None:
+            return True
+        noisy, mask = next(iter(self.arguments.values()), None), self.arguments.get("img_mask")
+        if isinstance(noisy, list) and any(isinstance(each, list) for each in noisy):
+            return True
+        return isinstance(mask, Tensor) and bool((mask[..., :-1] & ~mask[..., 1:]).any())
 
 
 class _Contexts(NotCopyable):

@@ -92,6 +92,29 @@ def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> Non
     if drawing.steps is not None and "num_inference_steps" not in parameters:
         problem = f"a {name} takes no number of steps"
         raise DrawingError(problem, advice="Leave the steps out")
+    if not isinstance(pipe, type):
+        _check_numbers(pipe, drawing)
+
+
+def _check_numbers(pipe: Any, drawing: Drawing) -> None:
+    """Raise DrawingError for sides or steps that a pipeline's parts cannot make; what they round, they would round in silence."""
+    processor = getattr(pipe, "image_processor", None) or getattr(pipe, "video_processor", None)
+    unit, patch = getattr(getattr(processor, "config", None), "vae_scale_factor", None), getattr(pipe, "patch_size", 1)
+    if (
+        isinstance(unit, int)
+        and isinstance(patch, int)
+        and drawing.size
+        and any(each % (unit * patch) for each in drawing.size)
+    ):
+        unit *= patch
+        near = "×".join(str(max(1, round(each / unit)) * unit) for each in reversed(drawing.size))
+        problem = f"a {type(pipe).__name__} generates pictures whose sides are multiples of {unit}"
+        raise DrawingError(problem, advice=f"The nearest size is {near}")
+    scheduler = getattr(pipe, "scheduler", None)
+    most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    if isinstance(most, int) and drawing.steps and drawing.steps > most and "FlowMatch" not in type(scheduler).__name__:
+        problem = f"{drawing.steps} steps are more than the {most} that the {type(scheduler).__name__} was made for"
+        raise DrawingError(problem, advice="Take fewer")
 
 
 def check_checkpoint(folder: Path, drawing: Drawing) -> None:
@@ -160,12 +183,14 @@ def arguments(pipe: Any, drawing: Drawing, seeds: Sequence[int], call: Mapping[s
         if name == "true_cfg_scale" and drawing.guidance_scale > 1:
             # Without a negative prompt these pipelines leave guidance out; a blank one is what their authors advise.
             found.setdefault("negative_prompt", [" "] * len(seeds))
-    if "class_labels" in parameters and "batch_size" not in parameters:
-        classes = _denoiser(pipe).config.num_embeds_ada_norm
-        found.setdefault("class_labels", [seed % classes for seed in seeds])
-        if classes == 1:  # nothing to be guided away from
+    if "class_labels" in parameters:
+        config = _denoiser(pipe).config
+        classes = config.get("num_embeds_ada_norm") or config.get("num_class_embeds")
+        if classes:
+            found.setdefault("class_labels", [seed % classes for seed in seeds])
+        if classes == 1 and "guidance_scale" in parameters:  # nothing to be guided away from
             found.setdefault("guidance_scale", 1.0)
-    elif "batch_size" in parameters:
+    if "batch_size" in parameters:
         found.setdefault("batch_size", len(seeds))
     elif not drawing.prompts:
         for name in {"num_images_per_prompt", "num_videos_per_prompt"} & set(parameters):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from eigenbank import __version__
 from eigenbank.registry.files import check_out, replacing
 from eigenbank.registry.sets.card import preview_name
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora, Slider
 from eigenbank.registry.sets.folder import open_preview, read_preview
 from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError, explaining
@@ -33,13 +33,8 @@ LORA: tuple[Format, ...] = ("diffusers", "comfyui", "lycoris")
 SUFFIXES = {**dict.fromkeys(LORA, ".safetensors"), "npz": ".npz", "json": ".json"}
 Precision = Literal["float16", "float32"]
 
-Edits = (
-    Mapping[str, float]
-    | Mapping[Direction, float]
-    | Mapping[str | Direction, float]
-    | Mapping[str | Direction | Composite, float]
-)
-Meanings = Mapping[str, tuple[Direction | Composite, int]]
+Edits = Mapping[str, float] | Mapping[Direction, float] | Mapping[str | Direction, float] | Mapping[str | Slider, float]
+Meanings = Mapping[str, tuple[Slider, int]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class ExportTerm:
     weight: float
     scale: float
     length: float | None
-    named: Direction | Composite
+    named: Slider
     polarity: int = 1
 
     @property
@@ -76,15 +71,20 @@ def choose(
     if edits is None:
         edits = dict.fromkeys(bank, 1.0)
     elif not isinstance(edits, Mapping):
-        edits = dict.fromkeys([edits] if isinstance(edits, str | Direction | Composite) else edits, 1.0)
+        edits = dict.fromkeys([edits] if isinstance(edits, str | Slider) else edits, 1.0)
     terms = []
     for key, scale in edits.items():
-        named: Direction | Composite
-        if isinstance(key, Direction | Composite):
-            name, named, polarity = key.id, key, 1
+        named: Slider
+        if isinstance(key, Slider):
+            name, named, polarity = key.id, bank.own(key), 1
         else:
             name = key
             named, polarity = (meanings or {}).get(key) or bank.find(key)
+        if isinstance(named, Lora):
+            message = (
+                f"{named.id} is a LoRA file already ({named.record.origin}): nothing was written. Use that file itself"
+            )
+            raise ExportError(message)
         if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
             message = (
                 f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "
@@ -147,7 +147,7 @@ def _timed(term: ExportTerm, name: str) -> ExportError:
     whole = [
         f"{each.id}={label.polarity}"
         for each in bank.sliders
-        if all(direction.recipe.window.whole for direction, _ in each.parts)
+        if each.parts and all(direction.recipe.window.whole for direction, _ in each.parts)
         for label in each.labels
         if label.text in texts
     ]
@@ -312,7 +312,7 @@ def check_format(out: Path, form: Format) -> None:
         check_out(out, (SUFFIXES[form],), form, ExportError)
 
 
-def preview_png(direction: Direction | Composite) -> bytes | None:
+def preview_png(direction: Slider) -> bytes | None:
     """Read the set's preview of a direction as PNG bytes; None where it has none. Raises SetError for a damaged one."""
     bank, name = direction.bank, preview_name(direction.record)
     if bank.folder is None or name not in bank.manifest.files:

@@ -1,4 +1,5 @@
-"""Measure how long a typical token is at the sites of a set, for what must be a constant: fused and exported edits.
+"""Measure how long a typical token is at the sites of a set: for what must be a constant, fused and exported edits, and in the
+residual stream, to tell which directions act at all (`Direction.reach`).
 
 Steering needs none of this: it measures the tokens of every pass as they come.
 """
@@ -76,16 +77,16 @@ class LengthRecord:
 
 @contextlib.contextmanager
 def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
-    """Record token lengths while a pipeline runs unedited in this block: at the sites the set's recipes use and lacks them for."""
+    """Record token lengths while a pipeline runs unedited in this block: at the sites the set needs and lacks them for."""
     target, record = target_of(pipe), LengthRecord(bank)
-    sites = {(each.layer, each.recipe.site) for each in bank.manifest.directions}
+    sites = _lacking(bank)
     with contextlib.ExitStack() as stack:
         for name, denoiser in target.denoisers.items():
             probes = record.probes
             counters: dict[TokenCount, TokenCounter] = {}
             for layer_name, site in sorted(sites):
                 layer = bank.layers[layer_name]
-                if site in layer.lengths or (layer_name, site) in probes or not layer.may_be_of(name):
+                if (layer_name, site) in probes or not layer.may_be_of(name):
                     continue
                 with contextlib.suppress(MatchError):  # another denoiser has that layer, or none has
                     point = target.hook_point(denoiser, layer, site)
@@ -101,16 +102,24 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
         yield record
 
 
+def _lacking(bank: DirectionSet) -> set[tuple[str, Site]]:
+    """Layers and sites that a set has no token length for: those its recipes use, and the residual stream, where that can be read."""
+    used = {(each.layer, each.recipe.site) for each in bank.manifest.directions}
+    streams: set[tuple[str, Site]] = {(name, "block-input") for name, _ in used}
+    readable = {(name, site) for name, site in streams if bank.layers[name].can_steer(site)}
+    return {(name, site) for name, site in used | readable if site not in bank.layers[name].lengths}
+
+
 def lacks_lengths(directions: DirectionSet) -> bool:
-    """Whether a set lacks the token length of a site that its recipes use."""
-    sites = {(each.layer, each.recipe.site) for each in directions.manifest.directions}
-    return any(site not in directions.layers[layer].lengths for layer, site in sites)
+    """Whether a set lacks the token length of a site that its recipes use, or of the residual stream."""
+    return bool(_lacking(directions))
 
 
 def measure(
     pipe: Any, directions: DirectionSet, *, steps: int | None = None, drawing: Drawing | None = None, **call: Any
 ) -> DirectionSet:
-    """Return the set with the typical token length of every site its recipes use, for `export` and `steer(fuse=True)`.
+    """Return the set with the typical token length of every site its recipes use, for `export` and `steer(fuse=True)`, and of the
+    residual stream, for `Direction.reach`.
 
     Runs the pipeline with two seeds, undecoded, for those that the set lacks, and not at all where it has all. `drawing`
     says how to generate; `prompt`, `negative_prompt`, `guidance_scale` and `size` may be given by name, and further arguments

@@ -18,7 +18,7 @@ from eigenbank.registry.hub.pull import folder_for, no_set
 from eigenbank.registry.load import with_people_labels
 from eigenbank.registry.local import sets_of_checkpoint
 from eigenbank.registry.ranking import label_key
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet, Lora, Slider
 from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
@@ -34,16 +34,17 @@ if TYPE_CHECKING:
         Mapping[str, Scale]
         | Mapping[Direction, Scale]
         | Mapping[Composite, Scale]
-        | Mapping[Direction | Composite, Scale]
+        | Mapping[Lora, Scale]
+        | Mapping[Slider, Scale]
         | Mapping[str | Direction, Scale]
-        | Mapping[str | Direction | Composite, Scale]
+        | Mapping[str | Slider, Scale]
     )
     Edits = Scales | Sliders | str | os.PathLike[str]
     """Directions with their scales, sliders, or the path of a sliders file."""
 
 SETTLED = 50_000_000
 """Nanoseconds after which a file's time tells its content from a later one: clocks of file systems are coarse."""
-Find = Callable[[str], tuple[Direction | Composite, int]]
+Find = Callable[[str], tuple[Slider, int]]
 """Finds a label or id: the direction or composite, and the sign that makes it more of what was asked for."""
 
 
@@ -53,13 +54,13 @@ class OtherModelWarning(UserWarning):
 
 @dataclass(frozen=True)
 class RequestedDirection:
-    """One direction of an edit, `weight` being its share, negative where the label is against the vector.
+    """One direction or LoRA of an edit, `weight` being its share, negative where the label is against the vector.
 
     `window`, `branch` and `site` are None where the edit does not set them.
     """
 
     key: str
-    direction: Direction
+    direction: Direction | Lora
     weight: float
     scale: "Scale"
     window: Window | None = None
@@ -143,7 +144,7 @@ def set_in_catalog(model_id: str) -> DirectionSet:
     return _set_of(model_id, None)
 
 
-def find_direction(bank: DirectionSet, key: str) -> tuple[Direction | Composite, int]:
+def find_direction(bank: DirectionSet, key: str) -> tuple[Slider, int]:
     """Find a label or id as `DirectionSet.find` does; the error names another set of the same checkpoint that has it."""
     try:
         return bank.find(key)
@@ -265,7 +266,7 @@ def parse_edits(edits: "Edits") -> "Scales | Sliders":
 
 
 def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSet | None) -> list[RequestedDirection]:
-    """List the directions of an edit, composites taken apart.
+    """List the directions and LoRAs of an edit, composites taken apart.
 
     Labels and ids are looked up in `bank`, else in the catalog's set for the model the sliders name, else in the set that
     `set_for_pipeline` finds. Raises UnknownNameError or SteerError.
@@ -275,8 +276,9 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
     found: list[RequestedDirection] = []
     find: Find | None = None if bank is None else bank.find
     for key, scale in edits.items():
-        if isinstance(key, Direction | Composite):
-            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in key.parts)
+        if isinstance(key, Slider):
+            given = key if bank is None else bank.own(key)
+            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in _apart(given))
             continue
         if not isinstance(key, str):
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
@@ -284,7 +286,7 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
         if find is None:
             find = partial(find_direction, set_for_pipeline(pipe))
         named, polarity = find(key)
-        found.extend(RequestedDirection(key, part, polarity * weight, scale) for part, weight in named.parts)
+        found.extend(RequestedDirection(key, part, polarity * weight, scale) for part, weight in _apart(named))
     return found
 
 
@@ -309,9 +311,13 @@ def _of_sliders(pipe: Any, sliders: Sliders, bank: DirectionSet | None) -> list[
             RequestedDirection(
                 slider.key, part, polarity * weight, slider.scale, slider.window, slider.branch, slider.site
             )
-            for part, weight in named.parts
+            for part, weight in _apart(named)
         )
     return found
+
+
+def _apart(named: Slider) -> "Iterable[tuple[Direction | Lora, float]]":
+    return [(named, 1.0)] if isinstance(named, Lora) else named.parts
 
 
 def edit_name(edits: "Scales | Sliders") -> str:

@@ -190,7 +190,7 @@ def check(found: Match, force: bool) -> None:
     if found.verdict == "foreign" and not force:
         message = (
             f"{found.direction.full_id} is no direction of this pipeline's weights ({found.reason}): nothing was changed. "
-            "Build directions for this checkpoint, or pass force=True"
+            "Build directions for this checkpoint, or apply it by force"
         )
         raise MatchError(message)
 

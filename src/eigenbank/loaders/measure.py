@@ -25,7 +25,7 @@ from eigenbank.loaders.predicted import PredictedPictures
 from eigenbank.loaders.sample import sample_pictures
 from eigenbank.loaders.steer import steer
 from eigenbank.progress import Count, no_count
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora, Slider
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
 
@@ -95,7 +95,7 @@ class PipelineMeasurements:
 
     def edited(
         self,
-        sliders: Sequence[Direction | Composite],
+        sliders: Sequence[Slider],
         read: Read,
         *,
         scale: float,
@@ -133,7 +133,7 @@ class PipelineMeasurements:
 
     def predicted(
         self,
-        sliders: Sequence[Direction | Composite],
+        sliders: Sequence[Slider],
         read: Read,
         *,
         scale: float,
@@ -192,10 +192,12 @@ class PipelineMeasurements:
 
         def read_part(numbers: Sequence[int]) -> Tensor:
             wanted = [edits.jobs[number] for number in numbers]
-            scales = {
+            scales: dict[Slider, Tensor] = {
                 edits.sliders[k]: torch.tensor([sign * edits.scale if k == job else 0.0 for job, sign, _ in wanted])
                 for k in sorted({k for k, _, _ in wanted})
             }
+            if any(isinstance(each, Lora) for each in scales):  # alone in its batch, at one scale
+                scales = {each: scale[0] for each, scale in scales.items()}
             with steer(self.pipe, scales, force=force):
                 pictures = _shown(draw([seed for _, _, seed in wanted]))
             good = pictures.finite & ~pictures.flat
@@ -204,10 +206,11 @@ class PipelineMeasurements:
                 found[good] = _readings(pictures.frames[good], read)
             return found
 
-        for part, readings in in_batches(missing, self._batch() if missing else 1, read_part):
-            kept.put([edits.keys[number] for number in part], readings)
-            done += len(part)
-            drawn(done)
+        for group in edits.batched_alike(missing):
+            for part, readings in in_batches(group, self._batch(), read_part):
+                kept.put([edits.keys[number] for number in part], readings)
+                done += len(part)
+                drawn(done)
         found = [kept[key] for key in edits.keys]
         table = torch.stack(found) if found else torch.empty(0, kept.width)
         plus, minus = table.reshape(len(edits.sliders), 2, len(edits.seeds), kept.width).unbind(1)
@@ -319,7 +322,7 @@ class _ReadingCache:
             os.replace(partial, self.folder / f"{name}.safetensors")
 
 
-def step_to_look_at(slider: Direction | Composite, steps: int) -> int:
+def step_to_look_at(slider: Slider, steps: int) -> int:
     """Return the step whose predicted picture shows best what a slider does: in its window, nearest to `LOOK` of the run."""
     windows = [part.recipe.window for part, _ in slider.parts]
     shown = [sum(number / steps in window for window in windows) for number in range(steps)]
@@ -330,7 +333,7 @@ def step_to_look_at(slider: Direction | Composite, steps: int) -> int:
 class _Edits:
     """Pictures to draw with each slider at `scale` and at its negative, on each seed; `tag` says how else they are drawn."""
 
-    sliders: Sequence[Direction | Composite]
+    sliders: Sequence[Slider]
     scale: float
     seeds: Sequence[int]
     tag: str = ""
@@ -339,15 +342,25 @@ class _Edits:
     def jobs(self) -> list[tuple[int, float, int]]:
         return [(k, sign, seed) for k in range(len(self.sliders)) for sign in (1.0, -1.0) for seed in self.seeds]
 
+    def batched_alike(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Part the jobs of these numbers by what may share a batch: all directions and composites, of each LoRA a scale."""
+        groups: dict[tuple[int, float] | None, list[int]] = {}
+        for number in numbers:
+            k, sign, _ = self.jobs[number]
+            groups.setdefault((k, sign) if isinstance(self.sliders[k], Lora) else None, []).append(number)
+        return list(groups.values())
+
     @cached_property
     def keys(self) -> list[bytes]:
         names = [_name(each) for each in self.sliders]
         return [_key(names[k], sign * self.scale, seed, self.tag) for k, sign, seed in self.jobs]
 
 
-def _name(slider: Direction | Composite) -> bytes:
-    """Digest what is added: the vectors, their weights, where and when."""
+def _name(slider: Slider) -> bytes:
+    """Digest what is added: the vectors, their weights, where and when; of a LoRA its file."""
     digest = hashlib.blake2b(digest_size=16)
+    if isinstance(slider, Lora):
+        digest.update(f"lora {slider.record.sha256} {slider.random}".encode())
     for part, weight in slider.parts:
         digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} pass ".encode())
         digest.update(part.vector.contiguous().numpy().tobytes())

@@ -126,6 +126,10 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     given: dict[str, Any] = dict.fromkeys(left_out)
     if "safety_checker" in left_out:
         given["requires_safety_checker"] = False
+    held = set[str]().union(*(_variants(folder / name) for name in parts))
+    if drawing.variant and held and drawing.variant not in held:
+        problem = f"{folder} has no variant {drawing.variant!r}: it has {', '.join(each or 'the plain one' for each in sorted(held))}"
+        raise SourceError(problem, outcome="nothing was opened")
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
     dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
     stored = {name: _stored(folder / name, variant) for name in parts if name not in left_out}
@@ -383,8 +387,12 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
     names = {}
     for number, lora in enumerate(loras):
         path = Path(lora.file).expanduser()
+        deep = lora.file.count("/")
+        if not path.exists() and (path.is_absolute() or deep == 0 or (deep == 1 and path.suffix == ".safetensors")):
+            problem = f"the LoRA {lora.file} cannot be loaded: there is no such file"
+            raise SourceError(problem, outcome="nothing was drawn")
         where, named = (str(path), {}) if path.exists() else (lora.file, {})
-        if not path.exists() and lora.file.count("/") == 2:  # a file of a repository
+        if not path.exists() and deep == 2:  # a file of a repository
             where, name = lora.file.rsplit("/", 1)
             named = {"weight_name": name}
         try:
@@ -395,7 +403,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
         except Exception as error:  # diffusers and PEFT raise whatever the file makes them
             problem = f"the LoRA {lora.file} cannot be loaded: {error}"
             raise SourceError(
-                problem, outcome="nothing was drawn", advice="Give a .safetensors LoRA of this model"
+                problem,
+                outcome="nothing was drawn",
+                advice="Give a .safetensors LoRA of this model, one on the Hub as OWNER/NAME/FILE",
             ) from error
         names[f"lora_{number}"] = lora.weight
     if names:
@@ -406,7 +416,9 @@ def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:
     """Bring a pipeline to its device, or let its parts come there as they are needed."""
     if offload != "none" and device == "cpu":
         log("there is no accelerator to bring weights to when they are needed: drawn without --offload")
-    if offload == "none" or device == "cpu":
+    if device == "cpu":
+        return pipe  # it is there, and diffusers would warn of float16
+    if offload == "none":
         return pipe.to(device)
     try:
         if offload == "model":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eigenbank.diffusers_compat import hook_registry, running_pipeline
+from eigenbank.loaders.adapters import LoraTerm
 from eigenbank.loaders.denoiser_calls import (
     DenoiserCall,
     DenoiserCallWatcher,
@@ -26,13 +27,13 @@ from eigenbank.loaders.denoiser_calls import (
 )
 from eigenbank.loaders.fuse import FusedBias
 from eigenbank.loaders.hooks import Addition, TokenCounter, attach, detach, put_on
-from eigenbank.loaders.lookup import check_branch, parse_edits, requested_directions
+from eigenbank.loaders.lookup import RequestedDirection, check_branch, parse_edits, requested_directions
 from eigenbank.loaders.mask import Mask, as_mask
 from eigenbank.loaders.match import Match, check, match
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target, denoiser_components, device_and_dtype, unwrapped
-from eigenbank.registry.sets.direction_set import Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora
 from eigenbank.schemas import Layer, TokenCount
 from eigenbank.schemas.errors import FuseError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Site, Window
@@ -366,13 +367,20 @@ class ActiveEdit:
         for edited in self.sites:
             for addition in edited.additions:
                 addition.samples = call.batch
+                if addition.point.image == "all":
+                    continue
+                # Shorter texts end in padding, which some denoisers move behind the image.
                 if addition.point.image == "last" and call.ragged():
-                    # Shorter texts end in padding, which some denoisers move behind the image.
-                    message = (
-                        f"the texts of this batch have different lengths, so {edited.terms[0].direction.layer}'s image tokens "
-                        "cannot be told from the text's: generate one prompt at a time. Nothing was changed"
-                    )
-                    raise MatchError(message)
+                    why, do = "the texts of this batch have different lengths", "generate one prompt at a time"
+                elif call.illustrated():
+                    why, do = "pictures were given along with the prompt", "generate without them"
+                else:
+                    continue
+                message = (
+                    f"{why}, so {edited.terms[0].direction.layer}'s image tokens cannot be told from the text's: {do}. "
+                    "Nothing was changed"
+                )
+                raise MatchError(message)
 
     def _moves(self, term: EditTerm, done: float) -> bool:
         """Whether a term's scale may be another at `done` than it was at the last call."""
@@ -395,10 +403,14 @@ class ActiveEdit:
 class Steering:
     """An edit of one pipeline: a context manager, or a handle with `attach`, `set_scale` and `remove`."""
 
-    def __init__(self, target: Target, run: _RunRecord, parts: Sequence[ActiveEdit]) -> None:
+    def __init__(
+        self, target: Target, run: _RunRecord, parts: Sequence[ActiveEdit], loras: Sequence[LoraTerm] = ()
+    ) -> None:
         self.target = target
         self.terms = run.terms
         self.parts = list(parts)
+        self.loras = list(loras)
+        self._acting: list[ActiveEdit | LoraTerm] = [*parts, *loras]
         self._run = run
         self._attached = False
 
@@ -419,6 +431,8 @@ class Steering:
             raise SteerError(message)
         self._attached = True
         try:
+            for lora in self.loras:  # before the hooks, which then are on the layers that adapters put in place
+                lora.attach(self.target.owner)
             for part in self.parts:
                 part.attach()
         except BaseException:
@@ -437,20 +451,26 @@ class Steering:
             if factor.ndim:
                 message = "a factor on all directions is one number: name a direction to give each sample its own scale"
                 raise SteerError(message)
-            for part in self.parts:
+            for part in self._acting:
                 part.factor = float(factor)
         else:
             self._set_one(scale, key)
         if self.attached:
-            for part in self.parts:
+            for part in self._acting:
                 part.refresh()
 
     def _set_one(self, scale: Scale, key: str | Direction) -> None:
         meant = [term for term in self.terms if _is_key(key, term)]
-        if not meant:
+        loras = [lora for lora in self.loras if lora.key == getattr(key, "id", key)]
+        if not meant and not loras:
             said = getattr(key, "full_id", repr(key))
-            message = f"{said} is not part of this edit, which has {', '.join(term.key for term in self.terms)}"
+            keys = ", ".join([*(term.key for term in self.terms), *(lora.key for lora in self.loras)])
+            message = f"{said} is not part of this edit, which has {keys}"
             raise SteerError(message)
+        for lora in loras:
+            lora.scale = _constant(scale, lora.key)
+        if not meant:
+            return
         before = [(term, term.scale) for term in self.terms]
         for term in meant:
             term.scale = scale
@@ -476,7 +496,7 @@ class Steering:
         if gone and self._attached:
             text = f"the pipeline's {' and '.join(gone)} was replaced while it was edited: the new one was not. Steer it anew"
             warnings.warn(text, UnmetWarning, stacklevel=2)
-        for part in self.parts:
+        for part in self._acting:
             part.remove()
         self._attached = False
         self._run.end()
@@ -521,7 +541,7 @@ def steer(
     run (see `ramp` and `windowed`). Labels and ids are looked up in `bank`, else in the catalog's set for the model the
     pipeline was opened as (`open_pipeline`), or for the checkpoint it was loaded from. Sliders, or the path of a sliders
     file, are looked up in the catalog's set for the model they name; what they say of a direction overrides the arguments
-    here. All directions of one site become one addition.
+    here. All directions of one site become one addition. A LoRA of the set acts as an adapter of that weight.
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
     `output`. `window=(start, end)`, fractions of the run, replaces the recipe's. `branch` acts on one branch of
@@ -538,23 +558,28 @@ def steer(
     elsewhere = None if site is None else as_site(site)
     part_of_run = None if window is None else as_window(window)
     target = target_of(pipe)
-    wanted = requested_directions(target, edits, bank)
-    directions = [each.direction for each in wanted]
+    asked = requested_directions(target, edits, bank)
+    loras = [_lora_term(each) for each in asked if isinstance(each.direction, Lora)]
+    if loras and (elsewhere or part_of_run or branch != "both" or mask is not None or fuse):
+        message = f"{loras[0].key!r} is a LoRA: it acts everywhere, in every step and on both branches. Give site, window, branch, mask and fuse to directions alone"
+        raise SteerError(message)
+    wanted = [(each, each.direction) for each in asked if isinstance(each.direction, Direction)]
+    directions = [direction for _, direction in wanted]
     matches = _matches(target, directions, force)
-    sites = [each.site or elsewhere or each.direction.recipe.site for each in wanted]
+    sites = [each.site or elsewhere or direction.recipe.site for each, direction in wanted]
     terms = []
-    for number, each in enumerate(wanted):
+    for number, (each, direction) in enumerate(wanted):
         said = {name: str(found) for name, found in matches[number].items()}
         acting_branch = each.branch or branch
         terms.append(
             EditTerm(
                 key=each.key,
-                direction=each.direction,
-                vector=each.direction.vector * each.weight,
+                direction=direction,
+                vector=direction.vector * each.weight,
                 scale=each.scale,
                 match=merged_matches(said),
                 site=sites[number],
-                window=each.window or part_of_run or each.direction.recipe.window,
+                window=each.window or part_of_run or direction.recipe.window,
                 branch=None if acting_branch == "both" else acting_branch,
                 matches=said,
             )
@@ -572,7 +597,26 @@ def steer(
         target,
         run,
         [ActiveEdit(target, name, mine, run, mask=where if mine else None, fuse=fuse) for name, mine in parts.items()],
+        loras,
     )
+
+
+def _lora_term(asked: RequestedDirection) -> LoraTerm:
+    """Make the term of a LoRA. Raises SteerError for what an adapter cannot do."""
+    assert isinstance(asked.direction, Lora)
+    if asked.window or asked.branch not in (None, "both") or asked.site:
+        message = f"{asked.key!r} is a LoRA: it has no window, branch or site of its own"
+        raise SteerError(message)
+    return LoraTerm(asked.key, asked.direction, _constant(asked.scale, asked.key), asked.weight)
+
+
+def _constant(scale: Scale, key: str) -> float:
+    """Return a scale that is one number. Raises SteerError for any other."""
+    found = as_scale(float("nan") if callable(scale) else scale, key)
+    if found.ndim:
+        message = f"{key!r} is a LoRA, whose scale is one number for all samples of a batch"
+        raise SteerError(message)
+    return float(found)
 
 
 def as_site(site: str) -> Site:
@@ -667,7 +711,7 @@ def _check_fusable(terms: Sequence[EditTerm], masked: bool) -> None:
         elif term.site not in term.direction.bank.layers[term.direction.layer].lengths:
             why = (
                 "a bias is a constant, and the set has no token length for it: measure it once with "
-                f"`eigenbank measure {term.direction.bank.model_id}`, or eb.measure(pipe, set)"
+                f"`eigenbank measure {term.direction.bank.model_id}`, or eb.measure(pipe, set), and give the set that it returns as bank="
             )
         if why is not None:
             raise FuseError(repr(term.key), why, elsewhere=term.site != "block-output")

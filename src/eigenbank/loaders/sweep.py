@@ -14,7 +14,7 @@ from eigenbank.loaders.lookup import edit_name
 from eigenbank.loaders.memory import batch_size, in_batches
 from eigenbank.loaders.sample import sample
 from eigenbank.loaders.steer import steer
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import DirectionSet, Slider
 from eigenbank.registry.sets.folder import MAX_PREVIEW_SIDE
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Preview, Sliders
@@ -57,7 +57,7 @@ class Sweep:
 
 def sweep(
     pipe: Any,
-    direction: str | Direction | Composite | Sliders | Path,
+    direction: str | Slider | Sliders | Path,
     scales: Sequence[float] = SCALES,
     *,
     seeds: Sequence[int] = (0,),
@@ -68,7 +68,7 @@ def sweep(
     drawn: Callable[[int], None] = lambda _count: None,
     **call: Any,
 ) -> Sweep:
-    """Generate images with `direction` (a label, an id or a Direction) at every scale for every seed.
+    """Generate images with `direction` (a label, an id, a Direction, Composite or Lora) at every scale for every seed.
 
     Of sliders, or the path of a sliders file, all act at once, and the scales multiply theirs. `call` is `prompt` (of
     several, the seeds take one each in turn), `negative_prompt`, `guidance_scale`, `size` and whatever else the
@@ -82,31 +82,36 @@ def sweep(
         direction = read_sliders(direction)
     whole = drawn_prompts(as_drawing(drawing, call), len(seeds))
 
-    def generate(part: Sequence[tuple[int, float]]) -> Tensor:
-        per_sample = torch.tensor([scale for _, scale in part])
-        if isinstance(direction, Sliders):
-            steering = steer(pipe, direction, bank=bank, force=force)
-            for slider in direction.sliders:
-                steering.set_scale(per_sample * slider.scale, slider.key)
-        else:
-            steering = steer(pipe, {direction: per_sample}, bank=bank, force=force)
+    steering = steer(pipe, direction if isinstance(direction, Sliders) else {direction: 1.0}, bank=bank, force=force)
+    if isinstance(direction, Sliders):
+        own = {each.key: each.scale for each in direction.sliders}
+    else:
+        own = {direction if isinstance(direction, str) else direction.id: 1.0}
+    jobs = [(number, column) for number in range(len(seeds)) for column in range(len(scales))]
+    # A LoRA has one scale for all samples of a batch.
+    groups = [[job for job in jobs if job[1] == column] for column in range(len(scales))] if steering.loras else [jobs]
+
+    def generate(part: Sequence[tuple[int, int]]) -> Tensor:
+        numbers = [number for number, _ in part]
+        per_sample = torch.tensor([scales[column] for _, column in part])
+        for key, scale in own.items():
+            steering.set_scale(scale * (float(per_sample[0]) if steering.loras else per_sample), key)
         with steering:
-            numbers = [number for number, _ in part]
             return sample(pipe, [seeds[number] for number in numbers], steps, drawing=whole.part(numbers), **call)
 
-    jobs = [(number, scale) for number in range(len(seeds)) for scale in scales]
-    made = []
-    for part, images in in_batches(jobs, batch_size(pipe, drawing=whole, **call), generate):
-        made.append(images)
-        drawn(len(part))
-    pixels = torch.cat(made).unflatten(0, (len(seeds), len(scales)))
+    made: dict[tuple[int, int], Tensor] = {}
+    for group in groups:
+        for part, images in in_batches(group, batch_size(pipe, drawing=whole, **call), generate):
+            made |= zip(part, images, strict=True)
+            drawn(len(part))
+    pixels = torch.stack([made[job] for job in jobs]).unflatten(0, (len(seeds), len(scales)))
     named = edit_name(direction) if isinstance(direction, Sliders) else getattr(direction, "id", direction)
     return Sweep(str(named), pixels, scales, seeds)
 
 
 def generate_preview(
     pipe: Any,
-    direction: Direction | Composite,
+    direction: Slider,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     scales: Sequence[float] = PREVIEW_SCALES,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
-from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Share, Steps, Text, Word
+from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Sha256, Share, Steps, Text, Word
 from eigenbank.schemas.recipe import Recipe
 
 
@@ -175,3 +175,28 @@ class CompositeRecord(Model):
     def id(self) -> str:
         """The composite's name within its model: `composite/NAME`."""
         return f"composite/{self.name}"
+
+
+class LoraRecord(Model):
+    """A LoRA that somebody trained, held beside the directions: a slider to compare them with, whose scale is the adapter's weight.
+
+    The set does not hold the file, which is known by its SHA-256 and size in bytes. `origin` is where it came from:
+    `REPO@COMMIT/FILE` on the Hub, or a local file's name.
+    """
+
+    name: CompositeName
+    sha256: Sha256
+    size: Annotated[int, Field(gt=0, le=64 * 2**30)]
+    origin: Text
+    labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
+    quality: Quality | None = None
+    preview: Preview | None = None
+
+    @property
+    def id(self) -> str:
+        """The LoRA's name within its model: `lora/NAME`."""
+        return f"lora/{self.name}"
+
+
+SliderRecord = DirectionRecord | CompositeRecord | LoraRecord
+"""The record of whatever can have a label."""

@@ -21,7 +21,7 @@ from eigenbank.schemas.common import (
     Steps,
     Text,
 )
-from eigenbank.schemas.direction import CompositeRecord, DirectionRecord, Label
+from eigenbank.schemas.direction import CompositeRecord, DirectionRecord, Label, LoraRecord, SliderRecord
 from eigenbank.schemas.layer import Layer
 
 FORMAT: Literal[1] = 1
@@ -77,6 +77,7 @@ class Manifest(Model):
     layers: Annotated[tuple[Layer, ...], FailFast()] = Field(max_length=MAX_LAYERS)
     directions: Annotated[tuple[DirectionRecord, ...], FailFast()] = Field(max_length=MAX_DIRECTIONS)
     composites: Annotated[tuple[CompositeRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)
+    loras: Annotated[tuple[LoraRecord, ...], FailFast()] = Field(default=(), max_length=MAX_COMPOSITES)
     displacements: DisplacementRecord | None = None
     files: Annotated[dict[FileName, FileEntry], BeforeValidator(_first_bad_entry)] = Field(
         default={}, max_length=100_000
@@ -107,25 +108,30 @@ class Manifest(Model):
                 message = f"{composite.id} is listed twice"
                 raise ValueError(message)
             seen.add(composite.id)
+        for lora in self.loras:
+            if lora.id in seen:
+                message = f"{lora.id} is listed twice"
+                raise ValueError(message)
+            seen.add(lora.id)
         return self
 
     @property
-    def sliders(self) -> "tuple[DirectionRecord | CompositeRecord, ...]":
-        """The records of all that can have a label: the directions, and the composites made of them."""
-        return (*self.directions, *self.composites)
+    def sliders(self) -> tuple[SliderRecord, ...]:
+        """The records of all that can have a label: the directions, the composites made of them, and LoRAs."""
+        return (*self.directions, *self.composites, *self.loras)
 
     def with_records(self, field: str, values: Mapping[str, object]) -> "Manifest":
-        """Return a copy with one field of the given directions' and composites' records (by id) replaced."""
+        """Return a copy with one field of the given records (by id) replaced."""
         if not values:
             return self
-        directions, composites = (
-            tuple(
+        replaced = {
+            kind: tuple(
                 record.model_copy(update={field: values[record.id]}) if record.id in values else record
-                for record in records
+                for record in getattr(self, kind)
             )
-            for records in (self.directions, self.composites)
-        )
-        return self.model_copy(update={"directions": directions, "composites": composites})
+            for kind in ("directions", "composites", "loras")
+        }
+        return self.model_copy(update=replaced)
 
     def with_files(self, contents: Mapping[str, bytes]) -> "Manifest":
         """Return a copy that lists files of these contents, by their names, beside or in place of others."""

@@ -316,6 +316,8 @@ CASES: dict[str, dict[str, Maker]] = {
         "timestep": lambda s: torch.ones((1, s.tokens)),
         "video_rotary_emb": _refiner_rope,
     },
-    "StableCascadeUNet": {"clip_text_pooled": lambda s: s.text(1, 1280)},
+    "StableCascadeUNet": {
+        "clip_text_pooled": lambda s: s.text(1, s.number("clip_text_pooled_in_channels", default=1280)),
+    },
 }
 """Class → argument → its maker. `layouts` lists the layouts of the image argument to try instead of all."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.carry import Carried
-from eigenbank.builders.label.composites import fit, name_for, predicted
+from eigenbank.builders.label.composites import NORM, corrected, fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
@@ -106,6 +106,11 @@ class Candidates:
         self._windowed: set[str] = set()
         self._without_window: dict[str, str] = {}
 
+    def compare(self, loras: Collection[str]) -> None:
+        """Open LoRAs, whose names take nothing from the directions: each is confirmed, whatever it leads."""
+        self.open |= set(loras)
+        self._extra |= set(loras)
+
     def carry(self, carried: Carried) -> None:
         """Take the labels of another set for a start, as far as they are names of this labeler."""
         wanted = {text: ids for text, ids in carried.ids.items() if text in self._queues}
@@ -136,6 +141,24 @@ class Candidates:
                 self._queues[names[score]] += [ids[row] for row in rows]
                 if settings.words is not None:  # what turns out to be something else was not asked for
                     self._wanted |= {ids[row]: names[score] for row in rows}
+
+    def propose(self, text: str, record: CompositeRecord, taken: set[str]) -> None:
+        """Take a composite that is proposed for a name, corrected by what was screened of its directions, as the first to confirm."""
+        if text not in self._queues:
+            return
+        number = {name: row for row, name in enumerate(self._ids)}
+        weights = {part.direction: part.weight for part in record.parts}
+        rows = [number[name] for name in weights if name in number]
+        if rows:
+            found = self._screened.rows(rows)
+            before = torch.tensor([weights[self._ids[row]] for row in rows])
+            after = corrected(found, before, self.scores.labeler.names.index(text))
+            weights |= {self._ids[row]: weight for row, weight in zip(rows, after.tolist(), strict=True)}
+        name, norm = name_for(text, taken), sum(weight**2 for weight in weights.values()) ** 0.5
+        parts = tuple(Weighted(direction=each, weight=NORM * weight / norm) for each, weight in weights.items())
+        self.composites.append(CompositeRecord(name=name, parts=parts))
+        self._wanted[self.composites[-1].id] = text
+        self._queues[text].insert(0, self.composites[-1].id)
 
     def _composites(
         self, screened: Effects, ids: Sequence[str], loose: Criteria, taken: set[str]
@@ -245,8 +268,9 @@ class Candidates:
             for name, new in zip(ids, given, strict=True)
             if new is not None and name not in self.open and new.text == self._wanted.get(name, new.text)
         }
-        self._named.update(new.text for new in labels.values())
-        for name, new in labels.items():
+        labels_of_directions = {name: new for name, new in labels.items() if not name.startswith("lora/")}
+        self._named.update(new.text for new in labels_of_directions.values())
+        for name, new in labels_of_directions.items():
             self._in_windows_alone[new.text] = self._in_windows_alone.get(new.text, True) and name in self._windowed
         return labels
 

@@ -39,6 +39,8 @@ def carried(source: DirectionSet, target: DirectionSet, names: Collection[str]) 
     taken = {each.name for each in target.manifest.composites}
     for text in (each for each in source.labels if each in names):
         for label, slider in source.all_named(text):
+            if not slider.parts:  # a LoRA
+                continue
             weights: dict[str, float] = {}
             found = 0.0
             for part, weight in slider.parts:

@@ -26,10 +26,7 @@ def fit(found: Effects, parts: int = PARTS) -> Tensor:
     readings on n seeds agree, and kept off the directions that do little by `RIDGE`. Of these the `parts` largest are
     kept, and fitted again. Zero for a score that nothing moves.
     """
-    mean = found.mean.double()
-    n = found.odd.shape[1]
-    scatter = found.odd.double().var(dim=1, correction=1 if n > 1 else 0).sum(dim=1) / n
-    noise = scatter + RIDGE
+    mean, noise = found.mean.double(), _noise(found)
     weights = _solve(mean, noise)
     if parts < len(mean):
         kept = torch.zeros_like(weights)
@@ -40,6 +37,25 @@ def fit(found: Effects, parts: int = PARTS) -> Tensor:
     weights = NORM * weights / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)
     moved: Tensor = weights * (found.mean.abs().amax(dim=0) > 0)[:, None]
     return moved.float()
+
+
+def corrected(found: Effects, weights: Tensor, score: int) -> Tensor:
+    """Weights `(K,)` that were proposed for a score, corrected by what was read: the `fit` that starts from them instead of from zero.
+
+    They are on the scale of what they should do, one standard deviation.
+    """
+    mean, proposed = found.mean.double(), weights.double()
+    missing = -(mean.T @ proposed)
+    missing[score] += 1
+    made: Tensor = proposed + _solve(mean, _noise(found)).T @ missing
+    return made.float()
+
+
+def _noise(found: Effects) -> Tensor:
+    """`(K,)`: how little the readings tell of each direction's effects."""
+    n = found.odd.shape[1]
+    scatter: Tensor = found.odd.double().var(dim=1, correction=1 if n > 1 else 0).sum(dim=1) / n
+    return scatter + RIDGE
 
 
 def _solve(mean: Tensor, noise: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.progress import Count
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Slider
 
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
@@ -34,7 +34,7 @@ class Measurements(Protocol):
 
     def edited(
         self,
-        sliders: Sequence[Direction | Composite],
+        sliders: Sequence[Slider],
         read: Read,
         *,
         scale: float,
@@ -55,7 +55,7 @@ class Measurements(Protocol):
 
     def predicted(
         self,
-        sliders: Sequence[Direction | Composite],
+        sliders: Sequence[Slider],
         read: Read,
         *,
         scale: float,

@@ -9,7 +9,7 @@ from eigenbank.builders.label.budget import Budget
 from eigenbank.builders.label.composites import PARTS
 from eigenbank.builders.label.labeler import Labeler
 from eigenbank.builders.label.quality import SCALES
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora, Slider
 
 POPULATION = tuple(range(2_000_000, 2_000_032))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
@@ -66,16 +66,37 @@ FINDING = LabelSettings(most=2, confirm_most=24, chance_most=16, quality_seeds=3
 
 
 def images_at_most(
-    directions: DirectionSet, labelers: Sequence[Labeler], settings: LabelSettings, *, screened: bool = False
+    directions: DirectionSet,
+    labelers: Sequence[Labeler],
+    settings: LabelSettings,
+    *,
+    screened: bool = False,
+    proposed: int = 0,
 ) -> int:
-    """How many images labelling generates at most, `screened` before or not; how many it will be depends on what the first show."""
+    """How many images labelling generates at most, `screened` before or not, with so many composites `proposed` beside its own; how
+    many it will be depends on what the first show.
+    """
     scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
     windows = len({each.recipe.window.whole for each in directions}) == 2
-    return images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
+    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows, proposed=proposed)
+    loras = len(compared(directions, settings))
+    return most + (images_to_confirm(settings, loras, loras, loras) if loras and settings.confirm else 0)
+
+
+def compared(directions: DirectionSet, settings: LabelSettings) -> tuple[Lora, ...]:
+    """The LoRAs that are measured beside the directions: all of the set, unless single words are asked for."""
+    return directions.loras if settings.words is None else ()
 
 
 def images_for(
-    directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False, windows: bool = False
+    directions: int,
+    spots: int,
+    scores: int,
+    settings: LabelSettings,
+    *,
+    screened: bool = False,
+    windows: bool = False,
+    proposed: int = 0,
 ) -> int:
     """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores.
 
@@ -83,6 +104,7 @@ def images_for(
     """
     asked = scores if settings.words is None else len(settings.words)
     singles, composites = min(directions, settings.most * asked), (1 + windows) * asked if settings.parts >= 2 else 0
+    composites += proposed
     spots = min(singles, spots) + composites
     screening = 0 if screened else len(POPULATION) + images_to_screen(directions, scores, settings)
     if not settings.confirm:
@@ -135,6 +157,6 @@ def images_of(sliders: int, seeds: int) -> int:
     return (2 * sliders + 1) * seeds
 
 
-def spot_of(slider: Direction | Composite) -> Spot:
+def spot_of(slider: Slider) -> Spot:
     """Where random directions stand in for a slider: the same ones for all directions of a layer and recipe."""
     return (slider.layer, slider.recipe.slug) if isinstance(slider, Direction) else (slider.id,)

@@ -26,6 +26,7 @@ from eigenbank.builders.label.settings import (
     POPULATION,
     LabelSettings,
     Spot,
+    compared,
     images_at_most,
     images_of,
     images_of_qualities,
@@ -36,7 +37,7 @@ from eigenbank.builders.label.settings import (
 )
 from eigenbank.digests import digest_of
 from eigenbank.progress import Count, Progress, no_progress
-from eigenbank.registry.sets.direction_set import Composite, Direction, DirectionSet
+from eigenbank.registry.sets.direction_set import LEAST_REACH, Direction, DirectionSet, Slider
 from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Quality
 from eigenbank.schemas.common import MAX_RANKS
@@ -55,7 +56,7 @@ class Found:
     """What was found for a word: the set, with `slider` and its `label` where one earned it, and what comes nearest."""
 
     directions: DirectionSet
-    slider: Direction | Composite | None
+    slider: Slider | None
     label: Label | None
     nearest: tuple[Nearest, ...]
 
@@ -66,15 +67,16 @@ def find(
     labeler: Labeler,
     settings: LabelSettings,
     *,
+    proposed: CompositeRecord | None = None,
     cache: Path | None = None,
     progress: Progress = no_progress,
     log: Callable[[str], None] = lambda _message: None,
     announce: Callable[[int], None] = _nothing,
 ) -> Found:
-    """The best slider for one word, the labeler's first name; see `eigenbank.naming.find`."""
+    """The best slider for one word, the labeler's first name, of which `proposed` may be one; see `eigenbank.naming.find`."""
     word = labeler.names[0]
     settings = replace(settings, words=(word,))
-    with _work(cache, progress, log, announce) as work:
+    with _work(cache, progress, log, announce, None, proposed) as work:
         labelled, found = _labelled(directions, measurements, [labeler], settings, work)
     given = [(name, each) for name, labels in found.labels.items() for each in labels]
     if not given:
@@ -112,13 +114,16 @@ def label(
 
 @dataclass
 class _Work:
-    """What a study works with: where readings are kept, whom it tells, and the candidates that were carried over, if any."""
+    """What a study works with: where readings are kept, whom it tells, the candidates that were carried over, and the composite that
+    is proposed for the first labeler's first name, if any.
+    """
 
     cache: Path
     progress: Progress
     log: Callable[[str], None]
     announce: Callable[[int], None]
     carried: Carried | None = None
+    proposed: CompositeRecord | None = None
 
 
 @contextmanager
@@ -199,6 +204,7 @@ class _Study:
         work: _Work,
     ) -> None:
         self.carried = work.carried
+        self.proposed = work.proposed
         self.directions = directions
         self.measurements = measurements
         self.ensemble = ensemble
@@ -211,12 +217,17 @@ class _Study:
         self.cache = work.cache / digest_of([measurements.fingerprint, VERSION, ensemble.read_as])[:32]
         self.known = self.screened_before()
         self.announce = work.announce
-        most = images_at_most(directions, ensemble.labelers, settings, screened=bool(self.known))
+        most = self.images_at_most(screened=bool(self.known))
         if work.carried is not None:
             count = work.carried.count
             most = len(POPULATION) + images_to_confirm(settings, count, count, count)
         self.job = _Job(work.progress, most, spending)
         work.announce(most)
+
+    def images_at_most(self, *, screened: bool = False) -> int:
+        """How many images this takes at most."""
+        more = int(self.proposed is not None)
+        return images_at_most(self.directions, self.ensemble.labelers, self.settings, screened=screened, proposed=more)
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
@@ -262,7 +273,7 @@ class _Study:
                 labels.setdefault(name, []).extend(given)
         earned = [record for record in new if record.id in labels]
         named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
-        measured = [*named, *(directions[record.id] for record in earned)]
+        measured = [*named, *(directions[record.id] for record in earned), *compared(directions, settings)]
         if self.job.spending.room < images_of_qualities(settings, len(measured)):
             self.log(f"the budget of {settings.budget} leaves no room for the qualities of what got a name")
             measured = []
@@ -302,11 +313,12 @@ class _Study:
         taken = {each.name for each in self.directions.manifest.composites}
         for each in found:
             each.screen(each.scores.effects(screened), ids, taken, windowed)
+            each.compare([lora.id for lora in compared(self.directions, self.settings)])
+        if self.proposed is not None and self.settings.words:
+            found[0].propose(self.settings.words[0], self.proposed, taken)
         return found
 
-    def affordable(
-        self, wanted: "list[Direction | Composite]", candidates: "Sequence[Candidates]"
-    ) -> "list[Direction | Composite]":
+    def affordable(self, wanted: "list[Slider]", candidates: "Sequence[Candidates]") -> "list[Slider]":
         """Those of the sliders to confirm that there is room for, beside random ones; the others are closed."""
         seeds = len(self.settings.confirm_seeds)
         room = (self.job.spending.room - seeds) / (4 * seeds)
@@ -331,7 +343,7 @@ class _Study:
             except SteerError as error:
                 self.log(f"{error}: whole images are drawn instead")
                 self.settings = replace(self.settings, screening="drawn")
-                self.job.left = images_at_most(self.directions, self.ensemble.labelers, self.settings) - len(POPULATION)
+                self.job.left = self.images_at_most() - len(POPULATION)
                 self.announce(self.job.left)
         left = self.within_budget()
         return left, self.measure("screening", left, self.settings.seeds)
@@ -346,8 +358,14 @@ class _Study:
         return [everything[row] for row in before]
 
     def within_budget(self) -> list[Direction]:
-        """The directions that half of the budget is enough to screen: of every layer the first."""
-        everything = list(self.directions)
+        """The directions that half of the budget is enough to screen: of every layer the first. Those that cannot act come last."""
+        everything = sorted(self.directions, key=lambda each: not each.acts)
+        idle = sum(not each.acts for each in everything)
+        if idle:
+            self.log(
+                f"{idle:,} of {len(everything):,} directions hardly reach the picture: what a scale of 1 adds is less than {LEAST_REACH:g} of "
+                "what it is added to. They are screened last"
+            )
         room, count = self.job.spending.room / 2, len(everything)
         while count and images_to_screen(count, self.ensemble.width, self.settings) > room:
             count = count * 9 // 10
@@ -355,7 +373,7 @@ class _Study:
             message = f"a budget of {self.settings.budget} is too small to screen a single direction: {self.job.done} images are drawn"
             raise BudgetError(message)
         self.unexamined = len(everything) - count
-        first = sorted(range(len(everything)), key=lambda number: everything[number].rank)[:count]
+        first = sorted(range(len(everything)), key=lambda at: (not everything[at].acts, everything[at].rank))[:count]
         return [everything[number] for number in sorted(first)]
 
     def screened_by_prediction(self, population: Tensor) -> "tuple[list[Direction], Readings]":
@@ -376,7 +394,7 @@ class _Study:
         return left, found
 
     def confirm(
-        self, candidates: "Sequence[Candidates]", directions: DirectionSet, wanted: "Sequence[Direction | Composite]"
+        self, candidates: "Sequence[Candidates]", directions: DirectionSet, wanted: "Sequence[Slider]"
     ) -> dict[str, list[Label]]:
         """The labels that readings on other seeds justify, by id; on more seeds where the first do not settle it.
 
@@ -406,9 +424,7 @@ class _Study:
             wanted = [wanted[row] for row in rows]
             found = found.rows(rows).joined(self.measure("confirming", wanted, more))
 
-    def beside_chance(
-        self, random: "_RandomSliders", wanted: "Sequence[Direction | Composite]", found: Readings
-    ) -> "Confirmation":
+    def beside_chance(self, random: "_RandomSliders", wanted: "Sequence[Slider]", found: Readings) -> "Confirmation":
         """What was read of sliders, and what random ones in their spots do on some of the same seeds, a share for each draw."""
         spots = {each.id: spot_of(each) for each in wanted}
         at, draws = list(dict.fromkeys(spots.values())), self.settings.null
@@ -422,7 +438,7 @@ class _Study:
         first = max(*used, *self.settings.seeds) + 1
         return tuple(range(first, first + min(len(used), self.settings.confirm_most - len(used))))
 
-    def qualities(self, scores: "Scores", sliders: Sequence[Direction | Composite]) -> dict[str, Quality]:
+    def qualities(self, scores: "Scores", sliders: Sequence[Slider]) -> dict[str, Quality]:
         """The quality of each slider, by id, by one labeler's scores."""
         seeds = self.settings.confirm_seeds[: self.settings.quality_seeds]
         if not sliders or not seeds:
@@ -451,7 +467,7 @@ class _Study:
     def measure(
         self,
         what: str,
-        sliders: Sequence[Direction | Composite],
+        sliders: Sequence[Slider],
         seeds: Sequence[int],
         read: Read | None = None,
         times: float = 1.0,
@@ -470,7 +486,7 @@ class _Study:
             self.note(sliders, plus, minus)
         return Readings(self.scored(base), self.scored(plus), self.scored(minus), tuple(seeds))
 
-    def note(self, sliders: Sequence[Direction | Composite], plus: Tensor, minus: Tensor) -> None:
+    def note(self, sliders: Sequence[Slider], plus: Tensor, minus: Tensor) -> None:
         """Note how far sliders move the embedding that is kept of pictures, `(K, n, f)` at the scale and at its negative."""
         if self.embedding is None:
             return
@@ -493,7 +509,7 @@ class _Study:
         width = self.ensemble.features_width
         return torch.cat([self.ensemble.scores(readings[..., :width]), readings[..., width:]], dim=-1)
 
-    def predict(self, sliders: Sequence[Direction | Composite], seeds: Sequence[int]) -> Readings:
+    def predict(self, sliders: Sequence[Slider], seeds: Sequence[int]) -> Readings:
         """Readings of some sliders in predicted images, less those of the unedited ones."""
         steps, images = self.settings.steps, images_of(len(sliders), len(seeds))
         count = self.job.part("screening", math.ceil(images / steps) + len(seeds))
@@ -538,7 +554,7 @@ class _RandomSliders:
     same for all of that spot, and a composite's weights on such vectors.
     """
 
-    def __init__(self, directions: DirectionSet, draws: int, wanted: "Sequence[Direction | Composite]") -> None:
+    def __init__(self, directions: DirectionSet, draws: int, wanted: "Sequence[Slider]") -> None:
         self._draws = [
             directions.randomised(MAX_RANKS, seed=number).composed(directions.manifest.composites)
             for number in range(draws)
@@ -547,6 +563,6 @@ class _RandomSliders:
         # By the first slider of a spot: the same random vectors, whatever else is asked about.
         self._first = {spot_of(each): each.id for each in reversed(list(directions.sliders)) if spot_of(each) in asked}
 
-    def at(self, spots: Sequence[Spot]) -> "list[list[Direction | Composite]]":
+    def at(self, spots: Sequence[Spot]) -> "list[list[Slider]]":
         """For each draw those in the spots."""
         return [[draw[self._first[spot]] for spot in spots] for draw in self._draws]

@@ -17,10 +17,10 @@
       h("header", { class: "page" },
         h("p", { class: "crumbs" }, h("a", { href: "#" }, "All checkpoints"), " / ", h("a", { href: link({ model: set.card.name }) }, breakable(set.card.name)),
           found.parts ? [" / ", h("a", { href: link({ model: set.card.name, of: "composites" }) }, "composites")] : [" / ", h("a", { href: link({ model: set.card.name, layer: found.layer.name }) }, breakable(found.layer.name))]),
-        h("h1", null, title ? quote(title) : found.parts ? "An unnamed composite" : "An unnamed direction"),
+        h("h1", null, title ? quote(title) : found.parts ? (found.parts.length ? "An unnamed composite" : "An unnamed LoRA") : "An unnamed direction"),
         h("p", { class: "id" }, breakable(found.id)), found.parts ? null : around(found)),
       h("div", { class: "look" }, h("section", { class: "stage", "aria-label": "Pictures" }, found.picture ? stage.root : stage), said(found)),
-      h("div", { class: "columns" }, behaviour(found), found.parts ? madeOf(found) : standing(found)),
+      h("div", { class: "columns" }, behaviour(found), !found.parts ? standing(found) : found.parts.length ? madeOf(found) : null),
       fits(found),
       h("section", { "aria-labelledby": "use" }, h("h2", { class: "section", id: "use" }, "Use it"), uses.root));
     return { title: title ?? found.id, content };
@@ -139,6 +139,8 @@
   function fits(found) {
     const { card } = found.set;
     const hub = eigenbank.hubLink(card);
+    if (found.parts && !found.parts.length) return h("section", { class: "fits", "aria-labelledby": "fits" }, h("h2", { id: "fits" }, "Will it work on my model?"),
+      h("p", null, "It is a LoRA, applied as an adapter: it takes any model that has the layers it changes, and a scale is the adapter's weight. The set names its file and does not hold it."));
     return h("section", { class: "fits", "aria-labelledby": "fits" }, h("h2", { id: "fits" }, "Will it work on my model?"),
       h("p", null, "The pipeline's own weights are asked, never its name. ", h("strong", null, "Exact"), " when they are the very weights of ", breakable(card.model),
         ", in float32, float16 or bfloat16. ", h("strong", null, "Transfer"), ", for fine-tunes, when this is still an eigenvector of theirs: cos∠(M′v, v) of at least 0.9. ",

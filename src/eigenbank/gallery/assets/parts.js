@@ -11,6 +11,7 @@
   }
 
   function compositeOf({ parts }) {
+    if (!parts.length) return "LoRA, trained by its author";
     const layers = new Set(parts.map(({ direction }) => direction.layer)).size;
     return `composite of ${eigenbank.count(parts.length, "direction")} of ${eigenbank.count(layers, "layer")}`;
   }

@@ -97,7 +97,7 @@
     for (const [number, [name, own, parts, exportable, labels, quality, preview]] of raw.composites.entries()) {
       const composite = { set, number: set.directions.length + number, rank: null, eigenvalue: null, share: null, gap: null };
       composite.words = eigenbank.split(own);
-      composite.id = `composite/${name}`;
+      composite.id = name.startsWith("lora/") ? name : `composite/${name}`;
       composite.layer = { name: "composite", kind: "composite" };
       composite.recipe = { slug: name, exportable };
       composite.parts = parts.map(([place, weight]) => ({ direction: set.directions[place], weight }));

@@ -22,7 +22,7 @@ from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
 from eigenbank.registry.catalog.database import add_words, create_tables, drop_tables, holding, insert, run
 from eigenbank.registry.catalog.names import DirectionName, named
-from eigenbank.registry.catalog.search import COMPOSITE, Document, pack, unpack
+from eigenbank.registry.catalog.search import LORA, Document, bare_name, pack, unpack
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe
@@ -70,7 +70,7 @@ def _read(text: str, kind: str, *fields: str) -> Document:
 
 def read_manifest(text: str) -> Document:
     """Parse a manifest that the catalog keeps, within bounds. Raises CatalogError for what is none."""
-    return _read(text, "a manifest", "checkpoint", "layers", "directions", "composites", "created", "builder")
+    return _read(text, "a manifest", "checkpoint", "layers", "directions", "created", "builder")
 
 
 def read_label(text: str) -> Document:
@@ -165,12 +165,13 @@ class Indexer:
             entry = replace(entry, checkpoint_path=path_key(entry.checkpoint_path))
         elif before is not None:
             entry = replace(entry, checkpoint_path=before[1])
-        composites = manifest["composites"]
+        composites = [*manifest.get("composites", ())]
+        composites += ({**each, "name": f"{LORA}{each['name']}"} for each in manifest.get("loras", ()))
         records = [*manifest["directions"], *composites]
         # A layer and a recipe; None for composites.
         spectra = [*map(_spectrum(), manifest["directions"]), *(None for _ in composites)]
         names = [
-            f"{COMPOSITE}{record['name']}" if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
+            bare_name(record["name"]) if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
             for record, key in zip(records, spectra, strict=True)
         ]
         if take_over:

@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog.database import run
-from eigenbank.registry.catalog.search import COMPOSITE
+from eigenbank.registry.catalog.search import bare_name
 from eigenbank.schemas.errors import UnknownNameError, unknown
 
 NEWEST = "(SELECT id FROM sets WHERE model_id = :model_id ORDER BY created DESC, id DESC LIMIT 1)"
 """The number of a model's newest set."""
-_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK or MODEL_ID#composite/NAME."
+_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK, MODEL_ID#composite/NAME or MODEL_ID#lora/NAME."
 # A rank has one written form: '03', '+3' and '³' name nothing.
 _NAME = re.compile(
-    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))", re.DOTALL
+    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<lora>lora/[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))",
+    re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class DirectionName:
-    """A direction's full name taken apart; a composite's has `composite` alone."""
+    """A direction's full name taken apart; a composite's or LoRA's has `composite` alone."""
 
     model_id: str
     layer: str = ""
@@ -30,11 +31,12 @@ class DirectionName:
 
     @classmethod
     def parse(cls, text: str) -> "DirectionName | None":
-        """Read `MODEL_ID#LAYER/RECIPE/RANK` or `MODEL_ID#composite/NAME`; None for what is of neither form."""
+        """Read `MODEL_ID#LAYER/RECIPE/RANK`, `MODEL_ID#composite/NAME` or `MODEL_ID#lora/NAME`; None for what is of no such form."""
         found = _NAME.fullmatch(text)
         if found is None:
             return None
-        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), found["composite"])
+        own = found["lora"] or found["composite"]
+        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), own)
 
 
 def named(connection: Connection, name: DirectionName | None) -> list[tuple[int, int]]:
@@ -86,7 +88,7 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     statement = f"SELECT t.text, p.recipe, max(d.rank) FROM {places} AND p.set_id = {NEWEST} GROUP BY t.text, p.recipe"
     rows = run(connection, statement, model_id=model_id).all()
     if name.composite is not None:
-        known = [f"{model_id}#{COMPOSITE}{text}" for text, recipe, _ in rows if recipe is None]
+        known = [f"{model_id}#{bare_name(text)}" for text, recipe, _ in rows if recipe is None]
         return unknown(kind="composite", name=full_id[:800], known=known, hint=_HINT)
     last = {(layer, recipe): rank for layer, recipe, rank in rows if recipe is not None}
     if (name.layer, name.recipe) in last:  # only the rank is wrong

@@ -28,7 +28,8 @@ from eigenbank.schemas import Label, Quality
 from eigenbank.schemas.errors import CatalogError, unknown
 
 COMPOSITE = "composite/"
-"""What the name of a composite begins with."""
+"""What the name of a composite begins with; a LoRA's, `lora/`, is kept with its name."""
+LORA = "lora/"
 Document = dict[str, Any]
 """A manifest, or a part of one, as plain JSON."""
 FEW = 1_500
@@ -37,10 +38,15 @@ STEP = 4
 """More than any worth."""
 
 
+def bare_name(own: str) -> str:
+    """Return the name, within its model, of a composite or LoRA, by the one it is kept under."""
+    return own if own.startswith(LORA) else f"{COMPOSITE}{own}"
+
+
 @dataclass(frozen=True)
 class DirectionRow:
-    """A direction or composite with everything the catalog knows of it. A composite has its name for `composite`, and None
-    for layer, kind, width, recipe, rank, eigenvalue, share and gap.
+    """A direction, composite or LoRA with everything the catalog knows of it. A composite has its name for `composite`, a LoRA
+    its own, `lora/NAME`, and both None for layer, kind, width, recipe, rank, eigenvalue, share and gap.
     """
 
     model_id: str
@@ -88,8 +94,8 @@ class DirectionRow:
 
     @property
     def name(self) -> str:
-        """The name within its model, `LAYER/RECIPE/RANK` or `composite/NAME`."""
-        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else f"{COMPOSITE}{self.composite}"
+        """The name within its model, `LAYER/RECIPE/RANK`, `composite/NAME` or `lora/NAME`."""
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else bare_name(self.composite)
 
     @property
     def id(self) -> str:

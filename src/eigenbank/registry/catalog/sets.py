@@ -39,7 +39,10 @@ class SetRow:
 
 @dataclass(frozen=True)
 class Overwritten:
-    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost."""
+    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost.
+
+    LoRAs count among the composites.
+    """
 
     labels: int = 0
     composites: int = 0
@@ -91,7 +94,7 @@ def overwritten(connection: Connection, model_id: str, revision: str | None, new
             for record in former.sliders
             for label in record.labels
         ),
-        composites=len({record.id for record in former.composites} - {record.id for record in records}),
+        composites=len({each.id for each in former.sliders[len(former.directions) :]} - {each.id for each in records}),
         previews=len({record.id for record in former.sliders if record.preview is not None} - pictured),
     )
 

@@ -126,7 +126,9 @@ def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
             for document in _kept(source):
                 write(document)
                 if "manifest" in document:
-                    counts.add_set(len(document["manifest"]["directions"]), len(document["manifest"]["composites"]))
+                    counts.add_set(
+                        len(document["manifest"]["directions"]), len(document["manifest"].get("composites", ()))
+                    )
                     progress("sets", counts.sets, total)
                 else:
                     counts.people_labels += 1

@@ -5,7 +5,7 @@ import json
 import re
 
 from eigenbank.registry.files import is_device
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest
+from eigenbank.schemas import Label, Manifest, SliderRecord
 
 _LICENCES = """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -25,8 +25,8 @@ WITHOUT_PROMPT = frozenset({"UNet2DModel"})
 """Denoisers whose pipelines read no text, so that the card's code passes no prompt."""
 
 
-def preview_name(record: DirectionRecord | CompositeRecord) -> str:
-    """Return the name, in a set's folder, of the preview of a direction or composite.
+def preview_name(record: SliderRecord) -> str:
+    """Return the name, in a set's folder, of the preview of a direction, composite or LoRA.
 
     Ids with letters outside ASCII, or too long for a file name, are told apart by a digest.
     """
@@ -117,7 +117,7 @@ def _facts(manifest: Manifest, recipes: str) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _labelled(manifest: Manifest) -> list[tuple[Label, DirectionRecord | CompositeRecord]]:
+def _labelled(manifest: Manifest) -> list[tuple[Label, SliderRecord]]:
     """Return labels with their directions, the best sliders first."""
     pairs = [(label, record) for record in manifest.sliders for label in record.labels]
     pairs.sort(key=lambda pair: pair[0].worth, reverse=True)

@@ -1,8 +1,10 @@
-"""A direction set in memory: the directions and composites of one checkpoint; vectors are read when first used."""
+"""A direction set in memory: the directions, composites and LoRAs of one checkpoint; vectors are read when first used."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -11,19 +13,32 @@ from eigenbank.registry.ranking import Query, label_key
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements, read_displacements
 from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_previews, read_vectors, write_set
-from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Layer, Manifest, Preview, Quality, Recipe
-from eigenbank.schemas.errors import unknown
+from eigenbank.schemas import (
+    CompositeRecord,
+    DirectionRecord,
+    Label,
+    Layer,
+    LoraRecord,
+    Manifest,
+    Preview,
+    Quality,
+    Recipe,
+    SliderRecord,
+)
+from eigenbank.schemas.errors import SetError, first_problem, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from eigenbank.registry.hub.publish import PublishResult
 
-R = TypeVar("R", DirectionRecord, CompositeRecord)
+R = TypeVar("R", DirectionRecord, CompositeRecord, LoraRecord)
+LEAST_REACH = 1e-3
+"""A direction whose reach is smaller moves no picture at a scale that anybody would give: see `benchmarks/reach.py`."""
 
 
 class Steerable(Generic[R]):
-    """A direction or composite: its record, and the set (`bank`) that it belongs to."""
+    """A direction, composite or LoRA: its record, and the set (`bank`) that it belongs to."""
 
     __slots__ = ("bank", "record")
 
@@ -33,12 +48,12 @@ class Steerable(Generic[R]):
 
     @property
     def id(self) -> str:
-        """The name within its model: `LAYER/RECIPE/RANK`, or `composite/NAME`."""
+        """The name within its model: `LAYER/RECIPE/RANK`, `composite/NAME` or `lora/NAME`."""
         return self.record.id
 
     @property
     def full_id(self) -> str:
-        """The name everywhere: `MODEL_ID#LAYER/RECIPE/RANK`, or `MODEL_ID#composite/NAME`."""
+        """The name everywhere: `MODEL_ID#` and the name within its model."""
         return f"{self.bank.model_id}#{self.record.id}"
 
     @property
@@ -53,9 +68,11 @@ class Steerable(Generic[R]):
 
     @property
     def names(self) -> tuple[str, str]:
-        """What search finds it by beside its labels: its layer (a composite's own name), and the model's id."""
-        record = self.record
-        return record.name if isinstance(record, CompositeRecord) else record.layer, self.bank.model_id
+        """What search finds it by beside its labels: its layer (the own name of a composite or LoRA), and the model's id."""
+        record: SliderRecord = self.record
+        if isinstance(record, DirectionRecord):
+            return record.layer, self.bank.model_id
+        return record.id if isinstance(record, LoraRecord) else record.name, self.bank.model_id
 
     @property
     def parts(self) -> "tuple[tuple[Direction, float], ...]":
@@ -98,6 +115,25 @@ class Direction(Steerable[DirectionRecord]):
         return self.bank.vectors[f"{self.layer}/{self.recipe.basis}"][self.rank]
 
     @property
+    def reach(self) -> float | None:
+        """How long what a scale of 1 adds to the residual stream is, in lengths of that stream's tokens; None where it is not known.
+
+        A vector added after the norm comes into the stream by way of W_O·W_V, which makes an eigenvector √eigenvalue times as long;
+        for other matrices than that one it is not known. Token lengths are those that `measure` finds.
+        """
+        lengths = self.bank.layers[self.layer].lengths
+        added, stream = lengths.get(self.recipe.site), lengths.get("block-input")
+        read = self.recipe.site == "projection-input"
+        if added is None or stream is None or (read and self.recipe.matrix != "output-value"):
+            return None
+        return added.length / stream.length * (float(self.eigenvalue**0.5) if read else 1.0)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it can move a picture at all, as far as its `reach` is known."""
+        return self.reach is None or self.reach >= LEAST_REACH
+
+    @property
     def parts(self) -> "tuple[tuple[Direction, float], ...]":
         """Itself, once."""
         return ((self, 1.0),)
@@ -114,6 +150,29 @@ class Composite(Steerable[CompositeRecord]):
         return tuple((self.bank.direction(part.direction), part.weight) for part in self.record.parts)
 
 
+class Lora(Steerable[LoraRecord]):
+    """A LoRA that somebody trained, as a slider of the set: its scale is the adapter's weight. It adds no directions.
+
+    In a set made by `randomised`, `random` is the seed of random weights as large that stand in for its own; else None.
+    """
+
+    __slots__ = ()
+
+    @property
+    def parts(self) -> "tuple[tuple[Direction, float], ...]":
+        """None."""
+        return ()
+
+    @property
+    def random(self) -> int | None:
+        """Seed of the random weights that stand in for its own, if any do."""
+        return self.bank.random
+
+
+Slider = Direction | Composite | Lora
+"""Whatever can have a label, and be steered by."""
+
+
 class DirectionSet:
     """The directions of one checkpoint. Iterate over them; `directions[id]` and `directions["label"]` pick one."""
 
@@ -125,6 +184,7 @@ class DirectionSet:
         vectors: "dict[str, Tensor] | None" = None,
         previews: Mapping[str, bytes] | None = None,
         displacements: Displacements | None = None,
+        random: int | None = None,
     ):
         if (folder is None) == (vectors is None):
             message = "a direction set has either a folder to read its vectors from, or the vectors"
@@ -134,6 +194,7 @@ class DirectionSet:
         self._given = vectors
         self._new_previews = dict(previews or {})
         self._new_displacements = displacements
+        self.random = random
 
     @classmethod
     def open(cls, folder: Path) -> "DirectionSet":
@@ -157,7 +218,7 @@ class DirectionSet:
 
     @property
     def previews(self) -> dict[str, bytes]:
-        """The previews of its directions and composites: WebP pictures by their names in the set.
+        """The previews of its directions, composites and LoRAs: WebP pictures by their names in the set.
 
         Raises SetError where one is damaged or missing.
         """
@@ -192,8 +253,12 @@ class DirectionSet:
         return {record.id: Composite(self, record) for record in self.manifest.composites}
 
     @cached_property
-    def _by_label(self) -> "dict[str, list[tuple[Label, Direction | Composite]]]":
-        found: dict[str, list[tuple[Label, Direction | Composite]]] = {}
+    def _loras(self) -> dict[str, Lora]:
+        return {record.id: Lora(self, record) for record in self.manifest.loras}
+
+    @cached_property
+    def _by_label(self) -> "dict[str, list[tuple[Label, Slider]]]":
+        found: dict[str, list[tuple[Label, Slider]]] = {}
         for slider in self.sliders:
             for label in slider.labels:
                 found.setdefault(label_key(label.text), []).append((label, slider))
@@ -208,7 +273,7 @@ class DirectionSet:
         return len(self._by_id)
 
     def __contains__(self, key: str) -> bool:
-        return self._bare(key) in self._by_id or self._bare(key) in self._composites or label_key(key) in self._by_label
+        return self._by_name(key) is not None or label_key(key) in self._by_label
 
     @property
     def composites(self) -> tuple[Composite, ...]:
@@ -216,9 +281,14 @@ class DirectionSet:
         return tuple(self._composites.values())
 
     @property
-    def sliders(self) -> tuple[Direction | Composite, ...]:
-        """All that can have a label: the directions, and the composites made of them."""
-        return (*self, *self.composites)
+    def loras(self) -> tuple[Lora, ...]:
+        """The LoRAs that are held beside the directions."""
+        return tuple(self._loras.values())
+
+    @property
+    def sliders(self) -> tuple[Slider, ...]:
+        """All that can have a label: the directions, the composites made of them, and LoRAs."""
+        return (*self, *self.composites, *self.loras)
 
     def direction(self, key: str) -> Direction:
         """Return the direction of that id (with or without `MODEL_ID#`). Raises UnknownNameError, with near matches."""
@@ -227,27 +297,40 @@ class DirectionSet:
             raise unknown(kind=f"direction in {self.model_id}:", name=key, known=self._by_id)
         return direction
 
-    def __getitem__(self, key: str) -> Direction | Composite:
-        """Return the direction or composite of that id (with or without `MODEL_ID#`), else the best one of that label.
+    def __getitem__(self, key: str) -> Slider:
+        """Return the direction, composite or LoRA of that id (with or without `MODEL_ID#`), else the best one of that label.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
         return self.find(key)[0]
 
-    def find(self, key: str) -> tuple[Direction | Composite, int]:
+    def own(self, slider: Slider) -> Slider:
+        """Return this set's slider where it is the given one, of an older form of the set: with the token lengths known since.
+
+        Another set's slider comes back as it is.
+        """
+        import torch
+
+        mine = self._by_name(slider.id)
+        if mine is None or isinstance(mine, Lora) or mine.bank is slider.bank or len(mine.parts) != len(slider.parts):
+            return slider
+        pairs = zip(mine.parts, slider.parts, strict=True)
+        same = all(one.id == two.id and a == b and torch.equal(one.vector, two.vector) for (one, a), (two, b) in pairs)
+        return mine if same else slider
+
+    def find(self, key: str) -> tuple[Slider, int]:
         """Return what has that id, or is the best of that label, and the sign that makes it more of what was asked for.
 
         Raises UnknownNameError, with near matches, where there is neither.
         """
-        bare = self._bare(key)
-        slider = self._by_id.get(bare) or self._composites.get(bare)
+        slider = self._by_name(key)
         if slider is not None:
             return slider, 1
         label, named = self.named(key)
         return named, label.polarity
 
-    def named(self, text: str) -> tuple[Label, Direction | Composite]:
-        """The best direction or composite labelled `text`, and that label, whose polarity says which way is more of it. It is the
+    def named(self, text: str) -> tuple[Label, Slider]:
+        """The best direction, composite or LoRA labelled `text`, and that label, whose polarity says which way is more of it. It is the
         first answer of `search(text)`. Raises UnknownNameError, with near matches, where nothing has that label.
         """
         found = self.all_named(text)
@@ -259,7 +342,7 @@ class DirectionSet:
             raise unknown(kind=f"label in {self.model_id}:", name=text, known=labels, hint=hint)
         return found[0]
 
-    def all_named(self, text: str) -> "list[tuple[Label, Direction | Composite]]":
+    def all_named(self, text: str) -> "list[tuple[Label, Slider]]":
         """All that is labelled `text`, with that label, the best first; nothing where there is none."""
         return self._by_label.get(label_key(text), [])
 
@@ -269,8 +352,8 @@ class DirectionSet:
         order = sorted(self._by_label.values(), key=lambda pairs: pairs[0][0].worth, reverse=True)
         return [pairs[0][0].text for pairs in order]
 
-    def search(self, text: str) -> list[Direction | Composite]:
-        """Find directions and composites by their labels, their layer's and the model's name; the best answer first.
+    def search(self, text: str) -> list[Slider]:
+        """Find directions, composites and LoRAs by their labels, their layer's and the model's name; the best answer first.
 
         Words match the beginnings of words, and all of them must be there; a phrase "in double quotes" matches as it stands.
         `eigenbank search` gives the same answers in the same order: see `eigenbank.registry.ranking`.
@@ -292,6 +375,7 @@ class DirectionSet:
             vectors=self._given,
             previews=self._new_previews,
             displacements=self._new_displacements,
+            random=self.random,
         )
 
     def with_previews(self, previews: Mapping[str, tuple[Preview, bytes]]) -> "DirectionSet":
@@ -305,7 +389,7 @@ class DirectionSet:
     def randomised(self, ranks: int, seed: int = 0) -> "DirectionSet":
         """Return random unit vectors in place of the first `ranks` of each layer and recipe: a null to compare with.
 
-        Without labels and composites.
+        Without labels and composites; of LoRAs with random weights in place of theirs.
         """
         import torch
 
@@ -319,6 +403,7 @@ class DirectionSet:
         return DirectionSet(
             self.manifest.model_copy(update={"directions": unlabelled, "composites": (), "displacements": None}),
             vectors=vectors,
+            random=seed,
         )
 
     def composed(self, composites: Sequence[CompositeRecord]) -> "DirectionSet":
@@ -326,12 +411,43 @@ class DirectionSet:
         manifest = dict(self.manifest)
         return self.replaced(Manifest(**{**manifest, "composites": tuple(composites)}))
 
+    def import_lora(self, source: str | os.PathLike[str], label: str, *, name: str | None = None) -> "DirectionSet":
+        """Return the set with a LoRA that somebody trained, labelled by what its author calls it, to steer by and to compare with.
+
+        `source` is a safetensors file, of which a copy is kept on this machine, a repository on the Hub, or `REPOSITORY/FILE`; `name`
+        the last part of its id, by default made of the label. The set names the file by its digest and does not hold it. Raises
+        SourceError for what is no LoRA that diffusers reads, SetError for a name that is none or taken, HubError.
+        """
+        from eigenbank.registry.loras import import_file
+
+        plain = re.sub(r"[^a-z0-9.-]+", "-", (name or label).lower()).strip("-.")[:100] or "lora"
+        if f"lora/{plain}" in self._loras:
+            problem = f"the set of {self.model_id} has a lora/{plain}"
+            raise SetError(problem, outcome="nothing was imported", advice="Give another name")
+        record = import_file(os.fspath(source), plain)
+        given = {"text": label, "source": f"author:{record.origin}"[:300], "created": datetime.now(timezone.utc)}
+        try:
+            said = Label.model_validate(given)
+        except ValueError as error:
+            problem = f"no label can be made of this: {first_problem(error)}"
+            raise SetError(problem, outcome="nothing was imported") from error
+        loras = (*self.manifest.loras, record.model_copy(update={"labels": (said,)}))
+        return self.replaced(Manifest(**{**dict(self.manifest), "loras": loras}))
+
+    def without_lora(self, name: str) -> "DirectionSet":
+        """Return the set without a LoRA, by its id. Raises UnknownNameError."""
+        found = self._loras.get(self._bare(name))
+        if found is None:
+            raise unknown(kind=f"LoRA in {self.model_id}:", name=name, known=self._loras)
+        loras = tuple(each for each in self.manifest.loras if each.id != found.id)
+        return self.replaced(self.manifest.model_copy(update={"loras": loras}))
+
     def labelled(self, labels: Mapping[str, tuple[Label, ...]]) -> "DirectionSet":
-        """Return the set with the labels of the given directions and composites (by id) replaced."""
+        """Return the set with the labels of the given directions, composites and LoRAs (by id) replaced."""
         return self.replaced(self.manifest.with_records("labels", labels))
 
     def measured(self, qualities: Mapping[str, Quality]) -> "DirectionSet":
-        """Return the set with the qualities of the given directions and composites (by id) replaced."""
+        """Return the set with the qualities of the given directions, composites and LoRAs (by id) replaced."""
         return self.replaced(self.manifest.with_records("quality", qualities))
 
     def save(self, folder: Path) -> "DirectionSet":
@@ -385,6 +501,10 @@ class DirectionSet:
                 message=commit_message,
                 log=log_warning,
             )
+
+    def _by_name(self, key: str) -> Slider | None:
+        name = self._bare(key)
+        return self._by_id.get(name) or self._composites.get(name) or self._loras.get(name)
 
     def _bare(self, key: str) -> str:
         return key.removeprefix(f"{self.model_id}#")
