@@ -386,8 +386,11 @@ def test_a_question_writes_nothing(path: Path) -> None:
         catalog.search("smile")
         catalog.label_counts()
     assert list(path.parent.iterdir()) == []
-    with Catalog.open(path) as catalog:
-        catalog.add_set(manifest(), location="a", digest="1")
+    with Catalog.open(path, shipped=False) as early:
+        assert early.sets() == []
+        with Catalog.open(path) as catalog:
+            catalog.add_set(manifest(), location="a", digest="1")
+        assert "acme/faces" in early.model_ids()  # there now
     time.sleep(0.1)
     state = path.read_bytes(), path.stat().st_mtime_ns, path.parent.stat().st_mtime_ns
     with Catalog.open(path) as catalog:

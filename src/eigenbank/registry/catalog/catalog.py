@@ -5,7 +5,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,6 +47,7 @@ class Catalog:
         self._shipped = shipped
         self._opened: Database | None = None
         self._memory: Database | None = None
+        self._copied: object = None
         self._writable = False
         self._lock = threading.RLock()
 
@@ -110,9 +111,15 @@ class Catalog:
         """The database to ask: the catalog's own, or one in memory where that is not there, or lacks something and is not to be
         written to.
         """
-        known = self._opened or self._memory
-        if known is not None:
-            return known
+        if self._opened is not None:
+            return self._opened
+        seen = self._state()
+        if self._memory is not None:
+            if seen == self._copied:
+                return self._memory
+            self._memory.close()
+            self._memory = None
+        self._copied = seen
         if isinstance(self._at, Path) and not db.is_catalog(self._at):
             self._memory = self._in_memory(None)
             return self._memory
@@ -130,6 +137,15 @@ class Catalog:
             if database is not self._opened:
                 database.close()
         return self._memory or self._changeable()  # an earlier version is indexed again
+
+    def _state(self) -> object:
+        """What tells whether the file has changed since a copy of it was made; nothing does on a server."""
+        if isinstance(self._at, URL):
+            return object()
+        with suppress(OSError):
+            found = self._at.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
 
     def _in_memory(self, source: Database | None) -> Database:
         """A catalog in memory: a copy of another one, or of none, brought up to date."""
