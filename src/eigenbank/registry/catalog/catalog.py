@@ -278,7 +278,7 @@ class Catalog:
         """
         with self.reading() as connection:
             if model_id is not None and not sets.select(connection, "model_id = :model_id", model_id=model_id):
-                raise unknown(kind="model", name=model_id[:200], known=sets.model_ids(connection))
+                raise unknown(kind="model", name=model_id, known=sets.model_ids(connection))
             return sorted(_label_counts(connection, model_id, source), key=lambda row: (-row[1], row[0]))
 
     def near(self, text: str) -> dict[str, list[str]]:

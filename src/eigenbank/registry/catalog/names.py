@@ -79,7 +79,7 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     model_id = full_id.partition("#")[0]
     if model_id not in models:
         if "#" in full_id:
-            return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
+            return unknown(kind="model", name=model_id, known=models, hint=_HINT)
         more = "With --model, the part behind the # is enough. What has a label is found by `eigenbank search LABEL`."
         return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
     if name is None:
@@ -89,10 +89,10 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     rows = run(connection, statement, model_id=model_id).all()
     if name.composite is not None:
         known = [f"{model_id}#{bare_name(text)}" for text, recipe, _ in rows if recipe is None]
-        return unknown(kind="composite", name=full_id[:800], known=known, hint=_HINT)
+        return unknown(kind="composite", name=full_id, known=known, hint=_HINT)
     last = {(layer, recipe): rank for layer, recipe, rank in rows if recipe is not None}
     if (name.layer, name.recipe) in last:  # only the rank is wrong
         nearest = f"{full_id.rpartition('/')[0]}/{last[name.layer, name.recipe]}"
         return UnknownNameError(f"no direction {full_id!r}: did you mean {nearest!r}? That is the last rank there.")
     known = [f"{model_id}#{layer}/{recipe}/{name.rank}" for layer, recipe in last]
-    return unknown(kind="direction", name=full_id[:800], known=known, hint=_HINT)
+    return unknown(kind="direction", name=full_id, known=known, hint=_HINT)

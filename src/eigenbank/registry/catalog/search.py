@@ -3,10 +3,10 @@
 How well a direction matches a text is said in `ranking`, and here once more as one SQL expression, its score: the level of its best
 label times STEP, and the label's worth. The full-text index gives the texts that hold the words; the rest is one plain SELECT.
 
-Two things keep it fast in large catalogs. Where some filter or the text leaves at most FEW directions, these are all read and
-sorted; else the index of the order is walked until the page is full, which for a text is done level by level. And of a level's
-labels, those below a worth that enough others reach are left out (`_walk_labels`). The next page begins after the last row of the
-one before.
+Two things keep it fast in large catalogs. Where some filter leaves at most FEW directions (or the text does, in another order than
+the best match first), these are all read and sorted; else the index of the order is walked until the page is full, which for a text
+is done level by level. And of a level's labels, those below a worth that enough others reach are left out (`_walk_labels`). The next
+page begins after the last row of the one before.
 """
 
 import base64
@@ -259,7 +259,7 @@ class _Search:
                 fits = matcher(pattern)
                 self.values[name] = [number for number, text in known if fits(text)]
                 if not self.values[name] and not is_glob(pattern) and name != "kind":
-                    raise unknown(kind=name, name=_short(pattern), known=[text for _, text in known])
+                    raise unknown(kind=name, name=pattern, known=[text for _, text in known])
         if filters.width is not None:
             place.append("p.width = :width")
             self.values["width"] = _bounded(filters.width)
@@ -280,7 +280,7 @@ class _Search:
             return None
         rows = run(self.connection, f"SELECT id, model_id, {', '.join(tests)} FROM sets").all()
         if filters.model is not None and not is_glob(filters.model) and all(row[1] != filters.model for row in rows):
-            raise unknown(kind="model", name=_short(filters.model), known={row[1] for row in rows})
+            raise unknown(kind="model", name=filters.model, known={row[1] for row in rows})
         return [
             number
             for number, _, *values in rows
@@ -379,33 +379,37 @@ class _Search:
 
     def find(self) -> list[_Position]:
         """Find the next directions; ties are in catalog order."""
-        sort, ways = self.filters.sort, []
+        sort, more = self.filters.sort, []
+        by_score = self.filters.text is not None and sort == "match"
         if self.filters.text is not None:
             if not self.groups:
                 return []
-            ways = [
-                self._way(lacks) if lacks else f"SELECT direction_id AS id FROM labels WHERE text_id IN :{key}*"
-                for (_, lacks), key in self.groups.items()
-            ]
-            if sort != "match":
+            if not by_score:
                 self.where.append(f"{self.score} IS NOT NULL")
-        by_score = self.filters.text is not None and sort == "match"
+                # Those of labels first: they are counted at once, and may be too many by themselves.
+                groups = sorted(self.groups.items(), reverse=True)
+                own = "SELECT direction_id AS id FROM labels WHERE text_id IN :{}*"
+                more = [[self._way(lacks) if lacks else own.format(key) for (_, lacks), key in groups]]
         value = self.score if by_score else "NULL" if sort in ("match", "catalog") else f"d.{sort}"
-        few = self._few(" UNION ALL ".join(ways))
+        few = self._few(*more)
         if few is not None:
             found = self._first(self._scan(few, value))
             return [position for position in found if position.value is not None or not by_score]
         return self._by_level() if by_score else self._by_column(value)
 
-    def _few(self, *more: str) -> str | None:
-        """The way with the fewest directions, as a selection; None where each has more than FEW."""
-        ways = [way for way in (*self.ways, *more) if way]
-        for way in ways:
-            if way not in self._counts:
-                count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {FEW + 1}) found"
-                self._counts[way] = self._run(count).scalar_one()
-        best = min(ways, key=self._counts.__getitem__, default="")
-        return best if best and self._counts[best] <= FEW else None
+    def _few(self, *more: Sequence[str]) -> str | None:
+        """The selection with the fewest directions: a way, or more ways taken together; None where each has more than FEW."""
+        counted = []
+        for ways in (*([way] for way in self.ways), *more):
+            total = 0
+            for way in ways:
+                if total <= FEW and way not in self._counts:
+                    count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {FEW + 1}) found"
+                    self._counts[way] = self._run(count).scalar_one()
+                total += self._counts.get(way, 0)
+            counted.append((total, " UNION ALL ".join(ways)))
+        total, best = min(counted, default=(FEW + 1, ""))
+        return best if total <= FEW else None
 
     def _scan(self, few: str, value: str) -> list[_Position]:
         """All of a few directions that meet the filters."""
@@ -459,7 +463,7 @@ class _Search:
         return found[: self.wanted]
 
     def _of_group(self, level: Level, lacks: tuple[int, ...], key: str) -> list[_Position]:
-        few = self._few(self._way(lacks)) if lacks else None
+        few = self._few([self._way(lacks)]) if lacks else None
         if few is not None:
             rows = self._scan(few, self.score)
             return [row for row in rows if row.value is not None and STEP * level <= row.value < STEP * (level + 1)]
@@ -507,10 +511,6 @@ def _in_spectra(conditions: Sequence[str]) -> str:
 def _bounded(number: int) -> int:
     """A number that is asked for. Beyond what the database can hold there is nothing."""
     return number if 0 <= number < 2**31 else -1
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else name[:200] + "…"
 
 
 # Labels and quality, compressed
