@@ -66,6 +66,8 @@ def test_a_search_finds_the_best_match_first(call) -> None:  # type: ignore[no-u
         (["--layer", "mid*", "--model", "acme/faces"], 6),
         (["--kind", "spatial", "--width", "128", "--model", "zeta/cats"], 6),
         (["--recipe", "value", "--rank", "0", "--model", "acme/faces"], 2),
+        (["--rank", str(10**30)], 0),
+        (["--width", str(10**30)], 0),
         (["--min", "eigenvalue=9", "--model", "acme/faces"], 4),
         (["--max", "eigenvalue=4", "--model", "acme/faces"], 4),
         (["--min", "share=0.2", "--max", "share=0.3", "--model", "acme/faces"], 4),

@@ -116,7 +116,7 @@ def _set_by_weights(pipe: Any) -> DirectionSet | None:
         if first is None:
             return None
         digest = layer_digest(target, first)
-        same = [] if digest is None else catalog.sets_with_layers([digest])
+        same = [] if digest is None else catalog.sets_with_layer(digest)
         found = closest_set(target, itertools.chain(_opened_sets(same), [first], banks))
         if found is None:
             return None

@@ -140,7 +140,7 @@ class LoadedModel:
         """Return the key and range of the slider for a label or an id. Raises UnknownNameError with near matches."""
         key = key.strip()
         if key not in self.directions:
-            raise unknown(kind=f"label or direction of {self.model_id}:", name=key[:200], known=self.names)
+            raise unknown(kind=f"label or direction of {self.model_id}:", name=key, known=self.names)
         direction, polarity = self.directions.find(key)
         found = None if direction.quality is None else direction.quality.recommended_range
         low, high = RANGE if found is None else sorted(polarity * end for end in found)

@@ -94,7 +94,7 @@ class Playground:
     def model(self, model_id: str) -> LoadedModel:
         """Return a model, loaded at first use. Raises UnknownNameError with near matches, SetError or SourceError."""
         if model_id not in self.models:
-            raise unknown(kind="model here", name=model_id[:200], known=self.models)
+            raise unknown(kind="model here", name=model_id, known=self.models)
         found = self._loaded.get(model_id)
         if found is None:
             with self._sampling:

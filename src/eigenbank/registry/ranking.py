@@ -30,6 +30,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Literal, get_args
 
 from eigenbank.schemas.errors import SearchError
@@ -220,28 +221,28 @@ class Query:
 
     def level(self, text: str, names: Sequence[str] = ()) -> Level:
         """Return how well a label's text and the names of its layer and model match. `text` may be empty, for the names alone."""
-        return self._level(words(text), [words(name) for name in names])
+        own = _words(text)
+        if not self.terms:
+            return Level.NONE
+        if own == self.words:
+            return Level.EXACT
+        missing = [term for term in self.terms if not term.matches(own)]
+        if not missing:
+            whole = all(term.matches(own, whole=True) for term in self.terms)
+            return Level.WORDS if whole else Level.BEGINNINGS
+        if not all(any(term.matches(_words(name)) for name in names) for term in missing):
+            return Level.NONE
+        return Level.MIXED if len(missing) < len(self.terms) else Level.NAMES
 
     def rank(self, labels: Iterable[tuple[str, float]], names: Sequence[str]) -> tuple[Level, float]:
         """Return the best (level, worth) of a direction's labels, given as (text, worth), and its names: the key of the order."""
-        split = [words(name) for name in names]
-        ranks = [(self._level([], split), 0.0)]
+        ranks = [(self.level("", names), 0.0)]
         for text, worth in labels:
-            level = self._level(words(text), split)
+            level = self.level(text, names)
             ranks.append((level, worth if level > Level.NAMES else 0.0))
         return max(ranks)
 
-    def _level(self, text: list[str], names: list[list[str]]) -> Level:
-        """The same as `level`, of words."""
-        if not self.terms:
-            return Level.NONE
-        if tuple(text) == self.words:
-            return Level.EXACT
-        held = [term.matches(text) for term in self.terms]
-        if all(held):
-            whole = all(term.matches(text, whole=True) for term in self.terms)
-            return Level.WORDS if whole else Level.BEGINNINGS
-        missing = [term for term, here in zip(self.terms, held, strict=True) if not here]
-        if not all(any(term.matches(name) for name in names) for term in missing):
-            return Level.NONE
-        return Level.MIXED if any(held) else Level.NAMES
+
+@lru_cache(maxsize=10_000)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(words(text))

@@ -160,8 +160,8 @@ def in_words(found: "ErrorDetails") -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
-    """Build the error for an unknown name, with the nearest known ones."""
-    known = list(known)
+    """Build the error for an unknown name, of which 800 characters are looked at, with the nearest known ones."""
+    name, known = name[:800], list(known)
     # A prefix that all share, a model's id or `composite/`, says nothing about how near they are.
     asked = name.casefold()
     stems = [asked[: found.end()] for found in re.finditer("[/#]", asked)]

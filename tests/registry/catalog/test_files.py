@@ -1,6 +1,4 @@
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -143,11 +141,6 @@ def test_the_place_comes_from_the_environment(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "other #?%.db").is_file()
 
 
-def test_nothing_but_the_catalog_is_left_behind(path: Path) -> None:
-    made(path)
-    assert [entry.name for entry in path.parent.iterdir()] == ["catalog.db"]
-
-
 def pretend_newer(patch: pytest.MonkeyPatch) -> None:
     """Have this eigenbank know a version more than it does."""
     for module in (catalog_module, database_module, tables_module, care_module):
@@ -179,32 +172,3 @@ def test_a_catalog_says_whose_it_is(path: Path) -> None:
     assert plain.execute("PRAGMA user_version").fetchone() == (VERSION,)
     assert plain.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     plain.close()
-
-
-def test_a_waiting_writer_gets_its_turn_and_no_row_is_lost(path: Path) -> None:
-    made(path)
-    code = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from made import manifest\n"
-        "from eigenbank.registry.catalog import Catalog\n"
-        "for index in range(10):\n"
-        "    with Catalog.open(sys.argv[1], shipped=False) as catalog:\n"
-        "        catalog.add_set(manifest(f'acme/{sys.argv[2]}-{index}'), location='x', digest='x')\n"
-        "        catalog.search('mid')\n"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(number)]) for number in range(4)]
-    assert [writer.wait() for writer in writers] == [0] * 4
-    with Catalog.open(path, shipped=False) as catalog:
-        assert len(catalog.model_ids()) == 41
-        assert len(catalog.search(limit=1000)) == 41 * 12
-
-
-def test_importing_the_catalog_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, eigenbank.registry.catalog\n"
-        "heavy = {'torch', 'diffusers', 'huggingface_hub', 'alembic', 'numpy', 'transformers'} & set(sys.modules)\n"
-        "print(*heavy)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "\n", "")

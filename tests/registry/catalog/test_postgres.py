@@ -140,9 +140,8 @@ def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(url: str) ->
         catalog.add_set(manifest(composites=("beard",)), location="a", digest="1")
         catalog.add_labels([f"acme/faces#{MID}"], label("grin", source="human:ann"))
         before = catalog.sets(), catalog.search(limit=100).rows
-        catalog.change(
-            lambda connection: connection.exec_driver_sql("ALTER TABLE directions DROP COLUMN details CASCADE")
-        )
+        with catalog.writing() as connection:
+            connection.exec_driver_sql("ALTER TABLE directions DROP COLUMN details CASCADE")
     with pytest.MonkeyPatch.context() as patch:  # as the next version will find it
         test_files.pretend_newer(patch)
         with Catalog.open(url, shipped=False) as catalog:
@@ -167,9 +166,8 @@ def test_it_moves_to_sqlite_and_back_unchanged(filled: Catalog, tmp_path: Path) 
 
 
 def test_verifying_finds_a_word_index_that_lies(filled: Catalog) -> None:
-    filled.change(
-        lambda connection: connection.exec_driver_sql("UPDATE texts_fts SET words = 'lie:1'::tsvector WHERE rowid = 1")
-    )
+    with filled.writing() as connection:
+        connection.exec_driver_sql("UPDATE texts_fts SET words = 'lie:1'::tsvector WHERE rowid = 1")
     assert [one.where for one in verify(filled)] == ["words"]
 
 
@@ -205,7 +203,8 @@ def test_another_programs_database_is_refused(url: str) -> None:
 
 def test_a_newer_version_is_refused_and_named(url: str, catalog: Catalog) -> None:
     catalog.reindex()
-    catalog.change(lambda connection: connection.exec_driver_sql("UPDATE catalog_version SET version = 99"))
+    with catalog.writing() as connection:
+        connection.exec_driver_sql("UPDATE catalog_version SET version = 99")
     with pytest.raises(CatalogError, match="is of version 99, this eigenbank knows up to"):
         Catalog.open(url)
 

@@ -8,10 +8,9 @@ import pytest
 
 from eigenbank.registry.catalog import Catalog, Page
 from eigenbank.registry.catalog.care import verify
-from eigenbank.registry.ranking import Sort
 from eigenbank.schemas.errors import CatalogError, SearchError, UnknownNameError
 
-from .made import label, manifest, measured, quality
+from .made import label, manifest, measured
 
 LONG = '"' + "long hair " * 10_000
 
@@ -78,45 +77,11 @@ def test_words_may_be_in_label_layer_and_model_together(filled: Catalog) -> None
     assert len(filled.search("acme")) == 15
 
 
-@pytest.mark.parametrize("sort", ["match", "confidence", "eigenvalue", "share", "rank", "catalog"])
-@pytest.mark.parametrize("text", [None, "smil", "acme", "mid smil"])
-@pytest.mark.parametrize("limit", [1, 2, 4])
-def test_pages_add_up_to_the_whole_once(filled: Catalog, sort: str, text: str | None, limit: int) -> None:
-    whole = [row.id for row in filled.search(text, sort=sort)]  # type: ignore[arg-type]
-    assert len(set(whole)) == len(whole) > 4
-    assert list(every(filled, limit, text=text, sort=sort)) == whole
-
-
 def test_a_page_goes_on_after_rows_were_added(filled: Catalog) -> None:
     first = filled.search("smil", limit=2)
     filled.add_labels(["acme/faces#mid_block.attentions.0/output-value:output/0"], label("smile", 1.0, "human:bob"))
     rest = filled.search("smil", limit=50, cursor=first.cursor)
     assert not {row.id for row in first} & {row.id for row in rest}
-
-
-def test_filters_narrow_a_search(filled: Catalog) -> None:
-    assert len(filled.search(model="acme/faces")) == 12
-    assert len(filled.search(model="acme/*")) == 15
-    assert len(filled.search(model="*/smile-?et")) == 3
-    assert len(filled.search(model="nobody/*")) == 0
-    assert len(filled.search(layer="mid_block.*")) == 6
-    assert len(filled.search(layer="mid")) == 3
-    assert len(filled.search(recipe="value")) == 6
-    assert len(filled.search(recipe="output-*")) == 6
-    assert len(filled.search(rank=0)) == 5
-    assert len(filled.search(rank=10**30)) == 0
-    assert len(filled.search(width=128)) == 6
-    assert len(filled.search(kind="spatial", denoiser="UNet*", licence="mit")) == 15
-    assert len(filled.search(location="/b")) == 3
-    assert len(filled.search(labelled=True)) == 6
-    assert len(filled.search(labelled=False)) == 9
-    assert len(filled.search(min_eigenvalue=10)) == 5
-    assert len(filled.search(max_eigenvalue=10, min_eigenvalue=10)) == 2
-    assert len(filled.search(min_share=0.2, max_share=0.3)) == 5
-    assert len(filled.search(source="human")) == 1
-    assert len(filled.search(source="human:a*")) == 1
-    assert len(filled.search(source="human:bob")) == 0
-    assert len(filled.search(min_confidence=0.9)) == 4
 
 
 @pytest.mark.parametrize("text", [None, "smile"])
@@ -128,22 +93,6 @@ def test_a_composite_is_of_no_layer_and_recipe_not_even_of_any(
     catalog.add_set(one, location="/made", digest="9")
     assert names(catalog.search(text, composites=True)) == ["composite/smile"]
     assert names(catalog.search(text, composites=True, **given)) == []
-
-
-def test_source_confidence_and_text_are_of_one_label(filled: Catalog) -> None:
-    assert len(filled.search("smile", source="human")) == 1
-    assert len(filled.search("grin", source="clip")) == 0
-    assert len(filled.search("grin", min_confidence=0.5)) == 0
-    assert names(filled.search("smile", min_confidence=0.96)) == ["mid_block.attentions.0/value/0"]
-
-
-def test_other_orders_go_from_the_largest_down(filled: Catalog) -> None:
-    values = [row.eigenvalue for row in filled.search(sort="eigenvalue")]
-    assert values == sorted(values, reverse=True)
-    ranks = [row.rank for row in filled.search(sort="rank")]
-    assert ranks == sorted(ranks)
-    best = [row.labels[0].confidence if row.labels else None for row in filled.search("smil", sort="confidence")]
-    assert best == [0.99, 0.95, 0.9, 0.3, None, None, None]
 
 
 def test_a_plain_name_that_is_not_there_gets_suggestions(filled: Catalog) -> None:
@@ -237,36 +186,6 @@ def test_a_set_whose_last_layer_has_no_directions_is_found_by_its_models_name(ca
     catalog.add_set(one.model_copy(update=layers), location="x", digest="d")
     found = [row.id for row in catalog.search("smile", sort="eigenvalue")]
     assert sorted(found) == sorted(f"acme/smile#{record.id}" for record in one.directions)
-
-
-@pytest.mark.parametrize("sort", ["catalog", "eigenvalue", "rank"])
-def test_a_large_page_tells_what_small_ones_tell(catalog: Catalog, sort: Sort) -> None:
-    layer = "mid_block.attentions.0"
-    named = [f"{layer}/{recipe}/{rank}" for recipe in ("value", "qkv") for rank in range(0, 120, 7)]
-    sure = measured("beard", 0.75)
-    assert sure.evidence is not None
-    odd = sure.model_copy(update={"evidence": sure.evidence.model_copy(update={"scale": 0.1 + 0.2})})
-    labels = {name: [odd, label("more, or “less”, beard\\", 0.9), label("old")] for name in named}
-    known = {name: quality(effect=0.5, recommended_range=(-1.5, 2.0), scale=1 / 3) for name in named[::2]}
-    ranks = manifest("acme/wide", labels, layers=(layer,), recipes=("value", "qkv"), ranks=120, qualities=known)
-    catalog.add_set(ranks, location="/a", digest="a")
-    large = catalog.search(sort=sort, limit=500)
-    page = catalog.search(sort=sort, limit=50)
-    small = list(page)
-    while page.cursor is not None:
-        page = catalog.search(sort=sort, limit=50, cursor=page.cursor)
-        small += page
-    assert len(large) == 240
-    assert list(large) == small
-    for row, other in zip(large, small, strict=True):
-        assert (row.labels, row.quality, row.label_texts, row.confidence) == (
-            other.labels,
-            other.quality,
-            other.label_texts,
-            other.confidence,
-        )
-    texts = {row.id.partition("#")[2]: (row.labels, row.quality) for row in large if row.labels}
-    assert texts == {name: ((labels[name][1], odd, labels[name][2]), known.get(name)) for name in named}
 
 
 def test_what_is_asked_wrongly_is_not_blamed_on_the_catalog(filled: Catalog) -> None:

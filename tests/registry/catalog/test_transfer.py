@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow, database
+from eigenbank.registry.catalog import Catalog, DirectionRow, SetRow
 from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.catalog.transfer import export_file, import_file, merge
 from eigenbank.schemas import Label, Manifest
@@ -274,14 +274,6 @@ def test_a_database_that_brings_statements_of_its_own_is_not_opened(
         with pytest.raises(CatalogError, match=r"which no catalog has|it is damaged"):
             ask()
     assert (path.read_bytes(), catalog.sets()) == (before, [])
-
-
-def test_a_statement_that_does_not_end_is_stopped(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_MOST_STEPS", 3)
-    catalog.add_set(manifest(), location="x", digest="d")
-    with pytest.raises(CatalogError, match="a question takes too long"):
-        catalog.ask(lambda connection: database.run(connection, f"SELECT max(id) FROM ({ENDLESS})").scalar())
-    assert len(catalog.sets()) == 1
 
 
 def test_what_is_no_file_is_not_waited_for(catalog: Catalog, tmp_path: Path) -> None:

@@ -17,12 +17,6 @@ from eigenbank.registry.ranking import words
 from eigenbank.schemas.errors import CatalogError
 from eigenbank.schemas.printable import printable
 
-
-def stats(catalog: Catalog) -> dict[str, Any]:
-    """Return what a catalog holds, by count, and how large it is."""
-    return catalog.ask(_stats, catalog.place)
-
-
 _COUNTS = {
     "models": "count(DISTINCT model_id) FROM sets",
     "sets": "count(*) FROM sets",
@@ -37,12 +31,18 @@ _COUNTS = {
 }
 
 
-def _stats(connection: Connection, place: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"catalog": place, "database": connection.dialect.name, "catalog_version": VERSION}
-    found |= {name: int(run(connection, f"SELECT {count}").scalar_one()) for name, count in _COUNTS.items()}
-    found |= {"waiting_labels": index.waiting(connection), "bytes": db.size_of(connection, place)}
-    found["bytes_per_direction"] = found["bytes"] / found["directions"] if found["directions"] else None
-    return found
+def stats(catalog: Catalog) -> dict[str, Any]:
+    """Return what a catalog holds, by count, and how large it is."""
+    with catalog.reading() as connection:
+        found: dict[str, Any] = {
+            "catalog": catalog.place,
+            "database": connection.dialect.name,
+            "catalog_version": VERSION,
+            **{name: int(run(connection, f"SELECT {count}").scalar_one()) for name, count in _COUNTS.items()},
+            "waiting_labels": index.waiting(connection),
+            "bytes": db.size_of(connection, catalog.place),
+        }
+    return found | {"bytes_per_direction": found["bytes"] / found["directions"] if found["directions"] else None}
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,21 @@ class Problem:
 def verify(catalog: Catalog, progress: Progress = no_progress) -> list[Problem]:
     """Check the database, and index everything again in memory, to compare. Returns the problems; nothing is changed."""
     found: list[Problem] = []
-    try:
-        if not catalog.ask(db.is_server):
-            said = catalog.ask(lambda connection: list(run(connection, "PRAGMA integrity_check").scalars()))
-            found = [Problem("database", printable(each)) for each in said if each != "ok"]
-        found += catalog.ask(_compare, progress)
-    except CatalogError as error:
-        found.append(Problem("database", printable(str(error))))
-    return found
-
-
-def _compare(connection: Connection, progress: Progress) -> list[Problem]:
-    """Compare what is derived from the manifests with what would be derived anew."""
     fresh = Database(None, "memory")
     try:
-        fresh.write(db.create_tables)
-        fresh.write(lambda target: index.copy(connection, target, progress))
-        return fresh.read(lambda expected: list(_differences(connection, expected)))
+        with catalog.reading() as connection:
+            if not db.is_server(connection):
+                said = run(connection, "PRAGMA integrity_check").scalars()
+                found = [Problem("database", printable(each)) for each in said if each != "ok"]
+            with fresh.writing() as target:
+                db.create_tables(target)
+                index.copy(connection, target, progress)
+                found += _differences(connection, target)
+    except CatalogError as error:
+        found.append(Problem("database", printable(str(error))))
     finally:
         fresh.close()
+    return found
 
 
 _PLACES = (

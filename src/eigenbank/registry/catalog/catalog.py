@@ -4,90 +4,32 @@ import difflib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from sqlalchemy import URL, Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import database as db
-from eigenbank.registry.catalog import index
+from eigenbank.registry.catalog import index, sets
 from eigenbank.registry.catalog.database import Database, run
-from eigenbank.registry.catalog.index import PEOPLE, SetEntry, path_key
-from eigenbank.registry.catalog.search import (
-    DirectionName,
-    DirectionRow,
-    Filters,
-    Page,
-    bare_name,
-    directions,
-    label_sources,
-    search,
-    storable,
-)
+from eigenbank.registry.catalog.index import ONE_LABEL, PEOPLE, SetEntry, path_key
+from eigenbank.registry.catalog.names import NEWEST, DirectionName, known_name, number_of, unknown_direction
+from eigenbank.registry.catalog.search import DirectionRow, Filters, Page, label_sources, read, search
+from eigenbank.registry.catalog.sets import Overwritten, SetRow
 from eigenbank.registry.catalog.tables import VERSION, BundledTable
-from eigenbank.registry.files import parse_as
 from eigenbank.registry.ranking import SORTS, Query, Sort, words
 from eigenbank.registry.sets import bundled
 from eigenbank.schemas import Label, Manifest
-from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError, explaining, first_problem, unknown
-
-T = TypeVar("T")
-P = ParamSpec("P")
+from eigenbank.schemas.errors import CatalogError, UnknownNameError, explaining, unknown
 
 MAX_LIMIT = 10_000
 """Most directions of a page."""
-_HINT = "Names have the form MODEL_ID#LAYER/RECIPE/RANK, MODEL_ID#composite/NAME or MODEL_ID#lora/NAME."
 _MOST_TEXTS = 100_000
 """So many texts are looked through for near matches."""
-_NEWEST = "(SELECT id FROM sets WHERE model_id = :model_id ORDER BY created DESC, id DESC LIMIT 1)"
-
-
-@dataclass(frozen=True)
-class SetRow:
-    """A direction set in the catalog. `directions` and `labels` are counts; `created` is in UTC. Searches have equals in the order
-    of `number`.
-    """
-
-    model_id: str
-    revision: str | None
-    location: str
-    digest: str
-    checkpoint_path: str | None
-    created: datetime
-    directions: int
-    labels: int
-    repo: str | None
-    commit: str | None
-    denoiser: str
-    licence: str | None
-    builder: str
-    number: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Overwritten:
-    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost.
-
-    LoRAs count among the composites.
-    """
-
-    labels: int = 0
-    composites: int = 0
-    previews: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.labels or self.composites or self.previews)
-
-    def __str__(self) -> str:
-        counts = (("label{} by labelers", self.labels), ("composite{}", self.composites), ("preview{}", self.previews))
-        found = [f"{count:,} {what.format('' if count == 1 else 's')}" for what, count in counts if count]
-        return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
 
 
 class Catalog:
@@ -98,13 +40,16 @@ class Catalog:
     CatalogError when the database cannot be used.
     """
 
-    def __init__(self, place: Path | URL, *, shipped: bool) -> None:
-        self._place = place
+    def __init__(self, at: Path | URL, *, shipped: bool) -> None:
+        self.place = str(at) if isinstance(at, Path) else at.render_as_string(hide_password=True)
+        """The catalog's file, or its URL without the password."""
+        self._at = at
         self._shipped = shipped
         self._opened: Database | None = None
+        self._memory: Database | None = None
+        self._copied: object = None
         self._writable = False
-        self._copy: tuple[object, Database] | None = None
-        self._opening = threading.RLock()
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, url: str | os.PathLike[str] | None = None, *, shipped: bool = True) -> "Catalog":
@@ -115,22 +60,23 @@ class Catalog:
         `catalog.db` at home. Raises CatalogError for what is not a catalog, one of a newer version, or a path in a folder that
         does not exist; nothing is written then.
         """
-        place = db.locate(url)
-        catalog = cls(place, shipped=shipped)
-        if isinstance(place, Path) and not place.exists():
-            db.check_parent(place, url)
-        else:
-            catalog._current()
+        at = db.locate(url)
+        catalog = cls(at, shipped=shipped)
+        # Where somebody named a file in a folder that is not there, the name may be mistyped.
+        named = url is not None or bool(os.environ.get("EIGENBANK_CATALOG"))
+        if isinstance(at, Path) and named and not at.parent.is_dir():
+            message = (
+                f"no catalog can be created at {at}: there is no folder {at.parent}. Nothing was created. Check the path "
+                "(--catalog or EIGENBANK_CATALOG), or create the folder first."
+            )
+            raise CatalogError(message)
+        if isinstance(at, URL) or at.exists():
+            catalog._readable()
         return catalog
-
-    @property
-    def place(self) -> str:
-        """The catalog's file, or its URL without the password."""
-        return db.name_of(self._place)
 
     def close(self) -> None:
         """Close the connections. The catalog cannot be used after."""
-        for database in (self._opened, self._copy and self._copy[1]):
+        for database in (self._opened, self._memory):
             if database is not None:
                 database.close()
 
@@ -142,64 +88,85 @@ class Catalog:
 
     # Opening
 
-    def _current(self) -> Database:
-        """The database to ask: the catalog's own, or a copy in memory where that is not there, or not up to date and not to be
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection that sees one state of the catalog and cannot write."""
+        with self._lock:
+            database = self._readable()
+            if database is self._memory:
+                # There is one connection to it, and another thread may open the file in its place.
+                with database.reading() as connection:
+                    yield connection
+                return
+        with database.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection for a change: all of it or, where the block raises, nothing. Creates the catalog if it is not there."""
+        with self._changeable().writing() as connection:
+            yield connection
+
+    def _readable(self) -> Database:
+        """The database to ask: the catalog's own, or one in memory where that is not there, or lacks something and is not to be
         written to.
         """
-        if self._opened is None:
-            seen = self._state_of_file()
-            if self._copy is not None and self._copy[0] == seen:
-                return self._copy[1]
-            if self._copy is not None:
-                self._copy[1].close()
-                self._copy = None
-            if isinstance(self._place, Path) and not db.is_catalog(self._place):
-                self._copy = seen, self._copied(None)
-                return self._copy[1]
-            mode = "rw" if isinstance(self._place, URL) or os.access(self._place, os.W_OK) else "ro"
-            database = Database(self._place, self.place, mode)
-            try:
-                version, lacking = database.read(self._lacking)
-                if version is not None and version < VERSION and self._may_write():
-                    database.write(self._bring_up_to_date)
-                elif version != VERSION or (lacking and isinstance(self._place, Path)):
-                    self._copy = seen, self._copied(database)
-                    database.close()
-                    return self._copy[1]
-            except BaseException:
+        if self._opened is not None:
+            return self._opened
+        seen = self._state()
+        if self._memory is not None:
+            if seen == self._copied:
+                return self._memory
+            self._memory.close()
+            self._memory = None
+        self._copied = seen
+        if isinstance(self._at, Path) and not db.is_catalog(self._at):
+            self._memory = self._in_memory(None)
+            return self._memory
+        database = Database(self._at, self.place)
+        try:
+            with database.reading() as connection:
+                version = db.version_of(connection, self.place)
+                lacking = version == VERSION and isinstance(self._at, Path) and bool(self._lacking(connection))
+            if version == VERSION and not lacking:
+                self._opened = database
+                return database
+            if version is None or lacking or not self._may_write():
+                self._memory = self._in_memory(None if version is None else database)
+        finally:
+            if database is not self._opened:
                 database.close()
-                raise
-            self._opened = database
-        return self._opened
+        return self._memory or self._changeable()  # an earlier version is indexed again
 
-    def _copied(self, source: Database | None) -> Database:
-        """A catalog in memory: a copy of another one, or of none, brought up to date."""
-        database = Database(None, self.place)
-        version = None if source is None else source.read(db.version_of, self.place)
-        if source is not None and version == VERSION:
-            source.copy_to(database)
-        else:
-            database.write(db.create_tables)
-            if source is not None and version is not None:
-                source.read(lambda reading: database.write(lambda writing: index.copy(reading, writing)))
-        database.write(self._bring_up_to_date)
-        return database
-
-    def _state_of_file(self) -> object:
+    def _state(self) -> object:
         """What tells whether the file has changed since a copy of it was made; nothing does on a server."""
-        if isinstance(self._place, URL):
+        if isinstance(self._at, URL):
             return object()
         with suppress(OSError):
-            found = self._place.stat()
+            found = self._at.stat()
             return found.st_ino, found.st_mtime_ns, found.st_size
         return None
 
-    def _lacking(self, connection: Connection) -> tuple[int | None, set[str]]:
-        """The version, and the digests of the sets that come with eigenbank and were never put in."""
-        version = db.version_of(connection, self.place)
-        if version != VERSION or not self._shipped:
-            return version, set()
-        return version, set(bundled.DIGESTS).difference(run(connection, "SELECT digest FROM bundled").scalars())
+    def _in_memory(self, source: Database | None) -> Database:
+        """A catalog in memory: a copy of another one, or of none, brought up to date."""
+        database = Database(None, self.place)
+        if source is not None:
+            with source.reading() as reading:
+                current = db.version_of(reading, self.place) == VERSION
+                if not current:
+                    with database.writing() as writing:
+                        db.create_tables(writing)
+                        index.copy(reading, writing)
+            if current:
+                source.copy_to(database)
+        with database.writing() as writing:
+            self._bring_up_to_date(writing)
+        return database
+
+    def _lacking(self, connection: Connection) -> set[str]:
+        """The digests of the sets that come with eigenbank and were never put in."""
+        had = run(connection, "SELECT digest FROM bundled").scalars()
+        return set(bundled.DIGESTS).difference(had) if self._shipped else set()
 
     def _bring_up_to_date(self, connection: Connection) -> None:
         """Create the tables, or index a catalog of an earlier version again, and put in the sets that come with eigenbank."""
@@ -208,7 +175,7 @@ class Catalog:
             db.create_tables(connection)
         elif version < VERSION:
             index.rebuild(connection)
-        _, lacking = self._lacking(connection)
+        lacking = self._lacking(connection)
         indexer = index.Indexer(connection)
         for entry in bundled.shipped_sets() if lacking else ():
             if entry.digest in lacking:
@@ -216,91 +183,64 @@ class Catalog:
                 db.insert(connection, BundledTable, [(entry.digest,)])
 
     def _may_write(self) -> bool:
-        if isinstance(self._place, URL):
+        if isinstance(self._at, URL):
             return True  # the server says so
-        return all(os.access(each, os.W_OK) for each in (self._place, self._place.parent) if each.exists())
+        return all(os.access(each, os.W_OK) for each in (self._at, self._at.parent) if each.exists())
 
-    def _for_changes(self) -> Database:
+    def _changeable(self) -> Database:
         """The database to make changes in, created if it is not there, and brought up to date."""
-        with self._opening:
-            if not self._writable:
-                if isinstance(self._place, Path):
-                    db.make_folder(self._place)
-                    db.is_catalog(self._place)
+        with self._lock:
+            if self._opened is None or not self._writable:
+                if isinstance(self._at, Path):
+                    db.make_folder(self._at)
+                    db.is_catalog(self._at)
                 if not self._may_write():
                     message = (
                         f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
                         "its folder, or name another with --catalog or EIGENBANK_CATALOG."
                     )
                     raise CatalogError(message)
-                database = self._opened or Database(self._place, self.place, "rwc")
+                database = self._opened or Database(self._at, self.place, "rwc")
                 try:
-                    database.write(self._bring_up_to_date)
+                    with database.writing() as connection:
+                        self._bring_up_to_date(connection)
                 except BaseException:
                     if database is not self._opened:
                         database.close()
                     raise
                 self._opened, self._writable = database, True
-            assert self._opened is not None
             return self._opened
-
-    def ask(self, question: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function of a connection says of one state of the catalog. It cannot write."""
-        with self._opening:
-            database = self._current()
-            if database is not self._opened:
-                # In memory there is one connection, and another thread may open the file in its place.
-                return database.read(question, *args, **kwargs)
-        return database.read(question, *args, **kwargs)
-
-    def change(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a change, given as a function of a connection: all of it or nothing. Returns what that returns."""
-        return self._for_changes().write(change, *args, **kwargs)
-
-    def _strings(self, statement: str, **values: Any) -> list[str]:
-        """What a SELECT of one column gives; nothing for a value that no database can hold."""
-        if not all(storable(value) for value in values.values()):
-            return []
-        return self.ask(lambda connection: list(run(connection, statement, **values).scalars()))
 
     # Sets and names
 
     def get_set(self, model_id: str, revision: str | None = None) -> SetRow | None:
         """Return the set of a model, the newest one if no revision is named."""
-        own = "model_id = :model_id" + ("" if revision is None else " AND revision = :revision")
-        given = {"model_id": model_id} | ({} if revision is None else {"revision": revision})
-        return next(iter(self.ask(_sets, own, **given)), None)
+        own = "model_id = :model_id" if revision is None else sets.OF_REVISION
+        with self.reading() as connection:
+            return next(iter(sets.select(connection, own, model_id=model_id, revision=revision)), None)
 
     def sets_at(self, checkpoint_path: str) -> list[SetRow]:
         """Return the sets that were computed from the checkpoint in a local folder, the newest first."""
-        path = path_key(checkpoint_path) if storable(checkpoint_path) else checkpoint_path
-        return self.ask(_sets, "checkpoint_path = :path", path=path)
+        with self.reading() as connection:
+            return sets.select(connection, "checkpoint_path = :path", path=path_key(checkpoint_path))
 
-    def sets_with_layers(self, digests: Iterable[str]) -> list[SetRow]:
-        """Return the sets that have a layer whose weights have one of the digests, as a pipeline's do: those of the most such layers
-        first, then the newest.
-        """
-        counts = "SELECT set_id, count(DISTINCT layer) FROM layer_digests WHERE digest IN :digests* GROUP BY set_id"
-
-        def found(connection: Connection) -> list[SetRow]:
-            counted = dict(run(connection, counts, digests=list(digests)).all())
-            rows = _sets(connection, "id IN :numbers*", numbers=list(counted))
-            return sorted(rows, key=lambda row: -counted[row.number])
-
-        return self.ask(found)
+    def sets_with_layer(self, digest: str) -> list[SetRow]:
+        """Return the sets that have a layer whose weights have a digest, as a pipeline's layer may, the newest first."""
+        with self.reading() as connection:
+            return sets.select(
+                connection, "id IN (SELECT set_id FROM layer_digests WHERE digest = :layer)", layer=digest
+            )
 
     def sets(self) -> list[SetRow]:
         """Return all sets, by model id, the newest first within one."""
-        return sorted(self.ask(_sets), key=lambda row: row.model_id)
+        with self.reading() as connection:
+            return sorted(sets.select(connection), key=lambda row: row.model_id)
 
     def manifest(self, model_id: str, revision: str | None = None) -> Manifest | None:
         """Return the manifest of a model's set, the newest one if no revision is named. It is validated anew."""
-        row = self.get_set(model_id, revision)
-        if row is None:
-            return None
-        statement = "SELECT manifest FROM sets WHERE id = :number"
-        packed = self.ask(lambda connection: run(connection, statement, number=row.number).scalar())
-        return None if packed is None else _manifest(packed)
+        own = f"id = {NEWEST}" if revision is None else sets.OF_REVISION
+        with self.reading() as connection:
+            return sets.read_manifest(connection, own, model_id=model_id, revision=revision)
 
     def model_ids(self) -> list[str]:
         """Return the models that have a set, sorted."""
@@ -308,21 +248,25 @@ class Catalog:
 
     def layer_names(self, model_id: str | None = None) -> list[str]:
         """Return the layers of a model's newest set, in the set's order, or of all sets."""
-        own, given = _of_newest(model_id)
         places = "texts t JOIN spectra p ON p.name_id = t.id JOIN sets s ON s.id = p.set_id"
-        return self._strings(f"SELECT t.text FROM {places} WHERE {own} GROUP BY t.text ORDER BY min(p.id)", **given)
+        return self._strings(
+            f"SELECT t.text FROM {places} WHERE {_of_newest(model_id)} GROUP BY t.text ORDER BY min(p.id)", model_id
+        )
 
     def recipe_slugs(self, model_id: str | None = None) -> list[str]:
         """Return the recipes of a model's newest set, or of all sets, sorted."""
-        own, given = _of_newest(model_id)
-        places = "spectra p JOIN sets s ON s.id = p.set_id"
-        return sorted(
-            self._strings(f"SELECT DISTINCT recipe FROM {places} WHERE recipe IS NOT NULL AND {own}", **given)
-        )
+        places = "spectra p JOIN sets s ON s.id = p.set_id WHERE p.recipe IS NOT NULL"
+        return sorted(self._strings(f"SELECT DISTINCT p.recipe FROM {places} AND {_of_newest(model_id)}", model_id))
+
+    def _strings(self, statement: str, model_id: str | None = None) -> list[str]:
+        """What a SELECT of one column gives."""
+        with self.reading() as connection:
+            return list(run(connection, statement, model_id=model_id).scalars())
 
     def label_texts(self, model_id: str | None = None) -> list[str]:
         """Return the different label texts of a model's newest set, or of all sets, sorted."""
-        return sorted(text for text, _, _ in self.ask(_label_counts, model_id, None))
+        with self.reading() as connection:
+            return sorted(text for text, _, _ in _label_counts(connection, model_id))
 
     def label_counts(
         self, model_id: str | None = None, source: str | None = None
@@ -332,13 +276,25 @@ class Catalog:
         `model_id` limits them to a model's newest set; `source` is a label's source, its first part or a glob. Raises
         UnknownNameError for a model that is not there.
         """
-        if model_id is not None and self.get_set(model_id) is None:
-            raise unknown(kind="model", name=model_id[:200], known=self.model_ids())
-        return sorted(self.ask(_label_counts, model_id, source), key=lambda row: (-row[1], row[0]))
+        with self.reading() as connection:
+            if model_id is not None and not sets.select(connection, "model_id = :model_id", model_id=model_id):
+                raise unknown(kind="model", name=model_id, known=sets.model_ids(connection))
+            return sorted(_label_counts(connection, model_id, source), key=lambda row: (-row[1], row[0]))
 
     def near(self, text: str) -> dict[str, list[str]]:
         """Return the words of a query that nothing in the catalog begins with, each with the nearest words there are."""
-        return self.ask(_near, text)
+        columns = {"labels": "text_id", "spectra": "name_id", "directions": "name_id", "sets": "name_id"}
+        used = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE {own} = t.id)" for table, own in columns.items())
+        statement = f"SELECT t.text FROM texts t WHERE ({used})"
+        lost: dict[str, None] = {}
+        with self.reading() as connection:
+            for word in (word for term in Query.parse(text).terms for word in term.words[:100]):
+                holding = list(db.texts_with(connection, [word], prefix=True))
+                if not run(connection, f"{statement} AND t.id IN :holding* LIMIT 1", holding=holding).first():
+                    lost[word[:80]] = None
+            texts = run(connection, f"{statement} LIMIT {_MOST_TEXTS}").scalars() if lost else ()
+            known = {word for found in texts for word in words(found)}
+        return {word: difflib.get_close_matches(word, known, n=3, cutoff=0.6) for word in lost}
 
     # Directions
 
@@ -346,17 +302,14 @@ class Catalog:
         """Return a direction by `MODEL_ID#LAYER/RECIPE/RANK`, or a composite by `MODEL_ID#composite/NAME`, of the newest set
         of its model.
         """
-        name = DirectionName.parse(full_id)
-
-        def found(connection: Connection) -> DirectionRow | None:
-            number = _direction_number(connection, name)
-            return None if number is None else directions(connection, [number])[0]
-
-        return None if name is None else self.ask(found)
+        with self.reading() as connection:
+            number = number_of(connection, DirectionName.parse(full_id))
+            return None if number is None else read(connection, [number])[0]
 
     def unknown_direction(self, full_id: str) -> UnknownNameError:
         """Return the error for a direction that is not there, with near matches."""
-        return self.ask(_unknown_direction, full_id)
+        with self.reading() as connection:
+            return unknown_direction(connection, full_id)
 
     def search(
         self,
@@ -386,7 +339,8 @@ class Catalog:
             message = "nan is no bound: give a number."
             raise CatalogError(message)
         asked = Filters(text=text if text is not None and text.strip() else None, sort=sort, **filters)
-        return self.ask(search, asked, limit, cursor)
+        with self.reading() as connection:
+            return search(connection, asked, limit, cursor)
 
     # Changing sets
 
@@ -411,28 +365,22 @@ class Catalog:
 
     def add_sets(self, entries: Iterable[SetEntry], *, overwrite: bool = True) -> None:
         """Put sets in, each as `add_set` does: all or none."""
-
-        def add(connection: Connection) -> None:
-            indexer = index.Indexer(connection)
-            with index.filling(connection):
-                for entry in entries:
-                    if not overwrite:
-                        assert isinstance(entry.manifest, Manifest)
-                        checkpoint = entry.manifest.checkpoint
-                        with explaining(outcome="the new set was not added, and the catalog has not changed"):
-                            _check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
-                    indexer.add(entry)
-
-        self.change(add)
+        with self.writing() as connection, index.filling(connection) as indexer:
+            for entry in entries:
+                if not overwrite:
+                    assert isinstance(entry.manifest, Manifest)
+                    checkpoint = entry.manifest.checkpoint
+                    with explaining(outcome="the new set was not added, and the catalog has not changed"):
+                        sets.check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
+                indexer.add(entry)
 
     def remove_set(self, model_id: str, revision: str | None, *, digest: str, instead: SetEntry | None = None) -> int:
         """Take the set of a checkpoint out, by its manifest's digest too; `instead` is put into its place. People's labels
         wait for a set that has their directions. Returns how many do. Raises CatalogError where another set is there now.
         """
-
-        def remove(connection: Connection) -> int:
-            own = "model_id = :model_id AND revision = :revision AND digest = :digest"
-            found = _sets(connection, own, model_id=model_id, revision=revision or "", digest=digest)
+        with self.writing() as connection:
+            own = f"{sets.OF_REVISION} AND digest = :digest"
+            found = sets.select(connection, own, model_id=model_id, revision=revision or "", digest=digest)
             if not found:
                 message = f"another program has just replaced or removed the set of {model_id}: nothing was removed. Try again."
                 raise CatalogError(message)
@@ -442,46 +390,44 @@ class Catalog:
                 index.remove(connection, found[0].number)
             return index.waiting(connection, model_id)
 
-        return self.change(remove)
-
-    def set_published(self, digest: str, repo: str, commit: str) -> bool:
-        """Note where the set of a manifest digest was published. Returns whether the catalog has that set."""
-        if not storable(digest):
-            return False
+    def set_published(self, digest: str, repo: str, commit: str) -> None:
+        """Note where the set of a manifest digest was published, if the catalog has it."""
         statement = 'UPDATE sets SET repo = :repo, "commit" = :head WHERE digest = :digest'
-        return self.change(
-            lambda connection: bool(run(connection, statement, repo=repo, head=commit, digest=digest).rowcount)
-        )
+        with self.writing() as connection:
+            run(connection, statement, repo=repo, head=commit, digest=digest)
 
     def overwritten(self, model_id: str, revision: str | None, new: Manifest | None = None) -> Overwritten:
         """Return what the set of a checkpoint has that `new` in its place would lack; None is one without labels, composites
         and previews.
         """
-        return self.ask(_overwritten, model_id, revision, new)
+        with self.reading() as connection:
+            return sets.overwritten(connection, model_id, revision, new)
 
-    def check_overwrite(self, model_id: str, revision: str | None, new: Manifest | None = None) -> None:
-        """Raise ReplaceError where that is anything."""
-        self.ask(_check_overwrite, model_id, revision, new)
+    def check_overwrite(self, model_id: str, revision: str | None) -> None:
+        """Raise ReplaceError where a set without labels, composites and previews in its place would lack anything."""
+        with self.reading() as connection:
+            sets.check_overwrite(connection, model_id, revision, None)
 
     def reindex(self, progress: Progress = no_progress) -> None:
         """Drop everything that is derived from the sets' manifests, and index them again. People's labels stay."""
-        self.change(index.rebuild, progress)
+        with self.writing() as connection:
+            index.rebuild(connection, progress)
 
     def vacuum(self) -> tuple[int, int]:
         """Give unused room back to the disk and bring the database's statistics up to date. Returns bytes before and after."""
-        before = self.ask(db.size_of, self.place)
-        self._for_changes().tidy()
-        return before, self.ask(db.size_of, self.place)
+        with self.reading() as connection:
+            before = db.size_of(connection, self.place)
+        self._changeable().vacuum()
+        with self.reading() as connection:
+            return before, db.size_of(connection, self.place)
 
     # People's labels
 
     def people_labels(self, model_id: str) -> dict[str, tuple[Label, ...]]:
         """Return what people call the directions and composites of a model, by the direction's id within it."""
-        found = self.ask(index.people_labels, model_id) if storable(model_id) else {}
-        return {
-            name: tuple(Label.model_validate(label) for label in index.by_confidence(labels))
-            for name, labels in found.items()
-        }
+        with self.reading() as connection:
+            found = index.people_labels(connection, model_id)
+        return {name: tuple(map(Label.model_validate, index.by_confidence(labels))) for name, labels in found.items()}
 
     def add_labels(self, full_ids: Sequence[str], label: Label) -> None:
         """Give directions a person's label (`human:…`), all of them or none; one of the same text and person is replaced.
@@ -492,180 +438,51 @@ class Catalog:
             message = f"a label by {label.source} is part of its set, not of the catalog: only labels by human:NAME can be added"
             raise CatalogError(message)
         document = label.model_dump(mode="json")
-
-        def add(connection: Connection) -> None:
-            names = list(_known(connection, full_ids))
+        with self.writing() as connection:
+            names = [known_name(connection, full_id) for full_id in full_ids]
             index.take_labels(connection, ((name, document) for name in names), newer=False)
             indexer = index.Indexer(connection)
             for name in names:
                 indexer.relabel(name)
-
-        self.change(add)
 
     def remove_labels(self, full_ids: Sequence[str], text: str, source: str) -> list[str]:
         """Take one person's label off directions: off all of them, or off none where some lack it. Returns those that lack it.
 
         Raises UnknownNameError, with near matches, for a direction that is not there.
         """
-
-        def remove(connection: Connection) -> list[str]:
-            names = dict(zip(full_ids, _known(connection, full_ids), strict=True))
+        with self.writing() as connection:
+            keys = {}
+            for full_id in full_ids:
+                model_id, direction = known_name(connection, full_id)
+                keys[full_id] = {"model_id": model_id, "direction": direction, "text": text, "source": source}
             missing = [
-                full_id
-                for full_id, name in names.items()
-                if not any(
-                    (label["text"], label["source"]) == (text, source)
-                    for label in index.people_labels(connection, *name).get(name[1], ())
-                )
-            ]
+                full_id for full_id, key in keys.items() if run(connection, f"SELECT 1 {ONE_LABEL}", **key).first() is None
+            ]  # fmt: skip
             indexer = index.Indexer(connection)
-            for model_id, direction in () if missing else names.values():
-                own = "model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
-                given = {"model_id": model_id, "direction": direction, "text": text, "source": source}
-                run(connection, f"DELETE FROM people_labels WHERE {own}", **given)
-                indexer.relabel((model_id, direction))
+            for key in () if missing else keys.values():
+                run(connection, f"DELETE {ONE_LABEL}", **key)
+                indexer.relabel((key["model_id"], key["direction"]))
             return missing
 
-        return self.change(remove)
+
+# What several methods ask
 
 
-# What the methods ask, in one transaction
-
-
-def _sets(connection: Connection, /, conditions: str = "1 = 1", **values: Any) -> list[SetRow]:
-    """Return the sets that meet the conditions, the newest first; none for a value that no database can hold."""
-    if not all(storable(value) for value in values.values() if isinstance(value, str)):
-        return []
-    statement = (
-        "SELECT model_id, nullif(revision, ''), location, digest, checkpoint_path, created, directions, labels, repo, \"commit\", "
-        f"denoiser, licence, builder, id FROM sets WHERE {conditions} ORDER BY created DESC, id DESC"
-    )
-    rows = run(connection, statement, **values)
-    return [SetRow(*(*row[:5], index.moment(row[5]), *row[6:])) for row in rows]
-
-
-def _manifest(packed: bytes) -> Manifest:
-    """Return a manifest that the catalog keeps, validated anew. Raises CatalogError for what is none."""
-    try:
-        return parse_as(Manifest, index.unpack_manifest(packed).encode())
-    except ValueError as error:
-        message = f"the catalog holds a manifest that is none ({first_problem(error)}). {db.AGAIN}"
-        raise CatalogError(message) from error
-
-
-def _of_newest(model_id: str | None) -> tuple[str, dict[str, str]]:
-    """The condition that a set s is a model's newest, and its value; any set where no model is named."""
-    return ("1 = 1", {}) if model_id is None else (f"s.id = {_NEWEST}", {"model_id": model_id})
+def _of_newest(model_id: str | None) -> str:
+    """The condition that a set s is a model's newest; any set where no model is named."""
+    return "1 = 1" if model_id is None else f"s.id = {NEWEST}"
 
 
 def _label_counts(
-    connection: Connection, model_id: str | None, source: str | None
+    connection: Connection, model_id: str | None, source: str | None = None
 ) -> list[tuple[str, int, float | None]]:
-    own, given = _of_newest(model_id)
-    if model_id is not None and not storable(model_id):
-        return []
-    values: dict[str, Any] = dict(given)
-    places = "labels l JOIN texts t ON t.id = l.text_id"
+    """Return the label texts with how many directions have each and the highest confidence."""
+    places, own = "labels l JOIN texts t ON t.id = l.text_id", _of_newest(model_id)
     if model_id is not None:
         places += " JOIN directions d ON d.id = l.direction_id JOIN spectra p ON p.id = d.spectrum_id JOIN sets s ON s.id = p.set_id"
-    if source is not None:
-        values["sources"] = label_sources(connection, source)
+    sources = None if source is None else label_sources(connection, source)
+    if sources is not None:
         own += " AND l.source_id IN :sources*"
     columns = "t.text, count(DISTINCT l.direction_id), max(l.confidence)"
-    rows = run(connection, f"SELECT {columns} FROM {places} WHERE {own} GROUP BY t.id, t.text", **values)
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def _direction_number(connection: Connection, name: DirectionName | None) -> int | None:
-    """Return the number of a direction or composite in the newest set of its model."""
-    if name is None:
-        return None
-    newest = run(connection, f"SELECT {_NEWEST}", model_id=name.model_id).scalar()
-    return next((number for set_id, number in index.directions_named(connection, name) if set_id == newest), None)
-
-
-def _known(connection: Connection, full_ids: Iterable[str]) -> Iterator[index.Name]:
-    """The names of directions that are there. Raises UnknownNameError for one that is not."""
-    for full_id in full_ids:
-        name = DirectionName.parse(full_id)
-        if name is None or _direction_number(connection, name) is None:
-            raise _unknown_direction(connection, full_id)
-        yield name.model_id, name.bare
-
-
-def _unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
-    """Return the error for a direction that is not there: for its model, if that is what is missing."""
-    name = DirectionName.parse(full_id)
-    models = list(run(connection, "SELECT DISTINCT model_id FROM sets ORDER BY model_id").scalars())
-    model_id = full_id.partition("#")[0]
-    if model_id not in models:
-        if "#" in full_id:
-            return unknown(kind="model", name=model_id[:200], known=models, hint=_HINT)
-        more = "With --model, the part behind the # is enough. What has a label is found by `eigenbank search LABEL`."
-        return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
-    if name is None:
-        return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")
-    places = "spectra p CROSS JOIN directions d CROSS JOIN texts t WHERE d.spectrum_id = p.id AND t.id = coalesce(p.name_id, d.name_id)"
-    statement = f"SELECT t.text, p.recipe, max(d.rank) FROM {places} AND p.set_id = {_NEWEST} GROUP BY t.text, p.recipe"
-    rows = run(connection, statement, model_id=model_id).all()
-    if name.composite is not None:
-        known = [f"{model_id}#{bare_name(text)}" for text, recipe, _ in rows if recipe is None]
-        return unknown(kind="composite", name=full_id[:800], known=known, hint=_HINT)
-    last = {(layer, recipe): rank for layer, recipe, rank in rows if recipe is not None}
-    if (name.layer, name.recipe) in last:  # only the rank is wrong
-        nearest = f"{full_id.rpartition('/')[0]}/{last[name.layer, name.recipe]}"
-        return UnknownNameError(f"no direction {full_id!r}: did you mean {nearest!r}? That is the last rank there.")
-    known = [f"{model_id}#{layer}/{recipe}/{name.rank}" for layer, recipe in last]
-    return unknown(kind="direction", name=full_id[:800], known=known, hint=_HINT)
-
-
-def _near(connection: Connection, text: str) -> dict[str, list[str]]:
-    used = (
-        "EXISTS (SELECT 1 FROM labels WHERE text_id = t.id) OR EXISTS (SELECT 1 FROM spectra WHERE name_id = t.id) "
-        "OR EXISTS (SELECT 1 FROM directions WHERE name_id = t.id) OR EXISTS (SELECT 1 FROM sets WHERE name_id = t.id)"
-    )
-    statement = f"SELECT t.text FROM texts t WHERE ({used})"
-    lost = []
-    for term in Query.parse(text).terms:
-        for word in term.words[:100]:
-            holding = list(db.texts_with(connection, [word], prefix=True))
-            if (
-                not holding
-                or not run(connection, f"{statement} AND t.id IN :holding* LIMIT 1", holding=holding).first()
-            ):
-                lost.append(word)
-    if not lost:
-        return {}
-    known = {word for found in run(connection, f"{statement} LIMIT {_MOST_TEXTS}").scalars() for word in words(found)}
-    return {word[:80]: difflib.get_close_matches(word[:80], known, n=3, cutoff=0.6) for word in dict.fromkeys(lost)}
-
-
-def _overwritten(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> Overwritten:
-    statement = "SELECT manifest FROM sets WHERE model_id = :model_id AND revision = :revision"
-    packed = run(connection, statement, model_id=model_id, revision=revision or "").scalar()
-    if packed is None:
-        return Overwritten()
-    former = _manifest(packed)
-    records = () if new is None else new.sliders
-    named = {(record.id, label.text, label.source) for record in records for label in record.labels}
-    pictured = {record.id for record in records if record.preview is not None}
-    return Overwritten(
-        labels=sum(
-            not label.source.startswith(PEOPLE) and (record.id, label.text, label.source) not in named
-            for record in former.sliders
-            for label in record.labels
-        ),
-        composites=len({each.id for each in former.sliders[len(former.directions) :]} - {each.id for each in records}),
-        previews=len({record.id for record in former.sliders if record.preview is not None} - pictured),
-    )
-
-
-def _check_overwrite(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> None:
-    lost = _overwritten(connection, model_id, revision, new)
-    if lost:
-        (row,) = _sets(
-            connection, "model_id = :model_id AND revision = :revision", model_id=model_id, revision=revision or ""
-        )
-        problem = f"the catalog's set of {model_id}, at {row.location}, has {lost} that the new one lacks and would be replaced by it"
-        advice = "Build the new one under another name, as with --model-id me/middle, or give --replace"
-        raise ReplaceError(problem, advice=advice)
+    statement = f"SELECT {columns} FROM {places} WHERE {own} GROUP BY t.id, t.text"
+    return [(row[0], row[1], row[2]) for row in run(connection, statement, model_id=model_id, sources=sources)]

@@ -9,23 +9,32 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, MetaData, QueuePool, TextClause, create_engine, event, inspect, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    QueuePool,
+    StaticPool,
+    TextClause,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.files import home, open_regular
-from eigenbank.schemas.errors import CatalogError
+from eigenbank.schemas.errors import CatalogError, first_problem
 from eigenbank.schemas.printable import printable
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 APPLICATION_ID = 0x45694243
 """`EiBC`, in the header of every catalog file: tells ours from other SQLite databases. On a server, the number of writers' lock."""
@@ -33,8 +42,6 @@ BUSY_SECONDS = 60
 """How long one program waits for another."""
 _MAX_WORD = 500
 """PostgreSQL takes words of up to 2 KB; no label, layer name or model id is longer than this."""
-_MOST_STEPS = 2_000
-"""A statement of more million steps of SQLite's machine is stopped: a search takes one, verifying a million directions some hundred."""
 _NETWORK = re.compile(
     r"9p|afp(fs)?|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(cephfs|gcsfuse|glusterfs|rclone|s3fs|sshfs)|glusterfs|gpfs|lustre"
     r"|ncp(fs)?|nfs[34]?|orangefs|panfs|smb(2|3|fs)|vboxsf|webdav"
@@ -42,6 +49,7 @@ _NETWORK = re.compile(
 """File systems that several machines may use at once, by the names that Linux has for them."""
 AGAIN = "Restore it from a copy, or move it away and add the sets again."
 """What to do about a catalog that is damaged."""
+ELSEWHERE = "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG."
 
 
 # Where it is
@@ -56,10 +64,10 @@ def locate(url: str | os.PathLike[str] | None) -> Path | URL:
     if "\x00" in named or not named.strip():
         message = f"the catalog's place is {named!r}: expected a path, sqlite:///PATH or postgresql+psycopg://…"
         raise CatalogError(message)
-    if "://" not in named:
-        return Path(named).expanduser().absolute()
-    scheme, _, rest = named.partition("://")
+    scheme, is_url, rest = named.partition("://")
     kind = scheme.partition("+")[0]
+    if not is_url:
+        return Path(named).expanduser().absolute()
     if kind == "sqlite" and rest.startswith("/") and rest[1:] not in ("", ":memory:") and "?" not in rest:
         return Path(rest[1:]).expanduser().absolute()
     if kind == "postgresql":
@@ -72,73 +80,14 @@ def locate(url: str | os.PathLike[str] | None) -> Path | URL:
     raise CatalogError(message)
 
 
-def name_of(place: Path | URL) -> str:
-    """Return a catalog's file, or its URL without the password."""
-    return str(place) if isinstance(place, Path) else place.render_as_string(hide_password=True)
-
-
-def check_parent(path: Path, url: str | os.PathLike[str] | None = None) -> None:
-    """Raise CatalogError where the folder of a catalog that somebody named, by `url` or the environment, does not exist: the name
-    may be mistyped.
-    """
-    named = url is not None or bool(os.environ.get("EIGENBANK_CATALOG"))
-    if named and not path.parent.is_dir():
-        message = (
-            f"no catalog can be created at {path}: there is no folder {path.parent}. Nothing was created. Check the path "
-            "(--catalog or EIGENBANK_CATALOG), or create the folder first."
-        )
-        raise CatalogError(message)
-
-
 def make_folder(path: Path) -> None:
     """Create the folder of a catalog, if need be. Raises CatalogError where it cannot be, or lies on a network."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = (
-            f"no catalog can be created at {path}: {error.strerror or error}. Nothing was changed. Name another file with "
-            "--catalog or EIGENBANK_CATALOG."
-        )
+        message = f"no catalog can be created at {path}: {error.strerror or error}. {ELSEWHERE}"
         raise CatalogError(message) from error
     check_folder(path.parent)
-
-
-def is_catalog(path: Path, advice: str | None = None) -> bool:
-    """Whether a catalog is at a path: not where there is no file, or an empty one. Reads 100 bytes, before anything is opened.
-
-    Raises CatalogError for what is no regular file, cannot be read, or is not a catalog. `advice`: what happened to the data
-    and what to do, where the file is not the catalog in use.
-    """
-    kept = advice or "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG"
-    try:
-        with open_regular(path) as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        message = f"the catalog {path} cannot be read: {error.strerror or error}. {kept}."
-        raise CatalogError(message) from error
-    application = int.from_bytes(header[68:72], "big")
-    if header and (len(header) < 100 or not header.startswith(b"SQLite format 3\x00")):
-        message = (
-            f"{path} is not a catalog: expected an SQLite file, found one that begins with {header[:16]!r}. {kept}."
-        )
-        raise CatalogError(message)
-    if header and application != APPLICATION_ID:
-        expected = f"expected application id {APPLICATION_ID:#010x}, found {application:#010x}"
-        message = f"{path} is an SQLite database of another program: {expected}. {kept}."
-        raise CatalogError(message)
-    return bool(header)
-
-
-def file_system(folder: Path, mounts: str) -> str | None:
-    """Return the kind of file system that a folder (absolute, resolved) is on, by the text of /proc/mounts."""
-    kinds = {}  # of two at the same place the later one lies on top
-    for _, point, kind, *_ in (line.split(" ") for line in mounts.splitlines() if line.count(" ") > 1):
-        # Blanks and the like are written as octal numbers.
-        named = point.encode().decode("unicode_escape").encode("latin-1", "replace").decode(errors="replace")
-        kinds[Path(named)] = kind
-    return next((kinds[each] for each in (folder, *folder.parents) if each in kinds), None)
 
 
 def check_folder(folder: Path) -> None:
@@ -155,14 +104,48 @@ def check_folder(folder: Path) -> None:
         raise CatalogError(message)
 
 
+def file_system(folder: Path, mounts: str) -> str | None:
+    """Return the kind of file system that a folder (absolute, resolved) is on, by the text of /proc/mounts."""
+    kinds = {}  # of two at the same place the later one lies on top
+    for _, point, kind, *_ in (line.split(" ") for line in mounts.splitlines() if line.count(" ") > 1):
+        # Blanks and the like are written as octal numbers.
+        named = point.encode().decode("unicode_escape").encode("latin-1", "replace").decode(errors="replace")
+        kinds[Path(named)] = kind
+    return next((kinds[each] for each in (folder, *folder.parents) if each in kinds), None)
+
+
+def is_catalog(path: Path, advice: str = ELSEWHERE) -> bool:
+    """Whether a catalog is at a path: not where there is no file, or an empty one. Reads 100 bytes, before anything is opened.
+
+    Raises CatalogError for what is no regular file, cannot be read, or is not a catalog. `advice`: what happened to the data
+    and what to do.
+    """
+    try:
+        with open_regular(path) as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        message = f"the catalog {path} cannot be read: {error.strerror or error}. {advice}"
+        raise CatalogError(message) from error
+    application = int.from_bytes(header[68:72], "big")
+    problem = None
+    if header and (len(header) < 100 or not header.startswith(b"SQLite format 3\x00")):
+        problem = f"is not a catalog: expected an SQLite file, found one that begins with {header[:16]!r}"
+    elif header and application != APPLICATION_ID:
+        expected = f"expected application id {APPLICATION_ID:#010x}, found {application:#010x}"
+        problem = f"is an SQLite database of another program: {expected}"
+    if problem is not None:
+        message = f"{path} {problem}. {advice}"
+        raise CatalogError(message)
+    return bool(header)
+
+
 # Connections and transactions
 
 
 def _open_file(path: Path | None, mode: str) -> Engine:
-    """Return an engine on a catalog file, None for a new one in memory. `mode` is SQLite's: `rwc`, `rw` or `ro`.
-
-    Whoever made the file, opening it runs nothing of its own, and no statement runs for ever.
-    """
+    """Return an engine on a catalog file, None for a new one in memory. `mode` is SQLite's: `rwc` creates the file, `rw` does not."""
 
     def creator() -> sqlite3.Connection:
         name = ":memory:" if path is None else f"file:{quote(str(path))}?mode={mode}"
@@ -170,19 +153,12 @@ def _open_file(path: Path | None, mode: str) -> Engine:
         return sqlite3.connect(name, BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=path is not None)
 
     # In memory, a second connection would see another catalog.
-    kind = {"pool_size": 1, "max_overflow": 0} if path is None else {}
-    engine = create_engine("sqlite+pysqlite://", creator=creator, poolclass=QueuePool, **kind)
+    engine = create_engine("sqlite+pysqlite://", creator=creator, poolclass=StaticPool if path is None else QueuePool)
 
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, record: Any) -> None:
-        steps = record.info["steps"] = [0]
-
-        def step() -> bool:
-            steps[0] += 1
-            return steps[0] > _MOST_STEPS
-
-        connection.set_progress_handler(step, 1_000_000)
+    def _prepare(connection: Any, _record: Any) -> None:
         for pragma in (
+            # Whoever made the file, opening it runs nothing of its own.
             "trusted_schema = OFF",
             "cell_size_check = ON",
             "cache_size = -64000",
@@ -192,10 +168,6 @@ def _open_file(path: Path | None, mode: str) -> Engine:
             f"mmap_size = {4 * 2**30}",
         ):
             connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "before_cursor_execute")
-    def _restart(connection: Connection, *_statement: Any) -> None:
-        connection.info["steps"][0] = 0
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -207,14 +179,14 @@ def _open_file(path: Path | None, mode: str) -> Engine:
     return engine
 
 
-def _open_server(url: URL, place: str) -> Engine:
+def _open_server(url: URL, name: str) -> Engine:
     """Return an engine on a PostgreSQL database. Raises CatalogError where the driver is not installed."""
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     try:
         return create_engine(url, connect_args={"connect_timeout": 10}, pool_pre_ping=True)
     except ModuleNotFoundError as error:
-        message = f"the catalog {place} needs psycopg: pip install 'eigenbank[postgres]'. Nothing was changed."
+        message = f"the catalog {name} needs psycopg: pip install 'eigenbank[postgres]'. Nothing was changed."
         raise CatalogError(message) from error
 
 
@@ -229,29 +201,31 @@ class Database:
     def __init__(self, place: Path | URL | None, name: str, mode: str = "rw") -> None:
         """Open a catalog's file, its database on a server, or one in memory; `name` stands in errors, `mode` is for files."""
         self.engine = _open_server(place, name) if isinstance(place, URL) else _open_file(place, mode)
-        self.place = name
+        self.name = name
 
-    def read(self, ask: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `ask` says of one state of the catalog; it is given a connection, and cannot write."""
-        with self.guarded(), self.engine.connect() as connection:
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection that sees one state of the catalog and cannot write."""
+        with self._connected() as connection:
             if is_server(connection):
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
-                return ask(connection, *args, **kwargs)
+                yield connection
 
-    def write(self, change: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a change, given as a function of a connection: all of it or nothing, and one at a time. Returns what it returns."""
-        with self.guarded(), self.engine.connect() as plain:
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection for a change: all of it or, where the block raises, nothing; and one at a time."""
+        with self._connected() as plain:
             connection = plain.execution_options(writes=True)
             with connection.begin():
                 if is_server(connection):
                     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'")
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})")
-                return change(connection, *args, **kwargs)
+                yield connection
 
-    def tidy(self) -> None:
+    def vacuum(self) -> None:
         """Give unused room back to the disk, and bring the database's statistics up to date."""
-        with self.guarded(), self.engine.connect() as plain:
+        with self._connected() as plain:
             if is_server(plain):
                 plain.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM ANALYZE")
             else:
@@ -261,7 +235,7 @@ class Database:
 
     def copy_to(self, target: "Database") -> None:
         """Copy an SQLite database into another, page by page."""
-        with self.engine.connect() as reading, target.engine.connect() as writing:
+        with self._connected() as reading, target._connected() as writing:
             drivers: list[Any] = [each.connection.driver_connection for each in (reading, writing)]
             drivers[0].backup(drivers[1])
 
@@ -270,12 +244,12 @@ class Database:
         self.engine.dispose()
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Raise what the database says as CatalogError, where a user can act on it."""
+    def _connected(self) -> Iterator[Connection]:
         try:
-            yield
+            with self.engine.connect() as connection:
+                yield connection
         except (DBAPIError, sqlite3.Error) as error:
-            known = _explain(error, self.place)
+            known = _explain(error, self.name)
             if known is None:
                 raise
             raise known from error
@@ -285,20 +259,31 @@ class Database:
 
 
 @lru_cache(maxsize=500)
-def _statement(sql: str, server: bool) -> TextClause:
+def _statement(sql: str, server: bool) -> tuple[TextClause, list[str]]:
     many = r"= ANY (:\1)" if server else r"IN (SELECT value FROM json_each(:\1))"
-    return text(re.sub(r"IN :(\w+)\*", many, sql))
+    return text(re.sub(r"IN :(\w+)\*", many, sql)), re.findall(r":(\w+)", sql)
 
 
 def run(connection: Connection, sql: str, **values: Any) -> Any:
-    """Execute a statement with named values. `IN :names*` takes a list: one parameter, however long it is."""
+    """Execute a statement with those of the named values that stand in it. `IN :names*` takes a list: one parameter, however long it
+    is. A text that no database can hold, as a shell may give one, is NULL, which equals nothing.
+    """
     server = is_server(connection)
-    given = {
-        name: json.dumps(list(value)) if not server and isinstance(value, (list, set)) else
-        list(value) if isinstance(value, set) else value
-        for name, value in values.items()
-    }  # fmt: skip
-    return connection.execute(_statement(sql, server), given)
+    statement, names = _statement(sql, server)
+    given = {}
+    for name in names:
+        value = values[name]
+        if isinstance(value, list):
+            value = list(filter(_storable, value)) if server else json.dumps(list(filter(_storable, value)))
+        given[name] = value if _storable(value) else None
+    return connection.execute(statement, given)
+
+
+def _storable(value: object) -> bool:
+    try:
+        return not isinstance(value, str) or b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def by_index(connection: Connection, index: str | None) -> str:
@@ -347,7 +332,7 @@ def drop_tables(connection: Connection) -> None:
     found.drop_all(connection)
 
 
-def version_of(connection: Connection, place: str) -> int | None:
+def version_of(connection: Connection, name: str) -> int | None:
     """Return the version of the catalog in a database; None for an empty one.
 
     Raises CatalogError for a newer version, for another program's tables, and for a file that brings statements of its own.
@@ -357,7 +342,7 @@ def version_of(connection: Connection, place: str) -> int | None:
         if tables and not {"catalog_version", "sets", "people_labels"}.issubset(tables):
             shown = ", ".join(sorted(tables)[:5])
             message = (
-                f"{place} holds tables of another program ({shown}{', …' if len(tables) > 5 else ''}): expected an empty "
+                f"{name} holds tables of another program ({shown}{', …' if len(tables) > 5 else ''}): expected an empty "
                 "database, or a catalog. Nothing was changed. Create one with createdb and name it in the URL."
             )
             raise CatalogError(message)
@@ -366,10 +351,10 @@ def version_of(connection: Connection, place: str) -> int | None:
         # 2 and 3 are columns that are computed.
         computed = "(SELECT count(*) FROM pragma_table_xinfo(m.name) x WHERE x.hidden IN (2, 3))"
         own = f"m.type IN ('view', 'trigger') OR m.type = 'table' AND {computed} > 0"
-        name = run(connection, f"SELECT m.name FROM sqlite_master m WHERE {own}").scalar()
-        if name is not None:
+        brought = run(connection, f"SELECT m.name FROM sqlite_master m WHERE {own}").scalar()
+        if brought is not None:
             message = (
-                f"the catalog {place} holds {printable(name)[:80]!r}, a view, trigger or computed column, which no catalog has: "
+                f"the catalog {name} holds {printable(brought)[:80]!r}, a view, trigger or computed column, which no catalog has: "
                 f"somebody changed the file. Nothing was read. {AGAIN}"
             )
             raise CatalogError(message)
@@ -377,13 +362,13 @@ def version_of(connection: Connection, place: str) -> int | None:
         version = int(run(connection, "PRAGMA user_version").scalar_one()) if tables else None
     if version is not None and version > VERSION:
         message = (
-            f"the catalog {place} is of version {version}, this eigenbank knows up to {VERSION}: a newer eigenbank wrote it. "
+            f"the catalog {name} is of version {version}, this eigenbank knows up to {VERSION}: a newer eigenbank wrote it. "
             "Nothing was changed. Upgrade with `pip install -U eigenbank`, or name another catalog with --catalog or "
             "EIGENBANK_CATALOG."
         )
         raise CatalogError(message)
     if version is not None and version < 1:
-        message = f"the catalog {place} says it is of version {version}: it is damaged. Nothing was changed. {AGAIN}"
+        message = f"the catalog {name} says it is of version {version}: it is damaged. Nothing was changed. {AGAIN}"
         raise CatalogError(message)
     return version
 
@@ -421,40 +406,39 @@ def texts_with(connection: Connection, words: Sequence[str], *, prefix: bool) ->
     return dict(run(connection, statement, query=query).all())
 
 
-def size_of(connection: Connection, place: str) -> int:
+def size_of(connection: Connection, name: str) -> int:
     """Return how many bytes the catalog takes."""
     if not is_server(connection):
-        return Path(place).stat().st_size if Path(place).exists() else 0
+        return Path(name).stat().st_size if Path(name).exists() else 0
     return int(run(connection, "SELECT pg_database_size(current_database())").scalar_one())
 
 
 # Errors
 
-_SQLITE_ERRORS = (
+_DAMAGED = f"it is damaged. {AGAIN}"
+_ANOTHERS = f"its tables are not a catalog's. {AGAIN}"
+_BUSY = f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later."
+_SQLITE_ERRORS = {
     # First: what follows in that message is the text itself.
-    ("could not decode", f"it holds a text that is none. {AGAIN}"),
-    ("interrupted", f"a question takes too long to answer. Nothing was changed. {AGAIN}"),
-    (
-        "locked",
-        f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later.",
-    ),
-    ("readonly", "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder."),
-    ("disk is full", "the disk is full. Nothing was changed. Make room and try again."),
-    ("malformed", f"it is damaged. {AGAIN}"),
-    ("not a database", f"it is damaged. {AGAIN}"),
-    *(
-        (sign, f"its tables are not a catalog's. {AGAIN}")
-        for sign in ("no such column", "no such table", "has no column", "no such index", "cannot modify")
-    ),
-    ("unable to open", "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to."),
-    ("locking protocol", "too many programs opened it at once. Nothing was changed. Try again."),
-    ("disk i/o error", "reading or writing the disk failed. Check the disk, and that the folder still exists."),
-)
+    "could not decode": f"it holds a text that is none. {AGAIN}",
+    "locked": _BUSY,
+    "readonly": "it cannot be written to. Nothing was changed. Check the permissions of the file and of its folder.",
+    "disk is full": "the disk is full. Nothing was changed. Make room and try again.",
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
+    "no such": _ANOTHERS,
+    "has no column": _ANOTHERS,
+    "cannot modify": _ANOTHERS,
+    "unable to open": "it cannot be opened. Nothing was changed. Check that its folder exists and may be written to.",
+    "locking protocol": "too many programs opened it at once. Nothing was changed. Try again.",
+    "disk i/o error": "reading or writing the disk failed. Check the disk, and that the folder still exists.",
+}
+"""What SQLite's messages mean, by what stands in them."""
 _SERVER_ERRORS = {
-    "55P03": f"another program has been writing to it for {BUSY_SECONDS} seconds. Nothing was changed. Try again later.",
+    "55P03": _BUSY,
     "25006": "it is read-only. Nothing was changed.",
     "42501": "this user may not do that. Nothing was changed. Ask its owner for the rights to its tables.",
-    "42": f"its tables are not a catalog's. {AGAIN}",
+    "42": _ANOTHERS,
     "53": "the server is out of room. Nothing was changed. Make room and try again.",
     "08": "no connection to the server. Nothing was changed. Check that it runs, and the URL: host, port, user, database.",
     "57P": "the server shut down. Nothing was changed. Try again when it runs.",
@@ -465,7 +449,18 @@ _SERVER_ERRORS = {
 """What PostgreSQL's error codes mean, by how they begin."""
 
 
-def _explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | None:
+@contextlib.contextmanager
+def holding(what: str) -> Iterator[None]:
+    """Raise CatalogError where the block cannot read something that a catalog holds: it is damaged, or somebody changed it."""
+    try:
+        yield
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        problem = first_problem(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        message = f"the catalog holds {what} that cannot be read ({problem}). {AGAIN}"
+        raise CatalogError(message) from error
+
+
+def _explain(error: DBAPIError | sqlite3.Error, name: str) -> CatalogError | None:
     """Return a database's error in words that a user can act on; None where it is a bug of ours."""
     original: Any = error.orig if isinstance(error, DBAPIError) else error
     if hasattr(original, "sqlstate"):
@@ -475,8 +470,8 @@ def _explain(error: DBAPIError | sqlite3.Error, place: str) -> CatalogError | No
         meaning = next((words for sign, words in _SERVER_ERRORS.items() if state.startswith(sign)), None)
     else:
         said = str(original).lower()
-        meaning = next((words for sign, words in _SQLITE_ERRORS if sign in said), None)
+        meaning = next((words for sign, words in _SQLITE_ERRORS.items() if sign in said), None)
     if meaning is None:
         return None
     first = printable(str(original).strip().partition("\n")[0])
-    return CatalogError(f"the catalog {place} cannot be used: {meaning} ({first})")
+    return CatalogError(f"the catalog {name} cannot be used: {meaning} ({first})")

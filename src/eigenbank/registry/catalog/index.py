@@ -1,42 +1,36 @@
 """Indexing direction sets: from a manifest to the rows that searches read. Every function works in the caller's transaction.
 
 A set's own labels come from its manifest, those of people (`human:…`) from the table `people_labels` alone: what people said in a
-manifest is taken over into that table once, when the set is added. A manifest is validated where it comes in; here it is the plain
-document, or the fields of its models: most of the time went into checking again what was checked.
+manifest is taken over into that table once, when the set is added. A manifest is validated where it comes in; here it is plain JSON.
 """
 
-import json
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from itertools import count
 from operator import itemgetter
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
-from eigenbank.registry.catalog.database import AGAIN, add_words, create_tables, drop_tables, insert, run
-from eigenbank.registry.catalog.search import LORA, DirectionName, Document, bare_name, pack, unpack
+from eigenbank.registry.catalog.database import add_words, create_tables, drop_tables, holding, insert, run
+from eigenbank.registry.catalog.names import DirectionName, named
+from eigenbank.registry.catalog.search import LORA, Document, bare_name, pack, unpack
 from eigenbank.registry.files import parse_json
 from eigenbank.registry.ranking import words
 from eigenbank.schemas import Manifest, Recipe
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.direction import label_worth
-from eigenbank.schemas.errors import CatalogError
 
 PEOPLE = "human:"
 """What the source of a person's label begins with."""
-MEASURES = ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
-"""What directions are searched by of their quality."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 _URL = re.compile(r"[a-z]{2,}:")
 Name = tuple[str, str]
 """A direction: its model's id, and its name within the model."""
@@ -59,12 +53,6 @@ class SetEntry:
     commit: str | None = None
 
 
-def plain(part: Any) -> Document:
-    """Return a part of a manifest as a document, without checking or copying it."""
-    found: Document = part if isinstance(part, dict) else vars(part)
-    return found
-
-
 def path_key(path: str) -> str:
     """Return the one written form of a local path; a place such as `shipped:NAME` is that already."""
     return path if _URL.match(path) or "\x00" in path else os.path.realpath(path)
@@ -73,54 +61,47 @@ def path_key(path: str) -> str:
 # What is kept as JSON
 
 
+def _read(text: str, kind: str, *fields: str) -> Document:
+    with holding(kind):
+        found: Document = parse_json(text.encode())
+        itemgetter(*fields)(found)
+        return found
+
+
+def read_manifest(text: str) -> Document:
+    """Parse a manifest that the catalog keeps, within bounds. Raises CatalogError for what is none."""
+    return _read(text, "a manifest", "checkpoint", "layers", "directions", "created", "builder")
+
+
+def read_label(text: str) -> Document:
+    """The same for a person's label."""
+    return _read(text, "a label", "text", "source", "confidence", "evidence", "created")
+
+
 def unpack_manifest(packed: bytes) -> str:
     """Return the text of a manifest that the catalog keeps. Raises CatalogError for what is too large or damaged."""
-    try:
+    with holding("a manifest"):
         opened = zlib.decompressobj()
         text = opened.decompress(packed, MAX_MANIFEST_BYTES)
         if not opened.eof:
             message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
-            raise zlib.error(message)
+            raise ValueError(message)
         return text.decode()
-    except (zlib.error, TypeError, UnicodeDecodeError) as error:
-        message = f"the catalog holds a manifest that cannot be read ({error}). {AGAIN}"
-        raise CatalogError(message) from error
 
 
-_FIELDS = {
-    "manifest": ("checkpoint", "layers", "directions", "created", "builder"),
-    "label": ("text", "source", "confidence", "evidence", "created"),
-}
-
-
-def read_document(text: str, kind: str) -> Document:
-    """Return a manifest or a label that the catalog keeps, parsed within bounds. Raises CatalogError for what is none."""
-    try:
-        found: Document = parse_json(text.encode())
-        itemgetter(*_FIELDS[kind])(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"the catalog holds a {kind} that is none ({type(error).__name__}: {error}). {AGAIN}"
-        raise CatalogError(message) from error
-    return found
-
-
-def microseconds(moment: datetime | str) -> int:
-    """Return a point in time, which may be written as in JSON, as microseconds since 1970; without a zone it is in UTC."""
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment[:-1] + "+00:00" if moment.endswith("Z") else moment)
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)) - _EPOCH) // _MICROSECOND
-
-
-def moment(since: int) -> datetime:
-    """Return the point in time that is so many microseconds after 1970, in UTC."""
-    return _EPOCH + _MICROSECOND * since
+def moment(written: str) -> str:
+    """Return the one written form of a point in time, in UTC, in which the later one sorts last; without a zone it is in UTC."""
+    found = datetime.fromisoformat(written[:-1] + "+00:00" if written.endswith("Z") else written)
+    return (
+        found.replace(tzinfo=found.tzinfo or timezone.utc).astimezone(timezone.utc).isoformat(timespec="microseconds")
+    )
 
 
 def by_confidence(labels: Sequence[Document]) -> Sequence[Document]:
     """Return one label of each text and source, the newest; the most confident first, those without a confidence last."""
     if len(labels) < 2:
         return labels
-    kept: dict[tuple[str, str], Document] = {}
+    kept: dict[Name, Document] = {}
     for label in labels:
         other = kept.setdefault((label["text"], label["source"]), label)
         if other is not label and _age(label) > _age(other):
@@ -131,37 +112,30 @@ def by_confidence(labels: Sequence[Document]) -> Sequence[Document]:
     )
 
 
-def _age(label: Document) -> tuple[int, str]:
+def _age(label: Document) -> tuple[str, str]:
     """A key that puts the newer label last; where both are as new, their contents decide."""
-    return microseconds(label["created"]), to_json(label).decode()
+    return moment(label["created"]), to_json(label).decode()
 
 
-def _machines(labels: Iterable[Document]) -> list[Document]:
-    """The labels that no person gave."""
-    return [label for label in labels if not label["source"].startswith(PEOPLE)]
+def _merged(labelers: Iterable[Document], people: Iterable[Document]) -> Sequence[Document]:
+    """The labels of a direction: those that no person gave, and what people say now."""
+    return by_confidence([*(label for label in labelers if not label["source"].startswith(PEOPLE)), *people])
 
 
 # Adding sets
 
 
-_Spectrum = tuple[str, str] | None
-"""A layer and a recipe; None for composites."""
-
-
-def _spectrum_key() -> Callable[[Document], _Spectrum]:
-    """Return what gives the spectrum of a direction or composite; each recipe is read once."""
+def _spectrum() -> Callable[[Document], tuple[str, str]]:
+    """Return what gives the layer and the recipe's slug of a direction; each recipe is read once."""
     slugs: dict[str, str] = {}
 
-    def key(record: Document) -> _Spectrum:
-        recipe = record.get("recipe")
-        if recipe is None:
-            return None
-        written = str(recipe)
+    def spectrum(record: Document) -> tuple[str, str]:
+        written = str(record["recipe"])
         if written not in slugs:
-            slugs[written] = (recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)).slug
+            slugs[written] = Recipe.model_validate(record["recipe"]).slug
         return record["layer"], slugs[written]
 
-    return key
+    return spectrum
 
 
 class Indexer:
@@ -169,7 +143,7 @@ class Indexer:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._numbers: dict[type[tables.Base], int] = {}
+        self._next: dict[type[tables.Base], int] = {}
         self._known: dict[type[tables.Base], dict[str, int]] = {}
 
     def add(self, entry: SetEntry, *, take_over: bool = True) -> None:
@@ -177,10 +151,11 @@ class Indexer:
         become this catalog's; where the same person said so before, the newer label stays.
         """
         if isinstance(entry.manifest, str):
-            text, manifest = entry.manifest, read_document(entry.manifest, "manifest")
+            text, manifest = entry.manifest, read_manifest(entry.manifest)
         else:
-            text, manifest = entry.manifest.model_dump_json(), vars(entry.manifest)
-        checkpoint = plain(manifest["checkpoint"])
+            text = entry.manifest.model_dump_json()
+            manifest = from_json(text)
+        checkpoint, layers = manifest["checkpoint"], manifest["layers"]
         model_id, revision = checkpoint["model_id"], checkpoint.get("revision") or ""
         statement = "SELECT id, checkpoint_path FROM sets WHERE model_id = :model_id AND revision = :revision"
         before = run(self.connection, statement, model_id=model_id, revision=revision).first()
@@ -190,40 +165,39 @@ class Indexer:
             entry = replace(entry, checkpoint_path=path_key(entry.checkpoint_path))
         elif before is not None:
             entry = replace(entry, checkpoint_path=before[1])
-        records = list(map(plain, (*manifest["directions"], *manifest.get("composites", ()))))
-        records += ({**each, "name": f"{LORA}{each['name']}"} for each in map(plain, manifest.get("loras", ())))
-        spectra = list(map(_spectrum_key(), records))
+        composites = [*manifest.get("composites", ())]
+        composites += ({**each, "name": f"{LORA}{each['name']}"} for each in manifest.get("loras", ()))
+        records = [*manifest["directions"], *composites]
+        # A layer and a recipe; None for composites.
+        spectra = [*map(_spectrum(), manifest["directions"]), *(None for _ in composites)]
         names = [
             bare_name(record["name"]) if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
             for record, key in zip(records, spectra, strict=True)
         ]
-        labels: list[Sequence[Document]] = [list(map(plain, record["labels"])) for record in records]
         if take_over:
-            said = (((model_id, name), label) for name, own in zip(names, labels, strict=True) for label in own)
-            take_labels(self.connection, [one for one in said if one[1]["source"].startswith(PEOPLE)])
+            take_labels(self.connection, [
+                ((model_id, name), label)
+                for name, record in zip(names, records, strict=True)
+                for label in record["labels"]
+                if label["source"].startswith(PEOPLE)
+            ])  # fmt: skip
         people = people_labels(self.connection, model_id)
-        labels = [
-            by_confidence([*_machines(own), *people.get(name, ())]) for name, own in zip(names, labels, strict=True)
-        ]
-        # From here on in rows.
-        layers = list(map(plain, manifest["layers"]))
-        texts = self._numbered(tables.TextTable, [
-            model_id, *(layer["name"] for layer in layers),
-            *(record["name"] for record, key in zip(records, spectra, strict=True) if key is None),
+        labels = [_merged(each["labels"], people.get(name, ())) for name, each in zip(names, records, strict=True)]
+        texts = self._ids(tables.TextTable, [
+            model_id, *(layer["name"] for layer in layers), *(each["name"] for each in composites),
             *(label["text"] for own in labels for label in own),
         ])  # fmt: skip
         set_id = self._take(tables.SetTable)
         insert(self.connection, tables.SetTable, [(
             set_id, model_id, revision, entry.location, entry.digest, entry.checkpoint_path, entry.repo, entry.commit,
-            microseconds(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
+            moment(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
             texts[model_id], len(layers), len(manifest["directions"]), sum(map(len, labels)), zlib.compress(text.encode(), 3),
         )])  # fmt: skip
         digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer["digests"].values()}
         insert(self.connection, tables.LayerDigestTable, sorted(digests))
         places = {each["name"]: (texts[each["name"]], each["kind"], each["width"]) for each in layers}
-        numbers = dict(
-            zip(dict.fromkeys(spectra), count(self._take(tables.SpectrumTable, len(set(spectra)))), strict=False)
-        )
+        first = self._take(tables.SpectrumTable, len(set(spectra)))
+        numbers = dict(zip(dict.fromkeys(spectra), count(first), strict=False))
         insert(self.connection, tables.SpectrumTable, [
             (number, set_id, *((None, None, None, None) if key is None else (*places[key[0]], key[1])))
             for key, number in numbers.items()
@@ -232,31 +206,21 @@ class Indexer:
         rows = []
         for number, record, key, own in zip(count(first), records, spectra, labels, strict=False):
             facts = map(record.get, ("rank", "eigenvalue", "share", "gap"))
-            own_name = texts[record["name"]] if key is None else None
-            quality = record["quality"] and plain(record["quality"])
-            measured = map(quality.get, MEASURES) if quality else (None,) * len(MEASURES)
+            quality = record["quality"]
+            measured = map((quality or {}).get, tables.QUALITY)
+            name_id = texts[record["name"]] if key is None else None
             confidence = own[0]["confidence"] if own else None
-            rows.append((number, numbers[key], *facts, own_name, len(own), confidence, *measured, pack(own, quality)))
+            rows.append((number, numbers[key], *facts, name_id, len(own), confidence, *measured, pack(own, quality)))
         insert(self.connection, tables.DirectionTable, rows)
-        self._put_labels((number, label) for number, own in enumerate(labels, first) for label in own)
-
-    def _put_labels(self, labelled: Iterable[tuple[int, Document]]) -> None:
-        found = list(labelled)
-        texts = self._numbered(tables.TextTable, (label["text"] for _, label in found))
-        sources = self._numbered(tables.SourceTable, (label["source"] for _, label in found))
-        insert(self.connection, tables.LabelTable, [
-            (number, sources[label["source"]], texts[label["text"]], label["confidence"],
-             label_worth(label["source"], label["confidence"], label["evidence"] and plain(label["evidence"])))
-            for number, label in found
-        ])  # fmt: skip
+        self._put_labels([(number, label) for number, own in enumerate(labels, first) for label in own])
 
     def relabel(self, name: Name) -> None:
         """Bring what is derived from a direction's labels up to date with people's labels, in every set of the model."""
         said = people_labels(self.connection, *name).get(name[1], [])
-        for set_id, number in directions_named(self.connection, DirectionName.parse("#".join(name))):
+        for set_id, number in named(self.connection, DirectionName.parse("#".join(name))):
             packed = run(self.connection, "SELECT details FROM directions WHERE id = :number", number=number).scalar()
-            before = json.loads(unpack(packed))
-            labels = by_confidence([*_machines(before["labels"]), *said])
+            before = unpack(packed)
+            labels = _merged(before["labels"], said)
             run(
                 self.connection,
                 "UPDATE directions SET labels = :count, confidence = :confidence, details = :details WHERE id = :number",
@@ -266,48 +230,69 @@ class Indexer:
                 details=pack(labels, before["quality"]),
             )
             run(self.connection, "DELETE FROM labels WHERE direction_id = :number", number=number)
-            self._put_labels((number, label) for label in labels)
+            self._put_labels([(number, label) for label in labels])
             more = len(labels) - len(before["labels"])
             run(self.connection, "UPDATE sets SET labels = labels + :more WHERE id = :set_id", more=more, set_id=set_id)
 
-    def _numbered(
-        self, table: type[tables.TextTable] | type[tables.SourceTable], texts: Iterable[str]
-    ) -> dict[str, int]:
+    def _put_labels(self, labelled: Sequence[tuple[int, Document]]) -> None:
+        texts = self._ids(tables.TextTable, (label["text"] for _, label in labelled))
+        sources = self._ids(tables.SourceTable, (label["source"] for _, label in labelled))
+        insert(self.connection, tables.LabelTable, [
+            (number, sources[label["source"]], texts[label["text"]], label["confidence"],
+             label_worth(label["source"], label["confidence"], label["evidence"]))
+            for number, label in labelled
+        ])  # fmt: skip
+
+    def _ids(self, table: type[tables.TextTable] | type[tables.SourceTable], texts: Iterable[str]) -> dict[str, int]:
         """Return the numbers of texts or sources; new ones are put into their table, and texts into the full-text index."""
         known = self._known.setdefault(table, {})
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
-            known |= run(
-                self.connection, f"SELECT text, id FROM {table.__tablename__} WHERE text IN :new*", new=new
-            ).all()
-            rows = list(enumerate((text for text in new if text not in known), self._take(table, len(new))))
-            insert(self.connection, table, rows)
+            rows = run(self.connection, f"SELECT text, id FROM {table.__tablename__} WHERE text IN :new*", new=new)
+            known |= rows.all()
+            new = [text for text in new if text not in known]
+            numbered = list(enumerate(new, self._take(table, len(new))))
+            insert(self.connection, table, numbered)
             if table is tables.TextTable:
-                add_words(self.connection, [(number, words(text)) for number, text in rows])
-            known |= {text: number for number, text in rows}
+                add_words(self.connection, [(number, words(text)) for number, text in numbered])
+            known |= {text: number for number, text in numbered}
         return known
 
     def _take(self, table: type[tables.Base], count: int = 1) -> int:
         """Return the first of so many numbers that no row has."""
-        if table not in self._numbers:
+        if table not in self._next:
             found = run(self.connection, f"SELECT coalesce(max(id), 0) + 1 FROM {table.__tablename__}")
-            self._numbers[table] = found.scalar_one()
-        first = self._numbers[table]
-        self._numbers[table] += count
-        return first
+            self._next[table] = found.scalar_one()
+        self._next[table] += count
+        return self._next[table] - count
 
 
 def remove(connection: Connection, set_id: int) -> None:
     """Take a set out, with all that is derived from it."""
     own = "SELECT id FROM spectra WHERE set_id = :set_id"
-    for statement in (
-        f"DELETE FROM labels WHERE direction_id IN (SELECT id FROM directions WHERE spectrum_id IN ({own}))",
-        f"DELETE FROM directions WHERE spectrum_id IN ({own})",
-        "DELETE FROM spectra WHERE set_id = :set_id",
-        "DELETE FROM layer_digests WHERE set_id = :set_id",
-        "DELETE FROM sets WHERE id = :set_id",
+    for rows in (
+        f"labels WHERE direction_id IN (SELECT id FROM directions WHERE spectrum_id IN ({own}))",
+        f"directions WHERE spectrum_id IN ({own})",
+        "spectra WHERE set_id = :set_id",
+        "layer_digests WHERE set_id = :set_id",
+        "sets WHERE id = :set_id",
     ):
-        run(connection, statement, set_id=set_id)
+        run(connection, f"DELETE FROM {rows}", set_id=set_id)
+
+
+@contextmanager
+def filling(connection: Connection) -> Iterator[Indexer]:
+    """Yield an indexer for many sets. Where there are no directions yet, their indexes are made after the block: that takes half the
+    time of keeping them as it runs.
+    """
+    empty = run(connection, "SELECT 1 FROM directions LIMIT 1").first() is None
+    filled = [tables.Base.metadata.tables[name] for name in ("directions", "labels")] if empty else []
+    indexes = [each for table in filled for each in sorted(table.indexes, key=lambda one: str(one.name))]
+    for each in indexes:
+        each.drop(connection)
+    yield Indexer(connection)
+    for each in indexes:
+        each.create(connection)
 
 
 # People's labels
@@ -316,16 +301,16 @@ def remove(connection: Connection, set_id: int) -> None:
 def people_labels(connection: Connection, model_id: str, direction: str | None = None) -> dict[str, list[Document]]:
     """Return what people call the directions of a model, or one of them, by the direction's name."""
     found: dict[str, list[Document]] = {}
-    rows = run(
-        connection,
-        f"SELECT direction, label FROM people_labels WHERE model_id = :model_id{'' if direction is None else ' AND direction = :direction'} "
-        "ORDER BY direction, text, source",
-        model_id=model_id,
-        **({} if direction is None else {"direction": direction}),
-    )
-    for name, text in rows:
-        found.setdefault(name, []).append(read_document(text, "label"))
+    own = "model_id = :model_id" + ("" if direction is None else " AND direction = :direction")
+    statement = f"SELECT direction, label FROM people_labels WHERE {own} ORDER BY direction, text, source"
+    for name, text in run(connection, statement, model_id=model_id, direction=direction):
+        found.setdefault(name, []).append(read_label(text))
     return found
+
+
+ONE_LABEL = (
+    "FROM people_labels WHERE model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
+)
 
 
 def take_labels(
@@ -334,15 +319,14 @@ def take_labels(
     """Keep labels of people, without indexing them; with `newer`, only where the same person has said nothing newer. Returns those
     that are new, or differ from what was there.
     """
-    own = "model_id = :model_id AND direction = :direction AND text = :text AND source = :source"
     changed = []
     for (model_id, direction), label in labels:
         key = {"model_id": model_id, "direction": direction, "text": label["text"], "source": label["source"]}
         text = to_json(label).decode()
-        before = run(connection, f"SELECT label FROM people_labels WHERE {own}", **key).scalar()
-        if before == text or (newer and before is not None and _age(read_document(before, "label")) >= _age(label)):
+        before = run(connection, f"SELECT label {ONE_LABEL}", **key).scalar()
+        if before == text or (newer and before is not None and _age(read_label(before)) >= _age(label)):
             continue
-        run(connection, f"DELETE FROM people_labels WHERE {own}", **key)
+        run(connection, f"DELETE {ONE_LABEL}", **key)
         insert(connection, tables.PeopleLabelTable, [(*key.values(), text)])
         changed.append(((model_id, direction), label))
     return changed
@@ -354,24 +338,8 @@ def waiting(connection: Connection, model_id: str | None = None) -> int:
     return sum(
         number
         for model, name, number in run(connection, statement).all()
-        if model_id in (None, model) and not directions_named(connection, DirectionName.parse(f"{model}#{name}"))
+        if model_id in (None, model) and not named(connection, DirectionName.parse(f"{model}#{name}"))
     )
-
-
-def directions_named(connection: Connection, name: DirectionName | None) -> list[tuple[int, int]]:
-    """Return the numbers of the sets of a model and of the direction or composite of that name in them, the newest set first."""
-    if name is None:
-        return []
-    if name.composite is not None:
-        own = "p.name_id IS NULL AND d.name_id = (SELECT id FROM texts WHERE text = :composite)"
-    else:
-        own = "p.name_id = (SELECT id FROM texts WHERE text = :layer) AND p.recipe = :recipe AND d.rank = :rank"
-    statement = (
-        "SELECT s.id, d.id FROM sets s CROSS JOIN spectra p CROSS JOIN directions d WHERE s.model_id = :model_id "
-        f"AND p.set_id = s.id AND d.spectrum_id = p.id AND {own} ORDER BY s.created DESC, s.id DESC"
-    )
-    given = {key: value for key, value in vars(name).items() if f":{key}" in statement}
-    return [(row[0], row[1]) for row in run(connection, statement, **given)]
 
 
 # All of it again
@@ -379,18 +347,16 @@ def directions_named(connection: Connection, name: DirectionName | None) -> list
 
 def entries(connection: Connection, table: str = "sets") -> Iterator[SetEntry]:
     """Yield the sets of a catalog with the texts of their manifests, in catalog order, one in memory at a time."""
+    columns = 'manifest, location, digest, checkpoint_path, repo, "commit"'
     for number in run(connection, f"SELECT id FROM {table} ORDER BY id").scalars().all():
-        statement = (
-            f'SELECT manifest, location, digest, checkpoint_path, repo, "commit" FROM {table} WHERE id = :number'
-        )
-        packed, *facts = run(connection, statement, number=number).one()
+        packed, *facts = run(connection, f"SELECT {columns} FROM {table} WHERE id = :number", number=number).one()
         yield SetEntry(unpack_manifest(packed), *facts)
 
 
 def copy(source: Connection, target: Connection, progress: Progress = no_progress) -> None:
     """Index everything that one catalog keeps in another one, which is empty: sets, people's labels, what was bundled."""
-    _put_kept(target, _kept(source))
-    _add_all(target, entries(source), run(source, "SELECT count(*) FROM sets").scalar_one(), progress)
+    total = run(source, "SELECT count(*) FROM sets").scalar_one()
+    _fill(target, _kept(source), entries(source), total, progress)
 
 
 def rebuild(connection: Connection, progress: Progress = no_progress) -> None:
@@ -400,44 +366,25 @@ def rebuild(connection: Connection, progress: Progress = no_progress) -> None:
     run(connection, f"CREATE TEMPORARY TABLE kept_sets AS SELECT {columns} FROM sets")
     drop_tables(connection)
     create_tables(connection)
-    _put_kept(connection, kept)
     total = run(connection, "SELECT count(*) FROM kept_sets").scalar_one()
-    _add_all(connection, entries(connection, "kept_sets"), total, progress)
+    _fill(connection, kept, entries(connection, "kept_sets"), total, progress)
     run(connection, "DROP TABLE kept_sets")
 
 
-_KEPT = {
-    tables.PeopleLabelTable: "SELECT model_id, direction, text, source, label FROM people_labels",
-    tables.BundledTable: "SELECT digest FROM bundled",
-}
-"""What is derived from nothing, beside the sets."""
+_Kept = dict[type[tables.Base], list[tuple[Any, ...]]]
 
 
-def _kept(connection: Connection) -> dict[type[tables.Base], list[tuple[Any, ...]]]:
-    return {table: list(map(tuple, run(connection, statement))) for table, statement in _KEPT.items()}
+def _kept(connection: Connection) -> _Kept:
+    """What is derived from nothing, beside the sets."""
+    people = run(connection, "SELECT model_id, direction, text, source, label FROM people_labels")
+    bundled = run(connection, "SELECT digest FROM bundled")
+    return {tables.PeopleLabelTable: list(map(tuple, people)), tables.BundledTable: list(map(tuple, bundled))}
 
 
-def _put_kept(connection: Connection, kept: dict[type[tables.Base], list[tuple[Any, ...]]]) -> None:
+def _fill(connection: Connection, kept: _Kept, found: Iterator[SetEntry], total: int, progress: Progress) -> None:
     for table, rows in kept.items():
         insert(connection, table, rows)
-
-
-def _add_all(connection: Connection, found: Iterator[SetEntry], total: int, progress: Progress) -> None:
-    indexer = Indexer(connection)
-    with filling(connection):
+    with filling(connection) as indexer:
         for done, entry in enumerate(found, 1):
             indexer.add(entry, take_over=False)
             progress("sets", done, total)
-
-
-@contextmanager
-def filling(connection: Connection) -> Iterator[None]:
-    """Where there are no directions yet, make their indexes after the block: that takes half the time of keeping them as it runs."""
-    empty = run(connection, "SELECT 1 FROM directions LIMIT 1").first() is None
-    filled = [tables.Base.metadata.tables[name] for name in ("directions", "labels")] if empty else []
-    indexes = [each for table in filled for each in sorted(table.indexes, key=lambda one: str(one.name))]
-    for each in indexes:
-        each.drop(connection)
-    yield
-    for each in indexes:
-        each.create(connection)

@@ -1,128 +1,46 @@
 """Searching: pages of directions, the best match first or in another order.
 
-How well a direction matches a text is said in `ranking`: its levels are streams of labels, the best level first, each in the order
-of the labels' worth. A direction stands once, under its best label. The texts that hold the words of a query come from the
-full-text index; the rest is one plain SELECT for each level, or for each order.
+How well a direction matches a text is said in `ranking`, and here once more as one SQL expression, its score: the level of its best
+label times STEP, and the label's worth. The full-text index gives the texts that hold the words; the rest is one plain SELECT.
 
-Two things keep it fast in large catalogs. Where some filter leaves at most FEW directions, the statement begins with those; else it
-walks along the index of the order. And of the labels of a level, those below a worth that enough others reach are left out (`_floor`).
-Pages follow one another by key: the next one begins after the last row of the one before.
+Two things keep it fast in large catalogs. Where some filter leaves at most FEW directions (or the text does, in another order than
+the best match first), these are all read and sorted; else the index of the order is walked until the page is full, which for a text
+is done level by level. And of a level's labels, those below a worth that enough others reach are left out (`_walk_labels`). The next
+page begins after the last row of the one before.
 """
 
 import base64
 import hashlib
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from pydantic_core import to_json
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.database import by_index, run, texts_with
-from eigenbank.registry.catalog.tables import MEASURES
+from eigenbank.registry.catalog.database import by_index, holding, run, texts_with
+from eigenbank.registry.catalog.tables import MEASURES, RISING
 from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
 from eigenbank.schemas import Label, Quality
-from eigenbank.schemas.errors import CatalogError, first_problem, unknown
+from eigenbank.schemas.errors import CatalogError, unknown
 
-FEW = 1_500
-"""Up to so many directions are sorted rather than met on a walk."""
-_ASCENDING = ("rank", "drift")
-"""The orders in which the smallest comes first."""
-_BOUNDED = (*MEASURES, "drift")
-"""Columns of directions that a filter can bound."""
 COMPOSITE = "composite/"
 """What the name of a composite begins with; a LoRA's, `lora/`, is kept with its name."""
 LORA = "lora/"
 Document = dict[str, Any]
-"""A label, or another part of a manifest: the fields of a model, or plain JSON. What stands inside may be models either way."""
-
-
-# Directions and their names
-
-
-@dataclass(frozen=True)
-class DirectionName:
-    """A direction's full name taken apart; a composite's or LoRA's has `composite` alone."""
-
-    model_id: str
-    layer: str = ""
-    recipe: str = ""
-    rank: int = 0
-    composite: str | None = None
-
-    @property
-    def bare(self) -> str:
-        """The name within the model."""
-        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else bare_name(self.composite)
-
-    @classmethod
-    def parse(cls, text: str) -> "DirectionName | None":
-        """Read `MODEL_ID#LAYER/RECIPE/RANK`, `MODEL_ID#composite/NAME` or `MODEL_ID#lora/NAME`; None for what is of no such form."""
-        found = _NAME.fullmatch(text) if storable(text) else None
-        if found is None:
-            return None
-        own = found["lora"] or found["composite"]
-        return cls(found[1], found["layer"] or "", found["recipe"] or "", int(found["rank"] or 0), own)
+"""A manifest, or a part of one, as plain JSON."""
+FEW = 1_500
+"""Up to so many directions are sorted rather than met on a walk."""
+STEP = 4
+"""More than any worth."""
 
 
 def bare_name(own: str) -> str:
     """Return the name, within its model, of a composite or LoRA, by the one it is kept under."""
     return own if own.startswith(LORA) else f"{COMPOSITE}{own}"
-
-
-# A rank has one written form: '03', '+3' and '³' name nothing.
-_NAME = re.compile(
-    r"([^#]+)#(?:composite/(?P<composite>[^/]+)|(?P<lora>lora/[^/]+)|(?P<layer>.+)/(?P<recipe>[^/]*)/(?P<rank>0|[1-9][0-9]{0,8}))",
-    re.DOTALL,
-)
-
-
-def storable(text: str) -> bool:
-    """Whether a string can be a parameter: text from a shell may hold what is no Unicode. Such a name is nobody's."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in text
-
-
-_LIKELY = (
-    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
-    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
-    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
-    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
-    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
-    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
-    b'110,111,112,113,114,115],"steps":20}'
-)
-"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
-_COMPRESSOR = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
-"""Copied for each direction. A small window and little memory: setting them up would take longer than the work."""
-_MAX_DETAILS = 64 * 2**20
-
-
-def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
-    """Compress what is kept with a direction; None for nothing."""
-    if not labels and quality is None:
-        return None
-    compressor = _COMPRESSOR.copy()
-    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
-
-
-def unpack(packed: bytes | None) -> bytes:
-    """Return what was packed, as JSON. Raises CatalogError for what is damaged."""
-    if packed is None:
-        return b'{"labels":[],"quality":null}'
-    try:
-        return zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS)
-    except (zlib.error, TypeError) as error:
-        message = f"the catalog holds a direction whose labels cannot be read ({error}). Run: eigenbank catalog reindex"
-        raise CatalogError(message) from error
 
 
 @dataclass(frozen=True)
@@ -148,19 +66,20 @@ class DirectionRow:
 
     @cached_property
     def _known(self) -> Document:
-        found: Document = json.loads(unpack(self.details))
-        return found
+        return unpack(self.details)
 
     @cached_property
     def labels(self) -> tuple[Label, ...]:
         """The labels, the most confident first, those without a confidence last. Raises CatalogError for what is damaged."""
-        return tuple(_checked(Label, each) for each in self._known["labels"])
+        with holding("labels of a direction"):
+            return tuple(map(Label.model_validate, self._known["labels"]))
 
     @cached_property
     def quality(self) -> Quality | None:
         """What was measured of it as a slider, None for nothing. Raises CatalogError for what is damaged."""
         found = self._known["quality"]
-        return None if found is None else _checked(Quality, found)
+        with holding("a direction's quality"):
+            return None if found is None else Quality.model_validate(found)
 
     @property
     def label_texts(self) -> list[str]:
@@ -176,9 +95,7 @@ class DirectionRow:
     @property
     def name(self) -> str:
         """The name within its model, `LAYER/RECIPE/RANK`, `composite/NAME` or `lora/NAME`."""
-        if self.composite is not None:
-            return bare_name(self.composite)
-        return f"{self.layer}/{self.recipe}/{self.rank}"
+        return f"{self.layer}/{self.recipe}/{self.rank}" if self.composite is None else bare_name(self.composite)
 
     @property
     def id(self) -> str:
@@ -186,12 +103,16 @@ class DirectionRow:
         return f"{self.model_id}#{self.name}"
 
 
-def _checked(kind: Any, found: Document) -> Any:
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        message = f"the catalog holds a direction whose labels cannot be read ({first_problem(error)}). Run: eigenbank catalog reindex"
-        raise CatalogError(message) from error
+def read(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
+    """Return directions in the order of the numbers given."""
+    statement = (
+        "SELECT d.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, d.eigenvalue, "
+        "d.share, d.gap, composite.text, d.details FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
+        "JOIN sets s ON s.id = p.set_id LEFT JOIN texts layer ON layer.id = p.name_id "
+        "LEFT JOIN texts composite ON composite.id = d.name_id WHERE d.id IN :numbers*"
+    )
+    rows = {row[0]: DirectionRow(*row[1:]) for row in run(connection, statement, numbers=list(numbers))}
+    return [rows[number] for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -247,32 +168,10 @@ class Filters:
 
 
 class _Position(NamedTuple):
-    """Where a page ended: in which stream of a search, at which value and direction."""
+    """Where a page ended: at which score or value (None where it is not known), and at which direction."""
 
-    stream: int
-    value: float
+    value: float | None
     direction: int
-
-
-def _write_cursor(position: _Position, digest: str) -> str:
-    document = json.dumps([digest, *position])
-    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, digest: str) -> _Position:
-    """Read a cursor. Raises CatalogError for what is none, or one of another search."""
-    try:
-        found, stream, value, direction = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"==="))
-        position = _Position(int(stream), float(value), int(direction))
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        position = None
-    if position is None or abs(position.direction) >= 2**63:
-        message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
-        raise CatalogError(message)
-    if found != digest:
-        message = "the cursor is of another search: repeat the search that gave it, with the same filters and order."
-        raise CatalogError(message)
-    return position
 
 
 def search(connection: Connection, filters: Filters, limit: int, cursor: str | None) -> Page:
@@ -283,22 +182,26 @@ def search(connection: Connection, filters: Filters, limit: int, cursor: str | N
     """
     digest = hashlib.sha256(ascii(astuple(filters)).encode()).hexdigest()[:12]
     after = None if cursor is None else _read_cursor(cursor, digest)
-    asked = _Search(connection, filters)
-    found = list(asked.find(after, limit + 1))
-    rows = directions(connection, [position.direction for position in found[:limit]])
-    return Page(rows, _write_cursor(found[limit - 1], digest) if len(found) > limit else None)
+    found = _Search(connection, filters, after, limit + 1).find()
+    more = json.dumps([digest, *found[limit - 1]]).encode() if len(found) > limit else None
+    rows = read(connection, [position.direction for position in found[:limit]])
+    return Page(rows, None if more is None else base64.urlsafe_b64encode(more).decode().rstrip("="))
 
 
-def directions(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
-    """Return directions in the order of the numbers given."""
-    statement = (
-        "SELECT d.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, d.eigenvalue, "
-        "d.share, d.gap, composite.text, d.details FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
-        "JOIN sets s ON s.id = p.set_id LEFT JOIN texts layer ON layer.id = p.name_id "
-        "LEFT JOIN texts composite ON composite.id = d.name_id WHERE d.id IN :numbers*"
-    )
-    rows = {row[0]: DirectionRow(*row[1:]) for row in run(connection, statement, numbers=list(numbers))}
-    return [rows[number] for number in numbers]
+def _read_cursor(cursor: str, digest: str) -> _Position:
+    """Read a cursor. Raises CatalogError for what is none, or one of another search."""
+    try:
+        found, value, direction = json.loads(base64.urlsafe_b64decode(cursor[:1000].encode() + b"==="))
+        position = _Position(None if value is None else float(value), int(direction))
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        position = None
+    if position is None or not isinstance(found, str) or abs(position.direction) >= 2**63:
+        message = f"{cursor[:80]!r} is not a cursor: expected one that an earlier page of the same search gave."
+        raise CatalogError(message)
+    if found != digest:
+        message = "the cursor is of another search: repeat the search that gave it, with the same filters and order."
+        raise CatalogError(message)
+    return position
 
 
 def label_sources(connection: Connection, source: str) -> list[int]:
@@ -309,22 +212,30 @@ def label_sources(connection: Connection, source: str) -> list[int]:
 
 
 class _Search:
-    """One search in one transaction: the conditions of its SELECTs, on d (directions), p (spectra) and labels; their values; and
-    other SELECTs (`ways`) of which each holds the number of every direction that meets the filters.
+    """One search in one transaction: conditions on d (directions) and p (spectra), and on a label, b; the values in them; and other
+    SELECTs (`ways`), of which each holds the number of every direction that meets the filters.
     """
 
-    def __init__(self, connection: Connection, filters: Filters) -> None:
+    def __init__(self, connection: Connection, filters: Filters, after: _Position | None, wanted: int) -> None:
         self.connection = connection
         self.filters = filters
+        self.after = after
+        self.wanted = wanted
         self.values: dict[str, Any] = {}
-        self.where: list[str] = []
+        self.where = ["p.id = d.spectrum_id"]
+        self.of_label: list[str] = []
         self.ways: list[str] = []
-        self.of_labels: list[str] = []
         self._counts: dict[str, int] = {}
+        if after is not None:
+            self.values |= {"last": after.value, "last_id": after.direction}
         self._limit_places()
         self._limit_directions()
-        self._limit_labels()
-        self.matches = None if filters.text is None else _Matches(connection, filters.text, self.values)
+        self.groups: dict[tuple[Level, tuple[int, ...]], str] = {}
+        if filters.text is not None:
+            self._match(Query.parse(filters.text))
+            self.score = self._score()
+        elif self.of_label:
+            self.where.append(self._labelled())
 
     # Filters
 
@@ -348,7 +259,7 @@ class _Search:
                 fits = matcher(pattern)
                 self.values[name] = [number for number, text in known if fits(text)]
                 if not self.values[name] and not is_glob(pattern) and name != "kind":
-                    raise unknown(kind=name, name=_short(pattern), known=[text for _, text in known])
+                    raise unknown(kind=name, name=pattern, known=[text for _, text in known])
         if filters.width is not None:
             place.append("p.width = :width")
             self.values["width"] = _bounded(filters.width)
@@ -361,26 +272,24 @@ class _Search:
     def _sets(self) -> list[int] | None:
         """The numbers of the sets that are meant; None for all."""
         filters = self.filters
-        if filters.model is not None and not is_glob(filters.model):
-            known = "SELECT 1 FROM sets WHERE model_id = :model LIMIT 1"
-            if not storable(filters.model) or run(self.connection, known, model=filters.model).first() is None:
-                models = run(self.connection, "SELECT DISTINCT model_id FROM sets").scalars()
-                raise unknown(kind="model", name=_short(filters.model), known=models)
-        given = {name: getattr(filters, name) for name in ("denoiser", "licence", "location")}
-        asked = {"model_id": filters.model, **given}
+        asked = {
+            "model_id": filters.model, "denoiser": filters.denoiser, "licence": filters.licence, "location": filters.location
+        }  # fmt: skip
         tests = {name: matcher(pattern) for name, pattern in asked.items() if pattern is not None}
         if not tests:
             return None
-        rows = run(self.connection, f"SELECT id, {', '.join(tests)} FROM sets")
+        rows = run(self.connection, f"SELECT id, model_id, {', '.join(tests)} FROM sets").all()
+        if filters.model is not None and not is_glob(filters.model) and all(row[1] != filters.model for row in rows):
+            raise unknown(kind="model", name=filters.model, known={row[1] for row in rows})
         return [
             number
-            for number, *values in rows
+            for number, _, *values in rows
             if all(value is not None and test(value) for value, test in zip(values, tests.values(), strict=True))
         ]
 
     def _limit_directions(self) -> None:
         filters = self.filters
-        for column in _BOUNDED:
+        for column in MEASURES:
             bounds = []
             for end, sign in (("min", ">="), ("max", "<=")):
                 value = getattr(filters, f"{end}_{column}", None)
@@ -396,230 +305,202 @@ class _Search:
             self.ways.append("SELECT d.id FROM directions d WHERE d.rank = :rank")
         if filters.labelled is not None:
             self.where.append(f"d.labels {'>' if filters.labelled else '='} 0")
-
-    def _limit_labels(self) -> None:
-        filters = self.filters
         if filters.source is not None:
             self.values["sources"] = label_sources(self.connection, filters.source)
-            self.of_labels.append("source_id IN :sources*")
+            self.of_label.append("source_id IN :sources*")
             self.ways.append("SELECT direction_id AS id FROM labels WHERE source_id IN :sources*")
         if filters.min_confidence is not None:
-            self.of_labels.append("confidence >= :min_confidence")
+            self.of_label.append("confidence >= :min_confidence")
 
-    def _labelled(self, *conditions: str) -> str:
-        """The condition that a direction has a label, b, that meets the filters and some more conditions."""
-        own = [f"b.{condition}" for condition in self.of_labels]
-        return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(['b.direction_id = d.id', *own, *conditions])})"
+    def _labelled(self) -> str:
+        """The condition that a direction has a label that meets the filters."""
+        return f"EXISTS (SELECT 1 FROM labels b WHERE {' AND '.join(self._of_label('b', 'direction_id = d.id'))})"
 
-    def _few(self, *more: str) -> str | None:
-        """The way with the fewest directions, as a selection; None where each has more than FEW."""
-        for way in (*self.ways, *more):
-            if way not in self._counts:
-                count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {FEW + 1}) found"
-                self._counts[way] = self._run(count).scalar_one()
-        best = min((*self.ways, *more), key=self._counts.__getitem__, default="")
-        return best if best and self._counts[best] <= FEW else None
+    def _of_label(self, name: str, *more: str) -> list[str]:
+        """The conditions that a label, by the name of its table, meets the filters, and some more."""
+        return [f"{name}.{condition}" for condition in (*more, *self.of_label)]
 
-    def _run(self, statement: str, place: _Position | None = None) -> Any:
-        values = self.values if place is None else {**self.values, "last": place.value, "last_id": place.direction}
-        needed = {name: value for name, value in values.items() if f":{name}" in statement}
-        return run(self.connection, statement, **needed)
+    # The text
 
-    def _find(
-        self,
-        columns: str,
-        walk: str,
-        few: str | None,
-        conditions: Iterable[str],
-        order: str,
-        wanted: int,
-        place: _Position | None,
-    ) -> list[Any]:
-        """Run a SELECT that begins with a few directions, or walks along a table. One on labels has those as l."""
-        labels = " CROSS JOIN labels l" if "l." in columns else ""
-        begin = f"(SELECT DISTINCT id FROM ({few}) f) c CROSS JOIN directions d{labels}" if few is not None else walk
-        own = ["d.id = c.id"] if few is not None else []
-        where = " AND ".join([*own, "p.id = d.spectrum_id", *self.where, *conditions])
-        statement = f"SELECT {columns} FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {wanted}"
-        return list(self._run(statement, place).all())
-
-    def find(self, after: _Position | None, wanted: int) -> Iterator[_Position]:
-        """Find the next directions: stream by stream, of which each is in an order of its own; ties in catalog order."""
-        streams: list[Callable[[_Position | None, int], Iterable[Any]]]
-        if self.matches is not None and self.filters.sort == "match":
-            levels = sorted(Level, reverse=True)[:-2]
-            streams = [*(partial(self._level, level) for level in levels), self._by_names]
-        elif self.filters.sort in ("match", "catalog"):
-            streams = [partial(self._by_column, None, True)]
-        else:  # known values first, then those that have none
-            streams = [partial(self._by_column, self.filters.sort, known) for known in (True, False)]
-        first = 0 if after is None else after.stream
-        for number, stream in enumerate(streams):
-            if number >= first and wanted:
-                rows = list(stream(after if after is not None and number == first else None, wanted))
-                wanted -= len(rows)
-                yield from (_Position(number, float(value), direction) for direction, value in rows)
-
-    def _by_column(self, sort: str | None, known: bool, place: _Position | None, wanted: int) -> list[Any]:
-        """The next directions in the order of a column; with `known` False, those without a value. In catalog order without one."""
-        conditions, ways = [], []
-        if self.matches is not None:
-            conditions.append(self._matching(self.matches))
-            ways.append(self._candidates(self.matches))
-        elif self.of_labels:
-            conditions.append(self._labelled())
-        column, up = f"d.{sort}", sort in _ASCENDING
-        by_value = sort is not None and known
-        if sort is not None:
-            conditions.append(f"{column} IS {'NOT ' if known else ''}NULL")
-        if place is not None and by_value:  # the bound by itself is what an index can start from
-            less = ">" if up else "<"
-            conditions.append(f"{column} {less}= :last AND ({column} {less} :last OR d.id > :last_id)")
-        elif place is not None:
-            conditions.append("d.id > :last_id")
-        order = f"{column} {'ASC' if up else 'DESC'}, d.id" if by_value else "d.id"
-        walk = f"directions d {by_index(self.connection, None if sort is None else f'ix_directions_{sort}')}"
-        columns = f"d.id, {column if by_value else 0}"
-        return self._find(columns, walk, self._few(*ways), conditions, order, wanted, place)
-
-    def _matching(self, matches: "_Matches") -> str:
-        """The condition that a direction matches the text in any level."""
-        ways = [self._labelled(f"({held})") for level in Level if (held := matches.held(level, "b"))]
-        if matches.by_names:
-            ways.append(" AND ".join([matches.named(), *([self._labelled()] if self.of_labels else [])]))
-        return f"({' OR '.join(ways)})" if ways else "1 = 0"
-
-    def _candidates(self, matches: "_Matches") -> str:
-        """A selection of directions that holds all that match."""
-        held = [
-            f"SELECT direction_id AS id FROM labels WHERE text_id IN :{key}*"
-            for level in Level
-            for key in matches.keys(level)
-        ]
-        own = [matches.way()] if matches.by_names else []
-        return " UNION ALL ".join([*held, *own]) or "SELECT id FROM directions WHERE 1 = 0"
-
-    def _by_names(self, place: _Position | None, wanted: int) -> list[Any]:
-        """The next directions whose names alone have all terms."""
-        matches = self.matches
-        if matches is None or not matches.by_names:
-            return []
-        conditions = [matches.named()]
-        conditions += [f"NOT {self._labelled(f'({held})')}" for level in Level if (held := matches.held(level, "b"))]
-        conditions += [self._labelled()] if self.of_labels else []
-        conditions += [] if place is None else ["d.id > :last_id"]
-        walk = f"directions d {by_index(self.connection, None)}"
-        return self._find("d.id, 0.0", walk, self._few(matches.way()), conditions, "d.id", wanted, place)
-
-    def _level(self, level: Level, place: _Position | None, wanted: int) -> list[Any]:
-        """The next directions of a level and the worth of their labels, the largest first."""
-        assert self.matches is not None
-        found = {tuple(row) for key in self.matches.keys(level) for row in self._labels(level, key, place, wanted)}
-        return sorted(found, key=lambda row: (-row[1], row[0]))[:wanted]
-
-    def _labels(self, level: Level, key: str, place: _Position | None, wanted: int) -> list[Any]:
-        """The next labels of a level, of the texts under a key, as direction and worth: of each direction the best one only."""
-        assert self.matches is not None
-        matches = self.matches
-        held = [condition for each in Level if each > level and (condition := matches.held(each, "b"))]
-        better = " OR ".join([*(f"({each})" for each in held), f"({matches.held(level, 'b')}) AND b.worth > l.worth"])
-        conditions = [f"NOT {self._labelled(f'({better})')}"]
-        conditions += [f"l.{condition}" for condition in self.of_labels]
-        lacking = matches.lacking.get(key, ())
-        conditions += [matches.named([term]) for term in lacking]
-        if place is not None:
-            conditions.append("l.worth <= :last AND (l.worth < :last OR l.direction_id > :last_id)")
-        columns, order = "DISTINCT d.id, l.worth", "l.worth DESC, d.id"
-        few = self._few(*([matches.way(lacking)] if lacking else []))
-        if few is not None:
-            limits = ["l.direction_id = d.id", f"(l.text_id IN :{key}*) IS TRUE", *conditions]
-            return self._find(columns, "", few, limits, order, wanted, place)
-        walk = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
-        conditions = [f"l.text_id IN :{key}* AND d.id = l.direction_id", *conditions]
-        offset = wanted
-        while (floor := self._floor(key, offset, place)) is not None:
-            self.values["floor"] = floor
-            rows = self._find(columns, walk, None, [*conditions, "l.worth >= :floor"], order, wanted, place)
-            if len(rows) >= wanted:
-                return rows
-            offset *= 4
-        return self._find(columns, walk, None, conditions, order, wanted, place)
-
-    def _floor(self, key: str, offset: int, place: _Position | None) -> float | None:
-        """A worth that more than `offset` of the labels of some texts reach; None where there are fewer."""
-        last = "" if place is None else "AND l.worth <= :last"
-        one = (
-            f"SELECT l.worth FROM labels l WHERE l.text_id = t.id {last} ORDER BY l.worth DESC LIMIT 1 OFFSET {offset}"
-        )
-        found = self._run(f"SELECT max(({one})) FROM texts t WHERE t.id IN :{key}*", place).scalar()
-        return None if found is None else float(found)
-
-
-class _Matches:
-    """Where the terms of a query are: in texts that hold all of them, by level; in texts that lack some, which a direction's names
-    must have then; and in names. The numbers of texts and sets are put into `values`, under the keys that conditions name.
-    """
-
-    def __init__(self, connection: Connection, text: str, values: dict[str, Any]) -> None:
-        query = Query.parse(text)
-        holding = [texts_with(connection, term.words, prefix=term.prefix) for term in query.terms]
-        self.values = values
-        self.terms = range(len(holding))
-        self.lacking: dict[str, tuple[int, ...]] = {}
-        self._keys: dict[Level, list[str]] = {}
+    def _match(self, query: Query) -> None:
+        """Sort the texts that hold terms of a query into groups, by level and by the terms they lack, which a direction's names must
+        have then. The group of the names alone has no texts.
+        """
+        holding = [texts_with(self.connection, term.words, prefix=term.prefix) for term in query.terms]
         every = {number: text for found in holding for number, text in found.items()}
-        of_sets = run(connection, "SELECT name_id, id FROM sets WHERE name_id IN :every*", every=list(every)).all()
+        self.values["every"] = list(every)
+        of_sets = self._run("SELECT name_id, id FROM sets WHERE name_id IN :every*").all()
         used = "EXISTS (SELECT 1 FROM spectra WHERE name_id = t.id) OR EXISTS (SELECT 1 FROM directions WHERE name_id = t.id)"
-        named = set(
-            run(connection, f"SELECT id FROM texts t WHERE id IN :every* AND ({used})", every=list(every)).scalars()
-        )
+        names = set(self._run(f"SELECT id FROM texts t WHERE id IN :every* AND ({used})").scalars())
+        in_names = []
         for term, found in enumerate(holding):
-            values[f"names{term}"] = [number for number in found if number in named]
-            values[f"sets{term}"] = [set_id for name_id, set_id in of_sets if name_id in found]
-        in_names = [bool(values[f"names{term}"] or values[f"sets{term}"]) for term in self.terms]
-        self.by_names = bool(holding) and all(in_names)
-        for number, label in every.items():
-            lacks = tuple(term for term in self.terms if number not in holding[term])
-            if not lacks:
-                level = query.level(label)
-                self._put(level, f"level{int(level)}", number)
-            elif all(in_names[term] for term in lacks):
-                key = f"lacks{'_'.join(map(str, lacks))}"
-                self.lacking[key] = lacks
-                self._put(Level.MIXED, key, number)
+            self.values[f"names{term}"] = [number for number in found if number in names]
+            self.values[f"sets{term}"] = [set_id for name_id, set_id in of_sets if name_id in found]
+            in_names.append(bool(self.values[f"names{term}"] or self.values[f"sets{term}"]))
+        for number, text in every.items():
+            lacks = tuple(term for term, found in enumerate(holding) if number not in found)
+            if all(in_names[term] for term in lacks):
+                level = Level.MIXED if lacks else query.level(text)
+                key = self.groups.setdefault((level, lacks), f"texts{len(self.groups)}")
+                self.values.setdefault(key, []).append(number)
+        if holding and all(in_names):
+            self.groups[Level.NAMES, tuple(range(len(holding)))] = ""
 
-    def _put(self, level: Level, key: str, number: int) -> None:
-        if key not in self.values:
-            self.values[key] = []
-            self._keys.setdefault(level, []).append(key)
-        self.values[key].append(number)
+    def _score(self) -> str:
+        """The score of a direction; NULL where it does not match."""
+        cases, by_names = [], "NULL"
+        for (level, lacks), key in sorted(self.groups.items(), reverse=True):
+            if key:
+                conditions = [f"b.text_id IN :{key}*", *self._named(lacks)]
+                cases.append(f"WHEN {' AND '.join(conditions)} THEN {STEP * level} + b.worth")
+            else:
+                conditions = [*self._named(lacks), *([self._labelled()] if self.of_label else [])]
+                by_names = f"CASE WHEN {' AND '.join(conditions)} THEN {STEP * level} END"
+        if not cases:
+            return by_names
+        own = " AND ".join(self._of_label("b", "direction_id = d.id"))
+        return f"coalesce((SELECT max(CASE {' '.join(cases)} END) FROM labels b WHERE {own}), {by_names})"
 
-    def keys(self, level: Level) -> list[str]:
-        """The keys of the texts of a level."""
-        return self._keys.get(level, [])
-
-    def held(self, level: Level, label: str) -> str:
-        """The condition that a label, by the name of its table, is one of a level; '' where none is."""
+    def _named(self, terms: Iterable[int], where: str = "d") -> list[str]:
+        """The conditions that a direction's names have some terms; with `where` "p", those that its spectrum meets then."""
         conditions = []
-        for key in self.keys(level):
-            names = [self.named([term]) for term in self.lacking.get(key, ())]
-            # IS TRUE: so that the few labels of a direction are looked through, rather than each of many texts looked up.
-            conditions.append(" AND ".join([f"({label}.text_id IN :{key}*) IS TRUE", *names]))
-        return " OR ".join(conditions)
-
-    def named(self, terms: Iterable[int] | None = None, where: str = "d") -> str:
-        """The condition that a direction's names have some terms, or all; with `where` "p", one that spectra must meet for that."""
-        conditions = []
-        for term in self.terms if terms is None else terms:
+        for term in terms:
             ways = [f"p.name_id IN :names{term}*"]
             ways.append("p.name_id IS NULL" if where == "p" else f"d.name_id IN :names{term}*")
             ways += [f"p.set_id IN :sets{term}*"] if self.values[f"sets{term}"] else []
             conditions.append(f"({' OR '.join(ways)})")
-        return " AND ".join(conditions)
+        return conditions
 
-    def way(self, terms: Iterable[int] | None = None) -> str:
-        """A selection of the directions whose names have some terms, or all."""
-        return _in_spectra([self.named(terms, "p"), self.named(terms)])
+    def _way(self, terms: Iterable[int]) -> str:
+        """A selection of the directions whose names have some terms."""
+        return _in_spectra([*self._named(terms, "p"), *self._named(terms)])
+
+    # Finding
+
+    def find(self) -> list[_Position]:
+        """Find the next directions; ties are in catalog order."""
+        sort, more = self.filters.sort, []
+        by_score = self.filters.text is not None and sort == "match"
+        if self.filters.text is not None:
+            if not self.groups:
+                return []
+            if not by_score:
+                self.where.append(f"{self.score} IS NOT NULL")
+                # Those of labels first: they are counted at once, and may be too many by themselves.
+                groups = sorted(self.groups.items(), reverse=True)
+                own = "SELECT direction_id AS id FROM labels WHERE text_id IN :{}*"
+                more = [[self._way(lacks) if lacks else own.format(key) for (_, lacks), key in groups]]
+        value = self.score if by_score else "NULL" if sort in ("match", "catalog") else f"d.{sort}"
+        few = self._few(*more)
+        if few is not None:
+            found = self._first(self._scan(few, value))
+            return [position for position in found if position.value is not None or not by_score]
+        return self._by_level() if by_score else self._by_column(value)
+
+    def _few(self, *more: Sequence[str]) -> str | None:
+        """The selection with the fewest directions: a way, or more ways taken together; None where each has more than FEW."""
+        counted = []
+        for ways in (*([way] for way in self.ways), *more):
+            total = 0
+            for way in ways:
+                if total <= FEW and way not in self._counts:
+                    count = f"SELECT count(*) FROM (SELECT 1 AS one FROM ({way}) w LIMIT {FEW + 1}) found"
+                    self._counts[way] = self._run(count).scalar_one()
+                total += self._counts.get(way, 0)
+            counted.append((total, " UNION ALL ".join(ways)))
+        total, best = min(counted, default=(FEW + 1, ""))
+        return best if total <= FEW else None
+
+    def _scan(self, few: str, value: str) -> list[_Position]:
+        """All of a few directions that meet the filters."""
+        begin = f"(SELECT DISTINCT id FROM ({few}) f) c CROSS JOIN directions d CROSS JOIN spectra p"
+        where = " AND ".join(["d.id = c.id", *self.where])
+        return [_Position(*row) for row in self._run(f"SELECT {value}, d.id FROM {begin} WHERE {where}")]
+
+    def _walk(self, value: str, begin: str, conditions: Sequence[str], order: str) -> list[_Position]:
+        """The next directions along an index."""
+        where = " AND ".join([*self.where, *conditions])
+        statement = f"SELECT DISTINCT {value}, d.id FROM {begin} CROSS JOIN spectra p WHERE {where} ORDER BY {order} LIMIT {self.wanted}"
+        return [_Position(*row) for row in self._run(statement)]
+
+    def _first(self, found: Iterable[_Position]) -> list[_Position]:
+        """The first of some directions after the last page."""
+        sign = 1 if self.filters.sort in RISING else -1
+
+        def key(position: _Position) -> tuple[bool, float, int]:
+            return position.value is None, sign * (position.value or 0), position.direction
+
+        after = self.after
+        return sorted((each for each in found if after is None or key(each) > key(after)), key=key)[: self.wanted]
+
+    def _by_column(self, column: str) -> list[_Position]:
+        """The next directions along a column, those without a value last; in catalog order where the column is NULL."""
+        index = None if column == "NULL" else f"ix_directions_{self.filters.sort}"
+        begin = f"directions d {by_index(self.connection, index)}"
+        after, found = self.after, []
+        if index is not None and (after is None or after.value is not None):
+            less, way = (">", "ASC") if self.filters.sort in RISING else ("<", "DESC")
+            # The bound by itself is what an index can start from.
+            bound = f"{column} {less}= :last AND ({column} {less} :last OR d.id > :last_id)"
+            conditions = [f"{column} IS NOT NULL", *([] if after is None else [bound])]
+            found = self._walk(column, begin, conditions, f"{column} {way}, d.id")
+        if len(found) < self.wanted:
+            conditions = [f"{column} IS NULL"] if index is not None else []
+            conditions += [] if after is None or after.value is not None else ["d.id > :last_id"]
+            found += self._walk("NULL", begin, conditions, "d.id")
+        return found[: self.wanted]
+
+    def _by_level(self) -> list[_Position]:
+        """The next directions that match the text, level by level."""
+        found: list[_Position] = []
+        for level in sorted({level for level, _ in self.groups}, reverse=True):
+            if len(found) < self.wanted and (self.after is None or (self.after.value or 0) >= STEP * level):
+                rows: set[_Position] = set()
+                for (each, lacks), key in self.groups.items():
+                    if each == level:
+                        rows.update(self._of_group(level, lacks, key))
+                found += self._first(rows)
+        return found[: self.wanted]
+
+    def _of_group(self, level: Level, lacks: tuple[int, ...], key: str) -> list[_Position]:
+        few = self._few([self._way(lacks)]) if lacks else None
+        if few is not None:
+            rows = self._scan(few, self.score)
+            return [row for row in rows if row.value is not None and STEP * level <= row.value < STEP * (level + 1)]
+        if key:
+            return self._walk_labels(level, lacks, key)
+        begin = f"directions d {by_index(self.connection, None)}"
+        conditions = [*self._named(lacks), f"{self.score} = {STEP * level}"]
+        if self.after is not None and self.after.value == STEP * level:
+            conditions.append("d.id > :last_id")
+        return self._walk(f"{STEP * level}", begin, conditions, "d.id")
+
+    def _walk_labels(self, level: Level, lacks: tuple[int, ...], key: str) -> list[_Position]:
+        """The next directions of which a label of some texts is the best, by its worth."""
+        score = f"{STEP * level} + l.worth"
+        begin = f"labels l {by_index(self.connection, 'ix_labels_text_id')} CROSS JOIN directions d"
+        conditions = self._of_label("l", f"text_id IN :{key}*", "direction_id = d.id")
+        conditions += [*self._named(lacks), f"{score} = {self.score}"]
+        below = ""
+        if self.after is not None and self.after.value is not None and self.after.value < STEP * (level + 1):
+            self.values["most"] = self.after.value - STEP * level + 1e-6
+            below = " AND l.worth <= :most"
+            conditions.append(f"l.worth <= :most AND ({score} < :last OR {score} = :last AND d.id > :last_id)")
+        order, offset = "1 DESC, d.id", self.wanted
+        while True:
+            # A worth that more than `offset` of the labels of one text reach: of the others, most are below it.
+            one = f"SELECT l.worth FROM labels l WHERE l.text_id = t.id{below} ORDER BY l.worth DESC LIMIT 1 OFFSET {offset}"
+            floor = self._run(f"SELECT max(({one})) FROM texts t WHERE t.id IN :{key}*").scalar()
+            if floor is None:
+                return self._walk(score, begin, conditions, order)
+            self.values["floor"] = floor
+            found = self._walk(score, begin, [*conditions, "l.worth >= :floor"], order)
+            if len(found) >= self.wanted:
+                return found
+            offset *= 4
+
+    def _run(self, statement: str) -> Any:
+        return run(self.connection, statement, **self.values)
 
 
 def _in_spectra(conditions: Sequence[str]) -> str:
@@ -632,5 +513,35 @@ def _bounded(number: int) -> int:
     return number if 0 <= number < 2**31 else -1
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else name[:200] + "…"
+# Labels and quality, compressed
+
+_LIKELY = (
+    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
+    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
+    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
+    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
+    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
+    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
+    b'110,111,112,113,114,115],"steps":20}'
+)
+"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
+_COMPRESSOR = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
+"""Copied for each direction. A small window and little memory: setting them up would take longer than the work."""
+_MAX_DETAILS = 64 * 2**20
+
+
+def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
+    """Compress what is kept with a direction; None for nothing."""
+    if not labels and quality is None:
+        return None
+    compressor = _COMPRESSOR.copy()
+    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
+
+
+def unpack(packed: bytes | None) -> Document:
+    """Return what was packed: `labels` and `quality`. Raises CatalogError for what is damaged."""
+    if packed is None:
+        return {"labels": [], "quality": None}
+    with holding("labels of a direction"):
+        found: Document = json.loads(zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS))
+        return found

@@ -11,10 +11,10 @@ within a set the order of its manifest. Nothing here is declared to refer to any
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-VERSION = 1
+VERSION = 2
 """Number of this layout. A catalog of a lower one is indexed again when it is opened; one of a higher one is refused."""
 
 
@@ -36,7 +36,7 @@ def _number() -> Any:
 
 
 class SetTable(Base):
-    """A direction set. `revision` is '' where there is none; `created` is in microseconds since 1970. From `created` on,
+    """A direction set. `revision` is '' where there is none; `created` is in the form of `index.moment`. From `created` on,
     everything is taken from the manifest.
     """
 
@@ -49,7 +49,7 @@ class SetTable(Base):
     checkpoint_path: Mapped[str | None] = mapped_column(Text, index=True)
     repo: Mapped[str | None] = mapped_column(String(200))
     commit: Mapped[str | None] = mapped_column(String(200))
-    created: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[str] = mapped_column(_name(40))
     denoiser: Mapped[str] = mapped_column(String(100))
     licence: Mapped[str | None] = mapped_column(String(500))
     builder: Mapped[str] = mapped_column(String(500))
@@ -114,7 +114,7 @@ class DirectionTable(Base):
     """A direction; or a composite, which has a name (`name_id`) instead of a rank, an eigenvalue, a share and a gap.
 
     `labels` is how many labels it has, `confidence` the highest of theirs; from `effect` on its quality. `details` holds labels
-    and quality as they are in the manifest, compressed (`index.pack`): as rows of their own they would take three times the room.
+    and quality as they are in the manifest, compressed (`search.pack`): as rows of their own they would take three times the room.
     """
 
     __tablename__ = "directions"
@@ -132,19 +132,24 @@ class DirectionTable(Base):
     consistency: Mapped[float | None]
     linearity: Mapped[float | None]
     locality: Mapped[float | None]
-    drift: Mapped[float | None] = mapped_column(index=True)
+    drift: Mapped[float | None]
     details: Mapped[bytes | None] = mapped_column(LargeBinary)
     __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 
-MEASURES = ("eigenvalue", "share", "gap", "confidence", "effect", "selectivity", "consistency", "linearity", "locality")
-"""Columns of directions of which the largest comes first."""
+QUALITY = ("effect", "selectivity", "consistency", "linearity", "locality", "drift")
+"""Columns of directions that come from their quality."""
+MEASURES = ("eigenvalue", "share", "gap", "confidence", *QUALITY)
+"""Columns of directions that a search can bound, and be ordered by."""
+RISING = ("rank", "drift")
+"""Columns of directions of which the smallest comes first in a search; of the others, the largest."""
 
-for _column in MEASURES:
-    # The largest first, as searches have them. A rank has much the same eigenvalue everywhere: with it in the index, those of other
-    # ranks are passed over without a look at their rows.
-    _more = (DirectionTable.rank,) if _column in ("eigenvalue", "share") else ()
-    Index(f"ix_directions_{_column}", getattr(DirectionTable, _column).desc(), *_more)
+for _measure in MEASURES:
+    _column = getattr(DirectionTable, _measure)
+    # A rank has much the same eigenvalue everywhere: with it in the index, those of other ranks are passed over without a look at
+    # their rows.
+    _more = (DirectionTable.rank,) if _measure in ("eigenvalue", "share") else ()
+    Index(f"ix_directions_{_measure}", _column if _measure in RISING else _column.desc(), *_more)
 
 
 class SourceTable(Base):

@@ -6,10 +6,10 @@ label of a person, and a last one with the counts of both, so that a file cut sh
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, StringConstraints, field_validator
 from sqlalchemy import Connection
@@ -20,7 +20,8 @@ from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import is_catalog, run
 from eigenbank.registry.catalog.index import SetEntry
 from eigenbank.registry.catalog.search import Document
-from eigenbank.registry.files import open_regular, parse_as, replacing
+from eigenbank.registry.catalog.sets import OF_REVISION
+from eigenbank.registry.files import open_regular, parse_as, parse_json, replacing
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES, Model, ModelId, Text
 from eigenbank.schemas.errors import CatalogError, first_problem
@@ -30,8 +31,6 @@ FORMAT = 6
 _MOST_HEAD = 10_000
 _MOST_LINE = MAX_MANIFEST_BYTES + 100_000
 _SQLITE = b"SQLite format 3\x00"
-_PEOPLE = "SELECT model_id, direction, label FROM people_labels ORDER BY model_id, direction, text, source"
-M = TypeVar("M", bound=BaseModel)
 
 _Place = Annotated[str, StringConstraints(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=600, pattern=r"^[^\x00-\x1f\x7f#]+$")]
@@ -69,9 +68,6 @@ class _LabelLine(Model):
     direction: _Name
     label: _PersonsLabel
 
-    def item(self) -> tuple[index.Name, Document]:
-        return (self.model_id, self.direction), self.label.model_dump(mode="json")
-
 
 class _EndLine(Model):
     end: Literal[True]
@@ -79,7 +75,10 @@ class _EndLine(Model):
     people_labels: int
 
 
-@dataclass(frozen=True)
+Item = _SetLine | _LabelLine | _EndLine
+
+
+@dataclass
 class Counts:
     """How much was moved."""
 
@@ -91,6 +90,12 @@ class Counts:
     def __str__(self) -> str:
         composites = f", {self.composites} composites" if self.composites else ""
         return f"{self.sets} sets, {self.directions} directions{composites}, {self.people_labels} labels of people"
+
+    def add_set(self, directions: int, composites: int) -> None:
+        """Count a set of so many directions and composites."""
+        self.sets += 1
+        self.directions += directions
+        self.composites += composites
 
 
 @dataclass(frozen=True)
@@ -104,59 +109,43 @@ class Difference:
     example: str | None = None
 
 
-Item = SetEntry | tuple[index.Name, Document]
-"""A set, or a person's label of a direction."""
-
-
 def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> Counts:
     """Write the whole catalog to a new file, which appears whole. Raises CatalogError where it exists or cannot be written."""
     if path.exists():
         message = f"{path} exists: nothing was written. Choose another name, or remove it first."
         raise CatalogError(message)
+    counts = Counts()
     try:
-        with replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:
-            return catalog.ask(_write_lines, file, progress)
+        with catalog.reading() as source, replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:  # fmt: skip
+
+            def write(document: Document) -> None:
+                file.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+            write({"format": "eigenbank-catalog", "version": FORMAT})
+            total = run(source, "SELECT count(*) FROM sets").scalar_one()
+            for document in _kept(source):
+                write(document)
+                if "manifest" in document:
+                    counts.add_set(
+                        len(document["manifest"]["directions"]), len(document["manifest"].get("composites", ()))
+                    )
+                    progress("sets", counts.sets, total)
+                else:
+                    counts.people_labels += 1
+            write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels})
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror or error}. Nothing was left behind."
         raise CatalogError(message) from error
-
-
-def _counts(connection: Connection) -> Counts:
-    composites = "(SELECT count(*) FROM directions WHERE name_id IS NOT NULL)"
-    labels = "(SELECT count(*) FROM people_labels)"
-    statement = f"SELECT count(*), coalesce(sum(directions), 0), {composites}, {labels} FROM sets"
-    return Counts(*map(int, run(connection, statement).one()))
-
-
-def _write_lines(connection: Connection, file: Any, progress: Progress) -> Counts:
-    counts = _counts(connection)
-
-    def write(document: dict[str, Any]) -> None:
-        file.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-    write({"format": "eigenbank-catalog", "version": FORMAT})
-    for done, entry in enumerate(index.entries(connection), 1):
-        assert isinstance(entry.manifest, str)
-        write(vars(entry) | {"manifest": json.loads(entry.manifest)})
-        progress("sets", done, counts.sets)
-    for model_id, direction, label in run(connection, _PEOPLE):
-        write({"model_id": model_id, "direction": direction, "label": index.read_document(label, "label")})
-    write({"end": True, "sets": counts.sets, "people_labels": counts.people_labels})
     return counts
 
 
-def _held(connection: Connection) -> Iterator[Item]:
-    """Yield everything that a foreign catalog keeps, validated. Raises CatalogError."""
-    try:
-        for entry in index.entries(connection):
-            manifest = parse_as(Manifest, str(entry.manifest).encode())
-            yield SetEntry(**dict(_SetLine.model_validate(vars(entry) | {"manifest": manifest})))
-        for model_id, direction, label in run(connection, _PEOPLE):
-            given = parse_as(_PersonsLabel, str(label).encode())
-            yield _LabelLine(model_id=model_id, direction=direction, label=given).item()
-    except ValueError as error:
-        message = f"the other catalog holds what none can: {first_problem(error)}. Nothing was imported."
-        raise CatalogError(message) from error
+def _kept(source: Connection) -> Iterator[Document]:
+    """Yield everything that a catalog keeps, as it stands in an export."""
+    for entry in index.entries(source):
+        yield vars(entry) | {"manifest": index.read_manifest(str(entry.manifest))}
+    people = "SELECT model_id, direction, label FROM people_labels ORDER BY model_id, direction, text, source"
+    for model_id, direction, label in run(source, people):
+        yield {"model_id": model_id, "direction": direction, "label": index.read_label(label)}
 
 
 def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) -> tuple[Counts, list[Difference]]:
@@ -169,9 +158,15 @@ def import_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}. Nothing was imported."
         raise CatalogError(message) from error
+    if not begins:
+        message = (
+            f"{path} is empty, 0 bytes, where a catalog's export was expected. Nothing was imported. Check the path."
+        )
+        raise CatalogError(message)
     if begins != _SQLITE:
-        return catalog.change(_take_over, _read_lines(path, progress))
-    is_catalog(path, "Nothing was imported. Check the path")
+        with catalog.writing() as connection:
+            return _take_over(connection, _read_lines(path, progress))
+    is_catalog(path, "Nothing was imported. Check the path.")
     with Catalog.open(path, shipped=False) as source:
         return merge(catalog, source)
 
@@ -184,49 +179,48 @@ def merge(catalog: Catalog, other: Catalog) -> tuple[Counts, list[Difference]]:
     if catalog.place == other.place:
         message = f"{other.place} is the catalog itself: nothing was merged. Name another one."
         raise CatalogError(message)
-    return other.ask(lambda source: catalog.change(_take_over, _held(source)))
+    with other.reading() as source, catalog.writing() as connection:
+        try:
+            return _take_over(connection, map(_checked, _kept(source)))
+        except ValueError as error:
+            message = f"the other catalog holds what none can: {first_problem(error)}. Nothing was imported."
+            raise CatalogError(message) from error
 
 
-def _take_over(connection: Connection, items: Iterator[Item]) -> tuple[Counts, list[Difference]]:
+def _checked(document: Any) -> Item:
+    """Validate what stands in a line of an export. Raises ValueError."""
+    named = document if isinstance(document, dict) else {}
+    kind = _SetLine if "manifest" in named else _EndLine if "end" in named else _LabelLine
+    return kind.model_validate(document)
+
+
+def _take_over(connection: Connection, items: Iterable[Item]) -> tuple[Counts, list[Difference]]:
     """Put foreign sets and labels into a catalog."""
-    indexer = index.Indexer(connection)
-    found: list[Difference] = []
-    sets = directions = composites = 0
+    counts, found = Counts(), []
     labels: list[tuple[index.Name, Document]] = []
-    with index.filling(connection):
+    with index.filling(connection) as indexer:
         for item in items:
-            if isinstance(item, SetEntry):
-                assert isinstance(item.manifest, Manifest)
-                checkpoint = item.manifest.checkpoint
-                own = {"model_id": checkpoint.model_id, "revision": checkpoint.revision or ""}
-                statement = "SELECT digest FROM sets WHERE model_id = :model_id AND revision = :revision"
-                digest = run(connection, statement, **own).scalar()
-                if digest is None:
-                    indexer.add(item, take_over=False)
-                    found.append(Difference(checkpoint.model_id, checkpoint.revision, "set only there: added"))
-                elif digest != item.digest:
-                    what = "the sets differ: the one of here is kept"
-                    found.append(Difference(checkpoint.model_id, checkpoint.revision, what))
-                sets += 1
-                directions += len(item.manifest.directions)
-                composites += len(item.manifest.composites)
-            else:
-                labels.append(item)
-    changed = index.take_labels(connection, labels)
-    for name in dict.fromkeys(name for name, _ in changed):
+            if isinstance(item, _LabelLine):
+                labels.append(((item.model_id, item.direction), item.label.model_dump(mode="json")))
+                continue
+            assert isinstance(item, _SetLine)
+            model_id, revision = item.manifest.checkpoint.model_id, item.manifest.checkpoint.revision
+            own = {"model_id": model_id, "revision": revision or ""}
+            digest = run(connection, f"SELECT digest FROM sets WHERE {OF_REVISION}", **own).scalar()
+            if digest is None:
+                indexer.add(SetEntry(**dict(item)), take_over=False)
+                found.append(Difference(model_id, revision, "set only there: added"))
+            elif digest != item.digest:
+                found.append(Difference(model_id, revision, "the sets differ: the one of here is kept"))
+            counts.add_set(len(item.manifest.directions), len(item.manifest.composites))
+    counts.people_labels = len(labels)
+    changed: dict[str, list[str]] = {}
+    for name, label in index.take_labels(connection, labels):
         indexer.relabel(name)
-    for model_id in dict.fromkeys(name[0] for name, _ in changed):
-        own_labels = [f"{name[1]} {label['text']!r}" for name, label in changed if name[0] == model_id]
-        what = "labels of people only there, or newer there: added"
-        found.append(Difference(model_id, None, what, len(own_labels), own_labels[0]))
-    return Counts(sets, directions, composites, len(labels)), found
-
-
-# Reading an export
-
-
-def _wrong(path: Path, number: int, problem: str) -> CatalogError:
-    return CatalogError(f"{path}, line {number}: {problem}. Nothing was imported.")
+        changed.setdefault(name[0], []).append(f"{name[1]} {label['text']!r}")
+    what = "labels of people only there, or newer there: added"
+    found += [Difference(model_id, None, what, len(names), names[0]) for model_id, names in changed.items()]
+    return counts, found
 
 
 def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
@@ -235,7 +229,7 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
     Raises CatalogError for what is no export, one cut short, or one of another version.
     """
     sets = labels = number = 0
-    end: _EndLine | None = None
+    end = None
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         while line := file.readline(_MOST_LINE if number else _MOST_HEAD):
@@ -244,27 +238,25 @@ def _read_lines(path: Path, progress: Progress) -> Iterator[Item]:
                 raise _wrong(path, number, "there is more after the end")
             if number == 1:
                 _check_head(path, line)
-            elif line.startswith(b'{"manifest"'):
-                sets += 1
-                yield SetEntry(**dict(_parse(path, number, _SetLine, line)))
-            elif line.startswith(b'{"model_id"'):
-                labels += 1
-                yield _parse(path, number, _LabelLine, line).item()
-            else:
-                end = _parse(path, number, _EndLine, line)
+                continue
+            if not line.endswith(b"\n"):
+                raise _wrong(path, number, "the line is cut short, or longer than any can be: export the catalog again")
+            try:
+                item = _checked(parse_json(line))
+            except ValueError as error:
+                raise _wrong(path, number, first_problem(error, "the line")) from None
+            if isinstance(item, _EndLine):
+                end = item
+                continue
+            sets += isinstance(item, _SetLine)
+            labels += isinstance(item, _LabelLine)
+            yield item
             progress("kB", file.tell() // 1000, size // 1000)
-    if not number:
-        message = (
-            f"{path} is empty, 0 bytes, where a catalog's export was expected. Nothing was imported. Check the path."
-        )
-        raise CatalogError(message)
     if end is None:
         raise _wrong(path, number, "the file ends here, before its last line: it is cut short, export it again")
     if (end.sets, end.people_labels) != (sets, labels):
-        problem = (
-            f"the end says {end.sets} sets and {end.people_labels} labels of people, there were {sets} and {labels}"
-        )
-        raise _wrong(path, number, problem)
+        expected = f"{end.sets} sets and {end.people_labels} labels of people"
+        raise _wrong(path, number, f"the end says {expected}, there were {sets} and {labels}")
 
 
 def _check_head(path: Path, line: bytes) -> None:
@@ -278,10 +270,5 @@ def _check_head(path: Path, line: bytes) -> None:
         raise _wrong(path, 1, problem)
 
 
-def _parse(path: Path, number: int, model: type[M], line: bytes) -> M:
-    if not line.endswith(b"\n"):
-        raise _wrong(path, number, "the line is cut short, or longer than any can be: export the catalog again")
-    try:
-        return parse_as(model, line)
-    except ValueError as error:
-        raise _wrong(path, number, first_problem(error, "the line")) from None
+def _wrong(path: Path, number: int, problem: str) -> CatalogError:
+    return CatalogError(f"{path}, line {number}: {problem}. Nothing was imported.")
