@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import eigenbank as eb
 from eigenbank.cli.main import COMMANDS
+from eigenbank.cli.output import with_options
 
 ROOT = Path(__file__).parent.parent
 WITHOUT_TORCH = """
@@ -97,3 +99,32 @@ def test_no_two_classes_share_a_name() -> None:
                 homes.setdefault(node.name.lstrip("_"), []).append(str(path.relative_to(ROOT)))
     shared = {name: paths for name, paths in homes.items() if len(paths) > 1}
     assert not shared
+
+
+PACKAGE = Path(eb.__file__).parent
+CLI_ALONE = ("cli", "play/request.py", "doctor.py")
+"""What speaks to people at a command line, or writes commands to copy."""
+WHOLE_COMMAND = re.compile(r"eigenbank \S+[^.;,]*")
+
+
+def test_messages_of_the_core_name_arguments_and_the_command_line_makes_options_of_them() -> None:
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).as_posix().startswith(CLI_ALONE):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documented = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        found += [
+            f"{path.name}:{node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented
+            if re.search(r"(?<![\w-])--[a-z]", WHOLE_COMMAND.sub("", node.value))
+        ]
+    assert not found, "name the argument, as in `variant=fp16`"
+    assert with_options("Give `variant=fp16` or `layers=`, `replace=True`, not `safety_checker=False`") == (
+        "Give --variant fp16 or --layers, --replace, not --no-safety-checker"
+    )

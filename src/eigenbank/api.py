@@ -160,7 +160,7 @@ def _look_up(
         return hub_file_id(repo, name), _OnHub(repo, name, revision, lambda error: error)
     problem, advice = (
         f"{model} is in the catalog, but its checkpoint is not on this machine",
-        "Give its folder (--checkpoint)",
+        "Give its folder (`checkpoint=`)",
     )
     if not fetch or own is not None or not _REPOSITORY.match(model):
         raise CheckpointElsewhereError(problem, advice=advice)

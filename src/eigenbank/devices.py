@@ -27,5 +27,5 @@ def pick_device(device: str, able: Sequence[str] | None = None) -> str:
         found = False
     if not found or (able is not None and kind not in ("cpu", *able)):
         problem = f"there is no device {device!r} here" if not found else f"a device {device!r} cannot do this"
-        raise SourceError(problem, advice="Use --device auto, or cpu")
+        raise SourceError(problem, advice="Use `device=auto`, or cpu")
     return device

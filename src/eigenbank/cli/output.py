@@ -6,6 +6,7 @@ Whatever is printed goes through here, and what a terminal would obey, hide or r
 import csv
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -106,7 +107,19 @@ def echo(value: object = "") -> None:
 
 def log(message: str) -> None:
     """Print a line for people on stderr: what is happening, where something was written."""
-    click.echo(printable(message), err=True)
+    click.echo(printable(with_options(message)), err=True)
+
+
+def with_options(text: str) -> str:
+    """Write the arguments that the core names, as in `variant=fp16`, as the options that the command line calls them by."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2]
+        if value in ("True", "False"):
+            return f"--{name}" if value == "True" else f"--no-{name}"
+        return f"--{name} {value}".rstrip()
+
+    return re.sub(r"`([a-z][a-z_]*)=([^`]*)`", option, text)
 
 
 def guard_messages() -> None:

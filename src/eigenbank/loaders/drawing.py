@@ -75,14 +75,14 @@ def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> Non
                 raise DrawingError(problem, advice=f"Leave the {option} out")
     elif not drawing.prompts and not {"prompt_embeds", "prompt_2"} & set(given):
         problem = f"a {name} needs a prompt"
-        raise DrawingError(problem, advice='Say what to generate: --prompt "…", in Python prompt="…"')
+        raise DrawingError(problem, advice='Say what to generate: `prompt="…"`')
     if drawing.negative_prompt is not None and "negative_prompt" not in parameters:
         problem = f"a {name} takes no negative prompt"
         raise DrawingError(problem, advice="Leave it out")
     guidance = guidance_of(pipe, drawing)
     if drawing.negative_prompt is not None and guidance is not None and guidance <= 1:
         problem = f"a negative prompt acts through guidance, and a guidance scale of {guidance:g} is none"
-        raise DrawingError(problem, advice="Give --guidance-scale above 1, or leave the negative prompt out")
+        raise DrawingError(problem, advice="Give a `guidance_scale=` above 1, or leave the negative prompt out")
     if drawing.guidance_scale is not None and not {"guidance_scale", "true_cfg_scale"} & set(parameters):
         problem = f"a {name} has no guidance scale"
         raise DrawingError(problem, advice="Leave it out")

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from eigenbank.schemas.errors import SteerError
 
 NO_SAFETY_CHECKER = (
-    "To leave the safety checker out: --no-safety-checker, in a plan's drawing safety_checker = false, "
+    "To leave the safety checker out: `safety_checker=False`, in a plan's drawing safety_checker = false, "
     "in Python pipe.safety_checker = None"
 )
 FLAGS = ("nsfw_content_detected", "nsfw_detected")

@@ -343,7 +343,7 @@ def _only_variant(folder: Path, parts: Iterable[str]) -> str | None:
         if needed is not None and {"", needed} <= held.get(name, set()):
             problem = f"{folder} has two sets of weights of its {name}, but not of all components"
             raise SourceError(
-                problem, advice=f"Choose one: --variant {needed}, or fetch the plain weights of the others"
+                problem, advice=f"Choose one: `variant={needed}`, or fetch the plain weights of the others"
             )
     return needed
 
@@ -442,7 +442,7 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
 def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:
     """Bring a pipeline to its device, or let its parts come there as they are needed."""
     if offload != "none" and device == "cpu":
-        log("there is no accelerator to bring weights to when they are needed: drawn without --offload")
+        log("there is no accelerator to bring weights to when they are needed: drawn without offload")
     if device == "cpu":
         return pipe  # it is there, and diffusers would warn of float16
     if offload == "none":
@@ -457,6 +457,6 @@ def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:
                 torch.device(device), offload_type="leaf_level", use_stream=device.startswith("cuda")
             )
     except Exception as error:  # accelerate is missing, or this pipeline cannot
-        problem = f"a {type(pipe).__name__} cannot be drawn with --offload {offload}: {error}"
-        raise SourceError(problem, advice="Choose another --offload") from error
+        problem = f"a {type(pipe).__name__} cannot be drawn with `offload={offload}`: {error}"
+        raise SourceError(problem, advice="Choose another `offload=`") from error
     return pipe

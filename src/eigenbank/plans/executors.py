@@ -76,7 +76,7 @@ class LocalExecutor:
                         self._workers.discard(worker)
         message = (
             f"the worker process died {MAX_LOST} times ({how}): nothing was kept. If it ran out of memory, run fewer at "
-            "once (--jobs 1)"
+            "once (`jobs=1`)"
         )
         return StepFailure(message), MAX_LOST
 
@@ -182,7 +182,7 @@ class RayExecutor:
         self._gpus = resources.get("GPU", 0.0)
         if device == "cuda" and not self._gpus:
             self.close()
-            message = "no machine of the Ray cluster has a GPU: nothing was done. Use --device auto or cpu"
+            message = "no machine of the Ray cluster has a GPU: nothing was done. Use `device=auto` or `device=cpu`"
             raise PlanError(message)
         self._perform = ray.remote(perform)
 
@@ -200,7 +200,7 @@ class RayExecutor:
             reason = " ".join(str(error).split())[:300]
             message = (
                 f"Ray lost the workers or failed ({type(error).__name__}: {reason}): nothing was kept. If they ran out of "
-                "memory, run fewer at once (--jobs); `ray status` shows what is left of the cluster"
+                "memory, run fewer at once (`jobs=`); `ray status` shows what is left of the cluster"
             )
             return StepFailure(message), MAX_LOST
         return outcome, None
@@ -235,5 +235,5 @@ def _connect(ray: Any, jobs: int) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS")
         what = f"the Ray cluster at {where} cannot be reached" if where else "Ray cannot be started here"
-        message = f"{what} ({error}): nothing was done. Look at `ray status`, or use --executor local"
+        message = f"{what} ({error}): nothing was done. Look at `ray status`, or use `executor=local`"
         raise PlanError(message) from error

@@ -93,7 +93,7 @@ def write_lock(path: Path, lock: Lock) -> None:
         with replacing(path) as work:
             work.write_text(text, encoding="utf-8")
     except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}): the lock is unchanged. Name another with --lock"
+        message = f"{path} cannot be written ({error.strerror}): the lock is unchanged. Name another with `lock=`"
         raise PlanError(message) from error
 
 

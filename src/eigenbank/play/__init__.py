@@ -85,5 +85,5 @@ def _check_free(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        message = f"the playground cannot listen on {host}:{port} ({error.strerror or error}): choose another --port or --host"
+        message = f"the playground cannot listen on {host}:{port} ({error.strerror or error}): choose another `port=` or `host=`"
         raise PlayError(message) from error

@@ -102,7 +102,7 @@ def serve(
         )  # fmt: skip
     except OSError as error:
         where = f"{at}:{port or 'any of 100 ports'}"
-        message = f"the playground cannot listen on {where} ({error}): choose another --port or --host"
+        message = f"the playground cannot listen on {where} ({error}): choose another `port=` or `host=`"
         raise PlayError(message) from error
     ready(str(blocks.local_url))
     if wait:

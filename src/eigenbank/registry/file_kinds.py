@@ -27,7 +27,7 @@ _LORA = re.compile(
     r"\.lora_(A|B|up|down|embedding|magnitude)|\.lora\.(up|down)\.|^lora_(unet|te|transformer|prior)|\.(hada|lokr|oft)_|\.dora_scale|\.diff_b$"
 )
 _TENSORS: tuple[tuple[str, re.Pattern[str], str, str], ...] = (
-    ("all", _LORA, "a LoRA, an adapter to a checkpoint", "Give the checkpoint; to draw with the LoRA, add --lora FILE"),
+    ("all", _LORA, "a LoRA, an adapter to a checkpoint", "Give the checkpoint; to draw with the LoRA, add `lora=FILE`"),
     ("any", re.compile(r"\.base_layer\."), "weights saved with a LoRA still attached (base_layer), after fuse_lora()",
      "Call pipe.unload_lora_weights() after pipe.fuse_lora(), then save it again"),
     ("any", re.compile(r"\.(absmax|quant_map|nested_absmax)$|quant_state\.bitsandbytes__|\.SCB$"), "quantised by bitsandbytes (NF4, FP4 or int8)",
@@ -52,7 +52,7 @@ _FILES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"\.bin\.index.*\.json$|-of-\d+.*\.bin$"), "a .bin of several shards, which diffusers does not load by itself",
      "Save it as safetensors: from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)"),
     (re.compile(r"^adapter_(model|config)\.|^pytorch_lora_weights\."), "a LoRA, an adapter to a checkpoint",
-     "Give the checkpoint; to draw with the LoRA, add --lora FILE"),
+     "Give the checkpoint; to draw with the LoRA, add `lora=FILE`"),
     (re.compile(r"\.gguf$"), "GGUF, whose quantised weights cannot be decomposed as they are", "Give the checkpoint it was made from"),
     (re.compile(r"\.(mlpackage|mlmodelc)$"), "a Core ML model", "Fetch the PyTorch weights (safetensors) of the same model"),
     (re.compile(r"\.(engine|plan|trt)$"), "a TensorRT engine", "Fetch the PyTorch weights (safetensors) of the same model"),
@@ -123,7 +123,7 @@ def kind_of_config(config: Mapping[str, Any]) -> Kind | None:
         kind = str(next(iter(config["architectures"]), "a model"))[:100]
         return f"{kind} of transformers, such as a text encoder, without a denoiser", "Give the whole checkpoint"
     if name is None and "peft_type" in config:
-        return "a LoRA, an adapter to a checkpoint", "Give the checkpoint; to draw with the LoRA, add --lora FILE"
+        return "a LoRA, an adapter to a checkpoint", "Give the checkpoint; to draw with the LoRA, add `lora=FILE`"
     if isinstance(name, str) and re.match(r"Autoencoder|Asymmetric|ConsistencyDecoder|VQModel", name):
         return f"an {name}, a VAE alone, without a denoiser", "Give the whole checkpoint"
     return None

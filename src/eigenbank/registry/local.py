@@ -116,7 +116,7 @@ def store(
         staging = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
     except OSError as error:
         problem = f"{parent} cannot be written to ({error.strerror})"
-        raise SetError(problem, outcome="nothing was kept", advice="Set EIGENBANK_HOME, or use --out") from error
+        raise SetError(problem, outcome="nothing was kept", advice="Set EIGENBANK_HOME, or use `out=`") from error
     try:
         directions.save(staging / "set")
         with Catalog.open() as catalog:
@@ -170,7 +170,7 @@ def _add(
         problem = (
             f"the catalog's set of {model_id} is of other weights, and would be replaced by this one, under its labels"
         )
-        advice = "Build this one under another name, as with --model-id me/second, or give --replace"
+        advice = "Build this one under another name, as with `model_id=me/second`, or give `replace=True`"
         raise ReplaceError(problem, advice=advice)
     reported = replace and log is not None and before is not None and before.digest != digest
     lost = catalog.overwritten(model_id, revision, manifest) if reported else None
@@ -252,9 +252,7 @@ def _check_distinct(found: dict[Path, Manifest]) -> None:
         other = first.setdefault(key, folder)
         if other != folder:
             problem = f"{other} and {folder} are both sets of {key[0]}, of which the catalog keeps one"
-            advice = (
-                "Build shares of a checkpoint under names of their own (eigenbank build --model-id), or add one of them"
-            )
+            advice = "Build shares of a checkpoint under names of their own (`model_id=`), or add one of them"
             raise SetError(problem, outcome="nothing was added", advice=advice)
 
 
@@ -285,7 +283,7 @@ def remove_set(catalog: Catalog, model_id: str, revision: str | None = None, *, 
     kept = _why_kept(row, catalog) if files else None
     if kept is not None:
         problem = f"the set of {model_id} lies at {folder}, {kept}"
-        advice = "Leave out --files, and delete the folder yourself if it is yours"
+        advice = "Leave out `files=True`, and delete the folder yourself if it is yours"
         raise CatalogError(problem, outcome="nothing was removed", advice=advice)
     back = _shipped(row)
     waiting = catalog.remove_set(row.model_id, row.revision, digest=row.digest, instead=back)
@@ -305,7 +303,7 @@ def _the_set(catalog: Catalog, model_id: str, revision: str | None) -> SetRow:
     if len(rows) > 1:
         named = ", ".join(row.revision or "'' (none)" for row in rows)
         problem = f"{model_id} has {len(rows)} sets, of the revisions {named}"
-        raise CatalogError(problem, outcome="nothing was removed", advice="Name one: --revision")
+        raise CatalogError(problem, outcome="nothing was removed", advice="Name one: `revision=`")
     return rows[0]
 
 

@@ -144,7 +144,7 @@ def gram_of(recipe: Recipe, matrix: "Tensor", layer: Layer) -> "Tensor":
     width = matrix.shape[1 if recipe.side == "input" else 0]
     if width != layer.width:
         problem = f"{recipe.slug} of {layer.name} would be {width} wide, the layer is {layer.width} wide"
-        advice = "Take the input side, or leave the layer out with --layers"
+        advice = "Take the input side, or leave the layer out with `layers=`"
         raise UnknownNameError(problem, advice=advice)
     return matrix.T @ matrix if recipe.side == "input" else matrix @ matrix.T
 

@@ -133,13 +133,13 @@ def _config(where: str, header: Mapping[str, TensorInfo], given: str | None) -> 
         repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]
     except Exception as error:  # diffusers looks into whatever it is given
         problem = f"diffusers does not recognise the layout of {where}"
-        raise SourceError(problem, advice="Say what it is with --config FOLDER_OR_HUB_ID") from error
+        raise SourceError(problem, advice="Say what it is with `config=FOLDER_OR_HUB_ID`") from error
     name, subfolder = repo["pretrained_model_name_or_path"], repo.get("subfolder")
     try:
         return _hub_config(name, [subfolder] if subfolder else ["transformer", "unet"])
     except SourceError as error:
         problem = f"{where} is laid out as {kind}, whose config is {name}'s, and that cannot be fetched now"
-        raise SourceError(problem, advice="Give it with --config FOLDER_OR_HUB_ID") from error
+        raise SourceError(problem, advice="Give it with `config=FOLDER_OR_HUB_ID`") from error
 
 
 def _given_config(given: str) -> dict[str, Any]:
@@ -199,5 +199,5 @@ def _converted(
             f"{where} is not what its config says, a {kind}: diffusers' converter fails ({type(error).__name__}"
             f": {error})"
         )
-        raise SourceError(problem, advice="Say what it is with --config") from error
+        raise SourceError(problem, advice="Say what it is with `config=`") from error
     return {str(name): marker for name, marker in converted.items() if isinstance(marker, torch.Tensor)}

@@ -166,7 +166,7 @@ def choose_layers(layers: list[Layer], patterns: Sequence[str]) -> list[Layer]:
         # An undecided layer is built only when somebody names it: `*` names none.
         if not decided and pattern.strip("*.") == "":
             problem = "it could not be decided which layers are self-attention over image tokens"
-            advice = f"See `eigenbank build --dry-run`, and name those you want, e.g. --layers '{matched[0].name}'"
+            advice = f"See `eigenbank build --dry-run`, and name those you want, e.g. `layers={matched[0].name}`"
             raise SourceError(problem, advice=advice)
         chosen.update(layer.name for layer in decided or matched)
     return [layer for layer in layers if layer.name in chosen]

@@ -173,7 +173,7 @@ def open_attributes(path: Path) -> Labeler:
         program = next(iter(sorted(path.glob("*.pt2"))), None)
         if program is not None:
             problem = f"{program} is a program, which can run any code when it is opened, and was not named itself"
-            advice = f"If you trust where it is from: --labeler attributes:{program}. Else save the model as ONNX"
+            advice = f"If you trust where it is from: `labeler=attributes:{program}`. Else save the model as ONNX"
             raise SourceError(problem, advice=advice)
     return load_attribute_model(path)
 

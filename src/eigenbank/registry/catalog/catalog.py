@@ -67,7 +67,7 @@ class Catalog:
         if isinstance(at, Path) and named and not at.parent.is_dir():
             message = (
                 f"no catalog can be created at {at}: there is no folder {at.parent}. Nothing was created. Check the path "
-                "(--catalog or EIGENBANK_CATALOG), or create the folder first."
+                "(`catalog=` or EIGENBANK_CATALOG), or create the folder first."
             )
             raise CatalogError(message)
         if isinstance(at, URL) or at.exists():
@@ -197,7 +197,7 @@ class Catalog:
                 if not self._may_write():
                     message = (
                         f"the catalog {self.place} is read-only: nothing was changed. Check the permissions of the file and of "
-                        "its folder, or name another with --catalog or EIGENBANK_CATALOG."
+                        "its folder, or name another with `catalog=` or EIGENBANK_CATALOG."
                     )
                     raise CatalogError(message)
                 database = self._opened or Database(self._at, self.place, "rwc")

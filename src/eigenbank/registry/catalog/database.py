@@ -49,7 +49,7 @@ _NETWORK = re.compile(
 """File systems that several machines may use at once, by the names that Linux has for them."""
 AGAIN = "Restore it from a copy, or move it away and add the sets again."
 """What to do about a catalog that is damaged."""
-ELSEWHERE = "Nothing was changed. Name another file with --catalog or EIGENBANK_CATALOG."
+ELSEWHERE = "Nothing was changed. Name another file with `catalog=` or EIGENBANK_CATALOG."
 
 
 # Where it is
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> None:
     if kind is not None and _NETWORK.fullmatch(kind):
         message = (
             f"{folder} is on a network ({kind}), where programs on several machines would damage a catalog. Nothing was "
-            "changed. Keep the catalog on a local disk (--catalog or EIGENBANK_CATALOG), or share one on a PostgreSQL server: "
+            "changed. Keep the catalog on a local disk (`catalog=` or EIGENBANK_CATALOG), or share one on a PostgreSQL server: "
             "--catalog postgresql+psycopg://USER@HOST/DATABASE."
         )
         raise CatalogError(message)
@@ -363,7 +363,7 @@ def version_of(connection: Connection, name: str) -> int | None:
     if version is not None and version > VERSION:
         message = (
             f"the catalog {name} is of version {version}, this eigenbank knows up to {VERSION}: a newer eigenbank wrote it. "
-            "Nothing was changed. Upgrade with `pip install -U eigenbank`, or name another catalog with --catalog or "
+            "Nothing was changed. Upgrade with `pip install -U eigenbank`, or name another catalog with `catalog=` or "
             "EIGENBANK_CATALOG."
         )
         raise CatalogError(message)

@@ -104,5 +104,5 @@ def check_overwrite(connection: Connection, model_id: str, revision: str | None,
     if lost:
         (row,) = select(connection, OF_REVISION, model_id=model_id, revision=revision or "")
         problem = f"the catalog's set of {model_id}, at {row.location}, has {lost} that the new one lacks and would be replaced by it"
-        advice = "Build the new one under another name, as with --model-id me/middle, or give --replace"
+        advice = "Build the new one under another name, as with `model_id=me/middle`, or give `replace=True`"
         raise ReplaceError(problem, advice=advice)

@@ -110,7 +110,7 @@ def offline() -> bool:
 def check_online(what: str, outcome: str = "") -> None:
     """Raise OfflineError if offline mode is on. `what` needs the Hub; `outcome` says what was therefore not done."""
     if offline():
-        problem = f"{what} needs the Hub, and offline mode is on (HF_HUB_OFFLINE or --offline)"
+        problem = f"{what} needs the Hub, and offline mode is on (HF_HUB_OFFLINE or `offline=True`)"
         raise OfflineError(problem, outcome=outcome, advice="Switch it off")
 
 

@@ -71,7 +71,7 @@ def download_set(repo: str, revision: str | None = None, *, model: str | None = 
     if offline():
         problem = (
             f"{repo}{f'@{revision}' if revision else ''} is not in the Hub's cache on this machine, and offline mode is "
-            "on (HF_HUB_OFFLINE or --offline)"
+            "on (HF_HUB_OFFLINE or `offline=True`)"
         )
         raise OfflineError(problem, outcome="nothing was fetched", advice="Switch it off to fetch it")
     try:

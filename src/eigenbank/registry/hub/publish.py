@@ -131,7 +131,7 @@ def publish_set(
         if labels and not with_labels:
             count = sum(len(given) for given in labels.values())
             log(
-                f"{count} labels that people gave in this catalog stay here (--with-labels publishes them, with their "
+                f"{count} labels that people gave in this catalog stay here (`with_labels=True` publishes them, with their "
                 "names)"
             )
         upload, manifest = _prepare(folder, manifest, repo, labels if with_labels else {})
@@ -182,7 +182,7 @@ def _prepare(
     manifest = manifest.with_files(made)
     files: dict[str, bytes | Path] = {name: folder / name for name in manifest.files}
     about_card = f"the model card of {manifest.checkpoint.model_id}"
-    advice = "Build the set under an id that can be a repository's (--model-id ORG/NAME)"
+    advice = "Build the set under an id that can be a repository's (`model_id=ORG/NAME`)"
     text = manifest_text(manifest).encode()
     files |= {**made, MANIFEST: text}
     return Upload(repo=repo, files=files, what="the set", card=(about_card, advice)), manifest
@@ -209,7 +209,7 @@ def _create_repo(repo: str, revision: str | None, *, private: bool) -> RemoteRep
 
 def _check_target(manifest: Manifest, remote: RemoteRepo, log: Log) -> Manifest | None:
     """Return the manifest that is there. Raises HubError for a repository that does not hold this model's set."""
-    advice = "Choose another --repo"
+    advice = "Choose another `repo=`"
     if MANIFEST not in remote.files:
         others = [name for name in remote.files if name not in (".gitattributes", CARD, VECTORS)]
         if others:
@@ -234,7 +234,7 @@ def _check_parent(upload: Upload, remote: RemoteRepo, branch: str, parent: str |
     """Raise ConflictError if somebody changed the set on the Hub since this machine last saw it."""
     if parent is not None:
         if parent != remote.commit:
-            problem = f"{remote.repo} is at {remote.commit}, not at the --parent {parent}"
+            problem = f"{remote.repo} is at {remote.commit}, not at the `parent={parent}`"
             raise ConflictError(problem, advice="Look at what was pushed, then name the commit to build on")
         return
     last_seen = read_note(remote.repo).base.get(branch)
@@ -259,7 +259,7 @@ def _check_parent(upload: Upload, remote: RemoteRepo, branch: str, parent: str |
 
 def _conflict(problem: str, now: RemoteRepo, kind: Kind) -> ConflictError:
     advice = "Look at it, then publish on top of it"
-    advice += f": --parent {now.commit}" if kind == "model" else ": run the same command again"
+    advice += f": `parent={now.commit}`" if kind == "model" else ": run the same command again"
     return ConflictError(problem, outcome=f"{NOTHING}, and nothing of theirs was lost", advice=advice)
 
 

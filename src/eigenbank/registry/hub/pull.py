@@ -149,7 +149,7 @@ def no_set(model: str, catalog: Catalog, remark: str = "") -> UnknownNameError:
     """Build the error for a model that has no set, with near matches and how to build one."""
     # `local/NAME` is the id of a folder without a set: it cannot be built by that name.
     advice = (
-        "Build one: eigenbank build FOLDER; or take the directions of a model above, with --checkpoint FOLDER"
+        "Build one: eigenbank build FOLDER; or take the directions of a model above, with `checkpoint=FOLDER`"
         if model.startswith("local/")
         else f"Build one: eigenbank build {model}"
     )
@@ -209,7 +209,7 @@ def _download_named(name: str, catalog: Catalog, revision: str | None, log: Log)
     if cached is None:
         problem = (
             f"no directions of {name}{f'@{revision}' if revision else ''} are in the Hub's cache on this machine, and "
-            "offline mode is on (HF_HUB_OFFLINE or --offline)"
+            "offline mode is on (HF_HUB_OFFLINE or `offline=True`)"
         )
         raise OfflineError(problem, outcome="nothing was fetched", advice="Switch it off to fetch them")
     return cached
