@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from eigenbank.registry.sets.direction_set import LEAST_REACH
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "evaluation.md"
 METHODS = (
@@ -151,6 +153,51 @@ def steering() -> str:
     return table(["edit", "time"], ([name, f"{overhead[name]:.2f}"] for name in STEERING))
 
 
+def terrain() -> str:
+    rows = results("terrain")["rows"]
+    random = {row["recipe"]: row["changes"] for row in rows if row["method"] == "random unit vectors"}
+
+    def ahead(row: dict[str, Any]) -> str:
+        pairs = list(zip(row["changes"], random[row["recipe"]], strict=True))
+        return (
+            ""
+            if row["method"] == "random unit vectors"
+            else f"{sum(one > other for one, other in pairs)} of {len(pairs)}"
+        )
+
+    return table(
+        ["recipe", "directions", "effect", "changes more than random, layers", "selectivity", "like the condition"],
+        (
+            [f"`{row['recipe']}`", row["method"], spread(row["effect"]), ahead(row), f"{row['selectivity'][0]:.2f}", f"{row['like_the_condition']:.2f}"]
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def reach() -> str:
+    models = {name: each["rows"] for name, each in results("reach")["models"].items()}
+    correlations = {name: each["correlation"] for name, each in results("reach")["models"].items()}
+    found = results("terrain")["reach"]
+    models["height maps"], correlations["height maps"] = found["layers"], found["correlation"]
+
+    def row(name: str, weak: bool) -> Sequence[str]:
+        some = [each for each in models[name] if each["recipe"] == "output-value"]
+        part = [each for each in some if (each["reach"] < LEAST_REACH) == weak]
+        span = [
+            f"{min(each[key] for each in part):.2g} to {max(each[key] for each in part):.2g}"
+            for key in ("reach", "change")
+        ]
+        return [name, str(len(part)), *span, "" if weak else f"{correlations[name]['those that act']:.2f}"]
+
+    kinds = [(name, weak) for name in models for weak in (False, True)]
+    shown = [pair for pair in kinds if any((each["reach"] < LEAST_REACH) == pair[1] for each in models[pair[0]])]
+    overall = f"Over all {len(models['height maps']) // 2} layers of the height maps' model the rank correlation is {correlations['height maps']['output-value']:.2f}."
+    return (
+        table(["model", "layers", "reach", "change", "rank correlation"], (row(*pair) for pair in shown))
+        + f"\n\n{overall}"
+    )
+
+
 def lens() -> str:
     found = results("lens")
     most = len(found["words"])
@@ -172,7 +219,9 @@ def lens() -> str:
     )
 
 
-TABLES = {each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering)}
+TABLES = {
+    each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering, terrain, reach)
+}
 
 
 def filled(page: str) -> str:
