@@ -99,7 +99,7 @@ def check_folder(folder: Path) -> None:
         message = (
             f"{folder} is on a network ({kind}), where programs on several machines would damage a catalog. Nothing was "
             "changed. Keep the catalog on a local disk (`catalog=` or EIGENBANK_CATALOG), or share one on a PostgreSQL server: "
-            "--catalog postgresql+psycopg://USER@HOST/DATABASE."
+            "`catalog=postgresql+psycopg://USER@HOST/DATABASE`."
         )
         raise CatalogError(message)
 
