@@ -1,6 +1,6 @@
 """Sliders from words alone: does the text lens move pictures the way its words say, and what do a few pictures add?
 
-    python benchmarks/lens.py --out benchmarks/results/lens.json    # about 1,200 pictures of 64×64
+    python benchmarks/lens.py --out benchmarks/results/lens.json    # about 1,300 pictures of 64×64
 
 On the avatars, whose factors an attribute model reads. For each of twenty words: the lens in the set's directions; the whole of what the
 words write, of the same length, for what their span leaves out; the lens of another word; random vectors; the plain difference
@@ -225,7 +225,7 @@ def by_embedding(
 
 
 def figures(found: Effects, scores: list[int], signs: list[int]) -> dict[str, Any]:
-    """What was moved, of each word's own reading and beside it: means over the words, and the words that went the wrong way."""
+    """What was moved, of each word's own reading and beside it: counts and means over the words, and of each its effect and rank."""
     rows = torch.arange(len(scores))
     own = found.mean[rows, scores] * torch.tensor(signs)
     size = found.mean.abs()

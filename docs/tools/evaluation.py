@@ -220,7 +220,8 @@ def lens() -> str:
 
 
 TABLES = {
-    each.__name__: each for each in (quality, recipes, names, confidence, reruns, inversion, steering, terrain, reach)
+    each.__name__: each
+    for each in (quality, recipes, names, confidence, reruns, lens, inversion, steering, terrain, reach)
 }
 
 
