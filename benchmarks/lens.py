@@ -33,7 +33,7 @@ from eigenbank.schemas import CompositeRecord, DirectionRecord, Weighted
 
 PROMPTS = ("a person", "an avatar of a person", "a cartoon face")
 WORDS = (
-    ("with a smile", "with an angry mouth", "smile", 1), ("with an angry mouth", "with a smile", "smile", -1),
+    ("with a smile", "with an angry mouth", "smile", 1), ("with grey hair", "with brown hair", "light hair", 1),
     ("with an open mouth", "with a smile", "open mouth", 1), ("with closed eyes", "with open eyes", "closed eyes", 1),
     ("with angry eyebrows", "with worried eyebrows", "angry brows", 1), ("with raised eyebrows", "with relaxed eyebrows", "raised brows", 1),
     ("with a long beard", "with no beard", "beard", 1), ("with a clean-shaven face", "with a beard", "beard", -1),
@@ -48,6 +48,8 @@ WORDS = (
 STEPS, TOP_K, SCALE = 8, 16, 1.0
 SCREENED = {"20": (10, (100,)), "100": (TOP_K, (100, 101, 102))}
 """Directions of each layer and seeds that are screened for about so many pictures; a predicted picture is a pass, of `STEPS`."""
+CLEAR = 0.1
+"""A change in standard deviations from which on a word counts as moved at all."""
 REPORT = 7_000
 """The first of the seeds that the figures are of."""
 
@@ -230,7 +232,8 @@ def figures(found: Effects, scores: list[int], signs: list[int]) -> dict[str, An
     rank = 1 + (size > own[:, None]).sum(1) - (own < 0).long()  # the wrong way is behind all others
     purity = own / size.sum(1)
     return {
-        "right": int((own > 0).sum()), "effect": round(float(own.mean()), 3), "rank": float(rank.float().median()),
+        "right": int((own > 0).sum()),
+        "clear": int((own >= CLEAR).sum()), "effect": round(float(own.mean()), 3), "rank": float(rank.float().median()),
         "leads": int((rank == 1).sum()), "purity": round(float(purity.mean()), 3),
         "words": [[round(float(value), 2), int(place)] for value, place in zip(own, rank, strict=True)],
     }  # fmt: skip

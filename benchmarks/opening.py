@@ -37,7 +37,6 @@ def make(folder: Path, dtype: str) -> None:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     if (folder / "model_index.json").is_file():
-        make_file(folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     words = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
@@ -68,10 +67,9 @@ def make(folder: Path, dtype: str) -> None:
         ).save_pretrained(folder)  # fmt: skip
     finally:
         torch.set_default_dtype(before)
-    make_file(folder)
 
 
-def make_file(folder: Path) -> None:
+def make_file(folder: Path, dtype: str) -> None:
     """Save the pipeline in a folder as a single file, too, with the configs around it; leave one that is there."""
     import eigenbank as eb
 
@@ -81,7 +79,7 @@ def make_file(folder: Path) -> None:
     place = folder.with_name(f"{folder.name} file")
     if not (place / "sd15.safetensors").is_file():
         shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
-        pipe = eb.open_pipeline(str(folder), device="cpu", dtype=folder.name)
+        pipe = eb.open_pipeline(str(folder), device="cpu", dtype=dtype)
         tiny_pipelines.single_file(pipe, place / "sd15.safetensors")
 
 
@@ -205,5 +203,6 @@ def main() -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--make"]:
         make(Path(sys.argv[2]), sys.argv[3])
+        make_file(Path(sys.argv[2]), sys.argv[3])
     else:
         sys.exit(main())

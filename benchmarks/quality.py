@@ -105,39 +105,58 @@ Found = dict[str, list[Readings]]
 """By method, for each of its draws: what its directions did."""
 
 
+Read = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From images `(n, 3, h, w)` what is read off them, `(n, f)`, and `(n,)` how far each is from what it should be a picture of."""
+
+
+def face_reader(model: AttributeModel) -> Read:
+    """Reads faces; how far a picture is from any face is how far it is from the render of what was read."""
+
+    def read(images: Tensor) -> tuple[Tensor, Tensor]:
+        values = model.read(images)
+        again = (render(values, size=images.shape[-1]) + 1) / 2
+        return values, (images - again).square().flatten(1).mean(dim=1).sqrt()
+
+    return read
+
+
 class Measure:
-    """Draws and reads directions; batches that were drawn before are not again."""
+    """Draws and reads directions; batches that were drawn before are not again. `std` `(f,)` are the readings' deviations."""
 
     def __init__(
         self,
         pipe: Any,
-        model: AttributeModel,
-        seeds: int,
+        reader: Read,
+        std: Tensor,
+        report: range,
         steps: int,
         cache: Path,
         progress: Progress,
         search: range = SEARCH,
         linear: int = LINEAR,
+        scale: float = SCALE,
+        batch: int | None = None,
     ) -> None:
         self.pipe = pipe
         self.device = pipe.device
-        self.model = model.to(self.device)
-        self.std = torch.tensor(model.config.stds)
+        self.reader = reader
+        self.std = std
         self.search = search
         self.linear = linear
-        self.report = range(REPORT, REPORT + seeds)
+        self.report = report
         self.steps = steps
         self.cache = cache
-        self.batch = BATCH[self.device.type]
+        self.scale = scale
+        self.batch = batch or BATCH[self.device.type]
         self.progress = progress
         self._base: dict[range, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, method: Method) -> Readings:
         """Everything that is measured of a method."""
-        report, misfit = self.effects(method, self.report, SCALE)
-        half = self.effects(method, self.report[: self.linear], SCALE / 2)[0] if self.linear else None
+        report, misfit = self.effects(method, self.report, self.scale)
+        half = self.effects(method, self.report[: self.linear], self.scale / 2)[0] if self.linear else None
         full = report.on(torch.arange(len(self.report[: self.linear]))) if self.linear else None
-        search = None if method.made else self.effects(method, self.search, SCALE)[0]
+        search = None if method.made else self.effects(method, self.search, self.scale)[0]
         return Readings(search, report, half, full, misfit, float(self.base(self.report)[1].mean()))
 
     def effects(self, method: Method, seeds: range, scale: float) -> tuple[Effects, float]:
@@ -169,13 +188,9 @@ class Measure:
         return self._base[seeds]
 
     def read(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Pictures drawn from the seeds: what is read off them `(n, f)`, and `(n,)` how far they are from any face, which is
-        to say from the render of what was read.
-        """
-        images = sample(self.pipe, seeds, self.steps).to(self.device)
-        read = self.model.read(images)
-        again = (render(read, size=images.shape[-1]) + 1) / 2
-        return read.cpu(), (images - again).square().flatten(1).mean(dim=1).sqrt().cpu()
+        """Pictures drawn from the seeds: what is read off them `(n, f)`, and `(n,)` how far they are from what they should be."""
+        values, misfit = self.reader(sample(self.pipe, seeds, self.steps).to(self.device))
+        return values.cpu(), misfit.cpu()
 
 
 def figures(draws: Sequence[Readings]) -> dict[str, Any]:
@@ -405,7 +420,9 @@ def draw_all(
     costs = {}
     with Progress() as progress:
         search = range(SEARCH.start, SEARCH.start + max(find, len(SEARCH)))
-        measure = Measure(pipe, model, seeds, steps, cache, progress, search, linear=max(LINEAR, seeds // 8))
+        std, report = torch.tensor(model.config.stds), range(REPORT, REPORT + seeds)
+        reader, linear = face_reader(model.to(pipe.device)), max(LINEAR, seeds // 8)
+        measure = Measure(pipe, reader, std, report, steps, cache, progress, search, linear)
         begun = time.perf_counter()
         for method, readings in measured(pipe, measure, per_layer, samples, draws):
             found.setdefault(method.name, []).append(readings)

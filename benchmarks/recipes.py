@@ -18,7 +18,7 @@ import click
 import faces
 import torch
 from common import about, save
-from quality import BATCH, COVERED, Measure, figures
+from quality import BATCH, COVERED, REPORT, Measure, face_reader, figures
 from rich.progress import Progress
 from torch import Tensor, nn
 from ways import Method, of_bank
@@ -166,7 +166,9 @@ def main(
     pipe = open_pipeline(model_id, device=device)
     rows = []
     with Progress() as progress:
-        measure = Measure(pipe, model, seeds, steps, cache, progress, range(SEARCH, SEARCH + find), linear=0)
+        reader, std = face_reader(model.to(pipe.device)), torch.tensor(model.config.stds)
+        search, report = range(SEARCH, SEARCH + find), range(REPORT, REPORT + seeds)
+        measure = Measure(pipe, reader, std, report, steps, cache, progress, search, linear=0)
         for recipe, kind, method in methods(pipe, model_id, recipes, per_layer):
             found = figures([measure(method)])
             rows.append({"recipe": recipe, "vectors": kind, **{name: found[name] for name in SHOWN}})

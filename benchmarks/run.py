@@ -21,11 +21,11 @@ from typing import Any
 
 from common import HERE, RESULTS, about, rows, slower
 
-APART = {"common", "files_entered", "quality_page", "run", "size", "ways"}
+APART = {"common", "files_entered", "quality_page", "run", "size", "terrain_checkpoint", "ways"}
 QUICK = {
     "building": ["sd1.5", "--runs", "1"], "gpu": ["--rounds", "1"], "catalog": ["--sizes", "10000", "--rounds", "2", "--folder", "/tmp/eigenbank-bench-quick"],
     "inversion": ["--photos", "1"], "peers": ["--runs", "1", "--samples", "4", "--steps", "4", "--per-layer", "1"],
-    "recipes": ["--seeds", "1", "--steps", "2"], "start": ["--runs", "1"], "words": ["--top-k", "1", "--recipe", "output-value"], "steering": ["--rounds", "1", "--steps", "1"],
+    "reach": ["--seeds", "1", "--steps", "1"], "recipes": ["--seeds", "1", "--steps", "2"], "start": ["--runs", "1"], "words": ["--top-k", "1", "--recipe", "output-value"], "steering": ["--rounds", "1", "--steps", "1"],
 }  # fmt: skip
 """Settings that show that a benchmark runs, and measure nothing worth keeping."""
 

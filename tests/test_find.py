@@ -397,11 +397,11 @@ def test_without_drawing_the_words_alone_make_a_composite_that_nothing_has_measu
 
 
 @pytest.mark.usefixtures("easy")
-def test_the_words_own_composite_is_the_first_to_be_confirmed(text_pipe: Any, tmp_path: Path) -> None:
+def test_the_words_own_composite_is_confirmed_before_single_directions(text_pipe: Any, tmp_path: Path) -> None:
     bank, reader = eb.build(text_pipe, top_k=2, recipes="output-value:output"), Colours(alone=True)
     alone = eb.find(text_pipe, bank, "a hat", draw=False, prompts=["a man"], log=lambda _: None).slider
     said: list[str] = []
-    kept = dataclasses.replace(SETTINGS, scale=0.5)
+    kept = dataclasses.replace(SETTINGS, scale=0.5, parts=0)  # nothing is fitted
     found = eb.find(
         text_pipe, bank, "a hat", labeler=reader, settings=kept, cache=tmp_path, prompts=["a man"], log=said.append
     )

@@ -155,12 +155,13 @@ def lens() -> str:
     found = results("lens")
     most = len(found["words"])
     return table(
-        ["way", "pictures", f"right of {most}", "rank", "leads", "purity", "effect"],
+        ["way", "pictures", f"right of {most}", "moved", "rank", "leads", "purity", "effect"],
         (
             [
                 row["way"],
                 str(row["pictures"]),
                 str(row["right"]),
+                str(row["clear"]),
                 f"{row['rank']:g}",
                 str(row["leads"]),
                 f"{row['purity']:.2f}",

@@ -140,6 +140,26 @@ NCSNPP = {
     "down_block_types": [*["SkipDownBlock2D"] * 4, "AttnSkipDownBlock2D", *["SkipDownBlock2D"] * 2],
     "up_block_types": [*["SkipUpBlock2D"] * 2, "AttnSkipUpBlock2D", *["SkipUpBlock2D"] * 4],
 }  # fmt: skip
+X4 = {
+    "attention_head_dim": 8, "block_out_channels": [256, 512, 512, 1024], "cross_attention_dim": 1024, "in_channels": 7, "num_class_embeds": 1000,
+    "only_cross_attention": [True, True, True, False], "sample_size": 128, "use_linear_projection": True,
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3], "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+}  # fmt: skip
+KARLO = {
+    "attention_head_dim": 64, "block_out_channels": [320, 640, 960, 1280], "class_embed_type": "identity", "cross_attention_dim": 1536,
+    "in_channels": 3, "out_channels": 6, "layers_per_block": 3, "resnet_time_scale_shift": "scale_shift",
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "down_block_types": ["ResnetDownsampleBlock2D", *["SimpleCrossAttnDownBlock2D"] * 3],
+    "up_block_types": [*["SimpleCrossAttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"],
+}  # fmt: skip
+AUDIOLDM = {
+    "attention_head_dim": 32, "block_out_channels": [128, 256, 384, 640], "class_embed_type": "simple_projection", "class_embeddings_concat": True,
+    "cross_attention_dim": [None, 256, 384, 640], "in_channels": 8, "out_channels": 8, "projection_class_embeddings_input_dim": 512,
+    "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3], "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+}  # fmt: skip
+LDM_4X = {
+    "attention_head_dim": 32, "block_out_channels": [160, 320, 320, 640], "in_channels": 6, "sample_size": 64,
+    "down_block_types": [*["DownBlock2D"] * 3, "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", *["UpBlock2D"] * 3],
+}  # fmt: skip
 # As published: CogVideoX's as found in public repositories, other values as they are remembered; a transformer's two layers are as good as its 42. IF II's (and III's, which is as it is)
 # width of text is not at hand: the class's own.
 PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[tuple[str, int], int]]] = {
@@ -163,6 +183,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[tuple[str, int], int]]] = {
         {("spatial", 320): 5, ("spatial", 640): 5, ("spatial", 1280): 6},
     ),
     "DeepFloyd/IF-II-L-v1.0": ("UNet2DConditionModel", IF, {("joint", 896): 6}),
+    "stabilityai/stable-diffusion-x4-upscaler": ("UNet2DConditionModel", X4, {("spatial", 1024): 6}),
+    "CompVis/ldm-super-resolution-4x-openimages": ("UNet2DModel", LDM_4X, {("spatial", 640): 6}),
+    "kakaobrain/karlo-v1-alpha": ("UNet2DConditionModel", KARLO, {("joint", 640): 7, ("joint", 960): 7, ("joint", 1280): 8}),
+    "cvssp/audioldm": ("UNet2DConditionModel", AUDIOLDM, {("spatial", 256): 5, ("spatial", 384): 5, ("spatial", 640): 6}),
     "google/ncsnpp-celebahq-256": ("UNet2DModel", NCSNPP, {("spatial", 256): 4}),
     # Its defaults are the ones for Stable Diffusion 2.1. The adapter's own layers are narrow.
     "ControlNet-XS": (

@@ -434,3 +434,11 @@ def test_an_export_and_an_import_say_how_many_composites(call, made, tmp_path: P
     assert (code, "composites, " in err) == (0, True)
     assert call("--catalog", str(tmp_path / "other.db"), "catalog", "import", str(tmp_path / "all.jsonl"))[0] == 0
     assert ids(call, "--catalog", str(tmp_path / "other.db"), "search", "hair cut")[0] == MADE
+
+
+def test_a_list_of_models_has_a_most_of_rows_too(call) -> None:  # type: ignore[no-untyped-def]
+    every = json.loads(call("list", "--format", "json")[1])
+    code, out, err = call("list", "--limit", "1", "--format", "json")
+    assert code == 0
+    assert json.loads(out) == every[:1]
+    assert f"{len(every)} models, of which 1 are listed" in err

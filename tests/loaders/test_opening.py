@@ -157,6 +157,10 @@ def test_loras_are_loaded_with_their_weights(official: Path, tmp_path: Path) -> 
     torch.testing.assert_close(pictures[0], plain, atol=1e-5, rtol=0)
     assert (pictures[1] - plain).abs().max() > 1e-3
     assert (pictures[2] - pictures[1]).abs().max() > 1e-3
+    other = {f"transformer.blocks.0.attn.to_q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(SourceError, match=r"no weight in it is of a StableDiffusionXLPipeline"):
+        eb.open_pipeline(str(official), loras={str(tmp_path / "other.safetensors"): 1.0})
     for nowhere in (str(tmp_path / "nowhere.safetensors"), "nowhere", "folder/nowhere.safetensors"):
         with pytest.raises(SourceError, match=r"LoRA .*nowhere.* there is no such file"):
             eb.open_pipeline(str(official), loras={nowhere: 1.0})
@@ -219,6 +223,31 @@ def test_a_pointer_in_place_of_any_component_is_called_that(official: Path, tmp_
         b"version https://git-lfs.github.com/spec/v1\n"
     )
     with pytest.raises(EigenbankError, match="git lfs pull"):
+        open_pipeline(folder)
+
+
+def _pointer(path: Path) -> object:
+    return path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a tokenizer's pointer": (lambda folder: _pointer(folder / "tokenizer" / "tokenizer.json"), "tokenizer.json is a Git LFS pointer.*git lfs pull"),
+    "an index's pointer": (lambda folder: _pointer(folder / "model_index.json"), "model_index.json is a Git LFS pointer"),
+    "a scheduler's pointer": (lambda folder: _pointer(folder / "scheduler" / "scheduler_config.json"), "Git LFS pointer"),
+    "no index": (lambda folder: (folder / "model_index.json").unlink(), "is no pipeline: it has no model_index.json"),
+    "no vae": (lambda folder: shutil.rmtree(folder / "vae"), "lacks its vae"),
+    "no weights": (lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(), "text_encoder has no weights that diffusers loads: it holds no more than its config"),
+    "onnx": (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "model.onnx"), "unet has no weights .* an ONNX model"),
+    "flax": (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "diffusion_flax_model.msgpack"), "vae has no weights .* Flax weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_folder_that_is_not_whole_is_said_to_lack_what_it_lacks(name: str, official: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(official, tmp_path / "broken")
+    change, message = BROKEN[name]
+    change(folder)
+    with pytest.raises(SourceError, match=message):
         open_pipeline(folder)
 
 

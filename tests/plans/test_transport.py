@@ -92,7 +92,7 @@ def test_a_half_fetched_pipeline_is_completed_or_counts_as_none(hub: Hub, fetch:
         if times is None:
             hub.fault("info", "status", status=503)
             assert fetch(revision).startswith("UnreachableError:")
-            assert "nothing was labelled or previewed" in fetch(revision).lower()
+            assert "nothing was drawn" in fetch(revision).lower()
         else:
             hub.fault("info", "status", status=503, times=times)
             assert fetch(revision) == str(folder)

@@ -32,7 +32,7 @@ NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
 @click.option(
     "--no-draw",
     is_flag=True,
-    help="Make the slider of the words alone, by the checkpoint's text encoder and text weights; nothing is measured.",
+    help="Compute a slider from the words and the checkpoint's weights; measure nothing.",
 )
 @budget_option
 @drawing_options
@@ -58,8 +58,8 @@ def find(
     on nearly all seeds, moves other words little, and acts more than random directions do. Exits with 1 if there is
     none.
 
-    One candidate is made of the words alone: what they write into the image through the checkpoint's text attention, in the set's
-    output-side directions. With --no-draw it is saved as it is, as a composite without a label.
+    One candidate is computed from the words alone, through the checkpoint's text attention, as a composite of the set's
+    output-side directions. --no-draw saves it as it is, without a label.
 
     \b
     Example:

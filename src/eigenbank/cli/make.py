@@ -498,8 +498,8 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
     `export` and `steer --fuse` need it, because they write constants. It takes two runs without a picture. `label` and
     `preview` measure it, too. MODEL is a model id of the catalog.
 
-    REACH is how long what the site's strongest direction adds to the residual stream is against the stream itself, at a scale
-    of 1. Where it is tiny, directions cannot act: these sites are listed last, and `label` screens them last.
+    REACH compares what a site's strongest direction adds at a scale of 1 with the residual stream it is added to, by
+    length. If it is tiny, the site's directions cannot act: such sites are listed last, and `label` screens them last.
 
     \b
     Example:

@@ -53,7 +53,9 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
             emit_page(page, {"sort": "catalog", "limit": limit}, fmt=fmt, quiet=quiet)
             return
         rows = [model_row(found) for found in catalog.sets()]
-    emit_rows("model", rows, MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
+    if len(rows) > limit:
+        log(f"{len(rows):,} models, of which {limit:,} are listed: more with --limit")
+    emit_rows("model", rows[:limit], MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
 
 
 def _bounds(kind: str, known: tuple[str, ...]) -> Callable[..., dict[str, float]]:

@@ -14,7 +14,7 @@ from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.progress import Log, log_warning, quietly
-from eigenbank.registry.file_kinds import kind_of_tensors, plain_name, unwrapped
+from eigenbank.registry.file_kinds import kind_of_bytes, kind_of_folder, kind_of_tensors, plain_name, unwrapped
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
@@ -111,6 +111,10 @@ def open_pipeline(
 def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     import diffusers
 
+    _check_files(folder)
+    if not (folder / "model_index.json").is_file():
+        problem = f"{folder} is no pipeline: it has no model_index.json"
+        raise SourceError(problem, outcome="nothing was opened", advice="Give the folder of the whole checkpoint")
     parts = _components(folder)
     unwanted = [] if drawing.safety_checker else [name for name in parts if name == "safety_checker"]
     lacking = [name for name in _DISPENSABLE if name in parts and name not in unwanted and not _is_whole(folder / name)]
@@ -123,6 +127,8 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
             raise SourceError(problem, outcome="nothing was opened", advice="Fetch the checkpoint again, whole")
     for name in parts:
         _check_sizes(folder / name)
+        if name not in left_out:
+            _check_files(folder / name)
     given: dict[str, Any] = dict.fromkeys(left_out)
     if "safety_checker" in left_out:
         given["requires_safety_checker"] = False
@@ -172,6 +178,24 @@ def _stored(part: Path, variant: str | None) -> dict[str, Path]:
         problem = f"{part} is {what[0]}"
         raise SourceError(problem, outcome="nothing was opened", advice=what[1])
     return stored
+
+
+def _check_files(part: Path) -> None:
+    """Raise SourceError where a folder holds pointers in place of files, or a model's config and no weights of it."""
+    files = [path for path in part.iterdir() if path.is_file()] if part.is_dir() else []
+    for path in files:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(b"version https://git-lfs") and (what := kind_of_bytes(start)):
+            problem = f"{path} is {what[0]}"
+            raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+    if (part / "config.json").is_file() and not _is_whole(part):
+        held = kind_of_folder(path.name for path in files) or (
+            "no more than its config",
+            "Fetch the checkpoint again, whole",
+        )
+        problem = f"{part} has no weights that diffusers loads: it holds {held[0]}"
+        raise SourceError(problem, outcome="nothing was opened", advice=held[1])
 
 
 def _check_sizes(part: Path) -> None:
@@ -384,7 +408,7 @@ def _short(name: str) -> str:
 
 def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
     """Load LoRAs, each as an adapter with its weight. Only safetensors files are read. Raises SourceError."""
-    names = {}
+    weights = {}
     for number, lora in enumerate(loras):
         path = Path(lora.file).expanduser()
         deep = lora.file.count("/")
@@ -400,6 +424,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
                 message = f"a {type(pipe).__name__} takes none"
                 raise TypeError(message)
             pipe.load_lora_weights(where, adapter_name=f"lora_{number}", use_safetensors=True, **named)
+            if not any(f"lora_{number}" in names for names in pipe.get_list_adapters().values()):
+                message = f"no weight in it is of a {type(pipe).__name__}"
+                raise TypeError(message)
         except Exception as error:  # diffusers and PEFT raise whatever the file makes them
             problem = f"the LoRA {lora.file} cannot be loaded: {error}"
             raise SourceError(
@@ -407,9 +434,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
                 outcome="nothing was drawn",
                 advice="Give a .safetensors LoRA of this model, one on the Hub as OWNER/NAME/FILE",
             ) from error
-        names[f"lora_{number}"] = lora.weight
-    if names:
-        pipe.set_adapters(list(names), list(names.values()))
+        weights[f"lora_{number}"] = lora.weight
+    if weights:
+        pipe.set_adapters(list(weights), list(weights.values()))
 
 
 def _place(pipe: Any, device: str, offload: str, log: Log) -> Any:

@@ -83,7 +83,7 @@ def fetch_pipeline(source: str, revision: str | None, variant: str | None = None
 
     from eigenbank.registry.hub.client import hub_errors
 
-    outcome = "nothing was labelled or previewed"
+    outcome = "nothing was drawn"
 
     def download() -> Path:
         with hub_errors(f"fetching the pipeline of {source}", outcome):

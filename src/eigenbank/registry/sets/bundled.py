@@ -16,7 +16,7 @@ DEMO_MODEL_ID = "eigenbank/avatars-64"
 
 _FOLDERS = {DEMO_MODEL_ID: "avatars-64"}
 """The checkpoints that come with the package."""
-DIGESTS = ("6228bb69f27314ac9cb854d2bcc29e2a8d325b070e052997d1c2fdb60a151dc1",)
+DIGESTS = ("ee5a0bb27de9095eb97d1b3b32333d2f04ef67f04aa33fc9afaf707e6b7ccd70",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 

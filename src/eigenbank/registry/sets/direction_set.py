@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from eigenbank.registry.hub.publish import PublishResult
 
 R = TypeVar("R", DirectionRecord, CompositeRecord, LoraRecord)
-LEAST_REACH = 1e-3
-"""A direction whose reach is smaller moves no picture at a scale that anybody would give: see `benchmarks/reach.py`."""
+LEAST_REACH = 3e-4
+"""A direction whose reach is smaller moves no picture at a scale that anybody would give: set by `benchmarks/terrain.py`, see docs/evaluation.md."""
 
 
 class Steerable(Generic[R]):
