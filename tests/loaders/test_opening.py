@@ -71,7 +71,7 @@ def test_two_sets_of_weights_of_which_one_is_incomplete_are_not_guessed(half: Pa
     folder = shutil.copytree(half, tmp_path / "both")
     weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(weights, weights.with_name("diffusion_pytorch_model.safetensors"))
-    with pytest.raises(SourceError, match="--variant fp16"):
+    with pytest.raises(SourceError, match="variant=fp16"):
         eb.open_pipeline(str(folder))
     eb.open_pipeline(str(folder), variant="fp16")
 
@@ -171,7 +171,7 @@ def test_an_offloaded_pipeline_draws_the_same(offload: Any, official: Path, capl
     plain = draw(eb.open_pipeline(str(official), dtype="float32"))
     with caplog.at_level(logging.WARNING, "eigenbank"):
         pipe = eb.open_pipeline(str(official), dtype="float32", offload=offload)
-    assert ("without --offload" in caplog.text) == (pick_device("auto") == "cpu")
+    assert ("without offload" in caplog.text) == (pick_device("auto") == "cpu")
     torch.testing.assert_close(draw(pipe), plain, atol=1e-4, rtol=0)
 
 

@@ -74,7 +74,7 @@ def test_a_damaged_set_is_refused_and_the_others_with_it(
 def test_two_sets_of_one_name_are_refused(shares: list[Path], tmp_path: Path) -> None:
     shutil.copytree(shares[0], tmp_path / "copy")
     with Catalog.open(shipped=False) as catalog:
-        with pytest.raises(SetError, match=r"are both sets of acme/tiny-down_blocks.*--model-id"):
+        with pytest.raises(SetError, match=r"are both sets of acme/tiny-down_blocks.*model_id="):
             add_folders(catalog, [*shares, tmp_path / "copy"])
         assert catalog.sets() == []
 
@@ -84,7 +84,7 @@ def test_a_labelled_set_is_replaced_only_when_asked(demo_checkpoint: Path, tmp_p
     bare = eb.build(str(demo_checkpoint), layers="mid_block.*", top_k=1, model_id=demo.model_id)
     bare.save(tmp_path / "bare")
     with Catalog.open() as catalog:
-        with pytest.raises(ReplaceError, match="--replace"):
+        with pytest.raises(ReplaceError, match="replace=True"):
             add_folders(catalog, [shares[0], tmp_path / "bare"])
         assert catalog.model_ids() == [demo.model_id]
         (one,) = add_folders(catalog, [tmp_path / "bare"], replace=True)
@@ -165,7 +165,7 @@ def test_weights_that_change_in_place_get_another_id_unless_one_was_given(tmp_pa
     with Catalog.open() as catalog:
         now = datetime(2026, 1, 1, tzinfo=timezone.utc)
         catalog.add_labels([named[next(iter(named)).id].full_id], Label(text="smile", source="human:ann", created=now))
-    with pytest.raises(ReplaceError, match=r"other weights.*--model-id"):
+    with pytest.raises(ReplaceError, match=r"other weights.*model_id="):
         store(changed, checkpoint=folder)
     assert eb.load("me/mine").manifest.layers == named.manifest.layers
     said: list[str] = []

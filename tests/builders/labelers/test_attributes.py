@@ -123,7 +123,7 @@ def test_a_program_is_not_opened_unless_its_file_is_named(
     folder.mkdir()
     (folder / "config.json").write_text('{"names": ["a"]}')
     torch.save(Runs(), folder / "model.pt2")
-    with pytest.raises(EigenbankError, match=r"can run any code.*--labeler attributes:.*model\.pt2"):
+    with pytest.raises(EigenbankError, match=r"can run any code.*labeler=attributes:.*model\.pt2"):
         open_labelers([] if given is None else [f"attributes:{folder}"], tmp_path)
     assert not (tmp_path / "ran").exists()
 
