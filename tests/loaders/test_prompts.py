@@ -42,3 +42,19 @@ def test_what_it_cannot_read_is_refused(tmp_path: Path, tiny_checkpoint: Path) -
         encode_prompts(eb.open_pipeline(str(tiny_checkpoint)), ["a man"])
     with pytest.raises(SourceError, match="cannot be opened"):
         open_text_side(tmp_path / "nowhere")
+
+
+def test_a_pipeline_that_encodes_in_a_way_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = open_text_side(tiny_pipelines.save("sd", tmp_path / "sd"))
+
+    def asking_for_more(prompt: list[str], device: object, picture: object) -> None:
+        raise AssertionError(prompt, device, picture)
+
+    monkeypatch.setattr(side, "encode_prompt", asking_for_more)
+    with pytest.raises(SourceError, match=r"cannot be asked by itself .*picture"):
+        encode_prompts(side, ["a man"])
+    monkeypatch.setattr(side, "encode_prompt", lambda prompt, device: {prompt[0]: device})
+    with pytest.raises(SourceError, match="something else than tokens"):
+        encode_prompts(side, ["a man"])

@@ -140,7 +140,8 @@ def text_path(source: "WeightSource", layer: Layer) -> TextPath | None:
     """Find the way of text into a self-attention layer's block, by diffusers' names; None where there is none.
 
     Cross-attention blocks have an attention of its own, `attn2`. In joint blocks (SD3, FLUX, Qwen-Image) text has values of its own,
-    `add_v_proj`, and goes through the same attention and projection.
+    `add_v_proj`, and goes through the same attention and projection. PixArt's gate, which scales what self-attention
+    writes and not what text does, is passed over: it depends on the step.
     """
     joint, crossed = f"{layer.path}.add_v_proj.weight", f"{layer.path.removesuffix('1')}2"
     if source.stored(joint) is not None and "output" in layer.tensors and layer.kv_heads is None:

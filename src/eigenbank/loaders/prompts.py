@@ -20,7 +20,7 @@ _NEEDED = ("text_encoder", "tokenizer", "scheduler")
 def encode_prompts(pipe: Any, prompts: Sequence[str]) -> list[Tensor]:
     """The tokens of each prompt as the denoiser is given them, `(n, e)` float32 on the CPU, without what a mask leaves out.
 
-    Raises SourceError for a pipeline that reads no prompts, or a prompt that is longer than it reads or of signs that it does not know.
+    Raises SourceError for a pipeline that reads no prompts or reads them in a way of its own, or a prompt that is longer than it reads or of signs that it does not know.
     """
     encode = getattr(pipe, "encode_prompt", None)
     if encode is None or getattr(pipe, "text_encoder", None) is None:
@@ -31,9 +31,16 @@ def encode_prompts(pipe: Any, prompts: Sequence[str]) -> list[Tensor]:
     given = {name: value for name, value in given.items() if name in known}
     found = []
     for prompt in prompts:
-        _check_readable(pipe, prompt)
-        made = encode(prompt=[prompt], device=pipe.text_encoder.device, **given)
-        tokens, *others = made if isinstance(made, tuple) else (made,)
+        try:
+            _check_readable(pipe, prompt)
+            made = encode(prompt=[prompt], device=pipe.text_encoder.device, **given)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # pipelines encode in ways of their own
+            problem = f"the text encoder of this {type(pipe).__name__} cannot be asked by itself ({str(error)[:200]})"
+            raise SourceError(problem) from error
+        tokens, *others = made if isinstance(made, (tuple, list)) else (made,)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:
+            problem = f"this {type(pipe).__name__} encodes prompts as something else than tokens"
+            raise SourceError(problem)
         masks = [each for each in others if isinstance(each, Tensor) and each.shape == tokens.shape[:2]]
         found.append((tokens[0][masks[0][0].bool()] if masks else tokens[0]).float().cpu())
     return found
