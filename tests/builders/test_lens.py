@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
+import zoo
 from torch import Tensor
 
 import eigenbank as eb
@@ -91,6 +92,26 @@ def test_in_joint_blocks_text_goes_through_the_image_s_own_projection(kind: str,
         )
     change = after - before
     assert float(written(bank, found, name) @ change / change.norm()) == pytest.approx(1, abs=1e-2)
+
+
+def test_in_qwen_image_text_is_normalised_before_it_is_projected() -> None:
+    model = zoo.make("QwenImageTransformer2DModel")
+    with torch.no_grad():
+        model.txt_norm.weight.uniform_(0.5, 2.0)
+    bank = eb.build(model, recipes=[RECIPE.slug], top_k=64)
+    texts = [torch.randn(5, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    found = lens(bank, source_of(model)[1], "a hat", *([each] for each in texts), most=1000)
+    attention = model.transformer_blocks[0].attn
+    with torch.no_grad():
+        streams = [model.txt_in(model.txt_norm(each)) for each in texts]
+        after, before = (
+            attention.to_out[0](attention.add_v_proj(torch.nn.functional.layer_norm(each, each.shape[1:]).mean(0)))
+            for each in streams
+        )
+    change = after - before
+    assert float(written(bank, found, "transformer_blocks.0.attn") @ change / change.norm()) == pytest.approx(
+        1, abs=1e-2
+    )
 
 
 def test_layers_take_part_by_how_much_the_words_write_there(tmp_path: Path) -> None:
