@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # at hand. pip's own build environments do not read -c, hence the variable.
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-comfyui lint faces avatars directions screenshots bench bench-quality torture dist docs hub reference size clean
+.PHONY: help install demo test test-comfyui lint faces avatars directions screenshots bench bench-quality leaderboard torture dist docs hub reference size clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,10 @@ bench: install ## Run every benchmark, print one table (hours); ARGS='start peer
 
 bench-quality: install ## Hold eigen-directions against chance and against methods that sample (an hour; resumes)
 	$(BIN)/python benchmarks/quality.py
+
+leaderboard: install ## Hold eigen-sliders against trained LoRAs and other ways to edit, and write the page's table (most of an hour)
+	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python docs/tools/evaluation.py
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PIP) -e '.[docs]'

@@ -219,9 +219,32 @@ def lens() -> str:
     )
 
 
+LEADERBOARD = {
+    "effect": "effect", "selectivity": "selectivity", "consistency": "one sign", "asymmetry": "even : odd", "half_scale": "at half the scale",
+    "kept": "kept outside", "passes": "passes to obtain", "time": "time per picture",
+}  # fmt: skip
+
+
+def leaderboard() -> str:
+    rows = results("leaderboard")["rows"]
+
+    def row(method: str) -> Sequence[str]:
+        mine = [each for each in rows if each["method"] == method]
+        means = {key: sum(each[key] for each in mine) / len(mine) for key in LEADERBOARD}
+        leads = sum(each["leads"] for each in mine)
+        return [
+            method,
+            *(f"{means[key]:,.0f}" if key == "passes" else f"{means[key]:.2f}" for key in LEADERBOARD),
+            f"{leads} of {len(mine)}",
+        ]
+
+    methods = dict.fromkeys(each["method"] for each in rows)
+    return table(["way", *LEADERBOARD.values(), "words led"], (row(each) for each in methods))
+
+
 TABLES = {
     each.__name__: each
-    for each in (quality, recipes, names, confidence, reruns, lens, inversion, steering, terrain, reach)
+    for each in (quality, recipes, names, confidence, reruns, lens, inversion, steering, terrain, reach, leaderboard)
 }
 
 
