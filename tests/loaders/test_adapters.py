@@ -1,5 +1,6 @@
 """LoRAs as sliders: what diffusers' own adapters do, by name, and nothing left behind."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 import eigenbank as eb
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.sample import sample
-from eigenbank.registry.files import home
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import ExportError, FuseError, MatchError, SetError, SourceError, SteerError
 
@@ -177,7 +177,7 @@ def test_what_is_no_lora_is_not_imported(
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(SourceError, match=message):
         tiny_set.import_lora(tmp_path / "a.safetensors", "smile")
-    assert not (home() / "loras").exists()
+    assert not (tmp_path / "home" / "loras").exists()
 
 
 def test_hostile_sources(tmp_path: Path, tiny_set: DirectionSet) -> None:
@@ -202,7 +202,7 @@ def test_hostile_sources(tmp_path: Path, tiny_set: DirectionSet) -> None:
 def test_a_changed_or_missing_file_is_said(tmp_path: Path) -> None:
     pipe = opened("sd", tmp_path / "model")
     bank = eb.build(pipe, top_k=1).import_lora(lora_of(pipe.unet, "unet", tmp_path / "a.safetensors"), "smile")
-    (kept,) = (home() / "loras").iterdir()
+    (kept,) = (tmp_path / "home" / "loras").iterdir()
     data = bytearray(kept.read_bytes())
     data[-1] ^= 1
     kept.write_bytes(data)
@@ -211,6 +211,19 @@ def test_a_changed_or_missing_file_is_said(tmp_path: Path) -> None:
     kept.unlink()
     with pytest.raises(SourceError, match="not on this machine"):
         eb.steer(pipe, {"smile": 1.0}, bank=bank).attach()
+
+
+def test_a_set_that_names_a_pickle_gets_none_opened(tmp_path: Path, home: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1).import_lora(lora_of(pipe.unet, "unet", tmp_path / "a.safetensors"), "smile")
+    torch.save(load_file(tmp_path / "a.safetensors"), tmp_path / "evil")
+    data = (tmp_path / "evil").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    (home / "loras" / f"{digest}.safetensors").write_bytes(data)
+    record = bank.loras[0].record.model_copy(update={"sha256": digest, "size": len(data)})
+    strange = bank.replaced(bank.manifest.model_copy(update={"loras": (record,)}))
+    with pytest.raises(eb.EigenbankError, match="no safetensors file"):
+        eb.steer(pipe, {"smile": 1.0}, bank=strange).attach()
 
 
 def test_random_weights_as_large_stand_in_for_its_own(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ class LoraTerm:
         what = f"{self.lora.full_id} ({self.lora.record.origin})"
         try:
             with quietly(), _without_warnings():
-                said = owner.lora_state_dict(file)
-                owner.load_lora_weights(file, adapter_name=self._name)
+                said = owner.lora_state_dict(file, use_safetensors=True)
+                owner.load_lora_weights(file, adapter_name=self._name, use_safetensors=True)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # diffusers, PEFT and transformers raise whatever the file makes them

@@ -58,6 +58,7 @@ def lora_file(record: LoraRecord) -> Path:
     if found != record.sha256:
         problem = f"{path} has sha256 {found[:12]}…, the set's {record.id} is {record.sha256[:12]}…: it is another file"
         raise SourceError(problem, outcome="it was not read", advice="Import the LoRA again")
+    _check(path, record.id)  # what a stranger's set names may be anything
     return path
 
 
