@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import eigenbank as eb
+from eigenbank.loaders.adapters import _randomise
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.sample import sample
+from eigenbank.loaders.steer import UnmetWarning
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import ExportError, FuseError, MatchError, SetError, SourceError, SteerError
 
@@ -166,6 +168,7 @@ def test_a_lora_of_another_model_is_refused_and_leaves_no_trace(tmp_path: Path) 
     ("tensors", "message"),
     [
         ({"unet.a.weight": torch.ones(2)}, "no LoRA"),
+        ({"a.lora_down.weight": torch.ones(2, 2), "a.dora_scale": torch.ones(2, 1)}, "a DoRA with dora_scale"),
         ({"lora_unet_a.diff_b": torch.ones(2)}, "of a kind that diffusers does not read"),
         ({"lora_unet_a.hada_w1_a": torch.ones(2, 2)}, "of a kind that diffusers does not read"),
         ({"encoder.conv_in.weight": torch.ones(2, 2), "decoder.conv_in.weight": torch.ones(2, 2)}, "a VAE alone"),
@@ -270,3 +273,91 @@ def test_sweeps_and_measurements_hold_it_beside_directions(tmp_path: Path) -> No
     assert torch.allclose(base, read(drawn[:, 1]), atol=1e-5)
     alone = measurements.edited([direction], read, scale=1.0, seeds=(0, 3))[1]
     assert torch.allclose(plus[0], alone[0], atol=1e-5)
+
+
+def _small(pipe: Any, path: Path, every: int = 1) -> Path:
+    return lora_of(pipe.unet, "unet", path, every=every)
+
+
+@pytest.mark.filterwarnings("ignore:Already")
+def test_adapters_of_the_pipelines_own_that_are_disabled_or_fused_are_said(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
+    pipe.load_lora_weights(str(_small(pipe, tmp_path / "own.safetensors", 2)), adapter_name="own")
+    pipe.disable_lora()
+    before = state(pipe)
+    with pytest.raises(SteerError, match="LoRAs are disabled"):
+        eb.steer(pipe, {"smile": 1.0}, bank=bank).attach()
+    assert state(pipe) == before
+    pipe.enable_lora()
+    pipe.fuse_lora()
+    fused = picture(pipe)
+    with pytest.raises(SteerError, match="unfuse_lora"):
+        eb.steer(pipe, {"smile": 1.0}, bank=bank).attach()
+    assert torch.equal(picture(pipe), fused)
+    pipe.unload_lora_weights()
+    with eb.steer(pipe, {"smile": 1.0}, bank=bank):
+        assert not torch.allclose(picture(pipe), fused, atol=1e-3)
+    assert torch.equal(picture(pipe), fused)
+
+
+@pytest.mark.filterwarnings("ignore:Already found")
+def test_adapters_loaded_or_switched_while_it_is_attached(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    own = str(_small(pipe, tmp_path / "own.safetensors", 2))
+    bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
+    plain, before = picture(pipe), state(pipe)
+    with pytest.warns(UnmetWarning, match="'smile' was switched off"), eb.steer(pipe, {"smile": 1.0}, bank=bank):
+        pipe.unload_lora_weights()
+    assert state(pipe) == before
+    with pytest.warns(UnmetWarning, match="'smile' was switched off"), eb.steer(pipe, {"smile": 1.0}, bank=bank):
+        pipe.load_lora_weights(own, adapter_name="own")
+    assert pipe.get_active_adapters() == ["own"]
+    pipe.set_adapters(["own"], [1.0])
+    assert not torch.allclose(picture(pipe), plain, atol=1e-3)
+
+
+def test_random_weights_of_a_dora_and_a_lokr(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    tensors = load_file(_small(pipe, tmp_path / "a.safetensors"))
+    for name in [name.removesuffix(".lora_A.weight") for name in tensors if "lora_A" in name]:
+        weight = pipe.unet.get_submodule(name.removeprefix("unet.")).weight.detach()
+        tensors[f"{name}.lora_magnitude_vector"] = weight.norm(dim=1) * 1.1
+    save_file(tensors, tmp_path / "dora.safetensors")
+    bank = eb.build(pipe, top_k=1).import_lora(tmp_path / "dora.safetensors", "smile")
+    pictures = [picture(pipe)]
+    for each in (bank, bank.randomised(1, 7), bank.randomised(1, 8)):
+        with eb.steer(pipe, {each.loras[0]: 1.0}):
+            pictures.append(picture(pipe))
+    assert all(not torch.allclose(a, b, atol=1e-4) for n, a in enumerate(pictures) for b in pictures[:n])
+
+    from peft import LoKrConfig, inject_adapter_in_model
+
+    for more in ({"r": 8}, {"r": 2}, {"r": 1, "decompose_both": True, "decompose_factor": 8}):
+        inner = nn.Sequential(nn.Linear(64, 64))
+        inject_adapter_in_model(LoKrConfig(target_modules=["0"], init_weights=False, **more), inner, "a")  # type: ignore[arg-type]
+        layer: Any = inner[0]
+        own = layer.get_delta_weight("a").detach()
+        _randomise([layer], "a", 7)
+        random = layer.get_delta_weight("a").detach()
+        assert torch.allclose(random.norm(), own.norm(), rtol=1e-4), more
+        assert abs(float(torch.nn.functional.cosine_similarity(random.flatten(), own.flatten(), 0))) < 0.9
+
+
+def test_what_is_broken_or_unread_is_said_in_words(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1)
+    tensors = load_file(_small(pipe, tmp_path / "a.safetensors"))
+    first = next(iter(tensors))
+    kohya = load_file(lora_of(pipe.unet, "unet", tmp_path / "k.safetensors", form="kohya"))
+    other = {name.replace("lora_down", "hada_w1_a"): each.clone() for name, each in kohya.items()}
+    before = state(pipe)
+    for name, held, message in (
+        ("nan", {**tensors, first: torch.full_like(tensors[first], float("nan"))}, "no numbers"),
+        ("plain", {name.removeprefix("unet."): each for name, each in tensors.items()}, "names its layers in a way"),
+        ("mixed", other | kohya, "correctly renamed: .*hada_w1_a"),
+    ):
+        save_file(held, tmp_path / f"{name}.safetensors")
+        with pytest.raises(MatchError, match=message):
+            eb.steer(pipe, {name: 1.0}, bank=bank.import_lora(tmp_path / f"{name}.safetensors", name)).attach()
+        assert state(pipe) == before, name

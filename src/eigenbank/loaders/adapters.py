@@ -23,6 +23,13 @@ _PREFIX = "eigenbank_"
 _numbers = itertools.count()
 _PARTS = re.compile(r"[._](lora|lokr)[._].*$|\.(alpha|dora_scale)$")
 """What follows a layer's name in a LoRA's tensors."""
+_PAIRS = (
+    ("lora_A", "lora_B"),
+    ("lora_embedding_A", "lora_embedding_B"),
+    ("lokr_w1_b", "lokr_w1_a"),
+    ("lokr_w2_b", "lokr_w2_a"),
+)
+"""The tensors of PEFT's adapters of which the product counts: `(r, in)`, then `(out, r)`."""
 
 _before: "weakref.WeakKeyDictionary[nn.Module, tuple[bool, list[tuple[nn.Parameter, bool]]]]" = (
     weakref.WeakKeyDictionary()
@@ -53,6 +60,7 @@ class LoraTerm:
         if not is_peft_available():
             message = f"{self.key!r} is a LoRA, which needs peft: pip install 'eigenbank[text]'. Nothing was changed"
             raise SteerError(message)
+        _check_acting(owner, self.key)
         file = str(lora_file(self.lora.record))
         for part in _components(owner):
             trained = [(each, each.requires_grad) for each in part.parameters()]
@@ -81,16 +89,21 @@ class LoraTerm:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # diffusers, PEFT and transformers raise whatever the file makes them
-            reason = str(error).strip().partition("\n")[0][:300]
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = " ".join(lines[:2])[:300] or type(error).__name__
             message = f"{what} does not fit this {type(owner).__name__}: {reason}. Nothing was changed"
             raise MatchError(message) from error
         self._layers = [layer for part in _components(owner) for layer in _adapted(part, self._name)]
         tensors = said[0] if isinstance(said, tuple) else said
+        broken = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+        if broken is not None:
+            message = f"{what} holds values that are no numbers, in {broken}. Nothing was changed"
+            raise MatchError(message)
         expected = len({_PARTS.sub("", name) for name in tensors if _PARTS.search(name)})
         if len(self._layers) < expected or not expected:
             message = (
                 f"{what} changes {expected} layers, of which this {type(owner).__name__} has {len(self._layers)}: it is for another "
-                "kind of model. Nothing was changed"
+                "kind of model, or names its layers in a way that diffusers does not read. Nothing was changed"
             )
             raise MatchError(message)
 
@@ -98,6 +111,13 @@ class LoraTerm:
         """Give the adapter its weight."""
         for layer in self._layers:
             layer.set_scale(self._name, self.polarity * self.scale * self.factor)
+
+    def switched_off(self) -> bool:
+        """Whether somebody else has taken the adapter out, or out of those that act, since it was attached."""
+        if self._owner is None:
+            return False
+        layers = [layer for part in _components(self._owner) for layer in _adapted(part, self._name)]
+        return not layers or any(layer.disable_adapters or self._name not in layer.active_adapters for layer in layers)
 
     def remove(self) -> None:
         """Take it out of the pipeline, which is what it was. Harmless when it is not there."""
@@ -112,7 +132,9 @@ class LoraTerm:
             if part in _before and not any(name.startswith(_PREFIX) for name in getattr(part, "peft_config", {})):
                 had_adapters, trained = _before.pop(part)
                 _unwrap(part)
-                if not had_adapters:
+                if not had_adapters and not getattr(
+                    part, "peft_config", None
+                ):  # somebody may have loaded their own meanwhile
                     forget_adapters(part)
                 for each, before in trained:
                     each.requires_grad_(before)
@@ -131,6 +153,20 @@ def _without_warnings() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
+
+
+def _check_acting(owner: Any, key: str) -> None:
+    """Raise SteerError where the pipeline's own adapters are in a state in which another would not act, or change them."""
+    layers = [layer for part in _components(owner) for layer in _adapters(part)]
+    if any(layer.disable_adapters for layer in layers):
+        message = f"the pipeline's LoRAs are disabled: {key!r} would not act. enable_lora() first. Nothing was changed"
+        raise SteerError(message)
+    if any(layer.merged for layer in layers):
+        message = (
+            f"a LoRA is fused into the pipeline, and would be taken out by loading {key!r}. Call unfuse_lora() first, or "
+            "unload_lora_weights() to keep it fused. Nothing was changed"
+        )
+        raise SteerError(message)
 
 
 def _components(owner: Any) -> list[nn.Module]:
@@ -157,28 +193,31 @@ def _unwrap(part: nn.Module) -> None:
 
 
 def _randomise(layers: list[Any], name: str, seed: int) -> None:
-    """Put random weights in place of an adapter's, of equal length: of its two matrices the product's, of a bias its own."""
+    """Put random tensors as long in place of an adapter's: of two that are multiplied, the product is as long. DoRA's magnitudes stay."""
     generator = torch.Generator().manual_seed(seed)
 
-    def like(tensor: Tensor) -> Tensor:
-        return torch.randn(tensor.shape, generator=generator).to(tensor)
+    def redraw(tensor: Tensor) -> None:
+        made = torch.randn(tensor.shape, generator=generator).to(tensor)
+        tensor.copy_(made * (tensor.norm() / made.norm()))
 
     with torch.no_grad():
         for layer in layers:
-            held = [vars(layer)["_modules"].get(own, {}) for own in layer.adapter_layer_names]
-            weights = [each[name].weight for each in held if name in each and hasattr(each[name], "weight")]
-            length = _product(weights)
-            for each in weights:
-                each.copy_(like(each))
-            weights[-1].mul_(length / _product(weights).clamp_min(1e-30))
-            for each in held:
-                bias = getattr(each[name], "bias", None) if name in each else None
-                if bias is not None:
-                    made = like(bias)
-                    bias.copy_(made * bias.norm() / made.norm())
+            modules = vars(layer)["_modules"]
+            held = {own: modules[own][name] for own in layer.adapter_layer_names if name in modules.get(own, ())}
+            held.pop("lora_magnitude_vector", None)
+            weights = {own: getattr(each, "weight", each) for own, each in held.items()}
+            pairs = [(weights[down], weights[up]) for down, up in _PAIRS if down in weights]
+            lengths = [_product(*pair) for pair in pairs]
+            for weight in weights.values():
+                redraw(weight)
+            for (down, up), length in zip(pairs, lengths, strict=True):
+                up.mul_(length / _product(down, up).clamp_min(1e-30))
+            for each in held.values():
+                if getattr(each, "bias", None) is not None:
+                    redraw(each.bias)
 
 
-def _product(weights: list[Tensor]) -> Tensor:
+def _product(down: Tensor, up: Tensor) -> Tensor:
     """The Frobenius norm of up · down, for `down` `(r, in, …)` and `up` `(out, r, …)`."""
-    down, up = (each.float().flatten(1) for each in weights)
+    down, up = down.float().flatten(1), up.float().flatten(1)
     return ((up.mT @ up) * (down @ down.mT)).sum().clamp_min(0).sqrt()

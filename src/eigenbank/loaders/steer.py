@@ -496,6 +496,10 @@ class Steering:
         if gone and self._attached:
             text = f"the pipeline's {' and '.join(gone)} was replaced while it was edited: the new one was not. Steer it anew"
             warnings.warn(text, UnmetWarning, stacklevel=2)
+        off = [lora.key for lora in self.loras if lora.switched_off()]
+        if off:
+            text = f"{', '.join(map(repr, off))} was switched off while it was attached, by a change of the pipeline's own adapters"
+            warnings.warn(text, UnmetWarning, stacklevel=2)
         for part in self._acting:
             part.remove()
         self._attached = False

@@ -16,7 +16,7 @@ from eigenbank.schemas import LoraRecord
 from eigenbank.schemas.errors import SourceError
 
 _LAYER = re.compile(r"[._]lora[._](A|B|up|down)\b|\.lokr_|\.lora_magnitude")
-_OTHER = re.compile(r"\.(hada|oft)_|\.dora_scale|\.diff(_b)?$|\.[wb]_norm$")
+_OTHER = re.compile(r"\.(hada|oft)_|\.diff(_b)?$|\.[wb]_norm$")
 """What adapters of other kinds call their tensors: diffusers reads none of these."""
 _ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})/(.+\.safetensors)", re.ASCII)
 _INSIDE = re.compile(r"([\w.-]+/[\w.-]+)/(.+\.safetensors)", re.ASCII)
@@ -106,6 +106,11 @@ def _fetched(repo: str, commit: str, name: str) -> Path:
 def _check(path: Path, source: str) -> None:
     """Raise SourceError, or TensorFileError, for what is no LoRA that diffusers reads."""
     names = list(read_header(path))
+    if any(name.endswith(".dora_scale") for name in names):
+        problem = (
+            f"{source} is a DoRA with dora_scale, which diffusers leaves out: it would not do what its author meant"
+        )
+        raise SourceError(problem, outcome=_NOTHING, advice="Give one with lora_magnitude_vector, as PEFT writes it")
     if any(_LAYER.search(name) for name in names):
         return
     if any(_OTHER.search(name) for name in names):
