@@ -24,6 +24,7 @@ from eigenbank.loaders import measure
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
+from eigenbank.registry.files import home
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas import TokenLength
 from eigenbank.schemas.errors import SteerError
@@ -564,6 +565,14 @@ def test_loras_are_measured_beside_the_directions_and_take_no_name_from_them(
     assert evidence.null > 0  # of LoRAs of random weights
     assert lora.quality is not None
     assert any(each.random and "lora/smile" in each.ids for each in measured)
+    # One whose file is not to be had, as after a set was pulled, is left out with a word and keeps what is known of it.
+    for file in (home() / "loras").iterdir():
+        file.unlink()
+    logged: list[str] = []
+    again = label(pipe, found, [Colours()], settings, cache=tmp_path / "kept", prompts=["a"], log=logged.append)
+    assert any("not on this machine" in line and "lora/smile is left out" in line for line in logged)
+    assert (texts(again), again.loras[0].labels, again.loras[0].quality) == (texts(found), lora.labels, lora.quality)
+    with_lora.import_lora(tmp_path / "a.safetensors", "smile")
     # A word asked for is looked for among the directions.
     measured.clear()
     label(pipe, with_lora, [Colours()], dataclasses.replace(settings, words=("red",)), prompts=["a"])

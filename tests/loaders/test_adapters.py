@@ -194,8 +194,14 @@ def test_hostile_sources(tmp_path: Path, tiny_set: DirectionSet) -> None:
     with pytest.raises(SetError, match="no label"):
         tiny_set.import_lora(tmp_path / "a.safetensors", " ")
     once = tiny_set.import_lora(tmp_path / "a.safetensors", "smile")
-    with pytest.raises(SetError, match="has a lora/smile"):
-        once.import_lora(tmp_path / "a.safetensors", "smile")
+    save_file({"unet.a.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "b.safetensors")
+    for source, label in (("b", "smile"), ("a", "grin")):
+        with pytest.raises(SetError, match="has a lora/smile"):
+            once.import_lora(tmp_path / f"{source}.safetensors", label, name="smile")
+    (kept,) = (each for each in (home() / "loras").iterdir() if each.stem == once.loras[0].record.sha256)
+    kept.unlink()  # as for whoever pulled the set
+    assert once.import_lora(tmp_path / "a.safetensors", "smile") is once
+    assert kept.is_file()
     assert [each.id for each in once.import_lora(tmp_path / "a.safetensors", "smile", name="other").loras] == [
         "lora/smile",
         "lora/other",
@@ -325,6 +331,10 @@ def test_random_weights_of_a_dora_and_a_lokr(tmp_path: Path) -> None:
         tensors[f"{name}.lora_magnitude_vector"] = weight.norm(dim=1) * 1.1
     save_file(tensors, tmp_path / "dora.safetensors")
     bank = eb.build(pipe, top_k=1).import_lora(tmp_path / "dora.safetensors", "smile")
+    with eb.steer(pipe, {bank.randomised(1, 7).loras[0]: 1.0}):
+        layer: Any = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+        (magnitude,) = layer.lora_magnitude_vector.values()
+        assert torch.equal(magnitude.weight, layer.weight.norm(dim=1) * 1.1)
     pictures = [picture(pipe)]
     for each in (bank, bank.randomised(1, 7), bank.randomised(1, 8)):
         with eb.steer(pipe, {each.loras[0]: 1.0}):
@@ -336,7 +346,7 @@ def test_random_weights_of_a_dora_and_a_lokr(tmp_path: Path) -> None:
     for more in ({"r": 8}, {"r": 2}, {"r": 1, "decompose_both": True, "decompose_factor": 8}):
         inner = nn.Sequential(nn.Linear(64, 64))
         inject_adapter_in_model(LoKrConfig(target_modules=["0"], init_weights=False, **more), inner, "a")  # type: ignore[arg-type]
-        layer: Any = inner[0]
+        layer = inner[0]
         own = layer.get_delta_weight("a").detach()
         _randomise([layer], "a", 7)
         random = layer.get_delta_weight("a").detach()

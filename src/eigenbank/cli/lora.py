@@ -41,7 +41,7 @@ def import_lora(
         return
     assert text is not None
     bank = store(bank.import_lora(source, text, name=name), replace=True)
-    lora = bank.loras[-1]
+    lora = next(each for each in reversed(bank.loras) if text in [label.text for label in each.labels])
     log(f"{lora.id}, {lora.record.size:,} bytes, is called {text!r} → {bank.folder}")
     row = {"id": lora.full_id, "label": text, "origin": lora.record.origin, "sha256": lora.record.sha256}
     emit([row], list(row), fmt=fmt, quiet=quiet, key="id")

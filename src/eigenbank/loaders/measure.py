@@ -81,6 +81,11 @@ class PipelineMeasurements:
         """The set, with the token length of every site that it uses, as in `lengths.measure`."""
         return measure(self.pipe, directions, steps=self.steps, drawing=self.drawing, **self.call)
 
+    def check(self, slider: Slider) -> None:
+        """Attach a slider and remove it. Raises what `steer` raises, of a LoRA also for its file."""
+        with steer(self.pipe, {slider: 1.0}):
+            pass
+
     def unedited(
         self, read: Read, seeds: Sequence[int], *, cache: Path | None = None, progress: Count = no_count
     ) -> Tensor:

@@ -29,6 +29,9 @@ class Measurements(Protocol):
     def calibrated(self, directions: DirectionSet) -> DirectionSet:
         """The set, with the token length of every site that it uses."""
 
+    def check(self, slider: Slider) -> None:
+        """Raise EigenbankError where the pipeline cannot be steered by it. Nothing is generated."""
+
     def unedited(self, read: Read, seeds: Sequence[int], *, cache: Path | None, progress: Count) -> Tensor:
         """Readings `(n, f)` of the pipeline's own images. Raises SteerError where these are blank."""
 

@@ -41,7 +41,7 @@ from eigenbank.registry.sets.direction_set import LEAST_REACH, Direction, Direct
 from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Quality
 from eigenbank.schemas.common import MAX_RANKS
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import HubError, MatchError, SourceError, SteerError
 
 VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
@@ -147,7 +147,13 @@ def _labelled(
     if spending.room <= len(POPULATION):
         message = f"a budget of {settings.budget} is too small: {len(POPULATION)} images are drawn before any is edited"
         raise BudgetError(message)
-    directions = measurements.calibrated(directions)
+    directions = studied = measurements.calibrated(directions)
+    for lora in compared(directions, settings):
+        try:
+            measurements.check(lora)
+        except (MatchError, SourceError, SteerError, HubError) as error:
+            work.log(f"{error}: {lora.id} is left out")
+            studied = studied.without_lora(lora.id)
     remaining = list(labelers)
     while True:
         sources = {labeler.source for labeler in remaining}
@@ -160,7 +166,7 @@ def _labelled(
         ]
         try:
             ensemble = LabelerEnsemble(remaining)
-            found = _Study(directions.composed(others), measurements, ensemble, settings, spending, work).findings()
+            found = _Study(studied.composed(others), measurements, ensemble, settings, spending, work).findings()
             break
         except LabelerError as error:
             remaining = [labeler for labeler in remaining if labeler.source != error.source]
@@ -170,7 +176,10 @@ def _labelled(
             work.announce = _nothing  # what is left is no new job
             work.log(f"{error}: it gave no label, the other labelers go on")
     directions = directions.composed([*others, *found.composites])
-    kept = {each.id: tuple(old for old in each.labels if not replaced(old)) for each in directions.sliders}
+    out = {each.id for each in directions.loras} - {each.id for each in studied.loras}
+    kept = {
+        each.id: tuple(old for old in each.labels if each.id in out or not replaced(old)) for each in directions.sliders
+    }
     labels = {name: (*before, *found.labels.get(name, ())) for name, before in kept.items()}
     directions = directions.labelled(labels).measured(found.qualities)
     if found.displacements is not None and (settings.words is None or directions.manifest.displacements is None):

@@ -416,12 +416,17 @@ class DirectionSet:
 
         `source` is a safetensors file, of which a copy is kept on this machine, a repository on the Hub, or `REPOSITORY/FILE`; `name`
         the last part of its id, by default made of the label. The set names the file by its digest and does not hold it. Raises
-        SourceError for what is no LoRA that diffusers reads, SetError for a name that is none or taken, HubError.
+        SourceError for what is no LoRA that diffusers reads, SetError for a name that is none or taken, HubError. The same file under
+        the same name and label changes nothing but that its copy is on this machine, as after a set was pulled.
         """
         from eigenbank.registry.loras import import_file
 
         plain = re.sub(r"[^a-z0-9.-]+", "-", (name or label).lower()).strip("-.")[:100] or "lora"
-        if f"lora/{plain}" in self._loras:
+        former = self._loras.get(f"lora/{plain}")
+        if former is not None:
+            texts = [each.text for each in former.labels]
+            if label in texts and import_file(os.fspath(source), plain).sha256 == former.record.sha256:
+                return self
             problem = f"the set of {self.model_id} has a lora/{plain}"
             raise SetError(problem, outcome="nothing was imported", advice="Give another name")
         record = import_file(os.fspath(source), plain)
