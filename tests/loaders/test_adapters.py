@@ -198,7 +198,7 @@ def test_hostile_sources(tmp_path: Path, tiny_set: DirectionSet) -> None:
     for source, label in (("b", "smile"), ("a", "grin")):
         with pytest.raises(SetError, match="has a lora/smile"):
             once.import_lora(tmp_path / f"{source}.safetensors", label, name="smile")
-    (kept,) = (each for each in (home() / "loras").iterdir() if each.stem == once.loras[0].record.sha256)
+    (kept,) = (each for each in (tmp_path / "home" / "loras").iterdir() if each.stem == once.loras[0].record.sha256)
     kept.unlink()  # as for whoever pulled the set
     assert once.import_lora(tmp_path / "a.safetensors", "smile") is once
     assert kept.is_file()
