@@ -47,7 +47,9 @@ def test_it_is_searched_shown_used_measured_and_taken_out_again(
     assert rows(capsys, "search", "smile")[0]["id"] == row["id"]
     assert rows(capsys, "list", "--model", "me/sd")[-1]["id"] == row["id"]
     assert "author:smile.safetensors" in json.dumps(rows(capsys, "show", row["id"]))
+    capsys.readouterr()
     assert run(["show", row["id"]]) == 0
+    assert "composite" not in capsys.readouterr().out
     assert run(["labels", "add", row["id"], "grin", "--by", "ann"]) == 0
     assert rows(capsys, "search", "grin")[0]["id"] == row["id"]
 

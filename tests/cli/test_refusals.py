@@ -51,6 +51,7 @@ CALLS = [
     ([*STEER, "--set", f"{MID}=1", "--save-sliders", "look.png"], 1, "does not end in .json"),
     ([*STEER, "--set", f"{MID}=1", "--window", "0.8,0.2"], 2, "expected two fractions of the run"),
     ([*STEER, "--set", f"{MID}=1", "--window", "0.8"], 2, "expected two fractions of the run"),
+    ([*STEER, "--set", f"{MID}=1", "--window", "0-0.5"], 2, "expected numbers, as in 0.2,0.8"),
     ([*STEER, "--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
     ([*STEER, "--set", f"{MID}=1", "--branch", "none"], 2, "--branch"),
     ([*STEER, "--set", f"{MID}=1", "--branch", "cond"], 1, "use branch='both'"),

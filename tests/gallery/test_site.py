@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from eigenbank.gallery.site import write_site
 from eigenbank.registry.catalog import Catalog
@@ -34,6 +36,17 @@ def read(path: Path) -> dict[str, object]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("home")
+def test_a_lora_has_no_earned_name_by_what_its_author_says(catalog: Catalog, tmp_path: Path) -> None:
+    save_file({"unet.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "a.safetensors")
+    bank = make_bank("acme/faces", labels={1: [label("smile")]}).import_lora(tmp_path / "a.safetensors", "grin")
+    add(catalog, bank, tmp_path / "set")
+    write(tmp_path / "site", catalog)
+    card = read(tmp_path / "site/data/index.js")["sets"][0]  # type: ignore[index]
+    assert (card["composites"], card["named"]) == (1, 1)
+    assert "grin" in card["words"]
 
 
 def test_everything_a_set_holds_is_in_its_file(catalog: Catalog, tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ else:
 class Numbers(NumbersType):
     """A comma-separated list of finite numbers, or of whole ones, among which `0-5` is a range."""
 
-    def __init__(self, *, whole: bool, most: int) -> None:
+    def __init__(self, *, whole: bool, most: int, example: str = "-2,-1,0,1,2") -> None:
         self.whole = whole
+        self.example = example
         self.most = most
         self.name = "seeds" if whole else "numbers"
 
@@ -50,7 +51,7 @@ class Numbers(NumbersType):
             try:
                 numbers.extend(self._part(part.strip()))
             except ValueError:
-                kind = "whole numbers, as in 0,1,2 or 0-5" if self.whole else "numbers, as in -2,-1,0,1,2"
+                kind = "whole numbers, as in 0,1,2 or 0-5" if self.whole else f"numbers, as in {self.example}"
                 self.fail(f"{part!r} in {value!r}: expected {kind}", param, ctx)
         if not 0 < len(numbers) <= self.most:
             self.fail(f"{len(numbers)} values, expected 1 to {self.most}", param, ctx)
@@ -155,7 +156,7 @@ def steering_options(command: F) -> F:
         ),
         click.option(
             "--window",
-            type=Numbers(whole=False, most=2),
+            type=Numbers(whole=False, most=2, example="0.2,0.8"),
             callback=_as_window,
             metavar="START,END",
             help="Act only between these fractions of the run, as in 0.2,0.8.",

@@ -76,7 +76,12 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
 
 def _show_direction(row: "DirectionRow") -> None:
     """Print a direction as tables: what it is, its parts, its quality, its labels."""
-    apart = {*_APART, *(NOT_OF_COMPOSITES if row.composite is not None else ("composite",))}
+    lora = row.composite is not None and row.composite.startswith("lora/")  # its id says all that `composite` would
+    apart = {
+        *_APART,
+        *(NOT_OF_COMPOSITES if row.composite else ()),
+        *(("composite",) if lora or not row.composite else ()),
+    }
     from eigenbank.registry.sets.direction_set import LEAST_REACH
 
     reach = _reach(row)

@@ -185,7 +185,9 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
         "commit": row.commit,
         "directions": len(manifest.directions),
         "composites": len(manifest.composites) + len(manifest.loras),
-        "named": sum(bool(record.labels) for record in manifest.sliders),
+        "named": sum(
+            any(source_kind(each.source) != "author" for each in record.labels) for record in manifest.sliders
+        ),
         "pictures": len(cells),
         "layers": len(names),
         "kinds": sorted({layer.kind for layer in manifest.layers}),
