@@ -76,7 +76,9 @@ def test_it_is_searched_shown_used_measured_and_taken_out_again(
 
     # What would be lost is said, and what is derived comes again.
     assert run(["build", str(checkpoint), "--model-id", "me/sd", "--top-k", "1"]) == 1
-    assert "1 composite" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 LoRA " in said or "1 LoRA and" in said or "1 LoRA," in said
+    assert "composite" not in said
     assert run(["catalog", "reindex"]) == 0
     assert run(["verify"]) == 0
     assert rows(capsys, "search", "grin")[0]["id"] == row["id"]

@@ -313,10 +313,16 @@ def test_adapters_loaded_or_switched_while_it_is_attached(tmp_path: Path) -> Non
     own = str(_small(pipe, tmp_path / "own.safetensors", 2))
     bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
     plain, before = picture(pipe), state(pipe)
-    with pytest.warns(UnmetWarning, match="'smile' was switched off"), eb.steer(pipe, {"smile": 1.0}, bank=bank):
+    with (
+        pytest.warns(UnmetWarning, match="'smile' was switched off or fused"),
+        eb.steer(pipe, {"smile": 1.0}, bank=bank),
+    ):
         pipe.unload_lora_weights()
     assert state(pipe) == before
-    with pytest.warns(UnmetWarning, match="'smile' was switched off"), eb.steer(pipe, {"smile": 1.0}, bank=bank):
+    with (
+        pytest.warns(UnmetWarning, match="'smile' was switched off or fused"),
+        eb.steer(pipe, {"smile": 1.0}, bank=bank),
+    ):
         pipe.load_lora_weights(own, adapter_name="own")
     assert pipe.get_active_adapters() == ["own"]
     pipe.set_adapters(["own"], [1.0])
@@ -371,3 +377,13 @@ def test_what_is_broken_or_unread_is_said_in_words(tmp_path: Path) -> None:
         with pytest.raises(MatchError, match=message):
             eb.steer(pipe, {name: 1.0}, bank=bank.import_lora(tmp_path / f"{name}.safetensors", name)).attach()
         assert state(pipe) == before, name
+
+
+def test_fusing_while_it_is_attached_is_said(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
+    with (
+        pytest.warns(UnmetWarning, match="'smile' was switched off or fused"),
+        eb.steer(pipe, {"smile": 1.0}, bank=bank),
+    ):
+        pipe.fuse_lora()

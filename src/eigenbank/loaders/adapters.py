@@ -113,11 +113,13 @@ class LoraTerm:
             layer.set_scale(self._name, self.polarity * self.scale * self.factor)
 
     def switched_off(self) -> bool:
-        """Whether somebody else has taken the adapter out, or out of those that act, since it was attached."""
+        """Whether somebody else has taken the adapter out, or out of those that act, or fused it, since it was attached."""
         if self._owner is None:
             return False
         layers = [layer for part in _components(self._owner) for layer in _adapted(part, self._name)]
-        return not layers or any(layer.disable_adapters or self._name not in layer.active_adapters for layer in layers)
+        return not layers or any(
+            layer.disable_adapters or layer.merged or self._name not in layer.active_adapters for layer in layers
+        )
 
     def remove(self) -> None:
         """Take it out of the pipeline, which is what it was. Harmless when it is not there."""

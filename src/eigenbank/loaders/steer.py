@@ -498,7 +498,7 @@ class Steering:
             warnings.warn(text, UnmetWarning, stacklevel=2)
         off = [lora.key for lora in self.loras if lora.switched_off()]
         if off:
-            text = f"{', '.join(map(repr, off))} was switched off while it was attached, by a change of the pipeline's own adapters"
+            text = f"{', '.join(map(repr, off))} was switched off or fused while it was attached, by a change of the pipeline's own adapters"
             warnings.warn(text, UnmetWarning, stacklevel=2)
         for part in self._acting:
             part.remove()

@@ -39,20 +39,22 @@ class SetRow:
 
 @dataclass(frozen=True)
 class Overwritten:
-    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost.
-
-    LoRAs count among the composites.
+    """How much a set has that another in its place would lack; false where that is nothing. People's labels are never lost, and
+    what a LoRA's author calls it goes with the LoRA.
     """
 
     labels: int = 0
     composites: int = 0
+    loras: int = 0
     previews: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.labels or self.composites or self.previews)
+        return any(vars(self).values())
 
     def __str__(self) -> str:
-        counts = (("label{} by labelers", self.labels), ("composite{}", self.composites), ("preview{}", self.previews))
+        counts = (
+            ("label{} by labelers", self.labels), ("composite{}", self.composites), ("LoRA{}", self.loras), ("preview{}", self.previews)
+        )  # fmt: skip
         found = [f"{count:,} {what.format('' if count == 1 else 's')}" for what, count in counts if count]
         return " and ".join(part for part in (", ".join(found[:-1]), *found[-1:]) if part)
 
@@ -90,11 +92,13 @@ def overwritten(connection: Connection, model_id: str, revision: str | None, new
     pictured = {record.id for record in records if record.preview is not None}
     return Overwritten(
         labels=sum(
-            not label.source.startswith(index.PEOPLE) and (record.id, label.text, label.source) not in named
+            not label.source.startswith((index.PEOPLE, "author:"))
+            and (record.id, label.text, label.source) not in named
             for record in former.sliders
             for label in record.labels
         ),
-        composites=len({each.id for each in former.sliders[len(former.directions) :]} - {each.id for each in records}),
+        composites=len({each.id for each in former.composites} - {each.id for each in records}),
+        loras=len({each.id for each in former.loras} - {each.id for each in records}),
         previews=len({record.id for record in former.sliders if record.preview is not None} - pictured),
     )
 
