@@ -130,7 +130,7 @@ def nf4() -> Tensors:
 
 
 FILES: dict[str, tuple[Callable[[], Tensors], str]] = {
-    "lora": (lora, r"a LoRA.*--lora FILE"),
+    "lora": (lora, r"a LoRA.*lora=FILE"),
     "peft": (lambda: {f"unet.down.attn1.to_q.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}, "a LoRA"),
     "lokr": (lambda: {"lora_unet_mid.lokr_w1": torch.ones(2, 2), "lora_unet_mid.alpha": torch.ones(())}, "a LoRA"),
     "vae": (vae, "a VAE alone"),
