@@ -1,5 +1,6 @@
 """The demo does the whole job; here with few directions, so that it takes seconds."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from eigenbank.cli.demo import run_demo
 from eigenbank.cli.main import run
 
 
+@pytest.mark.skipif("EIGENBANK_DIST" in os.environ, reason="make dist has run the whole demo from the wheel")
 def test_the_demo_builds_finds_loads_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo.png"
     few = {"seeds": (100, 101, 102, 103), "steps": 4, "confirm_most": 16, "chance_most": 8, "null": 2}
