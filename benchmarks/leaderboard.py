@@ -12,7 +12,6 @@ one picture, a backward pass as two. `--similarity MODULE:FUNCTION` adds a colum
 import importlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -267,16 +266,6 @@ def measured(
     return row
 
 
-def seconds(bench: Bench, edit: Edit | None) -> float:
-    """The fastest of three batches of four pictures."""
-    found = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        bench.draw(range(4), PROMPTS, None if edit is None else edit(0.5))
-        found.append(time.perf_counter() - begun)
-    return min(found)
-
-
 @click.command()
 @click.option("--word", "words", multiple=True, type=click.Choice(list(WORDS)), help="Only these [default: all].")
 @click.option("--seeds", default=12, show_default=True, help="Fresh seeds that each slider is measured on.")
@@ -311,7 +300,6 @@ def main(words: tuple[str, ...], seeds: int, train: int, parts: int, other: str 
         cost_axes = bench.counted()
         bar.advance(task)
         fresh = range(2000, 2000 + seeds)
-        plain = seconds(bench, None)
         rows: list[dict[str, Any]] = []
         for word in chosen:
             score = labeler.names.index(word)
@@ -332,7 +320,7 @@ def main(words: tuple[str, ...], seeds: int, train: int, parts: int, other: str 
             }  # fmt: skip
             for name, (edit, cost) in methods.items():
                 row = {"method": name, "word": word, **measured(bench, edit, score, fresh, extra)}
-                rows.append(row | {"passes": cost / len(chosen), "time": seconds(bench, edit) / plain})
+                rows.append(row | {"passes": cost / len(chosen)})
                 bar.advance(task)
                 click.echo(f"{name}, {word}: effect {row['effect']:.2f}, selectivity {row['selectivity']:.2f}")
     save(

@@ -221,7 +221,7 @@ def lens() -> str:
 
 LEADERBOARD = {
     "effect": "effect", "selectivity": "selectivity", "consistency": "one sign", "asymmetry": "even : odd", "half_scale": "at half the scale",
-    "kept": "kept outside", "passes": "passes to obtain", "time": "time per picture",
+    "kept": "kept outside", "passes": "passes to obtain",
 }  # fmt: skip
 
 
