@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import eigenbank as eb
+from eigenbank.loaders.active_edit import UnmetWarning
 from eigenbank.loaders.adapters import _randomise
 from eigenbank.loaders.measure import PipelineMeasurements
 from eigenbank.loaders.sample import sample
-from eigenbank.loaders.steer import UnmetWarning
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import ExportError, FuseError, MatchError, SetError, SourceError, SteerError
 

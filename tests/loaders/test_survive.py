@@ -15,10 +15,10 @@ from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook
 from torch import Tensor
 
 import eigenbank as eb
-from eigenbank.loaders.steer import UnmetWarning
+from eigenbank.loaders.active_edit import UnmetWarning
 from eigenbank.schemas.errors import SteerError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(?!did nothing)", "error::eigenbank.loaders.steer.UnmetWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(?!did nothing)", "error::eigenbank.loaders.active_edit.UnmetWarning")
 
 LATE: dict[str, Any] = {"window": (0.5, 1.0)}
 

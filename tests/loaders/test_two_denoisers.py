@@ -12,8 +12,8 @@ import torch
 import eigenbank as eb
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.cli.main import run
+from eigenbank.loaders.active_edit import UnmetWarning
 from eigenbank.loaders.lengths import measure
-from eigenbank.loaders.steer import UnmetWarning
 from eigenbank.registry.load import load
 from eigenbank.registry.local import store
 from eigenbank.schemas.errors import ExportError, MatchError, SourceError

@@ -71,16 +71,16 @@ def images_at_most(
     settings: LabelSettings,
     *,
     screened: bool = False,
-    proposed: int = 0,
+    more: int = 0,
 ) -> int:
-    """How many images labelling generates at most, `screened` before or not, with so many composites `proposed` beside its own; how
-    many it will be depends on what the first show.
+    """How many images labelling generates at most, `screened` before or not, where `more` candidates are confirmed beside its own
+    and the set's LoRAs; how many it will be depends on what the first show.
     """
     scores, spots = sum(len(each.names) for each in labelers), len({spot_of(each) for each in directions})
     windows = len({each.recipe.window.whole for each in directions}) == 2
-    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows, proposed=proposed)
-    loras = len(compared(directions, settings))
-    return most + (images_to_confirm(settings, loras, loras, loras) if loras and settings.confirm else 0)
+    most = images_for(len(directions), spots, scores, settings, screened=screened, windows=windows)
+    more += len(compared(directions, settings))
+    return most + (images_to_confirm(settings, more, more, more) if more and settings.confirm else 0)
 
 
 def compared(directions: DirectionSet, settings: LabelSettings) -> tuple[Lora, ...]:
@@ -89,14 +89,7 @@ def compared(directions: DirectionSet, settings: LabelSettings) -> tuple[Lora, .
 
 
 def images_for(
-    directions: int,
-    spots: int,
-    scores: int,
-    settings: LabelSettings,
-    *,
-    screened: bool = False,
-    windows: bool = False,
-    proposed: int = 0,
+    directions: int, spots: int, scores: int, settings: LabelSettings, *, screened: bool = False, windows: bool = False
 ) -> int:
     """How many images labelling generates at most, of so many directions in so many layers by recipes, for so many scores.
 
@@ -104,7 +97,6 @@ def images_for(
     """
     asked = scores if settings.words is None else len(settings.words)
     singles, composites = min(directions, settings.most * asked), (1 + windows) * asked if settings.parts >= 2 else 0
-    composites += proposed
     spots = min(singles, spots) + composites
     screening = 0 if screened else len(POPULATION) + images_to_screen(directions, scores, settings)
     if not settings.confirm:

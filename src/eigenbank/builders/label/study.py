@@ -236,7 +236,7 @@ class _Study:
     def images_at_most(self, *, screened: bool = False) -> int:
         """How many images this takes at most."""
         more = int(self.proposed is not None)
-        return images_at_most(self.directions, self.ensemble.labelers, self.settings, screened=screened, proposed=more)
+        return images_at_most(self.directions, self.ensemble.labelers, self.settings, screened=screened, more=more)
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
