@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,6 +19,7 @@ from eigenbank.builders.label import candidates, criteria, study
 from eigenbank.builders.label.budget import Budget, BudgetError, Spending, as_budget
 from eigenbank.builders.label.criteria import Criteria, Effects
 from eigenbank.builders.label.labeler import LabelerError
+from eigenbank.builders.label.readings import Readings
 from eigenbank.builders.label.settings import LabelSettings
 from eigenbank.builders.label.statistics import StatisticsLabeler
 from eigenbank.loaders import measure
@@ -26,7 +28,7 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
 from eigenbank.registry.files import home
 from eigenbank.registry.sets.direction_set import DirectionSet
-from eigenbank.schemas import TokenLength
+from eigenbank.schemas import Label, TokenLength
 from eigenbank.schemas.errors import SteerError
 
 SETTINGS = LabelSettings(
@@ -577,3 +579,33 @@ def test_loras_are_measured_beside_the_directions_and_take_no_name_from_them(
     measured.clear()
     label(pipe, with_lora, [Colours()], dataclasses.replace(settings, words=("red",)), prompts=["a"])
     assert not any("lora/smile" in each.ids for each in measured)
+
+
+def test_a_lora_is_confirmed_whatever_has_its_name_and_counts_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong = Effects(torch.tensor([[[1.0, 0.0]] * 4] * 2), torch.zeros(2, 4, 2))
+    nobody = SimpleNamespace(rows=lambda _rows: None)
+    labeler = SimpleNamespace(names=("red", "green"), source="colours:x")
+    scores: Any = SimpleNamespace(
+        labeler=labeler,
+        settings=with_settings(per_word=1),
+        effects=lambda found: strong.rows(range(len(found.plus))),
+        chance=lambda _confirmation: nobody,
+    )
+    readings = Readings(torch.zeros(4, 2), torch.zeros(2, 4, 2), torch.zeros(2, 4, 2), (1, 2, 3, 4))
+    monkeypatch.setattr(candidates, "confidence", lambda found, *_: torch.ones(len(found.odd)))
+    given = Label.model_validate({"text": "red", "source": "colours:x", "created": "2026-01-01T00:00:00Z"})
+    monkeypatch.setattr(candidates, "labels_from", lambda found, *_, **__: [given] * len(found.odd))
+
+    one = candidates.Candidates(scores)
+    one.compare(["lora/x"])
+    one._queues["red"] = ["a"]
+    spots: dict[str, Any] = {"lora/x": ("lora/x",)}
+    alone = candidates.Confirmation(spots, readings.rows([0]), [("lora/x",)], [])
+    assert one.confirmed(alone, last=True) == {"lora/x": given}
+    one.open_next()
+    assert one.open == {"a"}, "the LoRA took the name from the directions"
+
+    assert one.confirmed(candidates.Confirmation({"a": ("a",)}, readings.rows([0]), [("a",)], []), last=True)
+    one.compare(["lora/x"])
+    one.open.add("b")
+    assert one.sure(["b", "lora/x"], readings, last=True) == {"lora/x"}

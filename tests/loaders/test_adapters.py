@@ -387,3 +387,30 @@ def test_fusing_while_it_is_attached_is_said(tmp_path: Path) -> None:
         eb.steer(pipe, {"smile": 1.0}, bank=bank),
     ):
         pipe.fuse_lora()
+
+
+def test_a_label_that_is_against_it_turns_its_weight(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
+    (label,) = bank.loras[0].labels
+    frown = label.model_copy(update={"text": "frown", "polarity": -1})
+    bank = bank.labelled({"lora/smile": (label, frown)})
+    drawn = []
+    for key, scale in (("smile", -1.0), ("frown", 1.0), ("smile", 1.0)):
+        with eb.steer(pipe, {key: scale}, bank=bank):
+            drawn.append(picture(pipe))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.allclose(drawn[1], drawn[2], atol=1e-3)
+
+
+def test_readings_of_random_weights_are_kept_apart_from_its_own(tmp_path: Path) -> None:
+    pipe = opened("sd", tmp_path / "model")
+    bank = eb.build(pipe, top_k=1).import_lora(_small(pipe, tmp_path / "a.safetensors"), "smile")
+    measurements = PipelineMeasurements(pipe, 2, prompt=PROMPT, size=(32, 32))
+    found = [
+        measurements.edited(
+            each.loras, lambda images: images.flatten(1)[:, ::97], scale=1.0, seeds=(3,), cache=tmp_path / "kept"
+        )[1]
+        for each in (bank, bank.randomised(1, 7), bank.randomised(1, 8))
+    ]
+    assert all(not torch.allclose(a, b, atol=1e-4) for n, a in enumerate(found) for b in found[:n])
