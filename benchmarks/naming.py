@@ -34,8 +34,20 @@ FIRST = 400_000
 @click.option("--most", default=4, show_default=True)
 @click.option("--per-word", default=1, show_default=True)
 @click.option("--confirm-most", default=48, show_default=True)
+@click.option("--chance-most", default=24, show_default=True)
+@click.option("--first", default=FIRST, show_default=True, help="First seed of the first run.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/naming.json"))
-def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confirm_most: int, out: Path) -> None:
+def main(
+    runs: int,
+    screening: Any,
+    seeds: int,
+    most: int,
+    per_word: int,
+    confirm_most: int,
+    chance_most: int,
+    first: int,
+    out: Path,
+) -> None:
     """Label the faces' directions anew, and write what it took and what was named."""
     facts = about()
     folder = faces.FOLDER
@@ -55,10 +67,11 @@ def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confir
     with Progress() as bar, tempfile.TemporaryDirectory() as cache:
         for run in range(runs):
             task, passes, started = bar.add_task(f"run {run + 1} of {runs}", total=None), 0, time.monotonic()
-            first = FIRST + 1_000 * run
+            start = first + 1_000 * run
             settings = LabelSettings(
-                screening=screening, seeds=tuple(range(first, first + seeds)), most=most, per_word=per_word, quality_seeds=0,
-                confirm_seeds=tuple(range(first + 100, first + 108)), confirm_most=confirm_most,
+                screening=screening, seeds=tuple(range(start, start + seeds)), most=most, per_word=per_word, quality_seeds=0,
+                confirm_seeds=tuple(range(start + 100, start + 108)), confirm_most=confirm_most,
+                chance_most=chance_most,
             )  # fmt: skip
             found = label(
                 pipe, bare, [labeler], settings, cache=Path(cache) / str(run), log=lambda _: None,
@@ -74,13 +87,12 @@ def main(runs: int, screening: Any, seeds: int, most: int, per_word: int, confir
                     "labels": len(selectivity), "selectivity": round(sum(selectivity) / max(1, len(selectivity)), 3),
                 }
             )  # fmt: skip
+            click.echo(json.dumps(rows[-1]))
     document = {
         "about": facts, "what": "passes of the denoiser for the labels of the cartoon faces", "directions": len(bare),
         "scores": len(labeler.names), "screening": screening, "shipped": sorted(known), "rows": rows,
     }  # fmt: skip
     save(out, document)
-    for row in rows:
-        click.echo(json.dumps(row))
 
 
 def _words(directions: DirectionSet, source: str) -> set[str]:

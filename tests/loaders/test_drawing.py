@@ -87,6 +87,14 @@ def test_sides_and_steps_that_a_pipeline_cannot_make_are_refused(kind: str, how:
         sample(tiny_pipelines.make(kind), [0], prompt="abc", **how)
 
 
+def test_an_argument_that_a_pipeline_would_ignore_is_refused() -> None:
+    pipe = tiny_pipelines.make("sd")  # its call takes any, and ignores it
+    with pytest.raises(DrawingError, match=r"no argument `guidence_scale=`.*Did you mean `guidance_scale=`"):
+        sample(pipe, [0], 2, prompt="abc", guidence_scale=3.0)
+    with pytest.raises(DrawingError, match="no argument `smile=`"):
+        eb.sweep(pipe, next(iter(eb.build(pipe, top_k=1))), [1], prompt="abc", smile=2)
+
+
 @pytest.mark.parametrize("kind", ["FluxKontextPipeline", "Flux2Pipeline", "WanPipeline", "StableDiffusionXLPipeline"])
 def test_an_optional_picture_may_be_left_out(kind: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": kind}))

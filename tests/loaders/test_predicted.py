@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
+from eigenbank.loaders import predicted
 from eigenbank.loaders.measure import PipelineMeasurements, step_to_look_at
 from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.loaders.predicted import PredictedPictures
@@ -115,3 +116,32 @@ def test_of_two_denoisers_whole_pictures_are_drawn_as_a_pass_shows_one_alone(tmp
     pipe = open_pipeline(tiny_pipelines.save("wan", tmp_path / "wan"))
     with pytest.raises(SteerError, match="2 denoisers, and a single pass shows one of them"):
         PipelineMeasurements(pipe, 6).predicted([], _some, scale=1.0, seeds=SEEDS)
+
+
+def test_large_latents_are_decoded_at_half_their_size_and_only_where_nothing_is_packed(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = PredictedPictures(pipe, STEPS, 1, Drawing(prompts=PROMPTS, size=SIZE), {})
+    view.follow(SEEDS)
+    decoded: list[torch.Size] = []
+    decode = pipe.vae.decode
+
+    def watched(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        decoded.append(latents.shape[-2:])
+        return decode(latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.vae, "decode", watched)
+    whole = view.draw(SEEDS).frames
+    latents = view._latents[SEEDS[0]]
+    monkeypatch.setattr(predicted, "SMALL", min(latents.shape[-2:]))
+    found = view.draw(SEEDS).frames
+    usual, small = decoded[0], decoded[-1]
+    if latents.ndim == 4:
+        assert small == (usual[0] // 2, usual[1] // 2)
+        assert found.isfinite().all()
+        assert float(found.std()) > 0
+    else:
+        assert torch.equal(found, whole)
+    decoded.clear()
+    sample_pictures(pipe, SEEDS[:1], STEPS, drawing=Drawing(prompts=PROMPTS[:1], size=SIZE))
+    assert decoded == [usual], "a finished picture is decoded whole"

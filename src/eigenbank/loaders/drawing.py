@@ -1,5 +1,6 @@
 """What a pipeline takes and needs to generate pictures, and what a `Drawing` is among the arguments of its call."""
 
+import difflib
 import inspect
 import re
 import threading
@@ -26,6 +27,10 @@ _STARTS_FROM_PICTURE = re.compile(
 
 _IMPORTING = threading.Lock()
 """diffusers imports a class when it is first asked for, which fails where several threads ask at once."""
+
+
+_BY_OTHER_NAMES = ("callback", "callback_steps")
+"""Arguments that pipelines take among their `**kwargs`."""
 
 
 def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -56,8 +61,14 @@ def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> Non
 
     `given` names the further arguments of the call, e.g. `prompt_embeds`.
     """
-    name = (pipe if isinstance(pipe, type) else type(pipe)).__name__
-    parameters = parameters_of(pipe)
+    kind = pipe if isinstance(pipe, type) else type(pipe)
+    name, parameters = kind.__name__, parameters_of(pipe)
+    unknown = [each for each in given if each not in {*parameters, *_BY_OTHER_NAMES}]
+    if unknown and kind.__module__.startswith("diffusers."):  # many take any, and ignore it
+        close = difflib.get_close_matches(unknown[0], parameters, n=1)
+        advice = f"Did you mean `{close[0]}=`?" if close else "Leave it out"
+        problem = f"a {name} takes no argument `{unknown[0]}=`"
+        raise DrawingError(problem, advice=advice)
     needed = [
         each
         for each in PICTURES

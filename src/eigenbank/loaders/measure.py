@@ -34,7 +34,7 @@ Read = Callable[[Tensor], Tensor]
 
 LOOK = 0.2
 """How far into the run pictures are predicted: the best of those tried, see `benchmarks/screening.py`."""
-VERSION = 1
+VERSION = 2
 """Raised whenever pictures are generated, or readings of them kept, in another way: older readings are then not used."""
 WITHOUT_EFFECT = ("safety_checker", "requires_safety_checker")
 """Parts of a pipeline that shape no picture that is measured."""

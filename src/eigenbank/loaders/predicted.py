@@ -24,6 +24,9 @@ from eigenbank.loaders.pictures import Pictures, generate
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
 
+SMALL = 64
+"""Latents of a side as long as this, or longer, are decoded at half their size: a picture of 256 pixels is enough to read."""
+
 
 class _Reached(Exception):  # noqa: N818  # no error: the run has come to the step
     """Ends a run at the step whose latents are wanted."""
@@ -88,6 +91,7 @@ class PredictedPictures:
         own = self.pipe.scheduler
         scheduler = self._kind.from_config(self._config)  # type: ignore[attr-defined]
         scheduler.at, scheduler.replay = self.at, replay
+        scheduler.small = getattr(self.pipe, "vae", None) is not None and "mask_image" not in self.call
         self.pipe.scheduler = scheduler
         try:
             yield scheduler
@@ -119,6 +123,7 @@ class _OneStep:
 
     at = 0
     replay = False
+    small = False
     reached: Tensor | None = None
     timesteps: Tensor
     _calls = 0
@@ -143,4 +148,6 @@ class _OneStep:
             found: Tensor = sample.float() - self.sigmas[self.at] * model_output.float()
         else:
             found = super().step(model_output, timestep, sample).pred_original_sample  # type: ignore[misc]
+        if self.small and found.ndim == 4 and min(found.shape[2:]) >= SMALL:  # not where latents are packed into tokens
+            found = torch.nn.functional.avg_pool2d(found.float(), 2)
         return found.to(model_output.dtype)

@@ -216,6 +216,14 @@ class Candidates:
                     self.open.add(last)
                     self._extra.add(last)
 
+    def look(self, names: Sequence[str], found: Readings) -> None:
+        """Close the open ones that what was `found` of them on a few seeds leaves no hope to earn their name."""
+        texts = list(self.scores.labeler.names)
+        of = torch.tensor([texts.index(self._wanted[name]) if name in self._wanted else -1 for name in names])
+        trust = confidence(self.scores.effects(found), Criteria(), of=of).tolist()
+        lost = {name for name, share in zip(names, trust, strict=True) if share <= Criteria().lost}
+        self.open -= lost
+
     def sure(self, names: Sequence[str], found: Readings, *, last: bool) -> set[str]:
         """Which of the open ones hold by what was `found` of them, chance aside: after the `last` seeds all that are left.
 

@@ -27,7 +27,8 @@ class Criteria:
     `asymmetry`: most even response to the odd one, beyond which a slider no longer slides; `confidence`: least share of
     bootstrap resamples in which all that holds of the mean; `null`: how many times the root mean square effect, on the
     same attribute and seeds, of random directions of equal length at the same spot. `doubt`: a confidence further than
-    this from 0 and from 1 is worth more seeds; one of `hopeless` or less on the first, of `unlikely` or less on more, is not.
+    this from 0 and from 1 is worth more seeds; one of `lost` or less at the first look, of `hopeless` or less on the first
+    seeds, of `unlikely` or less on more, is not.
     """
 
     effect: float = 0.2
@@ -38,6 +39,7 @@ class Criteria:
     confidence: float = 0.95
     null: float = 2.0
     doubt: float = 0.02
+    lost: float = 0.02
     hopeless: float = 0.1
     unlikely: float = 0.5
 
@@ -204,12 +206,19 @@ def shortlist(found: Effects, first: Tensor, most: int) -> dict[int, list[int]]:
 
 
 def confidence(
-    found: Effects, criteria: Criteria, chance: Chance | None = None, resamples: int = 400, seed: int = 0
+    found: Effects,
+    criteria: Criteria,
+    chance: Chance | None = None,
+    resamples: int = 400,
+    seed: int = 0,
+    of: Tensor | None = None,
 ) -> Tensor:
     """`(K,)`: share of bootstrap resamples over seeds in which all the criteria (see `leading`) hold of the attribute that
-    each direction moves most, with the same sign.
+    each direction moves most, with the same sign; or of the attribute `of` `(K,)`, −1 for the one that it moves most.
     """
     attribute = found.mean.abs().argmax(dim=1)
+    if of is not None:
+        attribute = torch.where(of < 0, attribute, of)
     rows = torch.arange(len(attribute))
     kept = torch.zeros(len(attribute), dtype=torch.float64)  # in 32 bits 380 of 400 are less than 0.95
     sign = found.mean[rows, attribute].sign()

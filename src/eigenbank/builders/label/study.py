@@ -43,6 +43,8 @@ from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Qualit
 from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import HubError, MatchError, SourceError, SteerError
 
+LOOK = 4
+"""On half of the confirmation seeds, if they are at least so many, what is hopeless is told from the rest."""
 VERSION = 1
 """Raised whenever what ships reads pictures in another way (statistics, agreement, thumbnails): then they are read anew."""
 
@@ -412,7 +414,18 @@ class _Study:
         labels: dict[str, list[Label]] = {}
         random = _RandomSliders(directions, self.settings.null, wanted)
         seeds = self.settings.confirm_seeds
-        found = self.measure("confirming", wanted, seeds)
+        few = seeds[: len(seeds) // 2]
+        if len(few) >= LOOK:
+            found = self.measure("confirming", wanted, few)
+            for each in candidates:
+                each.look([slider.id for slider in wanted], found)
+            rows = [row for row, slider in enumerate(wanted) if any(slider.id in each.open for each in candidates)]
+            wanted = [wanted[row] for row in rows]
+            if not wanted:
+                return labels
+            found = found.rows(rows).joined(self.measure("confirming", wanted, seeds[len(few) :]))
+        else:
+            found = self.measure("confirming", wanted, seeds)
         while True:
             more = self.more_seeds(found.seeds)
             # Beside chance, which may be measured on all of them.
