@@ -43,7 +43,7 @@ def test_hf_eigenbank_is_eigenbank(tmp_path: Path) -> None:
 
 
 def test_the_entry_for_the_hubs_list_of_libraries_is_about_what_sets_hold(published_set: Path) -> None:
-    page = (ROOT / "docs" / "use-this-model.md").read_text(encoding="utf-8")
+    page = (ROOT / "extensions" / "use-this-model.md").read_text(encoding="utf-8")
     entry = re.search(r"\n\teigenbank: \{\n.*?\n\t\},\n", page, re.DOTALL)
     assert entry is not None
     counted = re.search(r'countDownloads: `path:"(.*?)"`', entry[0])
