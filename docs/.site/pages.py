@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 SECTIONS: dict[str, list[str]] = {
-    "Start": ["index", "guide", "how-it-works", "glossary"],
+    "Start": ["index", "guide", "large-models", "how-it-works", "glossary"],
     "Make": ["building", "labels", "plans"],
-    "Use": ["steering", "large-models", "photos", "playground", "export", "loras"],
+    "Use": ["steering", "photos", "playground", "export", "loras"],
     "Find and share": ["catalog", "gallery", "hub"],
-    "Evidence": ["evaluation", "modes", "layers", "pipelines"],
+    "Results and compatibility": ["evaluation", "pipelines", "modes", "layers"],
     "Reference": ["cli", "api", "formats", "versions", "plugins", "discovery"],
 }  # fmt: skip
 LINK = re.compile(r"\]\(\.\./((?!decisions/)[\w./-]+)\)")
