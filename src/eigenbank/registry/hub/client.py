@@ -85,14 +85,12 @@ def repo_cache(repo: str) -> Path:
     return cache_root() / f"models--{repo.replace('/', '--')}"
 
 
-def cached_commits(repo: str | None = None) -> Iterator[HubLocation]:
-    """Yield the cached commits that hold a manifest; of each repository the head of `main` first, then the newest."""
-    folders = [repo_cache(repo)] if repo is not None else sorted(cache_root().glob("models--*"))
-    for folder in folders:
+def cached_commits() -> Iterator[HubLocation]:
+    """Yield the cached commits that hold a manifest; of each repository what `main` was last seen at first, then the newest."""
+    for folder in sorted(cache_root().glob("models--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
-        main = folder / "refs" / "main"
-        head = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
         found = [path.parent for path in folder.glob(f"snapshots/*/{MANIFEST}") if path.is_file()]
+        head = read_note(name).base.get("main") if found else None
         found.sort(key=lambda path: (path.name == head, path.lstat().st_mtime), reverse=True)
         for path in found:
             if is_commit(path.name) and is_repo_id(name):

@@ -22,8 +22,7 @@ from eigenbank.registry.hub.client import (
     note_commit,
     read_note,
 )
-from eigenbank.registry.hub.download import download_manifest
-from eigenbank.registry.hub.pull import folder_for, no_set
+from eigenbank.registry.hub.pull import download_manifest, folder_for, no_set
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import hub_config, model_card
 from eigenbank.registry.sets.displacements import DISPLACEMENTS

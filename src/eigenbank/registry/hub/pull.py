@@ -1,18 +1,29 @@
-"""Find the direction set of a checkpoint, in the catalog, the Hub's cache or the Hub, pull it into the catalog, and verify it there."""
+"""Find the direction set of a checkpoint, in the catalog, the Hub's cache or the Hub, pull it into the catalog, and verify it there.
+
+Every file is hashed before it is trusted, a damaged one is moved out of the cache: the client notices a wrong length, but not
+changed bytes of equal length.
+"""
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from eigenbank.progress import Log, log_warning
 from eigenbank.registry.catalog import Catalog, SetRow
+from eigenbank.registry.files import file_name, home
 from eigenbank.registry.hub.client import (
     TAG,
     HubLocation,
+    RemoteFile,
+    RemoteRepo,
     cached_commits,
+    check_online,
+    check_repo_id,
     folder_of,
     hub_api,
     hub_errors,
@@ -24,29 +35,52 @@ from eigenbank.registry.hub.client import (
     offline,
     parse_info,
     parse_location,
+    read_note,
+    repo_cache,
 )
-from eigenbank.registry.hub.download import DownloadedSet, cached_file, cached_set, download_set, quarantine
 from eigenbank.registry.sets.folder import (
     MANIFEST,
     VECTORS,
     check_vectors_file,
+    file_digest,
     file_mismatch,
     manifest_digest,
     read_manifest,
 )
+from eigenbank.registry.sets.validate import check_contents, check_manifest, check_manifest_size
+from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.errors import (
     CatalogError,
     EigenbankError,
     HubError,
     OfflineError,
+    RefusedError,
+    SetError,
     UnknownNameError,
     UnreachableError,
+    explaining,
     unknown,
 )
 
 TRUST = "EIGENBANK_TRUST"
 """Environment variable: users and organisations, separated by commas, whose sets are preferred."""
 _PROJECT = "eigenbank"
+NOT_IMPORTED = "nothing was imported"
+_NOT_FETCHED = "nothing was fetched"
+_OTHER_REPO = "Tell its owner, or use another repository"
+
+
+@dataclass(frozen=True)
+class DownloadedSet:
+    """A set in the Hub's cache, checked. `digest` is the sha256 of its manifest."""
+
+    at: HubLocation
+    manifest: Manifest
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        return self.at.folder
 
 
 @dataclass(frozen=True)
@@ -91,42 +125,49 @@ def find_repos(model: str | None = None, *, author: str | None = None) -> list[C
     return sorted(found, key=lambda candidate: candidate.order)
 
 
-def find_set(
-    model: str, catalog: Catalog, *, revision: str | None = None, repo: str | None = None, log: Log = log_warning
-) -> Path:
+def find_set(model: str, catalog: Catalog, *, revision: str | None = None, repo: str | None = None) -> Path:
     """Return the folder of a checkpoint's set. `model` is a model id, or the repository the set is published in.
 
     Looks in the catalog, then in the Hub's cache, then on the Hub; a set from the latter two is added to the catalog.
     `revision` pins a commit, branch or tag of the set's repository, `repo` the repository. Raises UnknownNameError where
     there is none, HubError.
     """
-    if repo is not None:
-        known = catalog.get_set(model)
-        if known is not None and known.repo == repo and is_commit(known.commit) and revision in (None, known.commit):
-            return folder_for(known, log=log)
-        found = download_set(repo, revision, model=None if repo == model else model, log=log)
-        return _add_if_wanted(catalog, found, revision, log)
+    log = log_warning
     known = catalog.get_set(model) or next((row for row in catalog.sets() if row.repo == model), None)
-    if known is not None and revision in (None, known.commit):
+    if known is not None and repo in (None, known.repo) and revision in (None, known.commit):
         return folder_for(known, log=log)
-    if known is not None and known.repo is not None:
-        found = download_set(known.repo, revision, model=known.model_id, log=log)
-        return _add_if_wanted(catalog, found, revision, log)
-    cached = _newest_cached(model, revision, log)
-    if cached is not None:
+    published = repo or (known.repo if known is not None else None)
+    if published is not None:
+        of = known.model_id if known is not None else None if repo == model else model
+        found = download_set(published, revision, model=of, log=log)
+    elif (cached := _cached(model, revision, log) if revision is None or is_commit(revision) else None) is not None:
         log(f"directions of {cached.manifest.checkpoint.model_id}: the copy in the Hub's cache, {cached.at.short}")
-        return _add_if_wanted(catalog, cached, revision, log)
+        found = cached
+    else:
+        found = _from_hub(model, revision, catalog, log)
+    checkpoint = found.manifest.checkpoint
+    # A pinned set never displaces another.
+    if revision is None or catalog.get_set(checkpoint.model_id, checkpoint.revision or "") is None:
+        try:
+            add_to_catalog(catalog, found)
+        except CatalogError as error:
+            log(f"{found.at.short} is used, but could not be added to the catalog: {error}")
+    return found.folder
+
+
+def _from_hub(model: str, revision: str | None, catalog: Catalog, log: Log) -> DownloadedSet:
+    """Download the set of a model that nothing on this machine knows. Raises UnknownNameError, with how to build one."""
     if not is_repo_id(model) or "/" not in model:
         raise no_set(model, catalog)
     if offline():
         raise no_set(model, catalog, "Offline mode is on, so the Hub was not asked.")
     try:
-        downloaded = _download_by_name(model, revision, log)
+        found = _download_by_name(model, revision, log)
     except UnreachableError as error:
         raise no_set(model, catalog, f"The Hub was not of help: {error}.") from error
-    if downloaded is None:
+    if found is None:
         raise no_set(model, catalog, "The Hub has none either.")
-    return _add_if_wanted(catalog, downloaded, revision, log)
+    return found
 
 
 def folder_for(known: SetRow, *, log: Log = log_warning) -> Path:
@@ -163,16 +204,45 @@ def pull_set(name: str, catalog: Catalog, *, revision: str | None = None, log: L
     A checkpoint whose set came from a repository before is pulled from there again. Raises UnknownNameError or HubError;
     then the catalog has not changed.
     """
-    pulled = _download_named(name, catalog, revision, log)
+    known = catalog.get_set(name)
+    if known is not None and known.repo is not None:
+        pulled = download_set(known.repo, revision, model=name, log=log)
+    else:
+        found = _or_cached(lambda: _download_by_name(name, revision, log), name, revision, log)
+        if found is None:
+            remark = (
+                "The Hub has no repository of that name that holds directions and that this login may see, and none with "
+                "directions for such a checkpoint. For a private one log in: hf auth login."
+            )
+            raise no_set(name, catalog, remark)
+        pulled = found
     checkpoint = pulled.manifest.checkpoint
     before = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
-    add_to_catalog(catalog, pulled, revision)
+    add_to_catalog(catalog, pulled)
     if before is not None and parse_location(before.location) is None:
         log(f"the catalog had a set of {before.model_id} at {before.location}; it now has {pulled.at.short}")
     return pulled
 
 
-def add_to_catalog(catalog: Catalog, pulled: DownloadedSet, revision: str | None = None) -> None:
+def _or_cached(
+    fetch: Callable[[], DownloadedSet | None], name: str, revision: str | None, log: Log
+) -> DownloadedSet | None:
+    """Fetch a set, or take the copy in the Hub's cache when the Hub is down or offline mode is on. Raises HubError."""
+    try:
+        check_online(
+            f"fetching {name}{f'@{revision}' if revision else ''}, which is not in the Hub's cache,", _NOT_FETCHED
+        )
+        return fetch()
+    except (OfflineError, UnreachableError) as error:
+        found = _cached(name, revision, log)
+        if found is None:
+            raise
+        if not offline():
+            log(f"{error}. The copy in the cache is used, {found.at.short}, which may not be the newest")
+        return found
+
+
+def add_to_catalog(catalog: Catalog, pulled: DownloadedSet) -> None:
     """Add a downloaded set to the catalog, in place of the one of the same checkpoint. Raises CatalogError."""
     catalog.add_set(
         pulled.manifest,
@@ -181,38 +251,6 @@ def add_to_catalog(catalog: Catalog, pulled: DownloadedSet, revision: str | None
         repo=pulled.at.repo,
         commit=pulled.at.commit,
     )
-    if not is_commit(revision):
-        note_commit(pulled.at.repo, revision or "main", pulled.at.commit)
-
-
-def _download_named(name: str, catalog: Catalog, revision: str | None, log: Log) -> DownloadedSet:
-    known = catalog.get_set(name)
-    if known is not None and known.repo is not None:
-        return download_set(known.repo, revision, model=name, log=log)
-    if not offline():
-        try:
-            pulled = _download_by_name(name, revision, log)
-        except UnreachableError as error:
-            cached = _newest_cached(name, revision, log)
-            if cached is None:
-                raise
-            log(f"{error}. The copy in the cache is used, {cached.at.short}, which may not be the newest")
-            return cached
-        if pulled is None:
-            remark = (
-                "The Hub has no repository of that name that holds directions and that this login may see, and none with "
-                "directions for such a checkpoint. For a private one log in: hf auth login."
-            )
-            raise no_set(name, catalog, remark)
-        return pulled
-    cached = _newest_cached(name, revision, log)
-    if cached is None:
-        problem = (
-            f"no directions of {name}{f'@{revision}' if revision else ''} are in the Hub's cache on this machine, and "
-            "offline mode is on (HF_HUB_OFFLINE or `offline=True`)"
-        )
-        raise OfflineError(problem, outcome="nothing was fetched", advice="Switch it off to fetch them")
-    return cached
 
 
 def _download_by_name(name: str, revision: str | None, log: Log) -> DownloadedSet | None:
@@ -260,33 +298,184 @@ def _choice_message(chosen: Candidate, others: list[Candidate], model: str) -> s
     return text
 
 
-def _newest_cached(model: str, revision: str | None, log: Log) -> DownloadedSet | None:
-    """Return the newest complete set in the cache of a checkpoint or repository of that name, at a commit if given."""
-    return next((found for found in _cached_sets(model, log) if revision in (None, found.at.commit)), None)
+def _cached(name: str, revision: str | None, log: Log) -> DownloadedSet | None:
+    """Return the set of a repository or checkpoint of that name that the cache holds completely, every file hashed.
 
-
-def _cached_sets(model: str, log: Log) -> Iterator[DownloadedSet]:
+    Without a revision, the commit that `main` was last seen at, else the newest. None if there is none.
+    """
     # The head of a manifest is enough to pass by other checkpoints' sets; what is found there is checked after.
-    mark = json.dumps(model, ensure_ascii=False).encode()
+    mark = json.dumps(name, ensure_ascii=False).encode()
     for at in cached_commits():
+        if revision not in (None, at.commit) and read_note(at.repo).base.get(revision) != at.commit:
+            continue
         with (at.folder / MANIFEST).open("rb") as file:
             head = file.read(2**16)
-        if at.repo == model or mark in head:
-            found = cached_set(at, log=log)
-            if found is not None and model in (at.repo, found.manifest.checkpoint.model_id):
-                yield found
+        if at.repo == name or mark in head:
+            found = _cached_set(at, log)
+            if found is not None and name in (at.repo, found.manifest.checkpoint.model_id):
+                return found
+    return None
 
 
-def _add_if_wanted(catalog: Catalog, pulled: DownloadedSet, revision: str | None, log: Log) -> Path:
-    """Add a downloaded set to the catalog, so that the next load gets it; a pinned one never displaces another."""
-    checkpoint = pulled.manifest.checkpoint
-    known = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
-    if revision is None or known is None:
-        try:
-            add_to_catalog(catalog, pulled, revision)
-        except CatalogError as error:
-            log(f"{pulled.at.short} is used, but could not be added to the catalog: {error}")
-    return pulled.folder
+def download_set(repo: str, revision: str | None = None, *, model: str | None = None, log: Log) -> DownloadedSet:
+    """Download a set and check it; the catalog is left alone. `model` is the checkpoint it must be of, if you know.
+
+    A commit that is in the cache needs no network. When the Hub is down or offline mode is on, a cached copy is used, and
+    `log` is told. Raises HubError; OfflineError where there is no copy.
+    """
+    check_repo_id(repo)
+    found = _cached(repo, revision, log) if is_commit(revision) else None
+    found = found or _or_cached(lambda: _download(repo, revision, model, log), repo, revision, log)
+    assert found is not None
+    _check_model(found.manifest, found.at.short, model)
+    return found
+
+
+def _download(repo: str, revision: str | None, model: str | None, log: Log) -> DownloadedSet:
+    with explaining(outcome=_NOT_FETCHED):
+        remote = inspect_repo(repo, revision)
+    manifest = download_manifest(remote, model=model, log=log)
+    for name, entry in manifest.files.items():
+        _download_file(remote, name, entry, log)
+    with _refused(remote.at.short):
+        check_contents(remote.at.folder, manifest)
+    if not is_commit(revision):
+        note_commit(repo, revision or "main", remote.commit)
+    return DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder))
+
+
+def download_manifest(remote: RemoteRepo, *, model: str | None, log: Log) -> Manifest:
+    """Download the manifest of a repository and check it, before anything it lists is downloaded. Raises HubError."""
+    where = remote.at.short
+    info = remote.files.get(MANIFEST)
+    if info is None:
+        problem = f"{where} holds no {MANIFEST}: it is no direction set"
+        raise RefusedError(problem, outcome=NOT_IMPORTED)
+    with _refused(where):
+        check_manifest_size(info.size, where)
+    path = _download_file(remote, MANIFEST, None, log)
+    with _refused(where):
+        manifest = read_manifest(path.parent)
+    found = manifest.checkpoint.model_id
+    if remote.bases and found not in remote.bases:
+        problem = (
+            f"{where} says base_model {', '.join(remote.bases)} in its card, but its manifest is of {found}: one of them "
+            "is wrong"
+        )
+        raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
+    _check_model(manifest, where, model)
+    with _refused(where):
+        check_manifest(manifest, where)
+    for name, entry in manifest.files.items():
+        there = remote.files.get(name)
+        if there is None or there.size != entry.size:
+            problem = (
+                f"the manifest of {where} says {name} has {entry.size:,} bytes, the repository has "
+                f"{'none of that name' if there is None else f'{there.size:,}'}"
+            )
+            raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO)
+    return manifest
+
+
+def _check_model(manifest: Manifest, where: str, model: str | None) -> None:
+    """Raise HubError for a set of another checkpoint than the one that was asked for."""
+    found = manifest.checkpoint.model_id
+    if model is not None and found != model:
+        problem = f"{where} is of {found}, not of {model}"
+        raise HubError(problem, outcome=NOT_IMPORTED, advice="Use another repository")
+
+
+@contextmanager
+def _refused(where: str) -> Iterator[None]:
+    """Turn what is wrong with a published set into a HubError."""
+    try:
+        yield
+    except EigenbankError as error:
+        if isinstance(error, HubError):
+            raise
+        if isinstance(error.__cause__, OSError):  # of this machine, not of the set
+            raise HubError(error.problem, outcome=NOT_IMPORTED, advice="Run it again") from error
+        problem = error.problem if where in error.problem else f"{where} was refused: {error.problem}"
+        raise RefusedError(problem, outcome=NOT_IMPORTED, advice=_OTHER_REPO) from error
+
+
+def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: Log) -> Path:
+    """Download a file into the Hub's cache, equal to what the commit and the manifest's `entry` say.
+
+    A damaged copy in the cache is quarantined and downloaded again; a damaged download is quarantined and refused. Raises
+    HubError.
+    """
+    from huggingface_hub import hf_hub_download
+
+    info = remote.files.get(name)
+    where = remote.at.short
+    if info is None:
+        problem = f"{where} lacks {name}, which its manifest lists: the set is incomplete"
+        raise RefusedError(problem, outcome=NOT_IMPORTED)
+    blob = repo_cache(remote.repo) / "blobs" / (info.sha256 or info.oid or "none")
+    while True:
+        was_there = (remote.at.folder / name).exists() or blob.exists()
+        with hub_errors(f"fetching {name} of {where}", NOT_IMPORTED):
+            path = Path(hf_hub_download(remote.repo, name, revision=remote.commit))
+        wrong = info.mismatch(path) if entry is None else file_mismatch(path, entry)
+        if wrong is None:
+            return path
+        with hub_errors(f"moving {name} of {where} out of the cache", NOT_IMPORTED):
+            kept = quarantine(path, remote.at, name)
+        if not was_there:
+            problem = f"{name} of {where} {wrong}: it was moved to {kept}"
+            advice = "Run it again; if that does not help, tell its owner"
+            raise HubError(problem, outcome=NOT_IMPORTED, advice=advice)
+        log(f"the cached {name} of {where} {wrong}: it was moved to {kept} and is fetched again")
+
+
+def quarantine(path: Path, at: HubLocation, name: str) -> Path:
+    """Move a file out of the Hub's cache, so that nothing reads it and it is downloaded again. Returns its new path."""
+    real = path.resolve()
+    folder = home() / "quarantine"
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = file_name(f"{at.repo}/{at.commit[:12]}/{name}")
+    target = folder / f"{plain}--{file_digest(real)[:12]}"
+    # The name first: when the move is cut short, a name without content is fetched again, a damaged file is not.
+    if path.is_symlink():
+        path.unlink()
+    shutil.move(real, target)
+    return target
+
+
+def _cached_set(at: HubLocation, log: Log) -> DownloadedSet | None:
+    """Return the set of one commit, if the cache holds all its files, each as its commit and its manifest say.
+
+    A damaged file is quarantined, and `log` is told.
+    """
+    try:
+        manifest = read_manifest(at.folder)
+        check_manifest(manifest, at.short)
+    except SetError:
+        return None
+    if not all((at.folder / name).is_file() for name in manifest.files):
+        return None
+    intact = True
+    for name, entry in [(MANIFEST, None), *manifest.files.items()]:
+        path = at.folder / name
+        wrong = _cached_file(path).mismatch(path) if entry is None else file_mismatch(path, entry)
+        if wrong is not None:
+            log(f"the cached {name} of {at.short} {wrong}: it was moved to {quarantine(path, at, name)}")
+            intact = False
+    if not intact:
+        return None
+    with _refused(at.short):
+        check_contents(at.folder, manifest)
+    return DownloadedSet(at, manifest, manifest_digest(at.folder))
+
+
+def _cached_file(path: Path) -> RemoteFile:
+    """Return what the cache says of a file: its blob is named by the digest that the commit gave."""
+    name = path.resolve().name
+    size = path.stat().st_size
+    if len(name) == 64:
+        return RemoteFile(size, None, name)
+    return RemoteFile(size, name if len(name) == 40 and path.is_symlink() else None, None)
 
 
 @dataclass(frozen=True)
@@ -301,15 +490,14 @@ class VerifyResult:
 
 def verify(row: SetRow) -> VerifyResult:
     """Check every file of a set against its manifest, the manifest against the catalog, and every vector's length."""
-    at = parse_location(row.location)
     folder = folder_of(row.location)
-    if at is not None and not any((folder / name).exists() for name in _names(folder)):
+    if parse_location(row.location) is not None and all(path.name == MANIFEST for path in folder.glob("*")):
         return VerifyResult(row.model_id, row.location, "remote")
-    problem = problem_of(folder, row.digest, at)
+    problem = _problem_of(folder, row.digest)
     return VerifyResult(row.model_id, row.location, "damaged" if problem else "intact", problem or "")
 
 
-def problem_of(folder: Path, digest: str, at: HubLocation | None = None) -> str | None:
+def _problem_of(folder: Path, digest: str) -> str | None:
     """Say what is wrong with a set on disk; None if nothing is. `digest` is what its manifest should have."""
     try:
         manifest = read_manifest(folder)
@@ -320,7 +508,7 @@ def problem_of(folder: Path, digest: str, at: HubLocation | None = None) -> str 
             path = folder / name
             if not path.is_file():
                 return f"{path} is missing"
-            wrong = file_mismatch(path, entry) or (cached_file(path).mismatch(path) if at is not None else None)
+            wrong = file_mismatch(path, entry)
             if wrong is not None:
                 return f"{path} {wrong}"
         check_vectors_file(folder, manifest)
@@ -340,34 +528,6 @@ def repair(row: SetRow, catalog: Catalog, *, log: Log) -> VerifyResult:
     if row.repo is None or row.commit is None:
         problem = f"{found.problem}. It was never published, so it cannot be pulled: build it again"
         return VerifyResult(row.model_id, row.location, "damaged", problem)
-    at = HubLocation(row.repo, row.commit)
-    _clear(at, log)
-    pulled = download_set(at.repo, at.commit, model=row.model_id, log=log)
-    add_to_catalog(catalog, pulled, at.commit)
+    pulled = download_set(row.repo, row.commit, model=row.model_id, log=log)
+    add_to_catalog(catalog, pulled)
     return VerifyResult(row.model_id, str(pulled.at), "repaired", found.problem)
-
-
-def _names(folder: Path) -> list[str]:
-    """List the files of a set but for the manifest, which a sync brings alone."""
-    try:
-        return list(read_manifest(folder).files)
-    except EigenbankError:
-        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def _clear(at: HubLocation, log: Log) -> None:
-    """Quarantine the cached files of a commit that are not what the commit or the manifest says."""
-    manifest = None
-    for name in [MANIFEST, *_names(at.folder)]:
-        path = at.folder / name
-        if not path.is_file():
-            continue
-        entry = manifest.files.get(name) if manifest is not None else None
-        wrong = cached_file(path).mismatch(path) or (file_mismatch(path, entry) if entry is not None else None)
-        if wrong is not None:
-            log(f"{path} {wrong}: it was moved to {quarantine(path, at, name)}")
-        elif name == MANIFEST:
-            try:
-                manifest = read_manifest(at.folder)
-            except EigenbankError as error:
-                log(f"{error}: it was moved to {quarantine(path, at, name)}")

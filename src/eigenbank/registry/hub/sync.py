@@ -29,8 +29,7 @@ from eigenbank.registry.hub.client import (
     read_note,
     write_note,
 )
-from eigenbank.registry.hub.download import DownloadedSet, download_manifest
-from eigenbank.registry.hub.pull import Candidate, add_to_catalog, find_repos
+from eigenbank.registry.hub.pull import Candidate, DownloadedSet, add_to_catalog, download_manifest, find_repos
 from eigenbank.registry.sets.folder import manifest_digest
 from eigenbank.schemas.common import Model, ModelId
 from eigenbank.schemas.errors import (
@@ -137,7 +136,7 @@ def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], Set
         _note(repo, commit, "kept", reason, checkpoint.model_id, checkpoint.revision)
         return SyncResult(repo, commit, checkpoint.model_id, "kept", reason)
     try:
-        add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
+        add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)))
     except CatalogError as error:
         return SyncResult(repo, commit, checkpoint.model_id, "failed", str(error))
     entered = catalog.get_set(*key)
