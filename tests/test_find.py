@@ -31,9 +31,8 @@ from eigenbank.loaders.pipelines import open_pipeline
 from eigenbank.naming import label
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.direction_set import DirectionSet
-from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements
-from eigenbank.registry.sets.folder import manifest_text, read_manifest
-from eigenbank.registry.sets.validate import check_set
+from eigenbank.registry.sets.displacements import Displacements
+from eigenbank.registry.sets.folder import DISPLACEMENTS, check_set, manifest_text, read_manifest
 from eigenbank.schemas import DisplacementRecord
 from eigenbank.schemas.errors import SetError, SourceError
 

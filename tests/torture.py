@@ -122,8 +122,7 @@ class Ground:
 
 def fuzz_manifest(ground: Ground, figures: Figures) -> None:
     """Manifests with values, keys and bytes changed: read, and checked as a stranger's set is."""
-    from eigenbank.registry.sets.folder import MANIFEST, check_vectors, read_manifest
-    from eigenbank.registry.sets.validate import check_manifest
+    from eigenbank.registry.sets.folder import MANIFEST, check_manifest, check_vectors, read_manifest
 
     folder = Path(shutil.copytree(ground.set, ground.folder / "manifest"))
     text = (folder / MANIFEST).read_bytes()

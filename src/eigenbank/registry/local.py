@@ -14,8 +14,7 @@ from eigenbank.registry.files import file_name, sets_folder
 from eigenbank.registry.hub.client import folder_of
 from eigenbank.registry.sets.bundled import is_shipped, locate, shipped_id, shipped_sets
 from eigenbank.registry.sets.direction_set import DirectionSet
-from eigenbank.registry.sets.folder import manifest_digest, read_manifest
-from eigenbank.registry.sets.validate import check_set
+from eigenbank.registry.sets.folder import check_set, manifest_digest, read_manifest
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import CatalogError, EigenbankError, ReplaceError, SetError, unknown
 

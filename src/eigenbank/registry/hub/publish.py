@@ -25,19 +25,18 @@ from eigenbank.registry.hub.client import (
 from eigenbank.registry.hub.pull import download_manifest, folder_for, no_set
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import hub_config, model_card
-from eigenbank.registry.sets.displacements import DISPLACEMENTS
 from eigenbank.registry.sets.folder import (
     CARD,
     CONFIG,
+    DISPLACEMENTS,
     MANIFEST,
     PREVIEWS,
     VECTORS,
+    check_set,
     file_digest,
     manifest_digest,
     manifest_text,
-    read_manifest,
 )
-from eigenbank.registry.sets.validate import check_contents, check_manifest
 from eigenbank.schemas import Label, Manifest
 from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, UnreachableError, explaining
 
@@ -125,7 +124,8 @@ def publish_set(
         folder = folder_for(known, log=log)
     check_online("publishing", NOTHING)
     with explaining(outcome=NOTHING):
-        manifest = read_manifest(folder)
+        check_repo_id(repo)
+        manifest = check_set(folder, but=(CARD, CONFIG))
         labels = people_labels(manifest, catalog)
         if labels and not with_labels:
             count = sum(len(given) for given in labels.values())
@@ -160,20 +160,7 @@ def publish_set(
 def _prepare(
     folder: Path, manifest: Manifest, repo: str, labels: Mapping[str, tuple[Label, ...]]
 ) -> tuple[Upload, Manifest]:
-    """Check a set on disk, and make the files to publish: with more `labels`, by direction id, and a card for `repo`."""
-    check_repo_id(repo)
-    try:
-        check_manifest(manifest, str(folder))
-        for name, entry in manifest.files.items():
-            path = folder / name
-            if not path.is_file() or (name not in (CARD, CONFIG) and file_digest(path) != entry.sha256):
-                problem = f"{path} is missing, or not what the manifest says"
-                raise HubError(problem, advice="Build the set again, or pull it again")
-        check_contents(folder, manifest)
-    except HubError:
-        raise
-    except EigenbankError as error:
-        raise HubError(error.problem, outcome=NOTHING, advice=error.advice) from error
+    """Make the files of a set to publish: with more `labels`, by direction id, and a card for `repo`."""
     manifest = manifest.with_more_labels(labels)
     made = {CONFIG: hub_config(manifest).encode()}
     manifest = manifest.with_files(made)

@@ -41,13 +41,15 @@ from eigenbank.registry.hub.client import (
 from eigenbank.registry.sets.folder import (
     MANIFEST,
     VECTORS,
-    check_vectors_file,
+    check_contents,
+    check_manifest,
+    check_manifest_size,
+    check_set,
     file_digest,
     file_mismatch,
     manifest_digest,
     read_manifest,
 )
-from eigenbank.registry.sets.validate import check_contents, check_manifest, check_manifest_size
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.errors import (
     CatalogError,
@@ -500,18 +502,10 @@ def verify(row: SetRow) -> VerifyResult:
 def _problem_of(folder: Path, digest: str) -> str | None:
     """Say what is wrong with a set on disk; None if nothing is. `digest` is what its manifest should have."""
     try:
-        manifest = read_manifest(folder)
+        check_set(folder)
         found = manifest_digest(folder)
         if found != digest:
             return f"{folder / MANIFEST} has sha256 {found[:12]}…, the catalog says {digest[:12]}…"
-        for name, entry in manifest.files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{path} is missing"
-            wrong = file_mismatch(path, entry)
-            if wrong is not None:
-                return f"{path} {wrong}"
-        check_vectors_file(folder, manifest)
     except EigenbankError as error:
         return str(error)
     return None

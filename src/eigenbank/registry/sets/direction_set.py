@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from eigenbank.registry.ranking import Query, label_key
 from eigenbank.registry.sets.card import preview_name
-from eigenbank.registry.sets.displacements import DISPLACEMENTS, Displacements, read_displacements
-from eigenbank.registry.sets.folder import check_vectors, read_manifest, read_previews, read_vectors, write_set
+from eigenbank.registry.sets.displacements import Displacements, read_displacements
+from eigenbank.registry.sets.folder import (
+    DISPLACEMENTS,
+    check_vectors,
+    read_manifest,
+    read_previews,
+    read_vectors,
+    write_set,
+)
 from eigenbank.schemas import (
     CompositeRecord,
     DirectionRecord,

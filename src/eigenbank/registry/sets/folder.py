@@ -4,20 +4,22 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.registry.files import open_regular, parse_json, read_bounded
+from eigenbank.registry.files import is_device, open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.card import hub_config, model_card
 from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
 from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import SetError, first_problem
+from eigenbank.schemas.printable import PRINTABLE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,9 +30,22 @@ VECTORS = "directions.safetensors"
 CARD = "README.md"
 CONFIG = "config.json"
 PREVIEWS = "previews/"
+DISPLACEMENTS = "displacements.safetensors"
 MAX_PREVIEW_BYTES = 8 * 2**20
 MAX_PREVIEW_SIDE = 4096
 """What a preview may be, in bytes and in pixels a side."""
+MAX_EMBEDDING = 4096
+"""Widest embedding accepted."""
+MAX_UNEDITED = 1024
+MAX_CARD_BYTES = 32 * 2**20
+MAX_CONFIG_BYTES = 2**16
+SPARE_BYTES = 64 * 2**20
+"""How much longer a vectors file may be than its directions need: the header, and rows that are not listed."""
+
+# A tag, a comment or an entity of HTML; a link or picture of Markdown. "age < 30" and "R&B" are none.
+_MARKUP = re.compile(r"<[A-Za-z/!?]|&#?\w+;|\]\s*\(|(?i:javascript\s*:)")
+_PRINTABLE = re.compile(PRINTABLE)
+_PREVIEW = re.compile(r"previews/[\w.-]+\.webp", re.ASCII)
 _AGAIN = "Build the set again, or pull it again"
 
 
@@ -86,18 +101,8 @@ def check_vectors(manifest: Manifest, folder: Path) -> None:
             raise SetError(problem, outcome="nothing was read", advice="Build the set again")
 
 
-def check_vectors_file(folder: Path, manifest: Manifest) -> None:
-    """Check digest, finiteness and length of all vectors, without torch. Raises SetError or TensorFileError."""
-    check_vectors(manifest, folder)
-    entry = manifest.files.get(VECTORS)
-    path = folder / VECTORS
-    digest = file_digest(path)
-    if entry is None or entry.sha256 != digest:
-        expected = "none" if entry is None else entry.sha256[:12]
-        problem = (
-            f"{path} has sha256 {digest[:12]}…, its manifest says {expected}…: the file was changed after it was built"
-        )
-        raise SetError(problem, outcome="nothing was read", advice=_AGAIN)
+def _check_lengths(path: Path) -> None:
+    """Raise SetError unless all vectors are finite and of unit length. Needs no torch."""
     wrong = check_unit_rows(path)
     if wrong is not None:
         problem = f"{path}: the vectors under {wrong!r} are not finite unit vectors"
@@ -108,8 +113,14 @@ def read_vectors(folder: Path, manifest: Manifest) -> "dict[str, Tensor]":
     """Read all vectors of a set: `LAYER/BASIS` → `(k, d)` float32, unit rows. Checks digest, finiteness and length."""
     from safetensors.torch import load_file
 
-    check_vectors_file(folder, manifest)
-    return load_file(folder / VECTORS)
+    check_vectors(manifest, folder)
+    path, entry = folder / VECTORS, manifest.files.get(VECTORS)
+    wrong = "is not among the files of its manifest" if entry is None else file_mismatch(path, entry)
+    if wrong is not None:
+        problem = f"{path} {wrong}: the file was changed after it was built"
+        raise SetError(problem, outcome="nothing was read", advice=_AGAIN)
+    _check_lengths(path)
+    return load_file(path)
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -262,3 +273,128 @@ def open_preview(data: bytes, name: str) -> "Iterator[Image]":
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombWarning) as error:
         message = f"{name} is no WebP picture ({error})"
         raise SetError(message) from error
+
+
+# A set that somebody else made: the rules it must pass before anything of it is imported
+
+
+def check_set(folder: Path, *, but: Collection[str] = ()) -> Manifest:
+    """Check a whole set on disk: the manifest, every file's digest `but` some files', vectors and previews. Returns the manifest.
+
+    Raises SetError.
+    """
+    manifest = read_manifest(folder)
+    check_manifest(manifest, str(folder))
+    for name, entry in manifest.files.items():
+        path = folder / name
+        problem = (None if name in but else file_mismatch(path, entry)) if path.is_file() else "is not there"
+        if problem is not None:
+            message = f"{path} {problem}"
+            raise SetError(message)
+    check_contents(folder, manifest)
+    return manifest
+
+
+def check_manifest_size(size: int, where: str) -> None:
+    """Raise SetError for a manifest that is too large to be downloaded."""
+    if size > MAX_MANIFEST_BYTES:
+        message = f"{where} has a {MANIFEST} of {size:,} bytes, a manifest has at most {MAX_MANIFEST_BYTES:,}"
+        raise SetError(message)
+
+
+def check_manifest(manifest: Manifest, where: str) -> None:
+    """Raise SetError for a manifest that lists files it may not, files that are too large, or texts with markup."""
+    _check_files(manifest, where)
+    _check_texts(manifest, where)
+
+
+def _check_files(manifest: Manifest, where: str) -> None:
+    needed: dict[str, int] = {}
+    widths = {layer.name: layer.width for layer in manifest.layers}
+    for record in manifest.directions:
+        name = f"{record.layer}/{record.recipe.basis}"
+        needed[name] = max(needed.get(name, 0), (record.rank + 1) * widths[record.layer] * 4)
+    bounds = {VECTORS: sum(needed.values()) + SPARE_BYTES, CARD: MAX_CARD_BYTES, CONFIG: MAX_CONFIG_BYTES}
+    bounds[DISPLACEMENTS] = _most_displacements(manifest)
+    if VECTORS not in manifest.files:
+        message = f"the manifest of {where} lists no {VECTORS}: the set is incomplete"
+        raise SetError(message)
+    by_folded_name: dict[str, str] = {}
+    for name, entry in manifest.files.items():
+        problem = None
+        if name not in bounds and not _PREVIEW.fullmatch(name):
+            problem = f"lists the file {name[:100]!r}; a set holds {VECTORS}, {CARD}, {CONFIG}, {DISPLACEMENTS} and {PREVIEWS}*.webp"
+        elif (same := by_folded_name.setdefault(name.casefold(), name)) != name:
+            problem = f"lists the file {name[:100]!r}, which differs from {same[:100]!r} only in case"
+        elif is_device(name.removeprefix(PREVIEWS)):
+            problem = f"lists the file {name[:100]!r}, which is the name of a device on Windows"
+        elif entry.size > bounds.get(name, MAX_PREVIEW_BYTES):
+            most = bounds.get(name, MAX_PREVIEW_BYTES)
+            problem = f"says {name} has {entry.size:,} bytes, for its directions at most {most:,} are expected"
+        if problem is not None:
+            message = f"the manifest of {where} {problem}"
+            raise SetError(message)
+
+
+def _check_texts(manifest: Manifest, where: str) -> None:
+    texts = [manifest.builder, manifest.licence, manifest.checkpoint.licence, manifest.checkpoint.revision]
+    for record in manifest.sliders:
+        texts.append(record.quality.source if record.quality else None)
+        for label in record.labels:
+            runner_up = label.evidence.runner_up if label.evidence else None
+            texts += [label.text, label.source, runner_up, (label.note or "").replace("\n", " ").replace("\t", " ")]
+    for text in texts:
+        if text and (_MARKUP.search(text) or not _PRINTABLE.fullmatch(text)):
+            message = f"the manifest of {where} holds markup or control characters in the text {text[:80]!a}"
+            raise SetError(message)
+
+
+def check_contents(folder: Path, manifest: Manifest) -> None:
+    """Raise SetError unless the vectors are finite, of unit length and as listed, and the previews are WebP.
+
+    The files' digests are to be checked before.
+    """
+    check_vectors(manifest, folder)
+    _check_lengths(folder / VECTORS)
+    if manifest.displacements is not None:
+        check_displacements(folder, manifest)
+    for name in manifest.files:
+        if name.startswith(PREVIEWS):
+            with (folder / name).open("rb") as file:
+                start = file.read(12)
+            if start[:4] != b"RIFF" or start[8:] != b"WEBP":
+                message = f"{folder / name} is no WebP picture but begins with {start[:8]!r}"
+                raise SetError(message)
+
+
+def _most_displacements(manifest: Manifest) -> int:
+    """How long the file of a set's displacements may be."""
+    return 2 * MAX_EMBEDDING * (len(manifest.directions) + MAX_UNEDITED) + 2**16
+
+
+def check_displacements(folder: Path, manifest: Manifest) -> None:
+    """Raise SetError unless the file holds, for each direction, a vector as wide as those of the unedited pictures."""
+    path = folder / DISPLACEMENTS
+    if DISPLACEMENTS not in manifest.files or not path.is_file():
+        message = f"{folder} lacks {DISPLACEMENTS}, which its manifest speaks of"
+        raise SetError(message)
+    header = read_header(path)
+    shapes = {name: (info.dtype, *info.shape) for name, info in header.items()}
+    mean, unedited = (header[name].shape if name in header else () for name in ("mean", "unedited"))
+    fits = (
+        len(header) == 2 and {info.dtype for info in header.values()} == {"F16"} and len(mean) == len(unedited) == 2
+        and mean[0] == len(manifest.directions) and 0 < mean[1] == unedited[1] <= MAX_EMBEDDING
+        and 2 <= unedited[0] <= MAX_UNEDITED
+    )  # fmt: skip
+    if not fits:
+        message = (
+            f"{path} should hold mean ({len(manifest.directions)}, d) and unedited (n, d) in float16, it holds {shapes}"
+        )
+        raise SetError(message)
+    size = sum(info.size for info in header.values())
+    high = set(
+        read_bounded(path, _most_displacements(manifest))[-size:][1::2]
+    )  # the half of each number with its exponent
+    if any(byte & 0x7C == 0x7C for byte in high):
+        message = f"{path} holds numbers that are not finite"
+        raise SetError(message)
