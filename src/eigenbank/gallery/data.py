@@ -7,12 +7,12 @@ and their worth, so that the page searches by the rules of `eigenbank.registry.r
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eigenbank.gallery.words import MEASURES, measures, recipe_words, seeds_words, source_kind, source_words
+from eigenbank.gallery.words import MEASURES, recipe_words, seeds_words, source_words
 from eigenbank.registry.catalog import SetRow
 from eigenbank.registry.ranking import UNSPACED, words
 from eigenbank.registry.sets.card import WITHOUT_PROMPT
@@ -85,15 +85,8 @@ class _Table:
         return self.positions[key]
 
 
-@dataclass
-class _Tables:
-    """The tables of one set."""
-
-    recipes: _Table = field(default_factory=_Table)
-    texts: _Table = field(default_factory=_Table)
-    sources: _Table = field(default_factory=_Table)
-    protocols: _Table = field(default_factory=_Table)
-    previews: _Table = field(default_factory=_Table)
+_Tables = defaultdict[str, _Table]
+"""The tables of one set: recipes, texts, sources, protocols, previews."""
 
 
 def script(name: str, value: Any) -> str:
@@ -110,11 +103,11 @@ def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
     layers = {layer.name: number for number, layer in enumerate(manifest.layers)}
     numbers = {record.id: number for number, record in enumerate(manifest.directions)}
     recipes = {record.recipe.slug: record for record in manifest.directions}
-    tables = _Tables()
+    tables: _Tables = defaultdict(_Table)
     directions = [
         [
             layers[record.layer],
-            tables.recipes.position(record.recipe.slug),
+            tables["recipes"].position(record.recipe.slug),
             record.rank,
             _short(record.eigenvalue),
             _short(record.share),
@@ -142,12 +135,12 @@ def set_data(shown: GallerySet, cells: Mapping[int, Cell]) -> dict[str, Any]:
         "layers": [_layer(layer) for layer in manifest.layers],
         "recipes": [
             {"slug": slug, **recipe_words(recipes[slug].recipe), "exportable": _exportable(recipes[slug])}
-            for slug in tables.recipes.items
+            for slug in tables["recipes"].items
         ],
-        "texts": [[text, _words(text)] for text in tables.texts.items],
-        "sources": [{"kind": source_kind(source), "words": source_words(source)} for source in tables.sources.items],
-        "protocols": tables.protocols.items,
-        "previews": tables.previews.items,
+        "texts": [[text, _words(text)] for text in tables["texts"].items],
+        "sources": [{"kind": _kind(source), "words": source_words(source)} for source in tables["sources"].items],
+        "protocols": tables["protocols"].items,
+        "previews": tables["previews"].items,
         "directions": directions,
         "composites": composites,
     }
@@ -185,14 +178,12 @@ def make_card(shown: GallerySet, cells: Mapping[int, Cell]) -> Card:
         "commit": row.commit,
         "directions": len(manifest.directions),
         "composites": len(manifest.composites) + len(manifest.loras),
-        "named": sum(
-            any(source_kind(each.source) != "author" for each in record.labels) for record in manifest.sliders
-        ),
+        "named": sum(any(_kind(each.source) != "author" for each in record.labels) for record in manifest.sliders),
         "pictures": len(cells),
         "layers": len(names),
         "kinds": sorted({layer.kind for layer in manifest.layers}),
         "recipes": list(dict.fromkeys(record.recipe.slug for record in manifest.directions)),
-        "sources": sorted({source_kind(label.source) for label in labels}),
+        "sources": sorted({_kind(label.source) for label in labels}),
         "confidence": _short(max((label.confidence for label in labels if label.confidence is not None), default=None)),
         "words": " ".join(sorted({word for text in searched for word in words(text)})),
         "picks": [_pick(manifest, number, cells[number]) for number in _picks(manifest, cells)],
@@ -228,7 +219,7 @@ def index_data(cards: Sequence[Card], first: Sequence[dict[str, Any]], more: int
     pictured = next((card for card in every if card["picks"]), None)
     return {
         "eigenbank": version,
-        "measures": measures(),
+        "measures": [asdict(measure) for measure in MEASURES],
         "sourceKinds": _KINDS,
         "unspaced": "".join(f"\\u{{{first:x}}}-\\u{{{last:x}}}" for first, last in UNSPACED),
         "total": {
@@ -254,15 +245,16 @@ _CHOICES = {"kind": "kinds", "recipe": "recipes", "source": "sources"}
 _KINDS = {"human": "people", "attribute-model": "attribute models", "statistics": "image statistics", "clip": "CLIP"}
 
 
-def _worth(record: SliderRecord) -> float:
-    """Return the worth of the best label; -1 without one."""
-    return max((label.worth for label in record.labels), default=-1.0)
+def _kind(source: str) -> str:
+    """The kind of a label's source, which a filter knows."""
+    return source.partition(":")[0]
 
 
 def _picks(manifest: Manifest, cells: Mapping[int, Cell]) -> list[int]:
     """Pick the sliders on a set's card: the best of each label, then unlabelled directions by share."""
     sliders = manifest.sliders
-    order = sorted(cells, key=lambda number: _worth(sliders[number]), reverse=True)
+    worth = {number: max((label.worth for label in sliders[number].labels), default=-1.0) for number in cells}
+    order = sorted(cells, key=lambda number: worth[number], reverse=True)
     chosen: dict[str, int] = {}
     for number in order:
         labels = sliders[number].labels
@@ -299,13 +291,13 @@ def _layer(layer: Layer) -> dict[str, Any]:
 
 def _common(record: SliderRecord, cell: Cell | None, tables: _Tables) -> list[Any]:
     """Return the fields of directions and composites alike: labels, quality, preview."""
-    preview = None if cell is None else tables.previews.position(_grid(record, cell))
+    preview = None if cell is None else tables["previews"].position(_grid(record, cell))
     return [[_label(label, tables) for label in record.labels], _quality(record.quality, tables), preview]
 
 
 def _label(label: Label, tables: _Tables) -> list[Any]:
     evidence = label.evidence
-    text, source = tables.texts.position(label.text), tables.sources.position(label.source)
+    text, source = tables["texts"].position(label.text), tables["sources"].position(label.source)
     found: list[Any] = [text, label.polarity, _short(label.confidence), source, label.worth]
     found += [label.created.date().isoformat(), label.note or None]
     if evidence is not None:
@@ -320,12 +312,12 @@ def _quality(quality: Quality | None, tables: _Tables) -> list[Any] | None:
         return None
     numbers = [getattr(quality, measure.key) for measure in MEASURES]
     span = None if quality.recommended_range is None else list(quality.recommended_range)
-    return [numbers, span, tables.sources.position(quality.source), _protocol(quality, tables)]
+    return [numbers, span, tables["sources"].position(quality.source), _protocol(quality, tables)]
 
 
 def _protocol(measured: Evidence | Quality, tables: _Tables) -> int:
     """Return the position in the table of how something was measured."""
-    return tables.protocols.position([_short(measured.scale), seeds_words(measured.seeds), measured.steps])
+    return tables["protocols"].position([_short(measured.scale), seeds_words(measured.seeds), measured.steps])
 
 
 def _words(text: str) -> str:

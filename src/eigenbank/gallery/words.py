@@ -1,8 +1,7 @@
 """Plain words for recipes, sources of labels, seeds and qualities."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from eigenbank.schemas import Recipe
 
@@ -87,11 +86,6 @@ _MATRICES = {
 _SITES = {"projection-input": "what the layer reads", "block-output": "what the layer writes"}
 
 
-def measures() -> list[dict[str, Any]]:
-    """Return the measures as plain data."""
-    return [asdict(measure) for measure in MEASURES]
-
-
 def recipe_words(recipe: Recipe) -> dict[str, str]:
     """Describe a recipe: `of` which matrix it is an eigenvector, `where` it is added, `when` in the run."""
     head = "" if recipe.head is None else f", head {recipe.head}"
@@ -116,11 +110,6 @@ def source_words(source: str) -> str:
     if kind == "clip":
         return f"CLIP, {rest.partition('@')[0]}" if rest else "CLIP"
     return source
-
-
-def source_kind(source: str) -> str:
-    """Return the kind of a source, which a filter knows: the part before the colon."""
-    return source.partition(":")[0]
 
 
 def seeds_words(seeds: Sequence[int]) -> str:
