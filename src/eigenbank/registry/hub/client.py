@@ -135,53 +135,41 @@ def explain_error(error: BaseException) -> tuple[type[HubError], str, str] | Non
     """Return the error to raise for an exception of the client, the reason, and the advice; None for any other's."""
     from huggingface_hub import errors as hf
 
-    later = "Try again later"
-    if isinstance(error, hf.OfflineModeIsEnabled):
-        return OfflineError, "offline mode is on (HF_HUB_OFFLINE)", "Switch it off"
-    if isinstance(error, hf.GatedRepoError):
-        return HubError, "the repository is gated", "Ask for access on its page on the Hub, then log in: hf auth login"
-    if isinstance(error, hf.RepositoryNotFoundError):
-        reason = "the Hub has no such repository, or this login may not see it"
-        return HubError, reason, "Check the name; for a private one log in: hf auth login"
-    if isinstance(error, hf.RevisionNotFoundError):
-        return HubError, "the repository has no such revision", "Check the branch, tag or commit"
-    if isinstance(error, hf.RemoteEntryNotFoundError):
-        return HubError, "the repository lacks a file it should have", "Tell its owner, or use another one"
-    if isinstance(error, hf.LocalEntryNotFoundError):
-        inner = explain_error(error.__cause__) if error.__cause__ is not None else None
-        return inner or (UnreachableError, "the Hub cannot be reached", "Check the network, then try again")
+    known: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], type[HubError], str, str], ...] = (
+        (hf.OfflineModeIsEnabled, OfflineError, "offline mode is on (HF_HUB_OFFLINE)", "Switch it off"),
+        (hf.GatedRepoError, HubError, "the repository is gated", "Ask for access on its page on the Hub, then log in: hf auth login"),
+        (hf.RepositoryNotFoundError, HubError, "the Hub has no such repository, or this login may not see it",
+         "Check the name; for a private one log in: hf auth login"),
+        (hf.RevisionNotFoundError, HubError, "the repository has no such revision", "Check the branch, tag or commit"),
+        (hf.RemoteEntryNotFoundError, HubError, "the repository lacks a file it should have", "Tell its owner, or use another one"),
+        (hf.HFValidationError, HubError, "that is no repository id, which is ORG/NAME", "Check the name"),
+        (hf.FileMetadataError, HubError, "what answers is not a Hub", "Check HF_ENDPOINT and the proxy settings"),
+        ((json.JSONDecodeError, UnicodeDecodeError), UnreachableError, "the Hub's answer was garbled", "Run it again"),
+    )  # fmt: skip
+    for kinds, made, reason, advice in known:
+        if isinstance(error, kinds):
+            return made, reason, advice
     if isinstance(error, hf.HfHubHTTPError):
         return _status(error.response.status_code)
-    if isinstance(error, hf.HFValidationError):
-        return HubError, "that is no repository id, which is ORG/NAME", "Check the name"
-    if isinstance(error, transport_errors()):
-        reason = f"the connection to the Hub failed ({type(error).__name__})"
-        return UnreachableError, reason, "Check the network, then run it again"
-    if isinstance(error, hf.FileMetadataError):
-        return HubError, "what answers is not a Hub", "Check HF_ENDPOINT and the proxy settings"
+    # The client says that a file is not here, closes, or diffusers falls back to its cache, after something else went wrong.
     if isinstance(error, (RuntimeError, OSError)) and error.__cause__ is not None:
-        # The client closes, or diffusers falls back to its cache, after something else went wrong.
         inner = explain_error(error.__cause__)
         if inner is not None:
             return inner
-    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return UnreachableError, "the Hub's answer was garbled", "Run it again"
+    if isinstance(error, hf.LocalEntryNotFoundError):
+        return UnreachableError, "the Hub cannot be reached", "Check the network, then try again"
+    # The exceptions of the client's HTTP library: httpx2 since huggingface_hub 2, httpx before.
+    if isinstance(error, (hf.HfHubHTTPError.__mro__[1], ConnectionError, TimeoutError)):
+        reason = f"the connection to the Hub failed ({type(error).__name__})"
+        return UnreachableError, reason, "Check the network, then run it again"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return UnreachableError, "a file arrived with another size than was announced", "Run it again"
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
         return HubError, f"{error.strerror}{where}", "Make room or check the permissions, then run it again"
     if isinstance(error, (AttributeError, LookupError, TypeError, ValueError)) and _from_client(error):
-        return UnreachableError, "the Hub's answer was not of the form the client expects", later
+        return UnreachableError, "the Hub's answer was not of the form the client expects", "Try again later"
     return None
-
-
-def transport_errors() -> tuple[type[BaseException], ...]:
-    """Return the exceptions of the client's HTTP library: httpx2 since huggingface_hub 2, httpx before."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = HfHubHTTPError.__mro__[1]
-    return (base, ConnectionError, TimeoutError)
 
 
 def _from_client(error: BaseException) -> bool:
@@ -210,9 +198,9 @@ def _status(status: int) -> tuple[type[HubError], str, str]:
 
 Kind = Literal["model", "space"]
 TAG = "eigenbank"
+"""The tag, from `library_name` in the card, by which sets are found."""
 MAX_ANSWER = 32 * 2**20
 """Longest answer in JSON that is read: the list of a repository of a hundred thousand files."""
-"""The tag, from `library_name` in the card, by which sets are found."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +305,8 @@ def inspect_repo(repo: str, revision: str | None = None, *, kind: Kind = "model"
         problem = f"the Hub names no commit for {repo}, but {commit[:60]!r}"
         raise HubError(problem, advice="Check HF_ENDPOINT")
     files = {
-        sibling.rfilename: RemoteFile(sibling.size or 0, sibling.blob_id, sibling.sha256) for sibling in found.siblings
+        each.rfilename: RemoteFile(each.size or 0, each.blob_id, each.lfs.sha256 if each.lfs else None)
+        for each in found.siblings or []
     }
     return RemoteRepo(repo, commit, files, found.bases)
 
@@ -342,55 +331,44 @@ def check_repo_id(repo: str) -> None:
         raise HubError(message)
 
 
-class Sibling(BaseModel):
-    """A file of a repository, as the Hub lists it."""
+class _Answer(BaseModel):
+    """Part of the client's answer, with every field's type checked: the client passes on whatever the server sent."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, from_attributes=True)
 
+
+class _Lfs(_Answer):
+    sha256: str
+
+
+class _Sibling(_Answer):
     rfilename: str
     size: int | None
     blob_id: str | None
-    sha256: str | None
+    lfs: _Lfs | None
 
 
-class RepoInfo(BaseModel):
-    """The Hub's answer about a repository, with every field's type checked."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
+class RepoInfo(_Answer):
+    """The Hub's answer about a repository."""
 
     id: str
     sha: str | None
-    downloads: int
-    tags: tuple[str, ...]
-    siblings: tuple[Sibling, ...]
+    downloads: int | None = None
+    tags: list[str] | None
+    siblings: list[_Sibling] | None
 
     @property
     def bases(self) -> tuple[str, ...]:
         """The base models, from the tags that the Hub derives from a repository's card."""
-        named = [tag.removeprefix("base_model:") for tag in self.tags if tag.startswith("base_model:")]
+        named = [tag.removeprefix("base_model:") for tag in self.tags or [] if tag.startswith("base_model:")]
         return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
 
 
 def parse_info(info: "ModelInfo | SpaceInfo") -> RepoInfo | None:
     """Check the types in the client's answer; None where a field is of another type."""
     try:
-        siblings = tuple(
-            Sibling(
-                rfilename=each.rfilename,
-                size=each.size,
-                blob_id=each.blob_id,
-                sha256=each.lfs.sha256 if each.lfs is not None else None,
-            )
-            for each in info.siblings or []
-        )
-        return RepoInfo(
-            id=info.id,
-            sha=info.sha,
-            downloads=getattr(info, "downloads", None) or 0,
-            tags=tuple(info.tags or ()),
-            siblings=siblings,
-        )
-    except (ValidationError, TypeError, AttributeError):  # the client passes on whatever the server sent
+        return RepoInfo.model_validate(info)
+    except ValidationError:
         return None
 
 

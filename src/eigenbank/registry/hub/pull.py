@@ -120,7 +120,7 @@ def find_repos(model: str | None = None, *, author: str | None = None) -> list[C
     with hub_errors(what, "nothing was changed"):
         listed = list(hub_api().list_models(filter=tags, author=author, expand=["sha", "tags", "downloads"]))
     found = [
-        Candidate(info.id, info.sha or "", info.downloads, info.bases)
+        Candidate(info.id, info.sha or "", info.downloads or 0, info.bases)
         for info in map(parse_info, listed)
         if info is not None and is_repo_id(info.id) and is_commit(info.sha)
     ]
