@@ -318,7 +318,6 @@ class LruCache(Generic[K, V]):
         self.room = room
         self._size = size
         self._values: OrderedDict[K, V] = OrderedDict()
-        self._taken = 0
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:
@@ -332,15 +331,10 @@ class LruCache(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Add a value; others may be dropped."""
         with self._lock:
-            self._drop(key)
             self._values[key] = value
-            self._taken += self._size(value)
-            while self._taken > self.room and len(self._values) > 1:
-                self._drop(next(iter(self._values)))
+            self._values.move_to_end(key)
+            while len(self._values) > 1 and sum(map(self._size, self._values.values())) > self.room:
+                self._values.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._values)
-
-    def _drop(self, key: K) -> None:
-        if key in self._values:
-            self._taken -= self._size(self._values.pop(key))

@@ -12,13 +12,13 @@ from typing import Any
 
 from eigenbank.schemas.errors import EigenbankError
 
-KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "families": ("finds the layers of a checkpoint", ("name", "describes", "find")),
-    "labelers": ("names directions by what they do", ("name", "applies", "open")),
-    "recipes": ("says of what matrix the eigenvectors are", ("name", "needs", "form", "sides", "summary")),
-    "loaders": ("makes pipelines steerable", ("name", "knows", "open")),
+KINDS = {
+    "families": ("name", "describes", "find"),
+    "labelers": ("name", "applies", "open"),
+    "recipes": ("name", "needs", "form", "sides", "summary"),
+    "loaders": ("name", "knows", "open"),
 }
-"""The kinds of plugins, each the end of a group's name: what they do, and the attributes they must have."""
+"""The kinds of plugins, each the end of a group's name, and the attributes they must have."""
 
 
 class PluginError(EigenbankError):
@@ -27,19 +27,12 @@ class PluginError(EigenbankError):
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin: the group and name it is registered under, the package it is of, and the object, or why there is none."""
+    """A plugin: the name it is registered under, the package it is of, and the object, or why there is none."""
 
-    group: str
     name: str
     owner: str
-    value: str
     object: Any = None
     problem: str | None = None
-
-    @property
-    def status(self) -> str:
-        """`loaded` or `skipped`."""
-        return "loaded" if self.problem is None else "skipped"
 
 
 def load_plugins(kind: str) -> list[Plugin]:
@@ -70,9 +63,9 @@ def _loaded(kind: str, points: tuple[EntryPoint, ...]) -> list[Plugin]:
         loaded, problem = None, None
         try:
             loaded = point.load()
-            missing = [name for name in KINDS[kind][1] if not hasattr(loaded, name)]
+            missing = [name for name in KINDS[kind] if not hasattr(loaded, name)]
             problem = f"it lacks {', '.join(missing)}" if missing else None
         except Exception as error:  # another package's plugin must not take the program down
             problem = f"{type(error).__name__}: {error}"
-        found[point.name] = Plugin(group, point.name, owner, point.value, None if problem else loaded, problem)
+        found[point.name] = Plugin(point.name, owner, None if problem else loaded, problem)
     return list(found.values())

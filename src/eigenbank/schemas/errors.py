@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,6 @@ from eigenbank.schemas.printable import PRINTABLE, printable
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-Where = tuple[int | str, ...]
-"""A position in a document, as pydantic gives it: `("directions", 0, "rank")`."""
 
 
 class EigenbankError(Exception):
@@ -135,20 +132,17 @@ class PhotoError(EigenbankError):
     """A photo cannot be read, or not by this pipeline."""
 
 
-def first_problem(
-    error: ValueError, whole: str = "the document", named: Callable[[Where], Where] = lambda where: where
-) -> str:
+def first_problem(error: ValueError, whole: str = "the document") -> str:
     """Say what pydantic, or the parser before it, found wrong first, and where: `directions.0.rank: Field required`.
 
-    `whole` names what was validated, for a problem with no field of its own; `named` translates pydantic's position into
-    one that the user knows.
+    `whole` names what was validated, for a problem with no field of its own.
     """
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
         return f"{whole}: {'Invalid JSON: ' if isinstance(error, json.JSONDecodeError) else ''}{error}"
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, named(first["loc"]))) or whole
+    where = ".".join(map(str, first["loc"])) or whole
     return f"{where}: {in_words(first)}"
 
 
