@@ -71,7 +71,7 @@ class _OnHub:
         from eigenbank.builders.checkpoints.hub import small_file
         from eigenbank.loaders.drawing import check_checkpoint
         from eigenbank.plans.transport import fetch_pipeline
-        from eigenbank.registry.hub.client import offline
+        from eigenbank.registry.hub.client import fetch_file, offline
 
         file, revision = self.file, self.revision
         if file is None and not offline():
@@ -85,7 +85,7 @@ class _OnHub:
                 variant = needed_variant(names)
         check()
         if file is not None:
-            return self.attempt(lambda: _fetch_file(self.repo, file, revision))
+            return self.attempt(lambda: fetch_file(self.repo, file, revision, "nothing was drawn"))
         return self.attempt(lambda: fetch_pipeline(self.repo, revision, variant))
 
 
@@ -181,16 +181,6 @@ def _to_draw(model: str, revision: str | None) -> tuple[str, Path | _OnHub]:
             raise
         here = error
     return model, _OnHub(model, None, revision, lambda error: UnknownNameError(f"{here} On the Hub: {error}"))
-
-
-def _fetch_file(repo: str, name: str, revision: str | None) -> Path:
-    """Find a file of a repository in the client's cache, or fetch it."""
-    from huggingface_hub import hf_hub_download
-
-    from eigenbank.registry.hub.client import hub_errors
-
-    with hub_errors(f"fetching {repo}/{name}", "nothing was drawn"):
-        return Path(hf_hub_download(repo, name, revision=revision))
 
 
 @explaining(outcome="nothing was built")

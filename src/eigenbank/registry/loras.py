@@ -50,7 +50,10 @@ def lora_file(record: LoraRecord) -> Path:
     path = _kept(record)
     inside = _ON_HUB.fullmatch(record.origin)
     if not path.is_file() and inside is not None:
-        path = _fetched(*inside.groups())
+        from eigenbank.registry.hub.client import fetch_file
+
+        repo, commit, name = inside.groups()
+        path = fetch_file(repo, name, commit)
     if not path.is_file():
         problem = f"the file of {record.id} ({record.origin}) is not on this machine, and its set does not hold it"
         raise SourceError(problem, advice="Get the file, and give it to `eigenbank import-lora` once")
@@ -76,7 +79,7 @@ def _found(source: str) -> tuple[Path, str]:
         raise SourceError(
             problem, outcome=_NOTHING, advice="Give a .safetensors file, a repository, or REPOSITORY/FILE"
         )
-    from eigenbank.registry.hub.client import inspect_repo
+    from eigenbank.registry.hub.client import fetch_file, inspect_repo
 
     remote = inspect_repo(inside[1] if inside else source)
     files = [each for each in remote.files if each.endswith(".safetensors")]
@@ -84,7 +87,7 @@ def _found(source: str) -> tuple[Path, str]:
     if name not in remote.files:
         problem = f"{remote.repo} has no file {name}"
         raise SourceError(problem, outcome=_NOTHING, advice=f"It has {', '.join(files[:10]) or 'no safetensors file'}")
-    return _fetched(remote.repo, remote.commit, name), f"{remote.repo}@{remote.commit}/{name}"
+    return fetch_file(remote.repo, name, remote.commit), f"{remote.repo}@{remote.commit}/{name}"
 
 
 def _only(names: list[str], source: str, form: str) -> str:
@@ -92,15 +95,6 @@ def _only(names: list[str], source: str, form: str) -> str:
         return names[0]
     problem = f"{source} holds {len(names)} safetensors files{': ' if names else ''}{', '.join(names[:10])}"
     raise SourceError(problem, outcome=_NOTHING, advice=f"Name one: {form}" if names else "")
-
-
-def _fetched(repo: str, commit: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    from eigenbank.registry.hub.client import hub_errors
-
-    with hub_errors(f"fetching {repo}/{name}"):
-        return Path(hf_hub_download(repo, name, revision=commit))
 
 
 def _check(path: Path, source: str) -> None:

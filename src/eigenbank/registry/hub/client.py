@@ -21,7 +21,6 @@ from eigenbank.schemas.errors import ConflictError, EigenbankError, HubError, Of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo, SpaceInfo
 
 
 _PREFIX = "hub:"
@@ -196,7 +195,7 @@ def _status(status: int) -> tuple[type[HubError], str, str]:
     return HubError, f"the Hub refused (status {status})", "Check the names, then run it again"
 
 
-Kind = Literal["model", "space"]
+Kind = Literal["model", "dataset", "space"]
 TAG = "eigenbank"
 """The tag, from `library_name` in the card, by which sets are found."""
 MAX_ANSWER = 32 * 2**20
@@ -294,9 +293,7 @@ def inspect_repo(repo: str, revision: str | None = None, *, kind: Kind = "model"
     """Ask which commit and files a repository has. Raises HubError; UnreachableError when the Hub does not answer."""
     check_repo_id(repo)
     with hub_errors(f"looking at {repo}{f'@{revision}' if revision else ''} on the Hub"):
-        ask = hub_api().space_info if kind == "space" else hub_api().model_info
-        info: ModelInfo | SpaceInfo = ask(repo, revision=revision, files_metadata=True)
-    found = parse_info(info)
+        found = parse_info(hub_api().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True))
     if found is None:
         problem = f"the Hub's answer about {repo} is not of the form expected"
         raise UnreachableError(problem, advice="Check HF_ENDPOINT, or try again later")
@@ -322,6 +319,14 @@ def inspect_or_none(repo: str, revision: str | None = None, kind: Kind = "model"
         if type(error.__cause__) in (RepositoryNotFoundError, RevisionNotFoundError):
             return None
         raise
+
+
+def fetch_file(repo: str, name: str, revision: str | None, outcome: str = "", kind: Kind = "model") -> Path:
+    """Return a file of a repository from the client's cache, fetched if need be. Raises HubError; `outcome` as in `hub_errors`."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(f"fetching {name} of {repo}{f'@{revision}' if revision else ''}", outcome):
+        return Path(hf_hub_download(repo, name, repo_type=kind, revision=revision))
 
 
 def check_repo_id(repo: str) -> None:
@@ -364,8 +369,8 @@ class RepoInfo(_Answer):
         return tuple(dict.fromkeys(name.rpartition(":")[2] for name in named))
 
 
-def parse_info(info: "ModelInfo | SpaceInfo") -> RepoInfo | None:
-    """Check the types in the client's answer; None where a field is of another type."""
+def parse_info(info: object) -> RepoInfo | None:
+    """Check the types in the client's answer about a repository; None where a field is of another type."""
     try:
         return RepoInfo.model_validate(info)
     except ValidationError:

@@ -24,6 +24,7 @@ from eigenbank.registry.hub.client import (
     cached_commits,
     check_online,
     check_repo_id,
+    fetch_file,
     folder_of,
     hub_api,
     hub_errors,
@@ -407,8 +408,6 @@ def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: 
     A damaged copy in the cache is quarantined and downloaded again; a damaged download is quarantined and refused. Raises
     HubError.
     """
-    from huggingface_hub import hf_hub_download
-
     info = remote.files.get(name)
     where = remote.at.short
     if info is None:
@@ -417,8 +416,7 @@ def _download_file(remote: RemoteRepo, name: str, entry: FileEntry | None, log: 
     blob = repo_cache(remote.repo) / "blobs" / (info.sha256 or info.oid or "none")
     while True:
         was_there = (remote.at.folder / name).exists() or blob.exists()
-        with hub_errors(f"fetching {name} of {where}", NOT_IMPORTED):
-            path = Path(hf_hub_download(remote.repo, name, revision=remote.commit))
+        path = fetch_file(remote.repo, name, remote.commit, NOT_IMPORTED)
         wrong = info.mismatch(path) if entry is None else file_mismatch(path, entry)
         if wrong is None:
             return path

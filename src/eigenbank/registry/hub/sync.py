@@ -8,7 +8,6 @@ take the place of the listing: a dataset repository whose index.json names publi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import FailFast, Field, StringConstraints
@@ -18,11 +17,8 @@ from eigenbank.progress import Log
 from eigenbank.registry.catalog import Catalog, SetRow
 from eigenbank.registry.files import parse_as, read_bounded
 from eigenbank.registry.hub.client import (
-    RemoteFile,
     check_online,
-    check_repo_id,
-    hub_api,
-    hub_errors,
+    fetch_file,
     inspect_repo,
     is_repo_id,
     parse_location,
@@ -75,8 +71,6 @@ class SyncResult:
     model: str | None
     outcome: Literal["added", "updated", "unchanged", "kept", "refused", "failed"]
     reason: str = ""
-    silent: bool = False
-    """Whether it failed because the Hub did not answer."""
 
 
 def sync(catalog: Catalog, *, author: str | None = None, index: str | None = None, log: Log) -> Iterator[SyncResult]:
@@ -106,9 +100,13 @@ def sync(catalog: Catalog, *, author: str | None = None, index: str | None = Non
             if note.outcome == "refused" or (other is not None and not _replaceable(other, candidate.repo)):
                 yield SyncResult(candidate.repo, candidate.commit, note.model, "unchanged", note.reason)
                 continue
-        done = _add(catalog, candidate, sets, log)
+        try:
+            done = _add(catalog, candidate, sets, log)
+            unanswered = 0
+        except UnreachableError as error:
+            done = SyncResult(candidate.repo, candidate.commit, None, "failed", str(error))
+            unanswered += 1
         yield done
-        unanswered = unanswered + 1 if done.outcome == "failed" and done.silent else 0
         if unanswered == _PATIENCE:
             problem = f"the Hub did not answer for {unanswered} repositories in a row: {done.reason}"
             raise UnreachableError(problem, outcome="the others were not looked at", advice="Run it again later")
@@ -120,20 +118,21 @@ def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], Set
         with explaining(outcome=_UNCHANGED):
             remote = inspect_repo(repo, commit)
             manifest = download_manifest(remote, model=None, log=log)
-    except OfflineError:
+    except (OfflineError, UnreachableError):
         raise
     except RefusedError as error:
-        _note(repo, commit, "refused", str(error))
+        _note(repo, commit=commit, outcome="refused", reason=str(error), model=None, revision=None)
         return SyncResult(repo, commit, None, "refused", str(error))
     except HubError as error:
-        return SyncResult(repo, commit, None, "failed", str(error), silent=isinstance(error, UnreachableError))
+        return SyncResult(repo, commit, None, "failed", str(error))
     checkpoint = manifest.checkpoint
     key = checkpoint.model_id, checkpoint.revision or ""
     known = sets.get(key)
     if known is not None and not _replaceable(known, repo):
         where = known.repo if parse_location(known.location) is not None else known.location
         reason = f"the catalog has a set of {checkpoint.model_id} from {where}; `eigenbank pull {repo}` takes this one"
-        _note(repo, commit, "kept", reason, checkpoint.model_id, checkpoint.revision)
+        model, revision = checkpoint.model_id, checkpoint.revision
+        _note(repo, commit=commit, outcome="kept", reason=reason, model=model, revision=revision)
         return SyncResult(repo, commit, checkpoint.model_id, "kept", reason)
     try:
         add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)))
@@ -150,41 +149,21 @@ def _replaceable(known: SetRow, repo: str) -> bool:
     return parse_location(known.location) is not None and known.repo == repo
 
 
-def _note(
-    repo: str,
-    commit: str,
-    outcome: Literal["refused", "kept"],
-    reason: str,
-    model: str | None = None,
-    revision: str | None = None,
-) -> None:
-    update = {
-        "commit": commit,
-        "outcome": outcome,
-        "reason": reason,
-        "model": model,
-        "revision": revision,
-        "version": eigenbank.__version__,
-    }
-    write_note(repo, read_note(repo).model_copy(update=update))
+def _note(repo: str, **decided: str | None) -> None:
+    """Remember why a commit was not taken."""
+    write_note(repo, read_note(repo).model_copy(update={**decided, "version": eigenbank.__version__}))
 
 
 def read_index(repo: str, *, author: str | None, log: Log) -> list[Candidate]:
     """Read the sets that an index names, in its order. Raises HubError when there is none, or it is malformed."""
-    from huggingface_hub import hf_hub_download
-
-    check_repo_id(repo)
-    with hub_errors(f"reading the index {repo}"):
-        info = hub_api().dataset_info(repo, files_metadata=True)
-    listed = next((sibling for sibling in info.siblings or [] if sibling.rfilename == _INDEX), None)
-    if listed is None or (listed.size or 0) > _MAX_INDEX_BYTES:
+    remote = inspect_repo(repo, kind="dataset")
+    listed = remote.files.get(_INDEX)
+    if listed is None or listed.size > _MAX_INDEX_BYTES:
         found = "none" if listed is None else f"one of {listed.size:,} bytes"
         problem = f"{repo} is no index: expected an {_INDEX} of at most {_MAX_INDEX_BYTES:,} bytes, found {found}"
         raise HubError(problem)
-    with hub_errors(f"fetching the index {repo}"):
-        path = Path(hf_hub_download(repo, _INDEX, repo_type="dataset", revision=info.sha))
-    sha256 = listed.lfs.sha256 if listed.lfs is not None else None
-    wrong = RemoteFile(listed.size or 0, listed.blob_id, sha256).mismatch(path)
+    path = fetch_file(repo, _INDEX, remote.commit, kind="dataset")
+    wrong = listed.mismatch(path)
     if wrong is not None:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
