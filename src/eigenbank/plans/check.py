@@ -60,11 +60,9 @@ def check_entries(entries: Sequence[PlanEntry], plan: Plan, progress: Progress =
     check_online("checking a plan", "nothing was checked")
     found = []
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for number, one in enumerate(
-            pool.map(lambda entry: _check_entry(entry, entry.settings(plan.defaults)), entries)
-        ):
+        for one in pool.map(lambda entry: _check_entry(entry, entry.settings(plan.defaults)), entries):
             found.append(one)
-            progress(one.entry.id, number + 1, len(entries))
+            progress(one.entry.id, len(found), len(entries))
     return found
 
 

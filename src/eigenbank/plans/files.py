@@ -44,22 +44,18 @@ def lock_path(plan: Path) -> Path:
 def read_plan(path: Path) -> Plan:
     """Read a plan file. Raises PlanError, which lists every wrong entry with what is wrong about it."""
     found = _toml(path)
-    problems = []
+    plan, problems = Plan(), []
     try:
         plan = Plan.model_validate(found)
     except ValidationError as error:
         problems = [_problem(found, each) for each in error.errors(include_url=False)]
-        problems += _duplicates("id", _ids(found), "Give each its own id; repo says where it is")
-    else:
-        ids = [entry.id for entry in plan.checkpoint]
-        problems = _duplicates("id", ids, "Give each its own id; repo says where it is")
-        if not problems:
-            names = [entry.directions_name for entry in plan.checkpoint]
-            problems = _duplicates("repository to publish in", names, "Set publish_as") + _invalid_repositories(
-                plan.checkpoint
-            )
-        if not problems:
-            return plan
+    problems += _duplicates("id", _ids(found), "Give each its own id; repo says where it is")
+    if not problems:
+        names = [entry.directions_name for entry in plan.checkpoint]
+        problems = _duplicates("repository to publish in", names, "Set publish_as")
+        problems += _invalid_repositories(plan.checkpoint)
+    if not problems:
+        return plan
     more = len(problems) - MAX_PROBLEMS
     lines = [*problems[:MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
     message = f"{path} is not a valid plan: nothing was done. Fix it:\n  " + "\n  ".join(lines)

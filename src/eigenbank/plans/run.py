@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,7 +128,9 @@ class Run:
                     attempts = self._publish(run)
                     seconds = time.perf_counter() - started
                 else:
-                    outcome, attempts = executor.perform(self._task(run, step), self._progress_of(run))
+                    outcome, attempts = executor.perform(
+                        self._task(run, step), partial(self.observer.progress, run.entry.id)
+                    )
                     if isinstance(outcome, StepFailure):
                         return self._failed(run, step, outcome, attempts)
                     seconds, bytes_read = outcome.seconds, outcome.bytes_read
@@ -147,9 +150,6 @@ class Run:
         run.reports.append(report)
         run.steps.pop(0)
 
-    def _progress_of(self, run: EntryRun) -> Callable[[str, int, int], None]:
-        return lambda what, done, total: self.observer.progress(run.entry.id, what, done, total)
-
     def _task(self, run: EntryRun, step: Step) -> StepTask:
         """Return the step with everything a worker needs for it."""
         assert run.revision is not None
@@ -159,10 +159,10 @@ class Run:
 
     def _folder(self, run: EntryRun) -> Path:
         """Return where the checkpoint's set lies; fetched first, if it is published and not on this machine."""
-        if run.folder is not None:
-            return run.folder
-        assert run.row is not None
-        return folder_for(run.row, log=self.observer.log)
+        if run.folder is None:
+            assert run.row is not None
+            run.folder = folder_for(run.row, log=self.observer.log)
+        return run.folder
 
     def _enter(self, run: EntryRun, result: StepResult, staging: Path) -> None:
         """Write a worker's set to disk and enter it into the catalog; no other place does."""
@@ -247,31 +247,21 @@ def staging_folder() -> Iterator[Path]:
     """
     from filelock import FileLock, Timeout
 
-    root, lock = home() / "staging", FileLock(home() / "staging.lock", timeout=0)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        message = f"another plan is running with the same home, {home()}: nothing was done. Wait for it, or set EIGENBANK_HOME"
-        raise PlanError(message) from None
-    except OSError as error:
-        raise _no_staging(root, error) from error
-    try:
-        for leftover in root.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+    root = home() / "staging"
+    with ExitStack() as stack:
         try:
-            folder = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(home() / "staging.lock", timeout=0))
+            for leftover in root.iterdir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            made = tempfile.TemporaryDirectory(prefix="run-", dir=root, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+        except Timeout:
+            message = f"another plan is running with the same home, {home()}: nothing was done. Wait for it, or set EIGENBANK_HOME"
+            raise PlanError(message) from None
         except OSError as error:
-            raise _no_staging(root, error) from error
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        lock.release()
-
-
-def _no_staging(root: Path, error: OSError) -> PlanError:
-    return PlanError(
-        f"{root} cannot be written ({error.strerror}): nothing was built. Make room, or set EIGENBANK_HOME"
-    )
+            message = (
+                f"{root} cannot be written ({error.strerror}): nothing was built. Make room, or set EIGENBANK_HOME"
+            )
+            raise PlanError(message) from error
+        yield folder

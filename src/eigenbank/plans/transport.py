@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from eigenbank.registry.files import parse_json, read_bounded
-from eigenbank.registry.sets.folder import MANIFEST, file_digest, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, file_mismatch, read_manifest
 from eigenbank.schemas.errors import SetError, UnreachableError
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def unpack(files: SetFiles, folder: Path) -> Path:
         for name, entry in read_manifest(folder).files.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(files[name])
-            if file_digest(folder / name) != entry.sha256:
+            if file_mismatch(folder / name, entry):
                 message = (
                     f"{name}, received from a worker, is not what its manifest says: nothing was kept. Run it again"
                 )
