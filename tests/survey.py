@@ -109,9 +109,8 @@ class Witness(TorchFunctionMode):
 
 def survey(name: str, kind: Any) -> Result | None:
     """What discovery and the witness say; None for a class that cannot be instantiated from its defaults."""
-    from eigenbank.builders.discovery.cases import CASES
     from eigenbank.builders.discovery.fake_weights import with_fake_weights
-    from eigenbank.builders.discovery.inputs import candidates
+    from eigenbank.builders.discovery.inputs import attempts
     from eigenbank.builders.discovery.layers import trace_layers
     from eigenbank.builders.discovery.trace import Tracer
 
@@ -121,7 +120,7 @@ def survey(name: str, kind: Any) -> Result | None:
             model = kind.from_config(config)
     except Exception:  # whatever a constructor without arguments raises
         return None
-    found = trace_layers(model, CASES)
+    found = trace_layers(model)
     model = with_fake_weights(model)
     witness = Witness()
     hooks = []
@@ -130,10 +129,8 @@ def survey(name: str, kind: Any) -> Result | None:
         hooks.append(module.register_forward_hook(lambda *_: witness.inside.pop(), always_call=True))
     followed = False
     # Where discovery could not follow the class, the witness, which is given the same arguments, cannot either.
-    trials = (
-        () if found.note and "could not be followed" in found.note else candidates(model, dict(model.config), CASES)
-    )
-    for arguments in trials:
+    for attempt in () if found.note and "could not be followed" in found.note else attempts(model):
+        arguments = attempt.arguments()
         witness.saw.clear()
         witness.inside.clear()
         try:

@@ -153,11 +153,10 @@ def make(kind: str, config: dict[str, Any] | None = None) -> nn.Module:
 
 def calls(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Arguments to try the model with, the tokens random: image from `seed`, all else always the same."""
-    from eigenbank.builders.discovery.cases import CASES
-    from eigenbank.builders.discovery.inputs import candidates
+    from eigenbank.builders.discovery.inputs import attempts
 
-    for arguments in candidates(model, dict(model.config), CASES):
-        yield filled(arguments, seed)
+    for attempt in attempts(model):
+        yield filled(attempt.arguments(), seed)
 
 
 def filled(arguments: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -333,7 +333,7 @@ class GuidedNet(torch.nn.Module):
 def test_a_conv1d_projection_of_guided_diffusion_is_split_in_its_own_order(legacy: bool) -> None:
     with torch.device("meta"):
         model = GuidedNet(heads=2, legacy=legacy)
-    (layer,) = trace_layers(model, {}).layers
+    (layer,) = trace_layers(model).layers
     assert (layer.name, layer.kind, layer.heads, layer.width, layer.norm_inside) == (
         "attention",
         "spatial",

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import eigenbank as eb
-from eigenbank.builders.discovery.cases import CASES
 from eigenbank.builders.discovery.families import discover
 from eigenbank.builders.discovery.inputs import attempts
 from eigenbank.loaders.export import ExportTerm
@@ -315,7 +314,7 @@ def test_exactly_the_images_tokens_move_whatever_the_sizes_of_image_and_text(kin
 
 def sizes(model: nn.Module) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Arguments the model takes, and the same with another image: in one size, and in those others that it takes."""
-    for attempt in attempts(model, dict(model.config), CASES):
+    for attempt in attempts(model):
         found = []
         for each in (attempt, *attempt.others()):
             pair = tuple(zoo.filled(each.arguments(), seed) for seed in (0, 7))

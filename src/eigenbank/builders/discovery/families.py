@@ -58,12 +58,11 @@ class DiffusersFamily:
         """Find the self-attention layers of the class the config names. Raises SourceError."""
         from pydantic import ValidationError
 
-        from eigenbank.builders.discovery.cases import CASES
         from eigenbank.builders.discovery.fake_weights import empty_model
         from eigenbank.builders.discovery.layers import trace_layers
 
         try:
-            return trace_layers(empty_model(config), CASES)
+            return trace_layers(empty_model(config))
         except ValidationError as error:  # a layer beyond what a set may describe
             problem = f"this config.json asks for {first_problem(error, 'layers')}"
             raise SourceError(problem) from error

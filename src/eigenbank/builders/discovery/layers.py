@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eigenbank.builders.discovery.fake_weights import with_fake_weights
 from eigenbank.builders.discovery.families import Discovery
-from eigenbank.builders.discovery.inputs import Attempt, Maker, attempts
+from eigenbank.builders.discovery.inputs import Attempt, attempts
 from eigenbank.builders.discovery.token_positions import Located, ModuleRecorder
 from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position, tag_norm
 from eigenbank.builders.discovery.trace import Operand, Trace, TracedAttention, Tracer
@@ -29,16 +29,13 @@ _BIASES: dict[Role, Role] = {
 }  # fmt: skip
 
 
-def trace_layers(model: nn.Module, cases: Mapping[str, Mapping[str, Maker]]) -> Discovery:
-    """Find the self-attention layers of a model on the meta device, in the order of its modules.
-
-    `cases` has the arguments that only some classes take, as in `cases.py`. The model's weights are fake ones after.
-    """
+def trace_layers(model: nn.Module) -> Discovery:
+    """Find the self-attention layers of a model on the meta device, in the order of its modules. Its weights are fake ones after."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     model = with_fake_weights(model)
     recorder = ModuleRecorder(model)
     with _tagging_norms(model), recorder.recording(), _plain_flex(), _silent(), torch.no_grad():
-        trace, problem, attempt = _follow(model, cases, recorder)
+        trace, problem, attempt = _follow(model, recorder)
         found, excluded = _layers(model, trace, recorder, shapes)
         again: list[dict[str, tuple[Layer, dict[Site, Located]]]] = []
         if attempt is not None and any(
@@ -105,15 +102,13 @@ def _note(kind: str, found: list[Layer], undecided: list[Layer], problem: str | 
     return f"{kind}: {'; '.join(said)}" if said else None
 
 
-def _follow(
-    model: nn.Module, cases: Mapping[str, Mapping[str, Maker]], recorder: ModuleRecorder
-) -> tuple[Trace, str | None, Attempt | None]:
+def _follow(model: nn.Module, recorder: ModuleRecorder) -> tuple[Trace, str | None, Attempt | None]:
     """Run a model with fake weights on the first arguments it accepts.
 
     Returns the trace, None and what it accepted; where it accepts nothing, the trace that came furthest and what it failed on.
     """
     best, problem = Trace(), "no arguments fit"
-    for attempt in attempts(model, dict(getattr(model, "config", {})), cases):
+    for attempt in attempts(model):
         recorder.clear()
         tracer, failed = _traced(model, attempt)
         if failed is None:
