@@ -534,10 +534,10 @@ def export_all(
 
 def _check_matches(denoiser: Any, terms: "Iterable[ExportTerm]") -> None:
     """Raise MatchError for the first direction that is none of the denoiser's weights."""
-    from eigenbank.loaders.steer import check_match
+    from eigenbank.loaders.plugins import target_of
+    from eigenbank.loaders.steer import matching_denoisers
 
-    for term in terms:
-        check_match(denoiser, term.direction)
+    matching_denoisers(target_of(denoiser), [term.direction for term in terms], force=False)
 
 
 def _denoiser_for(bank: DirectionSet, pipe: Any, checkpoint: str | Path | None) -> "tuple[Any, ReadWeight | None]":

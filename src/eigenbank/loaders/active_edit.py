@@ -1,9 +1,10 @@
 """What an edit adds on one denoiser: its terms, the hooks that add them at their sites, and which of them a run has met."""
 
+import contextlib
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,10 +31,8 @@ from eigenbank.schemas.recipe import Site, Window
 
 _numbers = itertools.count()
 
-CACHES = {
-    "faster_cache_denoiser": "FasterCache works out the unconditional branch without calling the denoiser",
-}
-"""Hooks of diffusers on a denoiser that change its batch behind an edit's back, and how."""
+FASTER_CACHE = "faster_cache_denoiser"
+"""The hook of diffusers on a denoiser that changes its batch behind an edit's back."""
 
 
 @dataclass
@@ -153,9 +152,9 @@ class ActiveEdit:
         self.factor = 1.0
         self.sites: list[_EditedSite] = []
         self._placed: list[tuple[str, nn.Module, Addition]] = []
-        self._counters: dict[TokenCount, tuple[TokenCounter, Callable[[], None]]] = {}
+        self._counters: dict[TokenCount, TokenCounter] = {}
+        self._undo = contextlib.ExitStack()
         self._number = f"edit-{next(_numbers)}"
-        self._watcher: DenoiserCallWatcher | None = None
         self._thread: int | None = None
         # What the last call was: how far the run, its batch with the rows of each branch, and its spatial shape.
         self._done = 0.0
@@ -173,14 +172,16 @@ class ActiveEdit:
             self.sites.append(edited)
             if self.fuse:
                 edited.bias = FusedBias(self.target, self.denoiser, layer, layer.lengths[site].length)
+                self._undo.callback(edited.bias.remove)
                 edited.bias.attach()
             else:
                 self._place(edited, layer, site)
         self._refuse_caches()
         self._refuse_shared()
         if not self.fuse:
-            self._watcher = DenoiserCallWatcher(self.target, self.name, self._called, needed=self._needs_calls())
-            self._watcher.attach()
+            watcher = DenoiserCallWatcher(self.target, self.name, self._called, needed=self._needs_calls())
+            self._undo.callback(watcher.remove)
+            watcher.attach()
         self.refresh()
 
     def _place(self, edited: _EditedSite, layer: Layer, site: Site) -> None:
@@ -202,10 +203,9 @@ class ActiveEdit:
     def _counter(self, count: TokenCount | None) -> TokenCounter | None:
         """Return the counter for the sites that are counted in the same place, put there if there is none."""
         if count is not None and count not in self._counters:
-            counter = TokenCounter(count)
-            undo = put_on(self.target.module(self.denoiser, count.module), counter)
-            self._counters[count] = counter, undo
-        return None if count is None else self._counters[count][0]
+            self._counters[count] = TokenCounter(count)
+            self._undo.callback(put_on(self.target.module(self.denoiser, count.module), self._counters[count]))
+        return None if count is None else self._counters[count]
 
     def _follow_modules(self) -> None:
         """Move additions to the modules that took the place of theirs, as adapters do when they are loaded or unloaded."""
@@ -218,19 +218,10 @@ class ActiveEdit:
 
     def remove(self) -> None:
         """Take the hooks away and restore fused biases. Harmless when there are none."""
-        if self._watcher is not None:
-            self._watcher.remove()
-            self._watcher = None
-        while self._placed:
-            _, module, addition = self._placed.pop()
-            detach(module, addition, f"{self._number}/{len(self._placed)}")
-        while self._counters:
-            _, (_, undo) = self._counters.popitem()
-            undo()
-        while self.sites:
-            bias = self.sites.pop().bias
-            if bias is not None:
-                bias.remove()
+        self._undo.close()
+        for number, (_, module, addition) in enumerate(self._placed):
+            detach(module, addition, f"{self._number}/{number}")
+        self._placed, self._counters, self.sites = [], {}, []
 
     def refresh(self) -> None:
         """Work out what every site adds, so that a call of the denoiser costs one addition per site."""
@@ -251,9 +242,8 @@ class ActiveEdit:
 
     def _needs_calls(self) -> bool:
         """Whether the edit depends on the step, the batch or the image's size, so that no call may be missed."""
-        counted = any(each.point.count is not None for edited in self.sites for each in edited.additions)
         per_sample = any(term.at(done).ndim for term in self.terms for done in (0.0, 0.5, 1 - 1e-9))
-        return counted or per_sample or self._changing() or bool(self._branches()) or self.mask is not None
+        return bool(self._counters or self._branches()) or per_sample or self._changing() or self.mask is not None
 
     def _changing(self) -> bool:
         """Whether anything changes over the run."""
@@ -266,17 +256,17 @@ class ActiveEdit:
     def _refuse_caches(self) -> None:
         """Raise SteerError where a cache of diffusers changes the batch that scales per sample or branch count on."""
         registry = hook_registry(self.denoiser)
-        found = {} if registry is None else {name: registry.hooks.get(name) for name in CACHES}
+        hook = None if registry is None else registry.hooks.get(FASTER_CACHE)
+        if hook is None or getattr(hook, "is_guidance_distilled", False):
+            return
         branches = self._branches()
-        for name, hook in found.items():
-            if hook is None or getattr(hook, "is_guidance_distilled", False):
-                continue
-            if branches or any(term.at(0.0).ndim for term in self.terms):
-                message = (
-                    f"{CACHES[name]}: scales per sample and branch={' and '.join(branches) or 'both'!r} cannot be carried out. Use one "
-                    "scale and branch='both', or disable_cache() first. Nothing was changed"
-                )
-                raise SteerError(message)
+        if branches or any(term.at(0.0).ndim for term in self.terms):
+            message = (
+                "FasterCache works out the unconditional branch without calling the denoiser: scales per sample and "
+                f"branch={' and '.join(branches) or 'both'!r} cannot be carried out. Use one scale and branch='both', or "
+                "disable_cache() first. Nothing was changed"
+            )
+            raise SteerError(message)
 
     def _check_alone(self) -> None:
         """Raise SteerError while another thread is in a run of this denoiser: what is set for one call would act on the other."""
@@ -346,7 +336,7 @@ class ActiveEdit:
 
     def _tell_additions(self, call: DenoiserCall) -> None:
         """Tell the additions how many samples there are. Raises MatchError where text and image cannot be told apart."""
-        for counter, _ in self._counters.values():
+        for counter in self._counters.values():
             counter.tokens = None
         for edited in self.sites:
             for addition in edited.additions:
@@ -379,6 +369,5 @@ class ActiveEdit:
                 raise MatchError(message)
             rows = rows.repeat(call.batch // len(rows), 1, 1)
         made = Mask(rows, call.batch, call.latent)
-        for edited in self.sites:
-            for addition in edited.additions:
-                addition.mask = made
+        for _, _, addition in self._placed:
+            addition.mask = made

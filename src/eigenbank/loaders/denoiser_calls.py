@@ -138,14 +138,14 @@ class DenoiserCallWatcher(NotCopyable):
         self.listener = listener
         self.needed = needed
         self._progress: tuple[Any, Callable[[Any], float]] = (None, run_progress(None))
-        self._undo: list[Callable[[], None]] = []
+        self._undo = contextlib.ExitStack()
 
     def attach(self) -> None:
         """Start watching."""
         contexts = _contexts.get(self.denoiser) or _Contexts(self.denoiser)
         _contexts[self.denoiser] = contexts
         contexts.watchers += 1
-        self._undo.append(lambda: contexts.leave(self.denoiser))
+        self._undo.callback(contexts.leave, self.denoiser)
         compiled = compiled_call(self.denoiser)
         if self.wrapper is self.denoiser and compiled is not None:
 
@@ -154,15 +154,13 @@ class DenoiserCallWatcher(NotCopyable):
                 return compiled(*args, **kwargs)
 
             set_compiled_call(self.denoiser, call_and_tell)
-            self._undo.append(lambda: set_compiled_call(self.denoiser, compiled))
+            self._undo.callback(set_compiled_call, self.denoiser, compiled)
         else:
-            listening = self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True)
-            self._undo.append(listening.remove)
+            self._undo.callback(self.wrapper.register_forward_pre_hook(self._before, with_kwargs=True).remove)
 
     def remove(self) -> None:
         """Stop watching. Harmless when it was not."""
-        while self._undo:
-            self._undo.pop()()
+        self._undo.close()
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self.needed or not torch.compiler.is_compiling():

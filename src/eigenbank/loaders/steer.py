@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
 from eigenbank.loaders.active_edit import ActiveEdit, EditTerm, RunRecord, UnmetWarning
 from eigenbank.loaders.adapters import LoraTerm
 from eigenbank.loaders.lookup import RequestedDirection, check_branch, parse_edits, requested_directions
@@ -42,24 +40,15 @@ class Steering:
         self.loras = list(loras)
         self._acting: list[ActiveEdit | LoraTerm] = [*parts, *loras]
         self._run = run
-        self._attached = False
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The first of the pipeline's denoisers."""
-        return next(iter(self.target.denoisers.values()))
-
-    @property
-    def attached(self) -> bool:
+        self.attached = False
         """Whether the edit is acting on the pipeline now."""
-        return self._attached
 
     def attach(self) -> "Steering":
         """Put the hooks in place. Raises SteerError if they are, or where the pipeline's mode refuses the edit."""
         if self.attached:
             message = "this edit is attached already: remove() it first, or make another with steer()"
             raise SteerError(message)
-        self._attached = True
+        self.attached = True
         try:
             for lora in self.loras:  # before the hooks, which then are on the layers that adapters put in place
                 lora.attach(self.target.owner)
@@ -108,7 +97,9 @@ class Steering:
             _check_scales(self.terms)
             was_constant = all(not callable(old) and not as_scale(old, term.key).ndim for term, old in before)
             if self.attached and was_constant and (callable(scale) or as_scale(scale, meant[0].key).ndim):
-                self._anew()
+                for part in self.parts:  # attached again: a scale of another kind may need to be told of every call
+                    part.remove()
+                    part.attach()
         except BaseException:
             for term, old in before:
                 term.scale = old
@@ -123,7 +114,7 @@ class Steering:
         gone = [
             part.name for part in self.parts if unwrapped(getattr(owner, part.name, part.denoiser)) is not part.denoiser
         ]
-        if gone and self._attached:
+        if gone and self.attached:
             text = f"the pipeline's {' and '.join(gone)} was replaced while it was edited: the new one was not. Steer it anew"
             warnings.warn(text, UnmetWarning, stacklevel=2)
         off = [lora.key for lora in self.loras if lora.switched_off()]
@@ -132,18 +123,12 @@ class Steering:
             warnings.warn(text, UnmetWarning, stacklevel=2)
         for part in self._acting:
             part.remove()
-        self._attached = False
+        self.attached = False
         self._run.end()
 
     def forget_run(self) -> None:
         """Forget the run going on, which was cut short: what it did not come to is no fault of the edit."""
         self._run.forget()
-
-    def _anew(self) -> None:
-        """Attach again: a scale of another kind may need to be told of every call."""
-        for part in self.parts:
-            part.remove()
-            part.attach()
 
     def __enter__(self) -> "Steering":
         return self.attach()
@@ -199,7 +184,7 @@ def steer(
         raise SteerError(message)
     wanted = [(each, each.direction) for each in asked if isinstance(each.direction, Direction)]
     directions = [direction for _, direction in wanted]
-    matches = _matches(target, directions, force)
+    matches = matching_denoisers(target, directions, force)
     sites = [each.site or elsewhere or direction.recipe.site for each, direction in wanted]
     terms = []
     for number, (each, direction) in enumerate(wanted):
@@ -262,13 +247,7 @@ def as_site(site: str) -> Site:
     return known[site]
 
 
-def check_match(pipe: Any, direction: Direction, force: bool = False) -> str:
-    """Say how a direction matches a pipeline: `exact`, `transfer 0.98`, or, with `force`, `foreign 0.41`. Raises MatchError."""
-    matches = _matches(target_of(pipe), [direction], force)
-    return merged_matches({name: str(found) for name, found in matches[0].items()})
-
-
-def _matches(target: Target, directions: Sequence[Direction], force: bool) -> list[dict[str, Match]]:
+def matching_denoisers(target: Target, directions: Sequence[Direction], force: bool) -> list[dict[str, Match]]:
     """Return for each direction the denoisers it matches, and how. Raises MatchError where it matches none."""
     layers = [direction.bank.layers[direction.layer] for direction in directions]
     found: list[dict[str, Match]] = [{} for _ in directions]
