@@ -271,53 +271,35 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
     Labels and ids are looked up in `bank`, else in the catalog's set for the model the sliders name, else in the set that
     `set_for_pipeline` finds. Raises UnknownNameError or SteerError.
     """
-    if isinstance(edits, Sliders):
-        return _of_sliders(pipe, edits, bank)
-    found: list[RequestedDirection] = []
-    find: Find | None = None if bank is None else bank.find
-    for key, scale in edits.items():
-        if isinstance(key, Slider):
-            given = key if bank is None else bank.own(key)
-            found.extend(RequestedDirection(key.id, part, weight, scale) for part, weight in _apart(given))
-            continue
-        if not isinstance(key, str):
-            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
-            raise SteerError(message)
-        if find is None:
-            find = partial(find_direction, set_for_pipeline(pipe))
-        named, polarity = find(key)
-        found.extend(RequestedDirection(key, part, polarity * weight, scale) for part, weight in _apart(named))
-    return found
-
-
-def _of_sliders(pipe: Any, sliders: Sliders, bank: DirectionSet | None) -> list[RequestedDirection]:
-    find: Find
-    if bank is None:
-        find = partial(
-            find_direction, set_for_pipeline(pipe) if sliders.model is None else set_in_catalog(sliders.model)
-        )
-    else:
-        find = bank.find
-    if bank is not None and sliders.model not in (None, bank.model_id):
+    model = edits.model if isinstance(edits, Sliders) else None
+    if bank is not None and model not in (None, bank.model_id):
         text = (
-            f"these sliders were made for {sliders.model}, and are looked up among the directions of {bank.model_id}: the "
+            f"these sliders were made for {model}, and are looked up among the directions of {bank.model_id}: the "
             "same name may do something else there"
         )
-        warnings.warn(text, OtherModelWarning, stacklevel=4)  # of whoever calls steer
+        warnings.warn(text, OtherModelWarning, stacklevel=3)  # of whoever calls steer
+    asked: list[tuple[Any, Any, tuple[Any, ...]]]
+    if isinstance(edits, Sliders):
+        asked = [(each.key, each.scale, (each.window, each.branch, each.site)) for each in edits.sliders]
+    else:
+        asked = [(key, scale, ()) for key, scale in edits.items()]
     found: list[RequestedDirection] = []
-    for slider in sliders.sliders:
-        named, polarity = find(slider.key)
-        found.extend(
-            RequestedDirection(
-                slider.key, part, polarity * weight, slider.scale, slider.window, slider.branch, slider.site
-            )
-            for part, weight in _apart(named)
-        )
+    find: Find | None = None if bank is None else bank.find
+    for key, scale, where in asked:
+        polarity = 1
+        if isinstance(key, Slider):
+            name, named = key.id, key if bank is None else bank.own(key)
+        elif isinstance(key, str):
+            if find is None:
+                own = set_for_pipeline(pipe) if model is None else set_in_catalog(model)
+                find = partial(find_direction, own)
+            name, (named, polarity) = key, find(key)
+        else:
+            message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
+            raise SteerError(message)
+        parts: Iterable[tuple[Direction | Lora, float]] = [(named, 1.0)] if isinstance(named, Lora) else named.parts
+        found.extend(RequestedDirection(name, part, polarity * weight, scale, *where) for part, weight in parts)
     return found
-
-
-def _apart(named: Slider) -> "Iterable[tuple[Direction | Lora, float]]":
-    return [(named, 1.0)] if isinstance(named, Lora) else named.parts
 
 
 def edit_name(edits: "Scales | Sliders") -> str:
