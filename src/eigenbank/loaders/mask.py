@@ -56,7 +56,7 @@ def _brightness(picture: Any) -> Tensor:
         # Sixteen bits a pixel: convert() would clip them to the lowest eight.
         picture = picture.convert("F").point(lambda level: level / 257)
     alpha = None
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         alpha = _levels(picture.getchannel("A"))
     level = _levels(picture.convert("L"))

@@ -61,16 +61,11 @@ def open_picture(path: Path) -> "Image":
         raise PhotoError(message) from error
 
 
-def open_photo(path: Path) -> "tuple[Image, list[str]]":
-    """Open a photo as an upright RGB image; also returns what was done to it, in words. Of several frames the first is taken.
-
-    What is transparent is laid on white. Raises PhotoError, as `open_picture` and `to_rgb` do.
-    """
-    return to_rgb(open_picture(path))
-
-
 def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
-    """Turn an image upright and convert it to RGB; also returns what was done, in words. Raises PhotoError for unknown ranges."""
+    """Turn an image upright and convert it to RGB, of several frames the first, on white where it is transparent.
+
+    Also returns what was done, in words. Raises PhotoError for unknown ranges.
+    """
     from PIL import Image, ImageOps
 
     notes = []
@@ -88,7 +83,7 @@ def to_rgb(image: "Image") -> "tuple[Image, list[str]]":
         # Sixteen bits a pixel: convert() would clip them to the lowest eight.
         upright = upright.convert("F").point(lambda value: value / 257).convert("L")
         notes.append("16 bits reduced to 8")
-    if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+    if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         if layer.getchannel("A").getextrema() != (255, 255):
             notes.append("transparency laid on white")
