@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from eigenbank.schemas.errors import SteerError
@@ -65,7 +66,7 @@ class InverseDDIM(_Backwards, DDIMInverseScheduler):  # type: ignore[misc]
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         a, b = self._coefficients(int(timestep))
         found = self._solve(model_output, sample, a, b)
-        return _Output(found) if return_dict else (found,)
+        return SchedulerOutput(found) if return_dict else (found,)
 
     def _coefficients(self, timestep: int) -> tuple[float, float]:
         """Return A and B of the forward step from `timestep`: equation 12 of arXiv 2010.02502 with η = 0, collected."""
@@ -109,14 +110,7 @@ class InverseFlow(_Backwards, FlowMatchEulerDiscreteScheduler):  # type: ignore[
     ) -> Any:
         index = len(self._levels) - 2 - self._visit // (self.repeats + 1)
         found = self._solve(model_output, sample, 1.0, float(self._levels[index + 1] - self._levels[index]))
-        return _Output(found) if return_dict else (found,)
-
-
-class _Output:
-    """The result of a scheduler's step, as diffusers' pipelines read it."""
-
-    def __init__(self, prev_sample: Tensor) -> None:
-        self.prev_sample = prev_sample
+        return SchedulerOutput(found) if return_dict else (found,)
 
 
 def scheduler_pair(scheduler: Any, repeats: int) -> tuple[Any, Any]:
