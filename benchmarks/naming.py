@@ -8,6 +8,7 @@ The set that ships was labelled exhaustively (`make directions`). Each run here 
 import json
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,22 @@ def main(
     known = _words(shipped, labeler.source)
     bare = shipped.labelled({each.id: () for each in shipped.sliders}).composed([])
     pipe = open_pipeline(folder)
-    passes = 0
+    passes: Counter[str] = Counter()
+    part = ""
 
     def count(_module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        nonlocal passes
-        passes += len(args[0])
+        passes[part] += len(args[0])
+
+    def follow(what: str) -> None:
+        nonlocal part
+        part = what
 
     pipe.unet.register_forward_pre_hook(count)
     rows: list[dict[str, Any]] = []
     with Progress() as bar, tempfile.TemporaryDirectory() as cache:
         for run in range(runs):
-            task, passes, started = bar.add_task(f"run {run + 1} of {runs}", total=None), 0, time.monotonic()
+            task, started = bar.add_task(f"run {run + 1} of {runs}", total=None), time.monotonic()
+            passes.clear()
             start = first + 1_000 * run
             settings = LabelSettings(
                 screening=screening, seeds=tuple(range(start, start + seeds)), most=most, per_word=per_word, quality_seeds=0,
@@ -75,7 +81,7 @@ def main(
             )  # fmt: skip
             found = label(
                 pipe, bare, [labeler], settings, cache=Path(cache) / str(run), log=lambda _: None,
-                progress=lambda _, done, total, task=task: bar.update(task, completed=done, total=total),
+                progress=lambda what, done, total, task=task: follow(what) or bar.update(task, completed=done, total=total),
             )  # fmt: skip
             words = _words(found, labeler.source)
             selectivity = [
@@ -83,7 +89,7 @@ def main(
             ]
             rows.append(
                 {
-                    "passes": passes, "seconds": round(time.monotonic() - started), "words": sorted(words), "of_shipped": len(words & known),
+                    "passes": passes.total(), "of_them": dict(passes), "seconds": round(time.monotonic() - started), "words": sorted(words), "of_shipped": len(words & known),
                     "labels": len(selectivity), "selectivity": round(sum(selectivity) / max(1, len(selectivity)), 3),
                 }
             )  # fmt: skip

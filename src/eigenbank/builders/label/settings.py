@@ -17,6 +17,9 @@ Screening = Literal["predicted", "drawn"]
 ROUNDS = ((1, 1), (1 / 2, 1), (1 / 4, 2), (1 / 8, 4))
 """Screening by predicted images: the share of the directions that is looked at, and on how many eighths of the seeds."""
 
+FEWEST = 350
+"""So many directions are looked at on all seeds, if there are: composites are fitted to what is left, and are the better for more."""
+
 Spot = tuple[str, ...]
 """Where a random direction stands in for another: a layer and a recipe, or a composite."""
 
@@ -105,14 +108,14 @@ def images_for(
 
 
 def rounds_of(directions: int, scores: int, settings: LabelSettings) -> list[tuple[int, tuple[int, ...]]]:
-    """How many directions are screened in each round, and on which seeds; at no time fewer than are to be confirmed."""
+    """How many directions are screened in each round, and on which seeds: `FEWEST` at least, and not fewer than are to be confirmed."""
     if settings.screening == "drawn":
         return [(directions, settings.seeds)]
     rounds, seeds, behind = [], settings.seeds, 0
     for share, eighths in ROUNDS:
         begin, behind = behind, behind + eighths
         some = seeds[len(seeds) * begin // 8 : len(seeds) * behind // 8]
-        rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores)), some))
+        rounds.append((min(directions, max(math.ceil(share * directions), 2 * settings.most * scores, FEWEST)), some))
     rounds = [each for each in rounds if each[1]]
     return [(directions, rounds[0][1]), *rounds[1:]]
 
