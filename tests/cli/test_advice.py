@@ -18,7 +18,7 @@ def test_labels_take_the_model_of_bare_directions(bare: str, capsys: pytest.Capt
     assert "With --model, the part behind the # is enough" in capsys.readouterr().err
     assert run(["labels", "add", bare, "grin", "--by", "ann", "--model", DEMO]) == 0
     capsys.readouterr()
-    assert run(["labels", "ls", bare, "--model", DEMO, "--source", "human", "-q"]) == 0
+    assert run(["search", "grin", "--model", DEMO, "--source", "human", "-q"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{DEMO}#{bare}"]
     assert run(["labels", "rm", f"{DEMO}#{bare}", "grin", "--by", "ann", "--model", DEMO]) == 0
 

@@ -1,4 +1,4 @@
-"""`eigenbank catalog add` and `rm`: sets go into the catalog and out of it, and what is said of them."""
+"""`eigenbank catalog import` of folders and `rm`: sets go into the catalog and out of it, and what is said of them."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_what_ships_stays_away_once_removed_and_is_added_again_as_removal_says(
     assert run(["catalog", "rm", DEMO]) == 0
     told = capsys.readouterr().err
     command = told.rpartition("it ships with eigenbank; eigenbank ")[2].partition(" enters it again")[0]
-    assert command == f"catalog add {demo_checkpoint / 'directions'}"
+    assert command == f"catalog import {demo_checkpoint / 'directions'}"
     assert run(["list", "-q"]) == 0
     assert capsys.readouterr().out == ""
     assert run(command.split()) == 0
@@ -125,9 +125,10 @@ def test_what_was_added_is_printed_and_can_be_drawn(tiny_checkpoint: Path, tmp_p
     assert run([*build, "--out", str(tmp_path / "mid")]) == 0
     assert run(["catalog", "rm", "acme/mid"]) == 0
     assert (
-        f"its folder is left, {tmp_path / 'mid'}; eigenbank catalog add {tmp_path / 'mid'}" in capsys.readouterr().err
+        f"its folder is left, {tmp_path / 'mid'}; eigenbank catalog import {tmp_path / 'mid'}"
+        in capsys.readouterr().err
     )
-    add = ["catalog", "add", str(tmp_path / "mid"), "--checkpoint", str(tiny_checkpoint), "--format", "json"]
+    add = ["catalog", "import", str(tmp_path / "mid"), "--checkpoint", str(tiny_checkpoint), "--format", "json"]
     assert run(add) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["schema"], row["model"], row["directions"], row["labels"]) == ("eigenbank/entered/1", "acme/mid", 2, 0)
@@ -140,6 +141,12 @@ def test_what_was_added_is_printed_and_can_be_drawn(tiny_checkpoint: Path, tmp_p
 
 
 def test_a_wrong_call_is_refused(tmp_path: Path, capsys: Capture) -> None:
-    assert run(["catalog", "add"]) == 2
-    assert run(["catalog", "add", str(tmp_path / "none")]) == 1
+    assert run(["catalog", "import"]) == 2
+    (tmp_path / "none").mkdir()
+    assert run(["catalog", "import", str(tmp_path / "none")]) == 1
     assert "is no direction set" in capsys.readouterr().err
+    assert run(["catalog", "import", str(tmp_path / "none"), str(tmp_path / "all.jsonl")]) == 2
+    assert "the folders of sets, or one export" in capsys.readouterr().err
+    for option in (["--replace"], ["--checkpoint", str(tmp_path)]):
+        assert run(["catalog", "import", str(tmp_path / "all.jsonl"), *option]) == 2
+        assert "go with the folders of sets" in capsys.readouterr().err

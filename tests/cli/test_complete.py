@@ -54,7 +54,7 @@ def ask(with_faces: Path):  # type: ignore[no-untyped-def]
         (f"steer --out a/b.png {DEMO} --set sk", ["option nospace", r"skin\ tone="]),
         ("build eigenbank/c", [DEMO, "option plusdirs"]),
         ("show eigenbank/c", [f"{DEMO}#", "option nospace"]),
-        ("labels l", ["ls"]),
+        ("labels r", ["rm"]),
         ("search --min eff", ["effect=", "option nospace"]),
     ],
 )

@@ -36,7 +36,7 @@ def test_only_one_module_prints() -> None:
 def _manifest(folder: Path, **more: object) -> list[str]:
     (folder / "set").mkdir()
     (folder / "set" / "manifest.json").write_text(json.dumps({"format": 1, **more}), encoding="utf-8")
-    return ["catalog", "add", str(folder / "set")]
+    return ["catalog", "import", str(folder / "set")]
 
 
 def _config(folder: Path, **more: object) -> list[str]:
@@ -70,7 +70,7 @@ HOSTILE: dict[str, Callable[[Path], list[str]]] = {
     "a dtype": lambda folder: _tensors(folder, {"a": {"dtype": EVIL, "shape": [1], "data_offsets": [0, 1]}}),
     "a key of sliders": lambda folder: _sliders(folder, EVIL),
     "a plan": _plan,
-    "a file's name": lambda folder: ["catalog", "add", str(folder / EVIL)],
+    "a file's name": lambda folder: ["catalog", "import", str(folder / EVIL)],
     "an argument": lambda _folder: ["list", EVIL],
     "a command": lambda _folder: [EVIL],
     "a long text": lambda folder: _manifest(folder, **{"F" * 100_000: 1}),

@@ -52,6 +52,12 @@ def ids(call, *args: str) -> list[str]:  # type: ignore[no-untyped-def]
     return out.splitlines()
 
 
+def labels_of(call, name: str) -> list[dict[str, object]]:  # type: ignore[no-untyped-def]
+    """What `show` says of the labels of one direction."""
+    (row,) = json.loads(call("show", name, "--format", "json")[1])
+    return list(row["evidence"])
+
+
 def test_a_search_finds_the_best_match_first(call) -> None:  # type: ignore[no-untyped-def]
     assert ids(call, "search", "smile", "--model", "acme/*") == [FACES]
     assert ids(call, "search", "smi", "--model", "acme/*") == [FACES]
@@ -136,7 +142,7 @@ def test_a_typo_gets_near_matches_on_stderr(call) -> None:  # type: ignore[no-un
     "args",
     [
         ["search", "smile"], ["list"], ["list", "--model", "acme/faces"], ["show", FACES], ["show", "acme/faces"],
-        ["labels", "ls"], ["labels", "ls", FACES], ["catalog", "stats"],
+        ["catalog", "stats"],
     ],
 )  # fmt: skip
 def test_json_carries_a_schema_version_in_every_row(call, args: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -152,7 +158,7 @@ def test_json_carries_a_schema_version_in_every_row(call, args: list[str]) -> No
 
 
 def test_an_empty_result_is_an_empty_list_everywhere(call) -> None:  # type: ignore[no-untyped-def]
-    for args in (["search", "nothing"], ["labels", "ls", "--source", "human:nobody"], ["search", "--rank", "999"],
+    for args in (["search", "nothing"], ["search", "--source", "human:nobody"], ["search", "--rank", "999"],
                  ["verify"]):  # fmt: skip
         code, out, _ = call(*args, "--format", "json")
         assert (code, out) == (0, "[]\n"), args
@@ -173,7 +179,8 @@ def test_a_model_is_shown_with_its_layers_and_labels(call) -> None:  # type: ign
 
 def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ignore[no-untyped-def]
     assert call("labels", "add", FACES, "laugh", "--by", "ann", "--note", "clearly")[0] == 0
-    (row,) = json.loads(call("labels", "ls", FACES, "--source", "human", "--format", "json")[1])
+    assert ids(call, "search", "laugh", "--source", "human") == [FACES]
+    (row,) = (row for row in labels_of(call, FACES) if row["source"].startswith("human"))
     assert (row["text"], row["source"], row["note"], row["confidence"]) == ("laugh", "human:ann", "clearly", None)
     code, _, err = call("labels", "rm", FACES, "laugh", "--by", "bob")
     assert (code, "no label 'laugh' by human:bob there, only by human:ann. Nothing was removed" in err) == (
@@ -182,16 +189,13 @@ def test_a_persons_label_is_added_listed_and_removed(call) -> None:  # type: ign
     )
     assert call("labels", "rm", FACES, "smile", "--by", "ann")[0] == 1
     assert call("labels", "rm", FACES, "laugh", "--by", "ann")[0] == 0
-    assert {row["source"] for row in json.loads(call("labels", "ls", FACES, "--format", "json")[1])} == {
-        "attribute-model:abc",
-        "statistics",
-    }
+    assert {row["source"] for row in labels_of(call, FACES)} == {"attribute-model:abc", "statistics"}
 
 
 def test_labels_are_given_to_all_or_to_none(call) -> None:  # type: ignore[no-untyped-def]
     code, _, err = call("labels", "add", FACES, FACES[:-1] + "9", "laugh", "--by", "ann")
     assert (code, "did you mean" in err) == (1, True)
-    assert "laugh" not in call("labels", "ls")[1]
+    assert ids(call, "search", "laugh") == []
 
 
 @pytest.mark.parametrize(
@@ -202,13 +206,13 @@ def test_labels_are_given_to_all_or_to_none(call) -> None:  # type: ignore[no-un
         (["labels", "add", FACES, "x" * 501, "--by", "ann"], 2, "no label can be made of this: text"),
         (["labels", "add", FACES, "laugh", "--by", "\n"], 2, "expected a name"),
         (["labels", "add", FACES, "laugh", "--by", "ann", "--confidence", "2"], 2, "--confidence"),
-        (["labels", "ls", "--model", "acme/face"], 1, "did you mean 'acme/faces'"),
+        (["search", "--model", "acme/face"], 1, "did you mean 'acme/faces'"),
         (["search", "--min", "eigenvalue=nan"], 1, "nan is no bound"),
         (["search", "x", "--sort", "size"], 2, "--sort"),
         (["search", "x", "--limit", "0"], 2, "--limit"),
         (["search", "x", "--cursor", "zzz"], 1, "is not a cursor"),
         (["catalog", "import", "/no/such/file"], 1, "cannot be read"),
-        (["labels", "lss"], 2, "No such command"),
+        (["labels", "ls"], 2, "No such command"),
         (["show", FACES, "acme/faces"], 2, "not both"),
         (["show", FACES, "--revision", "x"], 2, "--revision says which set"),
         (["search", "--min", "drift=0.2"], 2, "expected NAME=X, where NAME is one of confidence"),
@@ -278,7 +282,7 @@ def test_a_table_fits_the_terminal(columns: int) -> None:
 
 
 def test_no_query_imports_torch() -> None:
-    queries = [["search", "smile"], ["list"], ["show", FACES], ["labels", "ls"], ["catalog", "stats"],
+    queries = [["search", "smile"], ["list"], ["show", FACES], ["search", "--labelled"], ["catalog", "stats"],
                ["verify"], ["catalog", "--help"]]  # fmt: skip
     code = (
         "import sys\nfrom eigenbank.cli.main import cli, run\n"
@@ -301,7 +305,7 @@ def test_no_query_imports_torch() -> None:
         ("eigenbank search --min eff", "effect="),
         ("eigenbank catalog rm ze", "zeta/cats"),
         ("eigenbank show acme/faces#mid", FACES),
-        ("eigenbank labels l", "ls"),
+        ("eigenbank labels r", "rm"),
         *((f"eigenbank {command} acme/f", "acme/faces") for command in
           ("build", "label", "preview", "steer", "sweep", "export", "publish", "pull", "verify")),
         ("eigenbank edit photo.png --model acme/f", "acme/faces"),
@@ -348,7 +352,7 @@ def test_a_search_that_finds_nothing_says_so(call, filled) -> None:  # type: ign
     code, out, err = call("search", "glasses", "--min", "eigenvalue=1000000")
     assert (code, out) == (0, "")
     assert err == "nothing found for 'glasses' that meets the filters: without them there is something\n"
-    assert "`eigenbank labels ls` lists the labels there are" in call("search", "glasses smile")[2]
+    assert "`eigenbank search --labelled` lists what has a label" in call("search", "glasses smile")[2]
     code, out, err = call("search", '"big smi')
     assert (code, out, "is not closed" in err) == (0, "", True)
     code, _, err = call("list", "--cursor", "abc")
@@ -419,9 +423,10 @@ def test_a_person_labels_a_composite(call, made, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{MADE}\n"))
     assert call("labels", "add", "-", "mane", "--by", "ann")[0] == 0
     assert ids(call, "search", "mane", "--source", "human") == [MADE]
-    (row,) = json.loads(call("labels", "ls", MADE, "--source", "human", "--format", "json")[1])
-    assert (row["id"], row["text"], row["source"]) == (MADE, "mane", "human:ann")
-    assert "mane" in ids(call, "labels", "ls", "--model", "nord/made")
+    (row,) = (row for row in labels_of(call, MADE) if row["source"].startswith("human"))
+    assert (row["text"], row["source"]) == ("mane", "human:ann")
+    (made_by,) = json.loads(call("show", "nord/made", "--format", "json")[1])
+    assert "mane" in made_by["label_texts"]
     assert call("labels", "rm", MADE, "hair cut", "--by", "ann")[0] == 1  # a labeler says that
     assert call("labels", "rm", MADE, "mane", "--by", "ann")[0] == 0
     assert ids(call, "search", "mane") == []

@@ -1,5 +1,6 @@
 """`eigenbank catalog` and `verify`: the catalog as a whole, and whether all is as it says."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,12 @@ from eigenbank.cli import complete
 from eigenbank.cli.output import emit_rows, facts, format_option, log, output_options, progress_bar
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from eigenbank.registry.catalog import Catalog
 
 
-@click.group(short_help="Look after the catalog: add and remove sets, export, import, reindex.")
+@click.group(short_help="Look after the catalog: import, export, remove sets, reindex.")
 def catalog() -> None:
     """Look after the catalog: see what is in it, add and remove sets, take it elsewhere, index it again.
 
@@ -42,50 +45,6 @@ def stats(fmt: str, quiet: bool) -> None:
         facts(found)
     else:
         emit_rows("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
-
-
-@catalog.command(short_help="Add sets that lie in folders.")
-@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="FOLDER",
-    help="Folder of the checkpoint they were computed from, to generate with.",
-)
-@click.option("--replace", is_flag=True, help="Replace sets even if their labels, composites or previews are lost.")
-@output_options
-def add(folders: tuple[Path, ...], checkpoint: Path | None, replace: bool, fmt: str, quiet: bool) -> None:
-    """Add the direction sets of FOLDERs, built elsewhere, to the catalog: all of them or none. They stay where they are.
-
-    Every file is checked as one from the Hub would be. A set of the same id and revision is replaced. If it has labels
-    by labelers, composites or previews that the new one lacks, say --replace.
-
-    \b
-    Example:
-      eigenbank catalog add shared/down_blocks shared/mid_block --checkpoint acme-faces
-    """
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.local import add_folders
-
-    with Catalog.open() as opened:
-        entered = add_folders(
-            opened, [Path(folder).expanduser() for folder in folders], checkpoint=checkpoint, replace=replace
-        )
-    rows = []
-    for one in entered:
-        model_id = one.manifest.checkpoint.model_id
-        if one.before is not None:
-            log(f"took the place of the set of {model_id} at {one.before.location}, which is left there")
-        rows.append(
-            {
-                "model": model_id,
-                "revision": one.manifest.checkpoint.revision,
-                "directions": len(one.manifest.directions),
-                "labels": sum(len(record.labels) for record in one.manifest.sliders),
-                "folder": str(one.folder),
-            }
-        )
-    emit_rows("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt, quiet=quiet, key="model")
 
 
 @catalog.command(short_help="Take a model's set out of the catalog.")
@@ -128,10 +87,10 @@ def rm(model: str, revision: str | None, files: bool) -> None:
     elif at is not None:
         log(f"its files are left in the Hub's cache, {found.folder}; eigenbank pull {at.repo} enters it again")
     elif is_shipped(row.location):
-        log(f"it ships with eigenbank; eigenbank catalog add {found.folder} enters it again")
+        log(f"it ships with eigenbank; eigenbank catalog import {found.folder} enters it again")
     else:
         drawn = f" --checkpoint {row.checkpoint_path}" if row.checkpoint_path else ""
-        log(f"its folder is left, {found.folder}; eigenbank catalog add {found.folder}{drawn} enters it again")
+        log(f"its folder is left, {found.folder}; eigenbank catalog import {found.folder}{drawn} enters it again")
 
 
 @catalog.command(short_help="Write the whole catalog to a file.")
@@ -151,25 +110,76 @@ def export(file: Path) -> None:
     log(f"{found} → {file}")
 
 
-@catalog.command("import", short_help="Add an export or another catalog.")
-@click.argument("source", metavar="FILE|URL")
+@catalog.command("import", short_help="Add sets that lie in folders, an export, or another catalog.")
+@click.argument("sources", metavar="FOLDER...|FILE|URL", nargs=-1, required=True)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the checkpoint that the sets in FOLDERs were computed from, to generate with.",
+)
+@click.option(
+    "--replace", is_flag=True, help="Replace by a FOLDER's set even if labels, composites or previews are lost."
+)
 @format_option
-def import_(source: str, fmt: str) -> None:
-    """Add everything from an export, another catalog's file or its URL, and print what differed: all of it or nothing.
+def import_(sources: tuple[str, ...], checkpoint: Path | None, replace: bool, fmt: str) -> None:
+    """Add the direction sets in FOLDERs, or everything of an export or another catalog: all of it or nothing.
 
-    People's labels of both sides are kept. If both have a set of the same model and revision, this catalog's stays. The
-    other catalog is not changed.
+    Every file of a set in a FOLDER is checked as one from the Hub would be, and stays where it is. A set of the same id
+    and revision is replaced. If it has labels by labelers, composites or previews that the new one lacks, say --replace.
+
+    From an export, another catalog's file or its URL, people's labels are added to yours. If both have a set of the same
+    model and revision, this catalog's stays, and what differs is printed. The other catalog is not changed.
 
     \b
     Example:
+      eigenbank catalog import shared/down_blocks shared/mid_block --checkpoint acme-faces
       eigenbank catalog import everything.jsonl
       eigenbank catalog import colleague.db
     """
-    from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.database import locate
+
+    places = [locate(source) for source in sources]
+    folders = [place for place in places if isinstance(place, Path) and os.path.isdir(place)]  # noqa: PTH112 never raises
+    if len(folders) == len(places):
+        _import_folders(folders, checkpoint, replace, fmt)
+        return
+    if len(places) > 1:
+        message = "expected the folders of sets, or one export or other catalog alone"
+        raise click.UsageError(message)
+    if checkpoint is not None or replace:
+        message = "--checkpoint and --replace go with the folders of sets"
+        raise click.UsageError(message)
+    _import_catalog(sources[0], places[0], fmt)
+
+
+def _import_folders(folders: list[Path], checkpoint: Path | None, replace: bool, fmt: str) -> None:
+    from eigenbank.registry.catalog import Catalog
+    from eigenbank.registry.local import add_folders
+
+    with Catalog.open() as opened:
+        entered = add_folders(opened, folders, checkpoint=checkpoint, replace=replace)
+    rows = []
+    for one in entered:
+        model_id = one.manifest.checkpoint.model_id
+        if one.before is not None:
+            log(f"took the place of the set of {model_id} at {one.before.location}, which is left there")
+        rows.append(
+            {
+                "model": model_id,
+                "revision": one.manifest.checkpoint.revision,
+                "directions": len(one.manifest.directions),
+                "labels": sum(len(record.labels) for record in one.manifest.sliders),
+                "folder": str(one.folder),
+            }
+        )
+    emit_rows("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt)
+
+
+def _import_catalog(source: str, place: "Path | URL", fmt: str) -> None:
+    from eigenbank.registry.catalog import Catalog
     from eigenbank.registry.catalog.transfer import import_file, merge
 
-    place = locate(source)
     with Catalog.open() as opened, progress_bar() as progress:
         if isinstance(place, Path):
             counts, differences = import_file(opened, place, progress)

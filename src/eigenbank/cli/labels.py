@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import LABEL_COLUMNS, emit_rows, label_row, log, names_given, output_options
+from eigenbank.cli.output import log, names_given
 from eigenbank.schemas.errors import UnknownNameError, first_problem
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -39,56 +39,16 @@ directions_argument = click.argument(
 )
 
 
-@click.group(short_help="List, add and remove labels.")
+@click.group(short_help="Add and remove labels.")
 def labels() -> None:
-    """List, add and remove labels. You can remove only labels that you added.
+    """Add and remove labels. You can remove only labels that you added.
+
+    `eigenbank search --source human` finds what people labelled, `eigenbank show` prints a direction's labels.
 
     \b
     Example:
-      eigenbank labels ls --model eigenbank/avatars-64
+      eigenbank labels add 'eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0' grin --by ann
     """
-
-
-@labels.command(short_help="List label texts, or the labels of directions.")
-@click.argument("directions", nargs=-1, metavar="[DIRECTION]...", shell_complete=complete.directions)
-@click.option(
-    "--model",
-    metavar="ID",
-    shell_complete=complete.models,
-    help="Only labels of this model; also the model of a DIRECTION that does not name one.",
-)
-@click.option("--source", metavar="GLOB", help="Only labels of these sources, e.g. 'human' or 'clip:*'.")
-@output_options
-def ls(directions: tuple[str, ...], model: str | None, source: str | None, fmt: str, quiet: bool) -> None:
-    """List the labels in the catalog and how often each is used, or the labels of DIRECTIONs.
-
-    `-` reads directions from standard input, one a line.
-
-    \b
-    Example:
-      eigenbank labels ls --source human
-    """
-    from eigenbank.registry.catalog import Catalog
-    from eigenbank.registry.ranking import matcher
-
-    with Catalog.open() as catalog:
-        if not directions:
-            rows = [
-                {"text": text, "directions": count, "confidence": confidence}
-                for text, count, confidence in catalog.label_counts(model, source)
-            ]
-            emit_rows("text", rows, ["text", "directions", "confidence"], fmt=fmt, quiet=quiet, key="text")
-            return
-        fits = matcher(source or "*")
-        found: list[dict[str, Any]] = []
-        for name in names_given(directions, model):
-            row = catalog.get_direction(name)
-            if row is None:
-                raise catalog.unknown_direction(name)
-            own = (item for item in row.labels if fits(item.source) or item.source.partition(":")[0] == source)
-            found += [label_row(row.id, item) for item in own]
-    columns = (["id"] if len(directions) > 1 or directions == ("-",) else []) + LABEL_COLUMNS
-    emit_rows("label", found, columns, fmt=fmt, quiet=quiet, key="id")
 
 
 @labels.command(short_help="Label directions by hand.")

@@ -33,7 +33,7 @@ GROUPS = {
         "search": ("cli.search:search", "Search the directions of all models."),
         "list": ("cli.search:list_", "List the models in the catalog, or the directions of one."),
         "show": ("cli.show:show", "Show directions or models, with the evidence for their labels."),
-        "labels": ("cli.labels:labels", "List, add and remove labels."),
+        "labels": ("cli.labels:labels", "Add and remove labels."),
         "match": ("cli.export:match", "Check how well a set's directions match a checkpoint, or another set."),
     },
     "Use them": {
@@ -50,7 +50,7 @@ GROUPS = {
         "gallery": ("cli.serve:gallery", "Write, serve or publish a website of the catalog's directions."),
     },
     "Look after it": {
-        "catalog": ("cli.catalog:catalog", "Look after the catalog: add, remove, export, import, reindex."),
+        "catalog": ("cli.catalog:catalog", "Look after the catalog: import, export, remove, reindex."),
         "verify": ("cli.catalog:verify", "Check the catalog and the files of sets."),
         "doctor": ("cli.doctor:doctor", "Check this installation and its plugins."),
         "demo": ("cli.demo:demo", "Run the whole thing on the shipped checkpoint."),

@@ -22,7 +22,7 @@ from eigenbank.schemas.printable import printable, printable_json
 if TYPE_CHECKING:
     from eigenbank.loaders.drawing import DrawingCost
     from eigenbank.registry.catalog import DirectionRow, Page, SetRow
-    from eigenbank.schemas import Label, Quality
+    from eigenbank.schemas import Quality
 
 FORMATS = ("table", "json", "jsonl", "csv", "tsv")
 Row = Mapping[str, Any]
@@ -37,7 +37,6 @@ MEASURES = tuple(BOUND)
 NOT_OF_COMPOSITES = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
 """Fields that a composite does not have."""
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
-LABEL_COLUMNS = ["text", "polarity", "confidence", "source", "note"]
 
 
 format_option = click.option(
@@ -370,11 +369,6 @@ def model_row(found: "SetRow") -> dict[str, Any]:
         "builder": found.builder,
         "created": found.created.isoformat(),
     }
-
-
-def label_row(direction: str, label: "Label") -> dict[str, Any]:
-    """Return the fields of a label that JSON and CSV print."""
-    return {"id": direction, **label.model_dump(mode="json")}
 
 
 def facts(found: Mapping[str, Any]) -> None:

@@ -207,7 +207,7 @@ def search(
             if not unknown_words and len(catalog.search(text, limit=1)):
                 log(f"nothing found for {text[:80]!r} that meets the filters: without them there is something")
             elif not unknown_words:
-                log(f"nothing found for {text[:80]!r}: `eigenbank labels ls` lists the labels there are")
+                log(f"nothing found for {text[:80]!r}: `eigenbank search --labelled` lists what has a label")
             for word, near in unknown_words.items():
                 hint = f"did you mean {' or '.join(near)}?" if near else "nothing is like it."
                 log(f"no label, layer or model has a word {word!r}: {hint}")

@@ -190,7 +190,9 @@ def _add(
         left = "Its folder was removed" if removed else f"Its folder is left, {former}"
         back = f": eigenbank catalog rm {model_id} brings it back, as it ships" if is_shipped(before.location) else ""
         if others and catalog.people_labels(model_id):
-            log(f"people's labels of {model_id} now name directions of other weights: look at them (eigenbank labels)")
+            log(
+                f"people's labels of {model_id} now name directions of other weights: look at them (eigenbank search --source human --model {model_id})"
+            )
         log(f"replaced a set of {before.directions} directions of {model_id}{gone}. {left}{back}")
 
 
