@@ -147,12 +147,13 @@ def test_a_layout_is_known_by_its_keys_and_its_config_comes_from_the_hub(
     for repo, (config, _) in UNETS.items():
         shop.put(repo, {"unet/config.json": json.dumps(config).encode()})
     for repo, file in files.items():
-        done = worker.run("build", "--dry-run", str(file), "-q")
+        done = worker.run("build", "--dry-run", str(file), "--format", "json")
         assert done.code == 0, (repo, done.err)
-        assert len(done.out.splitlines()) >= 2
+        names = [row["layer"] for row in json.loads(done.out)]
+        assert len(names) >= 2
         assert (worker.client.home / "hf" / "hub" / f"models--{repo.replace('/', '--')}").is_dir()
         if repo in UNETS:
-            assert all(name.endswith("attn1") for name in done.out.splitlines())
+            assert all(name.endswith("attn1") for name in names)
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin"])

@@ -72,8 +72,8 @@ def test_a_gallery_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.Captur
 def test_what_was_named_by_nobody_can_be_looked_at(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1", "-q"]) == 0
-    assert capsys.readouterr().out == "acme/tiny\n"
+    assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1"]) == 0
+    capsys.readouterr()
     few = ["--labeler", "statistics", "--confirm-most", "1", "--most", "1", "--null", "1", "--parts", "0"]
     assert run(["label", "acme/tiny", "--steps", "1", "--seeds", "0", "--confirm-seeds", "1", *few]) == 0
     printed = capsys.readouterr()

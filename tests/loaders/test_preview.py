@@ -1,6 +1,7 @@
 """A preview is the sweep it says it is, lies in the set, and stays there when labels change."""
 
 import io
+import json
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -101,8 +102,8 @@ def test_the_command_draws_labelled_directions(tiny_checkpoint: Path, capsys: py
     assert run(["preview", "acme/tiny", "nothing/such/0", *options]) == 1
     assert not load("acme/tiny").previews
     mid = "mid_block.attentions.0/output-value/0"
-    assert run(["preview", "acme/tiny", mid, *options, "-q"]) == 0
-    assert capsys.readouterr().out == f"acme/tiny#{mid}\n"
+    assert run(["preview", "acme/tiny", mid, *options, "--format", "json"]) == 0
+    assert [row["id"] for row in json.loads(capsys.readouterr().out)] == [f"acme/tiny#{mid}"]
     assert run(["preview", "acme/tiny", "--all", *options]) == 0
     bank = load("acme/tiny")
     assert len(bank.previews) == len(bank)

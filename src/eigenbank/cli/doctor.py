@@ -4,22 +4,21 @@ from dataclasses import asdict
 
 import click
 
-from eigenbank.cli.output import emit_rows, output_options
+from eigenbank.cli.output import emit_rows, format_option
 
 COLUMNS = ["check", "status", "found"]
 
 
 @click.command()
 @click.option("--devices", is_flag=True, help="Import torch, which takes seconds, and list what it computes on.")
-@output_options
+@format_option
 @click.pass_context
-def doctor(ctx: click.Context, devices: bool, fmt: str, quiet: bool) -> None:
+def doctor(ctx: click.Context, devices: bool, fmt: str) -> None:
     """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
 
-    A problem keeps eigenbank from working, and the exit code is 1; a warning concerns part of it. With -q, only the
-    names of checks with a problem or a warning are printed. Plugins are listed by kind: families find a checkpoint's
-    layers, recipes say which matrix is decomposed, labelers name directions, loaders make pipelines steerable. Each
-    plugin that was skipped has a line of its own, with the reason.
+    A problem keeps eigenbank from working, and the exit code is 1; a warning concerns part of it. Plugins are listed by
+    kind: families find a checkpoint's layers, recipes say which matrix is decomposed, labelers name directions, loaders
+    make pipelines steerable. Each plugin that was skipped has a line of its own, with the reason.
 
     \b
     Example:
@@ -28,9 +27,9 @@ def doctor(ctx: click.Context, devices: bool, fmt: str, quiet: bool) -> None:
     from eigenbank.doctor import examine
 
     findings = list(examine(devices=devices))
-    rows = [asdict(finding) for finding in findings if not quiet or finding.status != "ok"]
-    if fmt == "table" and not quiet:
+    rows = [asdict(finding) for finding in findings]
+    if fmt == "table":
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]
-    emit_rows("finding", rows, COLUMNS, fmt=fmt, quiet=quiet, key="check")
+    emit_rows("finding", rows, COLUMNS, fmt=fmt)
     if any(finding.status == "problem" for finding in findings):
         ctx.exit(1)

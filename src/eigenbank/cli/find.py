@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.make import LABEL_COLUMNS, budget_option, label_rows
-from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.cli.output import emit, format_option, log, progress_bar
 
 if TYPE_CHECKING:
     from eigenbank.builders.label.budget import Budget
@@ -36,7 +36,7 @@ NEAREST_COLUMNS = ["direction", "parts", "effect", "selectivity", "also_moves"]
 )
 @budget_option
 @drawing_options
-@output_options
+@format_option
 def find(
     model: str,
     text: str,
@@ -48,7 +48,6 @@ def find(
     drawing: "Drawing",
     checkpoint: str | None,
     fmt: str,
-    quiet: bool,
 ) -> int:
     """Find the slider that moves pictures towards any words, and name it after them.
 
@@ -80,7 +79,7 @@ def find(
         if no_confirm or budget is not None:
             message = "--no-draw draws nothing: --no-confirm and --budget say what to draw"
             raise click.UsageError(message)
-        return _without_drawing(model, text, without, drawing, checkpoint, fmt=fmt, quiet=quiet)
+        return _without_drawing(model, text, without, drawing, checkpoint, fmt=fmt)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     (opened,) = open_labelers([labeler], folder)
@@ -102,19 +101,19 @@ def find(
         bank = store(found.directions, checkpoint=folder, replace=True)
         rows = [row for row in label_rows(bank) if row["direction"] == found.slider.id and row["label"] == text]
         log(f"{found.slider.id} is now called {text!r} → {bank.folder}")
-        emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+        emit(rows, LABEL_COLUMNS, fmt=fmt)
         return 0
-    rows = [_nearest_row(each) for each in found.nearest if each.id or not quiet]
+    rows = [_nearest_row(each) for each in found.nearest]
     if not no_confirm:
         log(f"no direction or composite of {model_id} earned the name {text!r}{'; nearest come' if rows else ''}")
     elif not found.nearest:
         log(f"nothing moves {text!r} at all")
-    emit(rows, NEAREST_COLUMNS, fmt=fmt, quiet=quiet, key="direction")
+    emit(rows, NEAREST_COLUMNS, fmt=fmt)
     return 0 if no_confirm and found.nearest else 1
 
 
 def _without_drawing(
-    model: str, text: str, without: str | None, drawing: "Drawing", checkpoint: str | None, *, fmt: str, quiet: bool
+    model: str, text: str, without: str | None, drawing: "Drawing", checkpoint: str | None, *, fmt: str
 ) -> int:
     """Save the slider of the words alone, read from the checkpoint's text encoders and a few of its weights, wherever it is."""
     from eigenbank.api import open_source
@@ -136,7 +135,7 @@ def _without_drawing(
     parts = sorted(found.slider.parts, key=lambda each: -abs(each[1]))
     rows = [{"direction": part.id, "weight": weight} for part, weight in parts]
     log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
-    emit(rows, ["direction", "weight"], fmt=fmt, quiet=quiet, key="direction")
+    emit(rows, ["direction", "weight"], fmt=fmt)
     return 0
 
 

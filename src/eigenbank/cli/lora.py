@@ -3,7 +3,7 @@
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import emit, log, output_options
+from eigenbank.cli.output import emit, format_option, log
 
 
 @click.command("import-lora")
@@ -14,10 +14,8 @@ from eigenbank.cli.output import emit, log, output_options
 @click.option("--label", "text", metavar="TEXT", help="What its author says it does.")
 @click.option("--name", metavar="NAME", help="Last part of its id, lora/NAME [default: made of the label].")
 @click.option("--remove", is_flag=True, help="Remove the LoRA with that ID from the set.")
-@output_options
-def import_lora(
-    source: str, model: str, text: str | None, name: str | None, remove: bool, fmt: str, quiet: bool
-) -> None:
+@format_option
+def import_lora(source: str, model: str, text: str | None, name: str | None, remove: bool, fmt: str) -> None:
     """Add a LoRA slider to a set, to use, measure and compare it beside the set's directions.
 
     FILE is a .safetensors file, of which a copy is kept; REPO is a repository on the Hub, or a file there (REPO/FILE). Every
@@ -44,4 +42,4 @@ def import_lora(
     lora = next(each for each in reversed(bank.loras) if text in [label.text for label in each.labels])
     log(f"{lora.id}, {lora.record.size:,} bytes, is called {text!r} → {bank.folder}")
     row = {"id": lora.full_id, "label": text, "origin": lora.record.origin, "sha256": lora.record.sha256}
-    emit([row], list(row), fmt=fmt, quiet=quiet, key="id")
+    emit([row], list(row), fmt=fmt)

@@ -10,7 +10,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.options import SCALES, SEEDS, source_options
-from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ set_out_option = click.option(
 @click.option("--component", metavar="NAME", help="Build only this one of a pipeline's denoisers [default: all].")
 @click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
 @source_options
-@output_options
+@format_option
 def build(
     model: str,
     layers: tuple[str, ...],
@@ -72,7 +72,6 @@ def build(
     config: str | None,
     component: str | None,
     fmt: str,
-    quiet: bool,
 ) -> None:
     """Compute a checkpoint's directions from its weights alone, and add them to the catalog.
 
@@ -100,7 +99,7 @@ def build(
 
     source_is = {"revision": revision, "variant": variant, "config": config, "component": component}
     if dry_run:
-        _list_layers(model, layers, fmt=fmt, quiet=quiet, **source_is)
+        _list_layers(model, layers, fmt=fmt, **source_is)
         return
     if out is not None:
         check_new_folder(out)
@@ -138,9 +137,6 @@ def build(
     if without and any(direction.recipe.matrix == "output-value" for direction in bank):
         log(f"{without} layers have no out projection of their own: there value stands in for output-value")
     log(f"read {sum(each.bytes_read for each in source.all):,} bytes of weights{_downloaded(source)}")
-    if quiet:
-        emit([{"model": bank.model_id}], ["model"], fmt=fmt, quiet=True, key="model")
-        return
     rows = [
         {
             "model": bank.model_id,
@@ -152,7 +148,7 @@ def build(
         }
         for layer in bank.manifest.layers
     ]
-    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt, quiet=False, key="layer")
+    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt)
 
 
 def _downloaded(source: "WeightSource") -> str:
@@ -170,7 +166,7 @@ def _downloaded(source: "WeightSource") -> str:
 LAYER_COLUMNS = ["layer", "kind", "width", "heads", "frame", "out", "bytes"]
 
 
-def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, **source_is: str | None) -> None:
+def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, **source_is: str | None) -> None:
     from eigenbank.api import layers_of
 
     found, source = layers_of(model, **source_is)
@@ -190,7 +186,7 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, quiet: bool, *
     ]
     if found.note:
         log(found.note)
-    emit(rows, LAYER_COLUMNS, fmt=fmt, quiet=quiet, key="layer")
+    emit(rows, LAYER_COLUMNS, fmt=fmt)
 
 
 def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> "Budget | None":
@@ -288,7 +284,7 @@ budget_option = click.option(
 )
 @drawing_options
 @set_out_option
-@output_options
+@format_option
 def label(
     model: str,
     labelers: tuple[str, ...],
@@ -297,7 +293,6 @@ def label(
     checkpoint: str | None,
     out: Path | None,
     fmt: str,
-    quiet: bool,
     **settings: Any,
 ) -> None:
     """Name directions by what they do: labelers read scores off edited images, and a score that clearly and steadily
@@ -352,7 +347,7 @@ def label(
             "Or try more directions per score (--most), other seeds (--seeds, --confirm-seeds), or more recipes (eigenbank "
             "build --recipe)"
         )
-    emit(rows, LABEL_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit(rows, LABEL_COLUMNS, fmt=fmt)
 
 
 LABEL_COLUMNS = ["label", "direction", "effect", "at_random", "selectivity", "consistency", "confidence", "also_moves"]
@@ -400,7 +395,7 @@ def label_rows(bank: object) -> list[dict[str, object]]:
     help="A column of pictures per scale.",
 )
 @drawing_options
-@output_options
+@format_option
 def preview(
     model: str,
     names: tuple[str, ...],
@@ -410,7 +405,6 @@ def preview(
     drawing: "Drawing",
     checkpoint: str | None,
     fmt: str,
-    quiet: bool,
 ) -> None:
     """Generate a strip of pictures for each direction, seeds by scales, and keep it in the set.
 
@@ -460,7 +454,7 @@ def preview(
         }
         for name in chosen
     ]
-    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt, quiet=quiet, key="id")
+    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt)
 
 
 def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> list[str]:
@@ -491,8 +485,8 @@ def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> l
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @drawing_options
-@output_options
-def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, quiet: bool) -> None:
+@format_option
+def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str) -> None:
     """Measure how long a typical token is at each site of a set, and keep it in the set.
 
     `export` and `steer --fuse` need it, because they write constants. It takes two runs without a picture. `label` and
@@ -534,4 +528,4 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str, qu
             rows.append((best is not None and not best.acts, {**row, "reach": best and best.reach}))
     rows.sort(key=lambda row: row[0])
     columns = ["layer", "site", "length", "source", "reach"]
-    emit([row for _, row in rows], columns, fmt=fmt, quiet=quiet, key="layer")
+    emit([row for _, row in rows], columns, fmt=fmt)

@@ -374,7 +374,7 @@ def model_row(found: "SetRow") -> dict[str, Any]:
 def facts(found: Mapping[str, Any]) -> None:
     """Print one thing's fields as a table of two columns."""
     rows = [{"what": key, "value": value} for key, value in found.items()]
-    emit(rows, ["what", "value"], fmt="table", quiet=False, key="what")
+    emit(rows, ["what", "value"], fmt="table")
 
 
 def names_given(names: tuple[str, ...], model: str | None = None) -> list[str]:

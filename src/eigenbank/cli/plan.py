@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli.output import emit_rows, log, output_options, progress_bar
+from eigenbank.cli.output import emit_rows, format_option, log, progress_bar
 from eigenbank.schemas.printable import printable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class CheckpointBars:
 @click.option(
     "--lock", type=click.Path(path_type=Path, dir_okay=False), help="Lock file [default: FILE's name with .lock]."
 )
-@output_options
+@format_option
 def plan(
     file: Path | None,
     only: tuple[str, ...],
@@ -125,7 +125,6 @@ def plan(
     device: str,
     lock: Path | None,
     fmt: str,
-    quiet: bool,
 ) -> int:
     """Build, label, preview and publish the checkpoints of a plan, and skip what is done already.
 
@@ -160,18 +159,18 @@ def plan(
     pins = read_lock(lock)
     if check:
         rows, ok = _check(entries, whole, pins, None if dry_run else lock)
-        emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+        emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     if dry_run:
         rows, ok = _estimate(entries, whole, pins, mbit)
-        emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+        emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     done = _run(entries, whole, pins, label=label, publish=publish, executor=executor, jobs=jobs, device=device)
     rows = [run_row(each) for each in done]
-    if fmt == "table" and not quiet:
+    if fmt == "table":
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
-    emit_rows("plan-run", rows, RUN_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit_rows("plan-run", rows, RUN_COLUMNS, fmt=fmt)
     return 1 if any(each.status == "failed" for each in done) else 0
 
 

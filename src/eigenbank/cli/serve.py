@@ -9,7 +9,7 @@ import click
 
 from eigenbank.cli import complete, start
 from eigenbank.cli.drawing import drawing_options
-from eigenbank.cli.output import emit, log, output_options, progress_bar
+from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.schemas.errors import explaining
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reaso
 @click.option("--private", is_flag=True, help="Create the Space as a private one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --serve [default: a free one].")
 @click.option("--no-browser", is_flag=True, help="Serve without opening a browser.")
-@output_options
+@format_option
 def gallery(
     out: Path | None,
     serve: bool,
@@ -93,7 +93,6 @@ def gallery(
     port: int,
     no_browser: bool,
     fmt: str,
-    quiet: bool,
 ) -> None:
     """Write a website to browse the catalog's directions by eye: a folder to open from disk or put on any web server.
 
@@ -132,7 +131,7 @@ def gallery(
                 f"no direction of {bare[0]}{more} has pictures: eigenbank preview {bare[0]} draws them, with --all of all"
             )
         rows = [vars(each) for each in site.sets]
-        emit(rows, GALLERY_COLUMNS, fmt=fmt, quiet=quiet, key="model")
+        emit(rows, GALLERY_COLUMNS, fmt=fmt)
         if publish is not None:
             _publish(site.folder, publish, private=private)
         if serve:

@@ -5,7 +5,7 @@ from collections import Counter
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import emit, format_option, log, output_options
+from eigenbank.cli.output import emit, format_option, log
 
 
 def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -89,8 +89,8 @@ def publish(
 @click.command()
 @click.argument("name", metavar="REPO|MODEL", shell_complete=complete.models)
 @click.option("--revision", metavar="REV", help="Commit, branch or tag of the repository [default: main].")
-@output_options
-def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
+@format_option
+def pull(name: str, revision: str | None, fmt: str) -> None:
     """Fetch a published direction set, verify every file, and add it to the catalog.
 
     REPO|MODEL is the repository of a set, or the model id of a checkpoint. For a checkpoint the Hub is searched, and a
@@ -114,14 +114,14 @@ def pull(name: str, revision: str | None, fmt: str, quiet: bool) -> None:
         "labels": sum(len(record.labels) for record in manifest.directions),
         "folder": str(pulled.folder),
     }
-    emit([row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt, quiet=quiet, key="model")
+    emit([row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt)
 
 
 @click.command()
 @click.option("--author", metavar="NAME", help="Only what this user or organisation published.")
 @click.option("--index", metavar="REPO", help="Take the sets from this dataset's index.json, not from the listing.")
-@output_options
-def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> int:
+@format_option
+def sync(author: str | None, index: str | None, fmt: str) -> int:
     """Add every published direction set to the catalog. Vectors are fetched when you first load a set.
 
     Only what changed since the last sync is read. Sets that you built are never replaced. Prints what changed, and what
@@ -156,7 +156,7 @@ def sync(author: str | None, index: str | None, fmt: str, quiet: bool) -> int:
         if counts[name]
     ]
     log(f"{total} published sets: {', '.join(parts) or 'none'}")
-    emit(rows, ["repo", "model", "outcome", "reason"], fmt=fmt, quiet=quiet, key="repo")
+    emit(rows, ["repo", "model", "outcome", "reason"], fmt=fmt)
     if counts["failed"]:
         log(f"{counts['failed']} could not be read this time: run it again, which tries them again")
     return 1 if counts["failed"] else 0

@@ -13,10 +13,10 @@ from eigenbank.cli.output import (
     emit,
     emit_rows,
     facts,
+    format_option,
     log,
     model_row,
     names_given,
-    output_options,
     quality_facts,
 )
 from eigenbank.schemas.errors import EigenbankError, SetError, unknown
@@ -37,8 +37,8 @@ _APART = ("evidence", "labels", "confidence", "quality")
     shell_complete=complete.revisions,
     help="Which of a model's sets [default: the newest].",
 )
-@output_options
-def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str, quiet: bool) -> None:
+@format_option
+def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str) -> None:
     """Show everything known of directions, or of models.
 
     NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, a LoRA, MODEL_ID#lora/NAME, or a MODEL_ID alone, which shows its
@@ -61,12 +61,12 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
             message = "expected models or directions, not both: show them one after the other"
             raise click.UsageError(message)
         if models:
-            _emit_models([_model(catalog, name, revision) for name in given], fmt=fmt, quiet=quiet)
+            _emit_models([_model(catalog, name, revision) for name in given], fmt=fmt)
             return
         found = [_one(catalog, name) for name in given]
-    if fmt != "table" or quiet:
+    if fmt != "table":
         rows = [direction_row(row) | {"parts": _parts(row), "reach": _reach(row)} for row in found]
-        emit_rows("direction", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="id")
+        emit_rows("direction", rows, list(rows[0]), fmt=fmt)
         return
     for number, row in enumerate(found):
         if number:
@@ -89,7 +89,7 @@ def _show_direction(row: "DirectionRow") -> None:
     facts({key: value for key, value in direction_row(row).items() if key not in apart} | known)
     if parts := _parts(row):
         echo()
-        emit(parts, ["direction", "weight"], fmt="table", quiet=False, key="direction")
+        emit(parts, ["direction", "weight"], fmt="table")
     if row.quality is not None:
         echo()
         facts(quality_facts(row.quality))
@@ -131,9 +131,9 @@ def _model(catalog: "Catalog", name: str, revision: str | None) -> dict[str, Any
     return model_row(found) | names | {"label_texts": catalog.label_texts(name)}
 
 
-def _emit_models(rows: list[dict[str, Any]], *, fmt: str, quiet: bool) -> None:
-    if fmt != "table" or quiet:
-        emit_rows("model", rows, list(rows[0]), fmt=fmt, quiet=quiet, key="model")
+def _emit_models(rows: list[dict[str, Any]], *, fmt: str) -> None:
+    if fmt != "table":
+        emit_rows("model", rows, list(rows[0]), fmt=fmt)
         return
     for number, row in enumerate(rows):
         if number:

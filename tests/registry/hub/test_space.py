@@ -14,7 +14,7 @@ MODEL = "eigenbank/cartoon-faces-32"
 
 def test_a_space_is_made_and_holds_the_page(hub: Hub, worker: Worker, client: Client, tmp_path: Path) -> None:
     assert worker.run("gallery", "--out", str(tmp_path / "site")).code == 0
-    done = worker.run("gallery", "--publish", "me/gallery", "-q")
+    done = worker.run("gallery", "--publish", "me/gallery")
     assert done.code == 0, done.err
     files = hub.head("me/gallery", "spaces").files
     local = {
