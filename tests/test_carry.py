@@ -111,7 +111,7 @@ def test_what_is_not_carried_keeps_its_name_and_nothing_to_carry_is_told_before_
 
 
 def test_the_command_carries_labels_to_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--steps", "1", "--confirm-seeds", "0-1", "--confirm-most", "2", "--chance-most", "2", "--null", "1"]
+    few = ["--steps", "1", "--budget", "200"]
     for name in ("base", "fast"):
         folder = make_checkpoint(tmp_path / name)
         assert run(["build", str(folder), "--model-id", f"a/{name}", "--top-k", "1", "--recipe", "output-value"]) == 0

@@ -74,8 +74,7 @@ def test_what_was_named_by_nobody_can_be_looked_at(
 ) -> None:
     assert run(["build", str(tiny_checkpoint), "--model-id", "acme/tiny", "--top-k", "1"]) == 0
     capsys.readouterr()
-    few = ["--labeler", "statistics", "--confirm-most", "1", "--most", "1", "--null", "1", "--parts", "0"]
-    assert run(["label", "acme/tiny", "--steps", "1", "--seeds", "0", "--confirm-seeds", "1", *few]) == 0
+    assert run(["label", "acme/tiny", "--labeler", "statistics", "--steps", "1", "--seeds", "0", "--most", "1"]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "nothing earned a name" in printed.err

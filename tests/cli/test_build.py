@@ -88,7 +88,7 @@ def test_peoples_labels_do_not_stand_in_the_way_of_a_build(tiny_checkpoint: Path
 
 
 def test_labelling_again_may_leave_labels_out(labelled: DirectionSet) -> None:
-    few = ["--steps", "1", "--seeds", "0", "--confirm-seeds", "1", "--labeler", "statistics"]
+    few = ["--steps", "1", "--seeds", "0", "--labeler", "statistics"]
     assert run(["label", "acme/tiny", *few]) == 0
     assert "smile" not in load("acme/tiny").labels
 

@@ -59,8 +59,8 @@ def test_it_is_searched_shown_used_measured_and_taken_out_again(
     with Image.open(tmp_path / "b.png") as image:
         assert len(image.convert("RGB").getcolors(10**6)) > 100
     assert run(["preview", "me/sd", "lora/big-smile", *HOW]) == 0
-    few = ["--seeds=0,1", "--confirm-seeds=2-5", "--confirm-most=4", "--chance-most=4", "--most=1", "--null=1"]
-    assert run(["label", "me/sd", "--prompt", "abc", "--steps", "2", *few, "--labeler", "statistics", "--parts=0"]) == 0
+    few = ["--seeds=0,1", "--most=1", "--budget=400", "--labeler", "statistics"]
+    assert run(["label", "me/sd", "--prompt", "abc", "--steps", "2", *few]) == 0
     bank = eb.load("me/sd")
     (lora,) = bank.loras
     assert lora.quality is not None

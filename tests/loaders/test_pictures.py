@@ -127,7 +127,7 @@ def test_every_command_works_on_one_channel(tmp_path: Path, home: Path, capsys: 
     assert run(["build", str(folder), "--model-id", "me/digits", "--top-k", "1"]) == 0
     name = "mid_block.attentions.0/output-value/0"
     few = ["--steps", "2"]
-    fast = ["--seeds", "0-1", "--confirm-seeds", "2-3", "--confirm-most", "2", "--most", "1", "--parts", "0", *few]
+    fast = ["--seeds", "0-1", "--most", "1", "--budget", "200", *few]
     photo = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(photo)
     for number, command in enumerate((

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from eigenbank.registry.sets.direction_set import Direction
     from eigenbank.schemas.drawing import Drawing
 
-set_out_option = click.option(
-    "--out", type=click.Path(path_type=Path), help="New folder to write the set to, instead of the data folder."
-)
-
 
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
@@ -51,7 +47,9 @@ set_out_option = click.option(
     metavar="ID",
     help="Id to give the set [default: the catalog's or Hub's, local/NAME-DIGEST for a folder].",
 )
-@set_out_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New folder to write the set to, instead of the data folder."
+)
 @click.option("--replace", is_flag=True, help="Replace a set even if its labels, composites or previews are lost.")
 @click.option("--component", metavar="NAME", help="Build only this one of a pipeline's denoisers [default: all].")
 @click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
@@ -216,13 +214,6 @@ budget_option = click.option(
     "checkpoint's attributes/ if it has them, else statistics].",
 )
 @click.option(
-    "--scale",
-    type=click.FloatRange(0.01, 10),
-    default=1.0,
-    show_default=True,
-    help="Measure at ± this scale, which becomes a composite's scale of 1.",
-)
-@click.option(
     "--screening",
     type=click.Choice(["predicted", "drawn"]),
     default="predicted",
@@ -230,23 +221,6 @@ budget_option = click.option(
     help="Screen by what one denoiser pass predicts of a picture, or by whole pictures, which is many times the work.",
 )
 @click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen directions on.")
-@click.option(
-    "--confirm-seeds", type=SEEDS, default="200-207", show_default=True, help="Seeds to confirm candidates on."
-)
-@click.option(
-    "--confirm-most",
-    type=click.IntRange(1, 1000),
-    default=48,
-    show_default=True,
-    help="Most seeds to confirm on, if --confirm-seeds do not settle it.",
-)
-@click.option(
-    "--chance-most",
-    type=click.IntRange(1, 1000),
-    default=24,
-    show_default=True,
-    help="Most seeds on which random directions are measured, too.",
-)
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
 )
@@ -259,31 +233,13 @@ budget_option = click.option(
     help="Sliders to name per score.",
 )
 @click.option(
-    "--null",
-    type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    help="Random directions per layer that a labelled one must beat.",
-)
-@click.option(
-    "--parts",
-    type=click.IntRange(0, 1000),
-    default=32,
-    show_default=True,
-    help="Most directions in a composite; 0 for no composites.",
-)
-@click.option(
     "--from",
     "carry",
     metavar="MODEL",
     shell_complete=complete.models_or_folders,
     help="Skip screening: confirm the names of this set, of a distilled checkpoint or another relative.",
 )
-@click.option(
-    "--all-qualities", is_flag=True, help="Measure the quality of every direction, not only of the labelled ones."
-)
 @drawing_options
-@set_out_option
 @format_option
 def label(
     model: str,
@@ -291,7 +247,6 @@ def label(
     carry: str | None,
     drawing: "Drawing",
     checkpoint: str | None,
-    out: Path | None,
     fmt: str,
     **settings: Any,
 ) -> None:
@@ -312,10 +267,7 @@ def label(
     from eigenbank.registry.files import readings_folder
     from eigenbank.registry.load import load, load_without_people_labels
     from eigenbank.registry.local import store
-    from eigenbank.registry.sets.folder import check_new_folder
 
-    if out is not None:
-        check_new_folder(out)
     model_id, folder = find_checkpoint(model, checkpoint, drawing=drawing, check=load_without_people_labels)
     bank = load_without_people_labels(model_id)
     relative = None if carry is None else load(carry)
@@ -337,15 +289,14 @@ def label(
             progress=progress,
             log=log,
         )
-    bank = store(bank, checkpoint=folder, out=out, replace=True)
+    bank = store(bank, checkpoint=folder, replace=True)
     rows = label_rows(bank)
     log(f"{len(rows)} labels on {len(bank)} directions of {model_id} → {bank.folder}")
     if not rows:
         log(
             f"nothing earned a name, which is common. Look for yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
             f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add --model {model_id} DIRECTION WORD. "
-            "Or try more directions per score (--most), other seeds (--seeds, --confirm-seeds), or more recipes (eigenbank "
-            "build --recipe)"
+            "Or try more directions per score (--most), other seeds (--seeds), or more recipes (eigenbank build --recipe)"
         )
     emit(rows, LABEL_COLUMNS, fmt=fmt)
 
