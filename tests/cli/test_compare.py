@@ -22,22 +22,29 @@ def built(with_faces: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytes
         run(["build", str(tiny_checkpoint), "--model-id", "acme/one", "--recipe", "output-value", "--top-k", "3"]) == 0
     )
     assert run(["build", str(other), "--model-id", "acme/two", "--top-k", "3", *more]) == 0
+    assert (
+        run(
+            ["build", str(other), "--model-id", "acme/key", "--recipe", "query-key", "--layers", "mid*", "--top-k", "1"]
+        )
+        == 0
+    )
     capsys.readouterr()
 
 
 @pytest.mark.usefixtures("built")
 def test_what_a_fine_tune_moved_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["match", "--with-set", "acme/one", "acme/two", "--layer", "mid*", "--format", "json"]) == 0
+    assert run(["match", "--with-set", "acme/one", "acme/two", "--format", "json"]) == 0
     out, err = capsys.readouterr()
     rows = json.loads(out)
-    assert {row["id"] for row in rows} == {f"acme/one#{MID}/output-value/{rank}" for rank in range(3)}
-    assert all(row["nearest"].startswith(f"acme/two#{MID}/output-value/") for row in rows)
+    assert {row["id"] for row in rows} >= {f"acme/one#{MID}/output-value/{rank}" for rank in range(3)}
+    for row in rows:
+        assert row["nearest"].rpartition("/")[0] == row["id"].rpartition("/")[0].replace("acme/one", "acme/two")
     assert all(row["schema"] == "eigenbank/comparison/1" for row in rows)
     cosines = [abs(row["cosine"]) for row in rows]
     assert cosines == sorted(cosines)
     assert all(abs(row["same_rank_cosine"]) <= abs(row["cosine"]) + 1e-9 for row in rows)
     assert cosines[0] < 0.9
-    assert f"only in acme/two, and not compared: {MID}/qkv\n" in err
+    assert "only in acme/two, and not compared: down_blocks.1.attentions.0/qkv" in err
 
 
 @pytest.mark.usefixtures("built")
@@ -53,8 +60,7 @@ def test_rows_beyond_the_limit_are_told(capsys: pytest.CaptureFixture[str], home
 REFUSED = [
     (["acme/one"], 2, "Missing argument 'CHECKPOINT|SET'"),
     (["acme/one", "acme/tow"], 1, "acme/two"),
-    (["acme/one", "acme/two", "--layer", "up_*", "--recipe", "q["], 1, "that match 'up_*' and 'q['"),
-    (["acme/one", "acme/two", "--recipe", "qkv"], 1, "have no layer and recipe in common"),
+    (["acme/one", "acme/key"], 1, "have no layer and recipe in common"),
     (["acme/one", "a\x00b"], 1, "is no model id"),
     (["acme/one", "x" * 100_000], 2, "expected a model id or a folder, found 100,000 letters"),
     (["acme/one", "acme/two", "--limit", "0"], 2, "--limit"),

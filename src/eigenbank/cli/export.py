@@ -126,8 +126,6 @@ def _short(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 @click.argument("directions", metavar="SET", shell_complete=complete.models_or_folders, callback=_short)
 @click.argument("model", metavar="CHECKPOINT|SET", shell_complete=complete.models_or_folders, callback=_short)
 @click.option("--with-set", is_flag=True, help="Compare with the directions of another set, not with weights.")
-@click.option("--layer", default="*", metavar="GLOB", help="With --with-set: layers to compare.")
-@click.option("--recipe", default="*", metavar="GLOB", help="With --with-set: recipes to compare.")
 @limit_option
 @source_options
 @output_options
@@ -135,8 +133,6 @@ def match(
     directions: str,
     model: str,
     with_set: bool,
-    layer: str,
-    recipe: str,
     limit: int,
     revision: str | None,
     variant: str | None,
@@ -161,7 +157,7 @@ def match(
       eigenbank match eigenbank/avatars-64 eigenbank/avatars-64 --with-set
     """
     if with_set:
-        _compare(directions, model, layer, recipe, limit, fmt, quiet)
+        _compare(directions, model, limit, fmt, quiet)
         return 0
     from eigenbank.api import match as match_set
 
@@ -182,16 +178,16 @@ def match(
     return 0 if counts["exact"] + counts["transfer"] + counts["structure"] else 1
 
 
-def _compare(one: str, other: str, layer: str, recipe: str, limit: int, fmt: str, quiet: bool) -> None:
+def _compare(one: str, other: str, limit: int, fmt: str, quiet: bool) -> None:
     from eigenbank.registry.load import load
     from eigenbank.registry.sets.compare import compare_sets, not_shared
 
     banks = load(one), load(other)
-    rows = compare_sets(*banks, layer=layer, recipe=recipe)
+    rows = compare_sets(*banks)
     columns = ["id", "nearest", "cosine", "same_rank_cosine"]
     emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
     for name, (here, there) in ((one, banks), (other, banks[::-1])):
-        alone = not_shared(here, there, layer=layer, recipe=recipe)
+        alone = not_shared(here, there)
         if alone:
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             log(f"only in {name}, and not compared: {', '.join(alone[:3])}{more}")

@@ -283,8 +283,10 @@ def emit_rows(
     emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
 
 
-def emit_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) -> None:
-    """Print a page of directions and composites, and on stderr how to get the next one.
+def emit_page(
+    page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool, again: str = "the same search and"
+) -> None:
+    """Print a page of directions and composites, and on stderr how to get the next one: by the search `again`.
 
     Tables also show the measures that the search `asked` to filter or sort by.
     """
@@ -294,8 +296,8 @@ def emit_page(page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool) 
     emit_rows("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
     limit = asked["limit"]
     if page.cursor is not None:
-        log(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with the same")
-        log(f"search and --cursor {page.cursor}")
+        log(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with")
+        log(f"{again} --cursor {page.cursor}")
 
 
 def _short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:

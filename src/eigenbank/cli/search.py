@@ -20,9 +20,6 @@ _RATES = ("confidence", "selectivity", "consistency", "linearity", "locality")
 limit_option = click.option(
     "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most rows to print."
 )
-cursor_option = click.option(
-    "--cursor", metavar="CURSOR", help="Print the page after the one that printed this cursor."
-)
 
 
 @click.command("list")
@@ -33,9 +30,8 @@ cursor_option = click.option(
     help="List this model's directions; a glob may name several models.",
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="Most rows to print.")
-@cursor_option
 @output_options
-def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bool) -> None:
+def list_(model: str | None, limit: int, fmt: str, quiet: bool) -> None:
     """List the models that have a direction set or, with --model, the directions and composites of one.
 
     \b
@@ -44,13 +40,11 @@ def list_(model: str | None, limit: int, cursor: str | None, fmt: str, quiet: bo
     """
     from eigenbank.registry.catalog import Catalog
 
-    if cursor is not None and model is None:
-        message = "--cursor goes on with the directions of --model: name that, too; models have no pages"
-        raise click.UsageError(message)
     with Catalog.open() as catalog:
         if model is not None:
-            page = catalog.search(model=model, sort="catalog", limit=limit, cursor=cursor)
-            emit_page(page, {"sort": "catalog", "limit": limit}, fmt=fmt, quiet=quiet)
+            asked = {"model": model, "sort": "catalog", "limit": limit}
+            again = f"eigenbank search --model {model} --sort catalog"
+            emit_page(catalog.search(**asked), asked, fmt=fmt, quiet=quiet, again=again)
             return
         rows = [model_row(found) for found in catalog.sets()]
     if len(rows) > limit:
@@ -86,10 +80,7 @@ _FILTERS = (
     click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Model id, e.g. 'google/*'."),
     click.option("--family", "denoiser", metavar="GLOB", help="Class of the denoiser, e.g. 'UNet2D*'."),
     click.option("--layer", metavar="GLOB", shell_complete=complete.layers, help="Layer name, e.g. 'up_blocks.*'."),
-    click.option("--kind", metavar="GLOB", help="Kind of layer: spatial, temporal, joint or undecided."),
-    click.option("--width", type=int, metavar="N", help="Width of the layer."),
     click.option("--recipe", metavar="GLOB", shell_complete=complete.recipes, help="Recipe, e.g. output-value:output."),
-    click.option("--rank", type=int, metavar="N", help="Rank in the spectrum; 0 has the largest eigenvalue."),
     click.option("--source", metavar="GLOB", help="Who gave the label: 'human', 'human:ann', 'clip:*'."),
     click.option("--labelled/--unlabelled", default=None, help="Only directions with a label, or only those without."),
     click.option(
@@ -103,11 +94,9 @@ _FILTERS = (
         "--max", "most", multiple=True, metavar="NAME=X", callback=_bounds("max", MOST),
         shell_complete=complete.bounds(MOST), help=f"Largest value of {', '.join(MOST[:-1])} or {MOST[-1]}; repeatable.",
     ),
-    click.option("--licence", metavar="GLOB", help="Licence of the checkpoint."),
-    click.option("--location", metavar="GLOB", help="Where the set is: a folder, or shipped:NAME."),
     click.option("--sort", type=click.Choice(SORTS), default="match", show_default=True, help="Order of the rows."),
     limit_option,
-    cursor_option,
+    click.option("--cursor", metavar="CURSOR", help="Print the page after the one that printed this cursor."),
 )  # fmt: skip
 
 

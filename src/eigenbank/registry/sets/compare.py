@@ -2,31 +2,25 @@
 
 from typing import Any
 
-from eigenbank.registry.ranking import matcher
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
 from eigenbank.schemas.errors import MatchError
 
 
-def not_shared(one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*") -> list[str]:
+def not_shared(one: DirectionSet, other: DirectionSet) -> list[str]:
     """Return the LAYER/RECIPEs of `one` that `other` lacks, so that they cannot be compared, in its order."""
-    theirs = _groups(other, layer, recipe)
-    return [f"{name}/{slug}" for name, slug in _groups(one, layer, recipe) if (name, slug) not in theirs]
+    theirs = _groups(other)
+    return [f"{name}/{slug}" for name, slug in _groups(one) if (name, slug) not in theirs]
 
 
-def _groups(bank: DirectionSet, layer: str, recipe: str) -> dict[tuple[str, str], list[Direction]]:
-    """Group the directions that match the globs by layer and recipe."""
-    fits_layer, fits_recipe = matcher(layer), matcher(recipe)
+def _groups(bank: DirectionSet) -> dict[tuple[str, str], list[Direction]]:
+    """Group the directions by layer and recipe."""
     found: dict[tuple[str, str], list[Direction]] = {}
     for direction in bank:
-        slug = direction.recipe.slug
-        if fits_layer(direction.layer) and fits_recipe(slug):
-            found.setdefault((direction.layer, slug), []).append(direction)
+        found.setdefault((direction.layer, direction.recipe.slug), []).append(direction)
     return found
 
 
-def compare_sets(
-    one: DirectionSet, other: DirectionSet, *, layer: str = "*", recipe: str = "*"
-) -> list[dict[str, Any]]:
+def compare_sets(one: DirectionSet, other: DirectionSet) -> list[dict[str, Any]]:
     """Find for every direction of `one` the nearest of `other` at the same layer and recipe; the least alike first.
 
     A row holds `id`, `nearest` (both full names), `cosine` (signed) between them, and `same_rank_cosine` to the one of the
@@ -35,12 +29,11 @@ def compare_sets(
     """
     import torch
 
-    ours, theirs = _groups(one, layer, recipe), _groups(other, layer, recipe)
+    ours, theirs = _groups(one), _groups(other)
     shared = [key for key in ours if key in theirs]
     if not shared:
         message = (
-            f"{one.model_id} and {other.model_id} have no layer and recipe in common"
-            f"{'' if layer == recipe == '*' else f' that match {layer!r} and {recipe!r}'}: nothing to compare. "
+            f"{one.model_id} and {other.model_id} have no layer and recipe in common: nothing to compare. "
             f"Layers here: {', '.join(sorted(one.layers)[:4])}; there: {', '.join(sorted(other.layers)[:4])}"
         )
         raise MatchError(message)
@@ -50,7 +43,7 @@ def compare_sets(
         if widths[0] != widths[1]:
             message = (
                 f"{key[0]} is {widths[0]} wide in {one.model_id} and {widths[1]} in {other.model_id}: their directions "
-                "cannot be compared. Choose layers of one width, such as 'mid_block.*'"
+                "cannot be compared"
             )
             raise MatchError(message)
         cosines = (
