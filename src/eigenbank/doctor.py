@@ -31,11 +31,11 @@ class Finding:
     advice: str | None = None
 
 
-def examine(*, devices: bool = False) -> Iterator[Finding]:
-    """Run every check, in a fixed order. `devices` imports torch to list what it computes on."""
+def examine() -> Iterator[Finding]:
+    """Run every check, in a fixed order."""
     yield from _program()
     yield from _libraries()
-    yield from _devices() if devices else _torch_build()
+    yield from _devices()
     yield from _home()
     yield from _catalog()
     yield from _cache()
@@ -90,18 +90,11 @@ def _fits(package: str, wanted: str) -> bool:
     return version is not None and SpecifierSet(wanted).contains(version, prereleases=True)
 
 
-def _torch_build() -> Iterator[Finding]:
+def _devices() -> Iterator[Finding]:
+    """List what torch computes on, which takes the seconds of its import."""
     version = _version("torch")
     if version is None:
         return  # among the libraries
-    if version.endswith("+cpu") and shutil.which("nvidia-smi"):
-        advice = "Install another build of torch: https://pytorch.org/get-started/locally"
-        yield Finding("device", "warning", f"torch {version} is a CPU build, but there is an NVIDIA driver", advice)
-    else:
-        yield Finding("device", "ok", f"torch {version}, not imported: --devices asks it")
-
-
-def _devices() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # a build for another machine fails in its own ways
@@ -114,9 +107,11 @@ def _devices() -> Iterator[Finding]:
         found.append(f"cuda:{number} ({about.name}, {about.total_memory / 2**30:.0f} GiB)")
     if torch.backends.mps.is_available():
         found.append("mps")
-    if len(found) == 1:
-        yield from (finding for finding in _torch_build() if finding.status != "ok")
-    yield Finding("device", "ok", f"torch {torch.__version__}: {', '.join(found)}")
+    if version.endswith("+cpu") and shutil.which("nvidia-smi"):
+        advice = "Install another build of torch: https://pytorch.org/get-started/locally"
+        yield Finding("device", "warning", f"torch {version} is a CPU build, but there is an NVIDIA driver", advice)
+    else:
+        yield Finding("device", "ok", f"torch {version}: {', '.join(found)}")
 
 
 def _home() -> Iterator[Finding]:

@@ -31,6 +31,7 @@ def test_a_fresh_installation_is_well_and_nothing_is_made(home: Path, capsys: Ca
     assert found.keys() == CHECKS
     assert {row["status"] for row in found.values()} == {"ok"}
     assert "torch" in found["libraries"]["found"]
+    assert "cpu (" in found["device"]["found"]
     assert found["catalog"]["found"] == f"none at {home / 'catalog.db'} yet"
     assert "offline mode is on" in found["hub"]["found"]
     assert not home.exists()
@@ -81,10 +82,6 @@ def test_what_is_in_quarantine_is_a_warning(home: Path, capsys: Capture) -> None
     (home / "quarantine").mkdir(parents=True)
     (home / "quarantine" / "me--faces--manifest.json").write_text("{")
     assert [row["check"] for row in findings(capsys).values() if row["status"] != "ok"] == ["quarantine"]
-
-
-def test_devices_are_asked_for_with_torch(capsys: Capture) -> None:
-    assert "cpu (" in findings(capsys, "--devices")["device"]["found"]
 
 
 def test_the_hub_is_asked_without_the_login(hub: Hub, client: Client) -> None:

@@ -39,7 +39,7 @@ def test_a_glob_chooses_models(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_serving_until_interrupted(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "eigenbank", "gallery", "--serve", "--no-browser"]
+    command = [sys.executable, "-m", "eigenbank", "gallery", "--serve"]
     heeded = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background may ignore it
     try:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)

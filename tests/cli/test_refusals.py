@@ -103,7 +103,6 @@ CALLS = [
     (["gallery"], 2, "--out FOLDER, --serve, or --publish ORG/NAME"),
     (["gallery", "--out", "site", "--model", "acme/nothing"], 1, "no direction set of 'acme/nothing'"),
     (["gallery", "--publish", "me/gallery"], 1, "offline mode is on"),
-    (["gallery", "--serve", "--port", "70000"], 2, "70000"),
 ]
 
 

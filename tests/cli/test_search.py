@@ -176,7 +176,6 @@ def test_a_model_is_shown_with_its_layers_and_labels(call) -> None:  # type: ign
     assert row["layers"] == ["down_blocks.2.attentions.0", "mid_block.attentions.0"]
     assert row["label_texts"] == ["big smile", "glasses", "grin", "smile"]
     assert "did you mean 'acme/faces'" in call("show", "acme/face")[2]
-    assert "no revision of acme/faces 'x'" in call("show", "acme/faces", "--revision", "x")[2]
     assert "down_blocks.2.attentions.0" in call("show", "acme/faces", "zeta/cats")[1]
 
 
@@ -217,7 +216,6 @@ def test_labels_are_given_to_all_or_to_none(call) -> None:  # type: ignore[no-un
         (["catalog", "import", "/no/such/file"], 1, "cannot be read"),
         (["labels", "ls"], 2, "No such command"),
         (["show", FACES, "acme/faces"], 2, "not both"),
-        (["show", FACES, "--revision", "x"], 2, "--revision says which set"),
         (["search", "--min", "drift=0.2"], 2, "expected NAME=X, where NAME is one of confidence"),
         (["search", "--max", "drift"], 2, "expected NAME=X"),
         (["search", "--max", "drift=low"], 2, "'low' is no number"),

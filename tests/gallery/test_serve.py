@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from eigenbank.gallery.site import make_server
-from eigenbank.schemas.errors import GalleryError
 
 
 @pytest.fixture(scope="module")
 def port(gallery_folder: Path) -> Iterator[int]:
     """The port of a server of the gallery."""
-    with make_server(gallery_folder, 0) as server:
+    with make_server(gallery_folder) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_port
@@ -54,7 +53,7 @@ def test_a_browser_that_hangs_up_leaves_no_traceback(
     gallery_folder: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "large.bin").write_bytes(bytes(2**25))
-    with make_server(tmp_path, 0) as server:
+    with make_server(tmp_path) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         for request in (b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /large", b""):
@@ -65,11 +64,6 @@ def test_a_browser_that_hangs_up_leaves_no_traceback(
         server.shutdown()
         thread.join()
     assert capfd.readouterr().err == ""
-
-
-def test_a_taken_port_is_told(port: int, gallery_folder: Path) -> None:
-    with pytest.raises(GalleryError, match=f"port {port} of 127.0.0.1 cannot be used"):
-        make_server(gallery_folder, port)
 
 
 @pytest.mark.browser

@@ -19,7 +19,6 @@ from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
 
 RECIPES = ("output-value", "output-value:output")
-TOP_K = 16
 WORDS = {
     "with blond hair": "with black hair",
     "on a yellow background": "on a blue background",
@@ -35,16 +34,13 @@ SEEDS = "1-6"
 
 @click.command()
 @click.option(
-    "--top-k", type=click.IntRange(1, 64), default=TOP_K, show_default=True, help="Directions per layer and recipe."
-)
-@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("demo.png"),
     show_default=True,
     help="PNG to write.",
 )
-def demo(top_k: int, out: Path) -> None:
+def demo(out: Path) -> None:
     """Run everything on the checkpoint that ships, a small text-to-image model: build, find sliders for words, catalog,
     load, steer. It takes some minutes on two cores.
 
@@ -58,10 +54,10 @@ def demo(top_k: int, out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="eigenbank-demo-") as home:
         os.environ["EIGENBANK_HOME"] = home
         os.environ.pop("EIGENBANK_CATALOG", None)
-        run_demo(top_k, out)
+        run_demo(out)
 
 
-def run_demo(top_k: int, out: Path, words: Mapping[str, str] = WORDS, **settings: Any) -> None:
+def run_demo(out: Path, words: Mapping[str, str] = WORDS, top_k: int = 16, **settings: Any) -> None:
     """Go through all steps in the catalog of EIGENBANK_HOME, with so many directions a layer and recipe; `settings` are those of finding."""
     from dataclasses import replace
 
@@ -96,7 +92,7 @@ def run_demo(top_k: int, out: Path, words: Mapping[str, str] = WORDS, **settings
         log(f"   {text} (not {without}): {'nothing earned the name' if found.slider is None else found.slider.id}")
     log(f"   {len(bank.labels)} of {len(words)} words have a slider, in {time.perf_counter() - started:.0f} s")
     if not bank.labels:
-        message = "no word has a slider: build more directions (--top-k). No picture was drawn"
+        message = "no word has a slider. No picture was drawn"
         raise SteerError(message)
 
     log("3. Catalog: write the set, add it to the catalog")

@@ -10,11 +10,10 @@ COLUMNS = ["check", "status", "found"]
 
 
 @click.command()
-@click.option("--devices", is_flag=True, help="Import torch, which takes seconds, and list what it computes on.")
 @format_option
 @click.pass_context
-def doctor(ctx: click.Context, devices: bool, fmt: str) -> None:
-    """Check this installation: versions, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
+def doctor(ctx: click.Context, fmt: str) -> None:
+    """Check this installation: versions, devices, home, catalog, cache, the Hub, plugins, extras. Changes nothing.
 
     A problem keeps eigenbank from working, and the exit code is 1; a warning concerns part of it. Plugins are listed by
     kind: families find a checkpoint's layers, recipes say which matrix is decomposed, labelers name directions, loaders
@@ -26,7 +25,7 @@ def doctor(ctx: click.Context, devices: bool, fmt: str) -> None:
     """
     from eigenbank.doctor import examine
 
-    findings = list(examine(devices=devices))
+    findings = list(examine())
     rows = [asdict(finding) for finding in findings]
     if fmt == "table":
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]

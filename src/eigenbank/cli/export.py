@@ -31,13 +31,6 @@ FORMATS = ("diffusers", "comfyui", "lycoris", "npz", "json")
 @click.option(
     "--checkpoint", metavar="WHERE", help="Checkpoint the file is for [default: the one the set was built from]."
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="Precision of a LoRA file.",
-)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
 @click.option(
     "--all-labels", type=click.Path(path_type=Path, file_okay=False), help="Folder to write each named slider into."
@@ -48,7 +41,6 @@ def export(
     edits: tuple[str, ...],
     form: Any,
     checkpoint: str | None,
-    dtype: Any,
     out: Path | None,
     all_labels: Path | None,
 ) -> int:
@@ -80,7 +72,7 @@ def export(
         if chosen:
             message = "--all-labels takes every named slider: name no directions"
             raise click.UsageError(message)
-        files, refused = api.export_all(load(model), all_labels, format=form, checkpoint=checkpoint, dtype=dtype)
+        files, refused = api.export_all(load(model), all_labels, format=form, checkpoint=checkpoint)
         for path in files:
             echo(path)
         for text, why in refused.items():
@@ -93,7 +85,7 @@ def export(
     bank = load(model)
     for name in chosen:
         find_direction(bank, name)
-    written = api.export(bank, chosen or None, out, format=form, checkpoint=checkpoint, dtype=dtype)
+    written = api.export(bank, chosen or None, out, format=form, checkpoint=checkpoint)
     for path in written:
         echo(path)
     for kept in () if form in ("npz", "json") else (out.with_suffix(".json"), out.with_suffix(".png")):

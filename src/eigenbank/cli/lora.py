@@ -12,10 +12,9 @@ from eigenbank.cli.output import emit, format_option, log
     "--model", required=True, metavar="ID", shell_complete=complete.models, help="Model whose set to add it to."
 )
 @click.option("--label", "text", metavar="TEXT", help="What its author says it does.")
-@click.option("--name", metavar="NAME", help="Last part of its id, lora/NAME [default: made of the label].")
 @click.option("--remove", is_flag=True, help="Remove the LoRA with that ID from the set.")
 @format_option
-def import_lora(source: str, model: str, text: str | None, name: str | None, remove: bool, fmt: str) -> None:
+def import_lora(source: str, model: str, text: str | None, remove: bool, fmt: str) -> None:
     """Add a LoRA slider to a set, to use, measure and compare it beside the set's directions.
 
     FILE is a .safetensors file, of which a copy is kept; REPO is a repository on the Hub, or a file there (REPO/FILE). Every
@@ -38,7 +37,7 @@ def import_lora(source: str, model: str, text: str | None, name: str | None, rem
         log(f"{source} is taken out of the set of {model} → {bank.folder}")
         return
     assert text is not None
-    bank = store(bank.import_lora(source, text, name=name), replace=True)
+    bank = store(bank.import_lora(source, text), replace=True)
     lora = next(each for each in reversed(bank.loras) if text in [label.text for label in each.labels])
     log(f"{lora.id}, {lora.record.size:,} bytes, is called {text!r} → {bank.folder}")
     row = {"id": lora.full_id, "label": text, "origin": lora.record.origin, "sha256": lora.record.sha256}

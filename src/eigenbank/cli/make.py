@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), help="New folder to write the set to, instead of the data folder."
 )
 @click.option("--replace", is_flag=True, help="Replace a set even if its labels, composites or previews are lost.")
-@click.option("--component", metavar="NAME", help="Build only this one of a pipeline's denoisers [default: all].")
 @click.option("--dry-run", is_flag=True, help="List the layers and what reading them takes; build nothing.")
 @source_options
 @format_option
@@ -68,7 +67,6 @@ def build(
     revision: str | None,
     variant: str | None,
     config: str | None,
-    component: str | None,
     fmt: str,
 ) -> None:
     """Compute a checkpoint's directions from its weights alone, and add them to the catalog.
@@ -77,7 +75,7 @@ def build(
     (ORG/NAME/FILE.safetensors). Only the attention tensors are read. Without --recipe, output-value is built on both sides.
 
     If a pipeline has several denoisers, as Wan 2.2 has, one set holds the directions of all: its layers are named
-    COMPONENT.LAYER, and each direction edits its own denoiser.
+    COMPONENT.LAYER, and each direction edits its own denoiser; --layers 'transformer_2.*' builds one alone.
 
     A set of the same id and revision is replaced. If it has labels by labelers, composites or previews, say --replace.
 
@@ -95,7 +93,7 @@ def build(
     from eigenbank.registry.local import store
     from eigenbank.registry.sets.folder import check_new_folder
 
-    source_is = {"revision": revision, "variant": variant, "config": config, "component": component}
+    source_is = {"revision": revision, "variant": variant, "config": config}
     if dry_run:
         _list_layers(model, layers, fmt=fmt, **source_is)
         return

@@ -21,6 +21,9 @@ RUN_COLUMNS = ["id", "status", "steps", "directions", "labels", "seconds", "publ
 CHECK_COLUMNS = ["id", "status", "revision", "problems"]
 ESTIMATE_COLUMNS = ["id", "layers", "widths", "read", "weights", "seconds", "memory", "images", "passes", "error"]
 
+MBIT = 100
+"""Speed of the network that --dry-run assumes, in megabits a second."""
+
 
 class CheckpointBars:
     """Progress of many checkpoints on stderr: a bar for all, one for each in work; off a terminal, a line for each that is done.
@@ -92,13 +95,6 @@ class CheckpointBars:
 @click.option("--only", multiple=True, metavar="GLOB", help="Only checkpoints whose id matches; repeatable.")
 @click.option("--check", is_flag=True, help="Compare the plan with the Hub and pin its revisions; build nothing.")
 @click.option("--dry-run", is_flag=True, help="Tell what it would take; with --check, write no lock file.")
-@click.option(
-    "--mbit",
-    type=click.FloatRange(0.001, 1e6),
-    default=100.0,
-    show_default=True,
-    help="Speed of the network for --dry-run, in megabits a second.",
-)
 @click.option("--publish", metavar="ORG", help="Publish each set under this user or organisation.")
 @click.option("--label", is_flag=True, help="Label the directions, and generate previews of the labelled ones.")
 @click.option(
@@ -117,7 +113,6 @@ def plan(
     only: tuple[str, ...],
     check: bool,
     dry_run: bool,
-    mbit: float,
     publish: str | None,
     label: bool,
     executor: str,
@@ -162,7 +157,7 @@ def plan(
         emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     if dry_run:
-        rows, ok = _estimate(entries, whole, pins, mbit)
+        rows, ok = _estimate(entries, whole, pins)
         emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     done = _run(entries, whole, pins, label=label, publish=publish, executor=executor, jobs=jobs, device=device)
@@ -222,19 +217,17 @@ def _check(
     return rows, not wrong
 
 
-def _estimate(
-    entries: "Sequence[PlanEntry]", whole: "Plan", pins: "Lock | None", mbit: float
-) -> tuple[list[dict[str, Any]], bool]:
-    """Estimate what the entries cost. Returns rows, and whether all are known."""
+def _estimate(entries: "Sequence[PlanEntry]", whole: "Plan", pins: "Lock | None") -> tuple[list[dict[str, Any]], bool]:
+    """Estimate what the entries cost, with a network of `MBIT`. Returns rows, and whether all are known."""
     from eigenbank.plans.check import estimate_entries
 
     with progress_bar() as progress:
-        found = estimate_entries(entries, whole, pins, bytes_per_second=mbit * 125_000, progress=progress)
+        found = estimate_entries(entries, whole, pins, bytes_per_second=MBIT * 125_000, progress=progress)
         rows = [estimate_row(entry, one) for entry, one in found]
     known = [row for row in rows if row["error"] is None]
     read, seconds = sum(row["bytes_to_read"] for row in known), sum(row["seconds"] for row in known)
     log(
-        f"{len(known)} of {len(rows)} checkpoints: {megabytes(read)} to read, {seconds:,.0f} s at {mbit:g} Mbit/s, one by one"
+        f"{len(known)} of {len(rows)} checkpoints: {megabytes(read)} to read, {seconds:,.0f} s at {MBIT} Mbit/s, one by one"
     )
     return rows, len(known) == len(rows)
 

@@ -42,7 +42,7 @@ def list_(model: str | None, limit: int, fmt: str, quiet: bool) -> None:
 
     with Catalog.open() as catalog:
         if model is not None:
-            asked = {"model": model, "sort": "catalog", "limit": limit}
+            asked: dict[str, Any] = {"model": model, "sort": "catalog", "limit": limit}
             again = f"eigenbank search --model {model} --sort catalog"
             emit_page(catalog.search(**asked), asked, fmt=fmt, quiet=quiet, again=again)
             return

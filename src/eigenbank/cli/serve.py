@@ -10,7 +10,6 @@ import click
 from eigenbank.cli import complete, start
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.output import emit, format_option, log, progress_bar
-from eigenbank.schemas.errors import explaining
 
 if TYPE_CHECKING:
     from eigenbank.gallery.site import Site
@@ -28,14 +27,12 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 65535),
     help="Port to listen on [env: GRADIO_SERVER_PORT; default: the first free one from 7860].",
 )
-@click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 def play(
     model: str | None,
     drawing: "Drawing",
     checkpoint: str | None,
     host: str | None,
     port: int | None,
-    open_browser: bool,
 ) -> None:
     """Serve a page with a model's sliders beside its picture, until Ctrl-C.
 
@@ -44,7 +41,7 @@ def play(
 
     \b
     Example:
-      eigenbank play eigenbank/avatars-64 --prompt 'a person' --open
+      eigenbank play eigenbank/avatars-64 --prompt 'a person'
     """
     from eigenbank.play import launch
 
@@ -58,7 +55,6 @@ def play(
         drawing=drawing,
         host=host,
         port=port,
-        open_browser=open_browser,
         ready=lambda url: log(f"the playground is on {url} (Ctrl-C stops it)"),
     )
     start.expected()
@@ -69,7 +65,7 @@ GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reaso
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the site to.")
-@click.option("--serve", is_flag=True, help="Serve it on this machine and open a browser, until Ctrl-C.")
+@click.option("--serve", is_flag=True, help="Serve it on this machine, until Ctrl-C.")
 @click.option(
     "--publish", metavar="ORG/NAME", help="Publish it on the Hub as a static Space; created if it does not exist."
 )
@@ -79,8 +75,6 @@ GALLERY_COLUMNS = ["model", "directions", "named", "pictures", "outcome", "reaso
 )
 @click.option("--force", is_flag=True, help="Write even if --out holds something else, which is renamed to NAME.1.")
 @click.option("--private", is_flag=True, help="Create the Space as a private one.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of --serve [default: a free one].")
-@click.option("--no-browser", is_flag=True, help="Serve without opening a browser.")
 @format_option
 def gallery(
     out: Path | None,
@@ -90,8 +84,6 @@ def gallery(
     with_labels: bool,
     force: bool,
     private: bool,
-    port: int,
-    no_browser: bool,
     fmt: str,
 ) -> None:
     """Write a website to browse the catalog's directions by eye: a folder to open from disk or put on any web server.
@@ -137,8 +129,7 @@ def gallery(
         if serve:
             from eigenbank.gallery.site import serve as serve_folder
 
-            with explaining(advice="Choose another --port"):
-                serve_folder(site.folder, port=port, browser=not no_browser, log=log)
+            serve_folder(site.folder, log=log)
             start.expected()
 
 

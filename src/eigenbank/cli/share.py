@@ -31,7 +31,6 @@ def _of_somebody(_ctx: click.Context, _param: click.Parameter, value: str) -> st
 @click.option(
     "--revision", metavar="BRANCH", help="Branch to publish on; created if it does not exist [default: main]."
 )
-@click.option("--message", metavar="TEXT", help="Message of the commit.")
 @click.option("--parent", metavar="COMMIT", help="Publish on top of this commit, even if somebody else pushed it.")
 @click.option("--dry-run", is_flag=True, help="Check everything and list what would be uploaded; change nothing.")
 @format_option
@@ -41,7 +40,6 @@ def publish(
     with_labels: bool,
     private: bool,
     revision: str | None,
-    message: str | None,
     parent: str | None,
     dry_run: bool,
     fmt: str,
@@ -67,7 +65,6 @@ def publish(
             with_labels=with_labels,
             private=private,
             revision=revision,
-            message=message,
             parent=parent,
             dry_run=dry_run,
             log=log,

@@ -31,14 +31,8 @@ _APART = ("evidence", "labels", "confidence", "quality")
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
 @click.option("--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names.")
-@click.option(
-    "--revision",
-    metavar="REVISION",
-    shell_complete=complete.revisions,
-    help="Which of a model's sets [default: the newest].",
-)
 @format_option
-def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: str) -> None:
+def show(names: tuple[str, ...], model: str | None, fmt: str) -> None:
     """Show everything known of directions, or of models.
 
     NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, a LoRA, MODEL_ID#lora/NAME, or a MODEL_ID alone, which shows its
@@ -54,14 +48,11 @@ def show(names: tuple[str, ...], model: str | None, revision: str | None, fmt: s
     with Catalog.open() as catalog:
         given = names_given(names, model)
         models = set(catalog.model_ids()).intersection(given)
-        if revision is not None and len(given) > len(models):
-            message = "--revision says which set of a MODEL_ID is meant; a direction is always one of the newest set"
-            raise click.UsageError(message)
         if models and len(models) < len(given):
             message = "expected models or directions, not both: show them one after the other"
             raise click.UsageError(message)
         if models:
-            _emit_models([_model(catalog, name, revision) for name in given], fmt=fmt)
+            _emit_models([_model(catalog, name) for name in given], fmt=fmt)
             return
         found = [_one(catalog, name) for name in given]
     if fmt != "table":
@@ -121,12 +112,10 @@ def _reach(row: "DirectionRow") -> float | None:
         return None
 
 
-def _model(catalog: "Catalog", name: str, revision: str | None) -> dict[str, Any]:
-    """Look up a model's set: a row with its layers, recipes and label texts. Raises UnknownNameError."""
-    found = catalog.get_set(name, revision)
-    if found is None:
-        known = [row.revision or "" for row in catalog.sets() if row.model_id == name]
-        raise unknown(kind=f"revision of {name}", name=revision or "", known=known)
+def _model(catalog: "Catalog", name: str) -> dict[str, Any]:
+    """Look up a model's newest set: a row with its layers, recipes and label texts."""
+    found = catalog.get_set(name)
+    assert found is not None
     names = {"layers": catalog.layer_names(name), "recipes": catalog.recipe_slugs(name)}
     return model_row(found) | names | {"label_texts": catalog.label_texts(name)}
 

@@ -317,9 +317,6 @@ EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "nois
 )
 @set_option
 @sliders_option
-@click.option(
-    "--repeats", type=click.IntRange(0, 50), default=2, show_default=True, help="Corrections of every inversion step."
-)
 @drawing_options
 @force_option
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG to write: the edit.")
@@ -335,7 +332,6 @@ def edit(
     edits: tuple[str, ...],
     file: Path | None,
     drawing: "Drawing",
-    repeats: int,
     checkpoint: str | None,
     force: bool,
     out: Path,
@@ -368,8 +364,9 @@ def edit(
     bank, pipe = open_model(model, checkpoint, drawing, sliders)
     from eigenbank.loaders.edit import PoorReconstructionWarning, edit_cost
     from eigenbank.loaders.edit import edit as edit_photo
+    from eigenbank.loaders.invert import REPEATS
 
-    log(f"{edit_cost(pipe, drawing, repeats)}: {1 + repeats} to invert the photo, 2 to generate it again")
+    log(f"{edit_cost(pipe, drawing)}: {1 + REPEATS} to invert the photo, 2 to generate it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PoorReconstructionWarning)  # said below, as a line
         found = edit_photo(
@@ -378,7 +375,6 @@ def edit(
             sliders,
             bank=bank,
             drawing=drawing,
-            repeats=repeats,
             force=force,
         )
     for note in found.notes:

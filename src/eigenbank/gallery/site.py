@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 import tempfile
-import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -363,22 +362,15 @@ class _SiteServer(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def make_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
-    """Make a server for a site on loopback. Raises GalleryError where the port is taken."""
-    try:
-        return _SiteServer((HOST, port), functools.partial(_SiteHandler, directory=str(folder)))
-    except OSError as error:
-        problem = f"port {port} of {HOST} cannot be used ({error.strerror})"
-        raise GalleryError(problem, outcome="nothing is served") from error
+def make_server(folder: Path) -> http.server.ThreadingHTTPServer:
+    """Make a server for a site, on a free port of loopback."""
+    return _SiteServer((HOST, 0), functools.partial(_SiteHandler, directory=str(folder)))
 
 
-def serve(folder: Path, *, port: int, browser: bool, log: Log) -> None:
-    """Serve a site until interrupted, and open a browser on it if wanted. Raises GalleryError."""
-    with make_server(folder, port) as server:
-        address = f"http://{HOST}:{server.server_port}/"
-        log(f"serving {address} until Ctrl-C")
-        if browser:
-            webbrowser.open(address)
+def serve(folder: Path, *, log: Log) -> None:
+    """Serve a site until interrupted, and log its address."""
+    with make_server(folder) as server:
+        log(f"serving http://{HOST}:{server.server_port}/ until Ctrl-C")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -32,7 +32,6 @@ def launch(
     drawing: "Drawing | None" = None,
     host: str | None = None,
     port: int | None = None,
-    open_browser: bool = False,
     wait: bool = True,
     ready: Callable[[str], None] = print,
 ) -> Any:
@@ -74,9 +73,7 @@ def launch(
         torch.set_num_threads(int(threads))
     from eigenbank.play.server import serve
 
-    return serve(
-        models, first, drawing=drawing, host=host, port=port, open_browser=open_browser, wait=wait, ready=ready
-    )
+    return serve(models, first, drawing=drawing, host=host, port=port, wait=wait, ready=ready)
 
 
 def _check_free(host: str, port: int) -> None:

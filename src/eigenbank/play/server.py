@@ -71,7 +71,6 @@ def serve(
     drawing: "Drawing | None" = None,
     host: str | None = None,
     port: int | None = None,
-    open_browser: bool = False,
     wait: bool = True,
     ready: Callable[[str], None] = print,
 ) -> Any:
@@ -92,7 +91,7 @@ def serve(
     guard = Middleware(PageOnly, names=_names(at), folder=Path(kept.name))
     try:
         blocks.launch(
-            server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True, quiet=True,
+            server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True,
             show_error=False, max_file_size=MAX_BYTES, state_session_capacity=SESSIONS, enable_monitoring=False,
             ssr_mode=False, pwa=False, mcp_server=False, run_history=False, footer_links=[], theme=theme(), css=CSS,
             js=SCRIPT, app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},

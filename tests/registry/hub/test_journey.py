@@ -140,7 +140,7 @@ def test_only_what_changed_is_uploaded(
     assert worker.run("publish", str(set_folder), "--repo", REPO).code == 0
     hub.forget()
     other = other_version(set_folder, tmp_path / "other", "frown")
-    done = worker.run("publish", str(other), "--repo", REPO, "--format", "json", "--message", "Another label")
+    done = worker.run("publish", str(other), "--repo", REPO, "--format", "json")
     assert done.code == 0, done.err
     changes = {row["file"]: row["change"] for row in json.loads(done.out)}
     (preview,) = [name for name in changes if name.startswith("previews/")]
@@ -152,7 +152,7 @@ def test_only_what_changed_is_uploaded(
         preview: "delete",
     }
     assert not hub.requests["lfs-upload"]
-    assert hub.head(REPO).title == "Another label"
+    assert hub.head(REPO).title == "Directions of acme/faces"
     assert "frown" in hub.files(REPO)["README.md"].decode()
     assert preview not in hub.files(REPO)
 
