@@ -13,14 +13,14 @@ BARE = "mid_block.attentions.0/output-value/0"
 
 
 @pytest.mark.parametrize("bare", [BARE, "composite/smile"])
-def test_labels_take_the_model_of_bare_directions(bare: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_direction_to_label_is_named_with_its_model(bare: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["labels", "add", bare, "grin", "--by", "ann"]) == 1
-    assert "With --model, the part behind the # is enough" in capsys.readouterr().err
-    assert run(["labels", "add", bare, "grin", "--by", "ann", "--model", DEMO]) == 0
+    assert "Names have the form MODEL_ID#" in capsys.readouterr().err
+    assert run(["labels", "add", f"{DEMO}#{bare}", "grin", "--by", "ann"]) == 0
     capsys.readouterr()
     assert run(["search", "grin", "--model", DEMO, "--source", "human", "-q"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{DEMO}#{bare}"]
-    assert run(["labels", "rm", f"{DEMO}#{bare}", "grin", "--by", "ann", "--model", DEMO]) == 0
+    assert run(["labels", "rm", f"{DEMO}#{bare}", "grin", "--by", "ann"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_what_was_named_by_nobody_can_be_looked_at(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "nothing earned a name" in printed.err
-    assert "eigenbank labels add --model acme/tiny" in printed.err
+    assert "eigenbank labels add acme/tiny#DIRECTION" in printed.err
     assert run(["gallery", "--out", str(tmp_path / "site")]) == 0
     assert "no direction of acme/tiny has pictures: eigenbank preview acme/tiny" in capsys.readouterr().err
-    assert run(["labels", "add", "--model", "acme/tiny", BARE, "grin"]) == 0
+    assert run(["labels", "add", f"acme/tiny#{BARE}", "grin"]) == 0
     assert run(["preview", "acme/tiny"]) == 1
     said = capsys.readouterr().err
     assert "The 1 that people labelled in this catalog do not count here" in said

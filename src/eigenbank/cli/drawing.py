@@ -63,9 +63,9 @@ def drawing_options(command: F) -> F:
     def with_drawing(
         *args: Any,
         prompts: tuple[str, ...],
-        prompts_file: Path | None,
         loras: tuple[str, ...],
-        unchecked: bool,
+        prompts_file: Path | None = None,
+        unchecked: bool = False,
         **others: Any,
     ) -> Any:
         from pydantic import ValidationError
@@ -116,3 +116,13 @@ def drawing_options(command: F) -> F:
     ):  # fmt: skip
         with_drawing = decorate(with_drawing)
     return with_drawing  # type: ignore[return-value]
+
+
+def without(*names: str) -> Callable[[click.Command], click.Command]:
+    """Take away those of the `drawing_options` that change nothing of what a command does."""
+
+    def changed(command: click.Command) -> click.Command:
+        command.params = [param for param in command.params if param.name not in names]
+        return command
+
+    return changed

@@ -31,9 +31,6 @@ def _by(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
 by_option = click.option(
     "--by", "source", metavar="NAME", callback=_by, help="Who gives the label [default: your user name]."
 )
-model_option = click.option(
-    "--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names."
-)
 directions_argument = click.argument(
     "directions", nargs=-1, required=True, metavar="DIRECTION... TEXT", shell_complete=complete.directions
 )
@@ -53,17 +50,13 @@ def labels() -> None:
 
 @labels.command(short_help="Label directions by hand.")
 @directions_argument
-@model_option
 @by_option
 @click.option("--note", metavar="TEXT", help="Why, or what was seen.")
-@click.option("--confidence", type=click.FloatRange(0, 1), metavar="P", help="How sure you are [default: unknown].")
 @click.option("--reverse", is_flag=True, help="The stored direction moves away from what the word says.")
 def add(
     directions: tuple[str, ...],
-    model: str | None,
     source: str,
     note: str | None,
-    confidence: float | None,
     reverse: bool,
 ) -> None:
     """Label directions by hand. A label of the same text and person is replaced; all others stay.
@@ -79,8 +72,8 @@ def add(
     from eigenbank.registry.catalog import Catalog
     from eigenbank.schemas import Label
 
-    names, text = _names_and_text(directions, model)
-    facts: dict[str, Any] = {"text": text, "polarity": -1 if reverse else 1, "confidence": confidence, "source": source}
+    names, text = _names_and_text(directions)
+    facts: dict[str, Any] = {"text": text, "polarity": -1 if reverse else 1, "source": source}
     facts |= {"note": note, "created": datetime.now(timezone.utc)}
     try:
         label = Label.model_validate(facts)
@@ -94,9 +87,8 @@ def add(
 
 @labels.command(short_help="Remove your own label from directions.")
 @directions_argument
-@model_option
 @by_option
-def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
+def rm(directions: tuple[str, ...], source: str) -> None:
     """Remove a label that you added to directions. Other people's labels stay.
 
     `-` instead of DIRECTION reads them from standard input, one a line. It is removed from all, or from none.
@@ -107,7 +99,7 @@ def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
     """
     from eigenbank.registry.catalog import Catalog
 
-    names, text = _names_and_text(directions, model)
+    names, text = _names_and_text(directions)
     with Catalog.open() as catalog:
         missing = catalog.remove_labels(names, text, source)
         if missing:
@@ -120,8 +112,8 @@ def rm(directions: tuple[str, ...], model: str | None, source: str) -> None:
     log(f"{text!r} by {source} taken off {len(names)}")
 
 
-def _names_and_text(given: tuple[str, ...], model: str | None) -> tuple[list[str], str]:
+def _names_and_text(given: tuple[str, ...]) -> tuple[list[str], str]:
     if len(given) < 2:
         message = "expected DIRECTION... TEXT: one direction or more (or -), and the label's text last"
         raise click.UsageError(message)
-    return names_given(given[:-1], model), given[-1]
+    return names_given(given[:-1]), given[-1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.drawing import drawing_options, without
 from eigenbank.cli.options import SCALES, SEEDS, source_options
 from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.schemas.errors import SourceError, SteerError, explaining
@@ -293,7 +293,7 @@ def label(
     if not rows:
         log(
             f"nothing earned a name, which is common. Look for yourself: eigenbank sweep {model_id} DIRECTION… --out sweep.png (ids: "
-            f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add --model {model_id} DIRECTION WORD. "
+            f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add {model_id}#DIRECTION WORD. "
             "Or try more directions per score (--most), other seeds (--seeds), or more recipes (eigenbank build --recipe)"
         )
     emit(rows, LABEL_COLUMNS, fmt=fmt)
@@ -431,6 +431,7 @@ def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> l
     return chosen
 
 
+@without("negative_prompt", "unchecked")
 @click.command()
 @click.argument("model", shell_complete=complete.models_or_folders)
 @drawing_options

@@ -379,11 +379,8 @@ def facts(found: Mapping[str, Any]) -> None:
     emit(rows, ["what", "value"], fmt="table")
 
 
-def names_given(names: tuple[str, ...], model: str | None = None) -> list[str]:
-    """Return the directions that arguments name. `-` reads them from standard input, one a line, as `-q` prints them.
-
-    Names without a model get `model`, if it is given.
-    """
+def names_given(names: tuple[str, ...]) -> list[str]:
+    """Return the directions that arguments name. `-` reads them from standard input, one a line, as `-q` prints them."""
     found: list[str] = []
     for name in names:
         if name != "-":
@@ -395,4 +392,4 @@ def names_given(names: tuple[str, ...], model: str | None = None) -> list[str]:
             message = "no direction on standard input: expected one a line, as `eigenbank search WORD -q` prints them"
             raise click.UsageError(message)
         found += given
-    return list(dict.fromkeys(f"{model}#{name}" if model and "#" not in name else name for name in found))
+    return list(dict.fromkeys(found))

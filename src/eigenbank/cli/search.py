@@ -78,7 +78,6 @@ def _bounds(kind: str, known: tuple[str, ...]) -> Callable[..., dict[str, float]
 
 _FILTERS = (
     click.option("--model", metavar="GLOB", shell_complete=complete.models, help="Model id, e.g. 'google/*'."),
-    click.option("--family", "denoiser", metavar="GLOB", help="Class of the denoiser, e.g. 'UNet2D*'."),
     click.option("--layer", metavar="GLOB", shell_complete=complete.layers, help="Layer name, e.g. 'up_blocks.*'."),
     click.option("--recipe", metavar="GLOB", shell_complete=complete.recipes, help="Recipe, e.g. output-value:output."),
     click.option("--source", metavar="GLOB", help="Who gave the label: 'human', 'human:ann', 'clip:*'."),

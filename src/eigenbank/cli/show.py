@@ -30,9 +30,8 @@ _APART = ("evidence", "labels", "confidence", "quality")
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete.directions)
-@click.option("--model", metavar="ID", shell_complete=complete.models, help="Model, if you leave it out of the names.")
 @format_option
-def show(names: tuple[str, ...], model: str | None, fmt: str) -> None:
+def show(names: tuple[str, ...], fmt: str) -> None:
     """Show everything known of directions, or of models.
 
     NAME is a direction, MODEL_ID#LAYER/RECIPE/RANK, a composite, MODEL_ID#composite/NAME, a LoRA, MODEL_ID#lora/NAME, or a MODEL_ID alone, which shows its
@@ -46,7 +45,7 @@ def show(names: tuple[str, ...], model: str | None, fmt: str) -> None:
     from eigenbank.registry.catalog import Catalog
 
     with Catalog.open() as catalog:
-        given = names_given(names, model)
+        given = names_given(names)
         models = set(catalog.model_ids()).intersection(given)
         if models and len(models) < len(given):
             message = "expected models or directions, not both: show them one after the other"

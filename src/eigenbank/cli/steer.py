@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.drawing import drawing_options
+from eigenbank.cli.drawing import drawing_options, without
 from eigenbank.cli.options import (
     SCALES,
     SEEDS,
@@ -306,6 +306,7 @@ def save_picture(sheet: "Image", out: Path) -> None:
 EDIT_COLUMNS = ["edit", "round_trip_error", "autoencoder_error", "change", "noise_std", "out"]
 
 
+@without("unchecked")
 @click.command()
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option(

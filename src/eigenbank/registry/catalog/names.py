@@ -80,7 +80,7 @@ def unknown_direction(connection: Connection, full_id: str) -> UnknownNameError:
     if model_id not in models:
         if "#" in full_id:
             return unknown(kind="model", name=model_id, known=models, hint=_HINT)
-        more = "With `model=`, the part behind the # is enough. What has a label is found by `eigenbank search LABEL`."
+        more = "What has a label is found by `eigenbank search LABEL`."
         return UnknownNameError(f"no direction {full_id[:200]!r}: {_HINT} {more}")
     if name is None:
         return UnknownNameError(f"no direction {full_id[:800]!r}: {_HINT}")
