@@ -32,7 +32,7 @@ from eigenbank.schemas.errors import SteerError
 Read = Callable[[Tensor], Tensor]
 """Maps images `(n, 3, h, w)` in [0, 1] to `(n, f)` readings."""
 
-LOOK = 0.2
+LOOK = 0.3
 """How far into the run pictures are predicted: the best of those tried, see `benchmarks/screening.py`."""
 VERSION = 2
 """Raised whenever pictures are generated, or readings of them kept, in another way: older readings are then not used."""
