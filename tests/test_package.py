@@ -39,7 +39,6 @@ def test_starting_and_asking_does_not_import_torch() -> None:
         ["list"],
         ["list", "--model", "eigenbank/avatars-64", "-q"],
         ["search", "hair", "--format", "json"],
-        ["doctor"],
         ["show", "eigenbank/avatars-64#mid_block.attentions.0.transformer_blocks.0.attn1/output-value/0"],
         *([name, "--help"] for name in COMMANDS),
     ]

@@ -92,7 +92,7 @@ def test_measuring_predicts_each_direction_in_its_window_and_keeps_readings(tmp_
     folder = tiny_pipelines.save("sd", tmp_path / "sd")
     directions = list(build(open_folder(folder), "zoo/sd", recipes=["output-value", "output-value@0.5-1"], top_k=1))
     early, late = (step_to_look_at(each, 10) for each in (directions[0], directions[-1]))
-    assert (early, late) == (2, 5)
+    assert (early, late) == (3, 5)
     measurements = PipelineMeasurements(open_pipeline(folder), STEPS, drawing=Drawing(prompts=PROMPTS, size=SIZE))
     counts: list[tuple[int, int]] = []
 
