@@ -31,6 +31,20 @@ def log_warning(message: str) -> None:
 
 
 @contextmanager
+def without_advice(kind: type[Warning]) -> Iterator[None]:
+    """Run something without what diffusers logs of it, below errors, and without warnings of a kind."""
+    logger = logging.getLogger("diffusers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", kind)
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
 def quietly() -> Iterator[None]:
     """Load something without the progress bars of diffusers and transformers, and their quarrel over the name of the dtype."""
     from diffusers.utils import is_transformers_available

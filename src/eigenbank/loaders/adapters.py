@@ -2,10 +2,7 @@
 
 import itertools
 import re
-import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +11,7 @@ from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
 from eigenbank.diffusers_compat import forget_adapters
-from eigenbank.progress import quietly
+from eigenbank.progress import quietly, without_advice
 from eigenbank.registry.loras import lora_file
 from eigenbank.registry.sets.direction_set import Lora
 from eigenbank.schemas.errors import MatchError, SteerError
@@ -83,7 +80,8 @@ class LoraTerm:
     def _load(self, owner: Any, file: str) -> None:
         what = f"{self.lora.full_id} ({self.lora.record.origin})"
         try:
-            with quietly(), _without_warnings():
+            # They would tell of other adapters, and of a text encoder that has none in the file: what counts is checked.
+            with quietly(), without_advice(UserWarning):
                 said = owner.lora_state_dict(file, use_safetensors=True)
                 owner.load_lora_weights(file, adapter_name=self._name, use_safetensors=True)
         except torch.OutOfMemoryError:
@@ -140,21 +138,6 @@ class LoraTerm:
                     forget_adapters(part)
                 for each, before in trained:
                     each.requires_grad_(before)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Load without being told that there are other adapters, or that a text encoder has none in the file: what counts is checked."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _check_acting(owner: Any, key: str) -> None:

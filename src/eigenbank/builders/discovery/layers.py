@@ -3,9 +3,7 @@ weights they are made of.
 """
 
 import contextlib
-import logging
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,9 +14,10 @@ from eigenbank.builders.discovery.fake_weights import with_fake_weights
 from eigenbank.builders.discovery.families import Discovery
 from eigenbank.builders.discovery.inputs import Attempt, attempts
 from eigenbank.builders.discovery.token_positions import Located, ModuleRecorder
-from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position, tag_norm
+from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TEXT, NormOrigin, frame_and_position
 from eigenbank.builders.discovery.trace import Operand, Trace, TracedAttention, Tracer
 from eigenbank.diffusers_compat import is_convolution
+from eigenbank.progress import without_advice
 from eigenbank.schemas import Layer, Norm, Part
 from eigenbank.schemas.layer import Kind, Range, Role
 from eigenbank.schemas.recipe import Site
@@ -34,7 +33,8 @@ def trace_layers(model: nn.Module) -> Discovery:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     model = with_fake_weights(model)
     recorder = ModuleRecorder(model)
-    with _tagging_norms(model), recorder.recording(), _plain_flex(), _silent(), torch.no_grad():
+    # Nobody runs this forward: advice on it is of no use, and warnings must not be taken for failures.
+    with recorder.recording(), _plain_flex(), without_advice(Warning), torch.no_grad():
         trace, problem, attempt = _follow(model, recorder)
         found, excluded = _layers(model, trace, recorder, shapes)
         again: list[dict[str, tuple[Layer, dict[Site, Located]]]] = []
@@ -129,34 +129,6 @@ def _traced(model: nn.Module, attempt: Attempt) -> tuple[Tracer, Exception | Non
     except Exception as error:  # arguments that do not fit fail in whatever way the class happens to
         return tracer, error
     return tracer, None
-
-
-@contextlib.contextmanager
-def _tagging_norms(model: nn.Module) -> Iterator[None]:
-    hooks = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: tag_norm(output, name))
-        for name, module in model.named_modules()
-        if "Norm" in type(module).__name__
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep diffusers and torch from advising on a forward that nobody runs, and warnings from being taken for failures."""
-    logger = logging.getLogger("diffusers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextlib.contextmanager

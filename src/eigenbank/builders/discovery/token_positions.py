@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TOKEN, attach, tags_of
+from eigenbank.builders.discovery.token_tags import IMAGE, STREAM, TOKEN, attach, tag_norm, tags_of
 from eigenbank.diffusers_compat import without_torch_function
 from eigenbank.schemas import Layer
 from eigenbank.schemas.layer import HookPoint, TokenCount
@@ -45,7 +45,10 @@ class RecordedTensor:
 
 
 class ModuleRecorder:
-    """Records what the modules of a model were called with and returned, the first time each is called in a trace."""
+    """Records what the modules of a model were called with and returned, the first time each is called in a trace.
+
+    It also tags what norms return, each time.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -94,7 +97,9 @@ class ModuleRecorder:
         return look
 
     def _after(self, name: str) -> Any:
-        def look(_module: nn.Module, _args: Any, output: Any) -> None:
+        def look(module: nn.Module, _args: Any, output: Any) -> None:
+            if "Norm" in type(module).__name__:
+                tag_norm(output, name)
             if name not in self.outputs:
                 values = output if isinstance(output, tuple) else (output,)
                 found = [_recorded(value, None, index) for index, value in enumerate(values)]
