@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from eigenbank.builders.discovery import families
-from eigenbank.builders.discovery.families import GROUP, Discovery, PluginError, discover
-from eigenbank.registry.plugins import load_plugins
+from eigenbank.builders.discovery.families import GROUP, Discovery, discover
+from eigenbank.registry.plugins import PluginError, load_plugins
 from eigenbank.schemas.errors import SourceError
 
 

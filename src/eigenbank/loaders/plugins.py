@@ -7,7 +7,7 @@ first. `examples/plain_sampler` is a complete example.
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eigenbank.registry.plugins import PluginError, load_plugins
+from eigenbank.registry.plugins import claimant, load_plugins
 from eigenbank.schemas.errors import SteerError
 
 if TYPE_CHECKING:
@@ -62,21 +62,16 @@ def target_of(owner: Any) -> "Target":
 
     if isinstance(owner, Target):
         return owner
-    plugins = load_plugins("loaders")
-    claims = [plugin for plugin in plugins if plugin.problem is None and _knows(plugin.object, owner)]
-    foreign = [plugin for plugin in claims if plugin.owner != "eigenbank"]
-    if len(foreign) > 1:
-        names = " and ".join(f"{plugin.name} (of {plugin.owner})" for plugin in foreign)
-        message = f"a {type(owner).__name__} is claimed by {names}: nothing was changed. Uninstall one of them"
-        raise PluginError(message)
-    if not claims:
-        skipped = "".join(f"; {plugin.name} was skipped ({plugin.problem})" for plugin in plugins if plugin.problem)
+    loader: Loader | None = claimant("loaders", lambda each: _knows(each, owner), f"a {type(owner).__name__}")
+    if loader is None:
+        skipped = "".join(
+            f"; {each.name} was skipped ({each.problem})" for each in load_plugins("loaders") if each.problem
+        )
         message = (
             f"a {type(owner).__name__} has no denoiser eigenbank knows: expected a diffusers pipeline, a denoising module, "
             f"or an object that a plugin knows (entry points {GROUP}; see `eigenbank doctor`){skipped}"
         )
         raise SteerError(message)
-    loader: Loader = (foreign or claims)[0].object
     return loader.open(owner)
 
 

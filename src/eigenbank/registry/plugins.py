@@ -5,6 +5,7 @@ error that names both.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -42,6 +43,20 @@ def load_plugins(kind: str) -> list[Plugin]:
     not import, or lacks an attribute it must have, carries a `problem`. Raises PluginError when two packages offer one name.
     """
     return _loaded(kind, _announced(kind, tuple(sys.path)))
+
+
+def claimant(kind: str, knows: Callable[[Any], bool], what: str) -> Any:
+    """Return the plugin that `knows` `what` is to be opened, one of another package before our own; None where none does.
+
+    Raises PluginError where two of other packages do.
+    """
+    claims = [each for each in load_plugins(kind) if each.problem is None and knows(each.object)]
+    foreign = [each for each in claims if each.owner != "eigenbank"]
+    if len(foreign) > 1:
+        names = " and ".join(f"{each.name} (of {each.owner})" for each in foreign)
+        problem = f"{what} is claimed by {names}"
+        raise PluginError(problem, advice="Uninstall one of them")
+    return next((each.object for each in foreign or claims), None)
 
 
 @cache

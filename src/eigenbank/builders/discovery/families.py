@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
-from eigenbank.registry.plugins import PluginError, load_plugins
+from eigenbank.registry.plugins import claimant
 from eigenbank.schemas import Layer
 from eigenbank.schemas.errors import SourceError, first_problem, unknown
 
@@ -73,24 +73,16 @@ FAMILY = DiffusersFamily()
 
 def discover(config: Mapping[str, Any]) -> Discovery:
     """Ask the adapter that knows this config. Raises SourceError where none does, PluginError where two others do."""
-    plugins = [plugin for plugin in load_plugins("families") if plugin.problem is None]
-    claims: list[tuple[str, Family]] = [
-        (plugin.owner, plugin.object) for plugin in plugins if plugin.object.describes(config)
-    ]
-    foreign = [claim for claim in claims if claim[0] != "eigenbank"]
-    if len(foreign) > 1:
-        names = " and ".join(f"{family.name} (of {owner})" for owner, family in foreign)
-        problem = f"{config.get('_class_name')} is claimed by {names}"
-        raise PluginError(problem, advice="Uninstall one of them")
-    if not claims:
-        kind = config.get("_class_name")
+    kind = config.get("_class_name")
+    family: Family | None = claimant("families", lambda each: bool(each.describes(config)), str(kind))
+    if family is None:
         if not isinstance(kind, str):
             problem = "config.json names no _class_name: it is no diffusers denoiser"
             raise SourceError(problem)
         problem = f"no denoiser eigenbank knows is called {kind}"
         advice = f"Upgrade diffusers, or install a package with a family adapter for it (entry points {GROUP})"
         raise SourceError(problem, advice=advice)
-    return (foreign or claims)[0][1].find(config)
+    return family.find(config)
 
 
 def find_layers(source: "WeightSource") -> Discovery:
