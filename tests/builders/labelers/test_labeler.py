@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label.labeler import LabelerEnsemble, LabelerError, check_labeler, checked_scores, open_labelers
+from eigenbank.builders.label.labeler import LabelerEnsemble, LabelerError, check_labeler, open_labelers
 from eigenbank.registry.plugins import load_plugins
 from eigenbank.schemas.errors import EigenbankError
 
@@ -79,7 +79,7 @@ def test_a_labeler_that_misbehaves_is_named(read: object, message: str) -> None:
     bad = Colours()
     bad.read = read  # type: ignore[assignment, method-assign]
     with pytest.raises(LabelerError, match=message) as caught:
-        checked_scores(bad, IMAGES)
+        LabelerEnsemble([bad]).read(IMAGES)
     assert caught.value.source == "colours"
 
 

@@ -34,25 +34,32 @@ MAX_ONNX_BYTES = 2 * 2**30
 """Largest ONNX file, as its format allows in one piece."""
 
 
-class AttributeConfig(Model):
+class ScoreConfig(Model):
+    """The names of an attribute model's scores, none twice, and maybe the standard deviation of each."""
+
+    names: tuple[Text, ...] = Field(min_length=1, max_length=10_000)
+    stds: tuple[Positive, ...] | None = None
+
+    @model_validator(mode="after")
+    def _paired(self) -> "ScoreConfig":
+        stds = self.names if self.stds is None else self.stds
+        if len(self.names) != len(stds) or len(set(self.names)) != len(self.names):
+            message = f"{len(self.names)} names and {len(stds)} stds: expected as many, and no name twice"
+            raise ValueError(message)
+        return self
+
+
+class AttributeConfig(ScoreConfig):
     """What an attribute model reads: `names` and, for each, the standard deviation over the population it was trained on.
 
     `size` is the images' height and width, `first_channels` the network's, `r2` each name's share of variance read from
     images it was not trained on.
     """
 
-    names: tuple[Text, ...] = Field(min_length=1, max_length=1000)
     stds: tuple[Positive, ...]
     size: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 32
     first_channels: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
     r2: dict[Text, float] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _paired(self) -> "AttributeConfig":
-        if len(self.names) != len(self.stds) or len(set(self.names)) != len(self.names):
-            message = f"{len(self.names)} names and {len(self.stds)} stds: expected as many, and no name twice"
-            raise ValueError(message)
-        return self
 
 
 class AttributeModel(nn.Module):
@@ -110,21 +117,12 @@ def load_attribute_model(folder: Path) -> AttributeModel:
     return model.eval()
 
 
-class ProgramConfig(Model):
+class ProgramConfig(ScoreConfig):
     """The config.json of an attribute model that is a program: see the module."""
 
-    names: tuple[Text, ...] = Field(min_length=1, max_length=10_000)
-    stds: tuple[Positive, ...] | None = None
     size: Annotated[int, Field(ge=1, le=1024)] | None = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-
-    @model_validator(mode="after")
-    def _paired(self) -> "ProgramConfig":
-        if self.stds is not None and len(self.stds) != len(self.names):
-            message = f"{len(self.names)} names and {len(self.stds)} stds: expected as many"
-            raise ValueError(message)
-        return self
 
 
 class ProgramLabeler:

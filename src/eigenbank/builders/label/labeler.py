@@ -105,14 +105,6 @@ def check_labeler(labeler: Labeler, name: str) -> None:
         raise LabelerError(message)
 
 
-def checked_scores(labeler: Labeler, images: "Tensor") -> "Tensor":
-    """Read images with a labeler: `(n, f)` float32 on the CPU.
-
-    Raises LabelerError where it raises, or gives another shape, or values that are not finite.
-    """
-    return _checked(labeler, images, labeler.read, len(labeler.names))
-
-
 def _embeds(labeler: Any) -> bool:
     return hasattr(labeler, "features")
 
@@ -123,7 +115,10 @@ def _features_of(labeler: Any) -> "tuple[Callable[[Tensor], Tensor], int]":
 
 
 def _checked(labeler: Labeler, images: "Tensor", read: "Callable[[Tensor], Tensor]", width: int) -> "Tensor":
-    """What `read` makes of images, `(n, width)` float32 on the CPU. Raises LabelerError."""
+    """What `read` makes of images, `(n, width)` float32 on the CPU.
+
+    Raises LabelerError where it raises, or gives another shape, or values that are not finite.
+    """
     from torch import OutOfMemoryError, Tensor
 
     try:
