@@ -1,13 +1,14 @@
 """A denoiser without its weights: the class's own module tree and code, with parameters that take no memory."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from eigenbank.diffusers_compat import tensor_tables
 from eigenbank.schemas.errors import SourceError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 MAX_CALLS = 50_000
 """Most torch calls that constructing a denoiser may take; the largest of diffusers takes a fifth."""
@@ -18,7 +19,6 @@ MAX_EXTENT = 2**20
 def denoiser_class(name: str) -> Any:
     """Return the class of that name among diffusers' models. Raises SourceError where there is none."""
     import diffusers
-    from torch import nn
 
     found = getattr(diffusers, name, None) if name.isidentifier() and not name.startswith("_") else None
     if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "from_config")):
@@ -29,13 +29,11 @@ def denoiser_class(name: str) -> Any:
 
 def empty_model(config: Mapping[str, Any]) -> Any:
     """The denoiser of a config on the meta device: its module tree, no memory, no weights. Raises SourceError."""
-    import torch
-
     kind = denoiser_class(str(config.get("_class_name")))
     try:
         # Outermost, what gradients were set to comes back: constructors switch them off for a while, and where the bound is met
         # meanwhile, it stops the call that would switch them on again.
-        with torch.enable_grad(), torch.device("meta"), _bounded():
+        with torch.enable_grad(), torch.device("meta"), _Bounded():
             model = kind.from_config({key: value for key, value in config.items() if key != "quantization_config"})
     except Exception as error:  # whatever a constructor makes of a hostile config is the config's fault
         problem = f"diffusers cannot make a {kind.__name__} of this config.json ({error})"
@@ -50,27 +48,21 @@ def empty_model(config: Mapping[str, Any]) -> Any:
     return model
 
 
-def _bounded() -> Any:
-    """A torch function mode that raises ValueError when a module tree grows past all reason, before memory is gone."""
-    from torch.overrides import TorchFunctionMode
+class _Bounded(TorchFunctionMode):
+    """Raises ValueError when a module tree grows past all reason, before memory is gone."""
 
-    class Bounded(TorchFunctionMode):
-        calls = 0
+    calls = 0
 
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.calls += 1
-            if self.calls > MAX_CALLS:
-                message = f"it has more layers than any denoiser: {MAX_CALLS} tensors are made, and no end in sight"
-                raise ValueError(message)
-            return func(*args, **(kwargs or {}))
-
-    return Bounded()
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        if self.calls > MAX_CALLS:
+            message = f"it has more layers than any denoiser: {MAX_CALLS} tensors are made, and no end in sight"
+            raise ValueError(message)
+        return func(*args, **(kwargs or {}))
 
 
-def with_fake_weights(model: "nn.Module") -> "nn.Module":
+def with_fake_weights(model: nn.Module) -> nn.Module:
     """Give a model on the meta device parameters that can be computed with: one zero, spread over the whole shape."""
-    from torch import nn
-
     for module in model.modules():
         parameters, buffers = tensor_tables(module)
         for table in (parameters, buffers):
@@ -85,8 +77,6 @@ def with_fake_weights(model: "nn.Module") -> "nn.Module":
 
 
 def _filled(value: Any) -> Any:
-    import torch
-
     if isinstance(value, torch.Tensor) and value.is_meta:
         return _fake(value)
     if type(value) in (list, tuple):
@@ -96,8 +86,6 @@ def _filled(value: Any) -> Any:
     return value
 
 
-def _fake(tensor: "Tensor") -> "Tensor":
-    import torch
-
+def _fake(tensor: Tensor) -> Tensor:
     dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
     return torch.zeros((), dtype=dtype).expand(tensor.shape)
