@@ -163,8 +163,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_not_there_is_said(shop: Hub, worker: Worker) -> None:
     for args, message in (
-        (["me/none"], "no such folder or repository"),
-        (["me/big", "--revision", "no"], "has no revision 'no'"),
+        (["me/none"], "the Hub has no such repository"),
+        (["me/big", "--revision", "no"], "me/big@no cannot be fetched: the repository has no such revision"),
         (["me/big", "--variant", "fp16"], "has no variant 'fp16'"),
     ):
         done = worker.run("build", "--dry-run", *args)
@@ -179,7 +179,7 @@ def test_a_private_repository_needs_a_token(shop: Hub, worker: Worker, big: dict
     shop.store.repos["models", "me/gated"].gated = True
     assert worker.run("build", "--dry-run", "me/gated").code == 0
     with Worker(Client(shop, tmp_path, token=None)) as stranger:
-        for repo, message in (("me/private", "If it is private, log in"), ("me/gated", "is gated: accept its terms")):
+        for repo, message in (("me/private", "for a private one log in"), ("me/gated", "the repository is gated. Ask for access")):
             refused = stranger.run("build", repo)
             assert refused.code == 1
             assert message in refused.err

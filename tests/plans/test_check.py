@@ -69,7 +69,7 @@ def test_every_line_is_held_against_the_hub_and_what_was_found_is_pinned(
         ],
         "zoo/nowhere": ["no subfolder 'transformer'"],
         "zoo/old": ["renamed to zoo/new"],
-        "zoo/gated": ["is gated: accept its terms"],
+        "zoo/gated": ["the repository is gated. Ask for access"],
         "zoo/gone": ["no such repository"],
         "zoo/branch": ["no such revision"],
     }.items():
@@ -117,7 +117,7 @@ def test_bytes_are_those_a_build_reads_and_no_weight_is_fetched(hub: Hub, client
     done = client.run("plan", "--dry-run", str(plan), "--format", "json")
     assert done.returncode == 1
     told = {row["id"]: row for row in json.loads(done.stdout)}
-    assert "no such folder or repository" in told["zoo/none"]["error"]
+    assert "the Hub has no such repository" in told["zoo/none"]["error"]
     assert told["zoo/ddpm"]["seconds_to_read"] == round(told["zoo/ddpm"]["bytes_to_read"] / 12.5e6, 2)
     built = client.run("plan", str(plan), "--format", "json", "--jobs", "1")
     for row in json.loads(built.stdout)[:2]:

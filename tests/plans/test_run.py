@@ -188,8 +188,8 @@ def test_a_checkpoint_that_fails_says_why_and_stops_no_other(hub: Hub, client: C
     found = rows(done)
     assert found["zoo/good"]["status"] == "done"
     for name, words in {
-        "zoo/missing": "no such folder or repository",
-        "zoo/secret": "is gated: accept its terms",
+        "zoo/missing": "the Hub has no such repository",
+        "zoo/secret": "the repository is gated. Ask for access",
         "zoo/damaged": "the checkpoint lacks",
         "zoo/without": "has no self-attention",
     }.items():

@@ -4,6 +4,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ _WEIGHTS = re.compile(
 _ORDER = ("safetensors.index", "safetensors", "bin")
 """What diffusers loads of several: save_pretrained leaves an older single file beside the shards it writes."""
 MAX_JSON_BYTES = 16 * 2**20
+PARALLEL = 4
+"""Files opened, or requests made of one, at once."""
 
 
 def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | None = None) -> WeightSource:
@@ -44,54 +47,72 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
     if not folder.is_dir():
         message = f"{folder} is a file; expected a diffusers checkpoint's folder (with model_index.json or config.json)"
         raise SourceError(message)
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else None
-    flat = (folder / "config.json").is_file()
-    components = choose_components(index, lambda name: (folder / name).is_dir(), str(folder), flat, subfolder)
-    return open_all(lambda component: _open_denoiser(folder, component, variant, piped=index is not None), components)
+    parts = dict.fromkeys(["", *COMPONENTS, subfolder or ""])
+    files = [path for part in parts for path in (folder / part).glob("*") if path.is_file()]
+    stored = StoredFiles(
+        where=str(folder),
+        names=[path.relative_to(folder).as_posix() for path in files],
+        small=folder.joinpath,
+        tensors=lambda name: local_file(folder / name),
+    )
+    return open_stored(stored, lambda name: (folder / name).is_dir(), variant, subfolder)
 
 
-def open_all(open_one: Callable[[str], WeightSource], components: Sequence[str]) -> WeightSource:
-    """Open a pipeline's denoisers: the first, with the `others`. Warns of one that cannot be opened; of the first raises SourceError."""
-    source = open_one(components[0])
+@dataclass(frozen=True)
+class StoredFiles:
+    """The files of a checkpoint, by their paths in it: how to have a `small` one here, and to read `tensors` of one."""
+
+    where: str
+    names: Sequence[str]
+    small: Callable[[str], Path]
+    tensors: Callable[[str], TensorFile]
+    revision: str | None = None
+
+
+def open_stored(
+    stored: StoredFiles, has: Callable[[str], bool], variant: str | None, subfolder: str | None
+) -> WeightSource:
+    """Open the denoisers among a checkpoint's files: the first, with the `others`. `has` says whether there is such a subfolder.
+
+    Warns of one that cannot be opened; of the first raises SourceError.
+    """
+    index = read_json(stored.small("model_index.json")) if "model_index.json" in stored.names else None
+    components = choose_components(index, has, stored.where, "config.json" in stored.names, subfolder)
+    source = _open_denoiser(stored, components[0], variant, piped=index is not None)
     for component in components[1:]:
         try:
-            source.others = (*source.others, open_one(component))
+            source.others = (*source.others, _open_denoiser(stored, component, variant, piped=True))
         except SourceError as error:
             warnings.warn(f"the pipeline's {component} is left out: {error.problem}", stacklevel=4)
     return source
 
 
-def _open_denoiser(folder: Path, component: str, variant: str | None, *, piped: bool) -> WeightSource:
-    root = folder / component if component else folder
-    names = sorted(path.name for path in root.iterdir() if path.is_file())
-    check_layout(names, str(folder), piped)
-    config = denoiser_config(root / "config.json", str(folder))
-    weights = choose_weights(names, str(root), variant, lambda name: read_json(root / name))
-    facts: dict[str, Any] = {
-        "config": config, "component": component, "licence": licence(folder / "README.md"), "where": str(root),
-    }  # fmt: skip
-    if isinstance(weights, list) and weights[0].endswith(".bin"):
-        return BinSource(paths=[root / name for name in weights], **facts)
-    return gather({name: local_file(root / name) for name in file_names(weights)}, weights, facts)
-
-
-def check_layout(names: Iterable[str], where: str, piped: bool) -> None:
-    """Raise SourceError, which says what it is instead, for a denoiser's folder without a config.json among its files."""
-    if "config.json" in names:
-        return
-    what = kind_of_folder(names)
-    found = f"it holds {what[0]}" if what else "found neither" if not piped else "its denoiser has none"
-    problem = f"{where} is no diffusers checkpoint: expected model_index.json or config.json in it, {found}"
-    raise SourceError(problem, advice=what[1] if what else "")
-
-
-def denoiser_config(path: Path, where: str) -> dict[str, Any]:
-    """The config.json of a denoiser. Raises SourceError for that of another part of a pipeline."""
-    config = read_json(path)
+def _open_denoiser(stored: StoredFiles, component: str, variant: str | None, *, piped: bool) -> WeightSource:
+    prefix = f"{component}/" if component else ""
+    inside = [name.removeprefix(prefix) for name in stored.names if name.startswith(prefix)]
+    names = sorted(name for name in inside if "/" not in name)
+    if "config.json" not in names:
+        what = kind_of_folder(names)
+        found = f"it holds {what[0]}" if what else "found neither" if not piped else "its denoiser has none"
+        problem = f"{stored.where} is no diffusers checkpoint: expected model_index.json or config.json in it, {found}"
+        raise SourceError(problem, advice=what[1] if what else "")
+    config = read_json(stored.small(f"{prefix}config.json"))
     what = kind_of_config(config)
     if what:
-        raise is_other(where, what)
-    return config
+        raise is_other(stored.where, what)
+    where = f"{stored.where}/{component}" if component else stored.where
+    weights = choose_weights(names, where, variant, lambda name: read_json(stored.small(prefix + name)))
+    facts: dict[str, Any] = {
+        "config": config, "component": component, "revision": stored.revision, "where": where,
+        "licence": licence(stored.small("README.md")) if "README.md" in stored.names else None,
+    }  # fmt: skip
+    files = sorted(set(weights if isinstance(weights, list) else weights.values()))
+    if files[0].endswith(".bin"):
+        # No part of a pickle can be read alone: from the Hub it comes whole, through the client's cache.
+        return BinSource(paths=[stored.small(prefix + name) for name in files], **facts)
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        opened = pool.map(lambda name: stored.tensors(prefix + name), files)
+        return gather(dict(zip(files, opened, strict=True)), weights, facts)
 
 
 def exists(path: Path) -> bool:
@@ -166,11 +187,6 @@ def choose_weights(names: Iterable[str], where: str, variant: str | None, read: 
             problem = f"{where}/{index} names the shard {shard!r}, which is not in {where}"
             raise SourceError(problem, advice="Fetch it")
     return shards
-
-
-def file_names(weights: list[str] | dict[str, str]) -> list[str]:
-    """The files, each once."""
-    return sorted(set(weights if isinstance(weights, list) else weights.values()))
 
 
 def local_file(path: Path) -> TensorFile:
@@ -289,8 +305,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def licence(card: Path) -> str | None:
     """The `license:` line of a model card's YAML header, None when it has none."""
-    if not card.is_file():
-        return None
     try:
         with open_regular(card) as file:
             lines = file.read(2**20).decode("utf-8", "replace").splitlines()

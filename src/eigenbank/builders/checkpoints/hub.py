@@ -12,28 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eigenbank.builders.checkpoints.folder import (
-    BinSource,
-    check_layout,
-    choose_components,
-    choose_weights,
-    denoiser_config,
-    file_names,
-    gather,
-    licence,
-    open_all,
-    open_folder,
-    read_json,
-)
+from eigenbank.builders.checkpoints.folder import PARALLEL, StoredFiles, open_folder, open_stored
 from eigenbank.builders.checkpoints.source import Span, TensorFile, WeightSource
+from eigenbank.registry.hub.client import explain_error
 from eigenbank.registry.sets.tensors import header_length, parse_header
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import HubError, SourceError, UnreachableError
 
 GAP = 32 * 2**10
 """Neighbouring ranges this close are fetched as one: less than a request costs."""
 CHUNK = 16 * 2**20
 """Most bytes of one request, so that several run side by side and a cut costs little."""
-PARALLEL = 4
 ATTEMPTS = 6
 FIRST_LOOK = 64 * 2**10
 T = TypeVar("T")
@@ -52,36 +40,14 @@ def open_hub(
     if constants.HF_HUB_OFFLINE:
         return _from_cache(repo, revision, variant, subfolder)
     commit, names = resolve(repo, revision)
-    index = read_json(small_file(repo, "model_index.json", commit)) if "model_index.json" in names else None
-    where = f"{repo} at {commit[:12]}"
-    flat = "config.json" in names
-    components = choose_components(index, lambda name: f"{name}/config.json" in names, where, flat, subfolder)
-    return open_all(
-        lambda component: _open_denoiser(repo, commit, names, component, variant, piped=index is not None), components
+    stored = StoredFiles(
+        where=f"{repo} at {commit[:12]}",
+        names=names,
+        small=lambda name: small_file(repo, name, commit),
+        tensors=lambda name: remote_file(repo, name, commit),
+        revision=commit,
     )
-
-
-def _open_denoiser(
-    repo: str, commit: str, names: list[str], component: str, variant: str | None, *, piped: bool
-) -> WeightSource:
-    where = f"{repo} at {commit[:12]}"
-    prefix = f"{component}/" if component else ""
-    inside = [name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]]
-    check_layout(inside, where, piped)
-    config = denoiser_config(small_file(repo, f"{prefix}config.json", commit), where)
-    weights = choose_weights(inside, where, variant, lambda name: read_json(small_file(repo, prefix + name, commit)))
-    card = small_file(repo, "README.md", commit) if "README.md" in names else None
-    facts: dict[str, Any] = {
-        "config": config, "component": component, "revision": commit, "where": where,
-        "licence": licence(card) if card else None,
-    }  # fmt: skip
-    if file_names(weights)[0].endswith(".bin"):
-        # No part of a pickle can be read alone: it comes whole, through the client's cache.
-        return BinSource(paths=[small_file(repo, prefix + name, commit) for name in file_names(weights)], **facts)
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        opened = pool.map(lambda name: remote_file(repo, prefix + name, commit), file_names(weights))
-        files = dict(zip(file_names(weights), opened, strict=True))
-    return gather(files, weights, facts)
+    return open_stored(stored, lambda name: f"{name}/config.json" in names, variant, subfolder)
 
 
 def remote_file(repo: str, name: str, commit: str) -> TensorFile:
@@ -220,25 +186,8 @@ def _wait(seconds: str | None) -> None:
 def resolve(repo: str, revision: str | None) -> tuple[str, list[str]]:
     """The commit of a revision, and the names of its files. Raises SourceError."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    try:
-        info = _retried(repo, lambda: HfApi().model_info(repo, revision=revision))
-    except RevisionNotFoundError as error:
-        problem = f"{repo} has no revision {revision!r}"
-        raise SourceError(problem) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        problem = f"no such folder or repository on the Hub: {repo}"
-        raise SourceError(problem, advice="If it is private, log in with `hf auth login`") from error
-    except SourceError:
-        raise
-    except Exception as error:  # the transport's errors are of no common class
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if _is_final(error):
-            problem = f"the Hub refused {repo} (HTTP {status})"
-            raise SourceError(problem) from error
-        problem = f"the Hub cannot be reached for {repo} ({type(error).__name__})"
-        raise SourceError(problem, advice="Try again later") from error
+    info = _asked(f"{repo}@{revision}" if revision else repo, lambda: HfApi().model_info(repo, revision=revision))
     return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
@@ -246,55 +195,36 @@ def small_file(repo: str, name: str, commit: str) -> Path:
     """A small file of the repository, through the client's cache. Raises SourceError."""
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(_retried(repo, lambda: hf_hub_download(repo, name, revision=commit)))
-    except SourceError:
-        raise
-    except Exception as error:  # as above
-        problem = f"{repo}/{name} cannot be fetched ({type(error).__name__}: {error})"
-        raise SourceError(problem, advice="Try again later") from error
+    return Path(_asked(f"{repo}/{name}", lambda: hf_hub_download(repo, name, revision=commit)))
 
 
-def _retried(repo: str, request: Callable[[], T]) -> T:
-    """What the client's request gives, tried again where that can help. Raises SourceError for a gated repository."""
-    from huggingface_hub.errors import GatedRepoError
-
-    for attempt in range(ATTEMPTS):
+def _asked(what: str, request: Callable[[], T]) -> T:
+    """What a request of the client gives, tried again while the Hub does not answer. Raises SourceError."""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return request()
-        except GatedRepoError as error:
-            problem = f"{repo} is gated: accept its terms on the Hub and log in with `hf auth login`"
-            raise SourceError(problem) from error
         except Exception as error:
-            if _is_final(error) or attempt + 1 == ATTEMPTS:
-                raise
-            time.sleep(min(4.0, 0.4 * 2**attempt))
+            kind, reason, advice = explain_error(error) or (HubError, f"{type(error).__name__}: {error}", "")
+            if kind is not UnreachableError or attempt == ATTEMPTS:
+                problem = f"{what} cannot be fetched: {reason}"
+                raise SourceError(problem, advice=advice) from error
+            time.sleep(min(4.0, 0.2 * 2**attempt))
     raise AssertionError
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether it is no use to ask again: the server has refused, or the name is none."""
-    from huggingface_hub.errors import HFValidationError
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return isinstance(error, HFValidationError) or (status is not None and status < 500 and status not in (408, 429))
 
 
 def _from_cache(repo: str, revision: str | None, variant: str | None, subfolder: str | None) -> WeightSource:
     """The repository as the client's cache holds it, when there is no network."""
     from huggingface_hub import snapshot_download
 
+    advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}`"
     try:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except Exception as error:
-        problem = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE)"
-        advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}`"
-        raise SourceError(problem, advice=advice) from error
-    try:
         source = open_folder(folder, variant=variant, subfolder=subfolder)
     except SourceError as error:
         problem = f"the client is offline (HF_HUB_OFFLINE), and the cache does not hold all of {repo} that is needed"
-        advice = f"A build online reads parts and caches none: fetch it with `hf download {repo}` ({error})"
+        raise SourceError(problem, advice=f"{advice} ({error})") from error
+    except Exception as error:
+        problem = f"{repo} is not in the cache, and the client is offline (HF_HUB_OFFLINE)"
         raise SourceError(problem, advice=advice) from error
     for each in source.all:
         each.revision = folder.name
