@@ -54,37 +54,14 @@ class LengthProbe(SiteHook):
         return hidden
 
 
-class LengthRecord:
-    """The token lengths measured at the sites of a set, see `recorded_lengths`."""
-
-    def __init__(self, bank: DirectionSet) -> None:
-        self.bank = bank
-        self.probes: dict[tuple[str, Site], LengthProbe] = {}
-
-    @property
-    def measured(self) -> DirectionSet:
-        """The set with what was measured; where no token came by, as it was."""
-        layers = []
-        for layer in self.bank.manifest.layers:
-            found = {
-                site: TokenLength(length=probe.length, source="calibration")
-                for (name, site), probe in self.probes.items()
-                if name == layer.name and probe.length > 0
-            }
-            layers.append(layer.model_copy(update={"lengths": {**layer.lengths, **found}}) if found else layer)
-        return self.bank.replaced(self.bank.manifest.model_copy(update={"layers": tuple(layers)}))
-
-
 @contextlib.contextmanager
-def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
-    """Record token lengths while a pipeline runs unedited in this block: at the sites the set needs and lacks them for."""
-    target, record = target_of(pipe), LengthRecord(bank)
-    sites = _lacking(bank)
+def _probed(pipe: Any, bank: DirectionSet) -> Iterator[dict[tuple[str, Site], LengthProbe]]:
+    """Inside, probes are on a pipeline, at the layers and sites that the set needs and lacks token lengths for."""
+    target, probes = target_of(pipe), dict[tuple[str, Site], LengthProbe]()
     with contextlib.ExitStack() as stack:
         for name, denoiser in target.denoisers.items():
-            probes = record.probes
             counters: dict[TokenCount, TokenCounter] = {}
-            for layer_name, site in sorted(sites):
+            for layer_name, site in sorted(_lacking(bank)):
                 layer = bank.layers[layer_name]
                 if (layer_name, site) in probes or not layer.may_be_of(name):
                     continue
@@ -99,7 +76,7 @@ def recorded_lengths(pipe: Any, bank: DirectionSet) -> Iterator[LengthRecord]:
                             stack.callback(put_on(target.module(denoiser, point.count.module), probe.counter))
                         counters[point.count] = probe.counter
                     probes[layer_name, site] = probe
-        yield record
+        yield probes
 
 
 def _lacking(bank: DirectionSet) -> set[tuple[str, Site]]:
@@ -133,8 +110,13 @@ def measure(
     drawing = as_drawing(drawing, call, steps=steps)
     if "output_type" in parameters_of(pipe) and getattr(pipe, "vae", None) is not None:
         call["output_type"] = "latent"
-    with recorded_lengths(pipe, directions) as record, any_dtype(pipe):
+    with _probed(pipe, directions) as probes, any_dtype(pipe):
         for seed in SEEDS:
             given = arguments(pipe, drawing.part([seed]), [seed], call)
             pipe(generator=torch.Generator().manual_seed(seed), **given)
-    return record.measured
+    lengths = {layer.name: dict(layer.lengths) for layer in directions.manifest.layers}
+    for (name, site), probe in probes.items():
+        if probe.length > 0:
+            lengths[name][site] = TokenLength(length=probe.length, source="calibration")
+    layers = [layer.model_copy(update={"lengths": lengths[layer.name]}) for layer in directions.manifest.layers]
+    return directions.replaced(directions.manifest.model_copy(update={"layers": tuple(layers)}))
