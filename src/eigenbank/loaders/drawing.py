@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eigenbank.diffusers_compat import execution_device
 from eigenbank.progress import Log, log_warning
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.schemas.drawing import Drawing
@@ -87,22 +88,20 @@ def check_drawing(pipe: Any, drawing: Drawing, given: Sequence[str] = ()) -> Non
     elif not drawing.prompts and not {"prompt_embeds", "prompt_2"} & set(given):
         problem = f"a {name} needs a prompt"
         raise DrawingError(problem, advice='Say what to generate: `prompt="…"`')
-    if drawing.negative_prompt is not None and "negative_prompt" not in parameters:
-        problem = f"a {name} takes no negative prompt"
-        raise DrawingError(problem, advice="Leave it out")
+    options: tuple[tuple[object, set[str], str], ...] = (
+        (drawing.negative_prompt, {"negative_prompt"}, "takes no negative prompt"),
+        (drawing.guidance_scale, {"guidance_scale", "true_cfg_scale"}, "has no guidance scale"),
+        (drawing.size, {"width"}, "generates pictures of one size only"),
+        (drawing.steps, {"num_inference_steps"}, "takes no number of steps"),
+    )
+    for asked, names, why in options:
+        if asked is not None and not names & set(parameters):
+            problem = f"a {name} {why}"
+            raise DrawingError(problem, advice="Leave it out")
     guidance = guidance_of(pipe, drawing)
     if drawing.negative_prompt is not None and guidance is not None and guidance <= 1:
         problem = f"a negative prompt acts through guidance, and a guidance scale of {guidance:g} is none"
         raise DrawingError(problem, advice="Give a `guidance_scale=` above 1, or leave the negative prompt out")
-    if drawing.guidance_scale is not None and not {"guidance_scale", "true_cfg_scale"} & set(parameters):
-        problem = f"a {name} has no guidance scale"
-        raise DrawingError(problem, advice="Leave it out")
-    if drawing.size is not None and not {"height", "width"} <= set(parameters):
-        problem = f"a {name} generates pictures of one size only"
-        raise DrawingError(problem, advice="Leave the size out")
-    if drawing.steps is not None and "num_inference_steps" not in parameters:
-        problem = f"a {name} takes no number of steps"
-        raise DrawingError(problem, advice="Leave the steps out")
     if not isinstance(pipe, type):
         _check_numbers(pipe, drawing)
 
@@ -299,8 +298,6 @@ def passes_of(pipe: Any, drawing: Drawing) -> int:
 
 def cost(pipe: Any, images: int, drawing: Drawing, call: Mapping[str, Any] = {}) -> DrawingCost:
     """Say what generating so many images takes."""
-    from eigenbank.diffusers_compat import execution_device
-
     steps = drawing.steps or call.get("num_inference_steps") or own_steps(pipe)
     device = str(execution_device(pipe))
     return DrawingCost(images, steps, passes_of(pipe, drawing), image_size(pipe, drawing, call), device)
