@@ -18,6 +18,7 @@ from eigenbank.registry.files import check_out, replacing
 from eigenbank.registry.sets.card import preview_name
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora, Slider
 from eigenbank.registry.sets.folder import open_preview, read_preview
+from eigenbank.schemas import Layer
 from eigenbank.schemas.common import MAX_SCALE
 from eigenbank.schemas.errors import ExportError, explaining
 
@@ -42,17 +43,26 @@ class ExportTerm:
     """One direction of an exported edit. `weight` is its part of what was asked for, negative where the label is against
     the vector.
 
-    `length` is the token length at the direction's site, None where it is not known. `named` is the direction or composite
-    that `key` stands for, with `polarity` 1 or -1.
+    `named` is the direction or composite that `key` stands for, with `polarity` 1 or -1.
     """
 
     key: str
     direction: Direction
     weight: float
     scale: float
-    length: float | None
     named: Slider
     polarity: int = 1
+
+    @property
+    def layer(self) -> Layer:
+        """The direction's layer."""
+        return self.direction.bank.layers[self.direction.layer]
+
+    @property
+    def length(self) -> float | None:
+        """The token length at the direction's site, None where it is not known."""
+        known = self.layer.lengths.get(self.direction.recipe.site)
+        return None if known is None else known.length
 
     @property
     def vector(self) -> "Tensor":
@@ -92,11 +102,7 @@ def choose(
             )
             raise ExportError(message)
         for direction, weight in named.parts:
-            known = direction.bank.layers[direction.layer].lengths.get(direction.recipe.site)
-            length = None if known is None else known.length
-            terms.append(
-                ExportTerm(name, direction, polarity * weight, float(scale), length, named=named, polarity=polarity)
-            )
+            terms.append(ExportTerm(name, direction, polarity * weight, float(scale), named, polarity))
     if not terms:
         message = "there is no direction to export: nothing was written"
         raise ExportError(message)
@@ -112,7 +118,7 @@ def check_expressible(terms: Sequence[ExportTerm]) -> None:
         recipe, name = term.direction.recipe, term.direction.id
         if term.key not in (name, term.direction.full_id):
             name = f"{term.key!r} means {term.named.id}, which" if isinstance(term.named, Direction) else name
-        component = term.direction.bank.layers[term.direction.layer].component
+        component = term.layer.component
         main = term.direction.bank.manifest.checkpoint.component
         if component not in ("", main):
             message = (
@@ -174,8 +180,8 @@ def describe(terms: Sequence[ExportTerm], bank: DirectionSet) -> dict[str, Any]:
                 "weight": term.weight,
                 "token_length": term.length,
                 "site": term.direction.recipe.site,
-                "width": term.direction.bank.layers[term.direction.layer].width,
-                "frame": term.direction.bank.layers[term.direction.layer].frame,
+                "width": term.layer.width,
+                "frame": term.layer.frame,
                 **term.direction.record.model_dump(mode="json"),
             }
             for term in terms

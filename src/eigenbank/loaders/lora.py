@@ -45,11 +45,13 @@ def lora_tensors(
         )
         raise ExportError(message)
     if read is None:
-        read = _reader(target, denoiser)
+
+        def read(part: Part) -> Tensor:
+            return part.take(target.parameter(denoiser, part.tensor)).float().cpu()
+
     biases: dict[str, Tensor] = {}
     for term in terms:
-        layer = term.direction.bank.layers[term.direction.layer]
-        for path, values in _biases(term, layer, target, denoiser, read, norms=form != "diffusers"):
+        for path, values in _biases(term, target, denoiser, read, norms=form != "diffusers"):
             biases[path] = biases[path] + values if path in biases else values
     modules = {path: target.module(denoiser, path) for path in biases}
     if form == "diffusers":
@@ -71,10 +73,10 @@ def lora_tensors(
 
 
 def _biases(
-    term: "ExportTerm", layer: Layer, target: Target, denoiser: nn.Module, read: ReadWeight, *, norms: bool
+    term: "ExportTerm", target: Target, denoiser: nn.Module, read: ReadWeight, *, norms: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """Give the biases that stand for one direction, float64, by the module's path. Raises ExportError or MatchError."""
-    vector = term.vector.double()
+    vector, layer = term.vector.double(), term.layer
     try:
         if term.direction.recipe.site == "block-output":
             output = output_bias(target, denoiser, layer)
@@ -100,10 +102,6 @@ def _own_norm(layer: Layer, target: Target, denoiser: nn.Module) -> str | None:
     if type(block).__name__ != "BasicTransformerBlock" or not isinstance(norm, nn.LayerNorm) or norm.bias is None:
         return None
     return layer.norm.module
-
-
-def _reader(target: Target, denoiser: nn.Module) -> ReadWeight:
-    return lambda part: part.take(target.parameter(denoiser, part.tensor)).float().cpu()
 
 
 def _for_diffusers(
