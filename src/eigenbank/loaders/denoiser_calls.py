@@ -39,7 +39,7 @@ class DenoiserCall:
     a video: (h, w) or (frames, h, w).
     """
 
-    def __init__(self, watcher: "DenoiserCallWatcher", arguments: Mapping[str, Any], context: str | None) -> None:
+    def __init__(self, denoiser: nn.Module, owner: Any, arguments: Mapping[str, Any], context: str | None) -> None:
         noisy: Any = next(iter(arguments.values()), None)
         listed = isinstance(noisy, (list, tuple))
         while (
@@ -48,16 +48,15 @@ class DenoiserCall:
             noisy = [each[-1] for each in noisy]
         shape = tuple(noisy[0].shape) if listed else tuple(getattr(noisy, "shape", (1,)))
         space = shape[1:] if listed else shape[2:]
-        channels = getattr(getattr(watcher.denoiser, "config", None), "in_channels", None)
+        channels = getattr(getattr(denoiser, "config", None), "in_channels", None)
         if len(shape) == 5 and not listed and shape[2] == channels:
             space = (shape[1], *shape[3:])  # frames before channels; where both are as many it makes no difference
         self.arguments = arguments
-        self.denoiser = watcher.denoiser
+        self.denoiser = denoiser
         self.batch: int = len(noisy) if listed else shape[0] if len(shape) > 1 else 1  # a row of words is one sample
         self.latent: tuple[int, ...] = space if len(space) in (2, 3) else ()
-        self.owner, self.local = running_pipeline() or (watcher.target.owner, {})
+        self.owner, self.local = running_pipeline() or (owner, {})
         self.context = context or guider_branch(self.local)
-        self._watcher = watcher
 
     @functools.cached_property
     def done(self) -> float:
@@ -68,7 +67,7 @@ class DenoiserCall:
         if isinstance(steps, (Tensor, list, tuple)) and len(steps) and isinstance(place, int):
             return min(max(place / len(steps), 0.0), 1 - 1e-9)
         time = next((self.arguments[name] for name in TIMES if self.arguments.get(name) is not None), None)
-        return self._watcher.progress_of(self.owner)(time)
+        return run_progress(time, self.owner, self.denoiser)
 
     def ragged(self) -> bool:
         """Whether the texts of the batch have different lengths, by the mask that came with them."""
@@ -137,7 +136,6 @@ class DenoiserCallWatcher(NotCopyable):
         self.wrapper = target.wrappers[name]
         self.listener = listener
         self.needed = needed
-        self._progress: tuple[Any, Callable[[Any], float]] = (None, run_progress(None))
         self._undo = contextlib.ExitStack()
 
     def attach(self) -> None:
@@ -169,13 +167,8 @@ class DenoiserCallWatcher(NotCopyable):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _tell(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         context = _contexts[self.denoiser].name
-        self.listener(DenoiserCall(self, arguments_of(self.denoiser, args, kwargs), context))
-
-    def progress_of(self, owner: Any) -> Callable[[Any], float]:
-        """Return how to tell a run's progress from the time that the denoiser is called with, for the pipeline that runs."""
-        if self._progress[0] is not owner:
-            self._progress = (owner, run_progress(owner, self.denoiser))
-        return self._progress[1]
+        call = DenoiserCall(self.denoiser, self.target.owner, arguments_of(self.denoiser, args, kwargs), context)
+        self.listener(call)
 
 
 def branch_of(context: str | None) -> SingleBranch | None:
@@ -315,48 +308,30 @@ def _same(value: Any, other: Any) -> bool:
     return len(value) == len(other) > 0 and all(_same(a, b) for a, b in zip(value, other, strict=True))
 
 
-def run_progress(owner: Any, denoiser: nn.Module | None = None) -> Callable[[Any], float]:
-    """Return a function from the time a denoiser is called with to the fraction of the run that lies behind.
+def run_progress(time: Any, owner: Any, denoiser: nn.Module) -> float:
+    """Return the fraction of the run that lies behind, from the time that a denoiser is called with.
 
     With the scheduler that the pipeline `owner` has at that moment: its own count of steps where it keeps one, else the
     place of the nearest of its timesteps. Without one: one minus the timestep over the number of timesteps trained on
     (1000 where that is not known), or one minus a time that is itself a fraction.
     """
-    table: dict[float, float] = {}
-    known: list[Any] = [None]
-
-    def progress(time: Any) -> float:
-        scheduler = getattr(owner, "scheduler", None)
-        timesteps = getattr(scheduler, "timesteps", None)
-        index = getattr(scheduler, "step_index", None)
-        if timesteps is not None and isinstance(index, int):
-            return min(index / len(timesteps), 1 - 1e-9)
-        if time is None:
-            message = "the denoiser was called without a time: how far the run is cannot be told. Use scales that do not change"
-            raise SteerError(message)
-        value = float(time.flatten().max()) if isinstance(time, Tensor) else float(time)
-        if timesteps is None:
-            train_steps = getattr(getattr(owner, "config", None), "num_train_timesteps", None) or 1000
-            fraction = (
-                isinstance(time, Tensor)
-                and time.is_floating_point()
-                and value <= 1
-                and "UNet" not in type(denoiser).__name__
-            )
-            return min(max(1 - value if fraction else 1 - (value + 1) / train_steps, 0.0), 1 - 1e-9)
-        if timesteps is not known[0]:
-            known[0] = timesteps
-            table.clear()
-            for place, step in enumerate(timesteps.tolist()):
-                table.setdefault(float(step), place / len(timesteps))
-        if value not in table:
-            table[value] = table[_nearest(value, table)]
-        return table[value]
-
-    return progress
-
-
-def _nearest(value: float, table: Mapping[float, float]) -> float:
-    """Return the timestep that a time means: itself, or the fraction, or the rest of one, that some denoisers are given."""
-    meant = (value, value * 1000, 1000 - value * 1000) if value <= 1 else (value,)
-    return min(table, key=lambda step: min(abs(step - each) for each in meant))
+    scheduler = getattr(owner, "scheduler", None)
+    timesteps = getattr(scheduler, "timesteps", None)
+    index = getattr(scheduler, "step_index", None)
+    if timesteps is not None and isinstance(index, int):
+        return min(index / len(timesteps), 1 - 1e-9)
+    if time is None:
+        message = (
+            "the denoiser was called without a time: how far the run is cannot be told. Use scales that do not change"
+        )
+        raise SteerError(message)
+    value = float(time.flatten().max()) if isinstance(time, Tensor) else float(time)
+    if timesteps is not None:
+        steps: list[float] = timesteps.tolist()
+        # Some denoisers are given the fraction of a timestep, or the rest of one.
+        meant = (value, value * 1000, 1000 - value * 1000) if value <= 1 and value not in steps else (value,)
+        return steps.index(min(steps, key=lambda step: min(abs(step - each) for each in meant))) / len(steps)
+    train_steps = getattr(getattr(owner, "config", None), "num_train_timesteps", None) or 1000
+    tensor = isinstance(time, Tensor) and time.is_floating_point()
+    fraction = tensor and value <= 1 and "UNet" not in type(denoiser).__name__
+    return min(max(1 - value if fraction else 1 - (value + 1) / train_steps, 0.0), 1 - 1e-9)
