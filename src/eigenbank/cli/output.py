@@ -302,14 +302,13 @@ def emit_page(
 
 def _short_row(row: "DirectionRow", measures: Sequence[str] = ()) -> dict[str, Any]:
     """Return the fields of a direction that a table shows, with some `measures`."""
-    quality = row.quality if measures else None
     return {
         "id": row.id,
         "labels": row.label_texts,
         "confidence": row.confidence,
         "eigenvalue": row.eigenvalue,
         "share": row.share,
-        **{name: row.gap if name == "gap" else getattr(quality, name, None) for name in measures},
+        **{name: getattr(row, name) for name in measures},
     }
 
 

@@ -312,7 +312,7 @@ def _shipped(row: SetRow) -> SetEntry | None:
     """Return what ships for the checkpoint of a set, if that is not the set itself."""
     for one in shipped_sets():
         if (one.model_id, None) == (row.model_id, row.revision) and one.digest != row.digest:
-            return SetEntry(one.text, one.location, one.digest, one.checkpoint)
+            return SetEntry(one.manifest, one.location, one.digest, one.checkpoint)
     return None
 
 

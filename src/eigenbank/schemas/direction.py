@@ -1,7 +1,6 @@
 """The record of a direction or composite: everything about it but the vector itself, with its labels."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
@@ -71,18 +70,13 @@ class Label(Model):
         no better), and the odd part's share of the response: at −1, a slider does the contrary of what it does at +1.
         Otherwise it is the confidence; an unknown confidence counts as 0. Six decimals, so that every store orders alike.
         """
-        return label_worth(self.source, self.confidence, None if self.evidence is None else vars(self.evidence))
-
-
-def label_worth(source: str, confidence: float | None, evidence: Mapping[str, Any] | None) -> float:
-    """The same as `Label.worth`, of a label's fields."""
-    trust = confidence or 0.0
-    if source.startswith("human:"):
-        return 2 + trust
-    if evidence is None:
-        return trust
-    odd = 1 / (1 + (evidence.get("asymmetry") or 0.0))
-    return round(1 + trust * float(evidence["selectivity"]) * min(1.0, abs(float(evidence["effect"]))) * odd, 6)
+        trust, evidence = self.confidence or 0.0, self.evidence
+        if self.source.startswith("human:"):
+            return 2 + trust
+        if evidence is None:
+            return trust
+        odd = 1 / (1 + (evidence.asymmetry or 0.0))
+        return round(1 + trust * evidence.selectivity * min(1.0, abs(evidence.effect)) * odd, 6)
 
 
 class Preview(Model):

@@ -155,7 +155,7 @@ def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(path: Path) 
         before = catalog.sets(), catalog.search(limit=100).rows
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("DROP TABLE labels")
-        plain.execute("ALTER TABLE directions RENAME COLUMN details TO trifles")
+        plain.execute("ALTER TABLE spectra RENAME COLUMN details TO trifles")
         plain.execute("CREATE TABLE derived_by_then (x)")
     with pytest.MonkeyPatch.context() as patch:  # as the next version will find it
         pretend_newer(patch)

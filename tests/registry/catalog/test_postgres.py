@@ -141,7 +141,7 @@ def test_an_older_version_is_indexed_again_and_keeps_peoples_labels(url: str) ->
         catalog.add_labels([f"acme/faces#{MID}"], label("grin", source="human:ann"))
         before = catalog.sets(), catalog.search(limit=100).rows
         with catalog.writing() as connection:
-            connection.exec_driver_sql("ALTER TABLE directions DROP COLUMN details CASCADE")
+            connection.exec_driver_sql("ALTER TABLE spectra DROP COLUMN details CASCADE")
     with pytest.MonkeyPatch.context() as patch:  # as the next version will find it
         test_files.pretend_newer(patch)
         with Catalog.open(url, shipped=False) as catalog:

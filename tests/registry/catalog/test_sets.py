@@ -9,7 +9,7 @@ from eigenbank.registry.catalog import Catalog, SetEntry
 from eigenbank.registry.catalog.care import stats, verify
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets import bundled
-from eigenbank.registry.sets.folder import manifest_digest, manifest_text, read_manifest
+from eigenbank.registry.sets.folder import MANIFEST, manifest_digest, manifest_text
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import CatalogError, ReplaceError, UnknownNameError
 
@@ -253,7 +253,7 @@ def test_a_new_catalog_holds_what_ships(path: Path) -> None:
         assert (row.location, row.digest, row.revision) == (one.location, one.digest, None)
         # The digest is written down in `bundled`: a set that was built anew needs its new one there.
         assert manifest_digest(folder) == one.digest
-        assert one.text == manifest_text(read_manifest(folder))
+        assert (folder / MANIFEST).read_text() == manifest_text(one.manifest)
 
 
 def test_a_failed_change_leaves_the_catalog_as_it_was(catalog: Catalog) -> None:

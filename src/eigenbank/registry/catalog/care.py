@@ -84,7 +84,7 @@ def _columns(table: str, alias: str) -> str:
     """All columns of a table, without the numbers that stand for other rows."""
     names = [each.name for each in Base.metadata.tables[table].columns]
     return ", ".join(
-        f'{alias}."{name}"' for name in names if name not in ("id", "manifest") and not name.endswith("_id")
+        f'{alias}."{name}"' for name in names if name not in ("id", "manifest", "details") and not name.endswith("_id")
     )
 
 
@@ -93,6 +93,7 @@ def _differences(found: Connection, expected: Connection) -> Iterator[Problem]:
         "sets": f"SELECT s.model_id, {_columns('sets', 's')} FROM sets s",
         "layers": "SELECT s.model_id, s.revision, l.digest, l.layer FROM layer_digests l LEFT JOIN sets s ON s.id = l.set_id",
         "directions": f"SELECT {_NAME}, {_columns('spectra', 'p')}, {_columns('directions', 'd')} FROM {_PLACES}",
+        "details": "SELECT s.model_id, s.revision, p.details FROM spectra p LEFT JOIN sets s ON s.id = p.set_id",
         "labels": (
             f"SELECT {_NAME}, t.text, o.text, l.confidence, l.worth FROM {_PLACES} JOIN labels l ON l.direction_id = d.id "
             "LEFT JOIN texts t ON t.id = l.text_id LEFT JOIN sources o ON o.id = l.source_id"

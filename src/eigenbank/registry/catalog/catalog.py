@@ -179,7 +179,7 @@ class Catalog:
         indexer = index.Indexer(connection)
         for entry in bundled.shipped_sets() if lacking else ():
             if entry.digest in lacking:
-                indexer.add(SetEntry(entry.text, entry.location, entry.digest, entry.checkpoint))
+                indexer.add(SetEntry(entry.manifest, entry.location, entry.digest, entry.checkpoint))
                 db.insert(connection, BundledTable, [(entry.digest,)])
 
     def _may_write(self) -> bool:
@@ -368,7 +368,6 @@ class Catalog:
         with self.writing() as connection, index.filling(connection) as indexer:
             for entry in entries:
                 if not overwrite:
-                    assert isinstance(entry.manifest, Manifest)
                     checkpoint = entry.manifest.checkpoint
                     with explaining(outcome="the new set was not added, and the catalog has not changed"):
                         sets.check_overwrite(connection, checkpoint.model_id, checkpoint.revision, entry.manifest)
@@ -427,7 +426,7 @@ class Catalog:
         """Return what people call the directions and composites of a model, by the direction's id within it."""
         with self.reading() as connection:
             found = index.people_labels(connection, model_id)
-        return {name: tuple(map(Label.model_validate, index.by_confidence(labels))) for name, labels in found.items()}
+        return {name: tuple(index.by_confidence(labels)) for name, labels in found.items()}
 
     def add_labels(self, full_ids: Sequence[str], label: Label) -> None:
         """Give directions a person's label (`human:…`), all of them or none; one of the same text and person is replaced.
@@ -437,10 +436,9 @@ class Catalog:
         if not label.source.startswith(PEOPLE):
             message = f"a label by {label.source} is part of its set, not of the catalog: only labels by human:NAME can be added"
             raise CatalogError(message)
-        document = label.model_dump(mode="json")
         with self.writing() as connection:
             names = [known_name(connection, full_id) for full_id in full_ids]
-            index.take_labels(connection, ((name, document) for name in names), newer=False)
+            index.take_labels(connection, ((name, label) for name in names), newer=False)
             indexer = index.Indexer(connection)
             for name in names:
                 indexer.relabel(name)

@@ -33,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from eigenbank.registry.catalog.tables import VERSION, Base
 from eigenbank.registry.files import home, open_regular
+from eigenbank.schemas.common import MAX_MANIFEST_BYTES
 from eigenbank.schemas.errors import CatalogError, first_problem
 from eigenbank.schemas.printable import printable
 
@@ -447,6 +448,16 @@ _SERVER_ERRORS = {
     "3D000": "there is no such database. Create it with createdb, or check the URL.",
 }
 """What PostgreSQL's error codes mean, by how they begin."""
+
+
+def inflated(packed: bytes) -> bytes:
+    """Return what was compressed. Raises ValueError for what is too large, or ends early."""
+    opened = zlib.decompressobj()
+    found = opened.decompress(packed, MAX_MANIFEST_BYTES)
+    if not opened.eof:
+        message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
+        raise ValueError(message)
+    return found
 
 
 @contextlib.contextmanager

@@ -1,33 +1,37 @@
 """Indexing direction sets: from a manifest to the rows that searches read. Every function works in the caller's transaction.
 
 A set's own labels come from its manifest, those of people (`human:…`) from the table `people_labels` alone: what people said in a
-manifest is taken over into that table once, when the set is added. A manifest is validated where it comes in; here it is plain JSON.
+manifest is taken over into that table once, when the set is added.
 """
 
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from itertools import count
-from operator import itemgetter
 from typing import Any
 
-from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import tables
-from eigenbank.registry.catalog.database import add_words, create_tables, drop_tables, holding, insert, run
+from eigenbank.registry.catalog.database import (
+    add_words,
+    create_tables,
+    drop_tables,
+    holding,
+    inflated,
+    insert,
+    run,
+)
 from eigenbank.registry.catalog.names import DirectionName, named
-from eigenbank.registry.catalog.search import LORA, Document, bare_name, pack, unpack
-from eigenbank.registry.files import parse_json
+from eigenbank.registry.catalog.search import pack, read, unpack
+from eigenbank.registry.files import parse_as
 from eigenbank.registry.ranking import words
-from eigenbank.schemas import Manifest, Recipe
-from eigenbank.schemas.common import MAX_MANIFEST_BYTES
-from eigenbank.schemas.direction import label_worth
+from eigenbank.schemas import CompositeRecord, DirectionRecord, Label, Manifest
+from eigenbank.schemas.direction import SliderRecord
 
 PEOPLE = "human:"
 """What the source of a person's label begins with."""
@@ -38,14 +42,13 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class SetEntry:
-    """A direction set to put into the catalog: its manifest, or the text of one that was validated before, and that file's digest,
-    and where the set is.
+    """A direction set to put into the catalog: its manifest and that file's digest, and where the set is.
 
     `checkpoint_path` is the local folder it was computed from (None leaves the known one), `repo` and `commit` where it was
     published.
     """
 
-    manifest: Manifest | str
+    manifest: Manifest
     location: str
     digest: str
     checkpoint_path: str | None = None
@@ -58,84 +61,52 @@ def path_key(path: str) -> str:
     return path if _URL.match(path) or "\x00" in path else os.path.realpath(path)
 
 
-# What is kept as JSON
-
-
-def _read(text: str, kind: str, *fields: str) -> Document:
-    with holding(kind):
-        found: Document = parse_json(text.encode())
-        itemgetter(*fields)(found)
-        return found
-
-
-def read_manifest(text: str) -> Document:
-    """Parse a manifest that the catalog keeps, within bounds. Raises CatalogError for what is none."""
-    return _read(text, "a manifest", "checkpoint", "layers", "directions", "created", "builder")
-
-
-def read_label(text: str) -> Document:
-    """The same for a person's label."""
-    return _read(text, "a label", "text", "source", "confidence", "evidence", "created")
-
-
-def unpack_manifest(packed: bytes) -> str:
-    """Return the text of a manifest that the catalog keeps. Raises CatalogError for what is too large or damaged."""
+def read_manifest(packed: bytes) -> Manifest:
+    """Return a manifest that the catalog keeps. Raises CatalogError for what is too large or damaged."""
     with holding("a manifest"):
-        opened = zlib.decompressobj()
-        text = opened.decompress(packed, MAX_MANIFEST_BYTES)
-        if not opened.eof:
-            message = f"it ends early, or is of more than {MAX_MANIFEST_BYTES:,} bytes"
-            raise ValueError(message)
-        return text.decode()
+        return parse_as(Manifest, inflated(packed))
 
 
-def moment(written: str) -> str:
-    """Return the one written form of a point in time, in UTC, in which the later one sorts last; without a zone it is in UTC."""
-    found = datetime.fromisoformat(written[:-1] + "+00:00" if written.endswith("Z") else written)
-    return (
-        found.replace(tzinfo=found.tzinfo or timezone.utc).astimezone(timezone.utc).isoformat(timespec="microseconds")
-    )
+def read_label(text: str) -> Label:
+    """The same for a person's label."""
+    with holding("a label"):
+        return parse_as(Label, text.encode())
 
 
-def by_confidence(labels: Sequence[Document]) -> Sequence[Document]:
+def by_confidence(labels: Sequence[Label]) -> Sequence[Label]:
     """Return one label of each text and source, the newest; the most confident first, those without a confidence last."""
     if len(labels) < 2:
         return labels
-    kept: dict[Name, Document] = {}
-    for label in labels:
-        other = kept.setdefault((label["text"], label["source"]), label)
-        if other is not label and _age(label) > _age(other):
-            kept[label["text"], label["source"]] = label
+    kept = {(label.text, label.source): label for label in labels}
+    if len(kept) < len(labels):
+        kept = {(label.text, label.source): label for label in sorted(labels, key=_age)}
     return sorted(
-        kept.values(),
-        key=lambda each: (each["confidence"] is None, -(each["confidence"] or 0), each["text"], each["source"]),
+        kept.values(), key=lambda each: (each.confidence is None, -(each.confidence or 0), each.text, each.source)
     )
 
 
-def _age(label: Document) -> tuple[str, str]:
+def _age(label: Label) -> tuple[Any, str]:
     """A key that puts the newer label last; where both are as new, their contents decide."""
-    return moment(label["created"]), to_json(label).decode()
+    return label.created, label.model_dump_json()
 
 
-def _merged(labelers: Iterable[Document], people: Iterable[Document]) -> Sequence[Document]:
+def _merged(labelers: Iterable[Label], people: Iterable[Label]) -> Sequence[Label]:
     """The labels of a direction: those that no person gave, and what people say now."""
-    return by_confidence([*(label for label in labelers if not label["source"].startswith(PEOPLE)), *people])
+    return by_confidence([*(label for label in labelers if not label.source.startswith(PEOPLE)), *people])
 
 
 # Adding sets
 
 
-def _spectrum() -> Callable[[Document], tuple[str, str]]:
-    """Return what gives the layer and the recipe's slug of a direction; each recipe is read once."""
-    slugs: dict[str, str] = {}
+_Spectrum = tuple[str, str] | None
+"""A layer and a recipe; None for composites."""
 
-    def spectrum(record: Document) -> tuple[str, str]:
-        written = str(record["recipe"])
-        if written not in slugs:
-            slugs[written] = Recipe.model_validate(record["recipe"]).slug
-        return record["layer"], slugs[written]
 
-    return spectrum
+def _own_name(record: SliderRecord) -> str:
+    """The name that a composite or LoRA is kept under; '' for a direction."""
+    if isinstance(record, DirectionRecord):
+        return ""
+    return record.name if isinstance(record, CompositeRecord) else record.id
 
 
 class Indexer:
@@ -150,13 +121,9 @@ class Indexer:
         """Put a set in, in the place of the one of the same model id and revision. `take_over`: people's labels in its manifest
         become this catalog's; where the same person said so before, the newer label stays.
         """
-        if isinstance(entry.manifest, str):
-            text, manifest = entry.manifest, read_manifest(entry.manifest)
-        else:
-            text = entry.manifest.model_dump_json()
-            manifest = from_json(text)
-        checkpoint, layers = manifest["checkpoint"], manifest["layers"]
-        model_id, revision = checkpoint["model_id"], checkpoint.get("revision") or ""
+        manifest, records = entry.manifest, entry.manifest.sliders
+        checkpoint, layers = manifest.checkpoint, manifest.layers
+        model_id, revision = checkpoint.model_id, checkpoint.revision or ""
         statement = "SELECT id, checkpoint_path FROM sets WHERE model_id = :model_id AND revision = :revision"
         before = run(self.connection, statement, model_id=model_id, revision=revision).first()
         if before is not None:
@@ -165,82 +132,79 @@ class Indexer:
             entry = replace(entry, checkpoint_path=path_key(entry.checkpoint_path))
         elif before is not None:
             entry = replace(entry, checkpoint_path=before[1])
-        composites = [*manifest.get("composites", ())]
-        composites += ({**each, "name": f"{LORA}{each['name']}"} for each in manifest.get("loras", ()))
-        records = [*manifest["directions"], *composites]
-        # A layer and a recipe; None for composites.
-        spectra = [*map(_spectrum(), manifest["directions"]), *(None for _ in composites)]
-        names = [
-            bare_name(record["name"]) if key is None else f"{key[0]}/{key[1]}/{record['rank']}"
-            for record, key in zip(records, spectra, strict=True)
-        ]
+        names = [record.id for record in records]
         if take_over:
             take_labels(self.connection, [
                 ((model_id, name), label)
                 for name, record in zip(names, records, strict=True)
-                for label in record["labels"]
-                if label["source"].startswith(PEOPLE)
+                for label in record.labels
+                if label.source.startswith(PEOPLE)
             ])  # fmt: skip
         people = people_labels(self.connection, model_id)
-        labels = [_merged(each["labels"], people.get(name, ())) for name, each in zip(names, records, strict=True)]
+        labels = [_merged(each.labels, people.get(name, ())) for name, each in zip(names, records, strict=True)]
         texts = self._ids(tables.TextTable, [
-            model_id, *(layer["name"] for layer in layers), *(each["name"] for each in composites),
-            *(label["text"] for own in labels for label in own),
+            model_id, *(layer.name for layer in layers), *filter(None, map(_own_name, records)),
+            *(label.text for own in labels for label in own),
         ])  # fmt: skip
         set_id = self._take(tables.SetTable)
         insert(self.connection, tables.SetTable, [(
             set_id, model_id, revision, entry.location, entry.digest, entry.checkpoint_path, entry.repo, entry.commit,
-            moment(manifest["created"]), checkpoint["denoiser"], checkpoint.get("licence"), manifest["builder"],
-            texts[model_id], len(layers), len(manifest["directions"]), sum(map(len, labels)), zlib.compress(text.encode(), 3),
+            manifest.created.isoformat(timespec="microseconds"), checkpoint.denoiser, checkpoint.licence, manifest.builder,
+            texts[model_id], len(layers), len(manifest.directions), sum(map(len, labels)),
+            zlib.compress(manifest.model_dump_json().encode(), 2),
         )])  # fmt: skip
-        digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer["digests"].values()}
+        digests = {(one, set_id, number) for number, layer in enumerate(layers) for one in layer.digests.values()}
         insert(self.connection, tables.LayerDigestTable, sorted(digests))
-        places = {each["name"]: (texts[each["name"]], each["kind"], each["width"]) for each in layers}
-        first = self._take(tables.SpectrumTable, len(set(spectra)))
-        numbers = dict(zip(dict.fromkeys(spectra), count(first), strict=False))
-        insert(self.connection, tables.SpectrumTable, [
-            (number, set_id, *((None, None, None, None) if key is None else (*places[key[0]], key[1])))
-            for key, number in numbers.items()
-        ])  # fmt: skip
-        first = self._take(tables.DirectionTable, len(records))
+        spectra: dict[_Spectrum, tuple[int, dict[str, Any]]] = {}
         rows = []
-        for number, record, key, own in zip(count(first), records, spectra, labels, strict=False):
-            facts = map(record.get, ("rank", "eigenvalue", "share", "gap"))
-            quality = record["quality"]
-            measured = map((quality or {}).get, tables.QUALITY)
-            name_id = texts[record["name"]] if key is None else None
-            confidence = own[0]["confidence"] if own else None
-            rows.append((number, numbers[key], *facts, name_id, len(own), confidence, *measured, pack(own, quality)))
+        first = self._take(tables.DirectionTable, len(records))
+        for number, name, record, own in zip(count(first), names, records, labels, strict=False):
+            key = (record.layer, record.recipe.slug) if isinstance(record, DirectionRecord) else None
+            if key not in spectra:
+                spectra[key] = self._take(tables.SpectrumTable), {}
+            spectrum, details = spectra[key]
+            details[name] = {"labels": own, "quality": record.quality}
+            facts = (getattr(record, fact, None) for fact in ("rank", "eigenvalue", "share", "gap"))
+            measured = (getattr(record.quality, measure, None) for measure in tables.QUALITY)
+            confidence = own[0].confidence if own else None
+            rows.append((number, spectrum, *facts, texts.get(_own_name(record)), len(own), confidence, *measured))
         insert(self.connection, tables.DirectionTable, rows)
+        places = {each.name: (texts[each.name], each.kind, each.width) for each in layers}
+        insert(self.connection, tables.SpectrumTable, [
+            (spectrum, set_id, *((None,) * 4 if key is None else (*places[key[0]], key[1])), pack(details))
+            for key, (spectrum, details) in spectra.items()
+        ])  # fmt: skip
         self._put_labels([(number, label) for number, own in enumerate(labels, first) for label in own])
 
     def relabel(self, name: Name) -> None:
         """Bring what is derived from a direction's labels up to date with people's labels, in every set of the model."""
         said = people_labels(self.connection, *name).get(name[1], [])
         for set_id, number in named(self.connection, DirectionName.parse("#".join(name))):
-            packed = run(self.connection, "SELECT details FROM directions WHERE id = :number", number=number).scalar()
-            before = unpack(packed)
-            labels = _merged(before["labels"], said)
+            (row,) = read(self.connection, [number])
+            labels = _merged(row.labels, said)
             run(
                 self.connection,
-                "UPDATE directions SET labels = :count, confidence = :confidence, details = :details WHERE id = :number",
+                "UPDATE directions SET labels = :count, confidence = :confidence WHERE id = :number",
                 number=number,
                 count=len(labels),
-                confidence=labels[0]["confidence"] if labels else None,
-                details=pack(labels, before["quality"]),
+                confidence=labels[0].confidence if labels else None,
+            )
+            run(
+                self.connection,
+                "UPDATE spectra SET details = :details WHERE id = (SELECT spectrum_id FROM directions WHERE id = :number)",
+                number=number,
+                details=pack({**unpack(row.details), row.name: {"labels": labels, "quality": row.quality}}),
             )
             run(self.connection, "DELETE FROM labels WHERE direction_id = :number", number=number)
             self._put_labels([(number, label) for label in labels])
-            more = len(labels) - len(before["labels"])
+            more = len(labels) - len(row.labels)
             run(self.connection, "UPDATE sets SET labels = labels + :more WHERE id = :set_id", more=more, set_id=set_id)
 
-    def _put_labels(self, labelled: Sequence[tuple[int, Document]]) -> None:
-        texts = self._ids(tables.TextTable, (label["text"] for _, label in labelled))
-        sources = self._ids(tables.SourceTable, (label["source"] for _, label in labelled))
+    def _put_labels(self, labelled: Sequence[tuple[int, Label]]) -> None:
+        texts = self._ids(tables.TextTable, (label.text for _, label in labelled))
+        sources = self._ids(tables.SourceTable, (label.source for _, label in labelled))
         insert(self.connection, tables.LabelTable, [
-            (number, sources[label["source"]], texts[label["text"]], label["confidence"],
-             label_worth(label["source"], label["confidence"], label["evidence"]))
-            for number, label in labelled
+            (number, sources[label.source], texts[label.text], label.confidence, label.worth) for number, label in labelled
         ])  # fmt: skip
 
     def _ids(self, table: type[tables.TextTable] | type[tables.SourceTable], texts: Iterable[str]) -> dict[str, int]:
@@ -298,9 +262,9 @@ def filling(connection: Connection) -> Iterator[Indexer]:
 # People's labels
 
 
-def people_labels(connection: Connection, model_id: str, direction: str | None = None) -> dict[str, list[Document]]:
+def people_labels(connection: Connection, model_id: str, direction: str | None = None) -> dict[str, list[Label]]:
     """Return what people call the directions of a model, or one of them, by the direction's name."""
-    found: dict[str, list[Document]] = {}
+    found: dict[str, list[Label]] = {}
     own = "model_id = :model_id" + ("" if direction is None else " AND direction = :direction")
     statement = f"SELECT direction, label FROM people_labels WHERE {own} ORDER BY direction, text, source"
     for name, text in run(connection, statement, model_id=model_id, direction=direction):
@@ -314,15 +278,15 @@ ONE_LABEL = (
 
 
 def take_labels(
-    connection: Connection, labels: Iterable[tuple[Name, Document]], *, newer: bool = True
-) -> list[tuple[Name, Document]]:
+    connection: Connection, labels: Iterable[tuple[Name, Label]], *, newer: bool = True
+) -> list[tuple[Name, Label]]:
     """Keep labels of people, without indexing them; with `newer`, only where the same person has said nothing newer. Returns those
     that are new, or differ from what was there.
     """
     changed = []
     for (model_id, direction), label in labels:
-        key = {"model_id": model_id, "direction": direction, "text": label["text"], "source": label["source"]}
-        text = to_json(label).decode()
+        key = {"model_id": model_id, "direction": direction, "text": label.text, "source": label.source}
+        text = label.model_dump_json()
         before = run(connection, f"SELECT label {ONE_LABEL}", **key).scalar()
         if before == text or (newer and before is not None and _age(read_label(before)) >= _age(label)):
             continue
@@ -346,11 +310,11 @@ def waiting(connection: Connection, model_id: str | None = None) -> int:
 
 
 def entries(connection: Connection, table: str = "sets") -> Iterator[SetEntry]:
-    """Yield the sets of a catalog with the texts of their manifests, in catalog order, one in memory at a time."""
+    """Yield the sets of a catalog with their manifests, in catalog order, one in memory at a time."""
     columns = 'manifest, location, digest, checkpoint_path, repo, "commit"'
     for number in run(connection, f"SELECT id FROM {table} ORDER BY id").scalars().all():
         packed, *facts = run(connection, f"SELECT {columns} FROM {table} WHERE id = :number", number=number).one()
-        yield SetEntry(unpack_manifest(packed), *facts)
+        yield SetEntry(read_manifest(packed), *facts)
 
 
 def copy(source: Connection, target: Connection, progress: Progress = no_progress) -> None:

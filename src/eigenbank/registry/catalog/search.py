@@ -13,25 +13,22 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
 
-from eigenbank.registry.catalog.database import by_index, holding, run, texts_with
+from eigenbank.registry.catalog.database import by_index, holding, inflated, run, texts_with
 from eigenbank.registry.catalog.tables import MEASURES, RISING
 from eigenbank.registry.ranking import Level, Query, Sort, is_glob, matcher
 from eigenbank.schemas import Label, Quality
 from eigenbank.schemas.errors import CatalogError, unknown
 
-COMPOSITE = "composite/"
-"""What the name of a composite begins with; a LoRA's, `lora/`, is kept with its name."""
 LORA = "lora/"
-Document = dict[str, Any]
-"""A manifest, or a part of one, as plain JSON."""
+"""What the name of a LoRA begins with, also where it is kept."""
 FEW = 1_500
 """Up to so many directions are sorted rather than met on a walk."""
 STEP = 4
@@ -40,13 +37,14 @@ STEP = 4
 
 def bare_name(own: str) -> str:
     """Return the name, within its model, of a composite or LoRA, by the one it is kept under."""
-    return own if own.startswith(LORA) else f"{COMPOSITE}{own}"
+    return own if own.startswith(LORA) else f"composite/{own}"
 
 
 @dataclass(frozen=True)
 class DirectionRow:
     """A direction, composite or LoRA with everything the catalog knows of it. A composite has its name for `composite`, a LoRA
-    its own, `lora/NAME`, and both None for layer, kind, width, recipe, rank, eigenvalue, share and gap.
+    its own, `lora/NAME`, and both None for layer, kind, width, recipe, rank, eigenvalue, share and gap. `confidence` is the highest
+    of its labels'; from `effect` on, numbers are of its quality.
     """
 
     model_id: str
@@ -57,40 +55,38 @@ class DirectionRow:
     width: int | None
     recipe: str | None
     rank: int | None
+    composite: str | None
     eigenvalue: float | None
     share: float | None
     gap: float | None
-    composite: str | None
-    details: bytes | None
-    """Labels and quality, compressed: read when they are asked for."""
+    confidence: float | None
+    effect: float | None
+    selectivity: float | None
+    consistency: float | None
+    linearity: float | None
+    locality: float | None
+    drift: float | None
+    label_texts: list[str]
+    """The labels' texts, the most confident first."""
+    details: bytes
+    """Labels and qualities of all directions of its spectrum, compressed: read when they are asked for."""
 
-    @cached_property
-    def _known(self) -> Document:
-        return unpack(self.details)
+    @property
+    def _own(self) -> Any:
+        return unpack(self.details).get(self.name, {})
 
     @cached_property
     def labels(self) -> tuple[Label, ...]:
         """The labels, the most confident first, those without a confidence last. Raises CatalogError for what is damaged."""
         with holding("labels of a direction"):
-            return tuple(map(Label.model_validate, self._known["labels"]))
+            return tuple(map(Label.model_validate, self._own.get("labels", ())))
 
     @cached_property
     def quality(self) -> Quality | None:
         """What was measured of it as a slider, None for nothing. Raises CatalogError for what is damaged."""
-        found = self._known["quality"]
         with holding("a direction's quality"):
+            found = self._own.get("quality")
             return None if found is None else Quality.model_validate(found)
-
-    @property
-    def label_texts(self) -> list[str]:
-        """The labels' texts, the most confident first."""
-        return [label["text"] for label in self._known["labels"]]
-
-    @property
-    def confidence(self) -> float | None:
-        """The highest confidence of any label; None where none says one."""
-        labels = self._known["labels"]
-        return labels[0]["confidence"] if labels else None
 
     @property
     def name(self) -> str:
@@ -103,16 +99,35 @@ class DirectionRow:
         return f"{self.model_id}#{self.name}"
 
 
+def pack(details: Mapping[str, Any]) -> bytes:
+    """Compress the labels and qualities of a spectrum's directions, by their names."""
+    return zlib.compress(to_json({name: own for name, own in sorted(details.items()) if any(own.values())}), 2)
+
+
+@lru_cache(maxsize=100)  # the rows of a page have it in common
+def unpack(packed: bytes) -> Mapping[str, Any]:
+    """Return what was packed. Raises CatalogError for what is damaged."""
+    with holding("labels of a direction"):
+        return dict(from_json(inflated(packed)))
+
+
 def read(connection: Connection, numbers: Sequence[int]) -> list[DirectionRow]:
     """Return directions in the order of the numbers given."""
     statement = (
-        "SELECT d.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, d.eigenvalue, "
-        "d.share, d.gap, composite.text, d.details FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
+        "SELECT d.id, p.id, s.model_id, nullif(s.revision, ''), s.location, layer.text, p.kind, p.width, p.recipe, d.rank, "
+        f"composite.text, {', '.join(f'd.{name}' for name in MEASURES)} FROM directions d JOIN spectra p ON p.id = d.spectrum_id "
         "JOIN sets s ON s.id = p.set_id LEFT JOIN texts layer ON layer.id = p.name_id "
         "LEFT JOIN texts composite ON composite.id = d.name_id WHERE d.id IN :numbers*"
     )
-    rows = {row[0]: DirectionRow(*row[1:]) for row in run(connection, statement, numbers=list(numbers))}
-    return [rows[number] for number in numbers]
+    rows = {row[0]: row for row in run(connection, statement, numbers=list(numbers))}
+    own = "l.direction_id, t.text FROM labels l JOIN texts t ON t.id = l.text_id WHERE l.direction_id IN :numbers*"
+    texts: dict[int, list[str]] = {number: [] for number in numbers}
+    order = "l.confidence IS NULL, l.confidence DESC, t.text"
+    for number, text in run(connection, f"SELECT {own} ORDER BY {order}", numbers=list(numbers)):
+        texts[number].append(text)
+    spectra = list({row[1] for row in rows.values()})
+    details = dict(run(connection, "SELECT id, details FROM spectra WHERE id IN :spectra*", spectra=spectra).all())
+    return [DirectionRow(*(*rows[number][2:], texts[number], details[rows[number][1]])) for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -511,37 +526,3 @@ def _in_spectra(conditions: Sequence[str]) -> str:
 def _bounded(number: int) -> int:
     """A number that is asked for. Beyond what the database can hold there is nothing."""
     return number if 0 <= number < 2**31 else -1
-
-
-# Labels and quality, compressed
-
-_LIKELY = (
-    b'"seeds":[200,201,202,203,204,205,206,207,208,209,210],"steps":10},"note":null,"created":"2026-01-01T00:00:00Z"},{"text":"'
-    b'","polarity":-1,"confidence":1.0,"source":"human:","source":"clip:openai/clip-vit-large-patch14@","source":"statistics",'
-    b'"evidence":null,"recommended_range":[-1.0,1.0],"locality":0.,"drift":0.,"scale":0.5,"quality":{"source":"attribute-model:",'
-    b'"effect":0.,"selectivity":1.0,"consistency":1.0,"linearity":0.,"created":"2026-11-2T1:00:00Z"}],{"labels":[{"text":"",'
-    b'"polarity":1,"confidence":0.,"source":"attribute-model:","evidence":{"effect":1.,"selectivity":0.,"consistency":1.0,'
-    b'"asymmetry":0.,"null":0.,"runner_up":"","runner_up_effect":-0.,"scale":1.0,"seeds":[100,101,102,103,104,105,106,107,108,109,'
-    b'110,111,112,113,114,115],"steps":20}'
-)
-"""What details are likely to hold: with it they take half the room. A change of it is a change of `tables.VERSION`."""
-_COMPRESSOR = zlib.compressobj(3, zlib.DEFLATED, -12, 4, zlib.Z_DEFAULT_STRATEGY, _LIKELY)
-"""Copied for each direction. A small window and little memory: setting them up would take longer than the work."""
-_MAX_DETAILS = 64 * 2**20
-
-
-def pack(labels: Sequence[Document], quality: Document | None) -> bytes | None:
-    """Compress what is kept with a direction; None for nothing."""
-    if not labels and quality is None:
-        return None
-    compressor = _COMPRESSOR.copy()
-    return compressor.compress(to_json({"labels": labels, "quality": quality})) + compressor.flush()
-
-
-def unpack(packed: bytes | None) -> Document:
-    """Return what was packed: `labels` and `quality`. Raises CatalogError for what is damaged."""
-    if packed is None:
-        return {"labels": [], "quality": None}
-    with holding("labels of a direction"):
-        found: Document = json.loads(zlib.decompressobj(-12, _LIKELY).decompress(packed, _MAX_DETAILS))
-        return found

@@ -7,8 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eigenbank.registry.catalog import index
-from eigenbank.registry.catalog.database import holding, run
-from eigenbank.registry.files import parse_as
+from eigenbank.registry.catalog.database import run
 from eigenbank.schemas import Manifest
 from eigenbank.schemas.errors import ReplaceError
 
@@ -77,10 +76,7 @@ def model_ids(connection: Connection) -> list[str]:
 def read_manifest(connection: Connection, own: str, **values: Any) -> Manifest | None:
     """Return a manifest that the catalog keeps, validated anew. Raises CatalogError for what is none."""
     packed = run(connection, f"SELECT manifest FROM sets WHERE {own}", **values).scalar()
-    if packed is None:
-        return None
-    with holding("a manifest"):
-        return parse_as(Manifest, index.unpack_manifest(packed).encode())
+    return None if packed is None else index.read_manifest(packed)
 
 
 def overwritten(connection: Connection, model_id: str, revision: str | None, new: Manifest | None) -> Overwritten:

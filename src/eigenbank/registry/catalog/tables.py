@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from sqlalchemy import Double, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-VERSION = 2
+VERSION = 3
 """Number of this layout. A catalog of a lower one is indexed again when it is opened; one of a higher one is refused."""
 
 
@@ -99,7 +99,9 @@ class LayerDigestTable(Base):
 
 
 class SpectrumTable(Base):
-    """The directions that one recipe gave at one layer; without layer and recipe, a set's composites."""
+    """The directions that one recipe gave at one layer; without layer and recipe, a set's composites. `details` holds their labels and
+    qualities as they are in the manifest, compressed (`index.pack`).
+    """
 
     __tablename__ = "spectra"
     id: Mapped[int] = _number()
@@ -108,13 +110,13 @@ class SpectrumTable(Base):
     kind: Mapped[str | None] = mapped_column(String(20))
     width: Mapped[int | None]
     recipe: Mapped[str | None] = mapped_column(_name(200), index=True)
+    details: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class DirectionTable(Base):
     """A direction; or a composite, which has a name (`name_id`) instead of a rank, an eigenvalue, a share and a gap.
 
-    `labels` is how many labels it has, `confidence` the highest of theirs; from `effect` on its quality. `details` holds labels
-    and quality as they are in the manifest, compressed (`search.pack`): as rows of their own they would take three times the room.
+    `labels` is how many labels it has, `confidence` the highest of theirs; from `effect` on its quality.
     """
 
     __tablename__ = "directions"
@@ -133,7 +135,6 @@ class DirectionTable(Base):
     linearity: Mapped[float | None]
     locality: Mapped[float | None]
     drift: Mapped[float | None]
-    details: Mapped[bytes | None] = mapped_column(LargeBinary)
     __table_args__ = (Index("ix_directions_spectrum_id", "spectrum_id", "rank"),)
 
 

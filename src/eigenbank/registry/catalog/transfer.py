@@ -4,14 +4,14 @@ An export is JSON lines: a first one that names format and version, one for each
 label of a person, and a last one with the counts of both, so that a file cut short is noticed.
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, StringConstraints
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from eigenbank.progress import Progress, no_progress
@@ -19,7 +19,6 @@ from eigenbank.registry.catalog import index
 from eigenbank.registry.catalog.catalog import Catalog
 from eigenbank.registry.catalog.database import is_catalog, run
 from eigenbank.registry.catalog.index import SetEntry
-from eigenbank.registry.catalog.search import Document
 from eigenbank.registry.catalog.sets import OF_REVISION
 from eigenbank.registry.files import open_regular, parse_as, parse_json, replacing
 from eigenbank.schemas import Label, Manifest
@@ -53,20 +52,17 @@ class _SetLine(Model):
     commit: Text | None = None
 
 
-class _PersonsLabel(Label):
-    @field_validator("source")
-    @classmethod
-    def _is_a_persons(cls, source: str) -> str:
-        if not source.startswith(index.PEOPLE):
-            message = f"expected a person's label, found one by {source}"
-            raise ValueError(message)
-        return source
+def _is_a_persons(label: Label) -> Label:
+    if not label.source.startswith(index.PEOPLE):
+        message = f"expected a person's label, found one by {label.source}"
+        raise ValueError(message)
+    return label
 
 
 class _LabelLine(Model):
     model_id: ModelId
     direction: _Name
-    label: _PersonsLabel
+    label: Annotated[Label, AfterValidator(_is_a_persons)]
 
 
 class _EndLine(Model):
@@ -91,11 +87,11 @@ class Counts:
         composites = f", {self.composites} composites" if self.composites else ""
         return f"{self.sets} sets, {self.directions} directions{composites}, {self.people_labels} labels of people"
 
-    def add_set(self, directions: int, composites: int) -> None:
-        """Count a set of so many directions and composites."""
+    def add_set(self, manifest: Manifest) -> None:
+        """Count a set."""
         self.sets += 1
-        self.directions += directions
-        self.composites += composites
+        self.directions += len(manifest.directions)
+        self.composites += len(manifest.composites)
 
 
 @dataclass(frozen=True)
@@ -118,17 +114,15 @@ def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
     try:
         with catalog.reading() as source, replacing(path) as work, work.open("w", encoding="utf-8", newline="\n") as file:  # fmt: skip
 
-            def write(document: Document) -> None:
-                file.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n")
+            def write(document: dict[str, Any]) -> None:
+                file.write(to_json(document).decode() + "\n")
 
             write({"format": "eigenbank-catalog", "version": FORMAT})
             total = run(source, "SELECT count(*) FROM sets").scalar_one()
             for document in _kept(source):
                 write(document)
                 if "manifest" in document:
-                    counts.add_set(
-                        len(document["manifest"]["directions"]), len(document["manifest"].get("composites", ()))
-                    )
+                    counts.add_set(document["manifest"])
                     progress("sets", counts.sets, total)
                 else:
                     counts.people_labels += 1
@@ -139,10 +133,10 @@ def export_file(catalog: Catalog, path: Path, progress: Progress = no_progress) 
     return counts
 
 
-def _kept(source: Connection) -> Iterator[Document]:
-    """Yield everything that a catalog keeps, as it stands in an export."""
+def _kept(source: Connection) -> Iterator[dict[str, Any]]:
+    """Yield everything that a catalog keeps, by the fields of an export's lines."""
     for entry in index.entries(source):
-        yield vars(entry) | {"manifest": index.read_manifest(str(entry.manifest))}
+        yield vars(entry)
     people = "SELECT model_id, direction, label FROM people_labels ORDER BY model_id, direction, text, source"
     for model_id, direction, label in run(source, people):
         yield {"model_id": model_id, "direction": direction, "label": index.read_label(label)}
@@ -197,11 +191,11 @@ def _checked(document: Any) -> Item:
 def _take_over(connection: Connection, items: Iterable[Item]) -> tuple[Counts, list[Difference]]:
     """Put foreign sets and labels into a catalog."""
     counts, found = Counts(), []
-    labels: list[tuple[index.Name, Document]] = []
+    labels: list[tuple[index.Name, Label]] = []
     with index.filling(connection) as indexer:
         for item in items:
             if isinstance(item, _LabelLine):
-                labels.append(((item.model_id, item.direction), item.label.model_dump(mode="json")))
+                labels.append(((item.model_id, item.direction), item.label))
                 continue
             assert isinstance(item, _SetLine)
             model_id, revision = item.manifest.checkpoint.model_id, item.manifest.checkpoint.revision
@@ -212,12 +206,12 @@ def _take_over(connection: Connection, items: Iterable[Item]) -> tuple[Counts, l
                 found.append(Difference(model_id, revision, "set only there: added"))
             elif digest != item.digest:
                 found.append(Difference(model_id, revision, "the sets differ: the one of here is kept"))
-            counts.add_set(len(item.manifest.directions), len(item.manifest.composites))
+            counts.add_set(item.manifest)
     counts.people_labels = len(labels)
     changed: dict[str, list[str]] = {}
     for name, label in index.take_labels(connection, labels):
         indexer.relabel(name)
-        changed.setdefault(name[0], []).append(f"{name[1]} {label['text']!r}")
+        changed.setdefault(name[0], []).append(f"{name[1]} {label.text!r}")
     what = "labels of people only there, or newer there: added"
     found += [Difference(model_id, None, what, len(names), names[0]) for model_id, names in changed.items()]
     return counts, found

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from eigenbank.registry.sets.folder import MANIFEST
+from eigenbank.registry.sets.folder import read_manifest
+from eigenbank.schemas import Manifest
 
 PREFIX = "shipped:"
 DEMO_MODEL_ID = "eigenbank/avatars-64"
@@ -63,9 +64,9 @@ class ShippedSet:
     digest: str
 
     @property
-    def text(self) -> str:
-        """The text of its manifest, which a test holds to its digest."""
-        return (resolve(self.location) / MANIFEST).read_text(encoding="utf-8")
+    def manifest(self) -> Manifest:
+        """Its manifest, which a test holds to its digest."""
+        return read_manifest(resolve(self.location))
 
 
 def shipped_sets() -> list[ShippedSet]:
