@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.resources import files
@@ -24,6 +23,7 @@ import eigenbank
 from eigenbank.gallery.data import Card, Cell, GallerySet, in_order, index_data, make_card, pages, script, set_data
 from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.catalog import Catalog, SetRow
+from eigenbank.registry.files import move_folder, new_folder
 from eigenbank.registry.hub.client import folder_of, parse_location
 from eigenbank.registry.local import people_labels
 from eigenbank.registry.sets.card import preview_name
@@ -102,7 +102,13 @@ def write_site(
     Missing or damaged sets and pictures are logged and left out. The same catalog gives the same files. Raises
     GalleryError; the target is then unchanged.
     """
-    with _new_site(target, force=force) as work:
+    _check_target(target, force=force)
+
+    def put(work: Path, place: Path) -> None:
+        _check_target(target, force=force)
+        _put(work, place)
+
+    with new_folder(target, GalleryError, put) as work:
         site = Site(target)
         cards = in_order(list(_write_sets(site, work, catalog, wanted, people, log, progress)))
         first, *more = pages(cards)
@@ -268,39 +274,13 @@ def _strangers(target: Path) -> list[str]:
     return [name for name in names if name not in OURS]
 
 
-@contextmanager
-def _new_site(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside `target` to fill, put in its place when the block ends, removed when it raises.
-
-    An earlier site is removed once the new one is there. With `force` anything else is set aside as `NAME.1`, `NAME.2`, ….
-    Raises GalleryError, with the target as it was.
-    """
-    _check_target(target, force=force)
-    target = target.absolute()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-    except OSError as error:
-        problem = f"{target.parent} cannot be written to ({error.strerror})"
-        raise GalleryError(problem, outcome=NOTHING, advice="Choose another folder") from error
-    try:
-        yield work
-        work.chmod(0o755)
-        _check_target(target, force=force)
-        _put(work, target)
-    except OSError as error:
-        problem = f"{target} could not be written ({error.strerror or error})"
-        raise GalleryError(problem, outcome="nothing was left behind") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
 def _put(work: Path, target: Path) -> None:
-    """Move the new site into place. A folder cannot be replaced in one step: the old one steps aside just before."""
+    """Move the new site into place. A folder cannot be replaced in one step: the old one steps aside just before.
+
+    An earlier site is removed once the new one is there; anything else is set aside as `NAME.1`, `NAME.2`, ….
+    """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        if os.name == "nt" and target.is_dir():
-            target.rmdir()  # Windows replaces no folder, not even an empty one
-        os.replace(work, target)
+        move_folder(work, target)
         return
     foreign = bool(_strangers(target))
     aside = _free_name(target) if foreign else Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))

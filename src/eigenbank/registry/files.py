@@ -7,10 +7,11 @@ import errno
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -171,6 +172,39 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(
+    target: Path, error: type[EigenbankError], put: Callable[[Path, Path], None] | None = None
+) -> Iterator[Path]:
+    """Yield an empty folder beside `target` to fill; moved to its place, by `put`, when the block ends, removed when it raises.
+
+    Raises `error` where it cannot be written.
+    """
+    target = target.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
+    except OSError as cause:
+        problem = f"{target.parent} cannot be written to ({cause.strerror})"
+        raise error(problem, outcome="nothing was written", advice="Choose another folder") from cause
+    try:
+        yield work
+        work.chmod(0o755)
+        (put or move_folder)(work, target)
+    except OSError as cause:
+        problem = f"{target} could not be written ({cause.strerror or cause})"
+        raise error(problem, outcome="nothing was left behind") from cause
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def move_folder(work: Path, target: Path) -> None:
+    """Move a folder to where nothing is, or an empty folder."""
+    if os.name == "nt" and target.is_dir():
+        target.rmdir()  # Windows replaces no folder, not even an empty one
+    os.replace(work, target)
 
 
 def check_out(

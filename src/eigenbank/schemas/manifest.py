@@ -1,6 +1,7 @@
 """The manifest of a direction set: what manifest.json holds."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -89,30 +90,20 @@ class Manifest(Model):
         if len(layers) != len(self.layers):
             message = "a layer is listed twice"
             raise ValueError(message)
-        seen: set[str] = set()
-        for direction in self.directions:
-            name = direction.id
-            if direction.layer not in layers:
-                message = f"direction {name} is of a layer that is not listed"
-                raise ValueError(message)
-            if name in seen:
-                message = f"direction {name} is listed twice"
-                raise ValueError(message)
-            seen.add(name)
+        unknown = next((each.id for each in self.directions if each.layer not in layers), None)
+        if unknown is not None:
+            message = f"direction {unknown} is of a layer that is not listed"
+            raise ValueError(message)
+        ids = [record.id for record in self.sliders]
+        directions = set(ids[: len(self.directions)])
         for composite in self.composites:
-            missing = [part.direction for part in composite.parts if part.direction not in seen]
+            missing = [part.direction for part in composite.parts if part.direction not in directions]
             if missing:
                 message = f"{composite.id} is made of {missing[0]}, which is not listed"
                 raise ValueError(message)
-            if composite.id in seen:
-                message = f"{composite.id} is listed twice"
-                raise ValueError(message)
-            seen.add(composite.id)
-        for lora in self.loras:
-            if lora.id in seen:
-                message = f"{lora.id} is listed twice"
-                raise ValueError(message)
-            seen.add(lora.id)
+        if len(set(ids)) < len(ids):
+            message = f"{Counter(ids).most_common(1)[0][0]} is listed twice"
+            raise ValueError(message)
         return self
 
     @property

@@ -1,5 +1,6 @@
 """A sliders file: an edit as a small JSON document, written by the playground and the command line, read by `steer`."""
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -47,10 +48,8 @@ class Sliders(Model):
 
     @model_validator(mode="after")
     def _each_once(self) -> "Sliders":
-        seen: set[str] = set()
-        for slider in self.sliders:
-            if slider.key in seen:
-                message = f"the slider {slider.key!r} is listed twice"
-                raise ValueError(message)
-            seen.add(slider.key)
+        key, times = Counter(slider.key for slider in self.sliders).most_common(1)[0]
+        if times > 1:
+            message = f"the slider {key!r} is listed twice"
+            raise ValueError(message)
         return self

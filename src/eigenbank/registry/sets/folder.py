@@ -5,15 +5,13 @@ import io
 import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eigenbank.registry.files import is_device, open_regular, parse_json, read_bounded
+from eigenbank.registry.files import is_device, move_folder, new_folder, open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.card import hub_config, model_card
 from eigenbank.registry.sets.tensors import check_unit_rows, read_header
 from eigenbank.schemas import FileEntry, Manifest
@@ -155,13 +153,7 @@ def write_set(
     from safetensors.torch import save_file
 
     check_new_folder(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-    except OSError as error:
-        problem = f"{target.parent} cannot be written to ({error.strerror})"
-        raise SetError(problem, outcome="nothing was written", advice="Choose another folder") from error
-    try:
+    with new_folder(target, SetError, _put) as work:
         # One key: safetensors writes several in any order, and equal sets are to be equal files.
         essentials = {
             "format": 1,
@@ -185,22 +177,17 @@ def write_set(
         (work / CARD).write_text(model_card(manifest), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": {**manifest.files, CARD: _entry(work / CARD)}})
         (work / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
-        for path in work.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            _sync(path)
-        work.chmod(0o755)
-        _sync(work)
-        if os.name == "nt" and target.is_dir():
-            target.rmdir()  # empty, as was checked; Windows replaces no folder, not even an empty one
-        os.replace(work, target)
-        _sync(target.parent)
-    except BaseException as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(error, OSError):
-            problem = f"{target} could not be written ({error.strerror})"
-            raise SetError(problem, outcome="nothing was left behind") from error
-        raise
     return manifest
+
+
+def _put(work: Path, target: Path) -> None:
+    """Move a set to its place once all of it is on disk."""
+    for path in work.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        _sync(path)
+    _sync(work)
+    move_folder(work, target)
+    _sync(target.parent)
 
 
 def _entry(path: Path) -> FileEntry:
