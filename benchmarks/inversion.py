@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eigenbank.api import open_pipeline
 from eigenbank.builders.label.attributes import AttributeModel, load_attribute_model
-from eigenbank.loaders.invert import UnconditionalPipeline
+from eigenbank.loaders.edit import UnconditionalPipeline
 from eigenbank.loaders.steer import steer
 from eigenbank.registry.sets.direction_set import DirectionSet
 
@@ -32,12 +32,12 @@ SCALE = 0.7
 def back(reversible: UnconditionalPipeline, images: Tensor, own: bool) -> Tensor:
     """The noise of a batch of images, by our scheduler or diffusers' own."""
     if own:
-        return reversible.backwards(images)
+        return reversible.run(images, reversible.inverse)
     from diffusers import DDIMInverseScheduler
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it tells of a setting that it has no use for
-    return reversible._run(images, DDIMInverseScheduler.from_config(reversible.forward.config))
+    return reversible.run(images, DDIMInverseScheduler.from_config(reversible.forward.config))
 
 
 def off(found: Tensor, wanted: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def edits(
         factor = model.config.names.index(label)
         scales = torch.tensor([SCALE] * n + [-SCALE] * n)
         with steer(reversible.pipe, {label: scales}, bank=bank):
-            images = reversible.forwards(noise.repeat(2, 1, 1, 1))
+            images = reversible.run(noise.repeat(2, 1, 1, 1), reversible.forward)
         readings = model.read(images.clamp(-1, 1) / 2 + 0.5)
         change = (readings[:n] - readings[n:]) / (2 * SCALE) / std
         effects.append(float(change[:, factor].mean()))
@@ -82,7 +82,7 @@ def measure(photos: int, steps: tuple[int, ...]) -> dict[str, Any]:
         for repeats in WAYS:
             reversible = UnconditionalPipeline(pipe, count, repeats or 0)
             noise = back(reversible, images, own=repeats is not None)
-            error = off(reversible.forwards(noise), images)
+            error = off(reversible.run(noise, reversible.forward), images)
             row: dict[str, Any] = {
                 "steps": count,
                 "repeats": repeats,

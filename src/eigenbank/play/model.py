@@ -13,8 +13,8 @@ import torch
 
 from eigenbank.builders.label.clip import open_clip
 from eigenbank.loaders.drawing import guidance_of, takes_prompt
+from eigenbank.loaders.edit import Inversion
 from eigenbank.loaders.image_grid import to_image
-from eigenbank.loaders.invert import Inversion
 from eigenbank.loaders.pipelines import UNSCALED, open_pipeline, with_scheduler
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.sample import sample
