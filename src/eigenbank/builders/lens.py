@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from eigenbank.builders.label.composites import NORM, name_for
 from eigenbank.registry.recipes import form
 from eigenbank.schemas import CompositeRecord, Layer, Part, Recipe, Weighted
 from eigenbank.schemas.errors import SourceError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from eigenbank.builders.checkpoints.source import WeightSource
     from eigenbank.registry.sets.direction_set import DirectionSet
     from eigenbank.schemas.layer import Role
@@ -43,8 +44,8 @@ def lens(
     directions: "DirectionSet",
     source: "WeightSource",
     text: str,
-    positive: "Sequence[Tensor]",
-    neutral: "Sequence[Tensor]",
+    positive: Sequence[Tensor],
+    neutral: Sequence[Tensor],
     *,
     most: int = PARTS,
 ) -> Lens:
@@ -55,8 +56,6 @@ def lens(
     by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and `most` parts. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
     """
-    import torch
-
     before, after = (torch.stack([each.mean(0) for each in texts]).mean(0) for texts in (neutral, positive))
     if not float((after - before).norm()) > SAME * float(before.norm()):
         problem = f"{text[:60]!r} makes no difference to what this checkpoint's text encoder reads"
@@ -97,7 +96,7 @@ def lens(
 
 
 def _composite(
-    text: str, coefficients: "dict[str, Tensor]", held: dict[str, list[str]], directions: "DirectionSet", most: int
+    text: str, coefficients: dict[str, Tensor], held: dict[str, list[str]], directions: "DirectionSet", most: int
 ) -> CompositeRecord:
     """The composite of these coefficients, the largest `most` of them, of norm `NORM`; one that is there already keeps its name."""
     flat = sorted(
@@ -152,24 +151,21 @@ def text_path(source: "WeightSource", layer: Layer) -> TextPath | None:
     return None
 
 
-def _seen(source: "WeightSource", texts: "Sequence[Tensor]", *, normalised: bool) -> "Tensor":
+def _seen(source: "WeightSource", texts: Sequence[Tensor], *, normalised: bool) -> Tensor:
     """Texts as blocks see them, `(e,)` float64: the mean over their tokens, and over the texts.
 
     A joint block's text changes from block to block; here it is what enters the first, normalised without the block's modulation.
     """
-    import torch
-
     streams = [_entered(source, text.double()) for text in texts]
     if normalised:
         streams = [torch.nn.functional.layer_norm(each, each.shape[1:]) for each in streams]
     return torch.stack([each.mean(0) for each in streams]).mean(0)
 
 
-def _entered(source: "WeightSource", tokens: "Tensor") -> "Tensor":
+def _entered(source: "WeightSource", tokens: Tensor) -> Tensor:
     """Text tokens `(n, e)` as the denoiser's blocks see them: through the projection that it begins with, if it has one."""
-    import torch
 
-    def linear(name: str, given: "Tensor") -> "Tensor":
+    def linear(name: str, given: Tensor) -> Tensor:
         parts = [Part(tensor=f"{name}.{each}") for each in ("weight", "bias")]
         weight, *bias = (each.double() for each in source.read([each for each in parts if source.stored(each.tensor)]))
         return torch.nn.functional.linear(given, weight, *bias)
