@@ -179,7 +179,10 @@ def test_a_private_repository_needs_a_token(shop: Hub, worker: Worker, big: dict
     shop.store.repos["models", "me/gated"].gated = True
     assert worker.run("build", "--dry-run", "me/gated").code == 0
     with Worker(Client(shop, tmp_path, token=None)) as stranger:
-        for repo, message in (("me/private", "for a private one log in"), ("me/gated", "the repository is gated. Ask for access")):
+        for repo, message in (
+            ("me/private", "for a private one log in"),
+            ("me/gated", "the repository is gated. Ask for access"),
+        ):
             refused = stranger.run("build", repo)
             assert refused.code == 1
             assert message in refused.err

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eigenbank.schemas.errors import SourceError
+
 Kind = tuple[str, str]
 
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
@@ -63,6 +65,11 @@ _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 """What DataParallel and torch.compile put before the names of what they wrap."""
 _PREFIX = re.compile(r"^(model\.)?diffusion_model\.")
 """What original-layout files put before the denoiser's names, some of them before diffusers' own."""
+
+
+def is_other(where: object, what: Kind) -> SourceError:
+    """The error for what is no checkpoint, which says what it is and what to do."""
+    return SourceError(f"{where} is {what[0]}", advice=what[1])
 
 
 def unwrapped(name: str) -> str:

@@ -6,11 +6,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eigenbank.builders.checkpoints.source import LocalReader, Piece, SafetensorsSource, TensorFile, WeightSource
-from eigenbank.registry.file_kinds import Kind, kind_of_bytes, kind_of_config, kind_of_folder, kind_of_tensors
+from eigenbank.builders.checkpoints.source import (
+    FLOATS,
+    LocalReader,
+    Piece,
+    SafetensorsSource,
+    TensorFile,
+    WeightSource,
+)
+from eigenbank.registry.file_kinds import is_other, kind_of_bytes, kind_of_config, kind_of_folder, kind_of_tensors
 from eigenbank.registry.files import open_regular, parse_json, read_bounded
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.errors import SourceError
@@ -48,10 +56,14 @@ def open_folder(folder: Path, *, variant: str | None = None, subfolder: str | No
         message = f"{folder} is a file; expected a diffusers checkpoint's folder (with model_index.json or config.json)"
         raise SourceError(message)
     parts = dict.fromkeys(["", *COMPONENTS, subfolder or ""])
-    files = [path for part in parts for path in (folder / part).glob("*") if path.is_file()]
     stored = StoredFiles(
         where=str(folder),
-        names=[path.relative_to(folder).as_posix() for path in files],
+        names=[
+            f"{part}/{path.name}" if part else path.name
+            for part in parts
+            for path in (folder / part).glob("*")
+            if path.is_file()
+        ],
         small=folder.joinpath,
         tensors=lambda name: local_file(folder / name),
     )
@@ -216,26 +228,19 @@ class TensorSource(WeightSource):
 
     given: "dict[str, Tensor]" = field(default_factory=dict)
 
-    @property
+    @cached_property
     def tensors(self) -> "dict[str, Tensor]":
         """The tensors by name, on whatever device."""
         return self.given
 
-    @property
+    @cached_property
     def headers(self) -> Mapping[str, TensorInfo]:
-        if not hasattr(self, "_infos"):
-            check_tensors(self.tensors, self.where)
-            names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-            self._infos = {
-                name: TensorInfo(
-                    names.get(str(t.dtype).removeprefix("torch."), str(t.dtype)),
-                    tuple(t.shape),
-                    0,
-                    t.numel() * t.element_size(),
-                )
-                for name, t in self.tensors.items()
-            }
-        return self._infos
+        check_tensors(self.tensors, self.where)
+        names = {f"torch.{name}": code for code, name in FLOATS.items()}
+        return {
+            name: TensorInfo(names.get(str(t.dtype), str(t.dtype)), tuple(t.shape), 0, t.numel() * t.element_size())
+            for name, t in self.tensors.items()
+        }
 
     def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
         self.bytes_read += sum(self._row_bytes(piece.stored) * (piece.end - piece.start) for piece in pieces)
@@ -248,33 +253,26 @@ class BinSource(TensorSource):
 
     paths: list[Path] = field(default_factory=list)
 
-    @property
+    @cached_property
     def tensors(self) -> "dict[str, Tensor]":
         """The tensors, mapped into memory."""
-        if not hasattr(self, "_tensors"):
-            import torch
+        import torch
 
-            self._tensors: dict[str, Tensor] = {}
-            for path in self.paths:
-                with open_regular(path) as file:
-                    what = kind_of_bytes(file.read(256))
-                if what and "pickle" not in what[0]:
-                    raise is_other(path, what)
-                warnings.warn(f"{path} is a pickle, read with weights_only: prefer safetensors", stacklevel=2)
-                try:
-                    loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-                except Exception as error:  # a hostile pickle fails in whatever way it likes
-                    problem = f"{path} cannot be read as plain tensors, and nothing of it was run"
-                    raise SourceError(problem, advice=f"Save it with safetensors ({type(error).__name__})") from error
-                loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-                self._tensors.update({str(n): t for n, t in loaded.items() if isinstance(t, torch.Tensor)})
-        return self._tensors
-
-
-def is_other(where: object, what: Kind) -> SourceError:
-    """The error for what is no checkpoint, which says what it is and what to do."""
-    problem = f"{where} is {what[0]}"
-    return SourceError(problem, advice=what[1])
+        found: dict[str, Tensor] = {}
+        for path in self.paths:
+            with open_regular(path) as file:
+                what = kind_of_bytes(file.read(256))
+            if what and "pickle" not in what[0]:
+                raise is_other(path, what)
+            warnings.warn(f"{path} is a pickle, read with weights_only: prefer safetensors", stacklevel=2)
+            try:
+                loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            except Exception as error:  # a hostile pickle fails in whatever way it likes
+                problem = f"{path} cannot be read as plain tensors, and nothing of it was run"
+                raise SourceError(problem, advice=f"Save it with safetensors ({type(error).__name__})") from error
+            loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+            found |= {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
+        return found
 
 
 def check_tensors(names: Iterable[str], where: str) -> None:

@@ -8,22 +8,17 @@ tensor make which parameter. No table is copied, and nothing of the weights is r
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eigenbank.builders.checkpoints.folder import check_tensors, choose_components, is_other, local_file, read_json
-from eigenbank.builders.checkpoints.source import (
-    SCALES,
-    Piece,
-    SafetensorsSource,
-    TensorFile,
-)
-from eigenbank.registry.file_kinds import kind_of_bytes, plain_name, unwrapped
+import torch
+from torch import Tensor
+
+from eigenbank.builders.checkpoints.folder import check_tensors, choose_components, local_file, read_json
+from eigenbank.builders.checkpoints.source import SCALES, Piece, SafetensorsSource, TensorFile
+from eigenbank.registry.file_kinds import is_other, kind_of_bytes, plain_name, unwrapped
 from eigenbank.registry.files import open_regular
 from eigenbank.registry.sets.tensors import TensorInfo
 from eigenbank.schemas.errors import SourceError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _SOURCE = 32
 """A marker's low bits are the row, its high bits the number of the stored tensor."""
@@ -33,7 +28,7 @@ _SOURCE = 32
 class SingleFileSource(SafetensorsSource):
     """A checkpoint whose parameters are rows of otherwise named tensors. `markers`: parameter → a number a row."""
 
-    markers: "dict[str, Tensor]" = field(default_factory=dict)
+    markers: dict[str, Tensor] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
     def stored(self, parameter: str) -> list[Piece] | None:
@@ -121,7 +116,6 @@ def open_hub_file(repo: str, name: str, *, revision: str | None = None, config: 
 
 def _config(where: str, header: Mapping[str, TensorInfo], given: str | None) -> dict[str, Any]:
     """The denoiser's config: the given one, else the one of the repository that diffusers names for the layout."""
-    import torch
     from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
 
     if given is not None:
@@ -168,9 +162,8 @@ def _hub_config(repo: str, subfolders: list[str]) -> dict[str, Any]:
 
 def _converted(
     where: str, header: Mapping[str, TensorInfo], names: list[str], config: dict[str, Any]
-) -> "dict[str, Tensor]":
+) -> dict[str, Tensor]:
     """Parameter of the denoiser → its markers. Raises SourceError where diffusers has no converter, or it fails."""
-    import torch
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     from eigenbank.builders.discovery.fake_weights import empty_model

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,7 +90,7 @@ class WeightSource:
         first = self if not (component and self.component) else None
         return next((each for each in self.all if component and each.component == component), first)
 
-    @property
+    @cached_property
     def headers(self) -> Mapping[str, TensorInfo]:
         """What is stored, by the name it is stored under."""
         raise NotImplementedError
@@ -117,14 +118,12 @@ class WeightSource:
 
     def stored(self, parameter: str) -> list[Piece] | None:
         """The pieces that make up a parameter of the denoiser, None where it is not stored."""
-        if not hasattr(self, "_stored_as"):
-            self._stored_as = {plain_name(unwrapped(name)): name for name in self.headers}
         plain = stored_name(parameter, self._stored_as)
-        if plain is None:
-            return None
-        name = self._stored_as[plain]
-        shape = self.headers[name].shape
-        return [Piece(name, 0, shape[0] if shape else 1)]
+        return None if plain is None else [self._whole(self._stored_as[plain])]
+
+    @cached_property
+    def _stored_as(self) -> dict[str, str]:
+        return {plain_name(unwrapped(name)): name for name in self.headers}
 
     def shape(self, parameter: str) -> tuple[int, ...] | None:
         """The shape of a parameter of the denoiser as it is stored; None where it is not."""
@@ -223,12 +222,6 @@ class WeightSource:
         stem, _, last = name.rpartition(".")
         if last != "weight" or len(self.headers[name].shape) < 2:
             return
-        if not hasattr(self, "_beside"):
-            self._beside: dict[str, list[str]] = {}
-            for key in self.headers:
-                if not _HARMLESS.search(key) and not key.endswith("scaled_fp8"):
-                    self._beside.setdefault(key.rpartition(".")[0], []).append(key)
-            self._scale_like = [each for keys in self._beside.values() for each in keys if _SCALE_LIKE.search(each)]
         own = self._scale_name(name)
         # Beside a weight lies nothing but its bias: any other name there says how it is to be read.
         strange = [key for key in self._beside[stem] if key not in (name, own)]
@@ -242,6 +235,19 @@ class WeightSource:
             raise SourceError(problem, advice=_ORIGINAL)
         if own is not None:
             self._check_scale(name, own)
+
+    @cached_property
+    def _beside(self) -> dict[str, list[str]]:
+        """Names of what is stored, but what is harmless, by all before their last dot."""
+        found: dict[str, list[str]] = {}
+        for key in self.headers:
+            if not _HARMLESS.search(key) and not key.endswith("scaled_fp8"):
+                found.setdefault(key.rpartition(".")[0], []).append(key)
+        return found
+
+    @cached_property
+    def _scale_like(self) -> list[str]:
+        return [key for keys in self._beside.values() for key in keys if _SCALE_LIKE.search(key)]
 
     def _check_scale(self, name: str, scale: str) -> None:
         """Raise SourceError for a scale that is no number, nor one for each row or block of its weight."""
@@ -267,11 +273,9 @@ class SafetensorsSource(WeightSource):
     home: dict[str, str] = field(default_factory=dict)
     """Stored tensor → the file that holds it."""
 
-    @property
+    @cached_property
     def headers(self) -> Mapping[str, TensorInfo]:
-        if not hasattr(self, "_headers"):
-            self._headers = {name: self.files[file].header[name] for name, file in self.home.items()}
-        return self._headers
+        return {name: self.files[file].header[name] for name, file in self.home.items()}
 
     def rows(self, pieces: Sequence[Piece]) -> "list[Tensor]":
         import torch
