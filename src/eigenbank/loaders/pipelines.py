@@ -14,12 +14,19 @@ from eigenbank.diffusers_compat import loaded_from, set_loaded_from
 from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.target import Target
 from eigenbank.progress import Log, log_warning, quietly
-from eigenbank.registry.file_kinds import kind_of_bytes, kind_of_folder, kind_of_tensors, plain_name, unwrapped
+from eigenbank.registry.file_kinds import (
+    is_other,
+    kind_of_bytes,
+    kind_of_folder,
+    kind_of_tensors,
+    plain_name,
+    unwrapped,
+)
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.registry.sets.bundled import locate
 from eigenbank.registry.sets.tensors import TensorInfo, read_header
 from eigenbank.schemas.drawing import Drawing, LoraFile
-from eigenbank.schemas.errors import SourceError
+from eigenbank.schemas.errors import SourceError, explaining
 
 _OPENED_AS = "_eigenbank_model_id"
 """The attribute of a pipeline that says which model it was opened as: several ids can have one folder."""
@@ -71,6 +78,7 @@ def opened_model_id(pipe: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
+@explaining(outcome="nothing was opened")
 def open_pipeline(
     path: Path,
     drawing: Drawing | None = None,
@@ -114,7 +122,7 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     _check_files(folder)
     if not (folder / "model_index.json").is_file():
         problem = f"{folder} is no pipeline: it has no model_index.json"
-        raise SourceError(problem, outcome="nothing was opened", advice="Give the folder of the whole checkpoint")
+        raise SourceError(problem, advice="Give the folder of the whole checkpoint")
     parts = _components(folder)
     unwanted = [] if drawing.safety_checker else [name for name in parts if name == "safety_checker"]
     lacking = [name for name in _DISPENSABLE if name in parts and name not in unwanted and not _is_whole(folder / name)]
@@ -124,7 +132,7 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     for name in parts:
         if name not in left_out and not (folder / name).is_dir() and not list(folder.glob("*config.json")):
             problem = f"{folder} lacks its {name}"
-            raise SourceError(problem, outcome="nothing was opened", advice="Fetch the checkpoint again, whole")
+            raise SourceError(problem, advice="Fetch the checkpoint again, whole")
     for name in parts:
         _check_sizes(folder / name)
         if name not in left_out:
@@ -135,7 +143,7 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     held = set[str]().union(*(_variants(folder / name) for name in parts))
     if drawing.variant and held and drawing.variant not in held:
         problem = f"{folder} has no variant {drawing.variant!r}: it has {', '.join(each or 'the plain one' for each in sorted(held))}"
-        raise SourceError(problem, outcome="nothing was opened")
+        raise SourceError(problem)
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
     dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
     stored = {name: _stored(folder / name, variant) for name in parts if name not in left_out}
@@ -162,22 +170,24 @@ def _stored(part: Path, variant: str | None) -> dict[str, Path]:
 
     Raises SourceError or TensorFileError for files that are not what their names say.
     """
-    held = _variants(part)
-    wanted = variant if variant in held else ""
-    files = [
-        path
-        for path in (part.glob("*.safetensors") if part.is_dir() else ())
-        if (found := _WEIGHTS.fullmatch(path.name)) and (found["variant"] or "") == wanted
-    ]
+    files = _weights(part, variant)
     shards = [path for path in files if "-of-" in path.name]
     if shards and any(part.glob("*.index*.json")):
         files = shards
     stored = {name: path for path in files for name in read_header(path)}
     what = kind_of_tensors(stored) if part.name in _DENOISERS and "quantization_config" not in _config(part) else None
     if what is not None:
-        problem = f"{part} is {what[0]}"
-        raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+        raise is_other(part, what)
     return stored
+
+
+def _weights(part: Path, variant: str | None) -> list[Path]:
+    """The safetensors files of a component in a variant, the plain ones where it has none of it."""
+    found = {
+        path: named["variant"] or "" for path in part.glob("*.safetensors") if (named := _WEIGHTS.fullmatch(path.name))
+    }
+    wanted = variant if variant in _variants(part) else ""
+    return [path for path, own in found.items() if own == wanted]
 
 
 def _check_files(part: Path) -> None:
@@ -187,15 +197,12 @@ def _check_files(part: Path) -> None:
         with path.open("rb") as file:
             start = file.read(64)
         if start.startswith(b"version https://git-lfs") and (what := kind_of_bytes(start)):
-            problem = f"{path} is {what[0]}"
-            raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+            raise is_other(path, what)
     if (part / "config.json").is_file() and not _is_whole(part):
-        held = kind_of_folder(path.name for path in files) or (
-            "no more than its config",
-            "Fetch the checkpoint again, whole",
-        )
-        problem = f"{part} has no weights that diffusers loads: it holds {held[0]}"
-        raise SourceError(problem, outcome="nothing was opened", advice=held[1])
+        nothing = "no more than its config", "Fetch the checkpoint again, whole"
+        held, advice = kind_of_folder(path.name for path in files) or nothing
+        problem = f"{part} has no weights that diffusers loads: it holds {held}"
+        raise SourceError(problem, advice=advice)
 
 
 def _check_sizes(part: Path) -> None:
@@ -214,7 +221,7 @@ def _check_sizes(part: Path) -> None:
                 and "theta" not in key  # of rotary embeddings: sizes nothing
             ):
                 problem = f"{name} of {part} asks for a {key} of {value}, and at most {most:,} are made"
-                raise SourceError(problem, outcome="nothing was opened")
+                raise SourceError(problem)
 
 
 def _config(part: Path, name: str = "config.json") -> dict[str, Any]:
@@ -245,14 +252,10 @@ def _check_filled(denoiser: Any, stored: Iterable[str], part: Path) -> None:
     names = set(stored)
     if any(".query." in name or ".proj_attn." in name for name in names):  # former names, which diffusers translates
         return
-    missing = (
-        []
-        if "quantization_config" in denoiser.config
-        else [name for name, _ in denoiser.named_parameters() if name not in names]
-    )
-    if missing:
+    missing = [name for name, _ in denoiser.named_parameters() if name not in names]
+    if missing and "quantization_config" not in denoiser.config:
         problem = f"{part} lacks {len(missing)} tensors of its config's {type(denoiser).__name__}, such as {missing[0]}"
-        raise SourceError(problem, outcome="nothing was opened", advice="Fetch or save the checkpoint again")
+        raise SourceError(problem, advice="Fetch or save the checkpoint again")
 
 
 def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) -> Any:
@@ -266,8 +269,7 @@ def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) ->
     header = read_header(file)
     what = kind_of_tensors(header)
     if what is not None:
-        problem = f"{file} is {what[0]}"
-        raise SourceError(problem, outcome="nothing was opened", advice=what[1])
+        raise is_other(file, what)
     if config is None and (file.parent / "model_index.json").is_file():
         config = str(file.parent)
     dtype = _dtype(drawing, device, lambda: _computed_in(header.values()))
@@ -304,21 +306,16 @@ def _components(folder: Path) -> list[str]:
     """
     from diffusers import pipelines
 
-    try:
-        index = parse_json(read_bounded(folder / "model_index.json", 2**20), values=10_000)
-    except (OSError, ValueError):
-        return []  # diffusers says what is wrong
-    for name, kind in index.items() if isinstance(index, dict) else ():
+    found = []
+    for name, kind in _config(folder, "model_index.json").items():
         library = kind[0] if isinstance(kind, list) and kind else None
         known = library in (None, "diffusers", "transformers") or hasattr(pipelines, str(library))
         if (name == "_class_name" and not isinstance(kind, str)) or not (name.startswith("_") or known):
             problem = f"model_index.json of {folder} names code of its own for {name}, {kind!r}"
             raise SourceError(problem, outcome="nothing was opened, and none of it was run")
-    return [
-        name
-        for name, kind in (index.items() if isinstance(index, dict) else ())
-        if name.isidentifier() and not name.startswith("_") and isinstance(kind, list) and kind and kind[0]
-    ]
+        if library and name.isidentifier() and not name.startswith("_"):
+            found.append(name)
+    return found
 
 
 def _variants(part: Path) -> set[str]:
@@ -351,13 +348,9 @@ def _only_variant(folder: Path, parts: Iterable[str]) -> str | None:
 def own_dtype(folder: Path, variant: str | None) -> torch.dtype:
     """Return the dtype to compute in that is nearest to the one a checkpoint's denoiser is stored in."""
     parts = _components(folder)
-    stored: list[TensorInfo] = []
-    for part in [name for name in _DENOISERS if name in parts] or parts:
-        wanted = variant if variant in _variants(folder / part) else ""
-        for path in (folder / part).glob("*.safetensors"):
-            named = _WEIGHTS.fullmatch(path.name)
-            if named and (named["variant"] or "") == wanted:
-                stored += read_header(path).values()
+    denoisers = [name for name in _DENOISERS if name in parts] or parts
+    files = [path for part in denoisers for path in _weights(folder / part, variant)]
+    stored = [info for path in files for info in read_header(path).values()]
     return _computed_in(stored) if stored else torch.float16  # a pickle does not say it without being read
 
 
@@ -415,10 +408,9 @@ def _load_loras(pipe: Any, loras: Iterable[LoraFile]) -> None:
         if not path.exists() and (path.is_absolute() or deep == 0 or (deep == 1 and path.suffix == ".safetensors")):
             problem = f"the LoRA {lora.file} cannot be loaded: there is no such file"
             raise SourceError(problem, outcome="nothing was drawn")
-        where, named = (str(path), {}) if path.exists() else (lora.file, {})
+        where, named = (str(path) if path.exists() else lora.file), dict[str, str]()
         if not path.exists() and deep == 2:  # a file of a repository
-            where, name = lora.file.rsplit("/", 1)
-            named = {"weight_name": name}
+            where, named["weight_name"] = lora.file.rsplit("/", 1)
         try:
             if not hasattr(pipe, "load_lora_weights"):
                 message = f"a {type(pipe).__name__} takes none"
