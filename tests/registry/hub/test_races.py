@@ -53,6 +53,37 @@ def test_a_push_since_the_last_publish_is_detected(
     assert hub.head(REPO).parent == head
 
 
+PULL_WHERE_THE_CATALOG_FAILS = """
+import sys
+from eigenbank.registry.hub.pull import pull_set
+from eigenbank.registry.catalog import Catalog
+from eigenbank.schemas.errors import CatalogError
+
+def fails(*_args, **_more):
+    raise CatalogError("the disk is full")
+
+Catalog.add_set = fails
+try:
+    pull_set(sys.argv[1], Catalog.open(), log=print)
+except CatalogError:
+    sys.exit(9)
+"""
+
+
+def test_what_a_failed_pull_downloaded_does_not_count_as_known(
+    published_set: Path, tmp_path: Path, hub: Hub, make_client: Callable[..., Client]
+) -> None:
+    here, other = make_client("here"), make_client("other")
+    assert here.run("publish", str(published_set), "--repo", REPO).returncode == 0
+    theirs = other_version(published_set, tmp_path / "theirs", "frown")
+    assert other.run("publish", str(theirs), "--repo", REPO).returncode == 0
+    failed = here.python(PULL_WHERE_THE_CATALOG_FAILS, REPO)
+    assert failed.returncode == 9, failed.stderr
+    mine = other_version(published_set, tmp_path / "mine", "grin")
+    assert "somebody pushed" in here.run("publish", str(mine), "--repo", REPO).stderr
+    assert label_of(hub) == "frown"
+
+
 def test_a_repository_of_something_else_is_left_alone(published_set: Path, hub: Hub, worker: Worker) -> None:
     hub.put("me/lora", {"lora.safetensors": b"weights", "README.md": "mine"})
     hub.put("me/other", files_of(published_set, "acme/other"))

@@ -89,7 +89,7 @@ def cached_commits() -> Iterator[HubLocation]:
     for folder in sorted(cache_root().glob("models--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
         found = [path.parent for path in folder.glob(f"snapshots/*/{MANIFEST}") if path.is_file()]
-        head = read_note(name).base.get("main") if found else None
+        head = read_note(name).seen.get("main") if found else None
         found.sort(key=lambda path: (path.name == head, path.lstat().st_mtime), reverse=True)
         for path in found:
             if is_commit(path.name) and is_repo_id(name):
@@ -385,7 +385,7 @@ def git_object_id(data: bytes) -> str:
 class RepoNote(BaseModel):
     """What this machine remembers of a repository; all of it can be deleted, then the next run asks the Hub again.
 
-    `base`: the commit that a publish or pull last left or found, by branch. `commit`, `outcome`, `reason`: why a sync did
+    `base`: the commit that a publish left or a pull brought into the catalog last, by branch; `seen`: the last that was downloaded. `commit`, `outcome`, `reason`: why a sync did
     not take a commit; `model` and `revision`: the set that commit holds. `version`: the eigenbank that decided; another
     version decides anew.
     """
@@ -393,6 +393,7 @@ class RepoNote(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: dict[str, str] = {}
+    seen: dict[str, str] = {}
     commit: str | None = None
     outcome: Literal["refused", "kept"] | None = None
     reason: str = ""
@@ -418,10 +419,18 @@ def write_note(repo: str, note: RepoNote) -> None:
             work.write_text(note.model_dump_json(indent=1), encoding="utf-8")
 
 
-def note_commit(repo: str, branch: str, commit: str) -> None:
-    """Remember the commit that a publish or pull left or found on a branch."""
+def note_seen(repo: str, branch: str, commit: str) -> None:
+    """Remember the commit that was last downloaded from a branch."""
     note = read_note(repo)
-    write_note(repo, note.model_copy(update={"base": {**note.base, branch: commit}}))
+    write_note(repo, note.model_copy(update={"seen": {**note.seen, branch: commit}}))
+
+
+def note_commit(repo: str, branch: str, commit: str) -> None:
+    """Remember the commit that a publish left on a branch, or a pull brought from it: what is there later is somebody else's."""
+    note = read_note(repo)
+    write_note(
+        repo, note.model_copy(update={name: {**getattr(note, name), branch: commit} for name in ("base", "seen")})
+    )
 
 
 def _note_file(repo: str) -> Path:

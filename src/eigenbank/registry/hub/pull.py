@@ -33,6 +33,7 @@ from eigenbank.registry.hub.client import (
     is_commit,
     is_repo_id,
     note_commit,
+    note_seen,
     offline,
     parse_info,
     parse_location,
@@ -152,7 +153,7 @@ def find_set(model: str, catalog: Catalog, *, revision: str | None = None, repo:
     # A pinned set never displaces another.
     if revision is None or catalog.get_set(checkpoint.model_id, checkpoint.revision or "") is None:
         try:
-            add_to_catalog(catalog, found)
+            add_to_catalog(catalog, found, revision)
         except CatalogError as error:
             log(f"{found.at.short} is used, but could not be added to the catalog: {error}")
     return found.folder
@@ -221,7 +222,7 @@ def pull_set(name: str, catalog: Catalog, *, revision: str | None = None, log: L
         pulled = found
     checkpoint = pulled.manifest.checkpoint
     before = catalog.get_set(checkpoint.model_id, checkpoint.revision or "")
-    add_to_catalog(catalog, pulled)
+    add_to_catalog(catalog, pulled, revision)
     if before is not None and parse_location(before.location) is None:
         log(f"the catalog had a set of {before.model_id} at {before.location}; it now has {pulled.at.short}")
     return pulled
@@ -245,7 +246,7 @@ def _or_cached(
         return found
 
 
-def add_to_catalog(catalog: Catalog, pulled: DownloadedSet) -> None:
+def add_to_catalog(catalog: Catalog, pulled: DownloadedSet, revision: str | None = None) -> None:
     """Add a downloaded set to the catalog, in place of the one of the same checkpoint. Raises CatalogError."""
     catalog.add_set(
         pulled.manifest,
@@ -254,6 +255,8 @@ def add_to_catalog(catalog: Catalog, pulled: DownloadedSet) -> None:
         repo=pulled.at.repo,
         commit=pulled.at.commit,
     )
+    if not is_commit(revision):  # only now: a publish takes what was noted for known here
+        note_commit(pulled.at.repo, revision or "main", pulled.at.commit)
 
 
 def _download_by_name(name: str, revision: str | None, log: Log) -> DownloadedSet | None:
@@ -309,7 +312,7 @@ def _cached(name: str, revision: str | None, log: Log) -> DownloadedSet | None:
     # The head of a manifest is enough to pass by other checkpoints' sets; what is found there is checked after.
     mark = json.dumps(name, ensure_ascii=False).encode()
     for at in cached_commits():
-        if revision not in (None, at.commit) and read_note(at.repo).base.get(revision) != at.commit:
+        if revision not in (None, at.commit) and read_note(at.repo).seen.get(revision) != at.commit:
             continue
         with (at.folder / MANIFEST).open("rb") as file:
             head = file.read(2**16)
@@ -343,7 +346,7 @@ def _download(repo: str, revision: str | None, model: str | None, log: Log) -> D
     with _refused(remote.at.short):
         check_contents(remote.at.folder, manifest)
     if not is_commit(revision):
-        note_commit(repo, revision or "main", remote.commit)
+        note_seen(repo, revision or "main", remote.commit)
     return DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder))
 
 
@@ -521,5 +524,5 @@ def repair(row: SetRow, catalog: Catalog, *, log: Log) -> VerifyResult:
         problem = f"{found.problem}. It was never published, so it cannot be pulled: build it again"
         return VerifyResult(row.model_id, row.location, "damaged", problem)
     pulled = download_set(row.repo, row.commit, model=row.model_id, log=log)
-    add_to_catalog(catalog, pulled)
+    add_to_catalog(catalog, pulled, row.commit)
     return VerifyResult(row.model_id, str(pulled.at), "repaired", found.problem)

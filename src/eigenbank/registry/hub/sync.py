@@ -135,7 +135,7 @@ def _add(catalog: Catalog, candidate: Candidate, sets: dict[tuple[str, str], Set
         _note(repo, commit=commit, outcome="kept", reason=reason, model=model, revision=revision)
         return SyncResult(repo, commit, checkpoint.model_id, "kept", reason)
     try:
-        add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)))
+        add_to_catalog(catalog, DownloadedSet(remote.at, manifest, manifest_digest(remote.at.folder)), commit)
     except CatalogError as error:
         return SyncResult(repo, commit, checkpoint.model_id, "failed", str(error))
     entered = catalog.get_set(*key)
