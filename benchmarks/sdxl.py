@@ -5,8 +5,8 @@
 The tiny one has SDXL's blocks and all 70 of its self-attention layers, narrow and with random weights; two recipes of 16 directions
 a layer make 2,240. It is labelled as by `eigenbank label --size 512`, by twenty scores that random projections read off its pictures, with three
 prompts and guidance. Every pass of the denoiser and every decoded picture is counted, and costs what torch counts for the real
-sizes. How many candidates are confirmed depends on what pictures show, and random weights are no pictures: so beside what was
-counted stands what labelling says that it takes at most.
+sizes. How many candidates are confirmed depends on what pictures show, and random weights draw none: so for confirming it takes as
+many pictures as `benchmarks/words.py` counted on the avatars, for as many words and prompts.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import torch
-from common import about, save, spread
+from common import RESULTS, about, save, spread
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from rich.progress import Progress
 from torch import Tensor
@@ -60,6 +60,7 @@ VAE = {
 PROMPTS = ("a person", "a portrait photo", "a painting of a woman")
 DRAWN = 128
 """The tiny one draws at this size: how much is drawn does not depend on it."""
+STEPS = LabelSettings().steps
 READER = 224
 """Pixels that CLIP ViT-L/14 reads, which is what a picture costs to read here."""
 
@@ -179,10 +180,14 @@ def main(size: int, words: int, runs: int, top_k: int, out: Path) -> None:
                 "labels": len(found.labels), "said": most,
             })  # fmt: skip
             click.echo(json.dumps(rows[-1]))
+    confirmed = json.loads((RESULTS / "words.json").read_text())["vocabulary"]["of_them"]
+    images = sum(count for what, count in confirmed.items() if what in ("confirming", "chance", "quality"))
+    confirming = images * (STEPS * 2 * cost["pass"] + cost["decode"] + cost["read"]) / 1000
     document = {
         "about": facts, "what": "what naming SDXL's directions costs", "directions": len(bank), "words": words, "size": size,
         "teraflops": {name: round(value, 3) for name, value in cost.items()}, "rows": rows,
-        "petaflops": spread([row["petaflops"] for row in rows]),
+        "images_confirmed_on_the_avatars": images, "petaflops_of_these": round(confirming, 1),
+        "petaflops": spread([round(row["petaflops"] + confirming, 1) for row in rows]),
     }  # fmt: skip
     save(out, document)
     click.echo(json.dumps(document["petaflops"]))

@@ -10,6 +10,7 @@ are counted by the passes of the denoiser; the time of a word holds neither the 
 import json
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,21 @@ def main(recipes: tuple[str, ...], top_k: int, scale: float, out: Path) -> None:
     bank = build(folder, recipes=recipes, top_k=top_k)
     pipe = open_pipeline(folder)
     (labeler,) = open_labelers(["clip"], folder)
-    passes = 0
+    passes: Counter[str] = Counter()
+    part = ""
 
     def count(_module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        nonlocal passes
-        passes += len(args[0])
+        passes[part] += len(args[0])
 
     def images() -> int:
-        nonlocal passes
-        found, passes = round(passes / STEPS / BRANCHES), 0
+        found = round(passes.total() / STEPS / BRANCHES)
+        passes.clear()
         return found
+
+    def follow(what: str, done: int, total: int) -> None:
+        nonlocal part
+        part = what
+        bar.update(task, completed=done, total=total)
 
     pipe.unet.register_forward_pre_hook(count)
     how: dict[str, Any] = {"prompts": PROMPTS, "log": lambda _: None}
@@ -66,10 +72,15 @@ def main(recipes: tuple[str, ...], top_k: int, scale: float, out: Path) -> None:
         task, begun = bar.add_task("vocabulary", total=None), time.monotonic()
         settings = LabelSettings(steps=STEPS, scale=scale)
         bank = label(
-            pipe, bank, [labeler], settings, cache=Path(kept), **how,
-            progress=lambda _, done, total: bar.update(task, completed=done, total=total),
+            pipe, bank, [labeler], settings, cache=Path(kept), **how, progress=follow,
         )  # fmt: skip
-        vocabulary = {"images": images(), "seconds": round(time.monotonic() - begun), "words": bank.labels}
+        parts = {what: round(count / STEPS / BRANCHES) for what, count in passes.items() if what}
+        vocabulary = {
+            "of_them": parts,
+            "images": images(),
+            "seconds": round(time.monotonic() - begun),
+            "words": bank.labels,
+        }
         click.echo(json.dumps(vocabulary))
         for text, without in WORDS.items():
             begun = time.monotonic()

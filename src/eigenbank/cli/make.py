@@ -220,7 +220,7 @@ budget_option = click.option(
 )
 @click.option("--seeds", type=SEEDS, default="100-107", show_default=True, help="Seeds to screen directions on.")
 @click.option(
-    "--most", type=click.IntRange(1, 1000), default=4, show_default=True, help="Directions to confirm per score."
+    "--most", type=click.IntRange(1, 1000), default=2, show_default=True, help="Directions to confirm per score."
 )
 @budget_option
 @click.option(

@@ -51,7 +51,7 @@ class MeasurementSettings(Model):
     confirm_seeds: Seeds = tuple(range(200, 208))
     confirm_most: Count = 48
     chance_most: Count = 24
-    most: Count = 4
+    most: Count = 2
     per_word: Count = 1
     null: Annotated[int, Field(ge=1, le=64)] = 4
     parts: Annotated[int, Field(ge=0, le=1000)] = 32

@@ -49,7 +49,7 @@ class LabelSettings:
     confirm_most: int = 48
     chance_most: int = 24
     steps: int = 10
-    most: int = 4
+    most: int = 2
     null: int = 4
     parts: int = PARTS
     quality_seeds: int = 6
@@ -64,7 +64,7 @@ class LabelSettings:
         return self.words is None or text in self.words
 
 
-FINDING = LabelSettings(most=2, confirm_most=24, chance_most=16, quality_seeds=3)
+FINDING = LabelSettings(confirm_most=20, chance_most=12, quality_seeds=3)
 """How the slider for one word is found: screened as by default, so that what was kept fits, and confirmed on fewer images."""
 
 
