@@ -363,9 +363,8 @@ def edit(
         message = f"{photo} would be overwritten by the edit: nothing was drawn. Choose another --out"
         raise PhotoError(message)
     bank, pipe = open_model(model, checkpoint, drawing, sliders)
-    from eigenbank.loaders.edit import PoorReconstructionWarning, edit_cost
+    from eigenbank.loaders.edit import REPEATS, PoorReconstructionWarning, edit_cost
     from eigenbank.loaders.edit import edit as edit_photo
-    from eigenbank.loaders.invert import REPEATS
 
     log(f"{edit_cost(pipe, drawing)}: {1 + REPEATS} to invert the photo, 2 to generate it again")
     with warnings.catch_warnings():
