@@ -2,12 +2,14 @@
 
     python benchmarks/lens.py --out benchmarks/results/lens.json    # about 1,300 pictures of 64×64
 
-On the avatars, whose factors an attribute model reads. For each of twenty words: the lens in the set's directions; the whole of what the
-words write, of the same length, for what their span leaves out; the lens of another word; random vectors; the plain difference
-of the prompts' embeddings, token by token, added to the prompt. Then the composite that labelling fits to a few predicted pictures of
-the set's directions, and the lens corrected by the same: these pictures are drawn once for all words.
+On the avatars, whose factors an attribute model reads. For each of twenty words: the lens in the set's directions, which acts on the
+conditional branch of guidance, and the same on both branches; the whole of what the words write, of the same length, for what
+their span leaves out; the lens of another word; random vectors; the plain difference of the prompts' embeddings, token by token, added to
+the prompt. Then the composite that labelling fits to a few predicted pictures of the set's directions, on both branches and on the
+conditional one: these pictures are drawn once for all words.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eigenbank.api import build, find_checkpoint, source_of
-from eigenbank.builders.label.composites import NORM, corrected, fit
+from eigenbank.builders.label.composites import NORM, fit
 from eigenbank.builders.label.criteria import Effects, effects
 from eigenbank.builders.label.labeler import open_labelers
 from eigenbank.builders.lens import RECIPE, lens
@@ -30,6 +32,7 @@ from eigenbank.loaders.sample import sample
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.registry.sets.direction_set import Composite, DirectionSet
 from eigenbank.schemas import CompositeRecord, DirectionRecord, Weighted
+from eigenbank.schemas.recipe import Branch
 
 PROMPTS = ("a person", "an avatar of a person", "a cartoon face")
 WORDS = (
@@ -48,6 +51,7 @@ WORDS = (
 STEPS, TOP_K, SCALE = 8, 16, 1.0
 SCREENED = {"20": (10, (100,)), "100": (TOP_K, (100, 101, 102))}
 """Directions of each layer and seeds that are screened for about so many pictures; a predicted picture is a pass, of `STEPS`."""
+BRANCHES: dict[Branch, str] = {"both": "", "cond": ", on the conditional branch"}
 CLEAR = 0.1
 """A change in standard deviations from which on a word counts as moved at all."""
 REPORT = 7_000
@@ -90,31 +94,28 @@ def main(seeds: int, kept: Path | None, out: Path) -> None:
         read = measurements.edited(sliders, labeler.read, scale=SCALE, seeds=report, force=True, cache=kept)
         return effects(*read, labeler.stds, SCALE)
 
-    def of_weights(rows: Sequence[dict[str, float]], among: DirectionSet = bank) -> Effects:
-        return measured(composites(among, rows))
+    def of_weights(rows: Sequence[dict[str, float]], among: DirectionSet = bank, branch: Branch = "cond") -> Effects:
+        return measured(composites(among, rows, branch))
 
     own = [{part.direction: part.weight for part in record.parts} for record in lenses]
     ways: dict[str, tuple[float, Callable[[], Effects]]] = {
         "the lens": (0, lambda: of_weights(own)),
+        "the lens, on both branches": (0, lambda: of_weights(own, branch="both")),
         "all that the words write": (0, lambda: of_weights([{part.direction: part.weight for part in each.parts} for each in wholes], whole)),
         "another word's lens": (0, lambda: of_weights([own[(number + 7) % len(own)] for number in range(len(own))])),
         "random vectors": (0, lambda: measured(at_random(bank, own))),
         "the prompts' difference": (0, lambda: by_embedding(pipe, labeler, texts, report)),
     }  # fmt: skip
-    for name, (ranks, screening) in SCREENED.items():
-        some = [each for each in bank if each.rank < ranks]
-        plus, minus = measurements.predicted(some, labeler.read, scale=SCALE, seeds=screening, cache=kept)
+    for branch, (name, (ranks, screening)) in itertools.product(BRANCHES, SCREENED.items()):
+        ids = [each.id for each in bank if each.rank < ranks]
+        some = composites(bank, [{each: 1.0} for each in ids], branch)
+        plus, minus = measurements.predicted(some, labeler.read, scale=SCALE / NORM, seeds=screening, cache=kept)
         found = effects(torch.zeros_like(plus[0]), plus, minus, labeler.stds, SCALE)
         pictures = round(len(some) * 2 * len(screening) / STEPS + len(screening))
-        ids = [each.id for each in some]
-        ways[f"fitted to {name} pictures"] = (
-            pictures, lambda found=found, ids=ids: of_weights(fitted(found, ids, scores, signs)),
-        )  # fmt: skip
-        ways[f"the lens, corrected by {name} pictures"] = (
-            pictures, lambda found=found, ids=ids: of_weights(
-                [moved(found, ids, each, score, sign) for each, score, sign in zip(own, scores, signs, strict=True)]
-            ),
-        )  # fmt: skip
+        ways[f"fitted to {name} pictures{BRANCHES[branch]}"] = (
+            pictures,
+            lambda found=found, ids=ids, branch=branch: of_weights(fitted(found, ids, scores, signs), branch=branch),
+        )
     ways["the lens, less the other words'"] = 0, lambda: of_weights(apart(own, scores))
     rows = []
     for name, (pictures, draw) in ways.items():
@@ -129,13 +130,13 @@ def main(seeds: int, kept: Path | None, out: Path) -> None:
     )  # fmt: skip
 
 
-def composites(among: DirectionSet, rows: Sequence[dict[str, float]]) -> tuple[Composite, ...]:
-    """A composite of these weights for each row, of norm `NORM`."""
+def composites(among: DirectionSet, rows: Sequence[dict[str, float]], branch: Branch) -> tuple[Composite, ...]:
+    """A composite of these weights for each row, of norm `NORM`, that acts on this branch of guidance."""
     records = []
     for number, weights in enumerate(rows):
         norm = sum(weight**2 for weight in weights.values()) ** 0.5
         parts = tuple(Weighted(direction=name, weight=NORM * weight / norm) for name, weight in weights.items())
-        records.append(CompositeRecord(name=f"word-{number}", parts=parts))
+        records.append(CompositeRecord(name=f"word-{number}", parts=parts, branch=branch))
     return among.composed(records).composites
 
 
@@ -166,6 +167,7 @@ def at_random(bank: DirectionSet, own: Sequence[dict[str, float]]) -> tuple[Comp
             {each.id: lengths[number][each.layer] for each in among if each.rank == number}
             for number in range(len(WORDS))
         ],
+        "cond",
     )
 
 
@@ -176,12 +178,6 @@ def fitted(found: Effects, ids: list[str], scores: list[int], signs: list[int]) 
         {name: sign * float(weight) for name, weight in zip(ids, weights[score], strict=True) if weight}
         for score, sign in zip(scores, signs, strict=True)
     ]
-
-
-def moved(found: Effects, ids: list[str], own: dict[str, float], score: int, sign: int) -> dict[str, float]:
-    """The lens, corrected by the readings."""
-    before = sign * torch.tensor([own[name] for name in ids])
-    return {**own, **dict(zip(ids, (sign * corrected(found, before, score)).tolist(), strict=True))}
 
 
 def apart(own: Sequence[dict[str, float]], scores: list[int]) -> list[dict[str, float]]:

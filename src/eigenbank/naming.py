@@ -9,7 +9,7 @@ from eigenbank.progress import Log, Progress, log_warning, no_progress
 from eigenbank.registry.catalog import Catalog
 from eigenbank.registry.sets.bundled import resolve
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet
-from eigenbank.schemas.errors import HubError, SetError, SourceError, first_problem
+from eigenbank.schemas.errors import BranchError, HubError, SetError, SourceError, first_problem
 
 if TYPE_CHECKING:
     from eigenbank.builders.checkpoints.source import WeightSource
@@ -101,11 +101,12 @@ def find(
     know words, SourceError for words that it cannot tell apart, or that are no label's.
 
     One of the candidates is the text lens: the composite that the words themselves write into the image, through the pipeline's own
-    text encoder and the weights of its text attention, corrected by what was screened. With `draw=False` it is all there is: nothing
+    text encoder and the weights of its text attention. It acts on the conditional branch of guidance, as the words would. With `draw=False` it is all there is: nothing
     is drawn, measured or labelled, no labeler is asked, and `slider` is that composite. It raises SourceError for a pipeline or set that it
     cannot be made of; with drawing it is then left out.
     """
     from dataclasses import replace
+    from functools import partial
 
     from eigenbank.builders.label import study
     from eigenbank.builders.label.labeler import LabelerError, check_labeler
@@ -130,10 +131,16 @@ def find(
         log(f"no slider from the words alone: {error.problem}")
         proposed = None
     measurements, settings, announce = _asked(pipe, settings, drawing, call, log)
-    return study.find(
-        directions, measurements, asking, settings, proposed=proposed, cache=cache, progress=progress, log=log,
-        announce=announce,
+    look = partial(
+        study.find, directions, measurements, asking, settings, cache=cache, progress=progress, log=log, announce=announce
     )  # fmt: skip
+    try:
+        return look(proposed=proposed)
+    except BranchError as error:
+        if proposed is None:
+            raise
+        log(f"{error.problem}: the words' own slider is tried on both branches")
+        return look(proposed=proposed.model_copy(update={"branch": "both"}))
 
 
 def look_through(

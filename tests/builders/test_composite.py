@@ -8,7 +8,6 @@ from torch import Tensor
 
 from eigenbank.builders.label.composites import (
     NORM,
-    corrected,
     fit,
     in_own_unit,
     label_in_own_unit,
@@ -123,16 +122,3 @@ def test_a_composites_scale_of_one_is_the_scale_it_was_measured_at() -> None:
     )
     # What one unit does is the same in both units.
     assert found.effect * 1.0 == label.evidence.effect * 0.25  # type: ignore[union-attr]
-
-
-def test_what_is_proposed_is_corrected_by_what_was_read() -> None:
-    unit = torch.nn.functional.normalize(corrected(MIXED, torch.zeros(3), 1), dim=0)
-    torch.testing.assert_close(NORM * unit, fit(MIXED)[1])  # from nothing it is the fit
-    proposed = torch.tensor([0.5, -0.5, 0.0])  # moves the second score, and nothing else
-    kept = corrected(MIXED, proposed, 1)
-    assert float(kept[2].abs()) < 0.05
-    mixed = corrected(MIXED, torch.tensor([0.0, 0.0, 0.5]), 1)  # moves the third as well
-    before, after = (float((MIXED.mean.T @ each)[2]) for each in (torch.tensor([0.0, 0.0, 0.5]), mixed))
-    assert abs(after) < before / 2
-    nothing = corrected(measured([[0.0, 0.0]]), torch.tensor([0.3]), 0)  # readings that say nothing leave it as it is
-    torch.testing.assert_close(nothing, torch.tensor([0.3]))

@@ -10,8 +10,10 @@ import zoo
 from torch import Tensor
 
 import eigenbank as eb
+from eigenbank.loaders.export import choose
 from eigenbank.loaders.plugins import target_of
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas import CompositeRecord, Sliders, SliderSetting, Weighted
+from eigenbank.schemas.errors import ExportError, FuseError, SteerError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -98,6 +100,31 @@ def test_exactly_the_rows_of_the_branch_move(case: str) -> None:
             edited = first_step(pipe, call, direction.layer)
         moved = [not torch.equal(before, after) for (_, before), (_, after) in zip(plain, edited, strict=True)]
         assert moved == [conditional == (branch == "cond") for conditional, _ in plain]
+
+
+def test_a_composite_acts_on_the_branch_it_is_made_for_unless_one_says_otherwise() -> None:
+    pipe, call = made("sd3")
+    bank = textpipes.bank_for(pipe)
+    parts = (Weighted(direction=next(iter(bank)).id, weight=1.0),)
+    bank = bank.composed([CompositeRecord(name="words", parts=parts, branch="cond")])
+    layer = next(iter(bank)).layer
+    plain = first_step(pipe, call, layer)
+
+    def moved(sliders: Any, **how: Any) -> list[bool]:
+        with eb.steer(pipe, sliders, bank=bank, **how):
+            edited = first_step(pipe, call, layer)
+        return [not torch.equal(before, after) for (_, before), (_, after) in zip(plain, edited, strict=True)]
+
+    conditional = [each for each, _ in plain]
+    said = Sliders(sliders=(SliderSetting(key="composite/words", scale=1.0, branch="both"),))
+    assert moved({"composite/words": 1.0}, site="output") == conditional
+    assert moved({bank["composite/words"]: 1.0}, site="output") == conditional
+    assert all(moved({"composite/words": 1.0}, site="output", branch="both"))
+    assert all(moved(said, site="output"))
+    with pytest.raises(ExportError, match="acts on one branch of guidance, cond"):
+        choose(bank, ["composite/words"])
+    with pytest.raises(FuseError, match="one branch"):
+        eb.steer(pipe, {"composite/words": 1.0}, bank=bank, site="output", fuse=True)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -261,7 +261,7 @@ def test_the_families_of_the_export_page_are_exported_as_it_says(kind: str) -> N
             recipe = Recipe(matrix="output-value", side=side)
             bank.vectors[f"{direction.layer}/{recipe.basis}"] = direction.vector[None]
             same = Direction(bank, direction.record.model_copy(update={"recipe": recipe}))
-            term = ExportTerm("x", same, 1.0, 1.0, 2.0, named=same)
+            term = ExportTerm("x", same, 1.0, 1.0, same)
             try:
                 lora_tensors([term], model, "diffusers")
             except ExportError:

@@ -53,7 +53,8 @@ def lens(
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
     Reads the text weights of the set's layers, and what they write tokens with where their length is not known. Layers take part
-    by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and `most` parts. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
+    by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and `most` parts. Like words
+    in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
     """
     before, after = (torch.stack([each.mean(0) for each in texts]).mean(0) for texts in (neutral, positive))
@@ -106,10 +107,11 @@ def _composite(
     norm = sum(value**2 for _, value in flat) ** 0.5
     kept = {name: NORM * value / norm for name, value in flat}
     parts = tuple(Weighted(direction=each, weight=kept[each]) for ids in held.values() for each in ids if each in kept)
-    there = next((each.name for each in directions.manifest.composites if each.parts == parts), None)
-    return CompositeRecord(
-        name=there or name_for(text, {each.name for each in directions.manifest.composites}), parts=parts
+    there = next(
+        (each.name for each in directions.manifest.composites if (each.parts, each.branch) == (parts, "cond")), None
     )
+    name = there or name_for(text, {each.name for each in directions.manifest.composites})
+    return CompositeRecord(name=name, parts=parts, branch="cond")
 
 
 def _length(source: "WeightSource", layer: Layer) -> float:

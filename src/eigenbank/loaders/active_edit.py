@@ -26,7 +26,7 @@ from eigenbank.loaders.schedule import Scale, scale_at
 from eigenbank.loaders.target import Target, denoiser_components, device_and_dtype, unwrapped
 from eigenbank.registry.sets.direction_set import Direction
 from eigenbank.schemas import Layer, TokenCount
-from eigenbank.schemas.errors import MatchError, SteerError
+from eigenbank.schemas.errors import BranchError, MatchError, SteerError
 from eigenbank.schemas.recipe import Site, Window
 
 _numbers = itertools.count()
@@ -281,7 +281,7 @@ class ActiveEdit:
         self._thread = thread
 
     def _refuse_shared(self) -> None:
-        """Raise SteerError where another part of the pipeline runs an edited layer, as Z-Image's ControlNet does.
+        """Raise BranchError where another part of the pipeline runs an edited layer, as Z-Image's ControlNet does.
 
         It does so before the denoiser is called, when nothing says yet which rows are of which branch.
         """
@@ -294,7 +294,7 @@ class ActiveEdit:
                     f"the pipeline's {name} runs the edited layers of its {self.name} too, and does not say which of its rows are "
                     f"conditional: branch={self._branches()[0]!r} cannot be carried out, use branch='both'. Nothing was changed"
                 )
-                raise SteerError(message)
+                raise BranchError(message)
 
     def _called(self, call: DenoiserCall) -> None:
         """Before each call: set what it needs that the last one did not."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eigenbank.diffusers_compat import compiled_call, guider_branch, running_pipeline, set_compiled_call
 from eigenbank.loaders.hooks import NotCopyable
 from eigenbank.loaders.target import TIMES, Target, arguments_of, denoiser_components
-from eigenbank.schemas.errors import SteerError
+from eigenbank.schemas.errors import BranchError, SteerError
 
 SingleBranch = Literal["cond", "uncond"]
 _FIXED: contextvars.ContextVar[float | None] = contextvars.ContextVar("fixed progress", default=None)
@@ -194,7 +194,7 @@ def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tenso
     Pipelines name the branch by a `cache_context`, or stack both into one batch, or call the denoiser for each in turn: then
     the rows are told by which of the pipeline's texts they were given. Where there is nothing to compare with, a guided
     pipeline that calls its denoiser once a step stacks the unconditional rows before the conditional ones.
-    Raises SteerError where nothing says which is which.
+    Raises BranchError where nothing says which is which.
     """
     named = branch_of(call.context)
     if named is not None:
@@ -205,13 +205,13 @@ def branch_rows(target: Target, call: DenoiserCall, only: SingleBranch) -> Tenso
             f"a {type(call.owner).__name__} does not say which of its calls are conditional: branch={only!r} cannot be carried "
             "out, use branch='both'"
         )
-        raise SteerError(message)
+        raise BranchError(message)
     if call.batch % len(branches):
         message = (
             f"a batch of {call.batch} rows does not divide into two branches of guidance: branch={only!r} cannot be "
             "carried out, use branch='both'"
         )
-        raise SteerError(message)
+        raise BranchError(message)
     return torch.tensor([float(branch == only) for branch in branches]).repeat_interleave(call.batch // len(branches))
 
 

@@ -73,7 +73,7 @@ class ReversiblePipeline:
         """Decode latents into `(3, h, w)` float32 in [0, 1], on the CPU."""
         raise NotImplementedError
 
-    def run(self, latents: Tensor, scheduler: Any) -> Tensor:
+    def integrate(self, latents: Tensor, scheduler: Any) -> Tensor:
         """Run the latents of an image back to those of its noise by `inverse`, or of noise to the image by `forward`."""
         raise NotImplementedError
 
@@ -108,7 +108,7 @@ class UnconditionalPipeline(ReversiblePipeline):
             image = self.coder.decode(latents / self.coder.config.scaling_factor).sample
         return _pixels(image)
 
-    def run(self, latents: Tensor, scheduler: Any) -> Tensor:
+    def integrate(self, latents: Tensor, scheduler: Any) -> Tensor:
         scheduler.set_timesteps(self.steps, device=self.device)
         for step in scheduler.timesteps:
             found = self.pipe.unet(latents, step).sample
@@ -162,7 +162,7 @@ class PromptedPipeline(ReversiblePipeline):
         latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         return _pixels(vae.decode(latents.to(vae.dtype)).sample)
 
-    def run(self, latents: Tensor, scheduler: Any) -> Tensor:
+    def integrate(self, latents: Tensor, scheduler: Any) -> Tensor:
         self.pipe.scheduler = scheduler
         try:
             found: Tensor = self.pipe(**self.call, latents=latents, output_type="latent", return_dict=False)[0]
@@ -242,7 +242,7 @@ class Inversion:
     @torch.no_grad()
     def noise(self) -> Tensor:
         """The latents it was run back to. Nothing may be attached while this is first read."""
-        return self._reversible.run(self.latents, self._reversible.inverse)
+        return self._reversible.integrate(self.latents, self._reversible.inverse)
 
     @cached_property
     @torch.no_grad()
@@ -258,7 +258,7 @@ class Inversion:
     @torch.no_grad()
     def generate(self) -> Tensor:
         """Generate from the noise, `(3, h, w)` float32 in [0, 1]. Raises SteerError where numbers left their range."""
-        image = self._reversible.decode(self._reversible.run(self.noise, self._reversible.forward))
+        image = self._reversible.decode(self._reversible.integrate(self.noise, self._reversible.forward))
         if not bool(image.isfinite().all()) or not bool(self.noise.isfinite().all()):
             message = (
                 "running the photo back to noise left the numbers' range: nothing was edited. Try more steps, "

@@ -95,6 +95,12 @@ def choose(
                 f"{named.id} is a LoRA file already ({named.record.origin}): nothing was written. Use that file itself"
             )
             raise ExportError(message)
+        if named.branch != "both":
+            message = (
+                f"{named.id} acts on one branch of guidance, {named.branch}, and what a file adds acts on both: nothing was written. "
+                "Steer with it in diffusers"
+            )
+            raise ExportError(message)
         if not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > MAX_SCALE:
             message = (
                 f"the scale of {name!r} is {scale!r}: a file holds one number per direction, of at most ±{MAX_SCALE:g}. "

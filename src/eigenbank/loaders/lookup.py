@@ -23,8 +23,7 @@ from eigenbank.registry.sets.folder import MANIFEST, VECTORS
 from eigenbank.registry.sliders import read_sliders
 from eigenbank.schemas import Sliders, Window
 from eigenbank.schemas.errors import EigenbankError, SteerError, UnknownNameError
-from eigenbank.schemas.recipe import Site
-from eigenbank.schemas.sliders import Branch
+from eigenbank.schemas.recipe import Branch, Site
 
 if TYPE_CHECKING:
     from eigenbank.loaders.schedule import Scale
@@ -56,7 +55,7 @@ class OtherModelWarning(UserWarning):
 class RequestedDirection:
     """One direction or LoRA of an edit, `weight` being its share, negative where the label is against the vector.
 
-    `window`, `branch` and `site` are None where the edit does not set them.
+    `window`, `branch` and `site` are None where the edit does not set them; `own_branch` is then the slider's.
     """
 
     key: str
@@ -66,6 +65,7 @@ class RequestedDirection:
     window: Window | None = None
     branch: Branch | None = None
     site: Site | None = None
+    own_branch: Branch = "both"
 
 
 def set_for_pipeline(pipe: Any) -> DirectionSet:
@@ -278,11 +278,11 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
             "same name may do something else there"
         )
         warnings.warn(text, OtherModelWarning, stacklevel=3)  # of whoever calls steer
-    asked: list[tuple[Any, Any, tuple[Any, ...]]]
+    asked: list[tuple[Any, Any, tuple[Any, Any, Any]]]
     if isinstance(edits, Sliders):
         asked = [(each.key, each.scale, (each.window, each.branch, each.site)) for each in edits.sliders]
     else:
-        asked = [(key, scale, ()) for key, scale in edits.items()]
+        asked = [(key, scale, (None, None, None)) for key, scale in edits.items()]
     found: list[RequestedDirection] = []
     find: Find | None = None if bank is None else bank.find
     for key, scale, where in asked:
@@ -298,7 +298,9 @@ def requested_directions(pipe: Any, edits: "Scales | Sliders", bank: DirectionSe
             message = f"an edit's keys are labels, ids or directions, {key!r} is none of them"
             raise SteerError(message)
         parts: Iterable[tuple[Direction | Lora, float]] = [(named, 1.0)] if isinstance(named, Lora) else named.parts
-        found.extend(RequestedDirection(name, part, polarity * weight, scale, *where) for part, weight in parts)
+        found.extend(
+            RequestedDirection(name, part, polarity * weight, scale, *where, named.branch) for part, weight in parts
+        )
     return found
 
 
@@ -315,6 +317,6 @@ def edit_name(edits: "Scales | Sliders") -> str:
 
 def check_branch(branch: object) -> None:
     """Raise SteerError for what is no branch of guidance."""
-    if branch not in get_args(Branch):
+    if branch not in (None, *get_args(Branch)):
         message = f"branch={branch!r}: expected 'both', 'cond' or 'uncond'"
         raise SteerError(message)

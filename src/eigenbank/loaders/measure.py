@@ -366,6 +366,8 @@ def _name(slider: Slider) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(slider, Lora):
         digest.update(f"lora {slider.record.sha256} {slider.random}".encode())
+    if slider.branch != "both":
+        digest.update(slider.branch.encode())
     for part, weight in slider.parts:
         digest.update(f"{part.layer}/{part.recipe.slug} {weight!r} pass ".encode())
         digest.update(part.vector.contiguous().numpy().tobytes())

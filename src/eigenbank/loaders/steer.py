@@ -19,8 +19,7 @@ from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target, unwrapped
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora
 from eigenbank.schemas.errors import FuseError, MatchError, SteerError
-from eigenbank.schemas.recipe import SITES, Site
-from eigenbank.schemas.sliders import Branch
+from eigenbank.schemas.recipe import SITES, Branch, Site
 
 if TYPE_CHECKING:
     from eigenbank.loaders.lookup import Edits
@@ -148,7 +147,7 @@ def steer(
     bank: DirectionSet | None = None,
     site: SiteName | None = None,
     window: tuple[float, float] | None = None,
-    branch: Branch = "both",
+    branch: Branch | None = None,
     mask: Any = None,
     fuse: bool = False,
     force: bool = False,
@@ -164,7 +163,7 @@ def steer(
 
     `site` adds elsewhere than the recipe says: `input` of the block (the residual stream), `projection` (after the norm) or
     `output`. `window=(start, end)`, fractions of the run, replaces the recipe's. `branch` acts on one branch of
-    classifier-free guidance alone, `cond` or `uncond`. `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the
+    classifier-free guidance alone, `cond` or `uncond`, or on `both`; by default a slider acts on both, a composite on what it is made for. `mask`, `(h, w)` or `(samples, h, w)` in [0, 1] and as large as the
     image, limits where. `fuse` writes constant edits of the output into the layer's bias: no cost per step. A pipeline with
     several denoisers is edited in all that match, by a set of several each in its own layers.
 
@@ -179,7 +178,7 @@ def steer(
     target = target_of(pipe)
     asked = requested_directions(target, edits, bank)
     loras = [_lora_term(each) for each in asked if isinstance(each.direction, Lora)]
-    if loras and (elsewhere or part_of_run or branch != "both" or mask is not None or fuse):
+    if loras and (elsewhere or part_of_run or branch not in (None, "both") or mask is not None or fuse):
         message = f"{loras[0].key!r} is a LoRA: it acts everywhere, in every step and on both branches. Give site, window, branch, mask and fuse to directions alone"
         raise SteerError(message)
     wanted = [(each, each.direction) for each in asked if isinstance(each.direction, Direction)]
@@ -189,7 +188,7 @@ def steer(
     terms = []
     for number, (each, direction) in enumerate(wanted):
         said = {name: str(found) for name, found in matches[number].items()}
-        acting_branch = each.branch or branch
+        acting_branch = each.branch or branch or each.own_branch
         terms.append(
             EditTerm(
                 key=each.key,

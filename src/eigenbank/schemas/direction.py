@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, FailFast, Field, StringConstraints
 
 from eigenbank.schemas.common import MAX_RANKS, Model, ModulePath, Moment, Note, Seeds, Sha256, Share, Steps, Text, Word
-from eigenbank.schemas.recipe import Recipe
+from eigenbank.schemas.recipe import Branch, Recipe
 
 
 def _rounded(value: float) -> float:
@@ -156,11 +156,13 @@ CompositeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0
 class CompositeRecord(Model):
     """Directions, of one or several layers, that are added together as one slider: each at its weight times the scale.
 
-    Weights are in token lengths of the direction's own layer, as scales are.
+    Weights are in token lengths of the direction's own layer, as scales are. `branch` is where in classifier-free guidance it acts
+    unless one says otherwise: on the conditional branch alone guidance amplifies it, as it does the prompt.
     """
 
     name: CompositeName
     parts: Annotated[tuple[Weighted, ...], FailFast()] = Field(min_length=1, max_length=1000)
+    branch: Branch = "both"
     labels: Annotated[tuple[Label, ...], FailFast()] = Field(default=(), max_length=1000)
     quality: Quality | None = None
     preview: Preview | None = None

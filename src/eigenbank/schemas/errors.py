@@ -103,6 +103,10 @@ class SteerError(EigenbankError):
     """An edit was asked for in a way that cannot be carried out."""
 
 
+class BranchError(SteerError):
+    """A pipeline does not say which rows are of which branch of guidance, so that an edit cannot act on one alone."""
+
+
 class DrawingError(SteerError):
     """A pipeline cannot generate pictures as it was asked to: it lacks a prompt, reads none, starts from a picture …"""
 

@@ -11,6 +11,8 @@ from eigenbank.schemas.errors import UnknownNameError
 
 Side = Literal["input", "output"]
 Site = Literal["projection-input", "block-output", "block-input"]
+Branch = Literal["both", "cond", "uncond"]
+"""The branches of classifier-free guidance that a slider acts on."""
 SITES: dict[str, Site] = {"input": "block-input", "projection": "projection-input", "output": "block-output"}
 """The sites by their short names."""
 

@@ -7,15 +7,12 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from eigenbank.schemas.common import MAX_SCALE, Model, ModelId
 from eigenbank.schemas.printable import PRINTABLE
-from eigenbank.schemas.recipe import SITES, Site, Window
+from eigenbank.schemas.recipe import SITES, Branch, Site, Window
 
 MAX_SLIDERS = 1_000
 """Most sliders of one file."""
 MAX_SLIDERS_BYTES = 2**20
 """Largest sliders file read."""
-
-Branch = Literal["both", "cond", "uncond"]
-"""The branches of classifier-free guidance that a direction acts on."""
 
 
 def _in_full(site: object) -> object:
@@ -25,7 +22,7 @@ def _in_full(site: object) -> object:
 class SliderSetting(Model):
     """One direction and how far it is pushed. `key` is a label or a direction's id, `scale` counts token lengths.
 
-    What is None is as the direction's recipe has it: the `window` of the run and the `site`; `branch` None is both.
+    What is None is as the direction's recipe has it: the `window` of the run and the `site`; `branch` None is both, or what a composite is made for.
     A site may be given by its short name (`input`, `projection`, `output`), and is written in full.
     """
 

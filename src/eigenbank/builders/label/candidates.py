@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.carry import Carried
-from eigenbank.builders.label.composites import NORM, corrected, fit, name_for, predicted
+from eigenbank.builders.label.composites import fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
@@ -143,24 +143,11 @@ class Candidates:
                     self._wanted |= {ids[row]: names[score] for row in rows}
 
     def propose(self, text: str, record: CompositeRecord, taken: set[str]) -> None:
-        """Take a composite that is proposed for a name, corrected by what was screened of its directions. It comes after the
-        one that is fitted to the screening: that does better, see `benchmarks/lens.py`.
-        """
-        if text not in self._queues:
-            return
-        number = {name: row for row, name in enumerate(self._ids)}
-        weights = {part.direction: part.weight for part in record.parts}
-        rows = [number[name] for name in weights if name in number]
-        if rows:
-            found = self._screened.rows(rows)
-            before = torch.tensor([weights[self._ids[row]] for row in rows])
-            after = corrected(found, before, self.scores.labeler.names.index(text))
-            weights |= {self._ids[row]: weight for row, weight in zip(rows, after.tolist(), strict=True)}
-        name, norm = name_for(text, taken), sum(weight**2 for weight in weights.values()) ** 0.5
-        parts = tuple(Weighted(direction=each, weight=NORM * weight / norm) for each, weight in weights.items())
-        self.composites.append(CompositeRecord(name=name, parts=parts))
-        self._wanted[self.composites[-1].id] = text
-        self._queues[text].insert(int(text in self._expected), self.composites[-1].id)
+        """Take a composite that is proposed for a name before all others."""
+        if text in self._queues:
+            self.composites.append(record.model_copy(update={"name": name_for(text, taken)}))
+            self._wanted[self.composites[-1].id] = text
+            self._queues[text].insert(0, self.composites[-1].id)
 
     def _composites(
         self, screened: Effects, ids: Sequence[str], loose: Criteria, taken: set[str]

@@ -56,7 +56,7 @@ def carried(source: DirectionSet, target: DirectionSet, names: Collection[str]) 
                 name = name_for(text, taken)
                 taken.add(name)
                 parts = tuple(Weighted(direction=each, weight=weight) for each, weight in weights.items())
-                composites.append(CompositeRecord(name=name, parts=parts))
+                composites.append(CompositeRecord(name=name, parts=parts, branch=slider.branch))
                 ids.setdefault(label.text, []).append(composites[-1].id)
     return Carried(ids, tuple(composites), tuple(lost))
 

@@ -39,18 +39,6 @@ def fit(found: Effects, parts: int = PARTS) -> Tensor:
     return moved.float()
 
 
-def corrected(found: Effects, weights: Tensor, score: int) -> Tensor:
-    """Weights `(K,)` that were proposed for a score, corrected by what was read: the `fit` that starts from them instead of from zero.
-
-    They are on the scale of what they should do, one standard deviation.
-    """
-    mean, proposed = found.mean.double(), weights.double()
-    missing = -(mean.T @ proposed)
-    missing[score] += 1
-    made: Tensor = proposed + _solve(mean, _noise(found)).T @ missing
-    return made.float()
-
-
 def _noise(found: Effects) -> Tensor:
     """`(K,)`: how little the readings tell of each direction's effects."""
     n = found.odd.shape[1]

@@ -14,7 +14,7 @@ from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora,
 POPULATION = tuple(range(2_000_000, 2_000_032))
 """Seeds of the unedited images whose scores say how much each varies by itself. No other measurement uses them."""
 Screening = Literal["predicted", "drawn"]
-ROUNDS = ((1, 1), (1 / 2, 1), (1 / 4, 2), (1 / 8, 4))
+ROUNDS = ((1, 1), (1 / 3, 1), (1 / 4, 2), (1 / 8, 4))
 """Screening by predicted images: the share of the directions that is looked at, and on how many eighths of the seeds."""
 
 FEWEST = 350
@@ -28,8 +28,8 @@ Spot = tuple[str, ...]
 class LabelSettings:
     """How a set is labelled.
 
-    Directions are screened at ± `scale` on `seeds`: in `predicted` images of one pass each, where the less promising half
-    leaves after each of `ROUNDS`, or all of them on all seeds in `drawn` images of so many denoising `steps`. For each score a
+    Directions are screened at ± `scale` on `seeds`: in `predicted` images of one pass each, where the less promising ones
+    leave after each of `ROUNDS`, or all of them on all seeds in `drawn` images of so many denoising `steps`. For each score a
     composite of at most `parts` directions, and the `most` promising single ones, are confirmed one after the other until
     `per_word` of them have its label: on `confirm_seeds`, beside `null` random directions at the same spot, each on its share
     of these seeds. What they do not settle is measured on as many again, and on twice as many, up to `confirm_most` in all; the

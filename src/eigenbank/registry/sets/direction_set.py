@@ -33,6 +33,7 @@ from eigenbank.schemas import (
     SliderRecord,
 )
 from eigenbank.schemas.errors import SetError, first_problem, unknown
+from eigenbank.schemas.recipe import Branch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,11 @@ class Steerable(Generic[R]):
     def parts(self) -> "tuple[tuple[Direction, float], ...]":
         """The directions it adds, and the weight of each."""
         raise NotImplementedError
+
+    @property
+    def branch(self) -> Branch:
+        """The branch of guidance that it acts on, unless one says otherwise: both, or what a composite is made for."""
+        return self.record.branch if isinstance(self.record, CompositeRecord) else "both"
 
     def __repr__(self) -> str:
         names = ", ".join(label.text for label in self.labels)
