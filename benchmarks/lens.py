@@ -84,7 +84,7 @@ def main(seeds: int, kept: Path | None, out: Path) -> None:
     whole = whole.replaced(whole.manifest.model_copy(update={"layers": bank.manifest.layers}))
     lenses, wholes = (
         [
-            lens(each, source, text, encode_prompts(pipe, positive), encode_prompts(pipe, neutral), most=1000).record
+            lens(each, source, text, encode_prompts(pipe, positive), encode_prompts(pipe, neutral)).record
             for (text, *_), (positive, neutral) in zip(WORDS, texts, strict=True)
         ]
         for each in (bank, whole)

@@ -26,7 +26,7 @@ def looked(kind: str, folder: Path, **build: Any) -> tuple[Any, DirectionSet, Le
     pipe = eb.open_pipeline(place, dtype="float32")
     bank = eb.build(place, recipes=[RECIPE.slug], **build)
     texts = encode_prompts(pipe, WITH), encode_prompts(pipe, WITHOUT)
-    found = lens(bank, open_source(place)[1], "a hat", *texts, most=1000)
+    found = lens(bank, open_source(place)[1], "a hat", *texts)
     return pipe, bank, found, [each[0] for each in texts]
 
 
@@ -100,7 +100,7 @@ def test_in_qwen_image_text_is_normalised_before_it_is_projected() -> None:
         model.txt_norm.weight.uniform_(0.5, 2.0)
     bank = eb.build(model, recipes=[RECIPE.slug], top_k=64)
     texts = [torch.randn(5, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    found = lens(bank, source_of(model)[1], "a hat", *([each] for each in texts), most=1000)
+    found = lens(bank, source_of(model)[1], "a hat", *([each] for each in texts))
     attention = model.transformer_blocks[0].attn
     with torch.no_grad():
         streams = [model.txt_in(model.txt_norm(each)) for each in texts]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RECIPE = Recipe.parse("output-value:output")
 """The recipe whose directions are what a layer writes most, an orthonormal basis."""
-PARTS = 128
+PARTS = 1000
 """Most directions in a lens."""
 SAME = 1e-4
 """Difference of two texts, of the length of their tokens, below which they are one to a text encoder."""
@@ -46,14 +46,12 @@ def lens(
     text: str,
     positive: Sequence[Tensor],
     neutral: Sequence[Tensor],
-    *,
-    most: int = PARTS,
 ) -> Lens:
     """Make the composite for a text of what its prompts write into the image: `positive` are their tokens `(n, e)`, as the
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
     Reads the text weights of the set's layers, and what they write tokens with where their length is not known. Layers take part
-    by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and `most` parts. Like words
+    by how much the words write, beside what the layer itself does; the composite has the norm `NORM`, and at most `PARTS` parts. Like words
     in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
     """
@@ -93,17 +91,17 @@ def lens(
     if not coefficients:
         problem = f"it is not known how text gets into the image of this {source.config.get('_class_name')}"
         raise SourceError(problem, advice="Draw to find the slider")
-    return Lens(_composite(text, coefficients, held, directions, most), spanned)
+    return Lens(_composite(text, coefficients, held, directions), spanned)
 
 
 def _composite(
-    text: str, coefficients: dict[str, Tensor], held: dict[str, list[str]], directions: "DirectionSet", most: int
+    text: str, coefficients: dict[str, Tensor], held: dict[str, list[str]], directions: "DirectionSet"
 ) -> CompositeRecord:
-    """The composite of these coefficients, the largest `most` of them, of norm `NORM`; one that is there already keeps its name."""
+    """The composite of these coefficients, the largest `PARTS` of them, of norm `NORM`; one that is there already keeps its name."""
     flat = sorted(
         ((name, value) for layer, found in coefficients.items() for name, value in zip(held[layer], found.tolist(), strict=True)),
         key=lambda each: -abs(each[1]),
-    )[:most]  # fmt: skip
+    )[:PARTS]  # fmt: skip
     norm = sum(value**2 for _, value in flat) ** 0.5
     kept = {name: NORM * value / norm for name, value in flat}
     parts = tuple(Weighted(direction=each, weight=kept[each]) for ids in held.values() for each in ids if each in kept)

@@ -17,7 +17,7 @@ DEMO_MODEL_ID = "eigenbank/avatars-64"
 
 _FOLDERS = {DEMO_MODEL_ID: "avatars-64"}
 """The checkpoints that come with the package."""
-DIGESTS = ("ee5a0bb27de9095eb97d1b3b32333d2f04ef67f04aa33fc9afaf707e6b7ccd70",)
+DIGESTS = ("054c88b31fe41b1d84bd58ad52cdf0fcaaf1095383676904df59aa828c441f6d",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 
