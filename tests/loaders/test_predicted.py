@@ -8,6 +8,7 @@ import tiny_pipelines
 import torch
 from torch import Tensor
 
+import eigenbank as eb
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.loaders import predicted
@@ -145,3 +146,18 @@ def test_large_latents_are_decoded_at_half_their_size_and_only_where_nothing_is_
     decoded.clear()
     sample_pictures(pipe, SEEDS[:1], STEPS, drawing=Drawing(prompts=PROMPTS[:1], size=SIZE))
     assert decoded == [usual], "a finished picture is decoded whole"
+
+
+def test_a_tiny_autoencoder_decodes_in_place_of_the_own() -> None:
+    from diffusers import AutoencoderTiny
+
+    pipe = tiny_pipelines.make("sd")
+    torch.manual_seed(0)
+    blocks: dict[str, Any] = {f"{side}_block_out_channels": (8, 8) for side in ("encoder", "decoder")}
+    pipe.vae = AutoencoderTiny(**blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    size = (4 * SIZE[0], 4 * SIZE[1])
+    measurements = PipelineMeasurements(pipe, STEPS, drawing=Drawing(prompts=PROMPTS, size=size))
+    read = measurements.unedited(_some, SEEDS)
+    plus, minus = measurements.predicted(list(eb.build(pipe, top_k=1)), _some, scale=2.0, seeds=SEEDS)
+    assert read.shape[0] == plus.shape[1] == len(SEEDS)
+    assert float((plus - minus).abs().max()) > 0
