@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -436,6 +437,11 @@ def test_the_command_stops_at_the_words_and_says_that_nothing_was_measured(
     rows = json.loads(said.out)
     kept = eb.load("me/lens")["composite/a-hat"]
     assert {row["direction"]: row["weight"] for row in rows} == {part.id: weight for part, weight in kept.parts}
+    assert run(["show", "me/lens#composite/a-hat"]) == 0
+    assert re.search(r"^branch +cond$", capsys.readouterr().out, re.M)
+    assert run(["export", "me/lens", "composite/a-hat", "--out", str(tmp_path / "hat.safetensors")]) == 1
+    assert "acts on one branch of guidance, cond" in capsys.readouterr().err
+    assert not (tmp_path / "hat.safetensors").exists()
     assert run([*call, "--not", "a hat"]) == 1
     assert "makes no difference" in capsys.readouterr().err
     assert run([*call, "--no-confirm"]) == 2

@@ -55,7 +55,7 @@ def show(names: tuple[str, ...], fmt: str) -> None:
             return
         found = [_one(catalog, name) for name in given]
     if fmt != "table":
-        rows = [direction_row(row) | {"parts": _parts(row), "reach": _reach(row)} for row in found]
+        rows = [direction_row(row) | _made_of(row) | {"reach": _reach(row)} for row in found]
         emit_rows("direction", rows, list(rows[0]), fmt=fmt)
         return
     for number, row in enumerate(found):
@@ -76,10 +76,13 @@ def _show_direction(row: "DirectionRow") -> None:
 
     reach = _reach(row)
     known = {} if reach is None else {"reach": f"{reach:.2g}" + ("" if reach >= LEAST_REACH else ", too little to act")}
+    made_of = _made_of(row)
+    if made_of["branch"] not in (None, "both"):
+        known["branch"] = made_of["branch"]
     facts({key: value for key, value in direction_row(row).items() if key not in apart} | known)
-    if parts := _parts(row):
+    if made_of["parts"]:
         echo()
-        emit(parts, ["direction", "weight"], fmt="table")
+        emit(made_of["parts"], ["direction", "weight"], fmt="table")
     if row.quality is not None:
         echo()
         facts(quality_facts(row.quality))
@@ -140,21 +143,27 @@ def _one(catalog: "Catalog", name: str) -> "DirectionRow":
     raise catalog.unknown_direction(name)
 
 
-def _parts(row: "DirectionRow") -> list[dict[str, Any]] | None:
-    """List a composite's parts, the heaviest first. None for a direction; also where the set cannot be read, which is logged."""
+def _made_of(row: "DirectionRow") -> dict[str, Any]:
+    """A composite's `parts`, the heaviest first, and the `branch` of guidance it acts on. None for a direction; also where the set
+    cannot be read, which is logged.
+    """
     from eigenbank.registry.hub.client import folder_of
     from eigenbank.registry.sets.folder import MANIFEST, read_manifest
 
+    nothing: dict[str, Any] = {"parts": None, "branch": None}
     if row.composite is None or row.composite.startswith("lora/"):
-        return None
+        return nothing
     folder = folder_of(row.location)
     if not (folder / MANIFEST).is_file():
         log(f"what {row.id} is made of is in its set, which is not on this machine: eigenbank pull {row.model_id}")
-        return None
+        return nothing
     try:
         composites = read_manifest(folder).composites
     except SetError as error:
         log(str(error))
-        return None
-    parts = next((each.parts for each in composites if each.name == row.composite), ())
-    return [part.model_dump() for part in sorted(parts, key=lambda part: -abs(part.weight))]
+        return nothing
+    for each in composites:
+        if each.name == row.composite:
+            parts = sorted(each.parts, key=lambda part: -abs(part.weight))
+            return {"parts": [part.model_dump() for part in parts], "branch": each.branch}
+    return nothing
