@@ -32,7 +32,7 @@ FIRST = 400_000
 @click.option("--runs", default=3, show_default=True, help="Choices of seeds.")
 @click.option("--screening", default="predicted", show_default=True)
 @click.option("--seeds", default=8, show_default=True, help="Seeds to screen on.")
-@click.option("--most", default=4, show_default=True)
+@click.option("--most", default=2, show_default=True)
 @click.option("--per-word", default=1, show_default=True)
 @click.option("--confirm-most", default=48, show_default=True)
 @click.option("--chance-most", default=24, show_default=True)

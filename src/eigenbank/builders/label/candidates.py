@@ -30,7 +30,7 @@ READABLE = 0.1
 """A score that varies less among a checkpoint's own images, in its stated standard deviations, cannot be read off them."""
 
 PREDICTED = 0.5
-"""An effect in a predicted image says this much of one in the finished image at least: 0.7 on average, see `benchmarks/screening.py`."""
+"""An effect in a predicted image says this much of one in the finished image at least: 0.55 on average, see `benchmarks/screening.py`."""
 
 
 @dataclass(frozen=True)
