@@ -159,7 +159,7 @@ def _timed(term: ExportTerm, name: str) -> ExportError:
     whole = [
         f"{each.id}={label.polarity}"
         for each in bank.sliders
-        if each.parts and all(direction.recipe.window.whole for direction, _ in each.parts)
+        if each.parts and each.branch == "both" and all(direction.recipe.window.whole for direction, _ in each.parts)
         for label in each.labels
         if label.text in texts
     ]
