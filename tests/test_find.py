@@ -36,7 +36,7 @@ from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.registry.sets.folder import DISPLACEMENTS, check_set, manifest_text, read_manifest
 from eigenbank.schemas import DisplacementRecord
-from eigenbank.schemas.errors import ExportError, SetError, SourceError
+from eigenbank.schemas.errors import SetError, SourceError
 
 SETTINGS = LabelSettings(
     scale=2.0, seeds=(0, 1), confirm_seeds=(2, 3, 4, 5), confirm_most=8, chance_most=4, steps=2, null=2, quality_seeds=1,
@@ -425,14 +425,13 @@ def test_the_words_own_composite_is_confirmed_before_single_directions(text_pipe
 
 
 @pytest.mark.usefixtures("easy")
-def test_beside_the_words_own_composite_one_is_confirmed_that_fits_into_a_file(text_pipe: Any, tmp_path: Path) -> None:
+def test_what_fits_into_a_file_is_confirmed_before_the_words_own_composite(text_pipe: Any, tmp_path: Path) -> None:
     bank, reader = eb.build(text_pipe, top_k=2, recipes="output-value:output"), Colours(alone=True)
     found = eb.find(text_pipe, bank, "a hat", labeler=reader, settings=SETTINGS, cache=tmp_path, prompts=["a man"])
-    named = {slider.branch: slider for _, slider in found.directions.all_named("a hat")}
-    assert set(named) == {"cond", "both"}
-    assert choose(found.directions, [named["both"]])
-    with pytest.raises(ExportError, match="one branch of guidance"):
-        choose(found.directions, [named["cond"]])
+    assert [slider for _, slider in found.directions.all_named("a hat")] == [found.slider]
+    assert found.slider is not None
+    assert found.slider.branch == "both"
+    assert choose(found.directions, [found.slider])
 
 
 def test_the_command_stops_at_the_words_and_says_that_nothing_was_measured(

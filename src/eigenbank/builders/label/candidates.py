@@ -100,11 +100,11 @@ class Candidates:
         self._wanted: dict[str, str] = {}
         self._expected: dict[str, tuple[int, Effects]] = {}
         self._named: Counter[str] = Counter()
-        self._in_no_file_alone: dict[str, bool] = {}
+        self._in_windows_alone: dict[str, bool] = {}
         self._extra: set[str] = set()
         self._queues: dict[str, list[str]] = {text: [] for text in scores.labeler.names}
-        self._in_no_file: set[str] = set()
-        self._for_files: dict[str, str] = {}
+        self._windowed: set[str] = set()
+        self._without_window: dict[str, str] = {}
 
     def compare(self, loras: Collection[str]) -> None:
         """Open LoRAs, whose names take nothing from the directions: each is confirmed, whatever it leads."""
@@ -126,16 +126,16 @@ class Candidates:
             loose = replace(loose, effect=PREDICTED * loose.effect)
         self._ids, self._screened = list(ids), screened
         names = self.scores.labeler.names
-        self._in_no_file = set(windowed)
-        steady = [row for row, name in enumerate(ids) if name not in self._in_no_file]
+        self._windowed = set(windowed)
+        steady = [row for row, name in enumerate(ids) if name not in self._windowed]
         for text, record, expected in self._composites(screened, ids, loose, taken):
             self._expected[text] = (len(record.parts), expected)
             self._queues[text].append(record.id)
-            if any(part.direction in self._in_no_file for part in record.parts):
-                self._in_no_file.add(record.id)
-        if self._in_no_file and steady:
+            if any(part.direction in self._windowed for part in record.parts):
+                self._windowed.add(record.id)
+        if self._windowed and steady:
             for text, record, _ in self._composites(screened.rows(steady), [ids[row] for row in steady], loose, taken):
-                self._for_files[text] = record.id
+                self._without_window[text] = record.id
         for score, rows in shortlist(screened, promising(screened, loose), settings.most).items():
             if settings.asks_for(names[score]):
                 self._queues[names[score]] += [ids[row] for row in rows]
@@ -143,22 +143,13 @@ class Candidates:
                     self._wanted |= {ids[row]: names[score] for row in rows}
 
     def propose(self, text: str, record: CompositeRecord, taken: set[str]) -> None:
-        """Take a composite that is proposed for a name before all others. If it is for one branch of guidance, no file for other
-        programs holds it: then what is fitted is tried too.
+        """Take a composite that is proposed for a name. It comes after the one that is fitted to the screening, if there is one: that
+        fits into a file for other programs, which holds nothing that acts on one branch of guidance.
         """
-        if text not in self._queues:
-            return
-        fitted = [
-            each.id for each in self.composites if self._wanted[each.id] == text and each.id not in self._in_no_file
-        ]
-        self.composites.append(record.model_copy(update={"name": name_for(text, taken)}))
-        name = self.composites[-1].id
-        self._wanted[name] = text
-        self._queues[text].insert(0, name)
-        if record.branch != "both":
-            self._in_no_file.add(name)
-            if fitted:
-                self._for_files.setdefault(text, fitted[0])
+        if text in self._queues:
+            self.composites.append(record.model_copy(update={"name": name_for(text, taken)}))
+            self._wanted[self.composites[-1].id] = text
+            self._queues[text].insert(int(text in self._expected), self.composites[-1].id)
 
     def _composites(
         self, screened: Effects, ids: Sequence[str], loose: Criteria, taken: set[str]
@@ -198,19 +189,19 @@ class Candidates:
     @property
     def waiting(self) -> int:
         """How many are still to be confirmed at most."""
-        return sum(len(queue) for queue in self._queues.values()) + len(self._for_files)
+        return sum(len(queue) for queue in self._queues.values()) + len(self._without_window)
 
     def open_next(self) -> None:
-        """Open the most promising candidates of each score that has too few sliders yet; once it has some, none of which a file for
-        other programs can hold, the composite that one can.
+        """Open the most promising candidates of each score that has too few sliders yet; once it has some, none of which acts in all
+        steps, the composite that does: only that fits into a file for other programs.
         """
         for text, queue in self._queues.items():
             count = max(0, self.scores.settings.per_word - self._named[text])
             self.open |= set(queue[:count])
             self._queues[text] = queue[count:] if count else []
-            if not self._queues[text] and not count and text in self._for_files:
-                last = self._for_files.pop(text)
-                if self._in_no_file_alone[text]:
+            if not self._queues[text] and not count and text in self._without_window:
+                last = self._without_window.pop(text)
+                if self._in_windows_alone[text]:
                     self.open.add(last)
                     self._extra.add(last)
 
@@ -279,7 +270,7 @@ class Candidates:
         labels_of_directions = {name: new for name, new in labels.items() if not name.startswith("lora/")}
         self._named.update(new.text for new in labels_of_directions.values())
         for name, new in labels_of_directions.items():
-            self._in_no_file_alone[new.text] = self._in_no_file_alone.get(new.text, True) and name in self._in_no_file
+            self._in_windows_alone[new.text] = self._in_windows_alone.get(new.text, True) and name in self._windowed
         return labels
 
 
