@@ -317,6 +317,26 @@ def test_what_few_seeds_do_not_settle_is_measured_on_more(
     assert seeds(0.96, 3)[0] == [(2, 3, 4)]
 
 
+def test_what_half_of_the_seeds_leave_no_hope_is_drawn_on_no_more(
+    bank: DirectionSet, pipe: Any, kept: Path, measured: list[Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_settings(confirm_seeds=tuple(range(10, 18)), confirm_most=8, parts=0, most=2, per_word=9)
+
+    def drawn(lost: int) -> list[tuple[int, tuple[int, ...]]]:
+        measured.clear()
+        trust = lambda found, *_, **__: torch.tensor([0.02] * lost + [0.03] * len(found.odd))[: len(found.odd)]  # noqa: E731
+        monkeypatch.setattr(candidates, "confidence", trust)
+        label(pipe, bank, [Colours()], settings, cache=kept)
+        return [(len(each.ids), each.seeds) for each in measured if not each.random][1:]
+
+    everything = drawn(0)
+    count = everything[0][0]
+    assert everything == [(count, (10, 11, 12, 13)), (count, (14, 15, 16, 17))]
+    assert count > 1
+    assert drawn(1) == [(count, (10, 11, 12, 13)), (count - 1, (14, 15, 16, 17))]
+    assert drawn(count) == [(count, (10, 11, 12, 13))]
+
+
 def test_a_label_s_evidence_is_of_all_the_seeds_it_took(
     bank: DirectionSet, pipe: Any, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from eigenbank.builders.label.criteria import (
     shortlist,
     strongest,
 )
-from eigenbank.builders.label.settings import LabelSettings, rounds_of
+from eigenbank.builders.label.settings import FEWEST, LabelSettings, rounds_of
 
 NAMES = ("smile", "age", "hue")
 STD = torch.tensor([1.0, 2.0, 0.5])
@@ -122,7 +122,7 @@ def test_each_score_has_its_turn_among_the_strongest() -> None:
     assert strongest(mean, 9) == [0, 1, 2, 3]
 
 
-@given(directions=st.integers(1, 500), scores=st.integers(1, 30), count=st.integers(1, 20))
+@given(directions=st.integers(1, 5000), scores=st.integers(1, 30), count=st.integers(1, 20))
 def test_screening_looks_at_fewer_directions_on_more_seeds(directions: int, scores: int, count: int) -> None:
     settings = LabelSettings(seeds=tuple(range(count)))
     rounds = rounds_of(directions, scores, settings)
@@ -130,8 +130,19 @@ def test_screening_looks_at_fewer_directions_on_more_seeds(directions: int, scor
     counts = [each for each, _ in rounds]
     assert counts[0] == directions
     assert counts == sorted(counts, reverse=True)
-    assert counts[-1] >= min(directions, settings.most * scores)
+    assert counts[-1] >= min(directions, max(FEWEST, settings.most * scores))
     assert rounds_of(directions, scores, replace(settings, screening="drawn")) == [(directions, settings.seeds)]
+
+
+def test_of_many_directions_most_leave_early_and_few_are_all_looked_at_on_all_seeds() -> None:
+    settings = LabelSettings()
+    assert [(count, len(seeds)) for count, seeds in rounds_of(2240, 20, settings)] == [
+        (2240, 1),
+        (747, 1),
+        (560, 2),
+        (FEWEST, 4),
+    ]
+    assert {count for count, _ in rounds_of(336, 11, settings)} == {336}
 
 
 def test_a_first_look_loses_nothing_that_would_pass() -> None:

@@ -56,6 +56,7 @@ class AttributeConfig(ScoreConfig):
     images it was not trained on.
     """
 
+    names: tuple[Text, ...] = Field(min_length=1, max_length=1000)
     stds: tuple[Positive, ...]
     size: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 32
     first_channels: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
