@@ -118,6 +118,23 @@ def test_a_process_that_may_use_little_memory_says_so() -> None:
     assert "not enough memory" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_any_error_of_a_process_at_its_limit_is_told_as_that() -> None:
+    before = "import mmap, resource\nimport eigenbank.registry.sets.bundled as bundled\n"
+    before += "def fails(*_):\n"
+    before += "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+    before += "    resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 2**20,) * 2)\n"
+    before += "    raise SyntaxError(\"expected ':'\")\nbundled.shipped_sets = fails"
+    at_it, far = (
+        begin(START.format(args=["list"], before=before.replace("{spare}", str(spare)))) for spare in (4, 4000)
+    )
+    assert (at_it.returncode, at_it.stderr.strip()) == (
+        1,
+        "error: there is not enough memory for this. Free some, or do less at once",
+    )
+    assert "SyntaxError" in far.stderr
+
+
 def test_where_interrupts_are_ignored_they_stay_so() -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     code += "from eigenbank.cli import start; start.listen()\n"

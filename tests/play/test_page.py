@@ -52,12 +52,12 @@ def slider(page: "Page", label: str) -> str:
 
 def press(page: "Page", label: str, share: float) -> None:
     """Take a slider by its middle and hold it at a share of its width, without letting go."""
-    box = page.locator(f"{slider(page, label)} input[type=range]").bounding_box()
-    assert box
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    handle = page.locator(f"{slider(page, label)} input[type=range]")
+    handle.hover()  # waits until it stands still: a picture that arrives above moves it down
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * share, middle, steps=4)
+    box = handle.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2, steps=4)
 
 
 def test_a_drag_shows_few_steps_its_end_the_full_run_and_reset_the_first_picture_again(

@@ -67,7 +67,22 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         ):  # fmt: skip
             return True
         error = error.__cause__ or error.__context__
-    return False
+    return at_its_limit()
+
+
+def at_its_limit() -> bool:
+    """Whether this process has nearly all the address space that it may have (`ulimit -v`): whatever failed then may have failed of
+    that, as Python's parser does, which calls it a SyntaxError (3.11).
+    """
+    try:
+        import resource
+        from pathlib import Path
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        return False
+    return limit != resource.RLIM_INFINITY and used > 0.9 * limit
 
 
 def main() -> None:
