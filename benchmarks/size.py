@@ -31,10 +31,10 @@ def walk(command, context):
             inner = command.get_command(context, name)
             yield from walk(inner, click.Context(inner, info_name=name, parent=context))
     else:
-        yield sum(isinstance(param, click.Option) for param in command.params)
+        yield [(param.opts[0], param.help) for param in command.params if isinstance(param, click.Option)]
 
 found = list(walk(cli, click.Context(cli)))
-print(json.dumps([len(found), sum(found)]))
+print(json.dumps([len(found), sum(map(len, found)), len(set(sum(found, [])))]))
 """
 
 
@@ -87,7 +87,7 @@ def measure(root: Path) -> dict[str, str]:
     found["words of README"] = f"{_words(root / 'README.md'):,}"
     found["decisions"] = str(len(decisions))
     found["words of decisions"] = f"{sum(map(_words, decisions)):,}"
-    found["commands"], found["options"] = _commands(root)
+    found["commands"], found["options"], found["options with a meaning of their own (name and help)"] = _commands(root)
     return found
 
 
@@ -101,16 +101,18 @@ def shared_names(package: Path) -> dict[str, list[str]]:
     return {name: places for name, places in where.items() if len(places) > 1}
 
 
-def _commands(root: Path) -> tuple[str, str]:
-    """How many commands there are, and how many options they have in all; empty where they cannot be counted."""
+def _commands(root: Path) -> tuple[str, str, str]:
+    """How many commands there are, how many options they have in all, and how many of these are not another command's; empty where
+    they cannot be counted.
+    """
     setup = f"import sys; sys.path.insert(0, {str(root / 'src')!r})\n"
     done = subprocess.run([sys.executable, "-c", setup + COUNT], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["?"])[-1]
         print(f"{root}: the commands cannot be counted: {reason}", file=sys.stderr)
-        return "", ""
-    commands, options = json.loads(done.stdout)
-    return str(commands), str(options)
+        return "", "", ""
+    commands, options, own = json.loads(done.stdout)
+    return str(commands), str(options), str(own)
 
 
 def _lines(path: Path) -> int:

@@ -22,6 +22,7 @@ from eigenbank.api import export_all
 from eigenbank.builders.build import build
 from eigenbank.builders.checkpoints.folder import open_folder
 from eigenbank.builders.label import candidates
+from eigenbank.builders.label.candidates import PROPOSED_AT
 from eigenbank.builders.label.composites import NORM
 from eigenbank.builders.label.criteria import Criteria
 from eigenbank.builders.label.labeler import LabelerError
@@ -425,13 +426,44 @@ def test_the_words_own_composite_is_confirmed_before_single_directions(text_pipe
 
 
 @pytest.mark.usefixtures("easy")
-def test_what_fits_into_a_file_is_confirmed_before_the_words_own_composite(text_pipe: Any, tmp_path: Path) -> None:
+def test_after_screening_what_fits_into_a_file_is_confirmed_before_the_words_own_composite(
+    text_pipe: Any, tmp_path: Path
+) -> None:
     bank, reader = eb.build(text_pipe, top_k=2, recipes="output-value:output"), Colours(alone=True)
-    found = eb.find(text_pipe, bank, "a hat", labeler=reader, settings=SETTINGS, cache=tmp_path, prompts=["a man"])
+    how: dict[str, Any] = {"labeler": reader, "settings": SETTINGS, "cache": tmp_path, "prompts": ["a man"]}
+    eb.find(text_pipe, bank, "a hat", confirm=False, **how)
+    found = eb.find(text_pipe, bank, "a hat", **how)
     assert [slider for _, slider in found.directions.all_named("a hat")] == [found.slider]
     assert found.slider is not None
     assert found.slider.branch == "both"
     assert choose(found.directions, [found.slider])
+
+
+@pytest.mark.usefixtures("easy")
+def test_where_nothing_was_screened_the_words_own_composite_is_confirmed_first(text_pipe: Any, tmp_path: Path) -> None:
+    bank, reader = eb.build(text_pipe, top_k=2, recipes="output-value:output"), Colours(alone=True)
+    how: dict[str, Any] = {"labeler": reader, "settings": SETTINGS, "prompts": ["a man"]}
+    said: list[str] = []
+    found = eb.find(text_pipe, bank, "a hat", cache=tmp_path / "a", log=said.append, **how)
+    alone = eb.find(text_pipe, bank, "a hat", draw=False, prompts=["a man"], log=said.append).slider
+    assert found.slider is not None
+    assert alone is not None
+    assert found.label is not None
+    assert found.label.evidence is not None
+    # It has the unit of the words' composite, and evidence from where it was drawn.
+    assert {part.id: weight for part, weight in found.slider.parts} == pytest.approx(
+        {part.id: SETTINGS.scale * weight for part, weight in alone.parts}
+    )
+    assert found.label.evidence.scale == pytest.approx(PROPOSED_AT)
+    assert not any("screened" in line for line in said)
+    drawn, reader.seen = reader.seen, 0
+    # Nor is anything drawn to screen; where it fails the directions are.
+    hard = dataclasses.replace(candidates.Criteria(), null=1e9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "Criteria", lambda: hard)
+        eb.find(text_pipe, bank, "a hat", cache=tmp_path / "b", log=said.append, **how)
+    assert any(line.endswith("does not earn the name: the directions are screened") for line in said)
+    assert reader.seen > drawn
 
 
 def test_the_command_stops_at_the_words_and_says_that_nothing_was_measured(

@@ -1,5 +1,6 @@
 """The text lens: what words write into the image through text attention, in a set's directions, without a denoiser at work."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.api import open_source, source_of
 from eigenbank.builders.label.composites import NORM
-from eigenbank.builders.lens import RECIPE, Lens, lens
+from eigenbank.builders.lens import LARGEST, RECIPE, STRENGTH, Lens, _length, lens
 from eigenbank.loaders.prompts import encode_prompts
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SourceError
@@ -41,6 +42,7 @@ def written(bank: DirectionSet, found: Lens, layer: str) -> Tensor:
 def test_it_is_what_text_attention_adds_for_the_words(kind: str, tmp_path: Path) -> None:
     pipe, bank, found, (tokens, without) = looked(kind, tmp_path, top_k=64)
     assert len(found.spanned) == len(bank.layers)
+    strengths = []
     for name, share in found.spanned.items():
         attention = pipe.unet.get_submodule(name.replace("attn1", "attn2"))
         image = torch.randn(1, 4, bank.layers[name].width)
@@ -51,7 +53,14 @@ def test_it_is_what_text_attention_adds_for_the_words(kind: str, tmp_path: Path)
             )[0]
         assert share == pytest.approx(1, abs=1e-3)  # all directions there are
         assert float(written(bank, found, name) @ change / change.norm()) == pytest.approx(1, abs=1e-2)
-    assert sum(part.weight**2 for part in found.record.parts) == pytest.approx(NORM**2)
+        weights = [part.weight for part in found.record.parts if part.direction.startswith(f"{name}/")]
+        strengths.append(math.hypot(*weights) * _length(source_of(pipe)[1], bank.layers[name]) / float(change.norm()))
+    norm = math.hypot(*(part.weight for part in found.record.parts))
+    assert norm < LARGEST
+    # So many times what the words write, or what the shortest lens takes: in every layer alike.
+    strength = STRENGTH if norm > 1.01 * NORM else max(STRENGTH, strengths[0])
+    assert norm == pytest.approx(max(NORM, norm))
+    assert strengths == pytest.approx([strength] * len(strengths), rel=0.02)
 
 
 def test_few_directions_span_a_part_of_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.budget import BudgetError, Spending
-from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
+from eigenbank.builders.label.candidates import PROPOSED_AT, Candidates, Confirmation, Nearest, Scores
 from eigenbank.builders.label.carry import Carried, carried
 from eigenbank.builders.label.composites import in_own_unit, label_in_own_unit, quality_in_own_unit
 from eigenbank.builders.label.criteria import strongest
@@ -242,7 +242,7 @@ class _Study:
 
     def findings(self) -> Findings:
         """The labels of all labelers, and the qualities by the scores of the first. If nothing is to be confirmed, what comes nearest."""
-        directions, settings = self.directions, self.settings
+        settings = self.settings
 
         def read(images: Tensor) -> Tensor:
             return torch.cat([self.ensemble.features(images), agreement(images)], dim=1)
@@ -259,12 +259,33 @@ class _Study:
                 f"{settings.agreement:g} or more. No label was given. Is the checkpoint trained, and are there enough steps?"
             )
             return Findings({}, {}, [])
+        if self.proposed is not None and settings.confirm and not self.known:
+            found = self.confirmed([self.candidate_proposed(population)])
+            if found.labels or self.unexamined:
+                return found
+            self.log(f"{self.proposed.id} does not earn the name: the directions are screened")
+            self.proposed, self.job.left = None, self.images_at_most()
         candidates = self.candidates(population)
         asked = () if self.carried is not None else settings.words or ()
         nearest = tuple(found for each in candidates for word in asked for found in each.nearest_to(word))
         displacements = None if unedited is None or not self.moved else self.displacements(unedited)
         if not settings.confirm:
             return Findings({}, {}, [], nearest, displacements)
+        return replace(self.confirmed(candidates), nearest=nearest, displacements=displacements)
+
+    def candidate_proposed(self, population: Tensor) -> Candidates:
+        """The composite that is proposed for a word, which is confirmed by itself where nothing was screened yet."""
+        assert self.proposed is not None
+        assert self.settings.words
+        candidates = Candidates(self.scores(population)[0])
+        candidates.propose(
+            self.settings.words[0], self.proposed, {each.name for each in self.directions.manifest.composites}
+        )
+        return candidates
+
+    def confirmed(self, candidates: Sequence[Candidates]) -> Findings:
+        """The labels that candidates earn on fresh seeds, and their qualities."""
+        directions, settings = self.directions, self.settings
         new = [record for each in candidates for record in each.composites]
         directions = directions.composed([*directions.manifest.composites, *new])
         everything = list(directions)
@@ -283,6 +304,11 @@ class _Study:
             for name, given in self.confirm(candidates, directions, wanted).items():
                 labels.setdefault(name, []).extend(given)
         earned = [record for record in new if record.id in labels]
+        proposed = {each.proposed for each in candidates} & labels.keys()
+        for name in proposed:
+            labels[name] = [label_in_own_unit(each, 1 / PROPOSED_AT) for each in labels[name]]
+        earned = [in_own_unit(each, 1 / PROPOSED_AT) if each.id in proposed else each for each in earned]
+        directions = directions.composed([*self.directions.manifest.composites, *earned])
         named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned), *compared(directions, settings)]
         if self.job.spending.room < images_of_qualities(settings, len(measured)):
@@ -301,9 +327,7 @@ class _Study:
             labels[record.id] = [label_in_own_unit(each, scale) for each in labels[record.id]]
             if record.id in measured_qualities:
                 measured_qualities[record.id] = quality_in_own_unit(measured_qualities[record.id], scale)
-        return Findings(
-            labels, measured_qualities, [in_own_unit(each, scale) for each in earned], nearest, displacements
-        )
+        return Findings(labels, measured_qualities, [in_own_unit(each, scale) for each in earned])
 
     def candidates(self, population: Tensor) -> list[Candidates]:
         """What is worth confirming for each labeler: what screening shows, or what another set calls so."""
