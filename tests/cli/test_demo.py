@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eigenbank.cli.demo import run_demo
+from eigenbank.cli.demo import WORDS, run_demo
 from eigenbank.cli.main import run
 
 
@@ -15,9 +15,9 @@ from eigenbank.cli.main import run
 def test_the_demo_builds_finds_loads_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo.png"
     few = {"seeds": (100, 101, 102, 103), "steps": 4, "confirm_most": 16, "chance_most": 8, "null": 2}
-    run_demo(out, {"on a yellow background": "on a blue background"}, top_k=2, **few)
+    run_demo(out, (WORDS[1],), top_k=2, **few)
     table, story = capfd.readouterr()
-    assert "28 directions of 7 layers" in story
+    assert "14 directions of 7 layers" in story
     assert "1 of 1 words have a slider" in story
     assert re.search(r"on a yellow background +\S+ +[\d.]+", table)
     with Image.open(out) as image:

@@ -5,9 +5,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,16 +17,48 @@ from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import SteerError
 
-RECIPES = ("output-value", "output-value:output")
-WORDS = {
-    "with blond hair": "with black hair",
-    "on a yellow background": "on a blue background",
-    "in a dress": "in a t-shirt",
-}
-"""What sliders are looked for, and what there is instead."""
-DRAWING = Drawing(prompts=("a person", "an avatar of a person", "a cartoon face"))
-"""How pictures are drawn to find them."""
-SHOWN = ("a smiling person with short hair in a jacket", "a person with long wavy hair in a dress")
+if TYPE_CHECKING:
+    from eigenbank.registry.sets.direction_set import DirectionSet
+
+Words = tuple[tuple[str, str, Drawing], ...]
+
+RECIPE, TOP_K = "output-value:output", 128
+"""What layers write, all of it: a basis in which any words have a slider."""
+ANYBODY = Drawing(prompts=("a person", "an avatar of a person", "a cartoon face"))
+SHAPES = Drawing(
+    prompts=(
+        "a smiling person with short hair and no beard in a t-shirt",
+        "a laughing person with long hair and no beard in a dress",
+        "a person with open eyes, spiky hair and a beard in a turtleneck",
+    )
+)
+LOOKS = Drawing(
+    prompts=(
+        "a smiling person with short brown hair and tan skin in a blue t-shirt on a white background",
+        "a person with long straight black hair and pale skin in a green dress on a blue background",
+        "a laughing person with spiky red hair, brown skin and no beard in a white turtleneck on a yellow background",
+        "someone with a short beard, cropped grey hair and dark skin in a red jacket on a green background",
+        "a person with closed eyes, chin-length blond hair and tan skin in a purple cardigan on a pink background",
+        "a face with an open mouth, a black bun and pale skin in a yellow t-shirt on a white background",
+        "a winking person with side-combed brown hair, dark skin and a moustache in black clothes on a blue background",
+        "a person with an angry mouth, shoulder-length red hair and brown skin in a pink dress on a green background",
+    )
+)
+"""How pictures are drawn to find sliders. What a prompt says stays while a slider moves, so sliders of colours are found
+with prompts that say shapes, and those of a mouth with prompts that say everything."""
+WORDS = (
+    ("with blond hair", "with black hair", ANYBODY),
+    ("on a yellow background", "on a blue background", ANYBODY),
+    ("with red hair", "with black hair", SHAPES),
+    ("with grey hair", "with brown hair", SHAPES),
+    ("smiling", "with an angry mouth", LOOKS),
+    ("with an open mouth", "smiling", LOOKS),
+)
+"""What sliders are looked for, what there is instead, and with which prompts."""
+SHOWN = (
+    "a person with chin-length brown hair and tan skin in a blue jacket on a white background",
+    "a person with short black hair, pale skin and no beard in a green t-shirt on a pink background",
+)
 SEEDS = "1-6"
 """Prompts and seeds of the picture, three seeds for each prompt; nothing was found with either."""
 
@@ -57,22 +88,15 @@ def demo(out: Path) -> None:
         run_demo(out)
 
 
-def run_demo(out: Path, words: Mapping[str, str] = WORDS, top_k: int = 16, **settings: Any) -> None:
-    """Go through all steps in the catalog of EIGENBANK_HOME, with so many directions a layer and recipe; `settings` are those of finding."""
-    from dataclasses import replace
-
+def run_demo(out: Path, words: Words = WORDS, top_k: int = TOP_K, **settings: Any) -> None:
+    """Go through all steps in the catalog of EIGENBANK_HOME, with so many directions a layer; `settings` are those of finding."""
     from eigenbank.api import build, find_checkpoint
-    from eigenbank.builders.label.labeler import open_labelers
-    from eigenbank.builders.label.settings import FINDING
-    from eigenbank.loaders.pipelines import open_pipeline
-    from eigenbank.naming import find
-    from eigenbank.registry.files import readings_folder
     from eigenbank.registry.local import store
 
     _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
     log(f"1. Build: eigenvectors of the self-attention weights of {DEMO_MODEL_ID}")
     started = time.perf_counter()
-    bank = build(DEMO_MODEL_ID, recipes=RECIPES, top_k=top_k)
+    bank = build(DEMO_MODEL_ID, recipes=(RECIPE,), top_k=top_k)
     log(
         f"   {len(bank)} directions of {len(bank.layers)} layers in {time.perf_counter() - started:.2f} s (imports included), from weights alone"
     )
@@ -80,16 +104,8 @@ def run_demo(out: Path, words: Mapping[str, str] = WORDS, top_k: int = 16, **set
     log(
         "2. Find a slider for each word: hundreds of small images, read by the checkpoint's small image-text model; minutes"
     )
-    started, pipe = time.perf_counter(), open_pipeline(checkpoint)
-    (reader,) = open_labelers(["clip"], checkpoint)
-    for text, without in words.items():
-        with progress_bar("images") as progress:
-            found = find(
-                pipe, bank, text, without=without, labeler=reader, settings=replace(FINDING, quality_seeds=0, **settings),
-                drawing=DRAWING, cache=readings_folder(), progress=progress, log=lambda _: None,
-            )  # fmt: skip
-        bank = found.directions
-        log(f"   {text} (not {without}): {'nothing earned the name' if found.slider is None else found.slider.id}")
+    started = time.perf_counter()
+    bank = find_words(bank, words, quality_seeds=0, **settings)
     log(f"   {len(bank.labels)} of {len(words)} words have a slider, in {time.perf_counter() - started:.0f} s")
     if not bank.labels:
         message = "no word has a slider. No picture was drawn"
@@ -115,3 +131,28 @@ def run_demo(out: Path, words: Mapping[str, str] = WORDS, top_k: int = 16, **set
         "at_random: root mean square of what random directions of equal length do to it there; "
         "selectivity: its share of all the change; consistency: share of the seeds that agree in sign"
     )
+
+
+def find_words(bank: "DirectionSet", words: Words = WORDS, **settings: Any) -> "DirectionSet":
+    """The set with a slider for each of the words that has one; `settings` are those of finding."""
+    from dataclasses import replace
+
+    from eigenbank.api import find_checkpoint
+    from eigenbank.builders.label.labeler import open_labelers
+    from eigenbank.builders.label.settings import FINDING
+    from eigenbank.loaders.pipelines import open_pipeline
+    from eigenbank.naming import find
+    from eigenbank.registry.files import readings_folder
+
+    _, checkpoint = find_checkpoint(DEMO_MODEL_ID)
+    pipe = open_pipeline(checkpoint)
+    (reader,) = open_labelers(["clip"], checkpoint)
+    for text, without, drawing in words:
+        with progress_bar("images") as progress:
+            found = find(
+                pipe, bank, text, without=without, labeler=reader, settings=replace(FINDING, **settings),
+                drawing=drawing, cache=readings_folder(), progress=progress, log=lambda _: None,
+            )  # fmt: skip
+        bank = found.directions
+        log(f"   {text} (not {without}): {'nothing earned the name' if found.slider is None else found.slider.id}")
+    return bank

@@ -52,13 +52,13 @@ def find(
     """Find the slider that moves pictures towards any words, and name it after them.
 
     MODEL is a model id of the catalog. Write TEXT as in a prompt. An image-text model, by default the checkpoint's own
-    or CLIP, looks for it in the pictures that `label` or an earlier `find` with the same drawing options kept; without
-    any, directions are screened first. Then the best candidates are drawn. The name goes to one that moves these words
-    on nearly all seeds, moves other words little, and acts more than random directions do. Exits with 1 if there is
-    none.
+    or CLIP, looks for it in the pictures that `label` or an earlier `find` with the same drawing options kept. Without
+    any, the slider that the words themselves make is drawn; if it earns no name, the directions are screened. Then the
+    best candidates are drawn. The name goes to one that moves these words on nearly all seeds, moves other words
+    little, and acts more than random directions do. Exits with 1 if there is none.
 
-    One candidate is computed from the words alone, through the checkpoint's text attention, as a composite of the set's
-    output-side directions. --no-draw saves it as it is, without a label.
+    The words' own slider is computed through the checkpoint's text attention, as a composite of the set's output-side
+    directions. --no-draw saves it as it is, without a label.
 
     \b
     Example:
