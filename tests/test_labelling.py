@@ -188,9 +188,12 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pip
         reader, said = Colours(), []
         budget = None if images is None else Budget(images=images)
         settings = with_settings(budget=budget, seeds=(0,), most=4, per_word=9)
-        label(pipe, bank, [reader], settings, cache=tmp_path, log=said.append)
+        totals.clear()
+        progress = lambda _what, _done, total: totals.append(total)  # noqa: E731
+        label(pipe, bank, [reader], settings, cache=tmp_path, log=said.append, progress=progress)
         return reader.seen, "\n".join(said)
 
+    totals: list[int] = []
     population = len(study.POPULATION)
     with pytest.raises(BudgetError, match="too small: 32 images are drawn before any is edited"):
         labelled(population)
@@ -199,6 +202,8 @@ def test_a_budget_is_kept_and_what_it_leaves_out_is_said(bank: DirectionSet, pip
         labelled(population + 1)
     seen, said = labelled(60)
     assert 0 < seen <= 60
+    assert said.startswith("at most 60 images")
+    assert max(totals) == 60
     assert re.search(r"the budget of 60 images is spent: \d+ directions and composites were not examined", said)
     more, said = labelled(None)
     assert more > 0

@@ -55,3 +55,8 @@ class Spending:
         assert self.budget.seconds is not None
         passed = time.monotonic() - self.started
         return (self.budget.seconds - passed) * (self.drawn / passed if self.drawn else float("inf"))
+
+    def within(self, images: int) -> int:
+        """So many images, or as many as a budget of images has left if those are fewer."""
+        left = images if self.budget is None or self.budget.images is None else self.budget.images - self.drawn
+        return max(0, min(images, left))

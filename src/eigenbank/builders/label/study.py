@@ -233,7 +233,7 @@ class _Study:
             count = work.carried.count
             most = len(POPULATION) + images_to_confirm(settings, count, count, count)
         self.job = _Job(work.progress, most, spending)
-        work.announce(most)
+        work.announce(spending.within(most))
 
     def images_at_most(self, *, screened: bool = False) -> int:
         """How many images this takes at most."""
@@ -379,7 +379,7 @@ class _Study:
                 self.log(f"{error}: whole images are drawn instead")
                 self.settings = replace(self.settings, screening="drawn")
                 self.job.left = self.images_at_most() - len(POPULATION)
-                self.announce(self.job.left)
+                self.announce(self.job.spending.within(self.job.left))
         left = self.within_budget()
         return left, self.measure("screening", left, self.settings.seeds)
 
@@ -590,7 +590,7 @@ class _Job:
         def count(done: int, total: int) -> None:
             self.spending.drawn += before + done - self.done
             self.done = before + done
-            self.progress(what, self.done, before + total + self.left)
+            self.progress(what, self.done, self.done + self.spending.within(total - done + self.left))
 
         return count
 
