@@ -107,19 +107,19 @@ def test_what_libraries_warn_of_and_log_is_printable(capsys: pytest.CaptureFixtu
 def test_rows_of_a_strangers_texts_are_printable_and_data_stays_data(
     fmt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output.emit([{"id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}], ["id", "texts"], fmt=fmt)
+    output.emit("thing", [{"id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}], ["id", "texts"], fmt=fmt)
     found = capsys.readouterr().out
     assert found.replace("\n", "").replace("\t", "").replace("\u200d", "").isprintable()
     assert "👩\u200d🚀" in found
     if fmt.startswith("json"):
         row = json.loads(found)[0] if fmt == "json" else json.loads(found)
-        assert row == {"id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}
+        assert row == {"schema": "eigenbank/thing/1", "id": EVIL, "texts": [EVIL, "👩\u200d🚀"], "n": 1}
     else:
         assert LOOKS in found
 
 
 def test_bare_ids_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
-    output.emit([{"id": EVIL}], ["id"], fmt="table", quiet=True, key="id")
+    output.emit("thing", [{"id": EVIL}], ["id"], fmt="table", quiet=True, key="id")
     assert capsys.readouterr().out == f"{LOOKS}\n"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import emit_rows, facts, format_option, log, output_options, progress_bar
+from eigenbank.cli.output import emit, facts, format_option, log, output_options, progress_bar
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -44,7 +44,7 @@ def stats(fmt: str, quiet: bool) -> None:
     if fmt == "table" and not quiet:
         facts(found)
     else:
-        emit_rows("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
+        emit("stats", [found], list(found), fmt=fmt, quiet=quiet, key="catalog")
 
 
 @catalog.command(short_help="Take a model's set out of the catalog.")
@@ -173,7 +173,7 @@ def _import_folders(folders: list[Path], checkpoint: Path | None, replace: bool,
                 "folder": str(one.folder),
             }
         )
-    emit_rows("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt)
+    emit("entered", rows, ["model", "directions", "labels", "folder"], fmt=fmt)
 
 
 def _import_catalog(source: str, place: "Path | URL", fmt: str) -> None:
@@ -191,7 +191,7 @@ def _import_catalog(source: str, place: "Path | URL", fmt: str) -> None:
         {"model": one.model_id, "revision": one.revision, "what": one.what, "count": one.count, "example": one.example}
         for one in differences
     ]
-    emit_rows("difference", rows, ["model", "what", "count", "example"], fmt=fmt)
+    emit("difference", rows, ["model", "what", "count", "example"], fmt=fmt)
     log(f"{len(differences)} differences" if differences else "nothing differed")
 
 
@@ -241,7 +241,7 @@ def verify(model: str | None, files: bool, repair: bool, fmt: str) -> int:
                 {"model": one.where, "status": "wrong", "location": opened.place, "problem": one.problem}
                 for one in found
             ]
-    emit_rows("verified", rows, ["model", "status", "problem"], fmt=fmt)
+    emit("verified", rows, ["model", "status", "problem"], fmt=fmt)
     damaged = sum(row["status"] == "damaged" for row in rows)
     wrong = sum(row["status"] == "wrong" for row in rows)
     if wrong:

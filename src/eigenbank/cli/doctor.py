@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from eigenbank.cli.output import emit_rows, format_option
+from eigenbank.cli.output import emit, format_option
 
 COLUMNS = ["check", "status", "found"]
 
@@ -29,6 +29,6 @@ def doctor(ctx: click.Context, fmt: str) -> None:
     rows = [asdict(finding) for finding in findings]
     if fmt == "table":
         rows = [{**row, "found": " → ".join(filter(None, (row["found"], row["advice"])))} for row in rows]
-    emit_rows("finding", rows, COLUMNS, fmt=fmt)
+    emit("finding", rows, COLUMNS, fmt=fmt)
     if any(finding.status == "problem" for finding in findings):
         ctx.exit(1)

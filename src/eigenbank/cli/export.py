@@ -8,7 +8,7 @@ import click
 
 from eigenbank.cli import complete
 from eigenbank.cli.options import parse_sets, source_options
-from eigenbank.cli.output import echo, emit, emit_rows, log, output_options
+from eigenbank.cli.output import echo, emit, log, output_options
 from eigenbank.cli.search import limit_option
 
 FORMATS = ("diffusers", "comfyui", "lycoris", "npz", "json")
@@ -166,7 +166,7 @@ def match(
     ]
     counts = Counter(each.verdict for each in found)
     log(f"{len(found)} directions: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'none'}")
-    emit(rows, COLUMNS, fmt=fmt, quiet=quiet, key="direction")
+    emit("match", rows, COLUMNS, fmt=fmt, quiet=quiet, key="direction")
     return 0 if counts["exact"] + counts["transfer"] + counts["structure"] else 1
 
 
@@ -177,7 +177,7 @@ def _compare(one: str, other: str, limit: int, fmt: str, quiet: bool) -> None:
     banks = load(one), load(other)
     rows = compare_sets(*banks)
     columns = ["id", "nearest", "cosine", "same_rank_cosine"]
-    emit_rows("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
+    emit("comparison", rows[:limit], columns, fmt=fmt, quiet=quiet, key="id")
     for name, (here, there) in ((one, banks), (other, banks[::-1])):
         alone = not_shared(here, there)
         if alone:

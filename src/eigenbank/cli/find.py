@@ -101,14 +101,14 @@ def find(
         bank = store(found.directions, checkpoint=folder, replace=True)
         rows = [row for row in label_rows(bank) if row["direction"] == found.slider.id and row["label"] == text]
         log(f"{found.slider.id} is now called {text!r} → {bank.folder}")
-        emit(rows, LABEL_COLUMNS, fmt=fmt)
+        emit("label", rows, LABEL_COLUMNS, fmt=fmt)
         return 0
     rows = [_nearest_row(each) for each in found.nearest]
     if not no_confirm:
         log(f"no direction or composite of {model_id} earned the name {text!r}{'; nearest come' if rows else ''}")
     elif not found.nearest:
         log(f"nothing moves {text!r} at all")
-    emit(rows, NEAREST_COLUMNS, fmt=fmt)
+    emit("nearest", rows, NEAREST_COLUMNS, fmt=fmt)
     return 0 if no_confirm and found.nearest else 1
 
 
@@ -135,7 +135,7 @@ def _without_drawing(
     parts = sorted(found.slider.parts, key=lambda each: -abs(each[1]))
     rows = [{"direction": part.id, "weight": weight} for part, weight in parts]
     log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
-    emit(rows, ["direction", "weight"], fmt=fmt)
+    emit("part", rows, ["direction", "weight"], fmt=fmt)
     return 0
 
 

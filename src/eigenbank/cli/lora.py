@@ -41,4 +41,4 @@ def import_lora(source: str, model: str, text: str | None, remove: bool, fmt: st
     lora = next(each for each in reversed(bank.loras) if text in [label.text for label in each.labels])
     log(f"{lora.id}, {lora.record.size:,} bytes, is called {text!r} → {bank.folder}")
     row = {"id": lora.full_id, "label": text, "origin": lora.record.origin, "sha256": lora.record.sha256}
-    emit([row], list(row), fmt=fmt)
+    emit("lora", [row], list(row), fmt=fmt)

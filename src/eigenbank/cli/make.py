@@ -144,7 +144,7 @@ def build(
         }
         for layer in bank.manifest.layers
     ]
-    emit(rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt)
+    emit("built", rows, ["layer", "kind", "width", "heads", "directions"], fmt=fmt)
 
 
 def _downloaded(source: "WeightSource") -> str:
@@ -182,7 +182,7 @@ def _list_layers(model: str, globs: tuple[str, ...], *, fmt: str, **source_is: s
     ]
     if found.note:
         log(found.note)
-    emit(rows, LAYER_COLUMNS, fmt=fmt)
+    emit("layer", rows, LAYER_COLUMNS, fmt=fmt)
 
 
 def _as_budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> "Budget | None":
@@ -296,7 +296,7 @@ def label(
             f"eigenbank list --model {model_id}), and name what you see: eigenbank labels add {model_id}#DIRECTION WORD. "
             "Or try more directions per score (--most), other seeds (--seeds), or more recipes (eigenbank build --recipe)"
         )
-    emit(rows, LABEL_COLUMNS, fmt=fmt)
+    emit("label", rows, LABEL_COLUMNS, fmt=fmt)
 
 
 LABEL_COLUMNS = ["label", "direction", "effect", "at_random", "selectivity", "consistency", "confidence", "also_moves"]
@@ -403,7 +403,7 @@ def preview(
         }
         for name in chosen
     ]
-    emit(rows, ["direction", "label", "file", "bytes"], fmt=fmt)
+    emit("preview", rows, ["direction", "label", "file", "bytes"], fmt=fmt)
 
 
 def _to_preview(model_id: str, names: tuple[str, ...], *, everything: bool) -> list[str]:
@@ -478,4 +478,4 @@ def measure(model: str, drawing: "Drawing", checkpoint: str | None, fmt: str) ->
             rows.append((best is not None and not best.acts, {**row, "reach": best and best.reach}))
     rows.sort(key=lambda row: row[0])
     columns = ["layer", "site", "length", "source", "reach"]
-    emit([row for _, row in rows], columns, fmt=fmt)
+    emit("length", [row for _, row in rows], columns, fmt=fmt)

@@ -65,10 +65,17 @@ def printing() -> Iterator[None]:
             raise OutputError(message) from error
 
 
-def emit(rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool = False, key: str = "") -> None:
-    """Print rows on stdout: all their fields for machines, the named columns in a table, the field `key` with `-q`."""
+def emit(
+    kind: str, rows: Sequence[Row], columns: Sequence[str], *, fmt: str, quiet: bool = False, key: str = ""
+) -> None:
+    """Print rows of a kind on stdout: all their fields for machines, the named columns in a table, the field `key` with `-q`.
+
+    In JSON every row names its schema version, so that an empty result is still `[]`.
+    """
     if sys.stdout is None:
         return
+    if fmt in ("json", "jsonl"):
+        rows = [{"schema": f"eigenbank/{kind}/1", **row} for row in rows]
     with printing():
         _emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
 
@@ -268,21 +275,6 @@ def _flat(value: Any) -> Any:
 # What the rows hold
 
 
-def emit_rows(
-    kind: str,
-    rows: Sequence[Mapping[str, Any]],
-    columns: Sequence[str],
-    *,
-    fmt: str,
-    quiet: bool = False,
-    key: str = "",
-) -> None:
-    """Print rows of a kind. In JSON every row names its schema version, so that an empty result is still `[]`."""
-    if fmt in ("json", "jsonl"):
-        rows = [{"schema": f"eigenbank/{kind}/1", **row} for row in rows]
-    emit(rows, columns, fmt=fmt, quiet=quiet, key=key)
-
-
 def emit_page(
     page: "Page", asked: Mapping[str, Any], *, fmt: str, quiet: bool, again: str = "the same search and"
 ) -> None:
@@ -293,7 +285,7 @@ def emit_page(
     machine = fmt != "table" and not quiet
     measures = [name for name in MEASURES if asked["sort"] == name or asked.get(f"{BOUND[name]}_{name}") is not None]
     rows = [direction_row(row) if machine else _short_row(row, measures) for row in page]
-    emit_rows("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
+    emit("direction", rows, [*DIRECTION_COLUMNS, *measures], fmt=fmt, quiet=quiet, key="id")
     limit = asked["limit"]
     if page.cursor is not None:
         log(f"the first {limit} are shown; there are more: narrow the search, raise --limit, or go on with")
@@ -375,7 +367,7 @@ def model_row(found: "SetRow") -> dict[str, Any]:
 def facts(found: Mapping[str, Any]) -> None:
     """Print one thing's fields as a table of two columns."""
     rows = [{"what": key, "value": value} for key, value in found.items()]
-    emit(rows, ["what", "value"], fmt="table")
+    echo_table(rows, ["what", "value"])
 
 
 def names_given(names: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eigenbank.cli.output import emit_rows, format_option, log, progress_bar
+from eigenbank.cli.output import emit, format_option, log, progress_bar
 from eigenbank.schemas.printable import printable
 
 if TYPE_CHECKING:
@@ -154,18 +154,18 @@ def plan(
     pins = read_lock(lock)
     if check:
         rows, ok = _check(entries, whole, pins, None if dry_run else lock)
-        emit_rows("plan-check", rows, CHECK_COLUMNS, fmt=fmt)
+        emit("plan-check", rows, CHECK_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     if dry_run:
         rows, ok = _estimate(entries, whole, pins)
-        emit_rows("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt)
+        emit("plan-estimate", rows, ESTIMATE_COLUMNS, fmt=fmt)
         return 0 if ok else 1
     done = _run(entries, whole, pins, label=label, publish=publish, executor=executor, jobs=jobs, device=device)
     rows = [run_row(each) for each in done]
     if fmt == "table":
         # Thousands that did not change are no news.
         rows = [row for row in rows if row["status"] != "unchanged"]
-    emit_rows("plan-run", rows, RUN_COLUMNS, fmt=fmt)
+    emit("plan-run", rows, RUN_COLUMNS, fmt=fmt)
     return 1 if any(each.status == "failed" for each in done) else 0
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import click
 
 from eigenbank.cli import complete
-from eigenbank.cli.output import MODEL_COLUMNS, emit, emit_page, emit_rows, log, model_row, output_options
+from eigenbank.cli.output import MODEL_COLUMNS, emit, emit_page, log, model_row, output_options
 from eigenbank.registry.ranking import SORTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ def list_(model: str | None, limit: int, fmt: str, quiet: bool) -> None:
         rows = [model_row(found) for found in catalog.sets()]
     if len(rows) > limit:
         log(f"{len(rows):,} models, of which {limit:,} are listed: more with --limit")
-    emit_rows("model", rows[:limit], MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
+    emit("model", rows[:limit], MODEL_COLUMNS, fmt=fmt, quiet=quiet, key="model")
 
 
 def _bounds(kind: str, known: tuple[str, ...]) -> Callable[..., dict[str, float]]:
@@ -116,7 +116,7 @@ def _search_like(
         }
         for each in like(text, without=without, model=model, labeler=labeler, limit=limit, log=log)
     ]
-    emit(rows, LIKE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
+    emit("like", rows, LIKE_COLUMNS, fmt=fmt, quiet=quiet, key="id")
 
 
 def _filter_options(command: F) -> F:

@@ -123,7 +123,7 @@ def gallery(
                 f"no direction of {bare[0]}{more} has pictures: eigenbank preview {bare[0]} draws them, with --all of all"
             )
         rows = [vars(each) for each in site.sets]
-        emit(rows, GALLERY_COLUMNS, fmt=fmt)
+        emit("gallery", rows, GALLERY_COLUMNS, fmt=fmt)
         if publish is not None:
             _publish(site.folder, publish, private=private)
         if serve:

@@ -80,7 +80,7 @@ def publish(
         log(f"published in {repo} at {outcome.commit}")
     else:
         log(f"{repo} has all of it already, at {outcome.commit}: nothing was uploaded")
-    emit(rows, ["file", "change", "bytes"], fmt=fmt)
+    emit("published", rows, ["file", "change", "bytes"], fmt=fmt)
 
 
 @click.command()
@@ -111,7 +111,7 @@ def pull(name: str, revision: str | None, fmt: str) -> None:
         "labels": sum(len(record.labels) for record in manifest.directions),
         "folder": str(pulled.folder),
     }
-    emit([row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt)
+    emit("pulled", [row], ["model", "repo", "commit", "directions", "labels"], fmt=fmt)
 
 
 @click.command()
@@ -153,7 +153,7 @@ def sync(author: str | None, index: str | None, fmt: str) -> int:
         if counts[name]
     ]
     log(f"{total} published sets: {', '.join(parts) or 'none'}")
-    emit(rows, ["repo", "model", "outcome", "reason"], fmt=fmt)
+    emit("synced", rows, ["repo", "model", "outcome", "reason"], fmt=fmt)
     if counts["failed"]:
         log(f"{counts['failed']} could not be read this time: run it again, which tries them again")
     return 1 if counts["failed"] else 0

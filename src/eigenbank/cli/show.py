@@ -10,8 +10,8 @@ from eigenbank.cli.output import (
     NOT_OF_COMPOSITES,
     direction_row,
     echo,
+    echo_table,
     emit,
-    emit_rows,
     facts,
     format_option,
     log,
@@ -56,7 +56,7 @@ def show(names: tuple[str, ...], fmt: str) -> None:
         found = [_one(catalog, name) for name in given]
     if fmt != "table":
         rows = [direction_row(row) | _made_of(row) | {"reach": _reach(row)} for row in found]
-        emit_rows("direction", rows, list(rows[0]), fmt=fmt)
+        emit("direction", rows, list(rows[0]), fmt=fmt)
         return
     for number, row in enumerate(found):
         if number:
@@ -82,7 +82,7 @@ def _show_direction(row: "DirectionRow") -> None:
     facts({key: value for key, value in direction_row(row).items() if key not in apart} | known)
     if made_of["parts"]:
         echo()
-        emit(made_of["parts"], ["direction", "weight"], fmt="table")
+        echo_table(made_of["parts"], ["direction", "weight"])
     if row.quality is not None:
         echo()
         facts(quality_facts(row.quality))
@@ -124,7 +124,7 @@ def _model(catalog: "Catalog", name: str) -> dict[str, Any]:
 
 def _emit_models(rows: list[dict[str, Any]], *, fmt: str) -> None:
     if fmt != "table":
-        emit_rows("model", rows, list(rows[0]), fmt=fmt)
+        emit("model", rows, list(rows[0]), fmt=fmt)
         return
     for number, row in enumerate(rows):
         if number:

@@ -385,7 +385,7 @@ def edit(
     save_picture(found.image, out)
     if compare is not None:
         save_picture(found.grid(), compare)
-    emit([_row(found, out)], EDIT_COLUMNS, fmt=fmt)
+    emit("edit", [_row(found, out)], EDIT_COLUMNS, fmt=fmt)
 
 
 def _row(found: "EditedPhoto", out: Path) -> dict[str, Any]:
