@@ -1,12 +1,17 @@
 """Sliders files on the command line: written by `steer`, taken by `steer`, `sweep` and `edit`."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_pipelines
+from diffusers import UNet2DConditionModel, UNet2DModel
 from PIL import Image, ImageChops
 
+import eigenbank as eb
 from eigenbank.cli.main import run
 
 MID = "mid_block.attentions.0/output-value/0"
@@ -93,3 +98,69 @@ def test_sliders_of_another_model_are_drawn_as_far_as_they_match(
     err = capsys.readouterr().err
     assert "the sliders are of acme/tiny: applied to local/tuned as far as they match its weights" in err
     assert f"{MID}: transfer 0.9" in err or f"{MID}: transfer 1.0" in err
+
+
+@pytest.fixture
+def prompted(tmp_path: Path) -> str:
+    """A tiny Stable Diffusion; returns the model id of its set, of two directions."""
+    assert run(["build", str(tiny_pipelines.save("sd", tmp_path / "sd")), "--model-id", "me/sd", "--top-k", "1"]) == 0
+    return "me/sd"
+
+
+def passes_of(kind: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the denoisers of a class are called with from now on."""
+    called: list[Any] = []
+
+    @functools.wraps(kind.forward)
+    def noted(*given: Any, **_: Any) -> None:
+        called.append(given)
+
+    monkeypatch.setattr(kind, "forward", noted)
+    return called
+
+
+@pytest.mark.parametrize("command", ["steer", "steer with a file", "sweep", "edit"])
+def test_a_branch_that_a_run_does_not_have_is_refused_before_anything_is_drawn(
+    command: str, prompted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = passes_of(UNet2DConditionModel, monkeypatch)
+    name = next(iter(eb.load(prompted))).id
+    look, photo = tmp_path / "look.json", tmp_path / "photo.png"
+    look.write_text(json.dumps({"sliders": [{"key": name, "scale": 1, "branch": "uncond", "window": {"start": 0.9}}]}))
+    Image.new("RGB", (32, 32), (120, 90, 60)).save(photo)
+    call = {
+        "steer": ["steer", prompted, "--set", f"{name}=1", "--branch", "uncond", "--guidance-scale", "1"],
+        "steer with a file": ["steer", prompted, "--sliders", str(look), "--guidance-scale", "0.5"],
+        "sweep": ["sweep", prompted, "--sliders", str(look), "--guidance-scale", "1"],
+        "edit": ["edit", str(photo), "--model", prompted, "--sliders", str(look)],  # its guidance scale is 1
+    }[command]
+    capsys.readouterr()
+    assert run([*call, "--prompt", "a", "--steps", "2", "--out", str(tmp_path / "out.png")]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {name!r} is to act on the unconditional branch of guidance, and the run has none" in said
+    assert "nothing was drawn. Guide it (--guidance-scale above 1)" in said
+    assert not called
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+def test_a_model_without_guidance_has_no_branches(
+    branch: str, built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = passes_of(UNet2DModel, monkeypatch)
+    call = ["steer", built, "--set", f"{MID}=1", "--branch", branch, "--steps", "2", "--out", str(tmp_path / "out.png")]
+    assert run(call) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"has no guidance, so {MID!r} cannot act on one branch of it; nothing was drawn. Leave the branch out" in said
+    )
+    assert not called
+
+
+def test_without_guidance_the_only_pass_is_the_conditional_one(prompted: str, tmp_path: Path) -> None:
+    name = next(iter(eb.load(prompted))).id
+    call = ["steer", prompted, "--set", f"{name}=4", "--prompt", "a", "--guidance-scale", "1", "--seeds", "0"]
+    both, cond = tmp_path / "both.png", tmp_path / "cond.png"
+    assert run([*call, "--steps", "2", "--out", str(both)]) == 0
+    assert run([*call, "--steps", "2", "--branch", "cond", "--out", str(cond)]) == 0
+    assert same(both, cond)

@@ -10,9 +10,11 @@ import zoo
 from torch import Tensor
 
 import eigenbank as eb
+from eigenbank.loaders.drawing import unguided
 from eigenbank.loaders.export import choose
 from eigenbank.loaders.plugins import target_of
 from eigenbank.schemas import CompositeRecord, Sliders, SliderSetting, Weighted
+from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import ExportError, FuseError, SteerError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -130,7 +132,10 @@ def test_a_composite_acts_on_the_branch_it_is_made_for_unless_one_says_otherwise
 @pytest.mark.parametrize("case", CASES)
 def test_without_guidance_every_row_is_conditional(case: str) -> None:
     pipe, call = made(case)
+    assert not unguided(pipe, Drawing(guidance_scale=call["guidance_scale"]))
+    assert not unguided(pipe, Drawing())
     call["guidance_scale"] = 1.0 if "chroma" not in case else 0.0
+    assert unguided(pipe, Drawing(guidance_scale=call["guidance_scale"]))
     direction = next(iter(textpipes.bank_for(pipe)))
     with eb.steer(pipe, {direction: 1.0}, site="output"):
         both = first_step(pipe, call, direction.layer)

@@ -105,6 +105,7 @@ def steer(
         more = "add it there, --site output, or " if error.elsewhere else ""
         message = f"{error.what} cannot be fused: {error.why}. No picture was drawn; {more}leave out --fuse"
         raise SteerError(message) from error
+    edit.check_guided(drawing)
     _log_matches(edit)
     with drawing_bar(cost(pipe, 2 * len(seeds), drawing)) as drawn:
         plain = sample_in_batches(pipe, seeds, drawing=drawing, drawn=drawn)
@@ -160,12 +161,15 @@ def sweep(
     from eigenbank.loaders.drawing import cost
     from eigenbank.loaders.image_grid import image_grid, stack
     from eigenbank.loaders.sample import sample_in_batches
+    from eigenbank.loaders.steer import steer as steer_pipe
     from eigenbank.loaders.sweep import sweep as sweep_pipe
 
     chosen: list[Any] = [*(wanted or ([] if sliders else bank.labels)), *([sliders] if sliders else [])]
     if not chosen:
         message = f"{bank.model_id} has no labelled direction: name some (eigenbank list --model {bank.model_id}), or label it"
         raise SteerError(message)
+    if sliders is not None:
+        steer_pipe(pipe, sliders, bank=bank, force=force).check_guided(drawing)
     rows, names, notes, effects = [], [], [], []
     shown = scales if 0 in scales else (0.0, *scales)  # a scale of 0 is the unedited image
     edited = tuple(scale for scale in dict.fromkeys(scales) if scale) or (0.0,)

@@ -1,5 +1,6 @@
 """What a pipeline takes and needs to generate pictures, and what a `Drawing` is among the arguments of its call."""
 
+import copy
 import difflib
 import inspect
 import re
@@ -229,6 +230,28 @@ def guidance_of(pipe: Any, drawing: Drawing) -> float | None:
         return drawing.guidance_scale
     default = parameters_of(pipe).get(_guidance_name(pipe, drawing))
     return float(default.default) if default is not None and isinstance(default.default, (int, float)) else None
+
+
+def unguided(pipe: Any, drawing: Drawing, call: Mapping[str, Any] = {}) -> bool:
+    """Whether it is known before a run that it has no classifier-free guidance: by the pipeline, or by what it is given."""
+    if not type(pipe).__module__.startswith("diffusers.pipelines."):
+        return False
+    if not any(map(re.compile("guidance|cfg").search, parameters_of(pipe))):
+        return True
+    if any(re.search("guidance|cfg|negative", name) and value is not None for name, value in call.items()):
+        return False
+    if "true_cfg_scale" in parameters_of(pipe):
+        return passes_of(pipe, drawing) == 1
+    scale = guidance_of(pipe, drawing)
+    if scale is None or scale > 1:
+        return False
+    # Most guide above 1, some above 0: those say so by a property.
+    told = copy.copy(pipe)
+    told._guidance_scale = scale
+    try:
+        return not getattr(told, "do_classifier_free_guidance", False)
+    except (AttributeError, TypeError):
+        return False
 
 
 def own_steps(pipe: Any) -> int | None:

@@ -390,6 +390,7 @@ def edit(
     with explaining(outcome="nothing was edited"):
         check_drawing(pipe, drawing, list(call))
     names = ("negative_prompt", "guidance_scale")
+    asked = dict(call)
     call |= {name: getattr(drawing, name) for name in names if getattr(drawing, name) is not None}
     if drawing.prompts:
         call["prompt"] = drawing.prompts[0]
@@ -397,6 +398,7 @@ def edit(
     assert steps is not None
     inversion = Inversion(pipe, photo, steps=steps, repeats=repeats, size=drawing.size, **call)
     steering = steer(inversion.pipe, edits, bank=bank, force=force)
+    steering.check_guided(drawing, asked)
     plain = inversion.reconstruction
     with steering:
         changed = inversion.generate()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from eigenbank.loaders.active_edit import ActiveEdit, EditTerm, RunRecord, UnmetWarning
 from eigenbank.loaders.adapters import LoraTerm
+from eigenbank.loaders.denoiser_calls import takes_text
+from eigenbank.loaders.drawing import guidance_of, unguided
 from eigenbank.loaders.lookup import RequestedDirection, check_branch, parse_edits, requested_directions
 from eigenbank.loaders.mask import as_mask
 from eigenbank.loaders.match import Match, check, match
@@ -18,11 +20,12 @@ from eigenbank.loaders.plugins import target_of
 from eigenbank.loaders.schedule import Scale, as_scale, as_window, scale_at
 from eigenbank.loaders.target import Target, unwrapped
 from eigenbank.registry.sets.direction_set import Direction, DirectionSet, Lora
-from eigenbank.schemas.errors import FuseError, MatchError, SteerError
+from eigenbank.schemas.errors import BranchError, FuseError, MatchError, SteerError
 from eigenbank.schemas.recipe import SITES, Branch, Site
 
 if TYPE_CHECKING:
     from eigenbank.loaders.lookup import Edits
+    from eigenbank.schemas.drawing import Drawing
 
 SiteName = Literal["input", "projection", "output", "block-input", "projection-input", "block-output"]
 
@@ -41,6 +44,24 @@ class Steering:
         self._run = run
         self.attached = False
         """Whether the edit is acting on the pipeline now."""
+
+    def check_guided(self, drawing: "Drawing", call: Mapping[str, Any] = {}) -> None:
+        """Raise SteerError, before anything is drawn, for a branch of guidance that a drawing is known not to have."""
+        pipe = self.target.owner
+        asked = {term.branch: term.key for term in self.terms if term.branch is not None}
+        if not asked or not unguided(pipe, drawing, call):
+            return
+        if not any(map(takes_text, self.target.denoisers.values())):
+            problem = f"a {self.target.kind} has no guidance, so {next(iter(asked.values()))!r} cannot act on one branch of it"
+            raise BranchError(problem, outcome="nothing was drawn", advice="Leave the branch out, or say 'both'")
+        if "uncond" in asked:
+            scale = guidance_of(pipe, drawing)
+            why = "" if scale is None or scale > 1 else f" at a guidance scale of {scale:g}"
+            problem = (
+                f"{asked['uncond']!r} is to act on the unconditional branch of guidance, and the run has none{why}"
+            )
+            advice = "Guide it (`guidance_scale=` above 1), or choose another branch"
+            raise BranchError(problem, outcome="nothing was drawn", advice=advice)
 
     def attach(self) -> "Steering":
         """Put the hooks in place. Raises SteerError if they are, or where the pipeline's mode refuses the edit."""

@@ -83,6 +83,7 @@ def sweep(
     whole = drawn_prompts(as_drawing(drawing, call), len(seeds))
 
     steering = steer(pipe, direction if isinstance(direction, Sliders) else {direction: 1.0}, bank=bank, force=force)
+    steering.check_guided(whole, call)
     if isinstance(direction, Sliders):
         own = {each.key: each.scale for each in direction.sliders}
     else:
