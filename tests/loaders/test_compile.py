@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import textpipes
+import tiny_pipelines
 import torch
 import zoo
 
 import eigenbank as eb
+from eigenbank.loaders.memory import picture_bytes
 
 
 class Counting:
@@ -76,6 +78,44 @@ def test_changing_a_scale_does_not_recompile(in_place: bool) -> None:
     assert torch.equal(run(), before)
     # What was compiled before the edit is used again.
     assert counting.graphs == steered
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_pipeline_is_steered_bit_for_bit_as_it_was_before() -> None:
+    pipe = textpipes.stable_diffusion()
+    bank = textpipes.bank_for(pipe)
+    first, second = list(bank)[:2]
+    edits = {first: lambda done: [1.0, done], second: -0.5}
+
+    def drawn() -> list[torch.Tensor]:
+        found = [textpipes.draw(pipe, 2)]
+        for branch in ("both", "cond"):
+            with eb.steer(pipe, edits, branch=branch, window=(0.3, 1)):  # type: ignore[arg-type]
+                found.append(textpipes.draw(pipe, 2))
+        return found
+
+    eager = drawn()
+    assert not any(torch.equal(edited, eager[0]) for edited in eager[1:])
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    assert all(torch.equal(one, other) for one, other in zip(drawn(), eager, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_photos_and_sweeps_take_a_pipeline_whose_parts_are_compiled() -> None:
+    pipe = tiny_pipelines.make("sd")
+    bank = eb.build(pipe, top_k=1)
+    first = next(iter(bank))
+    photo = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def drawn() -> list[torch.Tensor]:
+        edited = eb.edit(pipe, photo, {first: 1.0}, bank=bank, steps=2, prompt="a").edited
+        return [edited, eb.sweep(pipe, first, [1.0], bank=bank, steps=2, prompt="a").pixels]
+
+    eager, size = drawn(), picture_bytes(pipe, 64, 64)
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    pipe.vae = torch.compile(pipe.vae, backend="eager")
+    assert picture_bytes(pipe, 64, 64) == size
+    assert all(torch.equal(one, other) for one, other in zip(drawn(), eager, strict=True))
 
 
 @pytest.mark.slow

@@ -198,6 +198,28 @@ def test_weights_named_by_wrappers_are_loaded_not_left_random(prefix: str, offic
     assert all(torch.equal(unet.get_parameter(name), tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "vae"])
+def test_other_parts_that_were_saved_compiled_are_refused_not_left_random(
+    part: str, official: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(official, tmp_path / "named")
+    (weights,) = (folder / part).glob("*.safetensors")
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(SourceError, match=rf"{part} was saved while it was compiled: it has _orig_mod\."):
+        open_pipeline(folder)
+
+
+def test_a_pickle_of_a_compiled_denoiser_is_refused_not_left_empty(official: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(official, tmp_path / "pickled")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(
+        {f"_orig_mod.{name}": tensor for name, tensor in load_file(weights).items()}, weights.with_suffix(".bin")
+    )
+    weights.unlink()
+    with pytest.raises(SourceError, match=r"unet lacks \d+ tensors of its config's UNet2DConditionModel.*_orig_mod"):
+        open_pipeline(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -40,6 +40,11 @@ def parameters_of(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature((pipe if isinstance(pipe, type) else type(pipe)).__call__).parameters
 
 
+def part_of(pipe: Any, *names: str) -> Any:
+    """Return the first of these components that a pipeline has, None for none. A compiled one cannot be asked `if part`."""
+    return next((part for name in names if (part := getattr(pipe, name, None)) is not None), None)
+
+
 def takes_prompt(pipe: Any) -> bool:
     """Whether a pipeline, or its class, reads text."""
     return "prompt" in parameters_of(pipe)
@@ -283,7 +288,7 @@ def _own_side(pipe: Any, axis: int) -> int | None:
         return None
     factor = getattr(pipe, "vae_scale_factor", None)
     if factor is None:
-        coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
+        coder = part_of(pipe, "vqvae", "vae")
         factor = 1 if coder is None else 2 ** (len(coder.config.block_out_channels) - 1)
     return int(side * factor)
 

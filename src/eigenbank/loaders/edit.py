@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from eigenbank.diffusers_compat import execution_device, packed_latents, unpacked_latents
-from eigenbank.loaders.drawing import DrawingCost, as_drawing, check_drawing, cost, parameters_of
+from eigenbank.loaders.drawing import DrawingCost, as_drawing, check_drawing, cost, parameters_of, part_of
 from eigenbank.loaders.inverse_schedulers import scheduler_pair
 from eigenbank.loaders.lookup import edit_name, parse_edits
 from eigenbank.loaders.photo import as_pixels
 from eigenbank.loaders.steer import steer
+from eigenbank.loaders.target import unwrapped
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.drawing import Drawing
 from eigenbank.schemas.errors import DrawingError, SteerError, explaining
@@ -55,8 +56,8 @@ class ReversiblePipeline:
         self.pipe.scheduler = self.forward
         self.pipe.set_progress_bar_config(disable=True)
         self.device = execution_device(pipe)
-        self.coder = getattr(pipe, "vqvae", None) or getattr(pipe, "vae", None)
-        self.channels = getattr((self.coder or pipe.unet).config, "in_channels", 3)
+        self.coder = part_of(pipe, "vqvae", "vae")
+        self.channels = getattr((pipe.unet if self.coder is None else self.coder).config, "in_channels", 3)
         if self.channels not in (1, 3):
             message = f"a {type(pipe).__name__} makes {self.channels} channels, no picture: nothing was edited"
             raise SteerError(message)
@@ -153,7 +154,7 @@ class PromptedPipeline(ReversiblePipeline):
         image = (pixels * 2 - 1)[None, : self.channels].to(self.device, vae.dtype)
         latents = vae.encode(image).latent_dist.mode()
         latents = (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
-        denoiser: Any = getattr(self.pipe, "unet", None) or self.pipe.transformer
+        denoiser = part_of(self.pipe, "unet", "transformer")
         return packed_latents(self.pipe, latents).to(denoiser.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -171,9 +172,15 @@ class PromptedPipeline(ReversiblePipeline):
         return found
 
 
+def _kind(pipe: Any, name: str) -> str:
+    """The class of a pipeline's component, also of a compiled one."""
+    part = getattr(pipe, name, None)
+    return type(unwrapped(part) if isinstance(part, torch.nn.Module) else part).__name__
+
+
 def check_reversible(pipe: Any) -> None:
     """Raise SteerError, naming the pipeline, for what cannot be run backwards."""
-    kinds = {type(getattr(pipe, name, None)).__name__ for name in ("unet", "transformer")}
+    kinds = {_kind(pipe, name) for name in ("unet", "transformer")}
     if "UNet2DModel" in kinds or (kinds & set(PROMPTED) and hasattr(pipe, "scheduler")):
         return
     if isinstance(pipe, torch.nn.Module):
@@ -191,7 +198,7 @@ def reversible(
 ) -> ReversiblePipeline:
     """Prepare a pipeline for running backwards. Raises SteerError, naming it, for pipelines that cannot."""
     check_reversible(pipe)
-    if type(getattr(pipe, "unet", None)).__name__ != "UNet2DModel":
+    if _kind(pipe, "unet") != "UNet2DModel":
         return PromptedPipeline(pipe, steps, repeats, size, dict(call))
     if call:
         message = f"a {type(pipe).__name__} has no prompts and does not take {', '.join(sorted(call))}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from eigenbank.diffusers_compat import execution_device
-from eigenbank.loaders.drawing import as_drawing, image_size, parameters_of, passes_of
+from eigenbank.loaders.drawing import as_drawing, image_size, parameters_of, part_of, passes_of
 from eigenbank.loaders.pipelines import denoiser_of
 from eigenbank.progress import log_warning
 from eigenbank.schemas.drawing import Drawing
@@ -53,9 +53,11 @@ def picture_bytes(pipe: Any, height: int, width: int, frames: int = 1, *, guided
     """
     denoiser: Any = denoiser_of(pipe)
     config: Any = getattr(denoiser, "config", None)
-    vae = getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+    vae = part_of(pipe, "vae", "vqvae")
     factor = (
-        (getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None) or 1) if vae else 1
+        (getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None) or 1)
+        if vae is not None
+        else 1
     )
     shrunk = getattr(pipe, "vae_scale_factor_temporal", None) or 1
     places = height * width / factor**2 * (1 + (frames - 1) // shrunk)

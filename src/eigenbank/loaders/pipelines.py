@@ -147,6 +147,11 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     variant = drawing.variant or _only_variant(folder, [name for name in parts if name not in left_out])
     dtype = _dtype(drawing, device, lambda: own_dtype(folder, variant))
     stored = {name: _stored(folder / name, variant) for name in parts if name not in left_out}
+    for name in stored.keys() - set(_DENOISERS):
+        wrapped = next((each for each in stored[name] if "_orig_mod." in each), None)
+        if wrapped is not None:
+            problem = f"{folder / name} was saved while it was compiled: it has {wrapped}, and diffusers would fill it with random values"
+            raise SourceError(problem, advice="Save it from what was compiled, its `_orig_mod`")
     with quietly():
         try:
             for name in _DENOISERS:
@@ -162,6 +167,16 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
     for name in _DENOISERS:
         if stored.get(name) and name not in given:
             _check_filled(getattr(pipe, name), stored[name], folder / name)
+    for name in stored:
+        part = getattr(pipe, name, None)
+        empty = (
+            [each for each, value in part.named_parameters() if value.is_meta] if isinstance(part, nn.Module) else []
+        )
+        if empty:
+            problem = (
+                f"{folder / name} lacks {len(empty)} tensors of its config's {type(part).__name__}, such as {empty[0]}"
+            )
+            raise SourceError(problem, advice=_SAVE_AGAIN)
     return pipe
 
 
@@ -247,6 +262,9 @@ def _without_prefixes(part: Path, stored: dict[str, Path]) -> nn.Module:
     return model.eval()
 
 
+_SAVE_AGAIN = "Fetch or save the checkpoint again, what was compiled from its `_orig_mod`"
+
+
 def _check_filled(denoiser: Any, stored: Iterable[str], part: Path) -> None:
     """Raise SourceError where diffusers filled parameters with random values, since their tensors are not in the file."""
     names = set(stored)
@@ -255,7 +273,7 @@ def _check_filled(denoiser: Any, stored: Iterable[str], part: Path) -> None:
     missing = [name for name, _ in denoiser.named_parameters() if name not in names]
     if missing and "quantization_config" not in denoiser.config:
         problem = f"{part} lacks {len(missing)} tensors of its config's {type(denoiser).__name__}, such as {missing[0]}"
-        raise SourceError(problem, advice="Fetch or save the checkpoint again")
+        raise SourceError(problem, advice=_SAVE_AGAIN)
 
 
 def _from_file(file: Path, drawing: Drawing, device: str, config: str | None) -> Any:
