@@ -55,7 +55,7 @@ def lens(
     """Make the composite for a text of what its prompts write into the image: `positive` are their tokens `(n, e)`, as the
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
-    Reads the text weights of the set's layers, and what they write tokens with where their length is not known. Layers take part
+    Reads the text weights of the set's layers, and what they write tokens with. Layers take part
     by how much the words write, beside what the layer itself does; the composite adds `STRENGTH` times as much, has a norm of `NORM` to
     `LARGEST`, and at most `PARTS` parts. Like words in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
@@ -119,12 +119,9 @@ def _composite(
 
 
 def _length(source: "WeightSource", layer: Layer) -> float:
-    """The length of a token that a layer writes: as measured, or that of W_O·W_V·x for an x fresh from the norm, which is the same but
-    for what attention averages out.
+    """The length of W_O·W_V·x for an x fresh from the norm: that of a token that a layer writes, but for what attention averages out. By
+    the weights alone, whether the set knows measured lengths or not, so that the same words are the same slider.
     """
-    known = layer.lengths.get(RECIPE.site)
-    if known is not None:
-        return known.length
     roles: list[Role] = [role for role in ("value", "output", "norm") if role in layer.tensors]
     read = source.read([layer.tensors[role] for role in roles])
     weights = {role: tensor.double() for role, tensor in zip(roles, read, strict=True)}
