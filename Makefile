@@ -53,9 +53,7 @@ DEMO := eigenbank/avatars-64
 ASK := --prompt 'a person' --prompt 'an avatar of a person' --prompt 'a cartoon face'
 directions: install ## Build the demo checkpoint's direction set anew, find its sliders, draw them (some minutes)
 	home=$$(mktemp -d) && export EIGENBANK_HOME=$$home EIGENBANK_CATALOG=$$home/catalog.db && \
-	$(BIN)/eigenbank build $(DEMO) --replace --top-k 16 --recipe output-value --recipe output-value:output && \
-	$(BIN)/eigenbank find $(DEMO) 'with blond hair' --not 'with black hair' $(ASK) && \
-	$(BIN)/eigenbank find $(DEMO) 'on a yellow background' --not 'on a blue background' $(ASK) && \
+	$(BIN)/python training/directions.py && \
 	$(BIN)/eigenbank preview $(DEMO) $(ASK) --steps 10 && \
 	rm -rf catalog/avatars-64/directions && mv $$home/sets/*/* catalog/avatars-64/directions && rm -rf $$home
 

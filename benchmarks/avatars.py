@@ -1,6 +1,6 @@
 """Do the avatars' sliders hold? On fresh seeds over ten prompts that finding did not use, beside random vectors, and on an untrained copy.
 
-    python benchmarks/avatars.py --out benchmarks/results/avatars.json    # about 8,000 pictures of 64×64
+    python benchmarks/avatars.py --out benchmarks/results/avatars.json    # about 6,000 pictures of 64×64
 
 Each slider is drawn at plus and minus the scale that its evidence is of, and read by the small image-text model beside the checkpoint, and
 by the attribute model, which had no part in finding it. What was drawn is kept: a run cut short goes on.
@@ -35,8 +35,8 @@ PROMPTS = (
 )  # fmt: skip
 """What is to hold is said by none of them."""
 FACTORS = {
-    "with blond hair": ("light hair", 1), "on a yellow background": ("warm background", 1), "with red hair": ("red hair", 1),
-    "with grey hair": ("light hair", 1), "smiling": ("smile", 1), "with an open mouth": ("open mouth", 1),
+    "with blond hair": ("light hair", 1), "on a yellow background": ("warm background", 1),
+    "with grey hair": ("light hair", 1), "smiling": ("smile", 1),
 }  # fmt: skip
 """The attribute that should move with a label, and which way."""
 FIRST, DRAWS, STEPS = 500_000, 3, 10

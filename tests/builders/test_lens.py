@@ -13,7 +13,7 @@ from torch import Tensor
 import eigenbank as eb
 from eigenbank.api import open_source, source_of
 from eigenbank.builders.label.composites import NORM
-from eigenbank.builders.lens import LARGEST, RECIPE, STRENGTH, Lens, _length, lens
+from eigenbank.builders.lens import LARGEST, RECIPE, Lens, _length, lens
 from eigenbank.loaders.prompts import encode_prompts
 from eigenbank.registry.sets.direction_set import DirectionSet
 from eigenbank.schemas.errors import SourceError
@@ -57,8 +57,8 @@ def test_it_is_what_text_attention_adds_for_the_words(kind: str, tmp_path: Path)
         strengths.append(math.hypot(*weights) * _length(source_of(pipe)[1], bank.layers[name]) / float(change.norm()))
     norm = math.hypot(*(part.weight for part in found.record.parts))
     assert norm < LARGEST
-    # So many times what the words write, or what the shortest lens takes: in every layer alike.
-    strength = STRENGTH if norm > 1.01 * NORM else max(STRENGTH, strengths[0])
+    # What the words write, or what the shortest lens takes: in every layer alike.
+    strength = 1.0 if norm > 1.01 * NORM else max(1.0, strengths[0])
     assert norm == pytest.approx(max(NORM, norm))
     assert strengths == pytest.approx([strength] * len(strengths), rel=0.02)
 

@@ -17,7 +17,7 @@ def test_the_demo_builds_finds_loads_and_draws(tmp_path: Path, capfd: pytest.Cap
     few = {"seeds": (100, 101, 102, 103), "steps": 4, "confirm_most": 16, "chance_most": 8, "null": 2}
     run_demo(out, (WORDS[1],), top_k=2, **few)
     table, story = capfd.readouterr()
-    assert "14 directions of 7 layers" in story
+    assert "28 directions of 7 layers" in story
     assert "1 of 1 words have a slider" in story
     assert re.search(r"on a yellow background +\S+ +[\d.]+", table)
     with Image.open(out) as image:

@@ -26,9 +26,6 @@ RECIPE = Recipe.parse("output-value:output")
 """The recipe whose directions are what a layer writes most, an orthonormal basis."""
 PARTS = 1000
 """Most directions in a lens."""
-STRENGTH = 2.5
-"""How many times what words write into an image's tokens on average, where each looks at all of the text alike, a slider of theirs adds
-at a scale of 1: in a run, some tokens look at the words most of all."""
 LARGEST = 6.0
 """Root of the sum of the squared weights of a lens at most."""
 SAME = 1e-4
@@ -56,8 +53,8 @@ def lens(
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
     Reads the text weights of the set's layers, and what they write tokens with. Layers take part
-    by how much the words write, beside what the layer itself does; the composite adds `STRENGTH` times as much, has a norm of `NORM` to
-    `LARGEST`, and at most `PARTS` parts. Like words in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
+    by how much the words write, beside what the layer itself does; the composite adds as much as they write on average, where every token of the image looks at all of the text alike. It has a norm of
+    `NORM` to `LARGEST`, and at most `PARTS` parts. Like words in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
     or where it is not known how the denoiser's text gets into its image.
     """
     before, after = (torch.stack([each.mean(0) for each in texts]).mean(0) for texts in (neutral, positive))
@@ -108,7 +105,7 @@ def _composite(
         key=lambda each: -abs(each[1]),
     )[:PARTS]  # fmt: skip
     norm = sum(value**2 for _, value in flat) ** 0.5
-    strength = min(max(STRENGTH * norm, NORM), LARGEST) / norm
+    strength = min(max(norm, NORM), LARGEST) / norm
     kept = {name: strength * value for name, value in flat}
     parts = tuple(Weighted(direction=each, weight=kept[each]) for ids in held.values() for each in ids if each in kept)
     there = next(

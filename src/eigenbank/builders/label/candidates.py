@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.carry import Carried
-from eigenbank.builders.label.composites import fit, in_own_unit, name_for, predicted
+from eigenbank.builders.label.composites import fit, name_for, predicted
 from eigenbank.builders.label.criteria import (
     Chance,
     Criteria,
@@ -31,10 +31,6 @@ READABLE = 0.1
 
 PREDICTED = 0.5
 """An effect in a predicted image says this much of one in the finished image at least: 0.55 on average, see `benchmarks/screening.py`."""
-
-PROPOSED_AT = 0.4
-"""The scale at which a proposed composite is held against random ones: further out these change pictures as a whole, and
-more of what moves is theirs."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +89,13 @@ class Scores:
 class Candidates:
     """What one labeler's readings on the screening seeds (`screen`), or another set's labels (`carry`), make worth confirming.
 
-    `composites` are new ones, whose names join those `taken`, one of them may be `proposed`; `open` are the ids of what is being confirmed, and neither
+    `composites` are new ones, whose names join those `taken`; `open` are the ids of what is being confirmed, and neither
     labelled nor settled to have no label.
     """
 
     def __init__(self, scores: "Scores") -> None:
         self.scores = scores
         self.composites: list[CompositeRecord] = []
-        self.proposed = ""
         self.open: set[str] = set()
         self._wanted: dict[str, str] = {}
         self._expected: dict[str, tuple[int, Effects]] = {}
@@ -148,12 +143,11 @@ class Candidates:
                     self._wanted |= {ids[row]: names[score] for row in rows}
 
     def propose(self, text: str, record: CompositeRecord, taken: set[str]) -> None:
-        """Take a composite that is proposed for a name, at `PROPOSED_AT` of its weights. It comes after the one that is fitted to the screening, if there is one: that
+        """Take a composite that is proposed for a name. It comes after the one that is fitted to the screening, if there is one: that
         fits into a file for other programs, which holds nothing that acts on one branch of guidance.
         """
         if text in self._queues:
-            self.composites.append(in_own_unit(record, PROPOSED_AT).model_copy(update={"name": name_for(text, taken)}))
-            self.proposed = self.composites[-1].id
+            self.composites.append(record.model_copy(update={"name": name_for(text, taken)}))
             self._wanted[self.composites[-1].id] = text
             self._queues[text].insert(int(text in self._expected), self.composites[-1].id)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigenbank.builders.label.budget import BudgetError, Spending
-from eigenbank.builders.label.candidates import PROPOSED_AT, Candidates, Confirmation, Nearest, Scores
+from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
 from eigenbank.builders.label.carry import Carried, carried
 from eigenbank.builders.label.composites import in_own_unit, label_in_own_unit, quality_in_own_unit
 from eigenbank.builders.label.criteria import strongest
@@ -304,11 +304,6 @@ class _Study:
             for name, given in self.confirm(candidates, directions, wanted).items():
                 labels.setdefault(name, []).extend(given)
         earned = [record for record in new if record.id in labels]
-        proposed = {each.proposed for each in candidates} & labels.keys()
-        for name in proposed:
-            labels[name] = [label_in_own_unit(each, 1 / PROPOSED_AT) for each in labels[name]]
-        earned = [in_own_unit(each, 1 / PROPOSED_AT) if each.id in proposed else each for each in earned]
-        directions = directions.composed([*self.directions.manifest.composites, *earned])
         named = everything if settings.all_qualities else [each for each in everything if each.id in labels]
         measured = [*named, *(directions[record.id] for record in earned), *compared(directions, settings)]
         if self.job.spending.room < images_of_qualities(settings, len(measured)):
