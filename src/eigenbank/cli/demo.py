@@ -54,10 +54,7 @@ WORDS = (
     ("smiling", "with an angry mouth", LOOKS),
 )
 """What sliders are looked for, what there is instead, and with which prompts."""
-SHOWN = (
-    "a person with chin-length brown hair and tan skin in a blue jacket on a white background",
-    "a person with short black hair, pale skin and no beard in a green t-shirt on a pink background",
-)
+SHOWN = ("a person with short hair and no beard in a jacket", "a person with long wavy hair in a dress")
 SEEDS = "1-6"
 """Prompts and seeds of the picture, three seeds for each prompt; nothing was found with either."""
 

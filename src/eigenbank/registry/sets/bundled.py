@@ -17,7 +17,7 @@ DEMO_MODEL_ID = "eigenbank/avatars-64"
 
 _FOLDERS = {DEMO_MODEL_ID: "avatars-64"}
 """The checkpoints that come with the package."""
-DIGESTS = ("054c88b31fe41b1d84bd58ad52cdf0fcaaf1095383676904df59aa828c441f6d",)
+DIGESTS = ("3deead0db5d3c14a8745c374a57a6f64864497ef90f1f2c5717ed430e817fc79",)
 """The digest of every direction set that comes with the package, so that a catalog that has them all opens without reading any."""
 
 
