@@ -242,8 +242,9 @@ class ActiveEdit:
 
     def _needs_calls(self) -> bool:
         """Whether the edit depends on the step, the batch or the image's size, so that no call may be missed."""
-        per_sample = any(term.at(done).ndim for term in self.terms for done in (0.0, 0.5, 1 - 1e-9))
-        return bool(self._counters or self._branches()) or per_sample or self._changing() or self.mask is not None
+        if self._counters or self._branches() or self._changing() or self.mask is not None:
+            return True
+        return any(term.at(0.0).ndim for term in self.terms)
 
     def _changing(self) -> bool:
         """Whether anything changes over the run."""

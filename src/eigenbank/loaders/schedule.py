@@ -59,6 +59,8 @@ def as_window(window: tuple[float, float]) -> Window:
 
 def as_scale(scale: Amount, key: str) -> Tensor:
     """Convert a scale into a float32 tensor, `()` or `(samples,)`. Raises SteerError for what is none."""
+    if isinstance(scale, float) and abs(scale) <= MAX_SCALE:  # by far the most: a lens has hundreds
+        return torch.tensor(scale, dtype=torch.float32)
     try:
         value = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, OverflowError, RuntimeError):

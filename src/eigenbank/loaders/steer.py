@@ -322,7 +322,8 @@ def _check_scales(terms: Sequence[EditTerm]) -> None:
     """Raise SteerError for what is no scale, or gives scales for batches of several sizes at once."""
     batches = set()
     for term in terms:
-        now = [scale_at(term.scale, done, term.key) for done in (0.0, 0.5, 1 - 1e-9)]
+        times = (0.0, 0.5, 1 - 1e-9) if callable(term.scale) else (0.0,)
+        now = [scale_at(term.scale, done, term.key) for done in times]
         batches |= {len(scale) for scale in now if scale.ndim}
     if len(batches) > 1:
         message = f"the edit gives scales for batches of {sorted(batches)} samples at once: give each direction as many"
