@@ -2,7 +2,7 @@
 
     python training/directions.py    # into the catalog of EIGENBANK_HOME
 
-As `eigenbank demo` does it, on more seeds.
+As `eigenbank demo` does it, and with how good the sliders are.
 """
 
 from eigenbank.api import build, find_checkpoint
@@ -10,13 +10,11 @@ from eigenbank.cli.demo import FITTED, WORDS, find_words, whole
 from eigenbank.registry.local import store
 from eigenbank.registry.sets.bundled import DEMO_MODEL_ID
 
-SEEDS = {"confirm_most": 48, "chance_most": 24}
-
 
 def main() -> None:
     """Build, find, store."""
-    fitted = find_words(build(DEMO_MODEL_ID, top_k=16), WORDS[:FITTED], **SEEDS)
-    bank = find_words(whole(fitted), WORDS[FITTED:], **SEEDS)
+    fitted = find_words(build(DEMO_MODEL_ID, top_k=16), WORDS[:FITTED])
+    bank = find_words(whole(fitted), WORDS[FITTED:])
     store(bank, checkpoint=find_checkpoint(DEMO_MODEL_ID)[1], replace=True)
 
 
