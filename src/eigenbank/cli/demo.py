@@ -54,8 +54,8 @@ WORDS = (
     ("with grey hair", "with brown hair", SHAPES),
 )
 """What sliders are looked for, what there is instead, and with which prompts. The last is the set's that ships alone: the demo is short."""
-SEEDS_OF_WORDS = {"confirm_most": 48, "chance_most": 24}
-"""Finding confirms on fewer seeds by default; on these, random vectors are known well enough to tell the words' own sliders from them."""
+ON_MORE_SEEDS = {"confirm_most": 48, "chance_most": 24}
+"""How the words' own sliders are confirmed: on the fewer seeds of the default, random vectors are not known well enough to tell them apart."""
 SHOWN = ("a person with short hair and no beard in a jacket", "a person with long wavy hair in a dress")
 SEEDS = "1-6"
 """Prompts and seeds of the picture, three seeds for each prompt; nothing was found with either."""
@@ -106,7 +106,7 @@ def run_demo(out: Path, words: Words = WORDS[:3], top_k: int = 16, **settings: A
     settings = {"quality_seeds": 0, **settings}
     bank = find_words(bank, words[:FITTED], **settings)
     if words[FITTED:]:
-        bank = find_words(whole(bank), words[FITTED:], **settings)
+        bank = find_words(whole(bank), words[FITTED:], **(ON_MORE_SEEDS | settings))
     log(f"   {len(bank.labels)} of {len(words)} words have a slider, in {time.perf_counter() - started:.0f} s")
     if not bank.labels:
         message = "no word has a slider. No picture was drawn"
@@ -170,7 +170,7 @@ def find_words(bank: "DirectionSet", words: Words = WORDS, **settings: Any) -> "
     for text, without, drawing in words:
         with progress_bar("images") as progress:
             found = find(
-                pipe, bank, text, without=without, labeler=reader, settings=replace(FINDING, **(SEEDS_OF_WORDS | settings)),
+                pipe, bank, text, without=without, labeler=reader, settings=replace(FINDING, **settings),
                 drawing=drawing, cache=readings_folder(), progress=progress, log=lambda _: None,
             )  # fmt: skip
         bank = found.directions
