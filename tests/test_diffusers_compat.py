@@ -5,6 +5,7 @@ These tests run before all others (see `conftest.py`): where one fails, a new re
 """
 
 import ast
+import types
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def test_torch_keeps_a_modules_tensors_in_tables() -> None:
     buffers["running_mean"] = torch.full((2,), 3.0)
     assert module.weight.stride() == (0,), changed(torch, compat.tensor_tables)
     assert module.running_mean.tolist() == [3, 3], changed(torch, compat.tensor_tables)  # type: ignore[union-attr,operator]
+
+
+def test_pipelines_say_whether_they_guide_by_the_scale_of_their_call() -> None:
+    pipe = object.__new__(diffusers.StableDiffusionPipeline)
+    pipe.unet = torch.nn.Identity()
+    pipe.unet.config = types.SimpleNamespace(time_cond_proj_dim=None)
+    assert compat.guides_at(pipe, 7.5), changed(diffusers, compat.guides_at)
+    assert not compat.guides_at(pipe, 1.0), changed(diffusers, compat.guides_at)
 
 
 def test_torch_convolutions_have_one_base() -> None:

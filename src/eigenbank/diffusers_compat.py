@@ -6,6 +6,7 @@ there keeps the rest of the package from reading private attributes itself. Impo
 libraries.
 """
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -162,6 +163,19 @@ def calls_in_turn(owner: Any, denoisers: Iterable[str]) -> bool:
     except (TypeError, OSError, AttributeError):
         return False
     return any(code.count(f"self.{name}(") > 1 for name in denoisers if name)
+
+
+def guides_at(pipe: Any, scale: float) -> bool:
+    """Whether a pipeline guides at a guidance scale of at most 1: most guide above 1, some above 0, and these say so by a property.
+
+    diffusers 0.42: pipelines keep `_guidance_scale` of their call, by which `do_classifier_free_guidance` goes.
+    """
+    told = copy.copy(pipe)
+    told._guidance_scale = scale
+    try:
+        return bool(getattr(told, "do_classifier_free_guidance", False))
+    except (AttributeError, TypeError):
+        return True
 
 
 def running_pipeline(thread: int | None = None) -> tuple[Any, Mapping[str, Any]] | None:

@@ -54,7 +54,7 @@ CALLS = [
     ([*STEER, "--set", f"{MID}=1", "--window", "0-0.5"], 2, "expected numbers, as in 0.2,0.8"),
     ([*STEER, "--set", f"{MID}=1", "--site", "roof"], 2, "--site"),
     ([*STEER, "--set", f"{MID}=1", "--branch", "none"], 2, "--branch"),
-    ([*STEER, "--set", f"{MID}=1", "--branch", "cond"], 1, "use branch='both'"),
+    ([*STEER, "--set", f"{MID}=1", "--branch", "cond"], 1, "Leave the branch out, or say 'both'"),
     ([*STEER, "--set", f"{MID}=1", "--mask", "no/such.png"], 1, "is no file"),
     ([*STEER, "--set", f"{MID}=1", "--fuse"], 1, "cannot be fused"),
     ([*STEER, "--set", f"{MID}=1", "--lora", "a.safetensors=x"], 2, "'x' is no weight"),

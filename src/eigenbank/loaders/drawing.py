@@ -1,6 +1,5 @@
 """What a pipeline takes and needs to generate pictures, and what a `Drawing` is among the arguments of its call."""
 
-import copy
 import difflib
 import inspect
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eigenbank.diffusers_compat import execution_device
+from eigenbank.diffusers_compat import execution_device, guides_at
 from eigenbank.progress import Log, log_warning
 from eigenbank.registry.files import parse_json, read_bounded
 from eigenbank.schemas.drawing import Drawing
@@ -250,13 +249,7 @@ def unguided(pipe: Any, drawing: Drawing, call: Mapping[str, Any] = {}) -> bool:
     scale = guidance_of(pipe, drawing)
     if scale is None or scale > 1:
         return False
-    # Most guide above 1, some above 0: those say so by a property.
-    told = copy.copy(pipe)
-    told._guidance_scale = scale
-    try:
-        return not getattr(told, "do_classifier_free_guidance", False)
-    except (AttributeError, TypeError):
-        return False
+    return not guides_at(pipe, scale)
 
 
 def own_steps(pipe: Any) -> int | None:

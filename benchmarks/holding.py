@@ -1,6 +1,6 @@
 """Do the avatars' sliders hold? On fresh seeds over ten prompts that finding did not use, beside random vectors, and on an untrained copy.
 
-    python benchmarks/avatars.py --out benchmarks/results/avatars.json    # about 6,000 pictures of 64×64
+    python benchmarks/holding.py --out benchmarks/results/holding.json    # about 6,000 pictures of 64×64
 
 Each slider is drawn at plus and minus the scale that its evidence is of, and read by the small image-text model beside the checkpoint, and
 by the attribute model, which had no part in finding it. What was drawn is kept: a run cut short goes on.
@@ -46,7 +46,7 @@ FIRST, DRAWS, STEPS = 500_000, 3, 10
 @click.option("--seeds", default=500, show_default=True)
 @click.option("--random-seeds", default=50, show_default=True, help="Seeds for each of the random vectors.")
 @click.option("--kept", type=click.Path(path_type=Path), help="Folder that keeps readings: a run cut short goes on.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/avatars.json"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/holding.json"))
 def main(seeds: int, random_seeds: int, kept: Path | None, out: Path) -> None:
     """Draw the shipped sliders on fresh seeds, and write how many agree."""
     facts = about()
