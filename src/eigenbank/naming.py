@@ -95,7 +95,8 @@ def find(
     or such a labeler opened. The `prompts` of `call` are put before both.
 
     Where `label` or `find` screened before with the same pipeline, prompts, settings and `cache`, what they kept is taken and
-    nothing is drawn to screen. Else the text lens is tried before anything is screened. Then the best candidates are drawn and have to earn the name as for `label`: the result's
+    nothing is drawn to screen. Else the text lens is tried before anything is screened.
+    Then the best candidates are drawn and have to earn the name as for `label`: the result's
     `directions` is the set with the label, `slider` what has it; None where nothing does it, and the set as it was. `nearest` is
     what screening expects to come nearest, and all there is without `confirm`. Raises LabelerError for a labeler that does not
     know words, SourceError for words that it cannot tell apart, or that are no label's.

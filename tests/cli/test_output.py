@@ -13,6 +13,7 @@ import pytest
 from eigenbank.cli import output
 from eigenbank.cli.main import run
 from eigenbank.loaders.drawing import DrawingCost
+from eigenbank.schemas import Quality
 
 pytestmark = pytest.mark.usefixtures("with_faces")
 
@@ -121,6 +122,22 @@ def test_rows_of_a_strangers_texts_are_printable_and_data_stays_data(
 def test_bare_ids_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
     output.emit("thing", [{"id": EVIL}], ["id"], fmt="table", quiet=True, key="id")
     assert capsys.readouterr().out == f"{LOOKS}\n"
+
+
+def test_of_many_parts_a_table_lists_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    output.echo_parts([{"direction": f"layer/{number}", "weight": 1.0} for number in range(output.MOST_PARTS)])
+    assert capsys.readouterr().err == ""
+    output.echo_parts([{"direction": f"layer/{number}", "weight": 1.0} for number in range(608)])
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == output.MOST_PARTS + 1
+    assert "heaviest of 608 directions" in said.err
+
+
+def test_a_range_that_holds_no_scale_is_said_to_be_none() -> None:
+    quality = Quality(source="statistics", recommended_range=(0.0, 0.0), scale=1.0, seeds=(0,), steps=1)
+    assert output.quality_facts(quality)["recommended range"].startswith("none")
+    some = quality.model_copy(update={"recommended_range": (0.0, 2.0)})
+    assert output.quality_facts(some)["recommended range"] == "scales 0 to 2"
 
 
 def test_a_log_shows_now_and_then_that_work_goes_on(

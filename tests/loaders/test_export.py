@@ -458,6 +458,11 @@ def test_a_file_says_what_it_is_where_user_interfaces_look(
     assert metadata["modelspec.title"] == "warm light"
     assert metadata["modelspec.usage_hint"] == told["notes"]
     assert metadata["modelspec.license"] == bank.manifest.licence
+    # A range that holds no scale is none: the file is not told to be used at a weight of 0.
+    nowhere = named.measured({direction.id: quality.model_copy(update={"recommended_range": (0.0, 0.0)})})
+    _, sidecar = eb.export(nowhere, {"warm light": 2.0}, tmp_path / "b.safetensors", format=form, pipe=pipe)
+    told = json.loads(sidecar.read_text(encoding="utf-8"))
+    assert (told.get("recommended range"), told["preferred weight"]) == (None, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,11 @@ def lens(
     """Make the composite for a text of what its prompts write into the image: `positive` are their tokens `(n, e)`, as the
     pipeline's text encoders give them to the denoiser, `neutral` those of the same prompts without it.
 
-    Reads the text weights of the set's layers, and what they write tokens with. Layers take part
-    by how much the words write, beside what the layer itself does; the composite adds as much as they write on average, where every token of the image looks at all of the text alike. It has a norm of
-    `NORM` to `LARGEST`, and at most `PARTS` parts. Like words in a prompt it acts on the conditional branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers write,
-    or where it is not known how the denoiser's text gets into its image.
+    Reads the text weights of the set's layers, and what they write tokens with. Layers take part by how much the words write, beside
+    what the layer itself does; the composite adds as much as they write on average, where every token of the image looks at all of
+    the text alike. It has a norm of `NORM` to `LARGEST`, and at most `PARTS` parts. Like words in a prompt it acts on the conditional
+    branch of guidance. Raises SourceError where the texts are one to the text encoder, where the set has no directions of what layers
+    write, or where it is not known how the denoiser's text gets into its image.
     """
     before, after = (torch.stack([each.mean(0) for each in texts]).mean(0) for texts in (neutral, positive))
     if not float((after - before).norm()) > SAME * float(before.norm()):

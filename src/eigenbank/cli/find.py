@@ -7,7 +7,7 @@ import click
 from eigenbank.cli import complete
 from eigenbank.cli.drawing import drawing_options
 from eigenbank.cli.make import LABEL_COLUMNS, budget_option, label_rows
-from eigenbank.cli.output import emit, format_option, log, progress_bar
+from eigenbank.cli.output import echo_parts, emit, format_option, log, progress_bar
 
 if TYPE_CHECKING:
     from eigenbank.builders.label.budget import Budget
@@ -135,7 +135,10 @@ def _without_drawing(
     parts = sorted(found.slider.parts, key=lambda each: -abs(each[1]))
     rows = [{"direction": part.id, "weight": weight} for part, weight in parts]
     log(f"look at it: eigenbank sweep {model} {found.slider.id} --prompt …")
-    emit("part", rows, ["direction", "weight"], fmt=fmt)
+    if fmt == "table":
+        echo_parts(rows)
+    else:
+        emit("part", rows, ["direction", "weight"], fmt=fmt)
     return 0
 
 

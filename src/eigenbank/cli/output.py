@@ -36,6 +36,8 @@ BOUND = dict.fromkeys(("effect", "selectivity", "consistency", "linearity", "loc
 MEASURES = tuple(BOUND)
 NOT_OF_COMPOSITES = ("layer", "recipe", "rank", "kind", "width", "eigenvalue", "share", "gap")
 """Fields that a composite does not have."""
+MOST_PARTS = 32
+"""So many parts of a composite a table lists: a fitted one has as many at most, the words' own hundreds."""
 MODEL_COLUMNS = ["model", "denoiser", "directions", "labels", "location"]
 
 
@@ -327,6 +329,11 @@ def direction_row(row: "DirectionRow") -> dict[str, Any]:
     }
 
 
+def _scales(low: float, high: float) -> str:
+    """A recommended range in words: it may be empty."""
+    return f"scales {low:g} to {high:g}" if low < high else "none: it acts unevenly at every scale that was tried"
+
+
 def quality_facts(quality: "Quality") -> dict[str, str]:
     """Describe a direction's quality in words, without what is unknown."""
     between = quality.recommended_range
@@ -335,7 +342,7 @@ def quality_facts(quality: "Quality") -> dict[str, str]:
         "selectivity": (quality.selectivity, "{:.0%} of all that it moves is one score"),
         "consistency": (quality.consistency, "the same sign on {:.0%} of the seeds"),
         "linearity": (quality.linearity, "R² {:.2f} of a straight line"),
-        "recommended range": (between and f"{between[0]:g} to {between[1]:g}", "scales {}"),
+        "recommended range": (between and _scales(*between), "{}"),
         "locality": (quality.locality, "{:.0%} of the change is in a tenth of the picture"),
         "drift": (quality.drift, "{:.3g} standard deviations, of the other scores"),
     }
@@ -362,6 +369,13 @@ def model_row(found: "SetRow") -> dict[str, Any]:
         "builder": found.builder,
         "created": found.created.isoformat(),
     }
+
+
+def echo_parts(parts: Sequence[Row]) -> None:
+    """Print what a composite is made of, heaviest first, as a table: of many parts the first."""
+    echo_table(parts[:MOST_PARTS], ["direction", "weight"])
+    if len(parts) > MOST_PARTS:
+        log(f"the {MOST_PARTS} heaviest of {len(parts):,} directions are listed: all with --format json")
 
 
 def facts(found: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from eigenbank.cli.output import (
     NOT_OF_COMPOSITES,
     direction_row,
     echo,
-    echo_table,
+    echo_parts,
     emit,
     facts,
     format_option,
@@ -82,7 +82,7 @@ def _show_direction(row: "DirectionRow") -> None:
     facts({key: value for key, value in direction_row(row).items() if key not in apart} | known)
     if made_of["parts"]:
         echo()
-        echo_table(made_of["parts"], ["direction", "weight"])
+        echo_parts(made_of["parts"])
     if row.quality is not None:
         echo()
         facts(quality_facts(row.quality))

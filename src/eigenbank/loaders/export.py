@@ -268,12 +268,12 @@ def _name(term: ExportTerm) -> str:
 
 
 def strength_range(term: ExportTerm) -> tuple[float, float] | None:
-    """Return between which strengths of a file a slider was measured to work, None where it was not, or the scale is 0."""
+    """Return between which strengths of a file a slider was measured to work, None where it was not, or at none, or the scale is 0."""
     quality = term.named.quality
     if quality is None or quality.recommended_range is None or not term.scale:
         return None
     low, high = sorted(bound * term.polarity / term.scale for bound in quality.recommended_range)
-    return low, high
+    return (low, high) if low < high else None
 
 
 def _hint(sliders: Sequence[ExportTerm]) -> str:
@@ -282,7 +282,7 @@ def _hint(sliders: Sequence[ExportTerm]) -> str:
         scales = ", ".join(f"{_name(term)} {term.scale:+g}" for term in sliders)
         return f"Several sliders in one file, at strength 1: {scales}. No trigger words."
     found = strength_range(sliders[0])
-    measured = "not measured" if found is None else f"{found[0]:.2g} to {found[1]:.2g}"
+    measured = "none is known" if found is None else f"{found[0]:.2g} to {found[1]:.2g}"
     return f"A slider: negative strengths turn it round. Recommended range: {measured}. No trigger words."
 
 

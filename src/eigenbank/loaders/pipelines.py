@@ -151,7 +151,7 @@ def _from_folder(folder: Path, drawing: Drawing, device: str, log: Log) -> Any:
         wrapped = next((each for each in stored[name] if "_orig_mod." in each), None)
         if wrapped is not None:
             problem = f"{folder / name} was saved while it was compiled: it has {wrapped}, and diffusers would fill it with random values"
-            raise SourceError(problem, advice="Save it from what was compiled, its `_orig_mod`")
+            raise SourceError(problem, advice=f"Save what is inside it: `pipe.{name}._orig_mod.save_pretrained(…)`")
     with quietly():
         try:
             for name in _DENOISERS:
@@ -262,7 +262,7 @@ def _without_prefixes(part: Path, stored: dict[str, Path]) -> nn.Module:
     return model.eval()
 
 
-_SAVE_AGAIN = "Fetch or save the checkpoint again, what was compiled from its `_orig_mod`"
+_SAVE_AGAIN = "Fetch or save the checkpoint again; of a compiled component, save its `_orig_mod`"
 
 
 def _check_filled(denoiser: Any, stored: Iterable[str], part: Path) -> None:

@@ -1,9 +1,10 @@
-"""How much labelling may draw: a number of images, or a time."""
+"""How much labelling may draw, a number of images or a time, and how far it is."""
 
 import re
 import time
 from dataclasses import dataclass, field
 
+from eigenbank.progress import Count, Progress
 from eigenbank.schemas.errors import EigenbankError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -60,3 +61,25 @@ class Spending:
         """So many images, or as many as a budget of images has left if those are fewer."""
         left = images if self.budget is None or self.budget.images is None else self.budget.images - self.drawn
         return max(0, min(images, left))
+
+
+class Job:
+    """How far the whole of a study is: `left` is how many images there are at most beside those of the part at work."""
+
+    def __init__(self, progress: Progress, most: int, spending: Spending) -> None:
+        self.progress = progress
+        self.spending = spending
+        self.left = most
+        self.done = 0
+
+    def part(self, what: str, most: int) -> Count:
+        """Begin a part of so many images at most, and return what counts them."""
+        before = self.done
+        self.left = max(0, self.left - most)
+
+        def count(done: int, total: int) -> None:
+            self.spending.drawn += before + done - self.done
+            self.done = before + done
+            self.progress(what, self.done, self.done + self.spending.within(total - done + self.left))
+
+        return count

@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigenbank.builders.label.budget import BudgetError, Spending
+from eigenbank.builders.label.budget import BudgetError, Job, Spending
 from eigenbank.builders.label.candidates import Candidates, Confirmation, Nearest, Scores
 from eigenbank.builders.label.carry import Carried, carried
 from eigenbank.builders.label.composites import in_own_unit, label_in_own_unit, quality_in_own_unit
 from eigenbank.builders.label.criteria import strongest
 from eigenbank.builders.label.labeler import Labeler, LabelerEnsemble, LabelerError
 from eigenbank.builders.label.quality import SCALES, agreement, qualities, swept, thumbnails
+from eigenbank.builders.label.random_sliders import RandomSliders
 from eigenbank.builders.label.readings import Measurements, Read, Readings
 from eigenbank.builders.label.settings import (
     POPULATION,
     LabelSettings,
-    Spot,
     compared,
     images_at_most,
     images_of,
@@ -36,11 +36,10 @@ from eigenbank.builders.label.settings import (
     spot_of,
 )
 from eigenbank.digests import digest_of
-from eigenbank.progress import Count, Progress, no_progress
+from eigenbank.progress import Progress, no_progress
 from eigenbank.registry.sets.direction_set import LEAST_REACH, Direction, DirectionSet, Slider
 from eigenbank.registry.sets.displacements import Displacements
 from eigenbank.schemas import CompositeRecord, DisplacementRecord, Label, Quality
-from eigenbank.schemas.common import MAX_RANKS
 from eigenbank.schemas.errors import HubError, MatchError, SourceError, SteerError
 
 LOOK = 4
@@ -232,7 +231,7 @@ class _Study:
         if work.carried is not None:
             count = work.carried.count
             most = len(POPULATION) + images_to_confirm(settings, count, count, count)
-        self.job = _Job(work.progress, most, spending)
+        self.job = Job(work.progress, most, spending)
         work.announce(spending.within(most))
 
     def images_at_most(self, *, screened: bool = False) -> int:
@@ -431,7 +430,7 @@ class _Study:
         What is hopeless by itself goes at once; chance is measured only beside what holds by itself.
         """
         labels: dict[str, list[Label]] = {}
-        random = _RandomSliders(directions, self.settings.null, wanted)
+        random = RandomSliders(directions, self.settings.null, wanted)
         seeds = self.settings.confirm_seeds
         few = seeds[: len(seeds) // 2]
         if len(few) >= LOOK:
@@ -465,7 +464,7 @@ class _Study:
             wanted = [wanted[row] for row in rows]
             found = found.rows(rows).joined(self.measure("confirming", wanted, more))
 
-    def beside_chance(self, random: "_RandomSliders", wanted: "Sequence[Slider]", found: Readings) -> "Confirmation":
+    def beside_chance(self, random: "RandomSliders", wanted: "Sequence[Slider]", found: Readings) -> "Confirmation":
         """What was read of sliders, and what random ones in their spots do on some of the same seeds, a share for each draw."""
         spots = {each.id: spot_of(each) for each in wanted}
         at, draws = list(dict.fromkeys(spots.values())), self.settings.null
@@ -566,44 +565,3 @@ class _Study:
         self.note(sliders, plus, minus)
         plus, minus = self.scored(plus), self.scored(minus)
         return Readings(torch.zeros_like(plus[0]), plus, minus, tuple(seeds))
-
-
-class _Job:
-    """How far the whole of a study is: `left` is how many images there are at most beside those of the part at work."""
-
-    def __init__(self, progress: Progress, most: int, spending: Spending) -> None:
-        self.progress = progress
-        self.spending = spending
-        self.left = most
-        self.done = 0
-
-    def part(self, what: str, most: int) -> Count:
-        """Begin a part of so many images at most, and return what counts them."""
-        before = self.done
-        self.left = max(0, self.left - most)
-
-        def count(done: int, total: int) -> None:
-            self.spending.drawn += before + done - self.done
-            self.done = before + done
-            self.progress(what, self.done, self.done + self.spending.within(total - done + self.left))
-
-        return count
-
-
-class _RandomSliders:
-    """Random sliders in the spots of others, in several draws: vectors of equal length where a direction's is added, the
-    same for all of that spot, and a composite's weights on such vectors.
-    """
-
-    def __init__(self, directions: DirectionSet, draws: int, wanted: "Sequence[Slider]") -> None:
-        self._draws = [
-            directions.randomised(MAX_RANKS, seed=number).composed(directions.manifest.composites)
-            for number in range(draws)
-        ]
-        asked = {spot_of(each) for each in wanted}
-        # By the first slider of a spot: the same random vectors, whatever else is asked about.
-        self._first = {spot_of(each): each.id for each in reversed(list(directions.sliders)) if spot_of(each) in asked}
-
-    def at(self, spots: Sequence[Spot]) -> "list[list[Slider]]":
-        """For each draw those in the spots."""
-        return [[draw[self._first[spot]] for spot in spots] for draw in self._draws]
